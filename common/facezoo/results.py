@@ -1,0 +1,101 @@
+"""What goes out of a backend and what comes out of a decoder: arrays first, empty is valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Tuple
+
+import numpy as np
+
+__all__ = ["FaceDetections", "Placement", "RawOutputs"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies inside the network's input, so that a decoder can go back.
+
+    ``x_input = x_image * scale_xy[0] + pad_left`` and likewise for y.
+
+    Attributes
+    ----------
+    scale_xy
+        Input pixels per image pixel, separately for x and y.
+    pad_left, pad_top
+        Input pixels left of and above the image.
+    input_hw
+        Height and width of the network's input, in pixels.
+    image_hw
+        Height and width of the image, in pixels.
+    """
+
+    scale_xy: Tuple[float, float]
+    pad_left: float
+    pad_top: float
+    input_hw: Tuple[int, int]
+    image_hw: Tuple[int, int]
+
+    def undo(self, points_xy: np.ndarray) -> np.ndarray:
+        """Map points from input pixels to image pixels.
+
+        Parameters
+        ----------
+        points_xy
+            Shape (..., 2), float; x and y in input pixels.
+
+        Returns
+        -------
+        numpy.ndarray
+            Same shape, float32, x and y in image pixels; not clipped.
+        """
+        offset = np.array([self.pad_left, self.pad_top], np.float32)
+        scale = np.array(self.scale_xy, np.float32)
+        return np.asarray((points_xy - offset) / scale, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class RawOutputs:
+    """What a network said about a batch of images, before any decoding.
+
+    Attributes
+    ----------
+    arrays
+        Output name of the contract to float32 array; the first axis is the image (B, ...).
+    placements
+        One per image, in the order of the first axis.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    placements: Tuple[Placement, ...]
+
+
+@dataclass(frozen=True)
+class FaceDetections:
+    """The faces of one image, highest score first.
+
+    Attributes
+    ----------
+    boxes_xyxy
+        Shape (N, 4), float32: left, top, right, bottom in original image pixels.
+    scores
+        Shape (N,), float32 in [0, 1]; higher is surer.
+    landmarks_xy
+        Shape (N, 5, 2), float32, original image pixels: left eye, right eye, nose, left and right
+        mouth corner as seen in the picture; shape (N, 0, 2) for networks without landmarks.
+    image_hw
+        Height and width of the image in pixels.
+    border
+        Share of the image's sides added as a border before these faces were found; 0 as a rule.
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    landmarks_xy: np.ndarray
+    image_hw: Tuple[int, int]
+    border: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        best = f", best score {self.scores[0]:.3f}" if len(self) else ""
+        return f"FaceDetections({len(self)} faces in {self.image_hw[1]}x{self.image_hw[0]}{best})"
