@@ -1,0 +1,120 @@
+"""The contract inside an ONNX file: what a lone .onnx must say to be run correctly.
+
+Export writes it into the model's metadata under one key; a backend reads it back. It holds what a
+runner needs (pre-processing, output names, decode constants) and where the file comes from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from .card import ModelCard, Preprocess
+from .errors import GraphError
+
+__all__ = ["METADATA_KEY", "Contract", "sha256_of"]
+
+METADATA_KEY = "facezoo.contract"
+SCHEMA = 1
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, lower-case hex, reading it in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a graph promises and what it expects.
+
+    Attributes
+    ----------
+    card_id, model
+        The card's id and the recipe it belongs to.
+    input_name
+        Name of the only input, (B, 3, H, W) float32.
+    preprocess
+        What happens to a picture before the network; ``input_hw`` is the size the graph is run at
+        unless it is fixed to another.
+    output_names
+        In the graph's order.
+    decode
+        Constants for the model's decoder, JSON values.
+    source_sha256
+        Hash of the file this graph was made from.
+    """
+
+    card_id: str
+    model: str
+    input_name: str
+    preprocess: Preprocess
+    output_names: Tuple[str, ...]
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    source_sha256: str = ""
+
+    @classmethod
+    def from_card(
+        cls,
+        card: ModelCard,
+        source_sha256: str = "",
+        input_hw: Optional[Tuple[int, int]] = None,
+    ) -> Contract:
+        """Make the contract of a card's graph, at the card's input size or another."""
+        preprocess = card.preprocess
+        if input_hw is not None:
+            preprocess = dataclasses.replace(preprocess, input_hw=tuple(input_hw))
+        return cls(
+            card_id=card.id,
+            model=card.model,
+            input_name=card.input_name,
+            preprocess=preprocess,
+            output_names=card.output_names,
+            decode=dict(card.decode),
+            source_sha256=source_sha256,
+        )
+
+    def to_metadata(self) -> Dict[str, str]:
+        """Return the one metadata entry that holds this contract."""
+        return {METADATA_KEY: json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)})}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Optional[Contract]:
+        """Read the contract from a model's metadata; None if there is none.
+
+        Raises
+        ------
+        GraphError
+            If there is an entry that cannot be understood.
+        """
+        text = metadata.get(METADATA_KEY)
+        if text is None:
+            return None
+        try:
+            entry = json.loads(text)
+            schema = entry.pop("schema")
+            if schema != SCHEMA:
+                raise GraphError(
+                    f"the model's contract has schema {schema}, this facezoo reads {SCHEMA}; "
+                    "export the model again"
+                )
+            fields = {key: _tupled(value) for key, value in entry["preprocess"].items()}
+            entry["preprocess"] = Preprocess(**fields)
+            entry["output_names"] = tuple(entry["output_names"])
+            return cls(**entry)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise GraphError(
+                f"the model's metadata entry {METADATA_KEY!r} cannot be read ({error}); "
+                "export the model again"
+            ) from error
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
