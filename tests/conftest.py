@@ -1,0 +1,33 @@
+"""What all tests share: where the assets and large goldens are, and a seeded generator."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with assets and large goldens; tests that ask for it are marked ``shared``."""
+    folder = os.environ.get("FACEZOO_SHARED", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FACEZOO_SHARED names no folder with the assets and goldens")
+    return Path(folder)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2026)
