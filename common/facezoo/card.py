@@ -45,7 +45,7 @@ class Preprocess:
         ``per_axis`` (what was really done to each side) or ``height`` (one scale for both, the
         height's, as the insightface package does; up to 2 px off on wide photos).
     pad_value
-        Colour of the padding, 0 to 255, in the network's channel order.
+        Colour of the padding, 0 to 255, RGB.
     resize
         The vendor's ResizeType. ``BILINEAR`` is taken to be ``BILINEAR_CV``.
     image_format

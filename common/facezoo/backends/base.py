@@ -1,0 +1,162 @@
+"""The seam between recipes and runtimes: an RGB picture in, named arrays out.
+
+A backend does its own pre-processing, because a card does it in hardware and a CPU does not.
+Nobody outside this folder knows which backend ran.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Callable, Deque, Iterable, Iterator, Optional, Sequence, Type, TypeVar
+
+import numpy as np
+
+from ..errors import ImageError
+from ..results import RawOutputs
+
+__all__ = ["Backend", "map_in_order", "usable_cores"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Apply a function in threads, yield results in the order of the items.
+
+    At most three items a worker are under way, so memory does not grow with their number. The
+    first error is raised where its result would have come; then, as on an early stop by the
+    caller, waiting items are dropped and running ones are waited for.
+
+    Parameters
+    ----------
+    function
+        Must be safe to call from several threads.
+    items
+        Taken one by one, in the caller's thread.
+    workers
+        Number of threads.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="facezoo")
+    waiting: Deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 3 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True)
+
+
+class Backend(ABC):
+    """One loaded network on one runtime.
+
+    Attributes
+    ----------
+    name, version, device
+        What runs, in which version, on what; for reports.
+    """
+
+    name: str
+    version: str
+    device: str
+
+    @abstractmethod
+    def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures.
+
+        Parameters
+        ----------
+        images_rgb
+            Pictures of any sizes, each (H, W, 3), uint8, RGB.
+
+        Returns
+        -------
+        RawOutputs
+            One row and one placement a picture, in their order.
+        """
+
+    def infer(self, image_rgb: np.ndarray) -> RawOutputs:
+        """Run the network on one picture, as fast as that one picture can be done.
+
+        Parameters
+        ----------
+        image_rgb
+            Shape (H, W, 3), uint8, RGB.
+
+        Returns
+        -------
+        RawOutputs
+            Arrays with a first axis of 1, and one placement.
+        """
+        return self.infer_batch([image_rgb])
+
+    @abstractmethod
+    def infer_many(
+        self,
+        images: Iterable[Any],
+        read: Optional[Callable[[Any], np.ndarray]] = None,
+        finish: Optional[Callable[[RawOutputs], Any]] = None,
+    ) -> Iterator[Any]:
+        """Run the network on many pictures, as many at a time as pays.
+
+        Parameters
+        ----------
+        images
+            Pictures, or whatever ``read`` turns into one.
+        read
+            Makes a picture (H, W, 3), uint8, RGB, from an item; called in the workers. An
+            ``ImageError`` it raises takes the place of that item's result, and the run goes on.
+        finish
+            Makes a result from the raw outputs of one picture; called in the workers.
+
+        Yields
+        ------
+        object
+            For each item in order: what ``finish`` made, else ``RawOutputs``, or ``ImageError``.
+        """
+
+    def close(self) -> None:  # noqa: B027 (nothing to free is a valid way to close)
+        """Free the runtime's resources."""
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+def run_item(
+    backend_infer: Callable[[Sequence[np.ndarray]], RawOutputs],
+    read: Optional[Callable[[Any], np.ndarray]],
+    finish: Optional[Callable[[RawOutputs], Any]],
+    item: Any,
+) -> Any:
+    """Take one item of ``infer_many`` from file to result."""
+    try:
+        image = item if read is None else read(item)
+    except ImageError as error:
+        return error
+    raw = backend_infer([image])
+    return raw if finish is None else finish(raw)

@@ -1,0 +1,182 @@
+"""Reading pictures: one decoder, one colour order, and a name for everything that is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Iterator, List, Sequence, Tuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import ImageError, InputError
+
+__all__ = ["IMAGE_SUFFIXES", "find_images", "read_image_rgb", "write_image_rgb"]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
+
+# A picture of more pixels than this is a decompression bomb rather than a photo (24,000 x 8,333).
+MAX_PIXELS = 200_000_000
+
+# Older OpenCV builds have no flag that decodes straight to RGB.
+_DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
+
+_START_OF_SCAN = b"\xff\xda"
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+def read_image_rgb(path: Path) -> np.ndarray:
+    """Read a picture as upright RGB.
+
+    Grey, palette, 16-bit, CMYK and transparent pictures become 8-bit RGB as OpenCV converts them
+    (transparency is dropped); the EXIF orientation is applied.
+
+    Parameters
+    ----------
+    path
+        A JPEG, PNG, BMP, WebP, PGM or PPM file.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (H, W, 3), uint8, RGB, contiguous.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, empty, no picture, cut short, or larger than 200 megapixels.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if not data:
+        raise ImageError(f"{str(path)!r} is empty (0 bytes); expected a picture")
+    _check_header(data, path)
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        if _DECODE_RGB is not None:
+            image = cv2.imdecode(buffer, _DECODE_RGB)
+        else:
+            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+            image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except cv2.error as error:
+        raise ImageError(f"{str(path)!r} cannot be decoded: {error.err}") from error
+    if image is None:
+        raise ImageError(f"{str(path)!r} cannot be decoded; expected an intact picture")
+    return np.ascontiguousarray(image)
+
+
+def _check_header(data: bytes, path: Path) -> None:
+    """Refuse what OpenCV would decode half, hang on, or not name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Opening reads the header only; no pixel is decoded here.
+            with Image.open(io.BytesIO(data)) as header:
+                width, height = header.size
+                kind = header.format
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{str(path)!r} is not a picture that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{str(path)!r} claims too many pixels: {error}") from error
+    except Exception as error:  # Pillow's parsers raise anything on hostile bytes.
+        raise ImageError(f"{str(path)!r} has a header that cannot be read: {error}") from error
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{str(path)!r} is {width}x{height}; expected at most {MAX_PIXELS // 10**6} megapixels"
+        )
+    if _is_cut_short(data, kind or "", width, height):
+        raise ImageError(f"{str(path)!r} is cut short: the end of the picture is missing")
+
+
+def _is_cut_short(data: bytes, kind: str, width: int, height: int) -> bool:
+    """Tell whether the end of a picture is missing; decoders fill it with grey without a word."""
+    if kind in ("JPEG", "MPO"):
+        # Within scan data every 0xff is escaped, so the first marker pair found from the back
+        # is the true end unless it belongs to a thumbnail in front of the scan.
+        return data.rfind(_END_OF_IMAGE) < data.find(_START_OF_SCAN)
+    if kind == "PNG":
+        return data.rfind(b"IEND") < 0
+    if kind == "PPM":
+        binary = {b"P5": 1, b"P6": 3}.get(data[:2], 0)
+        return len(data) < width * height * binary
+    return False
+
+
+def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:
+    """List the pictures below a folder, any depth, in one order on every machine.
+
+    Parameters
+    ----------
+    folder
+        A folder, or one picture.
+    suffixes
+        Lower-case file name endings that count; upper case is accepted too.
+
+    Returns
+    -------
+    list of Path
+        Sorted by their parts; links to folders are not followed, so that a loop ends.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or folder, or no picture in it.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} does not exist; expected a picture or a folder of them")
+    found = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
+    if not found:
+        raise InputError(f"{str(folder)!r} holds no picture ({', '.join(suffixes)}, any depth)")
+    return sorted(found, key=lambda path: path.parts)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(root, name)
+
+
+def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
+    """Write a picture, all or nothing; the suffix decides the format.
+
+    Parameters
+    ----------
+    path
+        Where to; its folder is made if needed.
+    image_rgb
+        Shape (H, W, 3), uint8, RGB.
+    """
+    suffix = path.suffix.lower() if path.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+    done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise InputError(f"{str(path)!r}: the picture cannot be encoded as {suffix}")
+    write_bytes(path, encoded.tobytes())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def relative_names(paths: Sequence[Path], root: Path) -> Tuple[str, ...]:
+    """Return the paths' names below a root, with forward slashes; a lone file keeps its name."""
+    base = root.parent if root.is_file() else root
+    return tuple(path.relative_to(base).as_posix() for path in paths)

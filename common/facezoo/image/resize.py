@@ -1,0 +1,209 @@
+"""Fitting a picture to a network's input, in uint8, and remembering how.
+
+The vendor's vdsp resizes, pads and crops 8-bit pixels before it normalises; so does this.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..card import Preprocess
+from ..errors import ConfigError
+from ..results import Placement
+
+__all__ = ["fit_image", "letterbox_size", "resize_image"]
+
+_CV_INTERPOLATION = {
+    "BILINEAR_CV": cv2.INTER_LINEAR,
+    # The vendor documents no arithmetic for plain BILINEAR; it is taken to be OpenCV's.
+    "BILINEAR": cv2.INTER_LINEAR,
+    "NEAREST": cv2.INTER_NEAREST,
+}
+_PILLOW_INTERPOLATION = {"BILINEAR_PILLOW": Image.BILINEAR, "BICUBIC_PILLOW": Image.BICUBIC}
+
+
+def resize_image(
+    image: np.ndarray, hw: Tuple[int, int], resize: str, out: Optional[np.ndarray] = None
+) -> np.ndarray:
+    """Stretch an image to a size.
+
+    Parameters
+    ----------
+    image
+        Shape (H, W, 3), uint8.
+    hw
+        Height and width wanted, in pixels.
+    resize
+        One of the vendor's ResizeTypes.
+    out
+        Where to put the result; a view into a larger image is allowed.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (hw[0], hw[1], 3), uint8; ``out`` if it was given.
+    """
+    if image.shape[:2] == hw:
+        resized = image
+    elif resize in _CV_INTERPOLATION:
+        resized = cv2.resize(image, (hw[1], hw[0]), interpolation=_CV_INTERPOLATION[resize])
+    elif resize in _PILLOW_INTERPOLATION:
+        picture = Image.fromarray(image).resize((hw[1], hw[0]), _PILLOW_INTERPOLATION[resize])
+        resized = np.asarray(picture)
+    else:
+        known = sorted({**_CV_INTERPOLATION, **_PILLOW_INTERPOLATION})
+        raise ConfigError(f"ResizeType {resize!r} is not known; expected one of {known}")
+    if out is None:
+        return resized
+    out[...] = resized
+    return out
+
+
+def letterbox_size(
+    image_hw: Tuple[int, int], input_hw: Tuple[int, int], rounding: str
+) -> Tuple[int, int]:
+    """Return the size of a picture that keeps its aspect and just fits the input, in pixels.
+
+    Parameters
+    ----------
+    image_hw, input_hw
+        Heights and widths in pixels.
+    rounding
+        ``floor`` or ``round``, for the side that comes out fractional.
+    """
+    height, width = image_hw
+    input_height, input_width = input_hw
+    # Written as one division each, so that the side that fits exactly is exact.
+    if height * input_width > width * input_height:
+        exact = input_height / (height / width)
+        return input_height, _whole(exact, rounding)
+    exact = input_width * (height / width)
+    return _whole(exact, rounding), input_width
+
+
+def _whole(exact: float, rounding: str) -> int:
+    return max(1, int(exact) if rounding == "floor" else round(exact))
+
+
+def fit_image(
+    image: np.ndarray, preprocess: Preprocess, out: Optional[np.ndarray] = None
+) -> Tuple[np.ndarray, Placement]:
+    """Bring a picture to the network's input size as a card's pre-processing says.
+
+    Parameters
+    ----------
+    image
+        Shape (H, W, 3), uint8, any channel order.
+    preprocess
+        Its geometry is applied; colour and normalisation are not.
+    out
+        Shape (input_hw[0], input_hw[1], 3), uint8: where to put the result.
+
+    Returns
+    -------
+    fitted : numpy.ndarray
+        Shape (input_hw[0], input_hw[1], 3), uint8, same channel order.
+    placement : Placement
+        How to go back.
+    """
+    height, width = image.shape[:2]
+    input_hw = preprocess.input_hw
+    if preprocess.fit == "letterbox":
+        return _letterbox(image, preprocess, out)
+    if preprocess.fit == "letterbox_pads":
+        return _letterbox_pads(image, preprocess, out)
+    left = top = 0
+    if preprocess.fit == "stretch":
+        fitted = resize_image(image, input_hw, preprocess.resize, out)
+        resized_hw = input_hw
+    elif preprocess.fit == "stretch_crop":
+        resized_hw = preprocess.resize_hw or input_hw
+        resized = resize_image(image, resized_hw, preprocess.resize)
+        left, top = preprocess.crop_xy
+        fitted = _crop(resized, (left, top), input_hw)
+    elif preprocess.fit == "crop_stretch":
+        crop_hw = preprocess.crop_hw or (height, width)
+        crop = _crop(image, preprocess.crop_xy, crop_hw)
+        fitted = resize_image(crop, input_hw, preprocess.resize, out)
+        scale_x, scale_y = input_hw[1] / crop_hw[1], input_hw[0] / crop_hw[0]
+        left, top = preprocess.crop_xy
+        pads = (-left * scale_x, -top * scale_y)
+        return fitted, Placement((scale_x, scale_y), *pads, input_hw, (height, width))
+    elif preprocess.fit == "none":
+        if (height, width) != input_hw:
+            raise ConfigError(
+                f"the pre-processing does not resize, but the picture is {width}x{height} and the "
+                f"network takes {input_hw[1]}x{input_hw[0]}"
+            )
+        fitted, resized_hw = image, input_hw
+    else:
+        raise ConfigError(f"fit {preprocess.fit!r} is not known")
+    if out is not None and fitted is not out:
+        out[...] = fitted
+        fitted = out
+    scale = (resized_hw[1] / width, resized_hw[0] / height)
+    return fitted, Placement(scale, -left, -top, input_hw, (height, width))
+
+
+def _crop(image: np.ndarray, crop_xy: Tuple[int, int], hw: Tuple[int, int]) -> np.ndarray:
+    left, top = crop_xy
+    if left + hw[1] > image.shape[1] or top + hw[0] > image.shape[0]:
+        raise ConfigError(
+            f"a crop of {hw[1]}x{hw[0]} at ({left}, {top}) does not fit into a picture of "
+            f"{image.shape[1]}x{image.shape[0]}"
+        )
+    return image[top : top + hw[0], left : left + hw[1]]
+
+
+def _letterbox(
+    image: np.ndarray, preprocess: Preprocess, out: Optional[np.ndarray]
+) -> Tuple[np.ndarray, Placement]:
+    image_hw = (image.shape[0], image.shape[1])
+    input_hw = preprocess.input_hw
+    resized_hw = letterbox_size(image_hw, input_hw, preprocess.rounding)
+    centred = preprocess.anchor == "center"
+    top = (input_hw[0] - resized_hw[0]) // 2 if centred else 0
+    left = (input_hw[1] - resized_hw[1]) // 2 if centred else 0
+    fitted = _pad_around(image, resized_hw, (left, top), preprocess, out)
+    scale_y = resized_hw[0] / image_hw[0]
+    scale_x = resized_hw[1] / image_hw[1] if preprocess.axis_scale == "per_axis" else scale_y
+    return fitted, Placement((scale_x, scale_y), left, top, input_hw, image_hw)
+
+
+def _letterbox_pads(
+    image: np.ndarray, preprocess: Preprocess, out: Optional[np.ndarray]
+) -> Tuple[np.ndarray, Placement]:
+    image_hw = (image.shape[0], image.shape[1])
+    input_hw = preprocess.input_hw
+    top, bottom, left, right = preprocess.pads
+    resized_hw = preprocess.resize_hw or (input_hw[0] - top - bottom, input_hw[1] - left - right)
+    if (resized_hw[0] + top + bottom, resized_hw[1] + left + right) != input_hw:
+        raise ConfigError(
+            f"a picture of {resized_hw[1]}x{resized_hw[0]} with pads top {top}, bottom {bottom}, "
+            f"left {left}, right {right} does not fill the input {input_hw[1]}x{input_hw[0]}"
+        )
+    fitted = _pad_around(image, resized_hw, (left, top), preprocess, out)
+    scale = (resized_hw[1] / image_hw[1], resized_hw[0] / image_hw[0])
+    return fitted, Placement(scale, left, top, input_hw, image_hw)
+
+
+def _pad_around(
+    image: np.ndarray,
+    resized_hw: Tuple[int, int],
+    left_top: Tuple[int, int],
+    preprocess: Preprocess,
+    out: Optional[np.ndarray],
+) -> np.ndarray:
+    left, top = left_top
+    fitted = np.empty((*preprocess.input_hw, 3), np.uint8) if out is None else out
+    fitted[:top] = preprocess.pad_value
+    fitted[top + resized_hw[0] :] = preprocess.pad_value
+    rows = fitted[top : top + resized_hw[0]]
+    rows[:, :left] = preprocess.pad_value
+    rows[:, left + resized_hw[1] :] = preprocess.pad_value
+    resize_image(image, resized_hw, preprocess.resize, rows[:, left : left + resized_hw[1]])
+    return fitted
