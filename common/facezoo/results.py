@@ -7,7 +7,7 @@ from typing import Mapping, Tuple
 
 import numpy as np
 
-__all__ = ["FaceDetections", "Placement", "RawOutputs"]
+__all__ = ["Embedding", "FaceDetections", "Landmarks", "Placement", "QualityScore", "RawOutputs"]
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,71 @@ class FaceDetections:
     def __repr__(self) -> str:
         best = f", best score {self.scores[0]:.3f}" if len(self) else ""
         return f"FaceDetections({len(self)} faces in {self.image_hw[1]}x{self.image_hw[0]}{best})"
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a recognition network says about one aligned face.
+
+    Attributes
+    ----------
+    vector
+        Shape (D,), float32, as the network gave it: not normalised, never all zero.
+    """
+
+    vector: np.ndarray
+
+    @property
+    def norm(self) -> float:
+        """Length of the vector; of a MagFace network, the quality of the face, higher is better."""
+        return float(np.linalg.norm(self.vector.astype(np.float64)))
+
+    @property
+    def unit(self) -> np.ndarray:
+        """The vector's direction, shape (D,), float32, length 1: who the face is."""
+        return np.asarray(self.vector / self.norm, dtype=np.float32)
+
+    def __repr__(self) -> str:
+        return f"Embedding({len(self.vector)} values, norm {self.norm:.2f})"
+
+
+@dataclass(frozen=True)
+class QualityScore:
+    """How useful one aligned face is for recognition.
+
+    Attributes
+    ----------
+    value
+        Higher is better. An unbounded number on the scale the network was trained on, which no
+        other network shares: about 10 to 70 for the authors' SDD-FIQA weights.
+    """
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """The landmarks of one face, in the order of the network's data set.
+
+    Attributes
+    ----------
+    points_xy
+        Shape (N, 2), float32: x and y in original image pixels; may lie outside the image.
+    scores
+        Shape (N,), float32: the network's confidence in each point, higher is surer; trained
+        towards 1, not limited to [0, 1].
+    image_hw
+        Height and width of the image in pixels.
+    """
+
+    points_xy: np.ndarray
+    scores: np.ndarray
+    image_hw: Tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.points_xy)
+
+    def __repr__(self) -> str:
+        height, width = self.image_hw
+        mean = f", mean score {self.scores.mean():.3f}" if len(self) else ""
+        return f"Landmarks({len(self)} points in {width}x{height}{mean})"
