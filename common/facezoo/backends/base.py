@@ -11,17 +11,18 @@ from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Callable, Deque, Iterable, Iterator, Optional, Sequence, Type, TypeVar
+from typing import Callable, Deque, Iterable, Iterator, Optional, Sequence, Type, TypeVar
 
 import numpy as np
 
-from ..errors import ImageError
+from ..contract import Contract
 from ..results import RawOutputs
 
-__all__ = ["Backend", "map_in_order", "usable_cores"]
+__all__ = ["Backend", "Infer", "map_in_order", "usable_cores"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Infer = Callable[[np.ndarray], RawOutputs]
 
 
 def usable_cores() -> int:
@@ -71,11 +72,14 @@ class Backend(ABC):
     ----------
     name, version, device
         What runs, in which version, on what; for reports.
+    contract
+        What the loaded graph promises.
     """
 
     name: str
     version: str
     device: str
+    contract: Contract
 
     @abstractmethod
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
@@ -108,29 +112,38 @@ class Backend(ABC):
         return self.infer_batch([image_rgb])
 
     @abstractmethod
-    def infer_many(
-        self,
-        images: Iterable[Any],
-        read: Optional[Callable[[Any], np.ndarray]] = None,
-        finish: Optional[Callable[[RawOutputs], Any]] = None,
-    ) -> Iterator[Any]:
-        """Run the network on many pictures, as many at a time as pays.
+    def map(self, function: Callable[[Infer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a function that uses the network to many items, as many at a time as pays.
 
         Parameters
         ----------
-        images
-            Pictures, or whatever ``read`` turns into one.
-        read
-            Makes a picture (H, W, 3), uint8, RGB, from an item; called in the workers. An
-            ``ImageError`` it raises takes the place of that item's result, and the run goes on.
-        finish
-            Makes a result from the raw outputs of one picture; called in the workers.
+        function
+            Called in several threads as ``function(infer, item)``; ``infer`` takes a picture
+            (H, W, 3), uint8, RGB, and returns its ``RawOutputs``. Reading, decoding and writing
+            belong in it, so that they overlap with the network.
+        items
+            Taken one by one, in the caller's thread.
 
         Yields
         ------
         object
-            For each item in order: what ``finish`` made, else ``RawOutputs``, or ``ImageError``.
+            What the function returned, in the order of the items.
         """
+
+    def infer_many(self, images_rgb: Iterable[np.ndarray]) -> Iterator[RawOutputs]:
+        """Run the network on many pictures; order is kept and memory bounded.
+
+        Parameters
+        ----------
+        images_rgb
+            Each (H, W, 3), uint8, RGB.
+
+        Yields
+        ------
+        RawOutputs
+            One a picture, in their order.
+        """
+        return self.map(lambda infer, image: infer(image), images_rgb)
 
     def close(self) -> None:  # noqa: B027 (nothing to free is a valid way to close)
         """Free the runtime's resources."""
@@ -146,17 +159,3 @@ class Backend(ABC):
     ) -> None:
         self.close()
 
-
-def run_item(
-    backend_infer: Callable[[Sequence[np.ndarray]], RawOutputs],
-    read: Optional[Callable[[Any], np.ndarray]],
-    finish: Optional[Callable[[RawOutputs], Any]],
-    item: Any,
-) -> Any:
-    """Take one item of ``infer_many`` from file to result."""
-    try:
-        image = item if read is None else read(item)
-    except ImageError as error:
-        return error
-    raw = backend_infer([image])
-    return raw if finish is None else finish(raw)

@@ -14,7 +14,7 @@ from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, GraphError
 from ..results import RawOutputs
 from ..vacc.vdsp import VdspOperation
-from .base import Backend, map_in_order, run_item, usable_cores
+from .base import Backend, Infer, Item, Result, map_in_order, usable_cores
 
 try:
     import onnxruntime
@@ -25,9 +25,7 @@ except ImportError as error:  # pragma: no cover (tests run with it)
 __all__ = ["OrtBackend", "open_session", "run_graph"]
 
 
-def open_session(
-    model: Union[Path, bytes], threads: int, batch: Optional[int] = None
-) -> Any:
+def open_session(model: Union[Path, bytes], threads: int, batch: Optional[int] = None) -> Any:
     """Load a graph into ONNX Runtime on the CPU.
 
     Parameters
@@ -68,7 +66,9 @@ def open_session(
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no public base.
         name = "the graph" if isinstance(model, bytes) else repr(str(model))
-        raise GraphError(f"{name} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
+        raise GraphError(
+            f"{name} cannot be loaded by ONNX Runtime: {_first_line(error)}"
+        ) from error
 
 
 def run_graph(
@@ -113,8 +113,7 @@ class OrtBackend(Backend):
     model
         The .onnx file.
     contract
-        Output names and pre-processing; read from the file's metadata by
-        :func:`facezoo.backends.open_backend`.
+        Output names and pre-processing, from the file's metadata.
     preprocess
         Obeyed instead of the contract's, if given; its ``input_hw`` must suit the graph.
     half_input
@@ -212,17 +211,15 @@ class OrtBackend(Backend):
         arrays = {name: array.astype(np.float32, copy=False) for name, array in zip(names, outputs)}
         return RawOutputs(arrays, tuple(placements))
 
-    def infer_many(
-        self,
-        images: Iterable[Any],
-        read: Optional[Callable[[Any], np.ndarray]] = None,
-        finish: Optional[Callable[[RawOutputs], Any]] = None,
-    ) -> Iterator[Any]:
-        """Run the network on many pictures, each from file to result in one thread."""
+    def map(self, function: Callable[[Infer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a function that uses the network to many items, each in one thread on one core."""
         # Threads that each run a picture on their own core beat threads that share one picture.
         session = self._session(1)
-        one = partial(run_item, partial(self._run, session), read, finish)
-        return map_in_order(one, images, self.threads)
+
+        def infer(image_rgb: np.ndarray) -> RawOutputs:
+            return self._run(session, [image_rgb])
+
+        return map_in_order(partial(function, infer), items, self.threads)
 
     def close(self) -> None:
         """Drop the sessions and their memory."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
 from ..card import Preprocess
+from ..contract import Contract
 from ..errors import BackendRunError
 from ..image.resize import fit_image
 from ..results import RawOutputs
-from .base import Backend, run_item
+from .base import Backend, Infer, Item, Result
 
 __all__ = ["ReplayBackend"]
 
@@ -22,17 +23,25 @@ class ReplayBackend(Backend):
     ----------
     records
         Output name to array (1, ...), one mapping a picture.
+    contract
+        Of the model that was recorded.
     preprocess
-        How the pictures were placed when the outputs were recorded.
+        How the pictures were placed when the outputs were recorded; the contract's if None.
     """
 
     name = "replay"
     version = "1"
     device = "recorded"
 
-    def __init__(self, records: Iterable[Mapping[str, np.ndarray]], preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        records: Iterable[Mapping[str, np.ndarray]],
+        contract: Contract,
+        preprocess: Optional[Preprocess] = None,
+    ) -> None:
         self._records = iter(records)
-        self._preprocess = preprocess
+        self.contract = contract
+        self._preprocess = preprocess or contract.preprocess
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
         """Take the next record for each picture."""
@@ -48,12 +57,7 @@ class ReplayBackend(Backend):
         placements = tuple(fit_image(image, self._preprocess)[1] for image in images_rgb)
         return RawOutputs(arrays, placements)
 
-    def infer_many(
-        self,
-        images: Iterable[Any],
-        read: Optional[Callable[[Any], np.ndarray]] = None,
-        finish: Optional[Callable[[RawOutputs], Any]] = None,
-    ) -> Iterator[Any]:
+    def map(self, function: Callable[[Infer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Replay one record a picture, in the caller's thread."""
-        for item in images:
-            yield run_item(self.infer_batch, read, finish, item)
+        for item in items:
+            yield function(self.infer, item)

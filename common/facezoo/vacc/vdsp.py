@@ -353,7 +353,9 @@ def describe_differences(given: Preprocess, contract: Preprocess) -> List[str]:
     lines = []
     for name in ("fit", "input_hw", "pad_value", "anchor", "rounding", "axis_scale", "resize"):
         if getattr(given, name) != getattr(contract, name):
-            lines.append(f"{name} {getattr(given, name)!r}, the model has {getattr(contract, name)!r}")
+            lines.append(
+                f"{name} {getattr(given, name)!r}, the model has {getattr(contract, name)!r}"
+            )
     if given.swaps_channels != contract.swaps_channels:
         order = {True: "BGR", False: "RGB"}
         lines.append(

@@ -1,0 +1,201 @@
+"""From SCRFD's raw maps to faces in the picture's pixels.
+
+Scores are logits, distances are in strides, cells sit at whole multiples of the stride. Thresholds
+are applied to the logits, so that the sigmoid and the boxes are computed only for what survives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from ...errors import DecodeError
+from ...results import FaceDetections, Placement, RawOutputs
+
+__all__ = ["PROFILES", "Profile", "decode", "non_maximum_suppression"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Which detections are kept, and how they are written.
+
+    Attributes
+    ----------
+    score_threshold
+        Lowest score kept.
+    nms_iou
+        Of two boxes that overlap more than this the lower score goes.
+    rounded
+        Round boxes to whole pixels before the suppression, as the vendor's runner does.
+    retry_border
+        A picture without a face is tried again with a border of this share of its sides; 0: never.
+    """
+
+    score_threshold: float
+    nms_iou: float
+    rounded: bool = False
+    retry_border: float = 0.0
+
+
+PROFILES: Mapping[str, Profile] = {
+    # source: insightface@7fadd42 configs/scrfd/scrfd_500m.py test_cfg
+    "eval": Profile(score_threshold=0.02, nms_iou=0.45),
+    # source: insightface@7fadd42 detection/scrfd/tools/scrfd.py, SCRFD.detect and nms_thresh
+    "demo": Profile(score_threshold=0.5, nms_iou=0.4, retry_border=0.25),
+    # source: VastModelZOO@43aff36 cv/face_detection/scrfd/build_in/vsx/python/scrfd_vsx.py
+    "vendor": Profile(score_threshold=0.5, nms_iou=0.45, rounded=True),
+}
+
+
+def decode(
+    raw: RawOutputs,
+    *,
+    strides: Sequence[int],
+    anchors_per_cell: int,
+    profile: Profile = PROFILES["demo"],
+) -> List[FaceDetections]:
+    """Turn the raw maps of a batch into faces.
+
+    Parameters
+    ----------
+    raw
+        ``score_s`` (B, A, H/s, W/s), ``bbox_s`` (B, 4 A, H/s, W/s) and, if the network has them,
+        ``kps_s`` (B, 10 A, H/s, W/s) for each stride s and A anchors a cell; logits and distances
+        in strides.
+    strides, anchors_per_cell
+        From the model's contract.
+    profile
+        Thresholds.
+
+    Returns
+    -------
+    list of FaceDetections
+        One a picture, highest score first, clipped to the picture.
+
+    Raises
+    ------
+    DecodeError
+        If a map is missing or has another shape than its stride and the input size give.
+
+    References
+    ----------
+    .. [1] Guo et al., *Sample and Computation Redistribution for Efficient Face Detection*,
+       arXiv:2105.04714.
+    .. [2] insightface@7fadd42, ``detection/scrfd/tools/scrfd.py``.
+    """
+    landmarks = f"kps_{strides[0]}" in raw.arrays
+    for name, stride, size in _heads(strides, anchors_per_cell, landmarks):
+        _check_map(raw, name, stride, size)
+    return [
+        _decode_one(raw, index, placement, strides, anchors_per_cell, landmarks, profile)
+        for index, placement in enumerate(raw.placements)
+    ]
+
+
+def _heads(strides: Sequence[int], anchors: int, landmarks: bool) -> List[Tuple[str, int, int]]:
+    sizes = {"score": 1, "bbox": 4, **({"kps": 10} if landmarks else {})}
+    return [(f"{h}_{s}", s, n * anchors) for h, n in sizes.items() for s in strides]
+
+
+def _check_map(raw: RawOutputs, name: str, stride: int, channels: int) -> None:
+    if name not in raw.arrays:
+        raise DecodeError(f"output {name!r} not found; there are {sorted(raw.arrays)}")
+    height, width = raw.placements[0].input_hw
+    expected = (len(raw.placements), channels, height // stride, width // stride)
+    if raw.arrays[name].shape != expected:
+        raise DecodeError(
+            f"output {name!r} must have shape {expected} for an input of {width}x{height}, got "
+            f"{raw.arrays[name].shape}; were the outputs made at another size?"
+        )
+
+
+def _decode_one(
+    raw: RawOutputs,
+    index: int,
+    placement: Placement,
+    strides: Sequence[int],
+    anchors: int,
+    landmarks: bool,
+    profile: Profile,
+) -> FaceDetections:
+    # The threshold as a logit; a hair lower, since the exact comparison follows on the scores.
+    threshold = profile.score_threshold
+    cut = np.log(threshold / (1.0 - threshold)) - 1e-4 if 0.0 < threshold < 1.0 else -np.inf
+    scores, corners, points = [], [], []
+    for stride in strides:
+        # Location first, anchor last: the order the authors number candidates in.
+        logits = raw.arrays[f"score_{stride}"][index].transpose(1, 2, 0)
+        row, column, anchor = np.nonzero(logits >= cut)
+        score = 1.0 / (1.0 + np.exp(-logits[row, column, anchor]))
+        keep = score >= threshold
+        row, column, anchor = row[keep], column[keep], anchor[keep]
+        scores.append(score[keep])
+        centre = np.stack([column, row], axis=-1).astype(np.float32) * stride
+        distance = _gather(raw.arrays[f"bbox_{stride}"][index], 4, row, column, anchor) * stride
+        corners.append(np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], 1))
+        if landmarks:
+            offset = _gather(raw.arrays[f"kps_{stride}"][index], 10, row, column, anchor) * stride
+            points.append(centre[:, None] + offset.reshape(-1, 5, 2))
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    all_scores = np.concatenate(scores)[order]
+    boxes = placement.undo(np.concatenate(corners)[order].reshape(-1, 2, 2)).reshape(-1, 4)
+    if profile.rounded:
+        # The vendor's runner clips and rounds before it suppresses.
+        boxes = np.round(_clip(boxes, placement.image_hw))
+    kept = non_maximum_suppression(boxes, profile.nms_iou)
+    marks = np.zeros((len(kept), 0, 2), np.float32)
+    if landmarks:
+        marks = placement.undo(np.concatenate(points)[order][kept])
+    return FaceDetections(
+        boxes_xyxy=_clip(boxes[kept], placement.image_hw),
+        scores=all_scores[kept].astype(np.float32),
+        landmarks_xy=marks,
+        image_hw=placement.image_hw,
+    )
+
+
+def _gather(
+    maps: np.ndarray, size: int, row: np.ndarray, column: np.ndarray, anchor: np.ndarray
+) -> np.ndarray:
+    """Pick (N, size) values out of maps (A * size, H, W), channel = anchor * size + component."""
+    channel = anchor[:, None] * size + np.arange(size)
+    picked: np.ndarray = maps[channel, row[:, None], column[:, None]]
+    return picked
+
+
+def _clip(boxes_xyxy: np.ndarray, image_hw: Tuple[int, int]) -> np.ndarray:
+    height, width = image_hw
+    limit = np.array([width, height, width, height], np.float32)
+    return np.asarray(np.clip(boxes_xyxy, 0.0, limit))
+
+
+def non_maximum_suppression(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Drop boxes that overlap a box before them.
+
+    Parameters
+    ----------
+    boxes_xyxy
+        Shape (N, 4), float, best first; a box of corners a and b covers b - a + 1 pixels, as the
+        authors count.
+    iou_threshold
+        Boxes that overlap an earlier kept one by more than this are dropped.
+
+    Returns
+    -------
+    numpy.ndarray
+        Indices of the kept boxes, ascending, int64.
+    """
+    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T, dtype=np.float32)
+    area = (right - left + 1.0) * (bottom - top + 1.0)
+    waiting = np.arange(len(boxes_xyxy))
+    kept: List[int] = []
+    while len(waiting):
+        best, waiting = int(waiting[0]), waiting[1:]
+        kept.append(best)
+        width = np.minimum(right[best], right[waiting]) - np.maximum(left[best], left[waiting])
+        height = np.minimum(bottom[best], bottom[waiting]) - np.maximum(top[best], top[waiting])
+        shared = np.maximum(width + 1.0, 0.0) * np.maximum(height + 1.0, 0.0)
+        waiting = waiting[shared <= iou_threshold * (area[best] + area[waiting] - shared)]
+    return np.array(kept, np.int64)

@@ -1,0 +1,303 @@
+"""The run folder: what makes a long command resumable and keeps two runs apart.
+
+A command that writes a folder keeps ``run.json`` in it (command, settings, hash of the inputs,
+versions, times), a lock while it works, and a journal with one line an item. Started again with
+the same fingerprint it keeps what is done; with another it refuses. Files other than ``run.json``
+contain no times, so a resumed result equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Type
+
+from . import __version__
+from .errors import RunFolderError
+from .image.files import write_bytes
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["RunFolder", "fingerprint_files"]
+
+RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
+JOURNAL_FILE = ".items.jsonl"
+SCHEMA = "facezoo.run/1"
+
+
+def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
+    """Hash a list of input files by name, size and time of change.
+
+    Parameters
+    ----------
+    paths, names
+        The files, and the names they go by in the run.
+
+    Returns
+    -------
+    str
+        sha256, lower-case hex; files that cannot be looked at count by name.
+    """
+    digest = hashlib.sha256()
+    for path, name in zip(paths, names):
+        try:
+            status = path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "unreadable"
+        digest.update(f"{name}\0{state}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+class RunFolder:
+    """An output folder that belongs to one run; a context manager that holds its lock.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    command
+        Name of the command, such as ``scrfd_vsx``.
+    settings
+        Everything that decides the result; JSON values.
+    inputs_sha256
+        From :func:`fingerprint_files`.
+    owned
+        Names of files and folders the command writes there; anything else makes it refuse.
+    overwrite
+        Empty the folder of what a run owns, and start anew.
+
+    Raises
+    ------
+    RunFolderError
+        If the folder belongs to another run, holds unknown files, or is in use.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        command: str,
+        settings: Mapping[str, Any],
+        inputs_sha256: str,
+        owned: Iterable[str],
+        overwrite: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self._owned = {RUN_FILE, LOCK_FILE, JOURNAL_FILE, *owned}
+        self._wanted: Dict[str, Any] = {
+            "command": command,
+            "settings": json.loads(json.dumps(settings)),
+            "inputs_sha256": inputs_sha256,
+            "facezoo": __version__,
+        }
+        self._overwrite = overwrite
+        self._lock: Optional[IO[str]] = None
+        self._journal: Optional[IO[bytes]] = None
+        self._started = time.monotonic()
+        self.finished = False
+        self.summary: Dict[str, Any] = {}
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"{str(self.folder)!r} cannot be made: {error.strerror}"
+            ) from error
+        self._take_lock()
+        try:
+            self._claim()
+        except BaseException:
+            self._release_lock()
+            raise
+        return self
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = (self.folder / LOCK_FILE).open("w")
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if self._lock is not None:
+                self._lock.close()
+            raise RunFolderError(
+                f"{str(self.folder)!r} is in use by another run; wait for it or name another folder"
+            ) from error
+        except OSError as error:
+            raise RunFolderError(
+                f"{str(self.folder)!r} cannot be written: {error.strerror}"
+            ) from error
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            (self.folder / LOCK_FILE).unlink()
+            self._lock.close()
+            self._lock = None
+
+    def _claim(self) -> None:
+        foreign = sorted(
+            entry.name
+            for entry in self.folder.iterdir()
+            if entry.name not in self._owned and not entry.name.endswith(".tmp")
+        )
+        if foreign:
+            raise RunFolderError(
+                f"{str(self.folder)!r} holds {foreign[0]!r} and {len(foreign) - 1} more that no "
+                "such run writes; name an empty or new folder"
+            )
+        if self._overwrite:
+            self._empty()
+        run_file = self.folder / RUN_FILE
+        if run_file.exists():
+            self._check_same(run_file)
+        else:
+            strangers = sorted(
+                e.name for e in self.folder.iterdir() if e.name not in (LOCK_FILE, RUN_FILE)
+            )
+            if strangers:
+                raise RunFolderError(
+                    f"{str(self.folder)!r} holds {strangers[0]!r} but no {RUN_FILE}, so whose it "
+                    "is cannot be told; use --overwrite to start anew"
+                )
+            self._write_run_file(finished=False)
+
+    def _empty(self) -> None:
+        for entry in list(self.folder.iterdir()):
+            if entry.name == LOCK_FILE:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def _check_same(self, run_file: Path) -> None:
+        try:
+            found = json.loads(run_file.read_text(encoding="utf-8"))
+            differing = [key for key, value in self._wanted.items() if found.get(key) != value]
+            self.finished = bool(found.get("finished"))
+            self.summary = dict(found.get("summary", {}))
+        except (ValueError, AttributeError, OSError) as error:
+            raise RunFolderError(
+                f"{str(run_file)!r} cannot be read ({error}); use --overwrite to start anew"
+            ) from error
+        if differing:
+            parts = [self._describe(key, found.get(key)) for key in differing]
+            raise RunFolderError(
+                f"{str(self.folder)!r} belongs to another run ({'; '.join(parts)}); name another "
+                "folder or use --overwrite to start anew"
+            )
+
+    def _describe(self, key: str, found: Any) -> str:
+        if key == "settings" and isinstance(found, dict):
+            wanted = self._wanted[key]
+            names = [n for n in sorted({*found, *wanted}) if found.get(n) != wanted.get(n)]
+            return ", ".join(f"{n} was {found.get(n)!r}, is {wanted.get(n)!r}" for n in names)
+        if key == "inputs_sha256":
+            return "the inputs have changed"
+        return f"{key} was {found!r}, is {self._wanted[key]!r}"
+
+    def _write_run_file(self, finished: bool) -> None:
+        entry = {
+            "schema": SCHEMA,
+            **self._wanted,
+            "finished": finished,
+            "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
+            "seconds": round(time.monotonic() - self._started, 3) if finished else None,
+            "summary": self.summary,
+        }
+        text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+        write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
+
+    def journal(self) -> Iterator[Dict[str, Any]]:
+        """Read the items an interrupted run finished, in order; a torn last line is dropped."""
+        path = self.folder / JOURNAL_FILE
+        if not path.exists():
+            return
+        whole = 0
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    break
+                whole += len(line)
+                yield entry
+        if whole < path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(whole)
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Append one finished item to the journal."""
+        if self._journal is None:
+            self._journal = (self.folder / JOURNAL_FILE).open("ab")
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
+        self._journal.write(line.encode("utf-8", "surrogateescape"))
+        self._journal.flush()
+
+    def journal_lines(self) -> Iterator[bytes]:
+        """Give the journal's lines as they are, for a result file made of them."""
+        path = self.folder / JOURNAL_FILE
+        if path.exists():
+            with path.open("rb") as file:
+                yield from file
+
+    def write_items(self, name: str, schema: str, key: str) -> Path:
+        """Write the journal as one JSON file, without ever holding it whole.
+
+        Parameters
+        ----------
+        name
+            File name in the folder.
+        schema
+            Value of its ``schema`` entry.
+        key
+            Name of the list of items.
+        """
+        target = self.folder / name
+        temporary = self.folder / f".{name}.tmp"
+        head = json.dumps({"schema": schema, key: []})[:-2]
+        with temporary.open("wb") as file:
+            file.write(head.encode())
+            for index, line in enumerate(self.journal_lines()):
+                file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
+            file.write(b"\n]}\n")
+        temporary.replace(target)
+        return target
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as complete and drop the journal, whose content the result files hold."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self.summary = dict(summary)
+        self._write_run_file(finished=True)
+        self.finished = True
+        journal = self.folder / JOURNAL_FILE
+        if journal.exists():
+            journal.unlink()
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink()
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self._release_lock()
+
+
