@@ -1,8 +1,8 @@
 """Face models from the authors' checkpoint to a measured deployment.
 
-    >>> import facezoo
-    >>> detector = facezoo.load("scrfd", "deploy_weights/official_scrfd_fp16/mod")  # doctest: +SKIP
-    >>> faces = detector(image_rgb)  # doctest: +SKIP
+>>> import facezoo
+>>> detector = facezoo.load("scrfd", "deploy_weights/official_scrfd_fp16/mod")  # doctest: +SKIP
+>>> faces = detector(image_rgb)  # doctest: +SKIP
 """
 
 __version__ = "0.1.0"

@@ -70,7 +70,7 @@ class Contract:
         """Make the contract of a card's graph, at the card's input size or another."""
         preprocess = card.preprocess
         if input_hw is not None:
-            preprocess = dataclasses.replace(preprocess, input_hw=tuple(input_hw))
+            preprocess = dataclasses.replace(preprocess, input_hw=input_hw)
         return cls(
             card_id=card.id,
             model=card.model,

@@ -128,9 +128,7 @@ class FaceDetector:
             The error if the file cannot be read; the stream goes on.
         """
 
-        def one(
-            infer: Infer, path: Path
-        ) -> Tuple[Path, Union[FaceDetections, ImageError]]:
+        def one(infer: Infer, path: Path) -> Tuple[Path, Union[FaceDetections, ImageError]]:
             try:
                 image = read_image_rgb(path)
             except ImageError as error:

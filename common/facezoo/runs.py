@@ -299,5 +299,3 @@ class RunFolder:
             self._journal.close()
             self._journal = None
         self._release_lock()
-
-

@@ -9,7 +9,6 @@ from typing import Optional
 from ..card import Preprocess
 from ..contract import read_contract
 from ..errors import BackendUnavailable, InputError
-from ..vacc.artifact import read_artifact
 from ..vacc.vdsp import describe_differences, read_vdsp
 from .base import Backend
 
@@ -62,6 +61,7 @@ def open_backend(
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
+    from ..vacc.artifact import read_artifact
     from .ort import OrtBackend
 
     artifact = None if Path(source).suffix == ".onnx" else read_artifact(Path(source))

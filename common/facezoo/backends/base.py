@@ -112,7 +112,9 @@ class Backend(ABC):
         return self.infer_batch([image_rgb])
 
     @abstractmethod
-    def map(self, function: Callable[[Infer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
         """Apply a function that uses the network to many items, as many at a time as pays.
 
         Parameters
@@ -158,4 +160,3 @@ class Backend(ABC):
         trace: Optional[TracebackType],
     ) -> None:
         self.close()
-

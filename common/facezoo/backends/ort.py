@@ -211,7 +211,9 @@ class OrtBackend(Backend):
         arrays = {name: array.astype(np.float32, copy=False) for name, array in zip(names, outputs)}
         return RawOutputs(arrays, tuple(placements))
 
-    def map(self, function: Callable[[Infer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
         """Apply a function that uses the network to many items, each in one thread on one core."""
         # Threads that each run a picture on their own core beat threads that share one picture.
         session = self._session(1)

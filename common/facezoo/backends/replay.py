@@ -57,7 +57,9 @@ class ReplayBackend(Backend):
         placements = tuple(fit_image(image, self._preprocess)[1] for image in images_rgb)
         return RawOutputs(arrays, placements)
 
-    def map(self, function: Callable[[Infer, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
         """Replay one record a picture, in the caller's thread."""
         for item in items:
             yield function(self.infer, item)

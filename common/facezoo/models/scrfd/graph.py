@@ -8,7 +8,7 @@ operations to the map, read its channels and its size.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 import onnx
@@ -138,8 +138,8 @@ def _free_resizes(model: onnx.ModelProto) -> None:
         model.graph.initializer.append(numpy_helper.from_array(double, scales))
 
 
-def _set_input(model: onnx.ModelProto, batch: Union[int, str], size: Size) -> None:
-    dims = [batch, 3, *(size if size is not None else ("height", "width"))]
+def _set_input(model: onnx.ModelProto, batch: Optional[int], size: Size) -> None:
+    dims = [batch or "batch", 3, *(size if size is not None else ("height", "width"))]
     entry = model.graph.input[0]
     entry.CopyFrom(helper.make_tensor_value_info(entry.name, onnx.TensorProto.FLOAT, dims))
 
@@ -195,7 +195,7 @@ def recognise_variant(model: onnx.ModelProto, heads: Dict[str, str]) -> ModelCar
 def to_raw_heads(
     model: onnx.ModelProto,
     *,
-    batch: Union[int, str] = "batch",
+    batch: Optional[int] = None,
     size: Size = None,
     source_sha256: str = "",
 ) -> onnx.ModelProto:
@@ -206,7 +206,7 @@ def to_raw_heads(
     model
         A released SCRFD graph: 6 or 9 outputs, any names, fixed or free shape.
     batch
-        Fixed batch size, or "batch" for a free one.
+        Fixed batch size; None for a free one.
     size
         Fixed height and width, multiples of 32; None for free ones.
     source_sha256
@@ -249,7 +249,7 @@ def to_raw_heads(
         )
         raw.graph.output.append(
             helper.make_tensor_value_info(
-                head, onnx.TensorProto.FLOAT, [batch, spec.channels, *cells]
+                head, onnx.TensorProto.FLOAT, [batch or "batch", spec.channels, *cells]
             )
         )
     raw.graph.input[0].name = card.input_name
@@ -324,7 +324,7 @@ def export_released(
     source: Path,
     target: Path,
     *,
-    batch: Union[int, str] = "batch",
+    batch: Optional[int] = None,
     size: Size = None,
     tolerance: float = 1e-4,
 ) -> Tuple[ModelCard, float]:

@@ -1,0 +1,73 @@
+"""The command ``facezoo``: a table of verbs, each in a module of its own name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import Optional, Sequence
+
+from .. import __version__
+from .options import _HelpFormatter, run_command
+
+__all__ = ["VERBS", "build_parser", "main"]
+
+# In the order of the work; the help reads like a table of contents.
+VERBS = {
+    "list": "models and weights: where from, which licence, what is here",
+    "download": "fetch weights, checked by size and sha256",
+    "info": "parameters, MACs, inputs and outputs of a graph",
+    "prepare": "unpack and check a data set",
+    "compile": "build YAML to artifact, with our own overrides",
+    "vamc": "the vendor's compiler verbs, with the card's tool or without",
+    "evaluate": "metrics of result files against ground truth",
+    "recipes": "render the vdsp JSONs and build YAMLs from the cards",
+    "docs": "render the tables in the READMEs from result files",
+    "demo": "weights to boxed photos in one go",
+}
+
+
+def build_parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
+    """Make the parser.
+
+    Parameters
+    ----------
+    verb
+        Load only this verb's module; all of them if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="facezoo",
+        description="Face models from the authors' checkpoint to a measured deployment.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        sub = verbs.add_parser(
+            name, help=summary, formatter_class=_HelpFormatter, allow_abbrev=False
+        )
+        if verb in (None, name):
+            module = importlib.import_module(f"{__package__}.{name}")
+            sub.description = (module.__doc__ or "").strip()
+            # Descriptions hold examples, whose lines must stay lines.
+            sub.formatter_class = _VerbFormatter
+            module.configure(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+class _VerbFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of a verb's description."""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one verb and return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    chosen = argv[0] if argv and argv[0] in VERBS else ""
+    parser = build_parser(chosen)
+    return run_command(lambda args: int(args.run(args)), parser, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,194 @@
+"""What all commands share: spelling of flags, messages, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar
+
+from tqdm import tqdm
+
+from ..backends import ENGINES
+from ..errors import FaceZooError
+
+__all__ = [
+    "EXIT_SOME_REFUSED",
+    "add_flag",
+    "add_model_options",
+    "add_run_options",
+    "add_shape_options",
+    "make_parser",
+    "progress",
+    "run_command",
+]
+
+EXIT_SOME_REFUSED = 1
+
+Item = TypeVar("Item")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there are any, and wraps at a readable width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
+        if action.default in (None, False, argparse.SUPPRESS) or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(doc: Optional[str]) -> argparse.ArgumentParser:
+    """Make a parser described by the first paragraph of a module's docstring."""
+    description = (doc or "").strip().split("\n\n")[0]
+    return argparse.ArgumentParser(
+        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+
+
+def add_flag(parser: Any, *names: str, **options: Any) -> None:
+    """Add a flag under the vendor's spelling and under the dashed one.
+
+    Parameters
+    ----------
+    parser
+        A parser or an argument group.
+    names
+        Spellings; every ``--with_underscore`` also becomes ``--with-underscore``.
+    options
+        For ``add_argument``.
+    """
+    dashed = [name.replace("_", "-") for name in names if name.startswith("--")]
+    spellings = list(dict.fromkeys([*names, *dashed]))
+    parser.add_argument(*spellings, **options)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model runs, and on what."""
+    group = parser.add_argument_group("model")
+    add_flag(
+        group,
+        "--model_prefix_path",
+        required=True,
+        type=Path,
+        metavar="PREFIX",
+        help="artifact prefix such as deploy_weights/official_scrfd_fp16/mod, or an .onnx file",
+    )
+    add_flag(
+        group,
+        "--vdsp_params_info",
+        type=Path,
+        metavar="JSON",
+        help="pre-processing as the card would do it; by default the model's own",
+    )
+    group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
+    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+
+
+def add_shape_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--batch`` and ``--size`` of the export scripts; None means free."""
+    parser.add_argument("--batch", type=_batch, default=None, help="a number, or dynamic")
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        action=_Size,
+        default=None,
+        metavar="N",
+        help="height and width, or dynamic",
+    )
+
+
+def _batch(text: str) -> Optional[int]:
+    if text == "dynamic":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, or dynamic")
+    return int(text)
+
+
+class _Size(argparse.Action):
+    """Takes ``dynamic`` or two whole numbers."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        if values == ["dynamic"]:
+            setattr(namespace, self.dest, None)
+        elif len(values) == 2 and all(value.isdigit() and int(value) > 0 for value in values):
+            setattr(namespace, self.dest, (int(values[0]), int(values[1])))
+        else:
+            parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every command that writes a folder."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
+    group.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+
+def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:
+    """Show progress while items pass, on a terminal only."""
+    return iter(tqdm(items, total=total, unit="img", disable=True if quiet else None))
+
+
+def run_command(
+    function: Callable[[argparse.Namespace], int],
+    parser: argparse.ArgumentParser,
+    argv: Optional[Sequence[str]] = None,
+) -> int:
+    """Parse, run, and turn what goes wrong into one line and an exit code.
+
+    Parameters
+    ----------
+    function
+        Takes the parsed arguments, returns the exit code.
+    parser
+        The command's.
+    argv
+        Arguments; those of the process if None.
+
+    Returns
+    -------
+    int
+        0 done, 1 some inputs refused, 2 usage or malformed input, 3 a gate said no, 4 the folder
+        belongs to another run, 130 or 143 interrupted.
+    """
+    args = parser.parse_args(argv)
+    logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return function(args)
+    except FaceZooError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        # What the library could not foresee: a disk that is full, a folder that may not be read.
+        where = f"{error.filename!r}: " if error.filename else ""
+        print(f"{parser.prog}: {where}{error.strerror or error}", file=sys.stderr)
+        return FaceZooError.exit_code
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print(f"{parser.prog}: terminated; the same command goes on from here", file=sys.stderr)
+        return 143
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, so that files are closed and locks freed on the way out."""
+
+
+def _terminate(number: int, frame: Optional[FrameType]) -> None:
+    raise _Terminated

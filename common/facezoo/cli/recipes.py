@@ -1,0 +1,149 @@
+"""Render the vdsp JSONs and build YAMLs from the cards.
+
+facezoo recipes            write what differs
+facezoo recipes --check    write nothing, exit 3 if a file differs from its card
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import yaml
+
+from ..card import ModelCard, Preprocess
+from ..errors import GateError, InputError
+from ..image.files import write_bytes
+from ..models import CARDS
+from ..vacc.vdsp import render_vdsp
+
+__all__ = ["configure", "render_build", "render_recipes", "run"]
+
+# Model room -> (recipe folder, stem of the build YAMLs, stem of the vdsp JSONs, card of the YAML
+# that carries the stem alone). The seeds' file names decide the stems.
+RECIPES: Dict[str, Tuple[str, str, str, str]] = {
+    "scrfd": ("face_detection/scrfd", "official", "insightface", "scrfd_500m_bnkps"),
+}
+
+_HEADER = """\
+# Rendered from the card {card} by "make recipes"; edit the card, not this file.
+# For another precision set backend.dtype AND the ending of name.
+"""
+
+
+def render_build(card: ModelCard, name: str) -> str:
+    """Write the vendor's build YAML for a card.
+
+    Parameters
+    ----------
+    card
+        Input name, shape and pre-processing are taken from it.
+    name
+        The artifact's name without its precision.
+
+    Returns
+    -------
+    str
+        YAML in the vendor's schema; fp16, ready to be switched to int8.
+    """
+    height, width = card.preprocess.input_hw
+    config = {
+        "name": f"{name}_fp16",
+        "frontend": {
+            "type": "onnx",
+            "checkpoint": f"onnx/{card.id}.onnx",
+            "shape": {card.input_name: [1, 3, height, width]},
+            "dtype": "fp32",
+        },
+        "backend": {
+            "type": "tvm_vacc",
+            "dtype": "fp16",
+            "compile": {"data_transport_mode": 1, "cluster_mode": 0},
+            "quantize": {"calibrate_mode": "max", "quantize_per_channel": True},
+        },
+        "dataset": {
+            "type": "tvm",
+            "path": "calibration/",
+            "sampler": {"suffix": "jpg", "get_data_num": 50},
+            "process_ops": process_ops(card.preprocess),
+        },
+        "workspace": {"path": "./deploy_weights/"},
+    }
+    text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
+    return _HEADER.format(card=card.id) + text
+
+
+def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:
+    """Say a pre-processing in the build YAML's words, for calibration.
+
+    Raises
+    ------
+    InputError
+        If the YAML has no words for it.
+    """
+    height, width = preprocess.input_hw
+    ops: List[Dict[str, object]] = [{"type": "DecodeImage"}]
+    if preprocess.fit == "letterbox" and height == width:
+        ops.append({"type": "Resize", "size": [height, -1], "adaptive_side": "long"})
+        ops.append({"type": "Pad", "pad_to_square": True})
+    elif preprocess.fit == "stretch":
+        ops.append({"type": "Resize", "size": [height, width]})
+    else:
+        raise InputError(f"a build YAML cannot say the pre-processing {preprocess.fit!r}")
+    if preprocess.swaps_channels:
+        ops.insert(1, {"type": "CvtColor", "code": "COLOR_RGB2BGR"})
+    normalize: Dict[str, object] = {"type": "Normalize"}
+    normalize["div255"] = preprocess.norm in ("DIV255", "DIV255_MINUSMEAN_DIVSTD")
+    if preprocess.norm.endswith("MINUSMEAN_DIVSTD"):
+        normalize["mean"], normalize["std"] = list(preprocess.mean), list(preprocess.std)
+    else:
+        normalize["norm_type"] = None
+    return [*ops, normalize, {"type": "ToTensor"}]
+
+
+def render_recipes() -> Dict[str, str]:
+    """Render every file that follows from a card.
+
+    Returns
+    -------
+    dict
+        Path below the repository, with forward slashes, to content.
+    """
+    files = {}
+    for card in CARDS.values():
+        if card.model not in RECIPES:
+            continue
+        folder, build, vdsp, default = RECIPES[card.model]
+        params = json.dumps(render_vdsp(card.preprocess), indent=4) + "\n"
+        files[f"{folder}/build_in/vdsp_params/{vdsp}-{card.id}-vdsp_params.json"] = params
+        for stem in [f"{build}_{card.id}", *([f"{build}_{card.model}"] * (card.id == default))]:
+            files[f"{folder}/build_in/build/{stem}.yaml"] = render_build(card, stem)
+    return files
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, exit 3 on a difference"
+    )
+    parser.add_argument("--root", type=Path, default=Path(), help="the repository's folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write or compare the files."""
+    if not (args.root / "face_detection").is_dir():
+        raise InputError(f"{str(args.root)!r} is not the repository's folder; give it as --root")
+    stale = []
+    for name, text in render_recipes().items():
+        path = args.root / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not args.check:
+                write_bytes(path, text.encode())
+                print(f"wrote {name}")
+    if stale and args.check:
+        raise GateError(f"{', '.join(stale)} differ from their cards; run: make recipes")
+    print(f"{len(render_recipes())} files agree with their cards")
+    return 0

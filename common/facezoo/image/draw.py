@@ -1,0 +1,106 @@
+"""Results drawn on pictures, and pictures gathered on one sheet."""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from ..results import FaceDetections
+
+__all__ = ["contact_sheet", "draw_faces"]
+
+BOX_COLOR = (64, 220, 96)
+LABEL_COLOR = (16, 40, 20)
+# Left eye, right eye, nose, left and right mouth corner, as seen in the picture.
+LANDMARK_COLORS = ((255, 96, 96), (96, 160, 255), (255, 220, 64), (240, 96, 255), (96, 255, 255))
+
+
+def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
+    """Draw boxes, scores and landmarks.
+
+    Parameters
+    ----------
+    image_rgb
+        Shape (H, W, 3), uint8, RGB; not changed.
+    faces
+        In this picture's pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy of the picture with the drawing, same shape, uint8, RGB.
+    """
+    drawn = image_rgb.copy()
+    thickness = max(1, round(max(drawn.shape[:2]) / 500))
+    font_scale = max(0.35, 0.4 * thickness)
+    for box, score, landmarks in zip(faces.boxes_xyxy, faces.scores, faces.landmarks_xy):
+        left, top, right, bottom = (round(float(value)) for value in box)
+        cv2.rectangle(drawn, (left, top), (right, bottom), BOX_COLOR, thickness, cv2.LINE_AA)
+        _label(drawn, f"{score:.2f}", (left, top), font_scale, thickness)
+        radius = max(1, min(4 * thickness, round((right - left) / 24)))
+        for point, color in zip(landmarks, LANDMARK_COLORS):
+            centre = (round(float(point[0])), round(float(point[1])))
+            cv2.circle(drawn, centre, radius, color, -1, cv2.LINE_AA)
+    return drawn
+
+
+def _label(
+    drawn: np.ndarray, text: str, corner: Tuple[int, int], scale: float, thickness: int
+) -> None:
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    stroke = max(1, thickness // 2)
+    (width, height), base = cv2.getTextSize(text, font, scale, stroke)
+    left = max(0, min(corner[0], drawn.shape[1] - width))
+    # Above the box where there is room, else inside it.
+    bottom = corner[1] if corner[1] >= height + base else corner[1] + height + base
+    cv2.rectangle(drawn, (left, bottom - height - base), (left + width, bottom), BOX_COLOR, -1)
+    origin = (left, bottom - base // 2)
+    cv2.putText(drawn, text, origin, font, scale, LABEL_COLOR, stroke, cv2.LINE_AA)
+
+
+def contact_sheet(
+    images_rgb: Sequence[np.ndarray],
+    captions: Sequence[str],
+    columns: int = 3,
+    cell_wh: Tuple[int, int] = (480, 360),
+) -> np.ndarray:
+    """Gather pictures on one sheet, each shrunk into a cell above its caption.
+
+    Parameters
+    ----------
+    images_rgb
+        Pictures of any size, each (H, W, 3), uint8, RGB; at least one.
+    captions
+        One line each; letters outside ASCII are drawn as question marks.
+    columns
+        Cells a row.
+    cell_wh
+        Width and height of a cell's picture, in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        The sheet, uint8, RGB.
+    """
+    width, height = cell_wh
+    bar, gap = 24, 8
+    columns = min(columns, len(images_rgb))
+    rows = -(-len(images_rgb) // columns)
+    sheet = np.full(
+        (rows * (height + bar + gap) + gap, columns * (width + gap) + gap, 3), 24, np.uint8
+    )
+    for index, (image, caption) in enumerate(zip(images_rgb, captions)):
+        top = gap + (index // columns) * (height + bar + gap)
+        left = gap + (index % columns) * (width + gap)
+        scale = min(width / image.shape[1], height / image.shape[0])
+        size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        y, x = top + (height - size[1]) // 2, left + (width - size[0]) // 2
+        sheet[y : y + size[1], x : x + size[0]] = small
+        origin = (left + 4, top + height + bar - 7)
+        cv2.putText(
+            sheet, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (230, 230, 230), 1, cv2.LINE_AA
+        )
+    return sheet
