@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 
@@ -95,6 +95,32 @@ class FaceDetections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the faces as JSON values; every float32 keeps its exact value."""
+        faces = []
+        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.landmarks_xy.tolist())
+        for box, score, landmarks in rows:
+            face: Dict[str, Any] = {"box_xyxy": box, "score": score}
+            if landmarks:
+                face["landmarks_xy"] = landmarks
+            faces.append(face)
+        entry = {"width": self.image_hw[1], "height": self.image_hw[0], "faces": faces}
+        return {**entry, "border": self.border} if self.border else entry
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> FaceDetections:
+        """Read back what :meth:`to_dict` wrote."""
+        faces = entry["faces"]
+        marks = [face.get("landmarks_xy", []) for face in faces]
+        points = len(marks[0]) if marks else 0
+        return cls(
+            boxes_xyxy=np.array([f["box_xyxy"] for f in faces], np.float32).reshape(-1, 4),
+            scores=np.array([f["score"] for f in faces], np.float32),
+            landmarks_xy=np.array(marks, np.float32).reshape(len(faces), points, 2),
+            image_hw=(entry["height"], entry["width"]),
+            border=entry.get("border", 0.0),
+        )
 
     def __repr__(self) -> str:
         best = f", best score {self.scores[0]:.3f}" if len(self) else ""
