@@ -29,6 +29,7 @@ __all__ = [
     "export_network",
     "load_checkpoint",
     "load_onnx",
+    "run_network",
     "save_checkpoint",
 ]
 
@@ -143,11 +144,7 @@ def _load_strictly(network: nn.Module, entries: Mapping[str, Tensor], path: Path
             if name in entries and entries[name].shape != own[name].shape
         ],
     }
-    listed = [
-        f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{', …' * (len(names) > _LISTED)})"
-        for kind, names in misfits.items()
-        if names
-    ]
+    listed = [f"{len(names)} {kind} ({_list(names)})" for kind, names in misfits.items() if names]
     if listed:
         raise WeightsError(
             f"{str(path)!r} does not fit this network: {'; '.join(listed)}; "
@@ -181,8 +178,8 @@ def load_onnx(network: nn.Module, model: onnx.ModelProto, input_hw: tuple[int, i
     Parameters
     ----------
     network
-        Gets the weights; convolutions and batch norms only, apart from entries that the graph
-        keeps by name.
+        Gets the weights. Apart from convolutions and batch norms its parameters must stand in the
+        graph under their own names.
     model
         The graph, weights inside.
     input_hw
@@ -191,7 +188,7 @@ def load_onnx(network: nn.Module, model: onnx.ModelProto, input_hw: tuple[int, i
     Raises
     ------
     WeightsError
-        If the graph has other convolutions than the network.
+        If the graph has other convolutions than the network, or lacks a parameter.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -225,7 +222,17 @@ def load_onnx(network: nn.Module, model: onnx.ModelProto, input_hw: tuple[int, i
             entries[f"{next_name}.running_var"] = torch.full_like(bias, 1.0 - next_layer.eps)
         else:
             entries[f"{name}.bias"] = bias
+    lacking = [name for name, _ in network.named_parameters() if name not in entries]
+    if lacking:
+        raise WeightsError(
+            f"the graph lacks {len(lacking)} of this network's parameters "
+            f"({_list(lacking)}); take the checkpoint it was exported from"
+        )
     network.load_state_dict({**own, **entries})
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + ", …" * (len(names) > _LISTED)
 
 
 def _tensor(initializer: onnx.TensorProto) -> Tensor:
@@ -240,7 +247,7 @@ def _layers_as_run(network: nn.Module, input_hw: tuple[int, int]) -> list[tuple[
         for name, layer in network.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
     ]
-    _run(network.eval(), np.zeros((1, 3, *input_hw), np.float32))
+    run_network(network.eval(), np.zeros((1, 3, *input_hw), np.float32))
     for hook in hooks:
         hook.remove()
     return run
@@ -312,7 +319,7 @@ def export_network(
         for count in ([1, 2] if batch is None else [batch])
     ]
     network.eval()
-    expected = [_run(network, images) for images in inputs]
+    expected = [run_network(network, images) for images in inputs]
     if len(expected[0]) != len(contract.output_names):
         raise InputError(
             f"{contract.card_id}: the network has {len(expected[0])} outputs, the contract names "
@@ -375,7 +382,21 @@ def compare_with_graph(
     return worst
 
 
-def _run(network: nn.Module, images: np.ndarray) -> list[np.ndarray]:
+def run_network(network: nn.Module, images: np.ndarray) -> list[np.ndarray]:
+    """Run a network on arrays.
+
+    Parameters
+    ----------
+    network
+        Returns one tensor or a tuple; runs in the mode it is in.
+    images
+        Shape (B, 3, H, W), float32, as the network takes them.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Its outputs in order.
+    """
     with torch.no_grad():
         outputs = network(torch.from_numpy(images))
     return [x.numpy() for x in ([outputs] if isinstance(outputs, Tensor) else outputs)]

@@ -1,0 +1,121 @@
+"""SCRFD between files: official checkpoint to ONNX, and released ONNX back to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional, Tuple
+
+import numpy as np
+
+from ...card import ModelCard
+from ...contract import Contract, sha256_of
+from ...export import (
+    compare_with_graph,
+    export_network,
+    load_onnx,
+    run_network,
+    save_checkpoint,
+)
+from .card import CARDS
+from .graph import Size, load_graph, recognise_heads, recognise_variant, to_raw_heads
+from .network import build, deploy, load_official
+
+__all__ = ["export_checkpoint", "import_released"]
+
+# Where graphs with free height and width are compared, besides the card's own size.
+_CHECK_HW = ((320, 448), (96, 160))
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    variant: str,
+    target: Path,
+    *,
+    size: Size = None,
+    batch: Optional[int] = None,
+    decoded: bool = False,
+) -> float:
+    """Write the ONNX of an official checkpoint, once it gives what PyTorch gives.
+
+    Parameters
+    ----------
+    checkpoint
+        The authors' ``.pth``.
+    variant
+        Which network it holds, such as ``scrfd_10g_bnkps``.
+    target
+        The ``.onnx`` to write.
+    size
+        Fixed height and width, multiples of 32; None for free ones.
+    batch
+        Fixed batch size; None for a free one.
+    decoded
+        Write the authors' layout for other software: rows (B, N, 1 | 4 | 10), scores between 0
+        and 1. Such a file carries no contract, since facezoo's decoder reads raw maps.
+
+    Returns
+    -------
+    float
+        The largest difference between PyTorch and ONNX Runtime, in units of the output's root mean
+        square, over three input sizes if the size is free.
+
+    Raises
+    ------
+    CardError
+        If there is no such variant.
+    WeightsError
+        If the checkpoint is not this variant's.
+    InputError
+        If the size is no multiple of 32.
+    GraphError
+        If the graph does not give what PyTorch gives; nothing is written then.
+    """
+    network = build(variant)
+    load_official(network, checkpoint)
+    return export_network(
+        deploy(network, decoded=decoded),
+        target,
+        Contract.from_card(CARDS[variant], sha256_of(checkpoint)),
+        input_hw=size,
+        batch=batch,
+        dynamic_hw=size is None,
+        check_hw=_CHECK_HW,
+        describe=not decoded,
+    )
+
+
+def import_released(source: Path, target: Path) -> Tuple[ModelCard, float]:
+    """Write the weights of a released ONNX as a checkpoint, once the network gives what it gives.
+
+    Parameters
+    ----------
+    source
+        A released ``.onnx`` of a ``_bnkps`` variant, or raw heads cut from one.
+    target
+        The ``.pth`` to write; it loads like the authors'.
+
+    Returns
+    -------
+    card : ModelCard
+        The variant that was recognised.
+    worst : float
+        The largest difference between PyTorch and the graph's raw maps, in units of the map's root
+        mean square.
+
+    Raises
+    ------
+    GraphError
+        If the file is no SCRFD, or the network differs from it; nothing is written then.
+    WeightsError
+        If the graph does not hold every weight of the network.
+    """
+    model = load_graph(source)
+    card = recognise_variant(model, recognise_heads(model))
+    raw = to_raw_heads(model)
+    network = build(card.id)
+    load_onnx(network, raw, _CHECK_HW[-1])
+    rng = np.random.default_rng(2026)
+    images = rng.uniform(-1.0, 1.0, (1, 3, *card.preprocess.input_hw)).astype(np.float32)
+    worst = compare_with_graph(run_network(network, images), raw, images)
+    save_checkpoint(network, target)
+    return card, worst
