@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from types import TracebackType
-from typing import Iterable, Iterator, Optional, Tuple, Type, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Tuple, Type, Union
 
 import cv2
 import numpy as np
@@ -111,7 +111,9 @@ class FaceDetector:
         return self._detect(self.backend.infer, image_rgb)
 
     def stream(
-        self, paths: Iterable[Path]
+        self,
+        paths: Iterable[Path],
+        visit: Optional[Callable[[Path, np.ndarray, FaceDetections], None]] = None,
     ) -> Iterator[Tuple[Path, Union[FaceDetections, ImageError]]]:
         """Find the faces of many files, as many at a time as pays.
 
@@ -119,6 +121,9 @@ class FaceDetector:
         ----------
         paths
             Picture files.
+        visit
+            Called with path, picture and faces while the picture is at hand, in a worker; to
+            draw, for instance.
 
         Yields
         ------
@@ -133,9 +138,20 @@ class FaceDetector:
                 image = read_image_rgb(path)
             except ImageError as error:
                 return path, error
-            return path, self._detect(infer, image)
+            faces = self._detect(infer, image)
+            if visit is not None:
+                visit(path, image, faces)
+            return path, faces
 
         return self.backend.map(one, paths)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {
+            "model": self.contract.card_id,
+            "profile": dataclasses.asdict(self.profile),
+            **self.backend.settings(),
+        }
 
     def _detect(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
         faces = decode(infer(image_rgb), profile=self.profile, **self.contract.decode)[0]

@@ -10,14 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Type
+from typing import (
+    IO,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Type,
+    Union,
+)
 
 from . import __version__
-from .errors import RunFolderError
+from .errors import ImageError, RunFolderError
 from .image.files import write_bytes
 
 try:
@@ -31,6 +44,15 @@ RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 JOURNAL_FILE = ".items.jsonl"
 SCHEMA = "facezoo.run/1"
+
+_log = logging.getLogger(__name__)
+
+
+class SupportsToDict(Protocol):
+    """A result that can be written as JSON values."""
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the result as JSON values."""
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -84,7 +106,6 @@ class RunFolder:
     def __init__(
         self,
         folder: Path,
-        *,
         command: str,
         settings: Mapping[str, Any],
         inputs_sha256: str,
@@ -104,7 +125,7 @@ class RunFolder:
         self._journal: Optional[IO[bytes]] = None
         self._started = time.monotonic()
         self.finished = False
-        self.summary: Dict[str, Any] = {}
+        self.refused = 0
 
     def __enter__(self) -> RunFolder:
         try:
@@ -184,7 +205,7 @@ class RunFolder:
             found = json.loads(run_file.read_text(encoding="utf-8"))
             differing = [key for key, value in self._wanted.items() if found.get(key) != value]
             self.finished = bool(found.get("finished"))
-            self.summary = dict(found.get("summary", {}))
+            self.refused = int(found.get("refused", 0))
         except (ValueError, AttributeError, OSError) as error:
             raise RunFolderError(
                 f"{str(run_file)!r} cannot be read ({error}); use --overwrite to start anew"
@@ -212,45 +233,74 @@ class RunFolder:
             "finished": finished,
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
-            "summary": self.summary,
+            "refused": self.refused,
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
 
-    def journal(self) -> Iterator[Dict[str, Any]]:
-        """Read the items an interrupted run finished, in order; a torn last line is dropped."""
+    def completed(
+        self, names: Sequence[str], files_of: Callable[[str], Iterable[Path]] = lambda name: ()
+    ) -> int:
+        """Count the leading items that an earlier start of this run finished.
+
+        What comes after the first item that is torn, out of order or without its files is
+        forgotten, and done again.
+
+        Parameters
+        ----------
+        names
+            All items, in the order they are worked on.
+        files_of
+            The files an item must have left.
+
+        Returns
+        -------
+        int
+            Items that need not be done again.
+        """
+        if self.finished:
+            return len(names)
         path = self.folder / JOURNAL_FILE
         if not path.exists():
-            return
-        whole = 0
+            return 0
+        count = intact = 0
         with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
+            for name, line in zip(names, file):
+                entry = _entry_of(line)
+                if entry is None or entry.get("path") != name:
                     break
-                try:
-                    entry = json.loads(line)
-                except ValueError:
+                if "error" in entry:
+                    self.refused += 1
+                elif not all(file_.exists() for file_ in files_of(name)):
                     break
-                whole += len(line)
-                yield entry
-        if whole < path.stat().st_size:
-            with path.open("r+b") as file:
-                file.truncate(whole)
+                count += 1
+                intact += len(line)
+        with path.open("r+b") as file:
+            file.truncate(intact)
+        return count
 
-    def record(self, entry: Mapping[str, Any]) -> None:
-        """Append one finished item to the journal."""
+    def record(self, name: str, result: Union[ImageError, SupportsToDict]) -> None:
+        """Append one finished item to the journal.
+
+        Parameters
+        ----------
+        name
+            The item's name.
+        result
+            What was found, or why the item was refused; a refusal is logged and counted.
+        """
+        if isinstance(result, ImageError):
+            _log.warning("refused: %s", result)
+            self.refused += 1
+            # Without the folder, so that the record is the same wherever the data set lies.
+            entry = {"path": name, "error": _reason(result)}
+        else:
+            entry = {"path": name, **result.to_dict()}
         if self._journal is None:
             self._journal = (self.folder / JOURNAL_FILE).open("ab")
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
-        self._journal.write(line.encode("utf-8", "surrogateescape"))
+        line = json.dumps(entry, allow_nan=False) + "\n"
+        self._journal.write(line.encode("ascii"))
         self._journal.flush()
-
-    def journal_lines(self) -> Iterator[bytes]:
-        """Give the journal's lines as they are, for a result file made of them."""
-        path = self.folder / JOURNAL_FILE
-        if path.exists():
-            with path.open("rb") as file:
-                yield from file
 
     def write_items(self, name: str, schema: str, key: str) -> Path:
         """Write the journal as one JSON file, without ever holding it whole.
@@ -264,30 +314,32 @@ class RunFolder:
         key
             Name of the list of items.
         """
+        self._close_journal()
         target = self.folder / name
         temporary = self.folder / f".{name}.tmp"
         head = json.dumps({"schema": schema, key: []})[:-2]
         with temporary.open("wb") as file:
             file.write(head.encode())
-            for index, line in enumerate(self.journal_lines()):
-                file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
+            with (self.folder / JOURNAL_FILE).open("rb") as journal:
+                for index, line in enumerate(journal):
+                    file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
             file.write(b"\n]}\n")
         temporary.replace(target)
         return target
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self) -> None:
         """Mark the run as complete and drop the journal, whose content the result files hold."""
+        self._close_journal()
+        self._write_run_file(finished=True)
+        self.finished = True
+        (self.folder / JOURNAL_FILE).unlink()
+        for leftover in self.folder.rglob(".*.tmp"):
+            leftover.unlink()
+
+    def _close_journal(self) -> None:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        self.summary = dict(summary)
-        self._write_run_file(finished=True)
-        self.finished = True
-        journal = self.folder / JOURNAL_FILE
-        if journal.exists():
-            journal.unlink()
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink()
 
     def __exit__(
         self,
@@ -295,7 +347,22 @@ class RunFolder:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._close_journal()
         self._release_lock()
+
+
+def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
+    """Parse one line of a journal; None if it is torn."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _reason(error: ImageError) -> str:
+    """Take the path out of "'some/path' is empty"."""
+    text = str(error)
+    return text[text.index("' ") + 2 :] if text.startswith("'") and "' " in text else text

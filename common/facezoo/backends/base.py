@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Callable, Deque, Iterable, Iterator, Optional, Sequence, Type, TypeVar
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Type, TypeVar
 
 import numpy as np
 
@@ -146,6 +146,10 @@ class Backend(ABC):
             One a picture, in their order.
         """
         return self.map(lambda infer, image: infer(image), images_rgb)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the outputs, as JSON values for a run's fingerprint."""
+        return {"engine": self.name, "engine_version": self.version, "device": self.device}
 
     def close(self) -> None:  # noqa: B027 (nothing to free is a valid way to close)
         """Free the runtime's resources."""

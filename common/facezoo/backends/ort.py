@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 import numpy as np
 
 from ..card import Preprocess
-from ..contract import Contract
+from ..contract import Contract, sha256_of
 from ..errors import BackendRunError, BackendUnavailable, GraphError
 from ..results import RawOutputs
 from ..vacc.vdsp import VdspOperation
@@ -222,6 +223,14 @@ class OrtBackend(Backend):
             return self._run(session, [image_rgb])
 
         return map_in_order(partial(function, infer), items, self.threads)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the outputs: the runtime, the file and the pre-processing."""
+        return {
+            **super().settings(),
+            "model_sha256": sha256_of(self.model),
+            "preprocess": dataclasses.asdict(self.operation.preprocess),
+        }
 
     def close(self) -> None:
         """Drop the sessions and their memory."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..backends import ENGINES
 from ..errors import FaceZooError
+from ..runs import RunFolder
 
 __all__ = [
     "EXIT_SOME_REFUSED",
@@ -23,6 +24,7 @@ __all__ = [
     "add_shape_options",
     "make_parser",
     "progress",
+    "report_run",
     "run_command",
 ]
 
@@ -139,6 +141,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:
     """Show progress while items pass, on a terminal only."""
     return iter(tqdm(items, total=total, unit="img", disable=True if quiet else None))
+
+
+def report_run(run: RunFolder, total: int, done_before: int, seconds: float) -> int:
+    """Print the last line of a folder run and return its exit code.
+
+    Parameters
+    ----------
+    run
+        Finished.
+    total, done_before
+        Number of items, and how many of them an earlier start had finished.
+    seconds
+        Time for the others.
+    """
+    rate = f", {(total - done_before) / seconds:.1f} images/s" if total > done_before else ""
+    kept = f", {done_before} kept from before" if done_before else ""
+    refused = f", {run.refused} refused" if run.refused else ""
+    print(f"{total} images{kept}{refused}{rate}; results in {run.folder}")
+    return EXIT_SOME_REFUSED if run.refused else 0
 
 
 def run_command(

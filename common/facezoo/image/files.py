@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from pathlib import Path
-from typing import Iterator, List, Sequence, Tuple
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -14,7 +15,15 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError, InputError
 
-__all__ = ["IMAGE_SUFFIXES", "find_images", "read_image_rgb", "write_image_rgb"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "find_images",
+    "names_with_suffix",
+    "read_image_rgb",
+    "relative_names",
+    "write_bytes",
+    "write_image_rgb",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
 
@@ -180,3 +189,24 @@ def relative_names(paths: Sequence[Path], root: Path) -> Tuple[str, ...]:
     """Return the paths' names below a root, with forward slashes; a lone file keeps its name."""
     base = root.parent if root.is_file() else root
     return tuple(path.relative_to(base).as_posix() for path in paths)
+
+
+def names_with_suffix(names: Sequence[str], suffix: str) -> Dict[str, str]:
+    """Name a file after each picture, with another suffix and never twice the same.
+
+    Parameters
+    ----------
+    names
+        Relative names such as ``event/photo.jpg``.
+    suffix
+        Such as ``.txt``.
+
+    Returns
+    -------
+    dict
+        ``event/photo.jpg`` to ``event/photo.txt``; pictures that differ in nothing but their
+        suffix keep it: ``event/photo.png.txt``.
+    """
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+    count = Counter(stems.values())
+    return {name: (stem if count[stem] == 1 else name) + suffix for name, stem in stems.items()}

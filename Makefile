@@ -1,0 +1,61 @@
+# Every target does its own set-up. VENV and PYTHON may be given: make test PYTHON=python3.8
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FACEZOO_SHARED ?= $(abspath $(wildcard ../shared))
+export FACEZOO_SHARED
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TESTS := $(BIN)/python -m pytest -n auto
+
+.PHONY: help demo test test-all test-long check bench docs recipes clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The three environments are one folder with more and more in it.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
+	$(PIP) -e ".[ort,plot]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) -e ".[ort,plot,dev]"
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.dev
+	$(PIP) -e ".[ort,plot,dev,torch]"
+	touch $@
+
+demo: $(VENV)/.demo  ## weights to boxed photos, fp32 and fp16, in minutes
+	$(BIN)/facezoo demo --to .demo
+
+test: $(VENV)/.dev  ## everything that needs no torch
+	$(TESTS) -m "not torch and not long" --cov --cov-report=term:skip-covered
+
+test-all: $(VENV)/.torch  ## everything but the long runs
+	$(TESTS) -m "not long"
+
+test-long: $(VENV)/.torch  ## the runs that take minutes each
+	$(TESTS) -n 1 -m long
+
+check: $(VENV)/.dev  ## format, lint, types, rendered files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/facezoo recipes --check
+	$(BIN)/facezoo docs --check
+
+bench: $(VENV)/.dev  ## speed against peers and baselines, as ratios
+	$(BIN)/python -m tests.benchmarks
+
+docs: $(VENV)/.dev  ## render the tables in the READMEs
+	$(BIN)/facezoo docs
+
+recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
+	$(BIN)/facezoo recipes
+
+clean:  ## remove the environment and the demo's output
+	rm -rf $(VENV) .demo build

@@ -1,0 +1,99 @@
+"""Find faces in a picture or a folder of pictures.
+
+Writes SAVE_DIR/txt/<event>/<stem>.txt in the WIDER FACE layout, SAVE_DIR/results.json, and with
+--draw SAVE_DIR/pictures. Interrupted, the same command goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import facezoo
+from facezoo.cli import options
+from facezoo.datasets.widerface import format_widerface
+from facezoo.image.draw import draw_faces
+from facezoo.image.files import (
+    find_images,
+    names_with_suffix,
+    relative_names,
+    write_bytes,
+    write_image_rgb,
+)
+from facezoo.models.scrfd.decode import PROFILES
+from facezoo.runs import RunFolder, fingerprint_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--file_path", type=Path, required=True, help="a picture or folder")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
+    parser.add_argument("--profile", choices=PROFILES, default="demo", help="set of thresholds")
+    options.add_flag(
+        parser,
+        "--retry_border",
+        type=float,
+        metavar="PERCENT",
+        help="try a picture without a face again with a border of this share of its sides; 0 for "
+        "never; by default 25 in the profile demo, else 0",
+    )
+    parser.add_argument("--draw", action="store_true", help="write annotated pictures too")
+    options.add_model_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.file_path)
+    names = relative_names(paths, args.file_path)
+    name_of = dict(zip(paths, names))
+    text_of, picture_of = names_with_suffix(names, ".txt"), names_with_suffix(names, ".jpg")
+    profile = PROFILES[args.profile]
+    if args.retry_border is not None:
+        profile = dataclasses.replace(profile, retry_border=args.retry_border / 100)
+
+    def files_of(name):
+        yield args.save_dir / "txt" / text_of[name]
+        if args.draw:
+            yield args.save_dir / "pictures" / picture_of[name]
+
+    def write(path, image, faces):
+        name = name_of[path]
+        text, *pictures = files_of(name)
+        write_bytes(text, format_widerface(name, faces).encode())
+        for picture in pictures:
+            write_image_rgb(picture, draw_faces(image, faces))
+
+    with facezoo.load(
+        "scrfd",
+        args.model_prefix_path,
+        engine=args.engine,
+        vdsp=args.vdsp_params_info,
+        profile=profile,
+        device_id=args.device_id,
+    ) as model, RunFolder(
+        args.save_dir,
+        command="scrfd_vsx",
+        settings={**model.settings(), "draw": args.draw},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=("txt", "pictures", "results.json"),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names, files_of)
+        started = time.perf_counter()
+        results = model.stream(paths[done:], visit=write)
+        for path, faces in options.progress(results, len(paths) - done, args.quiet):
+            folder.record(name_of[path], faces)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            folder.write_items("results.json", schema="facezoo.faces/1", key="images")
+            folder.finish()
+        return options.report_run(folder, len(paths), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
