@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    source = Path(args.onnx) if args.onnx.endswith(".onnx") else weights.locate(args.onnx)
+    source = Path(args.onnx) if args.onnx.endswith(".onnx") else weights.find(args.onnx)
     card, worst = export_released(source, args.output, batch=args.batch, size=args.size)
     print(f"{args.output}: {card.id}, outputs {' '.join(card.output_names)}")
     print(f"largest difference from {source.name} in ONNX Runtime: {worst:.2e}")

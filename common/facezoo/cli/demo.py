@@ -1,0 +1,134 @@
+"""Weights to boxed photos in one go.
+
+Fetches SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32 and
+fp16, finds the faces with both, compares them, and leaves a contact sheet.
+
+    facezoo demo --to .demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+from .. import weights
+from ..compare import compare_detections
+from ..errors import InputError
+from ..image.draw import contact_sheet, draw_faces
+from ..image.files import read_image_rgb, write_bytes, write_image_rgb
+from ..models import find_card
+from ..models.scrfd.graph import export_released
+from ..pipeline import FaceDetector, load
+from ..results import FaceDetections
+from ..vacc.artifact import Artifact
+from ..vacc.build_config import parse_build_config
+from ..vacc.compiler import compile_model
+from .compile import override
+from .recipes import render_build
+
+__all__ = ["configure", "run"]
+
+CARD = "scrfd_500m_bnkps"
+PHOTOS = ("astronaut", "players", "gdp", "yaoming")
+DTYPES = ("fp32", "fp16")
+ROUNDS = 7
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument("--to", type=Path, default=Path(".demo"), help="folder for the output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the steps, saying each."""
+    folder: Path = args.to
+    print(f"1 fetch {CARD} and {len(PHOTOS)} photos")
+    files = fetch(CARD, *PHOTOS)
+    print("2 cut the released graph back to raw heads, compare both in ONNX Runtime")
+    onnx = folder / "onnx" / f"{CARD}.onnx"
+    card, worst = export_released(files[CARD], onnx)
+    print(f"  {onnx}: recognised as {card.id}, largest difference {worst:.1e}")
+    print(f"3 compile {' and '.join(DTYPES)}")
+    artifacts = [compile_demo(folder, onnx, dtype) for dtype in DTYPES]
+    print(f"4 find faces in {len(PHOTOS)} photos")
+    images = [read_image_rgb(files[name]) for name in PHOTOS]
+    found = [measure(artifact, images, [files[name] for name in PHOTOS]) for artifact in artifacts]
+    print(f"  {'build':6}{'faces':>7}{'ms/photo':>10}{'photos/s':>10}{'MB':>7}")
+    for artifact, (faces, latency, rate) in zip(artifacts, found):
+        size = artifact.model.stat().st_size / 1e6 if artifact.model else 0.0
+        total = sum(len(one) for one in faces)
+        print(f"  {artifact.dtype:6}{total:>7}{latency:>10.1f}{rate:>10.1f}{size:>7.1f}")
+    drift = compare_detections(zip(found[0][0], found[1][0]))
+    print(
+        f"5 fp16 against fp32: {drift.missed} missed, {drift.extra} extra, mean IoU "
+        f"{drift.mean_iou:.4f}, corners within {drift.worst_corner:.2f} px, scores within "
+        f"{drift.worst_score:.4f}"
+    )
+    sheet = folder / "faces.png"
+    drawn = [draw_faces(image, faces) for image, faces in zip(images, found[0][0])]
+    captions = [f"{name}: {len(faces)} faces" for name, faces in zip(PHOTOS, found[0][0])]
+    write_image_rgb(sheet, contact_sheet(drawn, captions, columns=2))
+    print(f"look at {sheet}; the artifacts are in {folder / 'deploy_weights'}")
+    return 0
+
+
+def fetch(*names: str) -> Dict[str, Path]:
+    """Fetch files by name; the first one that cannot be had ends the demo."""
+    files = {}
+    for name, result in weights.fetch_many(names):
+        if isinstance(result, Exception):
+            raise result
+        files[name] = result
+    return files
+
+
+def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
+    """Compile the recipe's YAML into the demo's folder."""
+    recipe = folder / "official_scrfd.yaml"
+    text = render_build(find_card(CARD), "official_scrfd")
+    text = text.replace("./deploy_weights/", f"{folder.as_posix()}/deploy_weights/")
+    write_bytes(recipe, text.encode())
+    config = parse_build_config(text.encode(), recipe)
+    artifact = compile_model(override(config, dtype=dtype, checkpoint=onnx))
+    print(f"  {artifact.prefix}")
+    return artifact
+
+
+def measure(
+    artifact: Artifact, images: List[np.ndarray], paths: List[Path]
+) -> Tuple[List[FaceDetections], float, float]:
+    """Find the faces; time one decoded photo, and the folder from file to faces.
+
+    Returns
+    -------
+    faces : list of FaceDetections
+    latency : float
+        Milliseconds a photo, median.
+    rate : float
+        Photos a second over a folder, median.
+    """
+    with load("scrfd", artifact.prefix) as detector:
+        faces = [detector(image) for image in images]
+        latency = statistics.median(timed(lambda: detector(images[0])) for _ in range(ROUNDS))
+        folder = paths * 6
+        seconds = statistics.median(timed(lambda: drain(detector, folder)) for _ in range(3))
+    return faces, latency * 1e3, len(folder) / seconds
+
+
+def timed(function) -> float:  # type: ignore[no-untyped-def]
+    """Seconds one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def drain(detector: FaceDetector, paths: List[Path]) -> None:
+    """Run a folder and throw the results away."""
+    for path, result in detector.stream(paths):
+        if isinstance(result, Exception):
+            raise InputError(f"{str(path)!r}: {result}")
