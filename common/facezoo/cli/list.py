@@ -1,0 +1,89 @@
+"""List the models, and the files they are made from: where from, which licence, what is here.
+
+Commercial use and licence are those of the file, not of its authors' code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any, Dict, List, Sequence
+
+from .. import models, weights
+from ..card import WeightFile
+
+__all__ = ["configure", "run"]
+
+SCHEMA = "facezoo.list/1"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the catalogue.
+
+    Parameters
+    ----------
+    args
+        ``json``.
+
+    Returns
+    -------
+    int
+        0.
+    """
+    variants = [
+        {"id": card.id, "task": card.task, "model": card.model, "weights": card.weights}
+        for card in models.CARDS.values()
+    ]
+    files = [_facts(file) for file in models.WEIGHTS.values()]
+    if args.json:
+        catalogue = {"schema": SCHEMA, "home": str(weights.home())}
+        print(json.dumps({**catalogue, "variants": variants, "files": files}, indent=2))
+        return 0
+    print(_table([{k: v or "-" for k, v in variant.items()} for variant in variants]))
+    print()
+    print(_table([_row(facts) for facts in files]))
+    print(f'\nfiles live in "{weights.home()}"; get them with: facezoo download NAME')
+    return 0
+
+
+def _facts(file: WeightFile) -> Dict[str, Any]:
+    return {
+        "name": file.name,
+        "model": file.model,
+        "here": (weights.home() / file.file).exists(),
+        "size": file.size or None,
+        "sources": list(file.sources) or ["by hand"],
+        "commercial": file.commercial,
+        "licence": file.licence,
+        "holds": file.holds,
+        "file": file.file,
+        "sha256": file.sha256 or None,
+    }
+
+
+def _row(facts: Dict[str, Any]) -> Dict[str, str]:
+    size = facts["size"]
+    return {
+        "name": facts["name"],
+        "model": facts["model"],
+        "here": "yes" if facts["here"] else "no",
+        "MB": f"{size / 1e6:.2f}" if size else "?",
+        "from": ", ".join(facts["sources"]),
+        "commercial": facts["commercial"],
+        "licence": facts["licence"],
+        "holds": facts["holds"],
+    }
+
+
+def _table(rows: Sequence[Dict[str, str]]) -> str:
+    """Align rows of equal keys under their headings; the last column is not padded."""
+    lines: List[List[str]] = [list(rows[0])] + [list(row.values()) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )

