@@ -6,8 +6,10 @@ writes compares first and leaves nothing behind when the comparison fails.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from .image.files import write_bytes
 
 __all__ = [
     "compare_with_graph",
+    "count_network",
     "export_network",
     "load_checkpoint",
     "load_onnx",
@@ -459,3 +462,35 @@ def _declare_outputs(
             dims.append(sizes[0] if len(set(sizes)) == 1 else free)
         info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
         model.graph.output.append(info)
+
+
+def count_network(network: nn.Module, input_hw: tuple[int, int]) -> tuple[int, int]:
+    """Count a network's parameters and its MACs for one picture.
+
+    Parameters
+    ----------
+    network
+        Takes (B, 3, H, W); left as it is, and nothing is computed.
+    input_hw
+        Height and width in pixels.
+
+    Returns
+    -------
+    parameters : int
+        Learnt numbers, batch norms' weights and biases among them.
+    macs : int
+        Multiply-accumulates of convolutions and linear layers.
+    """
+    macs = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal macs
+        places = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        macs += places.numel() * math.prod(layer.weight.shape[1:])
+
+    shadow = copy.deepcopy(network).to("meta").eval()
+    for layer in shadow.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    shadow(torch.empty(1, 3, *input_hw, device="meta"))
+    return sum(parameter.numel() for parameter in network.parameters()), macs

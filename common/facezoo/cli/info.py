@@ -1,0 +1,138 @@
+"""Count parameters and MACs, and show what a graph expects and gives.
+
+A card's name is counted from its downloaded graph, or from the PyTorch network if there is none.
+
+    facezoo info scrfd_2.5g --size 480 640
+    facezoo info onnx/scrfd_500m_bnkps.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Iterable, List, Optional, Tuple
+
+from .. import weights
+from ..card import ModelCard
+from ..errors import CardError, FaceZooError, InputError, WeightsMissing
+from ..models import find_card, find_weights
+
+__all__ = ["configure", "run"]
+
+MACS = "multiply-accumulates of convolutions, matrix products and linear layers, one picture"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    parser.add_argument("name", metavar="NAME_OR_ONNX", help="a card's id, or an .onnx file")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width to count at; by default the model's own",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the graph is.
+
+    Parameters
+    ----------
+    args
+        ``name`` and ``size``.
+
+    Returns
+    -------
+    int
+        0.
+    """
+    size = (args.size[0], args.size[1]) if args.size else None
+    if size and min(size) < 1:
+        raise InputError(f"--size {size[0]} {size[1]} must be a height and a width above 0")
+    if args.name.endswith(".onnx"):
+        rows = _graph_rows(Path(args.name), size)
+    else:
+        card = find_card(args.name)
+        size = size or card.preprocess.input_hw
+        path = _downloaded(card)
+        rows = _graph_rows(path, size) if path else _network_rows(card, size)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print(f"{label:<{width}}  {value}")
+    return 0
+
+
+def _downloaded(card: ModelCard) -> Optional[Path]:
+    if not card.weights or not find_weights(card.weights).file.endswith(".onnx"):
+        return None
+    try:
+        return weights.find(card.weights)
+    except WeightsMissing:
+        return None
+
+
+def _graph_rows(path: Path, size: Optional[Tuple[int, int]]) -> List[Tuple[str, str]]:
+    # The packages behind this are not everybody's, and the help must work without them.
+    from ..graph_info import describe_graph, read_graph
+
+    info = describe_graph(read_graph(path), size)
+    height_width = info.inputs[0][1][2:]
+    contract = info.contract
+    return [
+        ("graph", str(path)),
+        ("parameters", f"{info.parameters:,} stored in the graph"),
+        ("MACs", _macs(info.macs, height_width)),
+        *_tensors("input", info.inputs),
+        *_tensors("output", info.outputs),
+        ("opset", f"{info.opset}, IR version {info.ir_version}"),
+        ("contract", f"{contract.card_id} ({contract.model})" if contract else "none"),
+    ]
+
+
+def _network_rows(card: ModelCard, size: Tuple[int, int]) -> List[Tuple[str, str]]:
+    parameters, macs = _count_card(card, size)
+    outputs = ", ".join(f"{output.name} ({output.channels})" for output in card.outputs)
+    return [
+        ("network", f"{card.id}, PyTorch, no file here"),
+        ("parameters", f"{parameters:,} learnt, batch norms not folded"),
+        ("MACs", _macs(macs, size)),
+        ("input", f"{card.input_name} 1x3x{_times(size)}"),
+        ("outputs", f"{outputs}; channels in brackets"),
+    ]
+
+
+def _count_card(card: ModelCard, size: Tuple[int, int]) -> Tuple[int, int]:
+    try:
+        from ..export import count_network
+    except ImportError as error:
+        raise WeightsMissing(
+            f"{card.id}: there is no graph here to count, and no PyTorch to build the network "
+            f'({error}); name an .onnx, or install it with: pip install "facezoo[torch]"'
+        ) from error
+    room = import_module(f"facezoo.models.{card.model}.network")
+    counted: Tuple[int, int] = count_network(_build(room, card), size)
+    return counted
+
+
+def _build(room: Any, card: ModelCard) -> Any:
+    """Build a card's network; its id is upstream's name, with the room's before it or not."""
+    for variant in (card.id, card.id[len(card.model) + 1 :]):
+        try:
+            return room.build(variant)
+        except FaceZooError:
+            continue
+    raise CardError(f"{card.id} has no PyTorch network here; name an .onnx of it")
+
+
+def _tensors(kind: str, tensors: Iterable[Tuple[str, Tuple[int, ...]]]) -> List[Tuple[str, str]]:
+    return [(kind, f"{name} {_times(shape)}") for name, shape in tensors]
+
+
+def _macs(macs: int, size: Iterable[int]) -> str:
+    return f"{macs / 1e9:.4f} G at {_times(size)} (height x width): {MACS}"
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
