@@ -33,7 +33,6 @@ MAX_PIXELS = 200_000_000
 # Older OpenCV builds have no flag that decodes straight to RGB.
 _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
-_START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -106,15 +105,22 @@ def _check_header(data: bytes, path: Path) -> None:
 def _is_cut_short(data: bytes, kind: str, width: int, height: int) -> bool:
     """Tell whether the end of a picture is missing; decoders fill it with grey without a word."""
     if kind in ("JPEG", "MPO"):
-        # Within scan data every 0xff is escaped, so the first marker pair found from the back
-        # is the true end unless it belongs to a thumbnail in front of the scan.
-        return data.rfind(_END_OF_IMAGE) < data.find(_START_OF_SCAN)
+        return data.rfind(_END_OF_IMAGE) < _start_of_scan(data)
     if kind == "PNG":
         return data.rfind(b"IEND") < 0
     if kind == "PPM":
         binary = {b"P5": 1, b"P6": 3}.get(data[:2], 0)
         return len(data) < width * height * binary
     return False
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Find where a JPEG's pixels begin: behind its segments, one of which may hold a thumbnail."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    # Within the pixels every 0xff is escaped, so an end marker behind this is the picture's own.
+    return position
 
 
 def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:

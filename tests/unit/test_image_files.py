@@ -1,0 +1,204 @@
+"""Reading pictures: what is refused by name, and what comes back upright and in RGB."""
+
+import io
+import os
+
+import cv2
+import numpy as np
+import pytest
+from facezoo.errors import ImageError, InputError
+from facezoo.image.files import (
+    find_images,
+    names_with_suffix,
+    read_image_rgb,
+    relative_names,
+    write_bytes,
+    write_image_rgb,
+)
+from PIL import Image
+
+
+@pytest.fixture
+def picture(rng):
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8), (0, 0), 5)
+    smooth[:10, :20] = (255, 0, 0)
+    return smooth
+
+
+def saved(tmp_path, picture, name, **options):
+    path = tmp_path / name
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def test_png_comes_back_as_it_was_in_rgb(tmp_path, picture):
+    np.testing.assert_array_equal(read_image_rgb(saved(tmp_path, picture, "a.png")), picture)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".webp", ".ppm"])
+def test_formats_are_read_in_rgb(tmp_path, picture, suffix):
+    image = read_image_rgb(saved(tmp_path, picture, f"a{suffix}"))
+    assert image.shape == picture.shape
+    assert image[4, 8, 0] > 200 > 60 > image[4, 8, 2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, picture, orientation):
+    undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}
+    turned = Image.fromarray(picture)
+    for operation in undo.get(orientation, []):
+        turned = turned.transpose(Image.Transpose(operation))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    turned.save(path, exif=exif, quality=98)
+    image = read_image_rgb(path)
+    assert image.shape == picture.shape
+    assert np.abs(image.astype(int) - picture).mean() < 4
+
+
+def test_grey_palette_16_bit_cmyk_and_alpha_become_rgb(tmp_path, picture):
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    cv2.imwrite(str(tmp_path / "grey16.png"), grey.astype(np.uint16) * 257)
+    Image.fromarray(picture).quantize(64).save(tmp_path / "palette.png")
+    Image.fromarray(picture).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.fromarray(np.dstack([picture, grey])).save(tmp_path / "alpha.png")
+    for path in find_images(tmp_path):
+        image = read_image_rgb(path)
+        assert image.shape == picture.shape, path
+        assert image.dtype == np.uint8, path
+    np.testing.assert_array_equal(read_image_rgb(tmp_path / "grey16.png")[..., 0], grey)
+    np.testing.assert_array_equal(read_image_rgb(tmp_path / "alpha.png"), picture)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"not a picture at all", "is not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(tmp_path, content, reason):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image_rgb(path)
+    assert "bad.jpg" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".ppm", ".bmp", ".webp"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_picture_that_is_cut_short_is_refused(tmp_path, picture, suffix, share):
+    path = saved(tmp_path, picture, f"a{suffix}")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageError):
+        read_image_rgb(path)
+
+
+def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused(tmp_path, picture):
+    thumbnail = io.BytesIO()
+    Image.fromarray(picture[:8, :8]).save(thumbnail, "JPEG")
+    path = saved(tmp_path, picture, "a.jpg", comment=b"x")
+    data = path.read_bytes()
+    segment = b"\xff\xe2" + (len(thumbnail.getvalue()) + 2).to_bytes(2, "big")
+    data = data[:2] + segment + thumbnail.getvalue() + data[2:]
+    path.write_bytes(data)
+    assert read_image_rgb(path).shape == picture.shape
+    path.write_bytes(data[: len(data) * 9 // 10])
+    with pytest.raises(ImageError, match="cut short"):
+        read_image_rgb(path)
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, picture):
+    path = saved(tmp_path, picture, "a.jpg")
+    path.write_bytes(path.read_bytes() + b"\0" * 100)
+    assert read_image_rgb(path).shape == picture.shape
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused(tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (30000, 30000)).save(path)
+    with pytest.raises(ImageError, match="bomb.png"):
+        read_image_rgb(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image_rgb(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image_rgb(tmp_path)
+
+
+def test_folders_are_searched_to_any_depth_in_one_order(tmp_path, picture):
+    for name in ["b/2.JPG", "b/10.jpg", "a.png", "b/c/d.webp", "b/notes.txt", ".hidden/x.jpg"]:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"x")
+    found = relative_names(find_images(tmp_path), tmp_path)
+    assert found == ("a.png", "b/10.jpg", "b/2.JPG", "b/c/d.webp")
+
+
+def test_a_loop_of_links_ends(tmp_path, picture):
+    saved(tmp_path, picture, "a.png")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert len(find_images(tmp_path)) == 1
+
+
+def test_a_lone_file_is_a_list_of_one(tmp_path, picture):
+    path = saved(tmp_path, picture, "a.png")
+    assert find_images(path) == [path]
+    assert relative_names([path], path) == ("a.png",)
+
+
+def test_no_folder_and_no_picture_are_errors(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        find_images(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no picture"):
+        find_images(tmp_path)
+
+
+def test_names_never_collide():
+    names = ["e/a.jpg", "e/a.png", "e/b.jpg", "f/a.jpg", "e/c.x.jpg"]
+    assert names_with_suffix(names, ".txt") == {
+        "e/a.jpg": "e/a.jpg.txt",
+        "e/a.png": "e/a.png.txt",
+        "e/b.jpg": "e/b.txt",
+        "f/a.jpg": "f/a.txt",
+        "e/c.x.jpg": "e/c.x.txt",
+    }
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.txt"
+    write_bytes(path, b"first")
+
+    def full(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(path, b"second")
+    assert path.read_text() == "first"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_written_picture_comes_back(tmp_path, picture):
+    write_image_rgb(tmp_path / "x" / "a.png", picture)
+    np.testing.assert_array_equal(read_image_rgb(tmp_path / "x" / "a.png"), picture)
+
+
+@pytest.mark.shared
+def test_the_odd_photos(shared):
+    folder = shared / "assets" / "photos_odd"
+    refused = {"zero.jpg", "not_an_image.jpg", "truncated.jpg"}
+    for path in find_images(folder):
+        if path.name in refused:
+            with pytest.raises(ImageError, match=path.name):
+                read_image_rgb(path)
+        else:
+            assert read_image_rgb(path).ndim == 3

@@ -1,0 +1,171 @@
+"""The run folder: resumed, refused, locked."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from facezoo.errors import ImageError, RunFolderError
+from facezoo.runs import JOURNAL_FILE, RUN_FILE, RunFolder, fingerprint_files
+
+NAMES = [f"e/{index}.jpg" for index in range(5)]
+
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+    def to_dict(self):
+        return {"value": self.value}
+
+
+def open_run(folder, command="test", overwrite=False, inputs="abc", **settings):
+    return RunFolder(
+        folder,
+        command=command,
+        settings=settings,
+        inputs_sha256=inputs,
+        owned=("results.json", "txt"),
+        overwrite=overwrite,
+    )
+
+
+def work(run, names, files_of=lambda name: (), stop_after=None):
+    done = run.completed(names, files_of)
+    for index, name in enumerate(names[done:], done):
+        if index == stop_after:
+            return done
+        for file in files_of(name):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(name)
+        run.record(name, ImageError(f"{name!r} is empty") if index == 3 else Number(index))
+    if not run.finished:
+        run.write_items("results.json", schema="test/1", key="items")
+        run.finish()
+    return done
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):
+    with open_run(tmp_path / "whole") as run:
+        assert work(run, NAMES) == 0
+    with open_run(tmp_path / "parts") as run:
+        work(run, NAMES, stop_after=2)
+    with open_run(tmp_path / "parts") as run:
+        assert work(run, NAMES, stop_after=4) == 2
+    with open_run(tmp_path / "parts") as run:
+        assert work(run, NAMES) == 4
+        assert run.refused == 1
+    whole = (tmp_path / "whole" / "results.json").read_bytes()
+    assert (tmp_path / "parts" / "results.json").read_bytes() == whole
+    assert json.loads(whole)["items"][3] == {"path": "e/3.jpg", "error": "is empty"}
+    assert sorted(os.listdir(tmp_path / "parts")) == ["results.json", RUN_FILE]
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    with open_run(tmp_path) as run:
+        work(run, NAMES)
+    with open_run(tmp_path) as run:
+        assert run.finished
+        assert run.refused == 1
+        assert work(run, NAMES) == 5
+
+
+def test_a_torn_line_is_done_again(tmp_path):
+    with open_run(tmp_path) as run:
+        work(run, NAMES, stop_after=3)
+    journal = tmp_path / JOURNAL_FILE
+    journal.write_bytes(journal.read_bytes()[:-4])
+    with open_run(tmp_path) as run:
+        assert work(run, NAMES) == 2
+    assert len(json.loads((tmp_path / "results.json").read_text())["items"]) == 5
+
+
+def test_an_item_whose_file_is_gone_is_done_again(tmp_path):
+    def files_of(name):
+        return [tmp_path / "txt" / f"{name}.txt"]
+
+    with open_run(tmp_path) as run:
+        work(run, NAMES, files_of, stop_after=3)
+    files_of(NAMES[1])[0].unlink()
+    with open_run(tmp_path) as run:
+        assert work(run, NAMES, files_of) == 1
+    assert all(files_of(name)[0].exists() for name in NAMES if name != NAMES[3])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"command": "other"}, "command was 'test'"),
+        ({"inputs": "def"}, "inputs have changed"),
+        ({"threshold": 0.5}, "threshold was None, is 0.5"),
+    ],
+)
+def test_another_run_is_refused_and_says_why(tmp_path, change, word):
+    with open_run(tmp_path) as run:
+        work(run, NAMES, stop_after=2)
+    with pytest.raises(RunFolderError, match=word), open_run(tmp_path, **change):
+        pass
+    with open_run(tmp_path, overwrite=True, **change) as run:
+        assert work(run, NAMES) == 0
+
+
+def test_unknown_files_are_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.doc").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(RunFolderError, match="'thesis.doc'"):
+            open_run(tmp_path, overwrite=overwrite).__enter__()
+    assert os.listdir(tmp_path) == ["thesis.doc"]
+
+
+def test_results_without_a_run_file_are_refused(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="whose it is cannot be told"), open_run(tmp_path):
+        pass
+
+
+def test_a_broken_run_file_is_refused(tmp_path):
+    (tmp_path / RUN_FILE).write_text("{")
+    with pytest.raises(RunFolderError, match="cannot be read"), open_run(tmp_path):
+        pass
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    with open_run(tmp_path):
+        code = (
+            "from facezoo.runs import RunFolder\n"
+            f"RunFolder({str(tmp_path)!r}, command='test', settings={{}}, inputs_sha256='abc',"
+            " owned=()).__enter__()"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "in use by another run" in other.stderr
+    with open_run(tmp_path):
+        pass
+
+
+def test_a_lock_left_by_a_killed_run_does_not_block(tmp_path):
+    code = (
+        "import os\nfrom facezoo.runs import RunFolder\n"
+        f"RunFolder({str(tmp_path)!r}, command='test', settings={{}}, inputs_sha256='abc',"
+        " owned=()).__enter__()\nos.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code])
+    with open_run(tmp_path) as run:
+        work(run, NAMES)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("x")
+    with pytest.raises(RunFolderError), open_run(path):
+        pass
+
+
+def test_the_fingerprint_follows_name_size_and_change(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"1")
+    first = fingerprint_files([path], ["a.jpg"])
+    assert fingerprint_files([path], ["b.jpg"]) != first
+    path.write_bytes(b"12")
+    assert fingerprint_files([path], ["a.jpg"]) != first
+    assert fingerprint_files([tmp_path / "none"], ["a.jpg"]) != first
