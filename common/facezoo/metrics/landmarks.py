@@ -1,0 +1,329 @@
+"""How far landmarks are from the annotation: NME, failure rate, area under the error curve.
+
+Everything starts from one error per face; the curve, the rates and their intervals are computed
+from that list alone, so that a subset is a selection from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from scipy.integrate import simpson
+
+from ..errors import InputError
+
+__all__ = [
+    "FAILURE_THRESHOLD",
+    "NORMALIZERS",
+    "CumulativeErrors",
+    "LandmarkMetrics",
+    "area_under_curve",
+    "bootstrap_interval",
+    "cumulative_error_distribution",
+    "evaluate_landmarks",
+    "evaluate_subsets",
+    "failure_rate",
+    "normalized_mean_error",
+]
+
+# The two points whose distance normalises, outer eye corners or pupils; None: the face's box.
+# source: PIPNet@b9eab58 lib/test.py norm_indices
+NORMALIZERS: Mapping[str, Optional[Tuple[int, int]]] = {
+    "WFLW": (60, 72),
+    "300W": (36, 45),
+    "COFW": (8, 9),
+    "AFLW": None,
+}
+FAILURE_THRESHOLD = 0.1  # source: PIPNet@b9eab58 lib/functions.py compute_fr_and_auc
+STEP = 0.0001  # source: same function
+
+
+def normalized_mean_error(
+    predicted_xy: np.ndarray, truth_xy: np.ndarray, normalizer: Union[str, Tuple[int, int]]
+) -> np.ndarray:
+    """Compute the NME of each face: mean point-to-point distance over a distance of the face.
+
+    Lower is better; 0.05 is 5 %. The authors compute it on coordinates in [0, 1] of the crop, x
+    and y divided by the crop's own width and height; in pixels of a crop that is not square it is
+    another number.
+
+    Parameters
+    ----------
+    predicted_xy, truth_xy
+        Shape (M, N, 2).
+    normalizer
+        Data set, one of ``NORMALIZERS``, or the indices of two landmarks. With ``AFLW`` the
+        distance is 1, so coordinates must be in [0, 1] of the face's box.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (M,), float64.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the data set is not known or has more landmarks, or two normalising
+        landmarks coincide.
+
+    References
+    ----------
+    .. [1] PIPNet@b9eab58, ``lib/functions.py``, ``compute_nme``, and ``lib/test.py``.
+    """
+    predicted = np.asarray(predicted_xy, np.float64)
+    truth = np.asarray(truth_xy, np.float64)
+    if predicted.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != 2:
+        raise InputError(
+            "predicted and true landmarks must both have shape (M, N, 2), got "
+            f"{predicted.shape} and {truth.shape}"
+        )
+    distances = np.linalg.norm(predicted - truth, axis=2).mean(axis=1)
+    return np.asarray(distances / _normalizing_distance(truth, normalizer))
+
+
+def _normalizing_distance(truth: np.ndarray, normalizer: Union[str, Tuple[int, int]]) -> np.ndarray:
+    if isinstance(normalizer, str):
+        if normalizer not in NORMALIZERS:
+            raise InputError(
+                f"data set {normalizer!r} is not known; expected one of {list(NORMALIZERS)}, or "
+                "two landmarks"
+            )
+        pair = NORMALIZERS[normalizer]
+        if pair is None:
+            return np.ones(len(truth))
+    else:
+        pair = normalizer
+    if not all(0 <= landmark < truth.shape[1] for landmark in pair):
+        raise InputError(f"landmarks {pair} do not exist among {truth.shape[1]}")
+    distance = np.linalg.norm(truth[:, pair[0]] - truth[:, pair[1]], axis=1)
+    if not distance.all():
+        face = int(np.argmin(distance))
+        raise InputError(f"face {face}: landmarks {pair} coincide, so nothing can be normalised")
+    return np.asarray(distance)
+
+
+@dataclass(frozen=True)
+class CumulativeErrors:
+    """The cumulative error distribution (CED) of a set of faces.
+
+    Attributes
+    ----------
+    errors
+        Shape (S,), ascending from 0 to the failure threshold, in steps of 0.0001.
+    shares
+        Shape (S,), in [0, 1]: which share of the faces has at most that error.
+    """
+
+    errors: np.ndarray
+    shares: np.ndarray
+
+    @property
+    def failure_rate(self) -> float:
+        """Share of the faces above the threshold; in [0, 1], lower is better."""
+        return float(1.0 - self.shares[-1])
+
+    def area(self, threshold: float) -> float:
+        """Area under the curve by Simpson's rule, as a share of a perfect one's."""
+        return float(simpson(self.shares, x=self.errors) / threshold)
+
+
+def cumulative_error_distribution(
+    errors: np.ndarray, threshold: float = FAILURE_THRESHOLD
+) -> CumulativeErrors:
+    """Compute the CED curve up to a threshold.
+
+    Parameters
+    ----------
+    errors
+        Shape (M,), NME of each face.
+    threshold
+        Where the curve ends.
+
+    Raises
+    ------
+    InputError
+        If there is no face, or an error is negative or not finite.
+
+    References
+    ----------
+    .. [1] PIPNet@b9eab58, ``lib/functions.py``, ``compute_fr_and_auc``.
+    """
+    ascending = np.sort(_checked(errors))
+    # The authors' points: where the threshold is no multiple of the step in floating point, there
+    # is one above it.
+    points = np.arange(0, threshold + STEP, STEP)
+    shares = np.searchsorted(ascending, points, side="right") / len(ascending)
+    return CumulativeErrors(points, shares)
+
+
+def failure_rate(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> float:
+    """Compute the share of faces with an error above the threshold; in [0, 1], lower is better.
+
+    Parameters
+    ----------
+    errors, threshold
+        As of :func:`cumulative_error_distribution`.
+    """
+    return cumulative_error_distribution(errors, threshold).failure_rate
+
+
+def area_under_curve(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> float:
+    """Compute the area under the CED curve over that of a perfect one; higher is better.
+
+    Parameters
+    ----------
+    errors, threshold
+        As of :func:`cumulative_error_distribution`. Simpson's rule; 1 if every error is 0.
+    """
+    return cumulative_error_distribution(errors, threshold).area(threshold)
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    confidence: float = 0.95,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Estimate how far a statistic would move with other faces of the same kind.
+
+    Parameters
+    ----------
+    values
+        Shape (M,), one a face.
+    statistic
+        Maps M values to a number or an array.
+    confidence
+        Share of the resampled statistics that lie inside.
+    repeats
+        How many times M faces are drawn with replacement.
+    seed
+        Of the drawing.
+
+    Returns
+    -------
+    low, high : numpy.ndarray
+        Ends of the percentile interval, of the statistic's shape.
+    """
+    values = _checked(values)
+    rng = np.random.default_rng(seed)
+    drawn = [statistic(rng.choice(values, len(values))) for _ in range(repeats)]
+    outside = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.array(drawn), (outside, 1.0 - outside), axis=0)
+    return low, high
+
+
+@dataclass(frozen=True)
+class LandmarkMetrics:
+    """The usual numbers for a set of faces, each with its 95 % bootstrap interval.
+
+    Attributes
+    ----------
+    faces
+        Number of faces.
+    nme
+        Mean normalised error; lower is better.
+    failure_rate
+        Share of the faces above ``threshold``; lower is better.
+    auc
+        Area under the CED curve up to ``threshold``; higher is better.
+    nme_interval, failure_rate_interval, auc_interval
+        Low and high end.
+    threshold
+        From which error a face counts as failed, and where the curve ends.
+    """
+
+    faces: int
+    nme: float
+    failure_rate: float
+    auc: float
+    nme_interval: Tuple[float, float]
+    failure_rate_interval: Tuple[float, float]
+    auc_interval: Tuple[float, float]
+    threshold: float
+
+
+def evaluate_landmarks(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> LandmarkMetrics:
+    """Summarise the errors of a set of faces.
+
+    Parameters
+    ----------
+    errors
+        Shape (M,), from :func:`normalized_mean_error`.
+    threshold
+        From which error a face counts as failed.
+
+    Raises
+    ------
+    InputError
+        If there is no face, or an error is negative or not finite.
+    """
+
+    def summary(sample: np.ndarray) -> np.ndarray:
+        curve = cumulative_error_distribution(sample, threshold)
+        return np.array([sample.mean(), curve.failure_rate, curve.area(threshold)])
+
+    values = _checked(errors)
+    nme, failures, area = summary(values).tolist()
+    low, high = bootstrap_interval(values, summary)
+    nme_interval, failure_interval, area_interval = zip(low.tolist(), high.tolist())
+    return LandmarkMetrics(
+        faces=len(values),
+        nme=nme,
+        failure_rate=failures,
+        auc=area,
+        nme_interval=nme_interval,
+        failure_rate_interval=failure_interval,
+        auc_interval=area_interval,
+        threshold=threshold,
+    )
+
+
+def evaluate_subsets(
+    errors: np.ndarray,
+    subsets: Mapping[str, Sequence[int]],
+    threshold: float = FAILURE_THRESHOLD,
+) -> Dict[str, LandmarkMetrics]:
+    """Summarise all faces and each subset of them: the rows of a table.
+
+    Parameters
+    ----------
+    errors
+        Shape (M,).
+    subsets
+        Name to indices of faces, such as from :func:`facezoo.datasets.wflw.match_subset`.
+    threshold
+        As of :func:`evaluate_landmarks`.
+
+    Returns
+    -------
+    dict of str to LandmarkMetrics
+        ``full`` first, then the subsets in their order.
+
+    Raises
+    ------
+    InputError
+        If a subset has no face or an index that does not exist; the message names it.
+    """
+    values = _checked(errors)
+    table = {"full": evaluate_landmarks(values, threshold)}
+    for name, indices in subsets.items():
+        chosen = np.asarray(indices, np.int64)
+        if not chosen.size or chosen.min() < 0 or chosen.max() >= len(values):
+            raise InputError(
+                f"subset {name!r} must hold indices from 0 to {len(values) - 1}, at least one"
+            )
+        table[name] = evaluate_landmarks(values[chosen], threshold)
+    return table
+
+
+def _checked(errors: np.ndarray) -> np.ndarray:
+    values = np.asarray(errors, np.float64)
+    if values.ndim != 1 or not values.size:
+        raise InputError(f"errors must have shape (M,) with at least one face, got {values.shape}")
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise InputError("errors must be finite and not negative")
+    return values
