@@ -23,6 +23,7 @@ __all__ = [
     "compute_meanface",
     "decode",
     "decode_maps",
+    "format_meanface",
     "load_meanface",
     "read_meanface",
 ]
@@ -194,8 +195,9 @@ def decode_maps(arrays: Mapping[str, np.ndarray], meanface: MeanFace) -> CropLan
     own += corner
     nearby += corner[:, :, None]
     own = own.reshape(2, batch, count)
-    predictions = nearby.reshape(2 * batch, count * neighbors).take(meanface.reverse, axis=1, mode="clip")
-    merged = predictions.sum(axis=1).reshape(own.shape) + own
+    nearby = nearby.reshape(2 * batch, count * neighbors)
+    merged = nearby.take(meanface.reverse, axis=1, mode="clip").sum(axis=1).reshape(own.shape)
+    merged += own
     merged /= np.float32(len(meanface.reverse) + 1)
     grid = np.array((width, height), np.float32)[:, None, None]
     merged /= grid
@@ -286,6 +288,11 @@ def read_meanface(path: Path) -> np.ndarray:
             f"{str(path)!r} is no mean face: {values.size} numbers, expected x and y per landmark"
         )
     return values.reshape(-1, 2)
+
+
+def format_meanface(points_xy: np.ndarray) -> str:
+    """Return the text of a mean face's file, with all digits; (N, 2) in [0, 1] of the crop."""
+    return " ".join(map(repr, np.asarray(points_xy, np.float64).ravel().tolist())) + "\n"
 
 
 def compute_meanface(annotations_xy: np.ndarray) -> np.ndarray:

@@ -1,0 +1,511 @@
+"""WFLW on disk: the official lists, the crops PIPNet's authors cut, and their normalised lists.
+
+An official list has one face a line, in pixels of the picture::
+
+    x0 y0 … x97 y97 left top right bottom pose expression illumination make-up occlusion blur image
+
+The lists of the six subsets have the points and the image only. A normalised list, of WFLW or of
+any other data, has one crop a line, in [0, 1] of the crop::
+
+    crop.jpg x0 y0 x1 y1 …
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import DatasetError
+from ..image.files import write_bytes
+from ..image.resize import resize_image
+
+__all__ = [
+    "ATTRIBUTES",
+    "CROP_SIZE",
+    "LANDMARKS",
+    "LISTS",
+    "SUBSETS",
+    "NormalisedList",
+    "WflwCrop",
+    "WflwFace",
+    "find_lists",
+    "match_faces",
+    "name_crops",
+    "read_annotations",
+    "read_normalised_list",
+    "read_rectangles",
+    "read_subsets",
+    "write_crop_lists",
+    "write_normalised_list",
+]
+
+LANDMARKS = 98
+ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
+CROP_SCALE = 1.2  # source: PIPNet@b9eab58 lib/preprocess.py process_wflw
+CROP_SIZE = 256  # source: same file, gen_data's target_size
+
+# Subset to the ending of the list the authors write for it.
+# source: PIPNet@b9eab58 lib/preprocess.py gen_data
+SUBSETS: Mapping[str, str] = {
+    "largepose": "pose",
+    "expression": "expr",
+    "illumination": "illu",
+    "makeup": "mu",
+    "occlusion": "occu",
+    "blur": "blur",
+}
+
+# Official file names by what is in them.
+LISTS: Mapping[str, str] = {
+    "train": "list_98pt_rect_attr_train.txt",
+    "test": "list_98pt_rect_attr_test.txt",
+    **{subset: f"list_98pt_test_{subset}.txt" for subset in SUBSETS},
+}
+
+Box = Tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class WflwFace:
+    """One line of an official list.
+
+    Attributes
+    ----------
+    image
+        Path below WFLW_images, with forward slashes.
+    points_xy
+        Shape (98, 2), float64, pixels; some lie outside the picture.
+    rect_xyxy
+        The annotated rectangle in pixels; None in the lists of the subsets.
+    attributes
+        Six of 0 and 1, in the order of ``ATTRIBUTES``; None in the lists of the subsets.
+    source
+        File name and line number, for messages.
+    """
+
+    image: str
+    points_xy: np.ndarray
+    rect_xyxy: Optional[Box]
+    attributes: Optional[Tuple[int, ...]]
+    source: str
+
+
+@dataclass(frozen=True)
+class WflwCrop:
+    """A face as the authors crop it: the rectangle 1.2 times as large, within the picture.
+
+    Attributes
+    ----------
+    face
+        The annotation.
+    image_hw
+        Size of the picture in pixels; None if it is not at hand, then nothing is clipped at the
+        right and at the bottom.
+    box_xyxy
+        The crop in pixels, not rounded.
+    """
+
+    face: WflwFace
+    image_hw: Optional[Tuple[int, int]]
+    box_xyxy: Box
+
+    @classmethod
+    def of(cls, face: WflwFace, image_hw: Optional[Tuple[int, int]]) -> WflwCrop:
+        """Apply the authors' crop rule.
+
+        Raises
+        ------
+        DatasetError
+            If the face has no rectangle, or it leaves nothing of the picture.
+
+        References
+        ----------
+        .. [1] PIPNet@b9eab58, ``lib/preprocess.py``, ``process_wflw``.
+        """
+        if face.rect_xyxy is None:
+            raise DatasetError(
+                f"{face.source}: no rectangle; it takes {LISTS['test']}, and the size of the "
+                "picture where its border cut the crop"
+            )
+        left, top, right, bottom = face.rect_xyxy
+        margin_x = (right - left) * (CROP_SCALE - 1) / 2
+        margin_y = (bottom - top) * (CROP_SCALE - 1) / 2
+        left, top = max(left - margin_x, 0.0), max(top - margin_y, 0.0)
+        right, bottom = right + margin_x, bottom + margin_y
+        if image_hw is not None:
+            right, bottom = min(right, image_hw[1] - 1.0), min(bottom, image_hw[0] - 1.0)
+        if int(left) >= int(right) or int(top) >= int(bottom):
+            raise DatasetError(
+                f"{face.source}: the rectangle {face.rect_xyxy} leaves no pixel of the picture; "
+                "expected left, top, right, bottom inside it"
+            )
+        return cls(face, image_hw, (left, top, right, bottom))
+
+    def normalised_points(self) -> np.ndarray:
+        """Return the landmarks in [0, 1] of the crop, (98, 2) float64.
+
+        Points outside the picture are moved to its border first; the right and lower borders count
+        as width and height, as the authors have it. Points may lie outside the crop.
+        """
+        points = np.maximum(self.face.points_xy, 0.0)
+        if self.image_hw is not None:
+            points = np.minimum(points, self.image_hw[::-1])
+        left, top, right, bottom = self.box_xyxy
+        # The box is not rounded here though the picture is cut at whole pixels: the authors' way.
+        return np.asarray((points - (left, top)) / (right - left, bottom - top))
+
+    def cut(self, image_rgb: np.ndarray) -> np.ndarray:
+        """Cut the crop out of the picture and stretch it to (256, 256, 3)."""
+        left, top, right, bottom = (int(side) for side in self.box_xyxy)
+        inside = image_rgb[top:bottom, left:right]
+        return resize_image(inside, (CROP_SIZE, CROP_SIZE), "BILINEAR_CV")
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return where the crop comes from, as JSON values."""
+        return {
+            "image": self.face.image,
+            "annotation": self.face.source,
+            "image_hw": None if self.image_hw is None else list(self.image_hw),
+            "box_xyxy": list(self.box_xyxy),
+        }
+
+
+@dataclass(frozen=True)
+class NormalisedList:
+    """Crops and their landmarks.
+
+    Attributes
+    ----------
+    names
+        File names of the crops.
+    points_xy
+        Shape (M, N, 2), float64, in [0, 1] of the crop.
+    """
+
+    names: Tuple[str, ...]
+    points_xy: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find_lists(folder: Path) -> Dict[str, Path]:
+    """Find the official lists below a folder, at any depth.
+
+    Parameters
+    ----------
+    folder
+        Such as the one that WFLW_annotations.tar.gz was unpacked in.
+
+    Returns
+    -------
+    dict of str to Path
+        The keys of ``LISTS`` that are there, in their order.
+
+    Raises
+    ------
+    DatasetError
+        If there is none, or one twice.
+    """
+    paths = sorted(Path(folder).rglob("list_98pt_*.txt"))
+    path_of = {path.name: path for path in paths}
+    for path in paths:
+        if path.name in LISTS.values() and path_of[path.name] != path:
+            raise DatasetError(
+                f"{path.name} is there twice: {str(path)!r} and {str(path_of[path.name])!r}"
+            )
+    found = {key: path_of[name] for key, name in LISTS.items() if name in path_of}
+    if not found:
+        raise DatasetError(
+            f"{str(folder)!r} holds none of WFLW's lists; expected {LISTS['test']} and its like, "
+            "from WFLW_annotations.tar.gz"
+        )
+    return found
+
+
+def read_annotations(path: Path) -> List[WflwFace]:
+    """Read an official list, with or without rectangles and attributes.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read or is empty, or a line is no such annotation; names the line.
+    """
+    faces = [_parse_face(fields, f"{path.name}:{line}") for line, fields in _lines(path)]
+    if not faces:
+        raise DatasetError(f"{str(path)!r} holds no face")
+    return faces
+
+
+def _parse_face(fields: Sequence[str], source: str) -> WflwFace:
+    points = 2 * LANDMARKS
+    short, long = points + 1, points + 4 + len(ATTRIBUTES) + 1
+    if len(fields) not in (short, long):
+        raise DatasetError(
+            f"{source}: {len(fields)} fields; expected {long} (98 points, rectangle, "
+            f"6 attributes, image) or {short} (98 points, image)"
+        )
+    values = _numbers(fields[:-1], source)
+    attributes = rect = None
+    if len(fields) == long:
+        left, top, right, bottom = values[points : points + 4].tolist()
+        rect = _checked_rectangle((left, top, right, bottom), source)
+        if not set(values[points + 4 :].tolist()) <= {0.0, 1.0}:
+            raise DatasetError(f"{source}: the six attributes must be 0 or 1")
+        attributes = tuple(int(value) for value in values[points + 4 :])
+    return WflwFace(fields[-1], values[:points].reshape(-1, 2), rect, attributes, source)
+
+
+def read_rectangles(path: Path) -> Dict[str, List[Optional[Box]]]:
+    """Read rectangles for lists that have none.
+
+    Parameters
+    ----------
+    path
+        JSON, ``{"rects": {list's file name: [[left, top, right, bottom] or null, …]}}``, one entry
+        a line of the list.
+
+    Raises
+    ------
+    DatasetError
+        If the file is anything else.
+    """
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8"))["rects"].items()
+        return {
+            name: [
+                None if entry is None else _checked_rectangle(entry, f"{path.name}, {name}:{line}")
+                for line, entry in enumerate(entries, 1)
+            ]
+            for name, entries in lists
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f'{str(path)!r} cannot be read ({error}); expected JSON like {{"rects": {{"'
+            f'{LISTS["blur"]}": [[left, top, right, bottom], null]}}}}'
+        ) from error
+
+
+def _checked_rectangle(rect: Sequence[float], source: str) -> Box:
+    left, top, right, bottom = (float(side) for side in rect)
+    if not (left < right and top < bottom):
+        raise DatasetError(
+            f"{source}: rectangle {left:g} {top:g} {right:g} {bottom:g} has no area; expected "
+            "left < right and top < bottom"
+        )
+    return left, top, right, bottom
+
+
+def match_faces(subset: Sequence[WflwFace], full: Sequence[WflwFace]) -> List[int]:
+    """Find the faces of a subset's list in the full list.
+
+    Parameters
+    ----------
+    subset
+        From a list without rectangles.
+    full
+        From the list with them.
+
+    Returns
+    -------
+    list of int
+        Index into ``full`` for each face, by picture and first coordinate, as the authors match.
+
+    Raises
+    ------
+    DatasetError
+        If a face is not there; names its line.
+    """
+    index_of = {_identity(face): index for index, face in enumerate(full)}
+    missing = [face for face in subset if _identity(face) not in index_of]
+    if missing:
+        raise DatasetError(
+            f"{missing[0].source}: no such face of {missing[0].image!r} in the full list; take "
+            "both lists from one WFLW_annotations.tar.gz"
+        )
+    return [index_of[_identity(face)] for face in subset]
+
+
+def _identity(face: WflwFace) -> Tuple[str, float]:
+    return face.image, float(face.points_xy[0, 0])
+
+
+def name_crops(
+    lists: Mapping[str, Path], rectangles: Mapping[str, Sequence[Optional[Box]]]
+) -> Tuple[Dict[str, WflwFace], Dict[str, List[str]]]:
+    """Name the crops of all lists as the authors do.
+
+    Parameters
+    ----------
+    lists
+        From :func:`find_lists`.
+    rectangles
+        From :func:`read_rectangles`, for lists that have none.
+
+    Returns
+    -------
+    faces : dict of str to WflwFace
+        File name of each crop, in the order of the lists. Without the full test list each subset
+        has crops of its own.
+    members : dict of str to list of str
+        Name of each normalised list (``train``, ``test``, ``test_pose``, …) to its crops.
+
+    Raises
+    ------
+    DatasetError
+        If a list cannot be read, or does not fit the full list or its rectangles.
+    """
+    faces: Dict[str, WflwFace] = {}
+    members: Dict[str, List[str]] = {}
+    test: List[WflwFace] = []
+    for key, path in lists.items():
+        name = f"test_{SUBSETS[key]}" if key in SUBSETS else key
+        found = read_annotations(path)
+        if key in SUBSETS and test:
+            members[name] = [members["test"][index] for index in match_faces(found, test)]
+            continue
+        if path.name in rectangles:
+            found = _with_rectangles(found, rectangles[path.name])
+        members[name] = [f"wflw_{name}_{number:04d}.jpg" for number in range(1, len(found) + 1)]
+        faces.update(zip(members[name], found))
+        test = found if key == "test" else test
+    return faces, members
+
+
+def _with_rectangles(
+    faces: Sequence[WflwFace], rectangles: Sequence[Optional[Box]]
+) -> List[WflwFace]:
+    if len(faces) != len(rectangles):
+        raise DatasetError(
+            f"{faces[0].source.rpartition(':')[0]} has {len(faces)} faces, but there are "
+            f"{len(rectangles)} rectangles for it"
+        )
+    return [replace(face, rect_xyxy=rect) for face, rect in zip(faces, rectangles)]
+
+
+def read_normalised_list(path: Path) -> NormalisedList:
+    """Read a normalised list, with any number of landmarks.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read or is empty, a line is malformed or has another number of
+        landmarks than the first, or a crop is there twice; names the line.
+    """
+    rows: Dict[str, np.ndarray] = {}
+    expected = 0
+    for line, (name, *fields) in _lines(path):
+        source = f"{path.name}:{line}"
+        expected = expected or len(fields)
+        if len(fields) != expected or not fields or len(fields) % 2:
+            raise DatasetError(
+                f"{source}: {len(fields)} numbers after the name; expected x and y per landmark, "
+                "and as many as in the first line"
+            )
+        if name in rows:
+            raise DatasetError(f"{source}: {name!r} is there twice")
+        rows[name] = _numbers(fields, source).reshape(-1, 2)
+    if not rows:
+        raise DatasetError(f"{str(path)!r} holds no face")
+    return NormalisedList(tuple(rows), np.stack(list(rows.values())))
+
+
+def write_normalised_list(path: Path, content: NormalisedList) -> None:
+    """Write a normalised list, all or nothing, byte for byte as the authors' script does."""
+    lines = [
+        " ".join([name, *map(repr, points.ravel().tolist())]) + " \n"
+        for name, points in zip(content.names, content.points_xy)
+    ]
+    write_bytes(path, "".join(lines).encode("utf-8"))
+
+
+def write_crop_lists(
+    folder: Path,
+    faces: Mapping[str, WflwFace],
+    members: Mapping[str, Sequence[str]],
+    sizes: Mapping[str, Optional[Tuple[int, int]]],
+) -> None:
+    """Write the normalised lists of a data set.
+
+    Parameters
+    ----------
+    folder
+        Gets ``train.txt`` and its like; a list without any crop is left out.
+    faces, members
+        From :func:`name_crops`.
+    sizes
+        Crop to height and width of its picture, None where that is not at hand; crops that are
+        missing here are left out.
+    """
+    points = {
+        crop: WflwCrop.of(faces[crop], image_hw).normalised_points()
+        for crop, image_hw in sizes.items()
+    }
+    for name, crops in members.items():
+        kept = tuple(crop for crop in crops if crop in points)
+        if kept:
+            content = NormalisedList(kept, np.stack([points[crop] for crop in kept]))
+            write_normalised_list(Path(folder, f"{name}.txt"), content)
+
+
+def read_subsets(folder: Path, full: NormalisedList) -> Dict[str, List[int]]:
+    """Read which crops of the test list belong to which subset.
+
+    Parameters
+    ----------
+    folder
+        Holds ``test_pose.txt`` and its like; those that are missing are left out.
+    full
+        ``test.txt``.
+
+    Returns
+    -------
+    dict of str to list of int
+        Subset to indices into ``full``, in the order of ``SUBSETS``.
+
+    Raises
+    ------
+    DatasetError
+        If a list names a crop that is not in ``full``.
+    """
+    index_of = {name: index for index, name in enumerate(full.names)}
+    subsets: Dict[str, List[int]] = {}
+    for subset, ending in SUBSETS.items():
+        path = Path(folder, f"test_{ending}.txt")
+        if not path.exists():
+            continue
+        names = read_normalised_list(path).names
+        unknown = [name for name in names if name not in index_of]
+        if unknown:
+            raise DatasetError(
+                f"{str(path)!r} names {unknown[0]!r}, which is not in the test list; make both "
+                "lists in one run"
+            )
+        subsets[subset] = [index_of[name] for name in names]
+    return subsets
+
+
+def _lines(path: Path) -> Iterator[Tuple[int, List[str]]]:
+    """Give line number and fields of the lines that are not blank."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{str(path)!r} cannot be read: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if fields:
+            yield number, fields
+
+
+def _numbers(fields: Sequence[str], source: str) -> np.ndarray:
+    try:
+        values = np.array(fields, np.float64)
+    except ValueError as error:
+        raise DatasetError(f"{source}: {error}; expected numbers") from error
+    if not np.isfinite(values).all():
+        raise DatasetError(f"{source}: a number is not finite")
+    return values
