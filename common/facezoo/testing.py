@@ -1,16 +1,20 @@
-"""What tests of several models share: deterministic weights, filled from the parameters' names."""
+"""What tests share: weights filled from the parameters' names, and a tiny network to deploy."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Dict, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from .contract import Contract
 from .errors import InputError
+from .image.files import write_bytes
+from .models import find_card
 
-__all__ = ["fill_from_names"]
+__all__ = ["fill_from_names", "tiny_scrfd"]
 
 RULES = {
     "he": lambda x, fan_in: x * math.sqrt(2.0 / fan_in),
@@ -61,3 +65,59 @@ def _fill(name: str, shape: Sequence[int], rule: str) -> np.ndarray:
     normal = np.random.Generator(np.random.PCG64(seed)).standard_normal(size)
     fan_in = size // shape[0] if shape else 1
     return np.asarray(RULES[rule](normal, fan_in), np.float32).reshape(shape)
+
+
+def tiny_scrfd(
+    path: Path,
+    *,
+    input_hw: Tuple[int, int] = (64, 64),
+    card_id: str = "scrfd_500m_bnkps",
+) -> Path:
+    """Write a graph with SCRFD's contract and outputs that is one convolution a head.
+
+    Bright cells are faces, so that pictures made by a test have some; no two of its outputs are
+    alike, so that swapped outputs or pictures show.
+
+    Parameters
+    ----------
+    path
+        The .onnx file to write; its folder is made if needed.
+    input_hw
+        Height and width, multiples of 32.
+    card_id
+        The card whose contract it carries: with landmarks or without.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    card = find_card(card_id)
+    rng = np.random.default_rng(2026)
+    nodes, weights, outputs = [], [], []
+    for output in card.outputs:
+        stride, channels = output.stride, output.channels
+        kernel = rng.normal(0.0, 0.1 / stride, (channels, 3, stride, stride))
+        bias = rng.uniform(0.5, 1.5, channels)
+        if output.name.startswith("score"):
+            # The logit of a cell rises from about -14 for black to 8 for white.
+            kernel += 11.0 / (3 * stride * stride)
+            bias = np.full(channels, -3.0)
+        for suffix, array in (("weight", kernel), ("bias", bias)):
+            weights.append(
+                numpy_helper.from_array(array.astype(np.float32), f"{output.name}.{suffix}")
+            )
+        inputs = [card.input_name, f"{output.name}.weight", f"{output.name}.bias"]
+        nodes.append(helper.make_node("Conv", inputs, [output.name], strides=[stride, stride]))
+        shape = ["batch", channels, input_hw[0] // stride, input_hw[1] // stride]
+        outputs.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
+    image = helper.make_tensor_value_info(
+        card.input_name, TensorProto.FLOAT, ["batch", 3, *input_hw]
+    )
+    graph = helper.make_graph(nodes, "tiny_scrfd", [image], outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    helper.set_model_props(model, Contract.from_card(card, input_hw=input_hw).to_metadata())
+    write_bytes(Path(path), model.SerializeToString())
+    return Path(path)
