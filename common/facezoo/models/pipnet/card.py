@@ -1,12 +1,72 @@
-"""PIPNet's published weights."""
+"""PIPNet's cards: 98 landmarks by four backbones, and their published weights."""
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Dict, Mapping, Tuple
 
-from ...card import ModelCard, WeightFile
+from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile
 
 __all__ = ["CARDS", "WEIGHTS"]
+
+NUM_LANDMARKS = 98  # source: PIPNet@b9eab58 experiments/WFLW/pip_32_16_60_r18_l2_l1_10_1_nb10.py
+NUM_NEIGHBORS = 10  # source: same file
+NET_STRIDE = 32  # source: same file
+
+UPSTREAM = Upstream(
+    paper="https://arxiv.org/abs/2003.03771",
+    repository="https://github.com/jhb86253817/PIPNet",
+    commit="b9eab58816437403a34aa5bc3adeafe5081fd36b",
+    code_licence="MIT",
+)
+
+PREPROCESS = Preprocess(
+    input_hw=(256, 256),
+    fit="stretch",
+    resize="BILINEAR_CV",
+    norm="DIV255_MINUSMEAN_DIVSTD",
+    mean=(0.485, 0.456, 0.406),  # source: PIPNet@b9eab58 lib/test.py
+    std=(0.229, 0.224, 0.225),  # source: same file
+)
+
+OUTPUTS = (
+    OutputSpec("cls", NUM_LANDMARKS, NET_STRIDE, "no activation; near 1 in the landmark's cell"),
+    OutputSpec("x", NUM_LANDMARKS, NET_STRIDE, "offset from the cell's left side, in cells"),
+    OutputSpec("y", NUM_LANDMARKS, NET_STRIDE, "offset from the cell's upper side, in cells"),
+    OutputSpec(
+        "nb_x",
+        NUM_LANDMARKS * NUM_NEIGHBORS,
+        NET_STRIDE,
+        "offsets of the landmark's neighbours, ten in a row per landmark, in cells",
+    ),
+    OutputSpec(
+        "nb_y", NUM_LANDMARKS * NUM_NEIGHBORS, NET_STRIDE, "the same, from the cell's upper side"
+    ),
+)
+
+ZOO = "VastModelZOO cv/face_alignment/pipnet/README.md"
+
+# source: VastModelZOO@43aff36 cv/face_alignment/pipnet/README.md, WFLW test, annotated crop:
+# variant -> NME in %
+PUBLISHED_NME = {
+    "pip_resnet18": 4.57,
+    "pip_resnet101": 4.31,
+    "pip_mobilenet_v2": 4.79,
+    "pip_mobilenet_v3": 4.65,
+}
+
+# source: same file, step 4, ResNet-18 on the vendor's card: NME, failure rate, CED area in %
+PUBLISHED_ON_CARD: Mapping[str, Mapping[str, Tuple[float, float, float]]] = {
+    "pip_resnet18": {
+        "VACC fp16": (4.529910186405488, 4.24, 57.48485333333334),
+        "VACC int8": (4.534812201653364, 4.28, 57.41772),
+    },
+}
+
+# Weights of a variant by the name `facezoo download` takes; the MobileNets are published nowhere.
+WEIGHTS_OF = {
+    "pip_resnet18": "pipnet_r18_wflw_98",
+    "pip_resnet101": "pipnet_r101_wflw_98_pth",
+}
 
 # source: PIPNet@b9eab58 README.md, Demo, step 2: one Google Drive folder with all trained models
 SNAPSHOTS = "https://drive.google.com/drive/folders/17OwDgJUfuc5_ymQ3QruD8pUnh5zHreP2"
@@ -46,4 +106,33 @@ WEIGHTS: Tuple[WeightFile, ...] = (
     _snapshot("r101", "pip_32_16_60_r101_l2_l1_10_1_nb10"),
 )
 
-CARDS: Dict[str, ModelCard] = {}
+
+def _references(variant: str) -> Tuple[Reference, ...]:
+    found = [("NME", PUBLISHED_NME[variant], False)]
+    for build, (nme, failure_rate, area) in PUBLISHED_ON_CARD.get(variant, {}).items():
+        found.append((f"NME, {build}", nme, False))
+        found.append((f"failure rate at 10 %, {build}", failure_rate, False))
+        found.append((f"CED area to 10 %, {build}", area, True))
+    return tuple(
+        Reference("WFLW test", metric, value, "%", higher_is_better, ZOO)
+        for metric, value, higher_is_better in found
+    )
+
+
+def _card(variant: str) -> ModelCard:
+    return ModelCard(
+        id=variant,
+        model="pipnet",
+        task="face_alignment",
+        summary="The crop of a face in, 98 landmarks with confidences out.",
+        upstream=UPSTREAM,
+        input_name="input",
+        preprocess=PREPROCESS,
+        outputs=OUTPUTS,
+        decode={"meanface": "WFLW", "num_neighbors": NUM_NEIGHBORS},
+        weights=WEIGHTS_OF.get(variant, ""),
+        references=_references(variant),
+    )
+
+
+CARDS: Dict[str, ModelCard] = {variant: _card(variant) for variant in PUBLISHED_NME}
