@@ -1,10 +1,10 @@
-"""MagFace's published weights, and the small recogniser that can stand in for them."""
+"""MagFace's cards and published weights, and the small recogniser that can stand in for them."""
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Dict, Mapping, Tuple
 
-from ...card import ModelCard, WeightFile, Wheel
+from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile, Wheel
 
 __all__ = ["CARDS", "WEIGHTS"]
 
@@ -95,4 +95,98 @@ WEIGHTS: Tuple[WeightFile, ...] = (
     ),
 )
 
-CARDS: Dict[str, ModelCard] = {}
+UPSTREAM = Upstream(
+    paper="https://arxiv.org/abs/2103.06627",
+    repository="https://github.com/IrvingMeng/MagFace",
+    commit="99bae614ac2643b9694bf18e0c5645272ff6acfa",
+    code_licence="Apache-2.0",
+)
+
+# BGR in [0, 1]: pictures here are RGB, so the channels are swapped.
+# source: MagFace@99bae61 inference/gen_feat.py, ImgInfLoader and its transforms
+PREPROCESS = Preprocess(
+    input_hw=(112, 112), fit="stretch", color_conversion="RGB2BGR", norm="DIV255"
+)
+
+# Accuracy of the 10-fold protocol in %, with the place where it is printed.
+# source: Training_MagFace@0de08f0 README.md; the second row is of weights its author trained
+PRINTED = {
+    "iresnet100": ("Training_MagFace README.md 3.1", {"LFW": 99.817, "CFP-FP": 98.4, "AgeDB-30": 98.217}),
+    "iresnet18": (
+        "Training_MagFace README.md 5.1 (own training on CASIA-WebFace)",
+        {"LFW": 99.167, "CFP-FP": 92.086, "AgeDB-30": 92.783},
+    ),
+}
+
+WEIGHTS_OF = {
+    "iresnet18": "magface_iresnet18_casia_pth",
+    "iresnet50": "magface_iresnet50_ms1mv2_pth",
+    "iresnet100": "magface_iresnet100_ms1mv2_pth",
+}
+
+
+def _accuracies(printed_in: str, accuracy: Mapping[str, float]) -> Tuple[Reference, ...]:
+    return tuple(
+        Reference(
+            dataset=dataset,
+            metric="10-fold accuracy",
+            value=value,
+            unit="%",
+            higher_is_better=True,
+            printed_in=printed_in,
+        )
+        for dataset, value in accuracy.items()
+    )
+
+
+def _card(backbone: str) -> ModelCard:
+    return ModelCard(
+        id=f"magface_{backbone}",
+        model="magface",
+        task="face_recognition",
+        summary="An aligned face in, an embedding out whose direction says who and whose length "
+        "says how well seen.",
+        upstream=UPSTREAM,
+        input_name="input",
+        preprocess=PREPROCESS,
+        outputs=(OutputSpec("embedding", 512, 0, "not normalised; its norm is the quality"),),
+        weights=WEIGHTS_OF.get(backbone, ""),
+        references=_accuracies(*PRINTED.get(backbone, ("", {}))),
+    )
+
+
+W600K_MBF = ModelCard(
+    id="w600k_mbf",
+    model="magface",
+    task="face_recognition",
+    summary="An aligned face in, an embedding out whose direction says who.",
+    upstream=Upstream(
+        paper="https://arxiv.org/abs/1801.07698",
+        repository="https://github.com/deepinsight/insightface/tree/master/model_zoo",
+        commit="7fadd420c2351d0ffa8cac403421c1a3ed733365",
+        code_licence="MIT",
+    ),
+    input_name="input.1",
+    preprocess=Preprocess(
+        input_hw=(112, 112),
+        fit="stretch",
+        norm="MINUSMEAN_DIVSTD",
+        # source: insightface@7fadd42 python-package/insightface/model_zoo/arcface_onnx.py
+        mean=(127.5, 127.5, 127.5),
+        std=(127.5, 127.5, 127.5),
+    ),
+    outputs=(OutputSpec("516", 512, 0, "not normalised; its norm says little"),),
+    weights="w600k_mbf",
+    # source: insightface@7fadd42 model_zoo/README.md, MobileFaceNet on WebFace600K
+    references=_accuracies(
+        "insightface model_zoo/README.md", {"LFW": 99.70, "CFP-FP": 98.00, "AgeDB-30": 96.58}
+    ),
+)
+
+CARDS: Dict[str, ModelCard] = {
+    card.id: card
+    for card in (
+        *map(_card, ("iresnet18", "iresnet34", "iresnet50", "iresnet100")),
+        W600K_MBF,
+    )
+}

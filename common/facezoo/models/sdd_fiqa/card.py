@@ -1,10 +1,10 @@
-"""SDD-FIQA's published weights."""
+"""SDD-FIQA's cards and published weights."""
 
 from __future__ import annotations
 
 from typing import Dict, Tuple
 
-from ...card import ModelCard, WeightFile
+from ...card import ModelCard, OutputSpec, Preprocess, Upstream, WeightFile
 
 __all__ = ["CARDS", "WEIGHTS"]
 
@@ -24,4 +24,43 @@ WEIGHTS: Tuple[WeightFile, ...] = (
     ),
 )
 
-CARDS: Dict[str, ModelCard] = {}
+UPSTREAM = Upstream(
+    paper="https://arxiv.org/abs/2103.05977",
+    repository="https://github.com/Tencent/TFace/tree/quality",
+    commit="171ec1434aca0972e111663ac646c9c1e3e44b5b",
+    code_licence="Apache-2.0",
+)
+
+PREPROCESS = Preprocess(
+    input_hw=(112, 112),
+    fit="stretch",
+    norm="DIV255_MINUSMEAN_DIVSTD",
+    mean=(0.5, 0.5, 0.5),  # source: TFace@171ec14 quality/eval.py
+    std=(0.5, 0.5, 0.5),  # source: same file
+)
+
+
+def _card(card_id: str, weights: str) -> ModelCard:
+    # The authors print their results as a picture only, so there is no number to quote.
+    return ModelCard(
+        id=card_id,
+        model="sdd_fiqa",
+        task="face_quality",
+        summary="An aligned face in, a score out of how useful it is for recognition.",
+        upstream=UPSTREAM,
+        input_name="input",
+        preprocess=PREPROCESS,
+        outputs=(
+            OutputSpec("quality", 1, 0, "unbounded, pseudo-labels were 0 to 100; higher is better"),
+        ),
+        weights=weights,
+    )
+
+
+CARDS: Dict[str, ModelCard] = {
+    card.id: card
+    for card in (
+        _card("sdd_fiqa_r50", "sdd_fiqa_r50_pth"),
+        _card("sdd_fiqa_mobilefacenet", ""),
+    )
+}

@@ -1,0 +1,151 @@
+"""MagFace's network in torch: iresnet18 to iresnet100 under the authors' parameter names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, Tuple
+
+import torch
+from torch import nn
+
+from ...errors import CardError
+from ...export import load_checkpoint
+
+__all__ = ["BLOCKS", "MagFace", "build", "load_official"]
+
+# source: MagFace@99bae61 models/iresnet.py; blocks per stage
+BLOCKS: Dict[str, Tuple[int, int, int, int]] = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
+WIDTHS = (64, 128, 256, 512)  # source: same file; channels per stage
+EMBEDDING_SIZE = 512  # source: MagFace@99bae61 inference/gen_feat.py --embedding_size
+DROPOUT = 0.4  # source: MagFace@99bae61 models/iresnet.py
+NORM = {"eps": 2e-5, "momentum": 0.9}  # source: same file; torch's default eps is 1e-5
+
+# What stands before the names in the authors' files, which differs between data-parallel and
+# distributed training; the classifier beside the trunk is left out.
+# source: MagFace@99bae61 inference/network_inf.py clean_dict_inf
+CHECKPOINT_PREFIXES = {
+    "module.features.": "features.",
+    "features.module.": "features.",
+    "module.fc.": None,
+    "fc.": None,
+}
+
+
+class Block(nn.Module):  # type: ignore[misc]
+    """A residual block that normalises before its first and after both convolutions."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in, **NORM)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out, **NORM)
+        self.prelu = nn.PReLU(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels_out, **NORM)
+        self.downsample = None
+        if stride > 1:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.BatchNorm2d(channels_out, **NORM),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        residual = self.conv1(self.bn1(x))
+        residual = self.conv2(self.prelu(self.bn2(residual)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.bn3(residual) + shortcut
+
+
+class IResNet(nn.Module):  # type: ignore[misc]
+    """A residual network for 112x112 faces whose four stages each halve the map."""
+
+    def __init__(self, blocks: Tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0], **NORM)
+        self.prelu = nn.PReLU(WIDTHS[0])
+        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks[0])
+        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks[1])
+        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks[2])
+        self.layer4 = _stage(WIDTHS[2], WIDTHS[3], blocks[3])
+        self.bn2 = nn.BatchNorm2d(WIDTHS[3], **NORM)
+        self.dropout = nn.Dropout2d(DROPOUT)
+        self.fc = nn.Linear(WIDTHS[3] * 7 * 7, EMBEDDING_SIZE)
+        self.features = nn.BatchNorm1d(EMBEDDING_SIZE, **NORM)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.prelu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.dropout(self.bn2(x))
+        return self.features(self.fc(x.flatten(1)))
+
+
+def _stage(channels_in: int, channels_out: int, blocks: int) -> nn.Module:
+    following = (Block(channels_out, channels_out, 1) for _ in range(blocks - 1))
+    return nn.Sequential(Block(channels_in, channels_out, 2), *following)
+
+
+class MagFace(nn.Module):  # type: ignore[misc]
+    """The trunk that turns an aligned face into an embedding whose length is its quality.
+
+    Input (N, 3, 112, 112) float32, BGR in [0, 1]; output (N, 512) float32, not normalised.
+
+    References
+    ----------
+    .. [1] Meng et al., *MagFace: A Universal Representation for Face Recognition and Quality
+       Assessment*, CVPR 2021, arXiv:2103.06627.
+    .. [2] MagFace@99bae61, ``models/iresnet.py``.
+    """
+
+    def __init__(self, blocks: Tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.features = IResNet(blocks)
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (N, 512) of faces (N, 3, 112, 112)."""
+        return self.features(faces)
+
+
+def build(variant: str) -> MagFace:
+    """Build a network with fresh weights, on the CPU, in training mode.
+
+    Parameters
+    ----------
+    variant
+        ``iresnet18``, ``iresnet34``, ``iresnet50`` or ``iresnet100``.
+
+    Raises
+    ------
+    CardError
+        If the variant is none of these.
+    """
+    if variant not in BLOCKS:
+        raise CardError(f"MagFace has no variant {variant!r}; expected one of {list(BLOCKS)}")
+    return MagFace(BLOCKS[variant])
+
+
+def load_official(network: MagFace, path: Path) -> None:
+    """Load a checkpoint of the authors into a network, strictly.
+
+    Parameters
+    ----------
+    network
+        What :func:`build` returned for the checkpoint's architecture.
+    path
+        A ``.pth`` file whose trunk stands under ``module.features.``, ``features.module.`` or
+        ``features.``.
+
+    Raises
+    ------
+    WeightsError
+        If a tensor is missing, unknown or of another shape; the message names it.
+    """
+    load_checkpoint(network, path, prefixes=CHECKPOINT_PREFIXES)

@@ -1,0 +1,242 @@
+"""Quality labels without labelling: how far apart a face's two distributions of similarity are.
+
+A useful picture is similar to other pictures of its person and unlike those of others. Its label
+is the Wasserstein distance between the similarities to the former and to the latter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Optional, Tuple
+
+import numpy as np
+
+from ...errors import InputError
+
+__all__ = ["PseudoLabels", "pseudo_labels", "wasserstein_distance"]
+
+# source: TFace@171ec14 quality/generate_pseudo_labels/gen_pseudo_labels.py, fix_num and range(12)
+PAIRS = 24
+ROUNDS = 12
+SCALE = 100.0  # source: same file, norm_labels
+
+# Similarities held at a time, 8 bytes each; with all pairs some ten times as much is needed.
+BLOCK = 1 << 23
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Labels for the training of a quality network.
+
+    Attributes
+    ----------
+    labels
+        Shape (N,), float64, 0 (worst of these pictures) to 100 (best): of each round's distances
+        on that scale, the mean.
+    distances
+        Shape (N,), float64: mean over the rounds of the Wasserstein distances, unscaled.
+    """
+
+    labels: np.ndarray
+    distances: np.ndarray
+
+
+def pseudo_labels(
+    embeddings: np.ndarray,
+    identities: np.ndarray,
+    *,
+    pairs: Optional[int] = PAIRS,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    references: Optional[np.ndarray] = None,
+) -> PseudoLabels:
+    """Label pictures by the distance between their genuine and impostor similarities.
+
+    Parameters
+    ----------
+    embeddings
+        Shape (N, D), float, of any length but zero.
+    identities
+        Shape (N,), the person of each picture.
+    pairs
+        How many partners of the same person, and how many of others, are drawn for each picture
+        and round, without repetition; all of them where there are no more. None takes all of
+        both, and one round.
+    rounds
+        How often the draw is repeated.
+    seed
+        Of the draw; the labels are the same for the same arguments.
+    references
+        Shape (N,), bool: which pictures may be partners; all if None. Without it the degraded
+        copies of a person's picture resemble each other, which counts in their favour.
+
+    Returns
+    -------
+    PseudoLabels
+        In the order of the embeddings.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, an embedding is zero or not finite, a picture has no partner of its own
+        or of another person, or all distances are the same.
+
+    References
+    ----------
+    .. [1] Ou et al., *SDD-FIQA*, CVPR 2021, arXiv:2103.05977.
+    .. [2] TFace@171ec14, ``quality/generate_pseudo_labels/gen_pseudo_labels.py``.
+    """
+    if rounds < 1 or seed < 0 or (pairs is not None and pairs < 1):
+        raise InputError(
+            f"pairs and rounds must be at least 1, the seed at least 0, got {pairs}, {rounds}, {seed}"
+        )
+    gallery = _Gallery(*_check(embeddings, identities, references))
+    rounds = 1 if pairs is None else rounds
+    distances = np.empty((rounds, len(gallery.unit)))
+    for block, rows in enumerate(gallery.blocks()):
+        similarities = gallery.similarities(rows)
+        for number in range(rounds):
+            rng = np.random.default_rng([seed, number, block])
+            distances[number, rows] = gallery.distances(rows, similarities, pairs, rng)
+    least, most = distances.min(axis=1, keepdims=True), distances.max(axis=1, keepdims=True)
+    if (least == most).any():
+        raise InputError(
+            "all pictures are equally far from the others, so labels from 0 to 100 mean nothing; "
+            "give more pictures, or embeddings of another network"
+        )
+    scaled = (distances - least) / (most - least) * SCALE
+    return PseudoLabels(labels=scaled.mean(axis=0), distances=distances.mean(axis=0))
+
+
+def _check(
+    embeddings: np.ndarray, identities: np.ndarray, references: Optional[np.ndarray]
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    unit = np.array(embeddings, dtype=np.float64)
+    identities = np.asarray(identities)
+    allowed = np.ones(len(unit), bool) if references is None else np.asarray(references, bool)
+    if unit.ndim != 2 or not 0 < len(unit) == len(identities) == len(allowed):
+        raise InputError(
+            "embeddings must have shape (N, D), identities and references (N,), got "
+            f"{unit.shape}, {identities.shape} and {allowed.shape}"
+        )
+    lengths = np.linalg.norm(unit, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0.0)))
+    if len(bad):
+        raise InputError(
+            f"embedding {bad[0]} is all zero or not finite ({len(bad)} such); extract them again"
+        )
+    _, people = np.unique(identities, return_inverse=True)
+    unit /= lengths[:, None]
+    return unit, people, allowed
+
+
+class _Gallery:
+    """All pictures, and those that may be partners sorted by person.
+
+    A person's partners are then a run of columns, and all others' are what is left and right of
+    it, so that drawing partners is drawing numbers.
+    """
+
+    def __init__(self, unit: np.ndarray, people: np.ndarray, allowed: np.ndarray) -> None:
+        self.unit = unit
+        order = np.flatnonzero(allowed)
+        order = order[np.argsort(people[order], kind="stable")]
+        self.partners = unit[order]
+        count = np.bincount(people[order], minlength=int(people.max()) + 1)
+        start = np.cumsum(count) - count
+        self.start, self.size = start[people], count[people]
+        # Column of each picture itself; behind the last one if it is no partner.
+        self.own = np.full(len(unit), len(order))
+        self.own[order] = np.arange(len(order))
+        self.positives = self.size - allowed
+        self.negatives = len(order) - self.size
+        self._check_partners()
+
+    def _check_partners(self) -> None:
+        for kind, available in (("the same", self.positives), ("another", self.negatives)):
+            alone = np.flatnonzero(available < 1)
+            if len(alone):
+                raise InputError(
+                    f"picture {alone[0]} has no partner of {kind} person ({len(alone)} such); "
+                    "leave such pictures out, or allow more references"
+                )
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        rows = max(1, BLOCK // len(self.partners))
+        for first in range(0, len(self.unit), rows):
+            yield np.arange(first, min(first + rows, len(self.unit)))
+
+    def similarities(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.unit[rows] @ self.partners.T)
+
+    def distances(
+        self,
+        rows: np.ndarray,
+        similarities: np.ndarray,
+        pairs: Optional[int],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Return the Wasserstein distances of one round for a block of pictures."""
+        most = len(self.partners) if pairs is None else pairs
+        counts = np.stack(
+            [np.minimum(self.positives[rows], most), np.minimum(self.negatives[rows], most)], axis=1
+        )
+        distances = np.empty(len(rows))
+        # Pictures with as many partners each are computed at once.
+        for positives, negatives in np.unique(counts, axis=0):
+            group = np.flatnonzero((counts == (positives, negatives)).all(axis=1))
+            pictures = rows[group]
+            distances[group] = wasserstein_distance(
+                similarities[group[:, None], self._draw_same(pictures, positives, rng)],
+                similarities[group[:, None], self._draw_other(pictures, negatives, rng)],
+            )
+        return distances
+
+    def _draw_same(self, pictures: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        columns = self.start[pictures, None] + _draw(self.positives[pictures], count, rng)
+        return np.asarray(columns + (columns >= self.own[pictures, None]))
+
+    def _draw_other(self, pictures: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        columns = _draw(self.negatives[pictures], count, rng)
+        behind = columns >= self.start[pictures, None]
+        return np.asarray(columns + behind * self.size[pictures, None])
+
+
+def _draw(available: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` different numbers below ``available`` in each row, by Floyd's method."""
+    if (available == count).all():
+        return np.broadcast_to(np.arange(count), (len(available), count))
+    drawn = np.empty((len(available), count), dtype=np.int64)
+    for index in range(count):
+        last = available - count + index
+        number = rng.integers(last + 1)
+        taken = (drawn[:, :index] == number[:, None]).any(axis=1)
+        drawn[:, index] = np.where(taken, last, number)
+    return drawn
+
+
+def wasserstein_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compute the first Wasserstein distance between the samples of each row.
+
+    Parameters
+    ----------
+    first, second
+        Shapes (N, P) and (N, Q), float64.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), float64: the area between the two empirical distribution functions.
+
+    Examples
+    --------
+    >>> wasserstein_distance(np.array([[0.0, 1.0]]), np.array([[5.0]])).tolist()
+    [4.5]
+    """
+    values = np.concatenate([first, second], axis=1)
+    order = np.argsort(values, axis=1)
+    ascending = np.take_along_axis(values, order, axis=1)
+    # Difference of the distribution functions after each value, in steps of 1 / (P Q).
+    steps = np.where(order < first.shape[1], second.shape[1], -first.shape[1])
+    gap = np.abs(np.cumsum(steps[:, :-1], axis=1)) / (first.shape[1] * second.shape[1])
+    return np.asarray(np.sum(gap * np.diff(ascending, axis=1), axis=1))
