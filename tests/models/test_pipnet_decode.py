@@ -14,6 +14,7 @@ from facezoo.models.pipnet.decode import (
     compute_meanface,
     decode,
     decode_maps,
+    format_meanface,
     load_meanface,
     read_meanface,
 )
@@ -91,6 +92,12 @@ def test_index_tables_equal_the_authors(golden, dataset, longest):
 def test_the_packaged_mean_face_is_the_authors(golden, wflw):
     expected = np.load(golden / "pipnet" / "pipnet_meanface_WFLW.npz")["meanface"]
     assert np.array_equal(wflw.points_xy, expected)
+
+
+def test_a_mean_face_is_written_with_all_its_digits(tmp_path, wflw):
+    (tmp_path / "meanface.txt").write_text(format_meanface(wflw.points_xy))
+    assert np.array_equal(read_meanface(tmp_path / "meanface.txt"), wflw.points_xy)
+    assert (tmp_path / "meanface.txt").read_bytes() == decoder.PACKAGED["WFLW"].read_bytes()
 
 
 def test_the_seeds_path_holds_the_packaged_mean_face(repository):
