@@ -1,0 +1,33 @@
+"""Compile a build YAML into an artifact, with the vendor's own command line.
+
+``vamc compile YAML`` and its older spelling ``vamc build YAML`` are the same. Paths inside the YAML
+are relative to the working directory; the artifact is ``<workspace.path>/<name>/mod``.
+
+  facezoo vamc compile ../build_in/build/official_scrfd.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..vacc.build_config import read_build_config
+from .compile import print_artifact
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    verbs = parser.add_subparsers(dest="vamc_verb", metavar="compile|build", required=True)
+    for verb, text in (("compile", "compile a build YAML"), ("build", "the same, older spelling")):
+        command = verbs.add_parser(verb, help=text, description=f"{text.capitalize()}.")
+        command.add_argument("yaml", type=Path, metavar="YAML", help="build_in/build/*.yaml")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile and say what came of it."""
+    from ..vacc.compiler import compile_model
+
+    print_artifact(compile_model(read_build_config(args.yaml)))
+    return 0
