@@ -37,7 +37,7 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
     font_scale = max(0.35, 0.4 * thickness)
     for box, score, landmarks in zip(faces.boxes_xyxy, faces.scores, faces.landmarks_xy):
         left, top, right, bottom = (round(float(value)) for value in box)
-        cv2.rectangle(drawn, (left, top), (right, bottom), BOX_COLOR, thickness, cv2.LINE_AA)
+        cv2.rectangle(drawn, (left, top), (right, bottom), BOX_COLOR, thickness)
         _label(drawn, f"{score:.2f}", (left, top), font_scale, thickness)
         radius = max(1, min(4 * thickness, round((right - left) / 24)))
         for point, color in zip(landmarks, LANDMARK_COLORS):

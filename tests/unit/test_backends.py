@@ -1,0 +1,231 @@
+"""Backends: order, errors, contracts, and the replay."""
+
+import threading
+import time
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from facezoo.backends import open_backend
+from facezoo.backends.base import map_in_order, usable_cores
+from facezoo.backends.ort import OrtBackend, run_graph
+from facezoo.backends.replay import ReplayBackend
+from facezoo.contract import METADATA_KEY, Contract, read_contract
+from facezoo.errors import BackendRunError, GraphError, InputError
+from facezoo.models import CARDS
+from facezoo.testing import tiny_scrfd
+from facezoo.vacc.vdsp import render_vdsp
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_scrfd(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
+
+
+def pictures(count):
+    rng = np.random.default_rng(3)
+    shapes = [(64, 64), (30, 90), (101, 57)]
+    return [
+        cv2.resize(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8), shapes[i % 3][::-1])
+        for i in range(count)
+    ]
+
+
+def test_one_many_and_a_batch_give_the_same(model):
+    images = pictures(10)
+    with open_backend(model) as backend:
+        alone = [backend.infer(image) for image in images]
+        many = list(backend.infer_many(images))
+        batch = backend.infer_batch(images)
+    assert [raw.placements for raw in many] == [raw.placements for raw in alone]
+    for index, (one, other) in enumerate(zip(alone, many)):
+        assert batch.placements[index] == one.placements[0]
+        for name in one.arrays:
+            assert one.arrays[name].dtype == np.float32
+            np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-5)
+            np.testing.assert_allclose(batch.arrays[name][index], one.arrays[name][0], atol=1e-5)
+
+
+def test_results_come_in_order_and_few_are_under_way():
+    active, most, lock = 0, 0, threading.Lock()
+    taken = []
+
+    def source():
+        for index in range(50):
+            taken.append(index)
+            yield index
+
+    def slow(index):
+        nonlocal active, most
+        with lock:
+            active += 1
+            most = max(most, active)
+        time.sleep(0.001 * (index % 3))
+        with lock:
+            active -= 1
+        return index
+
+    results = map_in_order(slow, source(), workers=2)
+    assert next(results) == 0
+    assert len(taken) <= 8
+    assert list(results) == list(range(1, 50))
+    assert most <= 2
+
+
+def test_the_first_error_comes_at_its_place_and_the_rest_is_dropped():
+    done = []
+
+    def work(index):
+        if index == 3:
+            raise ValueError("three")
+        done.append(index)
+        return index
+
+    results = map_in_order(work, range(1000), workers=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+    assert len(done) < 20
+    assert not [t for t in threading.enumerate() if t.name.startswith("facezoo")]
+
+
+def test_stopping_early_leaves_no_thread():
+    results = map_in_order(lambda x: x, range(1000), workers=2)
+    next(results)
+    results.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("facezoo")]
+
+
+def test_a_vdsp_file_is_obeyed_and_its_difference_is_said(model, tmp_path, caplog):
+    import dataclasses
+    import json
+
+    contract = read_contract(model)
+    other = dataclasses.replace(contract.preprocess, std=(127.5, 127.5, 127.5))
+    path = tmp_path / "vdsp.json"
+    path.write_text(json.dumps(render_vdsp(other)))
+    image = pictures(1)[0]
+    with open_backend(model) as plain, open_backend(model, vdsp=path) as given:
+        assert not np.allclose(
+            plain.infer(image).arrays["score_8"], given.infer(image).arrays["score_8"]
+        )
+    assert "normalisation" in caplog.text
+
+
+def test_a_size_the_graph_does_not_take_is_refused(model, tmp_path):
+    import dataclasses
+    import json
+
+    wide = dataclasses.replace(read_contract(model).preprocess, input_hw=(64, 96))
+    path = tmp_path / "vdsp.json"
+    path.write_text(json.dumps(render_vdsp(wide)))
+    with pytest.raises(GraphError, match="takes a width of 64, the pre-processing makes 96"):
+        open_backend(model, vdsp=path)
+
+
+def rewritten(model, path, change):
+    graph = onnx.load(str(model))
+    change(graph)
+    onnx.save(graph, str(path))
+    return path
+
+
+def test_a_graph_without_a_contract_is_refused(model, tmp_path):
+    path = rewritten(model, tmp_path / "bare.onnx", lambda g: g.ClearField("metadata_props"))
+    with pytest.raises(GraphError, match="carries no contract"):
+        open_backend(path)
+
+
+def test_a_damaged_contract_is_refused(model, tmp_path):
+    def damage(graph):
+        for entry in graph.metadata_props:
+            entry.value = "{"
+
+    with pytest.raises(GraphError, match=METADATA_KEY):
+        open_backend(rewritten(model, tmp_path / "bad.onnx", damage))
+
+
+def test_a_missing_output_is_named(model, tmp_path):
+    def drop(graph):
+        del graph.graph.output[0]
+
+    with pytest.raises(GraphError, match="'score_8' not found"):
+        open_backend(rewritten(model, tmp_path / "short.onnx", drop))
+
+
+def test_another_input_name_is_refused(model, tmp_path):
+    def rename(graph):
+        graph.graph.input[0].name = "data"
+        for node in graph.graph.node:
+            node.input[0] = "data"
+
+    with pytest.raises(GraphError, match=r"the contract says 'input\.1'"):
+        open_backend(rewritten(model, tmp_path / "named.onnx", rename))
+
+
+def test_what_is_no_graph_is_refused_by_name(tmp_path):
+    path = tmp_path / "page.onnx"
+    path.write_text("<html>")
+    with pytest.raises(GraphError, match=r"page\.onnx"):
+        open_backend(path)
+    with pytest.raises(GraphError, match=r"none\.onnx"):
+        open_backend(tmp_path / "none.onnx")
+
+
+def test_an_unknown_engine_is_refused(model):
+    with pytest.raises(InputError, match="'tpu' is not known"):
+        open_backend(model, engine="tpu")
+
+
+def test_a_graph_that_does_not_take_its_feeds_is_said(model):
+    with pytest.raises(GraphError, match="does not run on these inputs"):
+        run_graph(model, {"input.1": np.zeros((1, 3, 32, 32), np.float32)})
+
+
+def test_a_failing_run_names_the_model(model):
+    contract = read_contract(model)
+    with OrtBackend(model, contract) as backend, pytest.raises(BackendRunError, match="tiny"):
+        backend.run_tensor(np.zeros((1, 3, 32, 32), np.float32), ())
+
+
+def test_half_inputs_are_rounded(model):
+    image = pictures(1)[0]
+    contract = read_contract(model)
+    full, half = OrtBackend(model, contract), OrtBackend(model, contract, half_input=True)
+    assert not np.array_equal(full.operation.table, half.operation.table) or np.array_equal(
+        full.operation.table.astype(np.float16), full.operation.table
+    )
+    assert full.infer(image).placements == half.infer(image).placements
+
+
+def test_the_replay_gives_back_what_was_recorded(model):
+    images = pictures(4)
+    with open_backend(model) as backend:
+        recorded = [backend.infer(image) for image in images]
+    contract = read_contract(model)
+    replay = ReplayBackend([raw.arrays for raw in recorded], contract)
+    for raw, again in zip(recorded, replay.infer_many(images)):
+        assert raw.placements == again.placements
+        for name in raw.arrays:
+            np.testing.assert_array_equal(raw.arrays[name], again.arrays[name])
+    with pytest.raises(BackendRunError, match="more pictures than recorded"):
+        replay.infer(images[0])
+
+
+def test_there_is_at_least_one_core():
+    assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_every_contract_survives_the_metadata(card):
+    contract = Contract.from_card(card, "abc", (96, 64))
+    assert Contract.from_metadata(contract.to_metadata()) == contract
+    assert contract.preprocess.input_hw == (96, 64)
+
+
+def test_a_contract_of_another_schema_is_refused():
+    metadata = Contract.from_card(CARDS["scrfd_500m"]).to_metadata()
+    metadata[METADATA_KEY] = metadata[METADATA_KEY].replace('"schema": 1', '"schema": 99')
+    with pytest.raises(GraphError, match="schema 99"):
+        Contract.from_metadata(metadata)
