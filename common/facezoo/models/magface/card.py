@@ -111,7 +111,10 @@ PREPROCESS = Preprocess(
 # Accuracy of the 10-fold protocol in %, with the place where it is printed.
 # source: Training_MagFace@0de08f0 README.md; the second row is of weights its author trained
 PRINTED = {
-    "iresnet100": ("Training_MagFace README.md 3.1", {"LFW": 99.817, "CFP-FP": 98.4, "AgeDB-30": 98.217}),
+    "iresnet100": (
+        "Training_MagFace README.md 3.1",
+        {"LFW": 99.817, "CFP-FP": 98.4, "AgeDB-30": 98.217},
+    ),
     "iresnet18": (
         "Training_MagFace README.md 5.1 (own training on CASIA-WebFace)",
         {"LFW": 99.167, "CFP-FP": 92.086, "AgeDB-30": 92.783},

@@ -88,7 +88,8 @@ def pseudo_labels(
     """
     if rounds < 1 or seed < 0 or (pairs is not None and pairs < 1):
         raise InputError(
-            f"pairs and rounds must be at least 1, the seed at least 0, got {pairs}, {rounds}, {seed}"
+            "pairs and rounds must be at least 1 and the seed at least 0, got "
+            f"{pairs}, {rounds} and {seed}"
         )
     gallery = _Gallery(*_check(embeddings, identities, references))
     rounds = 1 if pairs is None else rounds
