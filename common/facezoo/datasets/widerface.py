@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NoReturn, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Literal, Mapping, NoReturn, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -69,8 +69,20 @@ LARGEST_ARCHIVE = 2 << 30  # WIDER_val.zip unpacks to 0.4 GB.
 _PHOTO_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 
 
-def photo_name(path: str) -> str:
-    """Return ``event/photo`` for the path of a photo or of its text, with forward slashes.
+def photo_name(path: str, label: str = "") -> str:
+    """Return ``event/photo`` for the path of a photo or of its text.
+
+    Parameters
+    ----------
+    path
+        With forward slashes; at least an event's folder and a file.
+    label
+        What an error calls the path, if not by itself.
+
+    Raises
+    ------
+    DatasetError
+        If there is no event's folder in the path.
 
     Examples
     --------
@@ -80,7 +92,7 @@ def photo_name(path: str) -> str:
     *_, event, name = ("/" + path).split("/")
     if event in ("", "."):
         raise DatasetError(
-            f"{path!r} is in no event's folder; expected <event>/<photo>, "
+            f"{(label or path)!r} is in no event's folder; expected <event>/<photo>, "
             "such as 0--Parade/0_Parade_marchingband_1_465"
         )
     return f"{event}/{_without_suffix(name)}"
@@ -239,20 +251,28 @@ def _texts_in_folder(folder: Path) -> Iterator[_Text]:
             path = Path(root, name)
             if path.stat().st_size > LARGEST_TEXT:
                 _refuse(str(path), f"is larger than {LARGEST_TEXT >> 20} MiB; {TEXT_LAYOUT}")
-            photo = photo_name(path.relative_to(folder).as_posix())
+            photo = photo_name(path.relative_to(folder).as_posix(), str(path))
             yield _Text(str(path), photo, path.read_bytes())
 
 
 class _QuickTarInfo(tarfile.TarInfo):
-    """A member with name, size and kind only.
+    """A member with name, size and kind only, and an end that is no end is an error.
 
-    Reading thousands of small texts, tarfile spends most of its time on owners, modes and times.
+    Reading thousands of small texts, tarfile spends most of its time on owners, modes and times;
+    and it takes a damaged header, or the end of a file that was cut, for the end of the archive.
     """
 
     @classmethod
     def frombuf(cls, buf: Union[bytes, bytearray], encoding: str, errors: str) -> _QuickTarInfo:
-        if len(buf) != tarfile.BLOCKSIZE or buf[156:157] != tarfile.REGTYPE or buf[345]:
-            return super().frombuf(buf, encoding, errors)  # No plain file with a short name.
+        if len(buf) != tarfile.BLOCKSIZE:
+            raise tarfile.HeaderError("it ends early")
+        if buf[156:157] != tarfile.REGTYPE or buf[345]:  # No plain file with a short name.
+            try:
+                return super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError as error:
+                if not any(buf):
+                    raise  # The proper end.
+                raise tarfile.HeaderError(str(error)) from error
         member = cls()
         try:
             checksum = int(buf[148:156].rstrip(b"\0 "), 8)
@@ -266,14 +286,18 @@ class _QuickTarInfo(tarfile.TarInfo):
 
 
 def _texts_in_tar(path: Path) -> Iterator[_Text]:
+    mode: Literal["r:", "r:gz"] = "r:" if path.suffix.lower() == ".tar" else "r:gz"
     try:
-        with tarfile.open(path, tarinfo=_QuickTarInfo) as archive:
+        with tarfile.open(path, mode, tarinfo=_QuickTarInfo) as archive:
             for member in archive:
                 link = not (member.isfile() or member.isdir())
                 label = _check_member(path, member.name, member.size, link, LARGEST_TEXT)
                 file = archive.extractfile(member) if _is_text(member.name) else None
                 if file is not None:
-                    yield _Text(label, photo_name(member.name), file.read())
+                    yield _Text(label, photo_name(member.name, label), file.read())
+            # The checksum of a compressed archive is only looked at when all of it is read.
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{str(path)!r} is no tar archive or is damaged ({error})") from error
 
@@ -284,7 +308,7 @@ def _texts_in_zip(path: Path) -> Iterator[_Text]:
             link = _is_link(info)
             label = _check_member(path, info.filename, info.file_size, link, LARGEST_TEXT)
             if _is_text(info.filename):
-                yield _Text(label, photo_name(info.filename), archive.read(info))
+                yield _Text(label, photo_name(info.filename, label), archive.read(info))
 
 
 def _parse_texts(source: Path, texts: Iterator[_Text]) -> Predictions:
@@ -357,16 +381,16 @@ def _parse_together(batch: Sequence[_Text]) -> Tuple[List[int], np.ndarray]:
 def _parse_alone(text: _Text) -> np.ndarray:
     lines = text.data.splitlines()
     if len(lines) < 2:
-        _refuse(text.label, f"has {len(lines)} lines; {TEXT_LAYOUT}")
+        _refuse(text.label, f"has less than two lines; {TEXT_LAYOUT}")
     try:
         stem = _stem(lines[0])
     except UnicodeDecodeError:
-        _refuse(text.label, f"line 1 is {lines[0]!r}, not UTF-8 text; {TEXT_LAYOUT}")
+        _refuse(text.label, f"line 1 is {_shown(lines[0])}, not UTF-8 text; {TEXT_LAYOUT}")
     if stem != text.photo.rpartition("/")[2]:
         _refuse(
             text.label,
-            f"line 1 names the photo {stem!r}, and the file's own name is another; "
-            "expected them to agree",
+            f"line 1 names the photo {stem!r}; expected the file's own name, "
+            f"{text.photo.rpartition('/')[2]!r}; rename one of them",
         )
     if not re.fullmatch(rb"\d{1,9}", lines[1].strip()):
         _refuse(text.label, f"line 2 is {_shown(lines[1])}; expected the number of boxes")
@@ -388,7 +412,7 @@ def _parse_row(label: str, number: int, line: bytes) -> List[float]:
     words = line.split()
     expected = "expected five numbers: x y width height score"
     if len(words) != 5:
-        _refuse(label, f"line {number} has {len(words)} columns: {_shown(line)}; {expected}")
+        _refuse(label, f"line {number} is {_shown(line)} (columns: {len(words)}); {expected}")
     try:
         row = [float(word) for word in words]
     except ValueError:
@@ -406,7 +430,7 @@ def _is_good(rows: np.ndarray) -> bool:
 
 def _stem(line: bytes) -> str:
     """Return the photo's name in line 1, which may have folders and a suffix."""
-    return _PHOTO_SUFFIX.sub("", line.decode("utf-8").strip().rpartition("/")[2])
+    return _PHOTO_SUFFIX.sub("", line.decode("utf-8-sig").strip().rpartition("/")[2])
 
 
 def _without_suffix(name: str) -> str:
@@ -440,6 +464,8 @@ def _read_json(path: Path) -> Predictions:
     for index, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("path"), str):
             _refuse(str(path), f"images[{index}] has no 'path'; expected <event>/<photo>.jpg")
+        if "error" in image:
+            continue  # The runner refused this photo, so it has no predictions.
         photo = photo_name(image["path"])
         if photo in rows:
             _refuse(str(path), f"has the photo {photo!r} twice; expected it once")
@@ -461,18 +487,17 @@ def _rows_of_json(label: str, faces: Any) -> np.ndarray:
     for index, face in enumerate(faces):
         try:
             box, score = face
-            left, top, right, bottom = map(_number, box)
-            rows[index] = left, top, right - left, bottom - top, _number(score)
+            rows[index] = [*map(_number, box), _number(score)]
         except (TypeError, ValueError, OverflowError):
             rows[index] = np.nan
-    good = np.isfinite(rows).all(axis=1) & (rows[:, 2:4] >= 0).all(axis=1)
+    good = np.isfinite(rows).all(axis=1)
     if not good.all():
         _refuse(
             label,
             f"faces[{np.argmin(good)}] is no face; expected 'box_xyxy' with left, top, right, "
-            "bottom (not before left and top) and 'score', all finite numbers",
+            "bottom and a 'score', all finite numbers",
         )
-    return rows
+    return _with_sizes(rows)
 
 
 def _number(value: Any) -> float:
@@ -487,9 +512,9 @@ def _number(value: Any) -> float:
 def format_widerface(name: str, faces: FaceDetections) -> str:
     """Write one photo's faces as a WIDER FACE text.
 
-    Nine digits are written, so left, top, right (left + width), bottom and score come back as the
-    same float32. A box that is inside out is written with size 0, since the layout has no negative
-    sizes.
+    Nine digits are written, so that left, top and score come back as the same float32, and so do
+    left + width and top + height where left and top are not negative. A box that is inside out is
+    written with size 0, since the layout has no negative sizes.
 
     Parameters
     ----------
@@ -516,8 +541,13 @@ def predictions_from_faces(faces: Mapping[str, FaceDetections]) -> Predictions:
 def _rows_of_faces(faces: FaceDetections) -> np.ndarray:
     rows = np.empty((len(faces), 5))
     rows[:, :4] = faces.boxes_xyxy
-    rows[:, 2:4] = np.maximum(rows[:, 2:4] - rows[:, :2], 0)
     rows[:, 4] = faces.scores
+    return _with_sizes(rows)
+
+
+def _with_sizes(rows: np.ndarray) -> np.ndarray:
+    """Replace right and bottom by width and height, 0 where a box is inside out."""
+    rows[:, 2:4] = np.maximum(rows[:, 2:4] - rows[:, :2], 0)
     return rows
 
 

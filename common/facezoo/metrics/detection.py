@@ -23,7 +23,7 @@ the cases it leaves open:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -76,16 +76,16 @@ class Predictions:
 
     @classmethod
     def from_rows(cls, rows: Mapping[str, np.ndarray]) -> Predictions:
-        """Join one (n, 5) array of ``x y width height score`` per image; n may be 0.
+        """Join one (n, 5) array of ``left top width height score`` per image; n may be 0.
 
         Examples
         --------
-        >>> one = Predictions.from_rows({"0--Parade/a": np.array([[10, 20, 30, 40, 0.9]])})
+        >>> one = Predictions.from_rows({"0--Parade/a": np.array([[1, 2, 30, 40, 0.9]])})
         >>> one.starts.tolist(), one.scores.tolist()
         ([0, 1], [0.9])
         """
-        joined = _joined(list(rows.values()), columns=5)
-        return cls(tuple(rows), _starts(rows.values()), joined[:, :4].copy(), joined[:, 4].copy())
+        starts, joined = _joined(rows, columns=5)
+        return cls(tuple(rows), starts, joined[:, :4].copy(), joined[:, 4].copy())
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,15 @@ class GroundTruth:
         cls, boxes_xywh: Mapping[str, np.ndarray], levels: Mapping[str, Mapping[str, np.ndarray]]
     ) -> GroundTruth:
         """Join one (n, 4) array of boxes per image, and per level and image one (n,) mask."""
-        masks = {
-            level: np.concatenate([np.zeros(0, bool), *(masks[image] for image in boxes_xywh)])
-            for level, masks in levels.items()
-        }
-        boxes = _joined(list(boxes_xywh.values()), columns=4)
-        return cls(tuple(boxes_xywh), _starts(boxes_xywh.values()), boxes, masks)
+        starts, boxes = _joined(boxes_xywh, columns=4)
+        joined_levels = {}
+        for level, masks in levels.items():
+            columns = {image: np.reshape(masks[image], (-1, 1)) for image in boxes_xywh}
+            level_starts, mask = _joined(columns, columns=1)
+            if not np.array_equal(level_starts, starts):
+                raise InputError(f"level {level!r} has not one entry for each box of each image")
+            joined_levels[level] = mask[:, 0].astype(bool)
+        return cls(tuple(boxes_xywh), starts, boxes, joined_levels)
 
 
 @dataclass(frozen=True)
@@ -553,23 +556,23 @@ def _warnings(
 ) -> Iterator[str]:
     if score_range is None:
         yield "there is no detection at all"
-        return
-    if score_range[0] > USUAL_LOWEST_SCORE:
-        ends = ", ".join(f"{report.recall[-1]:.3f} {name}" for name, report in levels.items())
-        costs = ", ".join(
-            f"{100 * (1 - report.recall[-1]) * report.precision[-1]:.1f} {name}"
-            for name, report in levels.items()
-        )
-        yield (
-            f"the lowest score is {score_range[0]:.4g}, so the curves end at recall {ends}; "
-            f"this can cost up to {costs} points; "
-            "run the detector with a score threshold of 0.02"
-        )
-    if all(report.ap < 0.01 for report in levels.values()):
+    elif all(report.ap < 0.01 for report in levels.values()):
         yield (
             "hardly any box fits a face; boxes must be left, top, width, height (not two corners) "
             "in pixels of the original photo"
         )
+    elif score_range[0] > USUAL_LOWEST_SCORE:
+        ends = ", ".join(f"{report.recall[-1]:.3f} {name}" for name, report in levels.items())
+        costs = ", ".join(f"{_lost(report):.1f} {name}" for name, report in levels.items())
+        yield (
+            f"the lowest score is {score_range[0]:.4g}, so the curves end at recall {ends}; "
+            f"this can cost up to {costs} points; run the detector with a score threshold of 0.02"
+        )
+
+
+def _lost(report: LevelReport) -> float:
+    """Points of AP beyond the end of a curve, had its precision stayed what it is there."""
+    return float(100 * (1 - report.recall[-1]) * report.precision[-1])
 
 
 # Checks and small helpers ----------------------------------------------------------------------
@@ -608,6 +611,8 @@ def _check_arrays(what: str, images: Sequence[str], starts: np.ndarray, boxes: n
 
 
 def _check_columns(predictions: Predictions, ground_truth: GroundTruth) -> None:
+    if not ground_truth.images:
+        raise InputError("the ground truth has no images; expected at least one")
     scores = predictions.scores
     if scores.shape != (len(predictions.boxes_xywh),):
         raise InputError(
@@ -643,9 +648,12 @@ def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
     return corners
 
 
-def _starts(rows: Iterable[np.ndarray]) -> np.ndarray:
-    return np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
-
-
-def _joined(rows: List[np.ndarray], columns: int) -> np.ndarray:
-    return np.concatenate([np.zeros((0, columns)), *(np.reshape(r, (-1, columns)) for r in rows)])
+def _joined(rows: Mapping[str, np.ndarray], columns: int) -> Tuple[np.ndarray, np.ndarray]:
+    for image, array in rows.items():
+        if np.size(array) and (np.ndim(array) != 2 or np.shape(array)[1] != columns):
+            raise InputError(
+                f"image {image!r}: expected an array of shape (n, {columns}), got {np.shape(array)}"
+            )
+    arrays = [np.reshape(array, (-1, columns)) for array in rows.values()]
+    starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+    return starts, np.concatenate([np.zeros((0, columns)), *arrays])
