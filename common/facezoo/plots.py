@@ -1,0 +1,91 @@
+"""Plots of evaluation reports; needs matplotlib, which the extra ``plot`` installs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Tuple
+
+from .errors import BackendUnavailable, InputError
+from .metrics.detection import DetectionReport
+
+__all__ = ["plot_precision_recall"]
+
+# Colours of Okabe and Ito, which people with any colour vision tell apart, and three line styles
+# for print without colour.
+STYLES = (("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."))
+
+
+def plot_precision_recall(report: DetectionReport, path: Path) -> None:
+    """Draw the precision-recall curve of each level, with its average precision in the legend.
+
+    Parameters
+    ----------
+    report
+        What :func:`facezoo.metrics.detection.evaluate_detections` returned.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    for (level, result), (colour, dashes) in zip(report.levels.items(), STYLES):
+        # Before the first detection there is no precision to draw.
+        seen = result.recall > 0
+        axes.plot(
+            result.recall[seen],
+            result.precision[seen],
+            color=colour,
+            linestyle=dashes,
+            # The end is marked: a curve that ends early was cut by a score threshold.
+            marker="o",
+            markersize=4,
+            markevery=slice(-1, None),
+            label=f"{level.capitalize()}: AP {100 * result.ap:.2f} %",
+        )
+    axes.set(
+        title=f"WIDER FACE, {report.images} photos, IoU {report.iou_threshold:g}",
+        xlabel="recall: share of the faces that are found",
+        ylabel="precision: share of the boxes that are faces",
+        xlim=(0, 1),
+        ylim=(0, 1.01),
+    )
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.legend(loc="lower left")
+    _save(figure, path)
+
+
+def _new_figure(size_inches: Tuple[float, float]) -> Tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendUnavailable(
+            "plots need matplotlib, which is not installed; install the extra 'plot': "
+            "pip install -e '.[plot]'"
+        ) from error
+    figure = Figure(figsize=size_inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Any, path: Path) -> None:
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = path.suffix[1:].lower()
+    if kind not in kinds:
+        raise InputError(
+            f"{str(path)!r} has no suffix of a picture; expected one such as .png, .svg or .pdf"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format=kind, dpi=150)
+        temporary.replace(path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
