@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .backends.ort import run_graph
 from .contract import Contract
 from .errors import GraphError, InputError, WeightsError, WeightsMissing
+from .graph_info import shapes_at
 from .image.files import write_bytes
 
 __all__ = [
@@ -330,6 +331,8 @@ def export_network(
         )
     model = _trace(network, inputs[0], contract, batch is None, dynamic_hw, opset)
     _drop_aliases(model)
+    if not dynamic_hw:
+        _write_out_shapes(model, inputs[0], free_batch=batch is None)
     _declare_outputs(model, contract.output_names, expected)
     if describe:
         helper.set_model_props(model, contract.to_metadata())
@@ -420,6 +423,8 @@ def _trace(
     with warnings.catch_warnings():
         # The classic exporter is meant: the new one writes opset 18 when asked for 11.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # What a warning of the tracer fears is what the comparison at several sizes would find.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
             network,
             (torch.from_numpy(example),),
@@ -447,6 +452,27 @@ def _drop_aliases(model: onnx.ModelProto) -> None:
             node.input[index] = aliases.get(name, name)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _write_out_shapes(model: onnx.ModelProto, images: np.ndarray, free_batch: bool) -> None:
+    """Write constants for shapes that a graph of fixed size computes only to reshape by them."""
+    uses: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            uses.setdefault(name, set()).add(node.op_type)
+    nodes = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Shape" and uses.get(node.output[0]) == {"Reshape"}
+    ]
+    measured = [node.input[0] for node in nodes]
+    shapes = shapes_at(model, {model.graph.input[0].name: images}, measured) if nodes else {}
+    for node in nodes:
+        batch, *sizes = shapes[node.input[0]]
+        # Reshape takes a zero for the size that its data has there.
+        constant = np.array([0 if free_batch else batch, *sizes], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(constant, node.output[0]))
+        model.graph.node.remove(node)
 
 
 def _declare_outputs(

@@ -20,7 +20,7 @@ from .backends.ort import run_graph
 from .contract import Contract
 from .errors import GraphError, InputError
 
-__all__ = ["GraphInfo", "Shape", "describe_graph", "read_graph"]
+__all__ = ["GraphInfo", "Shape", "describe_graph", "read_graph", "shapes_at"]
 
 Shape = Tuple[int, ...]
 
@@ -135,7 +135,7 @@ def describe_graph(model: onnx.ModelProto, input_hw: Optional[Tuple[int, int]] =
     }
     outputs = [entry.name for entry in model.graph.output]
     wanted = {name for node in model.graph.node for name in _shapes_needed(node)}
-    shapes = _run_for_shapes(model, feeds, sorted(wanted.union(outputs)))
+    shapes = shapes_at(model, feeds, sorted(wanted.union(outputs)))
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     batch = len(next(iter(feeds.values())))
     return GraphInfo(
@@ -175,9 +175,30 @@ def _shapes_needed(node: onnx.NodeProto) -> List[str]:
     return [node.input[0], node.output[0]] if node.op_type in _PRODUCTS else []
 
 
-def _run_for_shapes(
+def shapes_at(
     model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Dict[str, Shape]:
+    """Run a graph for the shapes of tensors inside it.
+
+    Parameters
+    ----------
+    model
+        The graph.
+    feeds
+        Input name to array.
+    names
+        Tensors to measure, inner ones included.
+
+    Returns
+    -------
+    dict
+        Name to shape.
+
+    Raises
+    ------
+    GraphError
+        If the graph does not take these feeds.
+    """
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
