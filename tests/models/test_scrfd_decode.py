@@ -6,6 +6,7 @@ from facezoo.card import Preprocess
 from facezoo.contract import Contract
 from facezoo.errors import DecodeError
 from facezoo.image.resize import fit_image
+from facezoo.models.scrfd import decode as decode_module
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.decode import PROFILES, Profile, decode, non_maximum_suppression
 from facezoo.results import Placement, RawOutputs
@@ -158,6 +159,19 @@ def test_suppression_keeps_what_no_kept_box_covers(boxes, threshold):
             assert all(value <= threshold + 1e-4 for value in covered)
         else:
             assert max(covered) > threshold - 1e-4
+
+
+@given(boxes_strategy, st.floats(0.1, 0.9))
+def test_both_ways_to_suppress_agree(boxes, threshold):
+    sides = tuple(np.ascontiguousarray(boxes.T))
+    number = np.arange(len(boxes))
+    expected = decode_module._suppress_one_by_one(sides, number, number, threshold)
+    assert list(non_maximum_suppression(boxes, threshold)) == list(expected)
+
+
+def test_many_boxes_on_one_another_are_suppressed_in_bounded_memory():
+    boxes = np.tile(np.array([[10, 10, 50, 50]], np.float32), (16800, 1))
+    assert list(non_maximum_suppression(boxes, 0.4)) == [0]
 
 
 def recorded_maps(golden):

@@ -188,14 +188,64 @@ def non_maximum_suppression(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.
         Indices of the kept boxes, ascending, int64.
     """
     left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T, dtype=np.float32)
+    order = np.argsort(left, kind="stable")
+    left, top, right, bottom = (side[order] for side in (left, top, right, bottom))
+    # Sorted by their left edges, the boxes that share a column with a box follow it without a gap.
+    start = np.arange(1, len(order) + 1)
+    count = np.maximum(np.searchsorted(left, right + 1.0) - start, 0)
+    pairs = int(count.sum())
+    sides = (left, top, right, bottom)
+    if pairs > MOST_PAIRS:
+        return _suppress_one_by_one(sides, np.argsort(order), order, iou_threshold)
+    second = np.arange(pairs) + np.repeat(start - np.cumsum(count) + count, count)
+    # Most of these pairs share no row; what two comparisons rule out needs no arithmetic.
+    same_rows = np.repeat(bottom + 1.0, count) > top[second]
+    same_rows &= bottom[second] + 1.0 > np.repeat(top, count)
+    first, second = np.repeat(start - 1, count)[same_rows], second[same_rows]
+    hit = _overlap(sides, first, second, iou_threshold)
+    one, other = order[first[hit]], order[second[hit]]
+    return _resolve(len(order), np.minimum(one, other), np.maximum(one, other))
+
+
+# Above this many pairs of boxes in the same columns the boxes lie on one another, and going through
+# them one by one is faster: each one kept removes many.
+MOST_PAIRS = 3_000_000
+
+Sides = Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _overlap(sides: Sides, a: np.ndarray, b: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Tell which boxes a overlap their boxes b by more than the threshold."""
+    left, top, right, bottom = sides
+    width = np.minimum(right[a], right[b]) - np.maximum(left[a], left[b]) + 1.0
+    height = np.minimum(bottom[a], bottom[b]) - np.maximum(top[a], top[b]) + 1.0
+    shared = np.maximum(width, 0.0) * np.maximum(height, 0.0)
     area = (right - left + 1.0) * (bottom - top + 1.0)
-    waiting = np.arange(len(boxes_xyxy))
+    return np.asarray(shared > iou_threshold * (area[a] + area[b] - shared))
+
+
+def _resolve(number: int, better: np.ndarray, worse: np.ndarray) -> np.ndarray:
+    """Keep each box that no kept better box overlaps, given all overlapping pairs."""
+    kept, open_ = np.zeros(number, bool), np.ones(number, bool)
+    while True:
+        blocked = np.zeros(number, bool)
+        blocked[worse] = True
+        kept |= open_ & ~blocked
+        open_[worse[kept[better]]] = False
+        open_ &= blocked
+        live = open_[better] & open_[worse]
+        better, worse = better[live], worse[live]
+        if not open_.any():
+            return np.flatnonzero(kept)
+
+
+def _suppress_one_by_one(
+    sides: Sides, waiting: np.ndarray, rank: np.ndarray, iou_threshold: float
+) -> np.ndarray:
+    """Go through the boxes in the order of ``waiting``; ``rank`` gives a box its place back."""
     kept: List[int] = []
     while len(waiting):
-        best, waiting = int(waiting[0]), waiting[1:]
-        kept.append(best)
-        width = np.minimum(right[best], right[waiting]) - np.maximum(left[best], left[waiting])
-        height = np.minimum(bottom[best], bottom[waiting]) - np.maximum(top[best], top[waiting])
-        shared = np.maximum(width + 1.0, 0.0) * np.maximum(height + 1.0, 0.0)
-        waiting = waiting[shared <= iou_threshold * (area[best] + area[waiting] - shared)]
+        best, waiting = waiting[0], waiting[1:]
+        kept.append(int(rank[best]))
+        waiting = waiting[~_overlap(sides, best, waiting, iou_threshold)]
     return np.array(kept, np.int64)
