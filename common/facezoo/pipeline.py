@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Tuple, Type, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Generic,
+    Iterable,
+    Iterator,
+    Literal,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    overload,
+)
 
 import cv2
 import numpy as np
@@ -16,10 +31,275 @@ from .card import Preprocess
 from .contract import Contract
 from .errors import ImageError, InputError
 from .image.files import read_image_rgb
-from .models.scrfd.decode import PROFILES, Profile, decode
-from .results import FaceDetections
+from .models.pipnet import decode as pipnet
+from .models.pipnet.crop import DetectorCrop
+from .models.scrfd import decode as scrfd
+from .models.scrfd.decode import PROFILES, Profile
+from .results import FaceDetections, FaceLandmarks, Landmarks
 
-__all__ = ["FaceDetector", "load"]
+__all__ = ["FaceDetector", "FaceModel", "LandmarkDetector", "PhotoLandmarker", "load"]
+
+Result = TypeVar("Result")
+Self = TypeVar("Self", bound="FaceModel[Any]")
+
+
+class FaceModel(ABC, Generic[Result]):
+    """A network on some runtime with its decoder: ``result = model(image_rgb)``.
+
+    Parameters
+    ----------
+    backend
+        The network.
+    contract
+        Its decode constants.
+    """
+
+    def __init__(self, backend: Backend, contract: Contract) -> None:
+        self.backend = backend
+        self.contract = contract
+
+    def __call__(self, image_rgb: np.ndarray) -> Result:
+        """Apply the model to one picture.
+
+        Parameters
+        ----------
+        image_rgb
+            Shape (H, W, 3), uint8, RGB.
+
+        Returns
+        -------
+        Result
+            In the picture's pixels.
+        """
+        return self._apply(self.backend.infer, image_rgb)
+
+    @abstractmethod
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Result:
+        """Apply the model to one picture with the backend's single or its threaded ``infer``."""
+
+    def stream(
+        self,
+        paths: Iterable[Path],
+        visit: Optional[Callable[[Path, np.ndarray, Result], None]] = None,
+    ) -> Iterator[Tuple[Path, Union[Result, ImageError]]]:
+        """Apply the model to many files, as many at a time as pays.
+
+        Parameters
+        ----------
+        paths
+            Picture files.
+        visit
+            Called with path, picture and result while the picture is at hand, in a worker; to
+            draw, for instance.
+
+        Yields
+        ------
+        path : Path
+            In the order given.
+        result : Result or ImageError
+            The error if the file cannot be read; the stream goes on.
+        """
+
+        def one(infer: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
+            try:
+                image = read_image_rgb(path)
+            except ImageError as error:
+                return path, error
+            result = self._apply(infer, image)
+            if visit is not None:
+                visit(path, image, result)
+            return path, result
+
+        return self.backend.map(one, paths)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {"model": self.contract.card_id, **self.backend.settings()}
+
+    def close(self) -> None:
+        """Free the runtime's resources."""
+        self.backend.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+class FaceDetector(FaceModel[FaceDetections]):
+    """SCRFD on some runtime: ``faces = detector(image_rgb)``.
+
+    Parameters
+    ----------
+    backend, contract
+        See :class:`FaceModel`.
+    profile
+        Name of one of ``facezoo.models.scrfd.decode.PROFILES``, or thresholds of your own.
+
+    Raises
+    ------
+    InputError
+        If there is no profile of that name.
+    """
+
+    def __init__(
+        self, backend: Backend, contract: Contract, profile: Union[str, Profile] = "demo"
+    ) -> None:
+        super().__init__(backend, contract)
+        if isinstance(profile, str):
+            if profile not in PROFILES:
+                raise InputError(
+                    f"profile {profile!r} is not known; expected one of {list(PROFILES)}"
+                )
+            profile = PROFILES[profile]
+        self.profile = profile
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**super().settings(), "profile": dataclasses.asdict(self.profile)}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
+        faces = self._detect(infer, image_rgb)
+        if len(faces) or not self.profile.retry_border:
+            return faces
+        return self._detect_with_border(infer, image_rgb)
+
+    def _detect(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
+        return scrfd.decode(infer(image_rgb), profile=self.profile, **self.contract.decode)[0]
+
+    def _detect_with_border(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
+        """Try again with the face smaller: SCRFD misses faces that fill the picture."""
+        share = self.profile.retry_border
+        height, width = image_rgb.shape[:2]
+        top, left = round(height * share), round(width * share)
+        framed = cv2.copyMakeBorder(image_rgb, top, top, left, left, cv2.BORDER_CONSTANT)
+        faces = self._detect(infer, framed)
+        offset = np.array([left, top], np.float32)
+        limit = np.array([width, height], np.float32)
+        corners = np.clip(faces.boxes_xyxy.reshape(-1, 2, 2) - offset, 0.0, limit)
+        return dataclasses.replace(
+            faces,
+            boxes_xyxy=corners.reshape(-1, 4),
+            landmarks_xy=faces.landmarks_xy - offset,
+            image_hw=(height, width),
+            border=share if len(faces) else 0.0,
+        )
+
+
+class LandmarkDetector(FaceModel[Landmarks]):
+    """PIPNet on some runtime: ``landmarks = model(crop_rgb)``, the crop of one face.
+
+    Which crop decides the result: cut as the training data was (``datasets.wflw.WflwCrop``), or
+    from a detector's box (:meth:`on_faces`).
+
+    Parameters
+    ----------
+    backend, contract
+        See :class:`FaceModel`.
+    meanface
+        In place of the contract's: N points (N, 2) in [0, 1] of the crop.
+
+    Raises
+    ------
+    InputError
+        If the mean face cannot be used.
+    """
+
+    def __init__(
+        self, backend: Backend, contract: Contract, meanface: Optional[np.ndarray] = None
+    ) -> None:
+        if meanface is not None:
+            decode = {**contract.decode, "meanface": np.asarray(meanface).tolist()}
+            contract = dataclasses.replace(contract, decode=decode)
+        super().__init__(backend, contract)
+        pipnet.load_meanface(**contract.decode)
+
+    def on_faces(self, image_rgb: np.ndarray, faces: FaceDetections) -> FaceLandmarks:
+        """Find the landmarks of the faces that a detector found in a photo.
+
+        Parameters
+        ----------
+        image_rgb
+            The photo, shape (H, W, 3), uint8, RGB.
+        faces
+            Its faces.
+
+        Returns
+        -------
+        FaceLandmarks
+            In the photo's pixels, one entry a face.
+        """
+        return self._on_faces(self.backend.infer, image_rgb, faces)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**super().settings(), "decode": dict(self.contract.decode)}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Landmarks:
+        return pipnet.decode(infer(image_rgb), **self.contract.decode)[0]
+
+    def _on_faces(
+        self, infer: Infer, image_rgb: np.ndarray, faces: FaceDetections
+    ) -> FaceLandmarks:
+        crops = [DetectorCrop.of(box, faces.image_hw) for box in faces.boxes_xyxy.tolist()]
+        found = [self._apply(infer, crop.cut(image_rgb)) for crop in crops]
+        return FaceLandmarks(faces, tuple(map(DetectorCrop.to_photo, crops, found)))
+
+
+class PhotoLandmarker(FaceModel[FaceLandmarks]):
+    """SCRFD, then PIPNet on every face: ``faces = model(photo_rgb)``.
+
+    Parameters
+    ----------
+    detector
+        Finds the faces. Load it with ``threads=1`` for :meth:`stream`, which runs several photos
+        at a time.
+    landmarks
+        Finds their landmarks.
+    """
+
+    def __init__(self, detector: FaceDetector, landmarks: LandmarkDetector) -> None:
+        super().__init__(landmarks.backend, landmarks.contract)
+        self.detector = detector
+        self.landmarks = landmarks
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**self.landmarks.settings(), "detector": self.detector.settings()}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceLandmarks:
+        return self.landmarks._on_faces(infer, image_rgb, self.detector(image_rgb))
+
+    def close(self) -> None:
+        """Free the resources of both."""
+        self.detector.close()
+        self.landmarks.close()
+
+
+MODELS: Dict[str, Type[FaceModel[Any]]] = {
+    "scrfd": FaceDetector,
+    "pipnet": LandmarkDetector,
+}
+
+
+@overload
+def load(model: Literal["scrfd"], source: Union[str, Path], **options: Any) -> FaceDetector: ...
+
+
+@overload
+def load(
+    model: Literal["pipnet"], source: Union[str, Path], **options: Any
+) -> LandmarkDetector: ...
+
+
+@overload
+def load(model: str, source: Union[str, Path], **options: Any) -> FaceModel[Any]: ...
 
 
 def load(
@@ -29,38 +309,36 @@ def load(
     engine: str = "auto",
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
-    profile: Union[str, Profile] = "demo",
     device_id: int = 0,
     threads: Optional[int] = None,
-) -> FaceDetector:
+    **options: Any,
+) -> FaceModel[Any]:
     """Open a model, ready for pictures.
 
     Parameters
     ----------
     model
-        ``scrfd``.
+        ``scrfd`` or ``pipnet``.
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
     engine, vdsp, preprocess, device_id, threads
         See :func:`facezoo.backends.open_backend`.
-    profile
-        Name of one of ``facezoo.models.scrfd.decode.PROFILES``, or thresholds of your own.
+    options
+        The model's own: ``profile`` of :class:`FaceDetector`, ``meanface`` of
+        :class:`LandmarkDetector`.
 
     Returns
     -------
-    FaceDetector
+    FaceModel
+        :class:`FaceDetector` or :class:`LandmarkDetector`.
 
     Raises
     ------
     InputError
-        If the model or profile is not known, or the file is another model's.
+        If the model or an option's value is not known, or the file is another model's.
     """
-    if model != "scrfd":
-        raise InputError(f"model {model!r} is not known; expected scrfd")
-    if isinstance(profile, str):
-        if profile not in PROFILES:
-            raise InputError(f"profile {profile!r} is not known; expected one of {list(PROFILES)}")
-        profile = PROFILES[profile]
+    if model not in MODELS:
+        raise InputError(f"model {model!r} is not known; expected one of {list(MODELS)}")
     backend = open_backend(
         Path(source),
         engine=engine,
@@ -74,120 +352,4 @@ def load(
             f"{str(source)!r} holds {backend.contract.card_id}, a model of the recipe "
             f"{backend.contract.model}; expected one of {model}"
         )
-    return FaceDetector(backend, backend.contract, profile)
-
-
-class FaceDetector:
-    """SCRFD on some runtime: ``faces = detector(image_rgb)``.
-
-    Parameters
-    ----------
-    backend
-        The network.
-    contract
-        Its decode constants.
-    profile
-        Thresholds.
-    """
-
-    def __init__(self, backend: Backend, contract: Contract, profile: Profile) -> None:
-        self.backend = backend
-        self.contract = contract
-        self.profile = profile
-
-    def __call__(self, image_rgb: np.ndarray) -> FaceDetections:
-        """Find the faces of one picture.
-
-        Parameters
-        ----------
-        image_rgb
-            Shape (H, W, 3), uint8, RGB.
-
-        Returns
-        -------
-        FaceDetections
-            In the picture's pixels.
-        """
-        return self._detect(self.backend.infer, image_rgb)
-
-    def stream(
-        self,
-        paths: Iterable[Path],
-        visit: Optional[Callable[[Path, np.ndarray, FaceDetections], None]] = None,
-    ) -> Iterator[Tuple[Path, Union[FaceDetections, ImageError]]]:
-        """Find the faces of many files, as many at a time as pays.
-
-        Parameters
-        ----------
-        paths
-            Picture files.
-        visit
-            Called with path, picture and faces while the picture is at hand, in a worker; to
-            draw, for instance.
-
-        Yields
-        ------
-        path : Path
-            In the order given.
-        faces : FaceDetections or ImageError
-            The error if the file cannot be read; the stream goes on.
-        """
-
-        def one(infer: Infer, path: Path) -> Tuple[Path, Union[FaceDetections, ImageError]]:
-            try:
-                image = read_image_rgb(path)
-            except ImageError as error:
-                return path, error
-            faces = self._detect(infer, image)
-            if visit is not None:
-                visit(path, image, faces)
-            return path, faces
-
-        return self.backend.map(one, paths)
-
-    def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
-        return {
-            "model": self.contract.card_id,
-            "profile": dataclasses.asdict(self.profile),
-            **self.backend.settings(),
-        }
-
-    def _detect(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
-        faces = decode(infer(image_rgb), profile=self.profile, **self.contract.decode)[0]
-        if len(faces) or not self.profile.retry_border:
-            return faces
-        return self._detect_with_border(infer, image_rgb)
-
-    def _detect_with_border(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
-        """Try again with the face smaller: SCRFD misses faces that fill the picture."""
-        share = self.profile.retry_border
-        height, width = image_rgb.shape[:2]
-        top, left = round(height * share), round(width * share)
-        framed = cv2.copyMakeBorder(image_rgb, top, top, left, left, cv2.BORDER_CONSTANT)
-        faces = decode(infer(framed), profile=self.profile, **self.contract.decode)[0]
-        offset = np.array([left, top], np.float32)
-        limit = np.array([width, height], np.float32)
-        corners = np.clip(faces.boxes_xyxy.reshape(-1, 2, 2) - offset, 0.0, limit)
-        return dataclasses.replace(
-            faces,
-            boxes_xyxy=corners.reshape(-1, 4),
-            landmarks_xy=faces.landmarks_xy - offset,
-            image_hw=(height, width),
-            border=share if len(faces) else 0.0,
-        )
-
-    def close(self) -> None:
-        """Free the runtime's resources."""
-        self.backend.close()
-
-    def __enter__(self) -> FaceDetector:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
+    return MODELS[model](backend, backend.contract, **options)

@@ -7,7 +7,15 @@ from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 
-__all__ = ["Embedding", "FaceDetections", "Landmarks", "Placement", "QualityScore", "RawOutputs"]
+__all__ = [
+    "Embedding",
+    "FaceDetections",
+    "FaceLandmarks",
+    "Landmarks",
+    "Placement",
+    "QualityScore",
+    "RawOutputs",
+]
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,56 @@ class Landmarks:
     def __len__(self) -> int:
         return len(self.points_xy)
 
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the landmarks as JSON values; every float32 keeps its exact value."""
+        height, width = self.image_hw
+        points = {"points_xy": self.points_xy.tolist(), "point_scores": self.scores.tolist()}
+        return {"width": width, "height": height, **points}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Landmarks:
+        """Read back what :meth:`to_dict` wrote."""
+        return cls(
+            points_xy=np.array(entry["points_xy"], np.float32).reshape(-1, 2),
+            scores=np.array(entry["point_scores"], np.float32),
+            image_hw=(entry["height"], entry["width"]),
+        )
+
     def __repr__(self) -> str:
         height, width = self.image_hw
         mean = f", mean score {self.scores.mean():.3f}" if len(self) else ""
         return f"Landmarks({len(self)} points in {width}x{height}{mean})"
+
+
+@dataclass(frozen=True)
+class FaceLandmarks:
+    """The faces of one photo with the landmarks of each.
+
+    Attributes
+    ----------
+    faces
+        What the detector found.
+    landmarks
+        One a face, in the photo's pixels.
+    """
+
+    faces: FaceDetections
+    landmarks: Tuple[Landmarks, ...]
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the faces as JSON values, each with its landmarks."""
+        entry = self.faces.to_dict()
+        for face, landmarks in zip(entry["faces"], self.landmarks):
+            face["points_xy"] = landmarks.points_xy.tolist()
+            face["point_scores"] = landmarks.scores.tolist()
+        return entry
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> FaceLandmarks:
+        """Read back what :meth:`to_dict` wrote."""
+        size = {"height": entry["height"], "width": entry["width"]}
+        landmarks = tuple(Landmarks.from_dict({**face, **size}) for face in entry["faces"])
+        return cls(FaceDetections.from_dict(entry), landmarks)
