@@ -1,20 +1,24 @@
-"""What tests share: weights filled from the parameters' names, and a tiny network to deploy."""
+"""What tests share: weights filled from the parameters' names, and tiny networks to deploy."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from .card import ModelCard, OutputSpec
 from .contract import Contract
 from .errors import InputError
 from .image.files import write_bytes
 from .models import find_card
+from .models.pipnet.decode import load_meanface
 
-__all__ = ["fill_from_names", "tiny_scrfd"]
+__all__ = ["fill_from_names", "tiny_pipnet", "tiny_scrfd"]
+
+Weights = Tuple[np.ndarray, np.ndarray]  # of a convolution: kernel and bias
 
 RULES = {
     "he": lambda x, fan_in: x * math.sqrt(2.0 / fan_in),
@@ -92,32 +96,79 @@ def tiny_scrfd(
     Path
         The file.
     """
-    from onnx import TensorProto, helper, numpy_helper
-
     card = find_card(card_id)
     rng = np.random.default_rng(2026)
-    nodes, weights, outputs = [], [], []
-    for output in card.outputs:
-        stride, channels = output.stride, output.channels
-        kernel = rng.normal(0.0, 0.1 / stride, (channels, 3, stride, stride))
-        bias = rng.uniform(0.5, 1.5, channels)
+
+    def weights_of(output: OutputSpec) -> Weights:
+        stride = output.stride
+        kernel = rng.normal(0.0, 0.1 / stride, (output.channels, 3, stride, stride))
+        bias = rng.uniform(0.5, 1.5, output.channels)
         if output.name.startswith("score"):
             # The logit of a cell rises from about -14 for black to 8 for white.
             kernel += 11.0 / (3 * stride * stride)
-            bias = np.full(channels, -3.0)
-        for suffix, array in (("weight", kernel), ("bias", bias)):
+            bias = np.full(output.channels, -3.0)
+        return kernel, bias
+
+    return _write_heads(Path(path), card, input_hw, weights_of)
+
+
+def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
+    """Write a graph with PIPNet's contract and outputs that is one convolution a head.
+
+    It draws WFLW's mean face into the brightest of the 8 x 8 cells: where a test paints a bright
+    square is where the landmarks are.
+
+    Parameters
+    ----------
+    path
+        The .onnx file to write; its folder is made if needed.
+    card_id
+        The card whose contract it carries.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    card = find_card(card_id)
+    meanface = load_meanface(**card.decode)
+    x, y = meanface.points_xy.T
+    offsets = {"x": x, "y": y, "nb_x": x[meanface.neighbors], "nb_y": y[meanface.neighbors]}
+
+    def weights_of(output: OutputSpec) -> Weights:
+        kernel = np.zeros((output.channels, 3, output.stride, output.stride))
+        if output.name == "cls":
+            return kernel + 1.0 / kernel[0].size, np.linspace(0.0, 0.1, output.channels)
+        return kernel, offsets[output.name].ravel()
+
+    return _write_heads(Path(path), card, card.preprocess.input_hw, weights_of)
+
+
+def _write_heads(
+    path: Path,
+    card: ModelCard,
+    input_hw: Tuple[int, int],
+    weights_of: Callable[[OutputSpec], Weights],
+) -> Path:
+    """Write a graph of one convolution a head, kernel and stride as large as a cell."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, weights, outputs = [], [], []
+    for output in card.outputs:
+        stride = output.stride
+        for suffix, array in zip(("weight", "bias"), weights_of(output)):
             weights.append(
                 numpy_helper.from_array(array.astype(np.float32), f"{output.name}.{suffix}")
             )
         inputs = [card.input_name, f"{output.name}.weight", f"{output.name}.bias"]
         nodes.append(helper.make_node("Conv", inputs, [output.name], strides=[stride, stride]))
-        shape = ["batch", channels, input_hw[0] // stride, input_hw[1] // stride]
+        shape = ["batch", output.channels, input_hw[0] // stride, input_hw[1] // stride]
         outputs.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
     image = helper.make_tensor_value_info(
         card.input_name, TensorProto.FLOAT, ["batch", 3, *input_hw]
     )
-    graph = helper.make_graph(nodes, "tiny_scrfd", [image], outputs, weights)
+    graph = helper.make_graph(nodes, f"tiny_{card.model}", [image], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
     helper.set_model_props(model, Contract.from_card(card, input_hw=input_hw).to_metadata())
-    write_bytes(Path(path), model.SerializeToString())
-    return Path(path)
+    write_bytes(path, model.SerializeToString())
+    return path
