@@ -302,7 +302,9 @@ class RunFolder:
         self._journal.write(line.encode("ascii"))
         self._journal.flush()
 
-    def write_items(self, name: str, schema: str, key: str) -> Path:
+    def write_items(
+        self, name: str, schema: str, key: str, head: Optional[Mapping[str, Any]] = None
+    ) -> Path:
         """Write the journal as one JSON file, without ever holding it whole.
 
         Parameters
@@ -313,13 +315,15 @@ class RunFolder:
             Value of its ``schema`` entry.
         key
             Name of the list of items.
+        head
+            Further entries, in front of the list; JSON values.
         """
         self._close_journal()
         target = self.folder / name
         temporary = self.folder / f".{name}.tmp"
-        head = json.dumps({"schema": schema, key: []})[:-2]
+        opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
         with temporary.open("wb") as file:
-            file.write(head.encode())
+            file.write(opening.encode())
             with (self.folder / JOURNAL_FILE).open("rb") as journal:
                 for index, line in enumerate(journal):
                     file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))

@@ -15,6 +15,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Seq
 
 import numpy as np
 
+from ..card import Preprocess
 from ..contract import Contract
 from ..results import RawOutputs
 
@@ -146,6 +147,11 @@ class Backend(ABC):
             One a picture, in their order.
         """
         return self.map(lambda infer, image: infer(image), images_rgb)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What is done to a picture before the network."""
+        return self.contract.preprocess
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the outputs, as JSON values for a run's fingerprint."""

@@ -6,14 +6,26 @@ import dataclasses
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
 from ..card import Preprocess
 from ..contract import Contract, sha256_of
 from ..errors import BackendRunError, BackendUnavailable, GraphError
-from ..results import RawOutputs
+from ..results import Placement, RawOutputs
 from ..vacc.vdsp import VdspOperation
 from .base import Backend, Infer, Item, Result, map_in_order, usable_cores
 
@@ -175,11 +187,33 @@ class OrtBackend(Backend):
                     f"{want}; give a vdsp JSON with OimageWidth and OimageHeight of the model"
                 )
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """What is done to a picture before the network: the vdsp JSON's word, if there is one."""
+        return self.operation.preprocess
+
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
         """Run the network once on several pictures, on all threads."""
         return self._run(self._session(self.threads), images_rgb)
 
     def _run(self, session: Any, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        return self.run_tensor(*self.prepare(images_rgb), session)
+
+    def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:
+        """Make the network's input from several pictures.
+
+        Parameters
+        ----------
+        images_rgb
+            Each (H, W, 3), uint8, RGB.
+
+        Returns
+        -------
+        tensor : numpy.ndarray
+            Shape (B, 3, H, W), float32; the calling thread's next call overwrites it.
+        placements : tuple of Placement
+            One a picture.
+        """
         shape = (len(images_rgb), 3, *self.operation.preprocess.input_hw)
         # One buffer a thread: a new one of 5 MB each time costs page faults.
         buffer = getattr(self._local, "buffer", None)
@@ -188,7 +222,7 @@ class OrtBackend(Backend):
         placements = tuple(
             self.operation(image, out=buffer[index])[1] for index, image in enumerate(images_rgb)
         )
-        return self.run_tensor(buffer, placements, session)
+        return buffer, placements
 
     def run_tensor(
         self, tensor: np.ndarray, placements: Sequence[Any], session: Optional[Any] = None

@@ -215,4 +215,8 @@ def names_with_suffix(names: Sequence[str], suffix: str) -> Dict[str, str]:
     """
     stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
     count = Counter(stems.values())
-    return {name: (stem if count[stem] == 1 else name) + suffix for name, stem in stems.items()}
+    return {
+        # A stem may itself be a picture's name: a.png.jpg beside a.png.
+        name: (stem if count[stem] == 1 and stem not in stems else name) + suffix
+        for name, stem in stems.items()
+    }
