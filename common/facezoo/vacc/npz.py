@@ -1,0 +1,488 @@
+"""The npz route's way in: pictures as npz, the list of them, and which line is which picture.
+
+::
+
+    picture ──▶ input npz, a line of the datalist, an item of <datalist>.manifest.json
+    line i of the datalist ──vamp──▶ output_<i>.npz, entry i of vamp.json (see ``outputs``)
+    item i of the manifest and output i ──▶ RawOutputs
+
+The vendor's tools know the datalist alone; the manifest is ours. Of a list that the vendor's script
+made, the pictures are found again by their names where that leaves no doubt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..errors import ImageError, InputError
+from ..image.files import MAX_PIXELS, find_images, read_image_rgb, relative_names, write_bytes
+
+__all__ = [
+    "MANIFEST_FILE",
+    "MANIFEST_SCHEMA",
+    "Converted",
+    "Picture",
+    "check_disk_space",
+    "convert_picture",
+    "load_json",
+    "read_datalist",
+    "read_input",
+    "read_npz",
+    "read_pictures",
+    "recorded_hashes",
+    "write_datalist",
+    "write_npz",
+]
+
+MANIFEST_FILE, MANIFEST_SCHEMA = "manifest.json", "facezoo.npz/1"
+
+INPUT_KEY = "input_0"  # source: VastModelZOO@43aff36 cv/face_detection/common/utils/image2npz.py
+
+# Three bytes a pixel of the largest picture that is read; a claim beyond it is no picture's.
+LARGEST_ARRAY = 3 * MAX_PIXELS
+
+
+# Single files ----------------------------------------------------------------------------------
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write arrays as ``numpy.savez`` lays them out, uncompressed, all or nothing.
+
+    Parameters
+    ----------
+    path
+        Where to; its folder is made if needed.
+    arrays
+        Key to array, of any dtype but object.
+
+    Returns
+    -------
+    str
+        sha256 of the file, lower-case hex; the file holds no time, so it depends on the arrays
+        alone.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for key, array in arrays.items():
+            # numpy.savez copies through small buffers; handing zipfile the memory takes a third.
+            array = np.ascontiguousarray(array)
+            header = np.lib.format.header_data_from_array_1_0(array)
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                member.write(array.data)
+    data = buffer.getvalue()
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
+    """Read the arrays of an npz file; nothing in it is ever unpickled.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        What the file must hash to, if given.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Key to read-only array, in the file's order.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, another than the hash says, or claims to be larger than
+        it is or than a picture can be.
+    """
+    try:
+        if path.stat().st_size > 2 * LARGEST_ARRAY:
+            raise InputError(f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; no picture is")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"{str(path)!r} is not the file that was recorded (its sha256 differs)")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {
+                info.filename[: -len(".npy")]: _read_member(archive, info)
+                for info in archive.infolist()
+            }
+    except Exception as error:  # zipfile, zlib and numpy raise anything on hostile bytes.
+        raise InputError(f"{str(path)!r} is no intact npz file: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    if not info.filename.endswith(".npy"):
+        raise ValueError(f"{info.filename!r} in it is no array")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(member)
+        size = math.prod(shape) * dtype.itemsize
+        # Before anything of that size is allocated.
+        if dtype.hasobject or size != info.file_size - member.tell() or size > LARGEST_ARRAY:
+            raise ValueError(
+                f"{info.filename!r} claims to be {dtype} {shape} in {info.file_size} bytes"
+            )
+        flat = np.frombuffer(member.read(), dtype)
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+# Pictures in -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A picture that was written as npz.
+
+    Attributes
+    ----------
+    npz
+        Name of the file below the npz folder, with forward slashes.
+    image_hw
+        Height and width of the picture in pixels.
+    sha256
+        Of the npz file.
+    """
+
+    npz: str
+    image_hw: Tuple[int, int]
+    sha256: str
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the manifest's entry but for the picture's name."""
+        height, width = self.image_hw
+        return {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
+
+
+def convert_picture(image: Path, npz: str, folder: Path) -> Union[Converted, ImageError]:
+    """Write a picture as the npz that vamp takes: ``input_0``, uint8, (3, H, W), RGB, upright.
+
+    Parameters
+    ----------
+    image
+        The picture.
+    npz, folder
+        Name of the file to write, and the npz folder it is relative to.
+
+    Returns
+    -------
+    Converted or ImageError
+        The error if the picture cannot be read.
+    """
+    try:
+        picture = read_image_rgb(image)
+    except ImageError as error:
+        return error
+    planes = np.empty((3, *picture.shape[:2]), np.uint8)
+    cv2.split(picture, list(planes))
+    sha256 = write_npz(folder / npz, {INPUT_KEY: planes})
+    return Converted(npz, (picture.shape[0], picture.shape[1]), sha256)
+
+
+def check_disk_space(images: Sequence[Path], folder: Path) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Parameters
+    ----------
+    images
+        Their npz files' sizes follow from their headers; broken pictures count nothing.
+    folder
+        Where the npz files go.
+
+    Raises
+    ------
+    InputError
+        If they need more than is free.
+    """
+    total = 0
+    for path in images:
+        try:
+            with Image.open(path) as header:
+                total += 3 * header.width * header.height + 512
+        except Exception:  # Whoever converts the picture names what is wrong with it.
+            continue
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise InputError(
+            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {len(images)} pictures as npz take "
+            f"{total / 1e9:.2f} GB; name a folder on a larger disk"
+        )
+
+
+def write_datalist(datalist: Path, folder: Path) -> int:
+    """Write the list that vamp takes, and the manifest beside it.
+
+    Parameters
+    ----------
+    datalist
+        The text file: one absolute path a line.
+    folder
+        The npz folder; holds the manifest, which is copied.
+
+    Returns
+    -------
+    int
+        The number of lines.
+
+    Raises
+    ------
+    InputError
+        If a name has a line break.
+    """
+    manifest = (folder / MANIFEST_FILE).read_bytes()
+    lines = [str(path) for path in _npz_paths(json.loads(manifest))]
+    for line in lines:
+        if "\n" in line or "\r" in line:
+            raise InputError(f"{line!r} has a line break, and a datalist is read by lines; rename")
+    write_bytes(datalist, os.fsencode("".join(f"{line}\n" for line in lines)))
+    write_bytes(_manifest_of(datalist), manifest)
+    return len(lines)
+
+
+def _manifest_of(datalist: Path) -> Path:
+    return datalist.with_name(f"{datalist.name}.{MANIFEST_FILE}")
+
+
+def _npz_paths(manifest: Mapping[str, Any]) -> List[Path]:
+    folder = manifest["npz_folder"]
+    return [Path(folder, item["npz"]) for item in manifest["items"] if "npz" in item]
+
+
+def read_datalist(path: Path) -> List[Path]:
+    """Read a list of npz files: one path a line, absolute or relative to the working directory.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is empty, or has an empty line.
+    """
+    try:
+        text = os.fsdecode(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error.strerror}); expected a list of npz files, "
+            "made with image2npz.py"
+        ) from error
+    lines = text[:-1].split("\n") if text.endswith("\n") else text.split("\n")
+    paths = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or "\0" in line:
+            raise InputError(f"{str(path)!r}, line {number}: {line[:40]!r} is no path of an npz")
+        paths.append(Path(line.rstrip("\r")))
+    return paths
+
+
+def read_input(path: Path, sha256: str = "") -> np.ndarray:
+    """Read a picture back from its npz.
+
+    Parameters
+    ----------
+    path
+        Holds ``input_0``, uint8, (3, H, W), RGB.
+    sha256
+        What the file must hash to, if given.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (H, W, 3), uint8, RGB.
+
+    Raises
+    ------
+    InputError
+        If the file is no such npz.
+    """
+    arrays = read_npz(path, sha256)
+    planes = arrays.get(INPUT_KEY)
+    if planes is None or planes.dtype != np.uint8 or planes.ndim != 3 or len(planes) != 3:
+        have = {key: f"{array.dtype} {array.shape}" for key, array in arrays.items()}
+        raise InputError(
+            f"{str(path)!r} holds {have}; expected {INPUT_KEY}, uint8, (3, height, width): "
+            "make it with image2npz.py"
+        )
+    if not planes.size:
+        raise InputError(f"{str(path)!r} holds an empty picture {planes.shape}")
+    return np.asarray(cv2.merge(list(planes)))
+
+
+# Which output belongs to which picture -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the data set, and what became of it.
+
+    Attributes
+    ----------
+    name
+        Relative to the data set's folder, with forward slashes.
+    image_hw
+        Height and width in pixels; (0, 0) if it could not be read.
+    sha256
+        Of its npz; "" if that is not known.
+    line
+        Its line of the datalist, from 0; -1 if it has none.
+    error
+        Why it has no npz; "" if it has.
+    """
+
+    name: str
+    image_hw: Tuple[int, int]
+    sha256: str = ""
+    line: int = -1
+    error: str = ""
+
+
+def read_pictures(datalist: Path, image_dir: Optional[Path] = None) -> List[Picture]:
+    """Say which picture each line of a datalist is.
+
+    Parameters
+    ----------
+    datalist
+        With ``<datalist>.manifest.json`` beside it, or made by the vendor's script.
+    image_dir
+        The data set's folder; needed only without a manifest. Lines are then found again by their
+        names, and by their folders' names where pictures in several folders share one.
+
+    Returns
+    -------
+    list of Picture
+        In the order of the lines; those with an error, between them, have no line.
+
+    Raises
+    ------
+    InputError
+        If the manifest is not this list's, or a line's picture is missing or not the only one.
+    """
+    lines = read_datalist(datalist)
+    manifest_file = _manifest_of(datalist)
+    if not manifest_file.exists():
+        return _pictures_by_name(datalist, lines, image_dir)
+    manifest = load_json(manifest_file, MANIFEST_SCHEMA)
+    try:
+        named = _npz_paths(manifest)
+        count = itertools.count()
+        pictures = [_picture_from(item, count) for item in manifest["items"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{str(manifest_file)!r} cannot be understood ({error!r}); make it with image2npz.py"
+        ) from error
+    for number, (line, expected) in enumerate(zip(lines, named), 1):
+        if line != expected:
+            raise InputError(
+                f"{str(datalist)!r}, line {number}: {str(line)!r} found, its manifest says "
+                f"{str(expected)!r}; make both again with image2npz.py"
+            )
+    if len(lines) != len(named):
+        raise InputError(
+            f"{str(datalist)!r} has {len(lines)} lines, its manifest {len(named)}; make both again "
+            "with image2npz.py"
+        )
+    return pictures
+
+
+def recorded_hashes(datalist: Path) -> List[str]:
+    """Return what each line's npz must hash to; "" for all of them without a manifest.
+
+    Raises
+    ------
+    InputError
+        If the manifest is not this list's.
+    """
+    if not _manifest_of(datalist).exists():
+        return [""] * len(read_datalist(datalist))
+    return [picture.sha256 for picture in read_pictures(datalist) if not picture.error]
+
+
+def _picture_from(item: Mapping[str, Any], lines: Iterator[int]) -> Picture:
+    if "error" in item:
+        return Picture(str(item["path"]), (0, 0), error=str(item["error"]))
+    height, width = int(item["height"]), int(item["width"])
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"{item['path']!r} of {width}x{height}")
+    return Picture(str(item["path"]), (height, width), str(item["sha256"]), next(lines))
+
+
+def _pictures_by_name(
+    datalist: Path, lines: Sequence[Path], image_dir: Optional[Path]
+) -> List[Picture]:
+    if image_dir is None:
+        raise InputError(
+            f"{str(datalist)!r} has no {_manifest_of(datalist).name} beside it; make both with "
+            "image2npz.py, or give the pictures' folder with --input_image_dir"
+        )
+    paths = find_images(image_dir)
+    names = relative_names(paths, image_dir)
+    path_of = dict(zip(names, paths))
+    named_alike = defaultdict(list)
+    for name in names:
+        named_alike[PurePosixPath(name).stem].append(name)
+        named_alike[PurePosixPath(name).name].append(name)
+    line_of: Dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        found = _same_folders(named_alike[line.stem], line)
+        where = f"{str(datalist)!r}, line {number}: {str(line)!r}"
+        if not found:
+            raise InputError(f"{where} has no picture of its name in {str(image_dir)!r}")
+        if len(found) > 1:
+            raise InputError(
+                f"{where} may be {found[0]!r} or {found[1]!r}; make the list with image2npz.py, "
+                "whose manifest tells them apart"
+            )
+        if found[0] in line_of:
+            raise InputError(
+                f"{where} and line {line_of[found[0]]} are both {found[0]!r}; make the list with "
+                "image2npz.py"
+            )
+        line_of[found[0]] = number
+    pictures = []
+    for name in line_of:
+        height, width = read_image_rgb(path_of[name]).shape[:2]
+        pictures.append(Picture(name, (height, width), line=line_of[name] - 1))
+    return pictures
+
+
+def _same_folders(candidates: Sequence[str], line: Path) -> List[str]:
+    """Of pictures with the line's name, keep those whose folders' names agree the longest."""
+
+    def shared(name: str) -> int:
+        pairs = zip(reversed(PurePosixPath(name).parts[:-1]), reversed(line.parts[:-1]))
+        return next((i for i, (mine, its) in enumerate(pairs) if mine != its), len(line.parts))
+
+    ranks = [shared(name) for name in candidates]
+    return [name for name, rank in zip(candidates, ranks) if rank == max(ranks)]
+
+
+def load_json(path: Path, schema: str) -> Dict[str, Any]:
+    """Read a JSON object that has a schema; InputError if it cannot be read or has another."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        found = entry.get("schema")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}); make it again") from error
+    if found != schema:
+        raise InputError(f"{str(path)!r} has schema {found!r}; expected {schema!r}: make it again")
+    content: Dict[str, Any] = entry
+    return content

@@ -1,0 +1,283 @@
+"""vamp's outputs: written with an index of ours, and paired with the pictures they belong to.
+
+``vamp.json`` holds the network's contract and every file's hash, so that a decoder notices whatever
+is missing, extra, stale, changed or exchanged. The vendor's vamp writes none; then what can be seen
+without it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from ..card import ModelCard, Preprocess
+from ..contract import METADATA_KEY, Contract, sha256_of
+from ..errors import ConfigError, InputError
+from ..image.resize import fit_image
+from ..results import Placement, RawOutputs
+from .npz import Picture, load_json, read_datalist, read_npz
+
+__all__ = ["INDEX_FILE", "INDEX_SCHEMA", "OutputFolder", "index_head", "output_name"]
+
+INDEX_FILE, INDEX_SCHEMA = "vamp.json", "facezoo.vamp/1"
+
+# What stands in an output folder of ours beside the outputs.
+_OTHER_FILES = (INDEX_FILE, "run.json")
+_JOURNAL_FILES = (".lock", ".items.jsonl")
+
+
+def output_name(index: int) -> str:
+    """Return the vendor's name of an output file.
+
+    Examples
+    --------
+    >>> output_name(12)
+    'output_000012.npz'
+    """
+    return f"output_{index:06d}.npz"
+
+
+def index_head(
+    contract: Contract, dtype: str, datalist: Path, settings: Mapping[str, Any]
+) -> Dict[str, Any]:
+    """Return what ``vamp.json`` says beside the list of outputs.
+
+    Parameters
+    ----------
+    contract
+        Of the network, with the pre-processing that was really done.
+    dtype
+        Of the outputs.
+    datalist
+        The list they were made from; its sha256 is noted.
+    settings
+        Of the backend: the engine, its version and the hash of the network's file, as it has them.
+    """
+    return {
+        "contract": json.loads(contract.to_metadata()[METADATA_KEY]),
+        "dtype": dtype,
+        "datalist_sha256": sha256_of(datalist),
+        **{key: value for key, value in settings.items() if key != "preprocess"},
+    }
+
+
+class OutputFolder:
+    """A folder of ``output_%06d.npz``, checked against the datalist they were made from.
+
+    Parameters
+    ----------
+    folder
+        What vamp wrote, ours or the vendor's.
+    datalist
+        The list it was given.
+
+    Attributes
+    ----------
+    contract
+        Of the network, with the pre-processing that was done; None if the vendor's vamp made the
+        folder, which does not say.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or extra, or the folder was made from another list.
+    """
+
+    def __init__(self, folder: Path, datalist: Path) -> None:
+        self.folder = Path(folder)
+        self.paths = [self.folder / output_name(i) for i in range(len(read_datalist(datalist)))]
+        self.contract: Optional[Contract] = None
+        self._sha256: Tuple[str, ...] = ()
+        self._check_names(datalist)
+        if (self.folder / INDEX_FILE).exists():
+            self._read_index(datalist)
+        self._shapes = [array.shape for array in self._read(0)]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _check_names(self, datalist: Path) -> None:
+        if not self.folder.is_dir():
+            raise InputError(f"{str(self.folder)!r} is no folder; expected vamp's --path_output")
+        have = {entry.name for entry in self.folder.iterdir()}
+        if have.intersection(_JOURNAL_FILES):
+            raise InputError(
+                f"{str(self.folder)!r} is unfinished; start the same vamp command again and let it "
+                "end"
+            )
+        wanted = [path.name for path in self.paths]
+        missing = [name for name in wanted if name not in have]
+        if missing:
+            raise InputError(
+                f"{str(self.folder / missing[0])!r} is missing ({len(missing)} of "
+                f"{len(wanted)}); run vamp again on {str(datalist)!r}"
+            )
+        extra = sorted(have.difference(wanted, _OTHER_FILES))
+        if extra:
+            raise InputError(
+                f"{str(self.folder / extra[0])!r} belongs to no line of {str(datalist)!r}, which "
+                f"has {len(wanted)}; were the outputs made from another list? Run vamp again into "
+                "an empty folder"
+            )
+
+    def _read_index(self, datalist: Path) -> None:
+        file = self.folder / INDEX_FILE
+        index = load_json(file, INDEX_SCHEMA)
+        try:
+            made_from = index["datalist_sha256"]
+            self.contract = Contract.from_metadata({METADATA_KEY: json.dumps(index["contract"])})
+            recorded = {item["path"]: str(item["sha256"]) for item in index["outputs"]}
+            self._sha256 = tuple(recorded.pop(path.name) for path in self.paths)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{str(file)!r} does not fit the folder ({error!r}); run vamp again"
+            ) from error
+        if made_from != sha256_of(datalist) or recorded:
+            raise InputError(
+                f"{str(self.folder)!r} was made from another list than {str(datalist)!r}, or the "
+                "list has changed since; run vamp again"
+            )
+
+    def arrays(self, index: int) -> List[np.ndarray]:
+        """Read one line's outputs.
+
+        Parameters
+        ----------
+        index
+            Line of the datalist, from 0.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            Each (1, ...), in the order of the keys ``output_0``, ``output_1``, ...
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, is another line's or another run's, or its arrays are not like
+            those of the first line.
+        """
+        arrays = self._read(index)
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            raise InputError(
+                f"{str(self.paths[index])!r} has outputs {shapes}, the first file has "
+                f"{self._shapes}; they are not of one run: run vamp again into an empty folder"
+            )
+        return arrays
+
+    def _read(self, index: int) -> List[np.ndarray]:
+        path = self.paths[index]
+        if self._sha256:
+            self._check_recorded(index)
+        found = read_npz(path)
+        keys = [f"output_{number}" for number in range(len(found))]
+        if not keys or set(keys) != set(found):
+            raise InputError(f"{str(path)!r} holds {list(found)}; expected output_0, output_1, ...")
+        for key, array in found.items():
+            if array.shape[:1] != (1,) or array.dtype.kind != "f":
+                raise InputError(
+                    f"{str(path)!r}: {key} is {array.dtype} {array.shape}; expected floats with a "
+                    "first axis of 1"
+                )
+        return [found[key] for key in keys]
+
+    def _check_recorded(self, index: int) -> None:
+        path = self.paths[index]
+        sha256 = sha256_of(path)
+        if sha256 == self._sha256[index]:
+            return
+        if sha256 in self._sha256:
+            real = self.paths[self._sha256.index(sha256)].name
+            raise InputError(
+                f"{str(path)!r} holds what {INDEX_FILE} recorded as {real}: files were renamed or "
+                "exchanged; run vamp again"
+            )
+        raise InputError(
+            f"{str(path)!r} is not the file {INDEX_FILE} recorded (its sha256 differs): it is "
+            "stale, cut short or changed; run vamp again"
+        )
+
+    def contract_for(
+        self, cards: Iterable[ModelCard], input_hw: Optional[Tuple[int, int]] = None
+    ) -> Contract:
+        """Say how the outputs are to be decoded.
+
+        Parameters
+        ----------
+        cards
+            Of the decoder's model, those meant if in doubt last.
+        input_hw
+            Height and width of the network's input, in pixels.
+
+        Returns
+        -------
+        Contract
+            As vamp noted it; of the vendor's outputs, that of a card with as many outputs, at
+            ``input_hw`` or else the card's size.
+
+        Raises
+        ------
+        InputError
+            If the outputs are not such a model's at that size.
+        """
+        card_of = {len(card.outputs): card for card in cards}
+        expected = " or ".join(sorted({card.model for card in card_of.values()}))
+        noted = self.contract
+        if noted is None:
+            count = len(self._shapes)
+            if count not in card_of:
+                raise InputError(
+                    f"{str(self.folder)!r} has {count} outputs a picture; expected {expected} with "
+                    f"{' or '.join(map(str, card_of))}"
+                )
+            return Contract.from_card(card_of[count], input_hw=input_hw)
+        size = noted.preprocess.input_hw
+        if noted.model != expected or input_hw not in (None, size):
+            raise InputError(
+                f"{str(self.folder)!r} was made by {noted.card_id} at height {size[0]}, width "
+                f"{size[1]}; expected {expected}" + (f" at {input_hw}" if input_hw else "")
+            )
+        return noted
+
+    def raw_outputs(self, picture: Picture, contract: Contract) -> RawOutputs:
+        """Read a picture's outputs as a backend would have given them.
+
+        Parameters
+        ----------
+        picture
+            One that has a line.
+        contract
+            Of the network, with the pre-processing that was done.
+
+        Returns
+        -------
+        RawOutputs
+            Arrays (1, ...), float32.
+
+        Raises
+        ------
+        InputError
+            As :meth:`arrays`, or if there are not as many outputs as names.
+        """
+        arrays, names = self.arrays(picture.line), contract.output_names
+        if len(arrays) != len(names):
+            raise InputError(
+                f"{str(self.paths[picture.line])!r} has {len(arrays)} outputs; expected "
+                f"{len(names)}: {' '.join(names)}"
+            )
+        named = {name: array.astype(np.float32) for name, array in zip(names, arrays)}
+        return RawOutputs(named, (_placement(picture.image_hw, contract.preprocess),))
+
+
+@lru_cache(maxsize=1024)
+def _placement(image_hw: Tuple[int, int], preprocess: Preprocess) -> Placement:
+    """Place a blank picture of that size, which is where a backend places the real one."""
+    try:
+        return fit_image(np.zeros((*image_hw, 3), np.uint8), preprocess)[1]
+    except ConfigError as error:
+        raise InputError(f"a picture of {image_hw[1]}x{image_hw[0]}: {error}") from error
