@@ -21,6 +21,7 @@ from typing import (
     Callable,
     Dict,
     Iterable,
+    Iterator,
     Mapping,
     Optional,
     Protocol,
@@ -301,6 +302,14 @@ class RunFolder:
         line = json.dumps(entry, allow_nan=False) + "\n"
         self._journal.write(line.encode("ascii"))
         self._journal.flush()
+
+    def entries(self) -> Iterator[Dict[str, Any]]:
+        """Give what was recorded, item by item."""
+        self._close_journal()
+        path = self.folder / JOURNAL_FILE
+        with path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
 
     def write_items(
         self, name: str, schema: str, key: str, head: Optional[Mapping[str, Any]] = None

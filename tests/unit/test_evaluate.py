@@ -1,0 +1,139 @@
+"""Inference and evaluation in one go, and the ledger of deviations."""
+
+import json
+
+import numpy as np
+import pytest
+from facezoo.datasets.widerface import predictions_from_faces
+from facezoo.errors import DatasetError, RunFolderError
+from facezoo.evaluate import ALONE, VENDOR_CHAIN, Deviation, detect_folder, ledger_of
+from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.metrics.detection import GroundTruth, evaluate_detections
+from facezoo.pipeline import load
+from facezoo.testing import tiny_scrfd
+
+
+@pytest.fixture
+def photos(tmp_path, rng):
+    """Dark pictures of odd sizes with bright squares, and the squares as ground truth."""
+    boxes, masks = {}, {}
+    for index in range(8):
+        image = np.full((57 + index, 91, 3), 15, np.uint8)
+        x, y = int(rng.integers(0, 60)), int(rng.integers(0, 40))
+        image[y : y + 12, x : x + 12] = 250
+        name = f"{index % 2}--Event/{index % 2}_Event_{index}"
+        write_image_rgb(tmp_path / "images" / f"{name}.png", image)
+        boxes[name] = np.array([[x, y, 12, 12]], np.float64)
+        masks[name] = np.array([True])
+    return tmp_path / "images", GroundTruth.from_rows(boxes, {"easy": masks, "hard": masks})
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_scrfd(tmp_path / "tiny.onnx")
+
+
+def direct(model, images):
+    with load("scrfd", model, profile="eval") as detector:
+        found = {
+            path.relative_to(images).with_suffix("").as_posix(): detector(read_image_rgb(path))
+            for path in sorted(images.rglob("*.png"))
+        }
+    return predictions_from_faces(found)
+
+
+def test_a_folder_gives_what_its_photos_give(tmp_path, photos, model):
+    images, truth = photos
+    with load("scrfd", model, profile="eval") as detector:
+        predictions = detect_folder(detector, images, tmp_path / "run")
+    expected = direct(model, images)
+    assert predictions.images == expected.images
+    np.testing.assert_array_equal(predictions.starts, expected.starts)
+    np.testing.assert_allclose(predictions.scores, expected.scores, atol=1e-6)
+    np.testing.assert_allclose(predictions.boxes_xywh, expected.boxes_xywh, atol=1e-4)
+    assert evaluate_detections(predictions, truth).missing_images == ()
+
+
+def test_a_stopped_evaluation_goes_on(tmp_path, photos, model):
+    images, _ = photos
+    with load("scrfd", model, profile="eval") as detector:
+        whole = detect_folder(detector, images, tmp_path / "whole")
+
+        class Stop(Exception):
+            pass
+
+        def stop_after_three(items, total):
+            for index, item in enumerate(items):
+                if index == 3:
+                    raise Stop
+                yield item
+
+        with pytest.raises(Stop):
+            detect_folder(detector, images, tmp_path / "parts", progress=stop_after_three)
+        totals = []
+
+        def count(items, total):
+            totals.append(total)
+            return iter(items)
+
+        parts = detect_folder(detector, images, tmp_path / "parts", progress=count)
+        assert totals == [5]
+        np.testing.assert_array_equal(parts.boxes_xywh, whole.boxes_xywh)
+        again = detect_folder(detector, images, tmp_path / "parts", progress=count)
+        assert totals == [5]
+        np.testing.assert_array_equal(again.scores, whole.scores)
+    with load("scrfd", model, profile="demo") as detector, pytest.raises(RunFolderError):
+        detect_folder(detector, images, tmp_path / "parts")
+
+
+def test_a_photo_that_cannot_be_read_ends_an_evaluation(tmp_path, photos, model):
+    images, _ = photos
+    (images / "0--Event" / "broken.jpg").write_bytes(b"x")
+    with load("scrfd", model) as detector, pytest.raises(DatasetError, match="broken"):
+        detect_folder(detector, images, tmp_path / "run")
+
+
+def test_the_ledger_adds_up(tmp_path, photos, model):
+    images, truth = photos
+    said = []
+    ledger = ledger_of(
+        model,
+        images,
+        truth,
+        tmp_path / "ledger",
+        builds={"the same build": model},
+        progress=lambda items, total: iter(items),
+        say=said.append,
+        # The tiny network has one input size.
+        alone=[d for d in ALONE if "input_hw" not in d.preprocess],
+    )
+    assert [row.label for row in ledger.chain] == [f"+ {d.label}" for d in VENDOR_CHAIN]
+    for level, ap in ledger.protocol.ap.items():
+        total = ledger.chain[-1].ap[level] - ap
+        assert sum(row.cost[level] for row in ledger.chain) == pytest.approx(total, abs=1e-9)
+        for row in ledger.alone:
+            assert row.cost[level] == pytest.approx(row.ap[level] - ap)
+    assert ledger.alone[-1].label == "the same build"
+    assert set(ledger.alone[-1].cost.values()) == {0.0}
+    cut = next(row for row in ledger.alone if row.label == "scores cut at 0.5")
+    lower = next(row for row in ledger.alone if row.label == "scores cut at 0.1")
+    assert all(cut.ap[level] <= lower.ap[level] for level in cut.ap)
+    assert len(said) == 1 + len(VENDOR_CHAIN) + len(ledger.alone)
+    json.dumps(ledger.to_dict())
+
+
+def test_deviations_that_change_no_detection_share_a_run():
+    assert Deviation("a", lowest_score=0.3).slug == Deviation("b", score_decimals=3).slug
+    slugs = {deviation.slug for deviation in ALONE}
+    assert len(slugs) == 1 + sum(d.slug != "protocol" for d in ALONE)
+
+
+def test_cutting_after_the_suppression_equals_cutting_before(tmp_path, photos, model):
+    images, truth = photos
+    kwargs = {"progress": lambda items, total: iter(items), "say": lambda line: None}
+    both = [
+        Deviation("after", lowest_score=0.5),
+        Deviation("before", profile={"score_threshold": 0.5}),
+    ]
+    ledger = ledger_of(model, images, truth, tmp_path / "l", builds={}, alone=both, **kwargs)
+    assert ledger.alone[0].ap == pytest.approx(ledger.alone[1].ap)
