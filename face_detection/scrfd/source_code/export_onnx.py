@@ -1,9 +1,11 @@
 """Make the raw-head ONNX that vamc takes, from a released SCRFD file or the authors' checkpoint.
 
 The variant of a released file is recognised from its graph. Nothing is written before the new
-graph has been compared with its source in ONNX Runtime.
+graph has been compared with its source.
 
     python ../source_code/export_onnx.py --onnx scrfd_500m_bnkps --output onnx/scrfd_500m_bnkps.onnx
+    python ../source_code/export_onnx.py --checkpoint scrfd_1g.pth --variant scrfd_1g \
+        --output onnx/scrfd_1g.onnx
 """
 
 import argparse
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from facezoo import weights
 from facezoo.cli.options import add_shape_options, make_parser, run_command
+from facezoo.errors import InputError
+from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.graph import export_released
 
 
@@ -20,16 +24,48 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--onnx", help="a released .onnx, or the name `facezoo download` fetched it under"
     )
+    source.add_argument("--checkpoint", type=Path, help="the authors' .pth; needs torch")
+    parser.add_argument("--variant", choices=CARDS, help="which network the checkpoint holds")
     parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
     add_shape_options(parser)
+    parser.add_argument(
+        "--decoded",
+        action="store_true",
+        help="write the authors' rows for other software instead of raw maps; from a checkpoint",
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    return from_checkpoint(args) if args.checkpoint else from_released(args)
+
+
+def from_released(args: argparse.Namespace) -> int:
+    if args.variant or args.decoded:
+        raise InputError("--variant and --decoded go with --checkpoint; a released file says both")
     source = Path(args.onnx) if args.onnx.endswith(".onnx") else weights.find(args.onnx)
     card, worst = export_released(source, args.output, batch=args.batch, size=args.size)
     print(f"{args.output}: {card.id}, outputs {' '.join(card.output_names)}")
     print(f"largest difference from {source.name} in ONNX Runtime: {worst:.2e}")
+    return 0
+
+
+def from_checkpoint(args: argparse.Namespace) -> int:
+    # Imported here, since all but this needs no torch.
+    from facezoo.models.scrfd.checkpoint import export_checkpoint
+
+    if args.variant is None:
+        raise InputError("--checkpoint needs --variant: file names do not say which network it is")
+    worst = export_checkpoint(
+        args.checkpoint,
+        args.variant,
+        args.output,
+        size=args.size,
+        batch=args.batch,
+        decoded=args.decoded,
+    )
+    print(f"{args.output}: {args.variant}, {'decoded rows' if args.decoded else 'raw maps'}")
+    print(f"largest difference from PyTorch in ONNX Runtime, relative to the map: {worst:.2e}")
     return 0
 
 
