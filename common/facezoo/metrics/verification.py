@@ -1,0 +1,671 @@
+"""How well embeddings tell people apart: k-fold accuracy, ROC, operating points, thresholds.
+
+A pair is genuine if both faces are one person's, an impostor pair otherwise. All arithmetic is in
+float64 and in the order of the original code, so that counts are equal to the authors'.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+from scipy import special
+
+from ..errors import InputError
+
+__all__ = [
+    "FacenetReport",
+    "FoldAccuracy",
+    "OperatingPoint",
+    "RocCurve",
+    "Threshold",
+    "angular_distance",
+    "best_threshold",
+    "check_pairs",
+    "cosine_similarity",
+    "facenet_evaluation",
+    "k_fold_accuracy",
+    "operating_points",
+    "roc_curve",
+]
+
+FOLDS = 10  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py --test-folds
+THRESHOLD_STEP = 0.01  # source: same file, perform_1v1_eval
+THRESHOLDS = np.arange(0, 4, THRESHOLD_STEP)
+# source: VastModelZOO@43aff36 cv/face_quality/sdd_fiqa/build_in/vsx/python/sdd_fiqa_vsx.py evaluate
+VALIDATION_THRESHOLDS = np.arange(0, 4, 0.001)
+FAR_TARGET = 1e-3  # source: same function
+
+# Share of its terms' size that the rounding of a sum of a thousand products stays far below.
+ROUNDING = 1e-12
+
+# A false accept rate is not measurable with fewer expected false accepts than this.
+MIN_FALSE_ACCEPTS = 10
+# Two intervals of 97.5 % hold together with at least 95 %.
+TAIL = 0.0125
+Z = float(special.ndtri(1.0 - TAIL))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """How near two faces must be to count as one person's, on any of the usual scales.
+
+    Attributes
+    ----------
+    angle
+        Angle between the embeddings in units of pi, 0 to 1; pairs below it are accepted.
+    """
+
+    angle: float
+
+    @classmethod
+    def from_cosine(cls, cosine: float) -> Threshold:
+        """Make the threshold from a cosine similarity in [-1, 1]."""
+        if not -1.0 <= cosine <= 1.0:
+            raise InputError(f"a cosine threshold must be from -1 to 1, got {cosine}")
+        return cls(math.acos(cosine) / math.pi)
+
+    @classmethod
+    def from_l2(cls, l2: float) -> Threshold:
+        """Make the threshold from a distance of unit vectors, in [0, 2]; not squared."""
+        if not 0.0 <= l2 <= 2.0:
+            raise InputError(f"an L2 threshold of unit vectors must be from 0 to 2, got {l2}")
+        return cls(2.0 * math.asin(l2 / 2.0) / math.pi)
+
+    @property
+    def cosine(self) -> float:
+        """Cosine similarity, -1 to 1; pairs above it are accepted."""
+        return math.cos(self.angle * math.pi)
+
+    @property
+    def l2(self) -> float:
+        """Euclidean distance of the unit vectors, 0 to 2; pairs below it are accepted."""
+        return 2.0 * math.sin(self.angle * math.pi / 2.0)
+
+    @property
+    def degrees(self) -> float:
+        """Angle in degrees, 0 to 180; pairs below it are accepted."""
+        return self.angle * 180.0
+
+
+@dataclass(frozen=True)
+class FoldAccuracy:
+    """Accuracy of the authors' protocol; higher is better.
+
+    Attributes
+    ----------
+    accuracies
+        Shape (folds,): share of a fold's pairs that are decided rightly, 0 to 1.
+    thresholds
+        Shape (folds,): the angular distance, in units of pi, chosen on the other folds.
+    tpr, fpr
+        Shape (400,): true and false positive rate at ``arange(0, 4, 0.01)``, mean over the folds.
+    """
+
+    accuracies: np.ndarray
+    thresholds: np.ndarray
+    tpr: np.ndarray
+    fpr: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean over the folds."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the folds, divided by their number as the authors do."""
+        return float(np.std(self.accuracies))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.5f}+-{self.std:.5f}"
+
+
+@dataclass(frozen=True)
+class FacenetReport:
+    """What the vendor's evaluation returns.
+
+    Attributes
+    ----------
+    accuracies
+        Shape (folds,), 0 to 1; higher is better.
+    tpr, fpr
+        Shape (400,): rates at ``arange(0, 4, 0.01)``, mean over the folds.
+    val, val_std
+        Share of genuine pairs accepted at the wanted false accept rate: mean and standard
+        deviation over the folds; higher is better.
+    far
+        The false accept rate really met, mean over the folds.
+    false_positives, false_negatives
+        Shape (N,), bool: pairs that the chosen thresholds decide wrongly.
+    """
+
+    accuracies: np.ndarray
+    tpr: np.ndarray
+    fpr: np.ndarray
+    val: float
+    val_std: float
+    far: float
+    false_positives: np.ndarray
+    false_negatives: np.ndarray
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Every operating point of a set of pairs.
+
+    Attributes
+    ----------
+    far, tar
+        Shape (K,): shares of impostor and genuine pairs accepted, from (0, 0) to (1, 1).
+    thresholds
+        Shape (K,): pairs at least as similar as this are accepted; infinite at the first point.
+    """
+
+    far: np.ndarray
+    tar: np.ndarray
+    thresholds: np.ndarray
+
+    @property
+    def area(self) -> float:
+        """Area under the curve, 0 to 1; 0.5 is chance, higher is better."""
+        return float(np.sum(np.diff(self.far) * (self.tar[1:] + self.tar[:-1]) / 2.0))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """True accept rate (TAR) at a false accept rate (FAR); higher is better.
+
+    Attributes
+    ----------
+    far
+        The rate asked for.
+    impostors
+        Number of impostor pairs it was measured with.
+    tar, low, high
+        Share of genuine pairs accepted, and an interval that holds the true rate with at least
+        95 %; None if refused.
+    threshold
+        Pairs nearer than this are accepted; None if refused.
+    refusal
+        Why there is no answer; empty if there is one.
+    """
+
+    far: float
+    impostors: int
+    tar: Optional[float] = None
+    low: Optional[float] = None
+    high: Optional[float] = None
+    threshold: Optional[Threshold] = None
+    refusal: str = ""
+
+
+def check_pairs(
+    first: np.ndarray, second: np.ndarray, is_same: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check pairs of embeddings and return them as float64 and bool.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D), one pair a row; any length but zero.
+    is_same
+        Shape (N,), truthy for genuine pairs.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, or a vector is all zero or not finite.
+    """
+    first = np.ascontiguousarray(first, dtype=np.float64)
+    second = np.ascontiguousarray(second, dtype=np.float64)
+    is_same = np.asarray(is_same).astype(bool)
+    if first.ndim != 2 or first.shape != second.shape or is_same.shape != first.shape[:1]:
+        raise InputError(
+            "pairs must be two arrays (N, D) and labels (N,), got "
+            f"{first.shape}, {second.shape} and {is_same.shape}"
+        )
+    return first, second, is_same
+
+
+def _squared_norms(vectors: np.ndarray, name: str) -> np.ndarray:
+    norms = np.asarray(np.einsum("ij,ij->i", vectors, vectors))
+    # A sum of squares that is neither finite nor positive betrays NaN, infinity and zero vectors
+    # without a further pass over the values.
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0.0)))
+    if len(bad):
+        raise InputError(
+            f"embedding {bad[0]} of the {name} of the pairs is all zero or not finite "
+            f"({len(bad)} such); extract the features again"
+        )
+    return norms
+
+
+def cosine_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compute the cosine of the angle between the vectors of each row.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D), float64; not zero.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), float64, clipped to [-1, 1].
+
+    Examples
+    --------
+    >>> cosine_similarity(np.array([[2.0, 0.0]]), np.array([[1.0, 1.0]])).round(4).tolist()
+    [0.7071]
+    """
+    dot = np.sum(np.multiply(first, second), axis=1)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray(np.clip(dot / norms, -1.0, 1.0))
+
+
+def angular_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compute the angle between the vectors of each row in units of pi.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D), float64; not zero.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), float64, 0 (one direction) to 1 (opposite).
+    """
+    return np.asarray(np.arccos(cosine_similarity(first, second)) / math.pi)
+
+
+def _fold_edges(pairs: int, folds: int) -> np.ndarray:
+    """Split pairs into runs as even as can be, the longer ones first."""
+    if not 2 <= folds <= pairs:
+        raise InputError(f"{pairs} pairs cannot be split into {folds} folds; expected 2 to {pairs}")
+    sizes = np.full(folds, pairs // folds)
+    sizes[: pairs % folds] += 1
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def k_fold_accuracy(
+    first: np.ndarray, second: np.ndarray, is_same: np.ndarray, *, folds: int = FOLDS
+) -> FoldAccuracy:
+    """Evaluate pairs by the authors' protocol.
+
+    The folds are runs of the list. For each, the mean of the other folds' embeddings is subtracted
+    from all, the first threshold with the highest accuracy on the other folds is taken, and the
+    fold is decided by it: the same person if the angular distance is below.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D), embeddings of the two faces of each pair; their lengths do not cancel out
+        once a mean is subtracted, so give them as the network does.
+    is_same
+        Shape (N,), bool.
+    folds
+        How many runs the list is cut into.
+
+    Returns
+    -------
+    FoldAccuracy
+        Its text is what the authors print: mean and standard deviation.
+
+    Raises
+    ------
+    InputError
+        If there are fewer pairs than folds, shapes differ, or a vector is zero or not finite.
+
+    References
+    ----------
+    .. [1] MagFace@99bae61, ``eval/eval_recognition/eval_1v1.py``.
+    """
+    first, second, is_same = check_pairs(first, second, is_same)
+    edges = _fold_edges(len(is_same), folds)
+    bins = _accepting_thresholds(first, second, edges)
+    return _fold_accuracy(bins, is_same, edges)
+
+
+def _accepting_thresholds(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return, per fold and pair, the index of the first threshold that accepts the pair.
+
+    With the mean m of a fold's complement, (a - m)(b - m) = ab - am - bm + mm: products with the
+    ten means replace ten passes over shifted copies. Where rounding leaves a doubt on which side
+    of a threshold a pair is, it is computed again as the original does.
+    """
+    squares = _squared_norms(first, "first"), _squared_norms(second, "second")
+    dots = np.einsum("ij,ij->i", first, second)
+    runs = list(zip(edges[:-1], edges[1:]))
+    sums = np.array([first[i:j].sum(axis=0) + second[i:j].sum(axis=0) for i, j in runs])
+    means = (sums.sum(axis=0) - sums) / (2.0 * (len(first) - np.diff(edges))[:, None])
+    bins = np.empty((len(runs), len(first)), dtype=np.intp)
+    for fold, products in enumerate(zip(means @ first.T, means @ second.T)):
+        square_m = float(means[fold] @ means[fold])
+        steps, margin = _steps_after_shift(dots, squares, products, square_m)
+        doubtful = np.flatnonzero(~(np.abs(steps - np.rint(steps)) > margin))
+        steps[doubtful] = 0.0
+        bins[fold] = steps + 1.0
+        if len(doubtful):
+            distance = _distance_as_original(first, second, edges[fold : fold + 2], doubtful)
+            bins[fold, doubtful] = np.searchsorted(THRESHOLDS, distance, side="right")
+    return bins
+
+
+def _steps_after_shift(
+    dots: np.ndarray,
+    squares: Tuple[np.ndarray, np.ndarray],
+    products: Tuple[np.ndarray, np.ndarray],
+    square_m: float,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return angular distances after subtracting a mean, in steps, and how far off they can be."""
+    sum_a, sum_b = squares[0] + square_m, squares[1] + square_m
+    # Vectors that equal the mean have no direction: NaN, which is in doubt and stays NaN.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifted_a, shifted_b = sum_a - 2.0 * products[0], sum_b - 2.0 * products[1]
+        dot = dots + square_m - products[0] - products[1]
+        cosine = np.clip(dot / np.sqrt(shifted_a * shifted_b), -1.0, 1.0)
+        slack = ROUNDING * (sum_a / shifted_a + sum_b / shifted_b)
+        margin = 2.0 / THRESHOLD_STEP * slack / np.sqrt(1.0 - cosine * cosine + slack)
+        return np.arccos(cosine) / (math.pi * THRESHOLD_STEP), margin
+
+
+def _distance_as_original(
+    first: np.ndarray, second: np.ndarray, run: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    mean = _mean_outside(first, second, run)
+    with np.errstate(invalid="ignore"):
+        return angular_distance(first[rows] - mean, second[rows] - mean)
+
+
+def _mean_outside(first: np.ndarray, second: np.ndarray, run: np.ndarray) -> np.ndarray:
+    start, end = run
+    parts = [first[:start], first[end:], second[:start], second[end:]]
+    return np.asarray(np.mean(np.concatenate(parts), axis=0))
+
+
+def _accepted(bins: np.ndarray, is_same: np.ndarray, thresholds: int) -> np.ndarray:
+    """Count accepted impostor and genuine pairs at each threshold: shape (2, thresholds)."""
+    keys = bins + (thresholds + 1) * is_same
+    counts = np.bincount(keys, minlength=2 * (thresholds + 1)).reshape(2, thresholds + 1)
+    return np.asarray(counts[:, :thresholds].cumsum(axis=1))
+
+
+def _rates(accepted: np.ndarray, is_same: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return true and false positive rates; 0 where there are no such pairs, as the original."""
+    genuine = int(np.count_nonzero(is_same))
+    impostors = len(is_same) - genuine
+    return accepted[1] / max(genuine, 1), accepted[0] / max(impostors, 1)
+
+
+def _fold_accuracy(bins: np.ndarray, is_same: np.ndarray, edges: np.ndarray) -> FoldAccuracy:
+    count = len(THRESHOLDS)
+    accuracies, chosen, rates = [], [], []
+    for row, start, end in zip(bins, edges[:-1], edges[1:]):
+        labels = is_same[start:end]
+        tested = _accepted(row[start:end], labels, count)
+        trained = _accepted(row, is_same, count) - tested
+        best = int(np.argmax(trained[1] - trained[0]))
+        right = tested[1, best] + np.count_nonzero(~labels) - tested[0, best]
+        accuracies.append(right / len(labels))
+        chosen.append(THRESHOLDS[best])
+        rates.append(_rates(tested, labels))
+    tpr, fpr = np.mean(np.array(rates), axis=0)
+    return FoldAccuracy(np.array(accuracies), np.array(chosen), tpr, fpr)
+
+
+def facenet_evaluation(
+    first: np.ndarray,
+    second: np.ndarray,
+    is_same: np.ndarray,
+    *,
+    distance: str = "squared_l2",
+    subtract_mean: bool = False,
+    folds: int = FOLDS,
+) -> FacenetReport:
+    """Evaluate pairs by the vendor's protocol, which comes from FaceNet's code.
+
+    As :func:`k_fold_accuracy`, and besides the share of genuine pairs accepted at a false accept
+    rate of 1e-3, with a threshold interpolated on the other folds.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D); normalise them to length 1 for ``squared_l2``.
+    is_same
+        Shape (N,), bool.
+    distance
+        ``squared_l2``, or ``angle`` in units of pi. The original's angle of two equal vectors can
+        be NaN by rounding, which rejects them; here it is 0.
+    subtract_mean
+        Subtract the mean of the other folds' embeddings.
+    folds
+        How many runs the list is cut into.
+
+    Raises
+    ------
+    InputError
+        If there are fewer pairs than folds, shapes differ, a vector is zero or not finite, the
+        distance is not known, or a fold or its complement lacks genuine or impostor pairs.
+
+    References
+    ----------
+    .. [1] VastModelZOO@43aff36,
+       ``cv/face_quality/sdd_fiqa/build_in/vsx/python/sdd_fiqa_vsx.py``, ``evaluate``.
+    """
+    measures = {"squared_l2": _squared_l2, "angle": angular_distance}
+    if distance not in measures:
+        raise InputError(f"distance {distance!r} is not known; expected one of {list(measures)}")
+    first, second, is_same = check_pairs(first, second, is_same)
+    _squared_norms(first, "first")
+    _squared_norms(second, "second")
+    edges = _fold_edges(len(is_same), folds)
+    measure = measures[distance]
+    distances = []
+    for run in zip(edges[:-1], edges[1:]):
+        if subtract_mean:
+            mean = _mean_outside(first, second, np.array(run))
+            distances.append(measure(first - mean, second - mean))
+        else:
+            distances.append(distances[0] if distances else measure(first, second))
+    bins = np.array([np.searchsorted(THRESHOLDS, row, side="right") for row in distances])
+    accuracy = _fold_accuracy(bins, is_same, edges)
+    folds_of = list(zip(distances, edges[:-1], edges[1:]))
+    accepted = np.concatenate(
+        [row[i:j] < limit for (row, i, j), limit in zip(folds_of, accuracy.thresholds)]
+    )
+    val, far = np.array([_validate_fold(row, is_same, i, j) for row, i, j in folds_of]).T
+    return FacenetReport(
+        accuracies=accuracy.accuracies,
+        tpr=accuracy.tpr,
+        fpr=accuracy.fpr,
+        val=float(np.mean(val)),
+        val_std=float(np.std(val)),
+        far=float(np.mean(far)),
+        false_positives=accepted & ~is_same,
+        false_negatives=~accepted & is_same,
+    )
+
+
+def _squared_l2(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sum(np.square(np.subtract(first, second)), axis=1))
+
+
+def _validate_fold(
+    distance: np.ndarray, is_same: np.ndarray, start: int, end: int
+) -> Tuple[float, float]:
+    """Return the shares of a fold's genuine and impostor pairs accepted at the target."""
+    inside = np.zeros(len(is_same), dtype=bool)
+    inside[start:end] = True
+    groups = [distance[part & kind] for part in (inside, ~inside) for kind in (is_same, ~is_same)]
+    if not all(map(len, groups)):
+        raise InputError(
+            f"pairs {start} to {end - 1} or the rest hold no genuine or no impostor pair; "
+            "order the list so that every fold holds both"
+        )
+    genuine, impostors, _, others = groups
+    far = np.searchsorted(np.sort(others), VALIDATION_THRESHOLDS, side="left") / len(others)
+    threshold = 0.0
+    if far[-1] >= FAR_TARGET:
+        threshold = float(np.interp(FAR_TARGET, far, VALIDATION_THRESHOLDS))
+    return float(np.mean(genuine < threshold)), float(np.mean(impostors < threshold))
+
+
+def _split(similarities: np.ndarray, is_same: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return genuine and impostor similarities, each ascending."""
+    similarities = np.asarray(similarities, dtype=np.float64)
+    is_same = np.asarray(is_same).astype(bool)
+    if similarities.ndim != 1 or similarities.shape != is_same.shape:
+        raise InputError(
+            "similarities and labels must both have shape (N,), got "
+            f"{similarities.shape} and {is_same.shape}"
+        )
+    if not np.isfinite(similarities).all():
+        raise InputError(f"similarity {int(np.argmin(np.isfinite(similarities)))} is not finite")
+    genuine, impostors = np.sort(similarities[is_same]), np.sort(similarities[~is_same])
+    if not len(genuine) or not len(impostors):
+        raise InputError(
+            f"there are {len(genuine)} genuine and {len(impostors)} impostor pairs; "
+            "expected some of both"
+        )
+    return genuine, impostors
+
+
+def _share_above(ascending: np.ndarray, threshold: float) -> float:
+    return 1.0 - float(np.searchsorted(ascending, threshold, side="right")) / len(ascending)
+
+
+def roc_curve(similarities: np.ndarray, is_same: np.ndarray) -> RocCurve:
+    """Compute the receiver operating characteristic of a set of pairs.
+
+    Parameters
+    ----------
+    similarities
+        Shape (N,), higher is nearer.
+    is_same
+        Shape (N,), bool.
+
+    Raises
+    ------
+    InputError
+        If there are no genuine or no impostor pairs, or a similarity is not finite.
+
+    Examples
+    --------
+    >>> roc_curve(np.array([0.9, 0.4, 0.5, 0.1]), np.array([1, 1, 0, 0])).area
+    0.75
+    """
+    genuine, impostors = _split(similarities, is_same)
+    thresholds = np.unique(np.concatenate([genuine, impostors]))[::-1]
+    tar = 1.0 - np.searchsorted(genuine, thresholds, side="left") / len(genuine)
+    far = 1.0 - np.searchsorted(impostors, thresholds, side="left") / len(impostors)
+    return RocCurve(
+        far=np.concatenate([[0.0], far]),
+        tar=np.concatenate([[0.0], tar]),
+        thresholds=np.concatenate([[np.inf], thresholds]),
+    )
+
+
+def operating_points(
+    cosines: np.ndarray, is_same: np.ndarray, fars: Sequence[float]
+) -> List[OperatingPoint]:
+    """Measure the true accept rate at false accept rates, or say why it cannot be.
+
+    The threshold is the highest impostor similarity that may not be accepted; pairs above it are.
+    Ties among impostors therefore never push the false accept rate above the one asked for.
+
+    Parameters
+    ----------
+    cosines
+        Shape (N,), cosine similarities.
+    is_same
+        Shape (N,), bool.
+    fars
+        Rates between 0 and 1, such as 1e-3.
+
+    Returns
+    -------
+    list of OperatingPoint
+        One for each rate. A rate at which fewer than ten false accepts are expected is refused.
+        The interval allows for both samples: the genuine pairs' (Wilson's interval) and the
+        impostors', from which the threshold comes (binomial order statistics); it takes pairs as
+        independent.
+
+    Raises
+    ------
+    InputError
+        If a rate is not between 0 and 1, or :func:`roc_curve` would refuse the pairs.
+    """
+    genuine, impostors = _split(cosines, is_same)
+    return [_operating_point(genuine, impostors, far) for far in fars]
+
+
+def _operating_point(genuine: np.ndarray, impostors: np.ndarray, far: float) -> OperatingPoint:
+    if not 0.0 < far < 1.0:
+        raise InputError(f"a false accept rate must be between 0 and 1, got {far}")
+    count = len(impostors)
+    if far * count < MIN_FALSE_ACCEPTS - 1e-9:
+        needed = math.ceil(MIN_FALSE_ACCEPTS / far - 1e-9)
+        refusal = f"FAR {far:g} needs at least {needed} impostor pairs, there are {count}"
+        return OperatingPoint(far, count, refusal=refusal)
+    descending = impostors[::-1]
+    accepted = math.floor(far * count + 1e-9)
+    threshold = descending[accepted]
+    # With 97.5 % the population's threshold lies between these two impostors.
+    fewest = int(np.ceil(special.bdtrik(TAIL, count, far)))
+    most = int(np.ceil(special.bdtrik(1.0 - TAIL, count, far)))
+    strict = descending[fewest - 1] if fewest > 0 else np.inf
+    loose = descending[min(most, count - 1)]
+    return OperatingPoint(
+        far,
+        count,
+        tar=_share_above(genuine, threshold),
+        low=_wilson(_share_above(genuine, strict), len(genuine))[0],
+        high=_wilson(_share_above(genuine, loose), len(genuine))[1],
+        threshold=Threshold.from_cosine(float(np.clip(threshold, -1.0, 1.0))),
+    )
+
+
+def _wilson(share: float, count: int) -> Tuple[float, float]:
+    """Return Wilson's interval of 97.5 % for a share of a number of independent trials."""
+    spread = Z * math.sqrt(share * (1.0 - share) / count + Z * Z / (4.0 * count * count))
+    centre = share + Z * Z / (2.0 * count)
+    scale = 1.0 + Z * Z / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def best_threshold(cosines: np.ndarray, is_same: np.ndarray) -> Tuple[Threshold, float]:
+    """Find the threshold that decides most pairs rightly.
+
+    Parameters
+    ----------
+    cosines
+        Shape (N,), cosine similarities.
+    is_same
+        Shape (N,), bool.
+
+    Returns
+    -------
+    tuple of Threshold and float
+        Half way between two neighbouring similarities, the strictest of the best; and its
+        accuracy, 0 to 1, which is optimistic, since the same pairs chose it.
+
+    Raises
+    ------
+    InputError
+        If :func:`roc_curve` would refuse the pairs.
+    """
+    genuine, impostors = _split(cosines, is_same)
+    values = np.unique(np.concatenate([genuine, impostors]))[::-1]
+    between = np.concatenate([[1.0], (values[1:] + values[:-1]) / 2.0, [-1.0]])
+    right = (
+        len(genuine)
+        - np.searchsorted(genuine, between, side="right")
+        + np.searchsorted(impostors, between, side="right")
+    )
+    best = int(np.argmax(right))
+    accuracy = right[best] / (len(genuine) + len(impostors))
+    return Threshold.from_cosine(float(between[best])), float(accuracy)
