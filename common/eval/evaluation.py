@@ -16,8 +16,13 @@ def build_parser():
     return parser
 
 
+def run(args):
+    evaluate_widerface(args)
+    return 0
+
+
 def main(argv=None):
-    return run_command(evaluate_widerface, build_parser(), argv)
+    return run_command(run, build_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ The words after ``begin`` are the block's name, its argument and, on a Chinese p
 ``variants MODEL`` one row a variant, with the numbers its authors publish
 ``weights MODEL``  one row a downloadable file, with its licence
 ``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
+``ledger MODEL``   what each departure from the evaluation protocol costs, from ledger.json
 ``file PATH``      a file of the repository, such as a recorded console text
 ================== =============================================================================
 """
@@ -21,19 +22,33 @@ The words after ``begin`` are the block's name, its argument and, on a Chinese p
 from __future__ import annotations
 
 import json
+import platform
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
+from .backends.base import usable_cores
 from .card import ModelCard, Preprocess, Reference, WeightFile
 from .errors import InputError
+from .image.files import write_bytes
 from .models import CARDS, MODELS, WEIGHTS
 
-__all__ = ["Measurement", "Metric", "read_numerics", "render_block", "render_blocks"]
+__all__ = [
+    "Measurement",
+    "Metric",
+    "describe_machine",
+    "read_numerics",
+    "record_measurement",
+    "render_block",
+    "render_blocks",
+    "render_ledger",
+]
 
 SCHEMA = "facezoo.numerics/1"
 NUMERICS_FILE = "numerics.json"
+LEDGER_FILE = "ledger.json"
+LEDGER_SCHEMA = "facezoo.ledger/1"
 BUILDS = ("fp32", "fp16", "int8")
 DEVICE_ENGINE = "vsx"
 
@@ -45,6 +60,13 @@ Say = Callable[[str], str]
 
 # What the tables say, on a Chinese page. Names and the licences' own words stay as they are.
 _CHINESE = {
+    "Deviation": "偏差",
+    "cost": "代价",
+    "in all": "合计",
+    "From the protocol to the vendor's runner, each on top of the one before:": (
+        "从评测协议到厂商脚本，逐项叠加："
+    ),
+    "Each alone, against the protocol:": "各项单独与协议相比：",
     "Model": "模型",
     "Task": "任务",
     "face_detection": "人脸检测",
@@ -172,6 +194,36 @@ def read_numerics(path: Path) -> List[Measurement]:
                 f"expected a card's id and one of {', '.join(BUILDS)}"
             )
     return results
+
+
+def record_measurement(path: Path, measurement: Measurement) -> None:
+    """Put a measurement into a numerics.json, in place of an older one of the same thing.
+
+    Parameters
+    ----------
+    path
+        The file; made if it is not there.
+    measurement
+        The same thing is the same card, build, runtime (whatever its version) and data set.
+    """
+
+    def key(one: Measurement) -> Sequence[Any]:
+        cards, engine = list(CARDS), one.engine.split()[0]
+        return (one.dataset, cards.index(one.card), engine, BUILDS.index(one.build))
+
+    results = {tuple(key(one)): one for one in (*read_numerics(path), measurement)}
+    entry = {"schema": SCHEMA, "results": [asdict(results[one]) for one in sorted(results)]}
+    write_bytes(path, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+
+
+def describe_machine() -> str:
+    """Return the processor's name and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        name = match[1] if match else name
+    return f"{usable_cores()} cores of {name}"
 
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:
@@ -446,6 +498,58 @@ def _accuracy_table(results: Sequence[Measurement], dataset: str, say: Say) -> s
     return "\n\n".join([f"{dataset}. {brackets}", table, "\n".join(notes)])
 
 
+def _ledger(root: Path, model: str, say: Say) -> str:
+    path = _folder(root, model) / LEDGER_FILE
+    if not path.exists():
+        return say("not measured")
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return render_ledger(entry, say)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is no ledger ({error!r}); measure again") from error
+
+
+def render_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
+    """Write a ledger as Markdown.
+
+    Parameters
+    ----------
+    entry
+        What ``facezoo evaluate scrfd --ledger`` writes.
+    say
+        Translates the table's words.
+
+    Returns
+    -------
+    str
+        Two tables: the way to the vendor's runner, whose costs add up, and each deviation alone.
+    """
+    if entry["schema"] != LEDGER_SCHEMA:
+        raise InputError(f"a ledger of schema {entry['schema']!r}; expected {LEDGER_SCHEMA!r}")
+    levels = list(entry["protocol"]["ap"])
+    header = [say("Deviation"), *(f"{level} AP" for level in levels)]
+    header += [f"{level} {say('cost')}" for level in levels]
+
+    def row(one: Mapping[str, Any]) -> List[str]:
+        costs = [f"{one['cost'][level]:+.2f}" for level in levels]
+        return [one["label"], *(f"{one['ap'][level]:.2f}" for level in levels), *costs]
+
+    chain = [entry["protocol"], *entry["chain"]]
+    total = {level: chain[-1]["ap"][level] - chain[0]["ap"][level] for level in levels}
+    whole = {"label": say("in all"), "ap": chain[-1]["ap"], "cost": total}
+    numbers = range(1, len(header))
+    settings = f"{entry['card']}, {entry['dataset']}; {entry['machine']}: `{entry['command']}`"
+    return "\n\n".join(
+        [
+            settings,
+            say("From the protocol to the vendor's runner, each on top of the one before:"),
+            _table(header, [*map(row, chain), row(whole)], numbers=numbers),
+            say("Each alone, against the protocol:"),
+            _table(header, map(row, entry["alone"]), numbers=numbers),
+        ]
+    )
+
+
 def _published(card: ModelCard, dataset: str) -> Dict[str, Dict[str, float]]:
     """Gather the references on a data set by the place where they are printed."""
     printed: Dict[str, Dict[str, float]] = {}
@@ -536,4 +640,5 @@ _OF_MODEL: Mapping[str, Callable[[Path, str, Say], str]] = {
     "variants": _variants,
     "weights": _weights,
     "accuracy": _accuracy,
+    "ledger": _ledger,
 }

@@ -1,9 +1,12 @@
-"""Metrics of result files against ground truth.
+r"""Metrics of result files, or of a model on photos, against ground truth.
 
-  facezoo evaluate scrfd --pred runstream_output --gt widerface/eval_tools/ground_truth
-  facezoo evaluate scrfd --pred results.json --gt ground_truth --json ap.json --plot pr.png
+  facezoo evaluate scrfd --pred runstream_output/txt --gt ground_truth --plot pr.png
+  facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
+      --model_prefix_path deploy_weights/official_scrfd_fp32/mod --save_dir evaluation
+  facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
+      --model_prefix_path onnx/scrfd_500m_bnkps.onnx --save_dir ledger --ledger ledger.json
 
-facezoo prepare widerface says where the ground truth comes from.
+facezoo prepare widerface says where photos and ground truth come from.
 """
 
 from __future__ import annotations
@@ -17,13 +20,27 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from .. import __version__
+from ..backends import ENGINES, open_backend
 from ..datasets.widerface import read_ground_truth, read_predictions
-from ..errors import DatasetError, GateError
+from ..errors import DatasetError, GateError, InputError
+from ..evaluate import detect_folder, ledger_of
 from ..image.files import write_bytes
-from ..metrics.detection import STEPS, DetectionReport, evaluate_detections
+from ..metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
+from ..models.scrfd.decode import PROFILES
+from ..pipeline import FaceDetector, load
+from ..report import (
+    LEDGER_SCHEMA,
+    Measurement,
+    Metric,
+    describe_machine,
+    record_measurement,
+    render_ledger,
+)
+from ..vacc.artifact import read_artifact
+from .options import add_flag, progress
 
 __all__ = ["add_widerface_options", "configure", "evaluate_widerface", "run"]
 
@@ -43,8 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
-    add_widerface_options(scrfd)
-    scrfd.set_defaults(evaluate=evaluate_widerface)
+    add_widerface_options(scrfd, with_inference=True)
+    scrfd.set_defaults(evaluate=_evaluate_scrfd)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,13 +69,23 @@ def run(args: argparse.Namespace) -> int:
     return int(args.evaluate(args))
 
 
-def add_widerface_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`evaluate_widerface` takes; the script common/eval/evaluation.py does too."""
-    parser.add_argument(
+def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool = False) -> None:
+    """Add what :func:`evaluate_widerface` takes; the script common/eval/evaluation.py does too.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    with_inference
+        Photos and a model may stand in for predictions.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    if with_inference:
+        _add_inference_options(parser, source)
+    source.add_argument(
         "-p",
         "--pred",
         type=Path,
-        required=True,
         metavar="PRED",
         help="predictions: a folder of <event>/<photo>.txt, a .tar.gz or .zip of it, or a .json",
     )
@@ -92,18 +119,167 @@ def add_widerface_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def evaluate_widerface(args: argparse.Namespace) -> int:
+def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None:
+    source.add_argument("--images", type=Path, metavar="DIR", help="photos, one folder an event")
+    group = parser.add_argument_group("with --images")
+    add_flag(group, "--model_prefix_path", type=Path, metavar="PREFIX", help="artifact or .onnx")
+    add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
+    group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
+    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    group.add_argument("--profile", choices=PROFILES, default="eval", help="set of thresholds")
+    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder that makes it resumable")
+    group.add_argument("--overwrite", action="store_true", help="empty that folder first")
+    group.add_argument(
+        "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
+    )
+    group.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help="measure what each departure from the protocol costs, print and write it",
+    )
+    group.add_argument(
+        "--build",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="with --ledger: another build of the same network; may be given again",
+    )
+
+
+def _evaluate_scrfd(args: argparse.Namespace) -> int:
+    """Evaluate predictions, or photos and a model."""
+    if args.images is None:
+        stray = [name for name in ("record", "ledger", "build") if getattr(args, name)]
+        if stray:
+            raise InputError(f"--{stray[0]} needs photos and a model: --images DIR")
+        evaluate_widerface(args)
+        return 0
+    if args.model_prefix_path is None or args.save_dir is None:
+        raise InputError("--images needs --model_prefix_path and --save_dir")
+    if args.ledger:
+        return _write_ledger(args)
+    started = time.perf_counter()
+    fresh = []
+
+    def show(results: Iterable[Any], total: int) -> Iterator[Any]:
+        fresh.append(total)
+        return progress(results, total)
+
+    with load(
+        "scrfd",
+        args.model_prefix_path,
+        engine=args.engine,
+        vdsp=args.vdsp_params_info,
+        device_id=args.device_id,
+        profile=args.profile,
+    ) as detector:
+        found = detect_folder(
+            detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show
+        )
+        seconds = time.perf_counter() - started
+        # A run that went on from an earlier start says nothing about speed.
+        whole = fresh == [len(found.images)]
+        report = evaluate_widerface(args, found)
+        if args.record:
+            if report.missing_images:
+                raise InputError(
+                    f"{len(report.missing_images)} photos are missing below {str(args.images)!r}; "
+                    "--record takes the numbers of the whole set only"
+                )
+            rate = round(len(found.images) / seconds, 1) if whole else None
+            record_measurement(args.record, _measurement(args, detector, report, rate))
+    if whole:
+        _log.info("%.1f s from files to boxes, %.1f images/s", seconds, len(found.images) / seconds)
+    return 0
+
+
+def _measurement(
+    args: argparse.Namespace,
+    detector: FaceDetector,
+    report: DetectionReport,
+    rate: Optional[float],
+) -> Measurement:
+    preprocess, profile = detector.backend.preprocess, detector.profile
+    height, width = preprocess.input_hw
+    return Measurement(
+        card=detector.contract.card_id,
+        build=_dtype(args.model_prefix_path),
+        engine=f"{detector.backend.name} {detector.backend.version}",
+        dataset=f"WIDER FACE val, {report.images:,} photos",
+        settings={
+            "scores from": profile.score_threshold,
+            "NMS IoU": profile.nms_iou,
+            "input": f"{width}x{height}",
+            "placement": f"{preprocess.anchor} on {preprocess.pad_value[0]}",
+        },
+        metrics={
+            f"AP {level}": Metric(round(100 * result.ap, 4), "%", True)
+            for level, result in report.levels.items()
+        },
+        images_per_second=rate,
+        machine=describe_machine(),
+        command=f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
+        f"{_short(args.model_prefix_path)} --save_dir DIR",
+    )
+
+
+def _dtype(prefix: Path) -> str:
+    """Return a build's precision; a lone .onnx and the vendor's files say none of their own."""
+    if prefix.suffix == ".onnx":
+        return "fp32"
+    return read_artifact(prefix).dtype or "fp16"
+
+
+def _short(prefix: Path) -> str:
+    """Name a model by the part of its path that is the same for everyone."""
+    return "/".join(prefix.parts[-3:])
+
+
+def _write_ledger(args: argparse.Namespace) -> int:
+    truth = read_ground_truth(args.gt)
+    builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
+    ledger = ledger_of(
+        args.model_prefix_path,
+        args.images,
+        truth,
+        args.save_dir,
+        builds=builds,
+        progress=progress,
+        say=_log.info,
+    )
+    with open_backend(args.model_prefix_path) as backend:
+        card = backend.contract.card_id
+    entry = {
+        "schema": LEDGER_SCHEMA,
+        "card": card,
+        "dataset": f"WIDER FACE val, {len(truth.images):,} photos",
+        "machine": describe_machine(),
+        "command": f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
+        f"{_short(args.model_prefix_path)} --save_dir DIR --ledger ledger.json",
+        **ledger.to_dict(),
+    }
+    print(render_ledger(entry))
+    write_bytes(args.ledger, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+    return 0
+
+
+def evaluate_widerface(
+    args: argparse.Namespace, found: Optional[Predictions] = None
+) -> DetectionReport:
     """Read, evaluate, print, write.
 
     Parameters
     ----------
     args
         What :func:`add_widerface_options` adds.
+    found
+        Predictions in place of those ``args.pred`` names.
 
     Returns
     -------
-    int
-        0.
+    DetectionReport
+        What was printed and written.
 
     Raises
     ------
@@ -114,7 +290,7 @@ def evaluate_widerface(args: argparse.Namespace) -> int:
     """
     started = time.perf_counter()
     truth = read_ground_truth(args.gt)
-    predictions = read_predictions(args.pred)
+    predictions = read_predictions(args.pred) if found is None else found
     read = time.perf_counter()
     report = evaluate_detections(
         predictions,
@@ -126,8 +302,9 @@ def evaluate_widerface(args: argparse.Namespace) -> int:
     )
     seconds = {"reading": read - started, "evaluation": time.perf_counter() - read}
     if len(report.missing_images) == report.images:
+        source = str(args.pred or args.images)
         raise DatasetError(
-            f"{str(args.pred)!r} is about other photos, such as {predictions.images[0]!r}; "
+            f"{source!r} is about other photos, such as {predictions.images[0]!r}; "
             f"expected those of the ground truth, such as {truth.images[0]!r}"
         )
     print("\n".join(_lines(report)))
@@ -139,7 +316,8 @@ def evaluate_widerface(args: argparse.Namespace) -> int:
     if args.csv:
         write_bytes(args.csv, _csv(report).encode())
     if args.json:
-        entry = {**_entry(report), "pred": str(args.pred), "gt": str(args.gt), "seconds": seconds}
+        source = str(args.pred or args.images)
+        entry = {**_entry(report), "pred": source, "gt": str(args.gt), "seconds": seconds}
         write_bytes(args.json, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
     _log.info(
         "%d boxes in %d of %d photos, %.2f s (%s kernel)",
@@ -154,7 +332,7 @@ def evaluate_widerface(args: argparse.Namespace) -> int:
         raise GateError(f"--strict: {'; '.join(problems)}")
     for message in (*problems, *report.warnings):
         _log.warning("warning: %s", message)
-    return 0
+    return report
 
 
 # What is printed -------------------------------------------------------------------------------
