@@ -219,6 +219,15 @@ def test_free_and_fixed_graphs_give_what_torch_gives(
     assert read_contract(target).preprocess.input_hw == shape[2:]
 
 
+def test_a_fixed_size_with_a_free_batch(golden, checkpoints, tmp_path):
+    model = export(checkpoints, "scrfd_500m", tmp_path / "x.onnx", size=(64, 96))
+    images = noise(3, 3, 64, 96)
+    outputs = run_graph(model, {"input.1": images})
+    expected = run_network(golden_network(golden, "scrfd_500m"), images)
+    for output, reference in zip(outputs.values(), expected):
+        assert_close(output, reference)
+
+
 @pytest.mark.parametrize("variant", ["scrfd_500m", "scrfd_2.5g_bnkps"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_opencv_runs_the_graphs(golden, checkpoints, tmp_path, variant, batch):

@@ -97,6 +97,13 @@ def test_prefixes_can_be_mapped_and_entries_left_out(network, tmp_path, form):
         load_checkpoint(loaded, tmp_path / "x.pth", prefixes=("features.module.", form))
 
 
+def test_the_longest_prefix_counts(network, tmp_path):
+    torch.save({f"a.b.{n}": x for n, x in network.state_dict().items()}, tmp_path / "x.pth")
+    loaded = Tiny()
+    load_checkpoint(loaded, tmp_path / "x.pth", prefixes=("a.", "a.b."))
+    assert equal(loaded, network.state_dict())
+
+
 def test_prefixes_can_be_replaced(network, tmp_path):
     outer = nn.ModuleDict({"trunk": network})
     torch.save({f"old.{n}": x for n, x in network.state_dict().items()}, tmp_path / "x.pth")
@@ -191,6 +198,16 @@ def test_a_fixed_export_says_its_size(network, tmp_path):
     assert shape == [4, 3, 32, 40]
     assert model.opset_import[0].version == 17
     assert read_contract(tmp_path / "x.onnx").preprocess.input_hw == (32, 40)
+
+
+def test_equal_weights_are_stored_once_and_read_directly(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    network[1].load_state_dict(network[0].state_dict())
+    contract = Contract("tiny", "scrfd", "input", Preprocess((16, 24)), ("map",))
+    export_network(network, tmp_path / "x.onnx", contract)
+    model = onnx.load(tmp_path / "x.onnx")
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv"]
+    assert len(model.graph.initializer) == 2
 
 
 class BatchBakedIn(Tiny):
