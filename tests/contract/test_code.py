@@ -1,0 +1,383 @@
+"""The code keeps its promises: who imports whom, public names, sizes, old Python, sources.
+
+Every check takes text and returns what is wrong with it, so that a mutation can show that it sees.
+"""
+
+import ast
+import fnmatch
+import re
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import facezoo
+import pytest
+from facezoo.cli.main import VERBS, build_parser
+
+PACKAGE = Path(facezoo.__file__).parent
+REPOSITORY = PACKAGE.parent.parent
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+SCRIPTS = {
+    path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8")
+    for pattern in ("face_*/**/*.py", "common/utils/*.py", "common/eval/*.py")
+    for path in sorted(REPOSITORY.glob(pattern))
+}
+
+# A module may import those of its own line and of the lines above.
+LAYERS = (
+    ("errors", "results", "__init__"),
+    ("card", "image.*", "metrics.*", "models.*.decode"),
+    ("models.__init__", "models.photos", "models.*.card", "models.*.__init__"),
+    ("contract", "weights", "runs", "datasets.*", "backends.*", "vacc.*", "graph_info", "testing"),
+    ("export",),
+    ("models.*",),
+    ("evaluate", "gate", "compare", "report", "plots", "pipeline"),
+    ("cli.*",),
+)
+# Runtimes, and the only modules that may import them.
+HOMES = {
+    "onnxruntime": ("backends.ort", "vacc.*"),
+    "openvino": ("backends.openvino",),
+    "vaststreamx": ("backends.vsx",),
+    "torch": ("models.*.network", "models.*.train", "export"),
+    "torchvision": ("models.*.network", "models.*.train", "export"),
+    "matplotlib": ("plots",),
+}
+NEEDS_TORCH = HOMES["torch"]
+SCRIPT_LINES = 100
+# Python 3.8 cannot list its own modules; these are the ones that decoders use.
+OLD_STDLIB = ("dataclasses", "functools", "importlib", "math", "pathlib", "typing")
+# Limits of our own, which decide speed and no result.
+OWN = {"models.scrfd.decode.MOST_PAIRS"}
+
+
+@lru_cache(maxsize=None)
+def parsed(source):
+    return ast.parse(source)
+
+
+def matches(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@lru_cache(maxsize=None)
+def imported(name, source):
+    """Return (own module or foreign package, names, line) for every import, however deep."""
+    return tuple(find_imports(name, source))
+
+
+def find_imports(name, source):
+    parts = name.split(".")[:-1]
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], (), node.lineno
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0], (), node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level + 1] + (node.module or "").split(".")
+            base = [part for part in base if part]
+            for alias in node.names:
+                for module in ([*base, alias.name], base, [*base, "__init__"]):
+                    if ".".join(module) in SOURCES:
+                        yield ".".join(module), (alias.name,), node.lineno
+                        break
+
+
+def layer(name):
+    for number, patterns in enumerate(LAYERS):
+        if matches(name, patterns):
+            return number
+    return None
+
+
+def check_directions(name, source):
+    if name == "__init__":
+        return []  # It hands out load() from the top, and only when asked.
+    rank = layer(name)
+    if rank is None:
+        return [f"{name}: belongs to no layer; add it to LAYERS and to common/README.md"]
+    own = [entry for entry in imported(name, source) if entry[0] in SOURCES]
+    problems = [
+        f"{name}:{line} imports {target}, which is a layer above"
+        for target, _, line in own
+        if layer(target) is not None and layer(target) > rank
+    ]
+    room = re.match(r"models\.(\w+)\.", name)
+    problems += [
+        f"{name}:{line} imports {target}, another model's"
+        for target, _, line in own
+        if room and re.match(r"models\.\w+\.", target) and not target.startswith(room[0])
+    ]
+    return problems
+
+
+def check_runtimes(name, source):
+    return [
+        f"{name}:{line} imports {target}; only {', '.join(HOMES[target])} may"
+        for target, _, line in imported(name, source)
+        if target in HOMES and not matches(name, HOMES[target])
+    ]
+
+
+def check_decoder(name, source):
+    standard = getattr(sys, "stdlib_module_names", OLD_STDLIB)
+    allowed = {"numpy", "results", "errors", "__future__", *standard}
+    return [
+        f"{name}:{line} imports {target}; a decoder takes NumPy, results and errors only"
+        for target, _, line in imported(name, source)
+        if target not in allowed
+    ]
+
+
+def check_python38(name, source):
+    try:
+        ast.parse(source, feature_version=(3, 8))
+    except SyntaxError as error:
+        return [f"{name}:{error.lineno} is not Python 3.8: {error.msg}"]
+    return []
+
+
+@lru_cache(maxsize=None)
+def public_names(source):
+    """Return (``__all__`` or None, names bound at the top, functions and classes)."""
+    tree = parsed(source)
+    declared, bound, defined = None, set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node in tree.body:
+            defined.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        for target in (part for one in targets for part in ast.walk(one)):
+            if isinstance(target, ast.Name):
+                bound.add(target.id)
+                if target.id == "__all__":
+                    declared = ast.literal_eval(node.value)
+    # A module's __getattr__ answers for names that it compares with.
+    lazy = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return declared, bound | defined | (lazy if "__getattr__" in defined else set()), defined
+
+
+def check_all(name, source):
+    declared, bound, _ = public_names(source)
+    if not parsed(source).body:
+        return []
+    if declared is None:
+        return [f"{name} has no __all__"]
+    problems = [
+        f"{name}: __all__ names {one}, which is not there" for one in declared if one not in bound
+    ]
+    problems += [f"{name}: __all__ names the private {one}" for one in declared if is_private(one)]
+    if declared != sorted(declared, key=constants_first):
+        problems.append(f"{name}: __all__ is not sorted")
+    return problems
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def constants_first(name):
+    kind = 0 if name.isupper() else 1 if name[:1].isupper() else 2
+    return kind, name
+
+
+def check_uses(name, source):
+    """A function or class used from another part of the package is public there."""
+    problems = []
+    for target, names, line in imported(name, source):
+        folder = target.rpartition(".")[0]
+        if target not in SOURCES or (folder and folder == name.rpartition(".")[0]):
+            continue
+        declared, _, defined = public_names(SOURCES[target])
+        problems += [
+            f"{name}:{line} takes {one} out of {target}, whose __all__ does not name it"
+            for one in names
+            if is_private(one) or (one in defined and one not in (declared or ()))
+        ]
+    return problems
+
+
+def check_manners(name, source):
+    tree = parsed(source)
+    problems = [
+        f"{name}:{node.lineno} asserts; raise one of facezoo.errors"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert)
+    ]
+    return problems + check_path_edits(name, source)
+
+
+def check_path_edits(name, source):
+    return [
+        f"{name}:{node.lineno} edits sys.path; facezoo is installed"
+        for node in ast.walk(parsed(source))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "path"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "sys"
+    ]
+
+
+def check_script(name, source):
+    tree = parsed(source)
+    lines = len(source.splitlines())
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    problems = [f"{name} has {lines} lines; {SCRIPT_LINES} at most"] * (lines > SCRIPT_LINES)
+    problems += [
+        f"{name} has no {one}()" for one in ("build_parser", "main") if one not in functions
+    ]
+    problems += [f"{name} has no docstring"] * (ast.get_docstring(tree) is None)
+    problems += [
+        f"{name}:{node.lineno} does something when it is imported"
+        for node in tree.body
+        if isinstance(node, (ast.Expr, ast.For, ast.While, ast.With, ast.Try))
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    return problems + check_path_edits(name, source)
+
+
+def check_sources(name, source):
+    """Upper-case constants that hold facts from elsewhere say from where."""
+    lines = source.splitlines()
+    problems = []
+    for node in parsed(source).body:
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if not isinstance(target, ast.Name) or not target.id.isupper():
+            continue
+        if f"{name}.{target.id}" in OWN or not holds_fact(node.value):
+            continue
+        first = node.lineno - 1
+        while first and lines[first - 1].startswith("#"):
+            first -= 1
+        if not re.search(r"#.*\bsource: ", "\n".join(lines[first : node.end_lineno])):
+            problems.append(f"{name}:{node.lineno} {target.id} names no source")
+    return problems
+
+
+def holds_fact(node):
+    """Numbers are facts; names, texts and what is made of other constants are not."""
+    return any(
+        isinstance(part, ast.Constant)
+        and isinstance(part.value, (int, float))
+        and not isinstance(part.value, bool)
+        and part.value not in (0, 1)
+        for part in ast.walk(node)
+    )
+
+
+def check_verbs(verbs, modules):
+    return sorted(set(verbs).symmetric_difference(modules))
+
+
+CLI_MODULES = {name[len("cli.") :] for name in SOURCES if name.startswith("cli.")}
+NO_VERBS = {"__init__", "main", "options"}
+FACTS = [name for name in SOURCES if re.fullmatch(r"models\.\w+\.(card|decode)", name)]
+
+
+@pytest.mark.parametrize(
+    "check", [check_directions, check_runtimes, check_all, check_uses, check_manners]
+)
+def test_package(check):
+    assert [problem for item in SOURCES.items() for problem in check(*item)] == []
+
+
+def test_scripts_are_short_and_plain():
+    assert [problem for item in SCRIPTS.items() for problem in check_script(*item)] == []
+
+
+def test_scripts_take_public_names_only():
+    def absolute(source):
+        return re.sub(r"^(\s*from )facezoo\.", r"\1.", source, flags=re.M)
+
+    problems = [p for name, text in SCRIPTS.items() for p in check_uses("", absolute(text))]
+    assert problems == []
+
+
+def test_decoders_need_numpy_only():
+    names = [name for name in SOURCES if name.endswith(".decode")]
+    assert len(names) >= 3
+    assert [p for name in names for p in check_decoder(name, SOURCES[name])] == []
+
+
+def test_all_but_torch_parts_is_python38():
+    old = {n: s for n, s in {**SOURCES, **SCRIPTS}.items() if not matches(n, NEEDS_TORCH)}
+    assert [problem for item in old.items() for problem in check_python38(*item)] == []
+
+
+def test_facts_name_their_source():
+    assert [problem for name in FACTS for problem in check_sources(name, SOURCES[name])] == []
+
+
+def test_verbs_are_the_modules_of_the_command():
+    assert check_verbs(VERBS, CLI_MODULES - NO_VERBS) == []
+
+
+def test_every_verb_has_help_and_an_example():
+    for verb in VERBS:
+        doc = ast.get_docstring(parsed(SOURCES[f"cli.{verb}"]))
+        assert doc and doc.splitlines()[0].endswith("."), verb
+
+
+def test_the_help_fits_a_screen():
+    assert len(build_parser().format_help().splitlines()) <= 30
+
+
+def test_the_package_imports_without_runtimes():
+    code = (
+        "import sys, facezoo, facezoo.cli.main, facezoo.models;"
+        "facezoo.cli.main.build_parser();"
+        f"print([name for name in {sorted(HOMES)!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(done.stdout)) <= {"onnxruntime"}
+
+
+# What the checks must notice ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "source"),
+    [
+        (check_directions, "image.boxes", "from ..pipeline import load"),
+        (check_directions, "vacc.vdsp", "def later():\n    from ..models.scrfd import graph"),
+        (check_directions, "models.scrfd.graph", "from ..pipnet.decode import decode"),
+        (check_directions, "pipeline", "from .cli.options import make_parser"),
+        (check_directions, "helpers", ""),
+        (check_runtimes, "pipeline", "import onnxruntime"),
+        (check_runtimes, "models.scrfd.decode", "from torch import nn"),
+        (check_runtimes, "report", "import matplotlib.pyplot as plt"),
+        (check_decoder, "models.scrfd.decode", "import cv2"),
+        (check_decoder, "models.scrfd.decode", "from ...card import ModelCard"),
+        (check_python38, "x", "match a:\n    case 1:\n        pass"),
+        (check_python38, "x", "with (open(a) as b, open(c) as d):\n    pass"),
+        (check_all, "x", "def f(): ...\n"),
+        (check_all, "x", "__all__ = ['f', 'g']\ndef f(): ...\n"),
+        (check_all, "x", "__all__ = ['g', 'f']\ndef f(): ...\ndef g(): ...\n"),
+        (check_all, "x", "__all__ = ['_f']\ndef _f(): ...\n"),
+        (check_uses, "pipeline", "from .runs import _entry_of"),
+        (check_uses, "pipeline", "from .vacc.compiler import _missing_thing"),
+        (check_manners, "x", "assert x"),
+        (check_manners, "x", "import sys\nsys.path.insert(0, 'common')"),
+        (check_script, "x.py", SCRIPTS["common/eval/evaluation.py"] + "\n" * SCRIPT_LINES),
+        (check_script, "x.py", SCRIPTS["common/eval/evaluation.py"].replace("def main", "def run")),
+        (check_script, "x.py", SCRIPTS["common/eval/evaluation.py"] + "print('imported')\n"),
+        (check_script, "x.py", SCRIPTS["common/eval/evaluation.py"].partition('"""\n\n')[2]),
+        (check_sources, "x", "STRIDES = (8, 16, 32)"),
+        (check_sources, "x", "# as everybody knows\nMEAN: float = 127.5"),
+        (check_sources, "models.scrfd.card", SOURCES["models.scrfd.card"].replace("source:", "s:")),
+    ],
+)
+def test_mutations_are_noticed(check, name, source):
+    assert check(name, source) != []
+
+
+def test_a_forgotten_verb_is_noticed():
+    assert "predicted" in check_verbs({**VERBS, "predicted": ""}, CLI_MODULES - NO_VERBS)
+    assert "left_over" in check_verbs(VERBS, CLI_MODULES - NO_VERBS | {"left_over"})

@@ -1,0 +1,337 @@
+"""What is rendered is current: card = build YAML = vdsp JSON, and every block of the pages."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import facezoo
+import pytest
+from facezoo import models
+from facezoo.card import Preprocess, Reference
+from facezoo.cli.docs import render_pages
+from facezoo.cli.main import main
+from facezoo.cli.recipes import process_ops, render_recipes
+from facezoo.errors import InputError
+from facezoo.models import CARDS
+from facezoo.report import read_numerics, render_block, render_blocks
+from facezoo.vacc.build_config import read_build_config
+from facezoo.vacc.vdsp import describe_differences, read_vdsp
+
+REPOSITORY = Path(facezoo.__file__).parent.parent.parent
+YAMLS = sorted(REPOSITORY.glob("face_*/*/build_in/build/*.yaml"))
+JSONS = sorted(REPOSITORY.glob("face_*/*/build_in/vdsp_params/*.json"))
+PAGE = "face_detection/scrfd/README.md"
+
+METRICS = {"AP easy": {"value": 90.0, "unit": "%", "higher_is_better": True}}
+RESULT = {
+    "card": "scrfd_500m_bnkps",
+    "build": "fp32",
+    "engine": "ort 1.0",
+    "dataset": "WIDER FACE val, 3,226 photos",
+    "settings": {"profile": "eval"},
+    "metrics": METRICS,
+    "images_per_second": 12.34,
+    "machine": "two cores",
+    "command": "facezoo evaluate scrfd",
+}
+NUMERICS = {"schema": "facezoo.numerics/1", "results": [RESULT]}
+
+
+# Vendor files -------------------------------------------------------------------------------------
+
+
+def check_recipes(files, root):
+    """Rendered files are there as rendered, and nothing else lies beside them."""
+    problems = [
+        f"{name} differs from its card"
+        for name, text in files.items()
+        if not (root / name).is_file() or (root / name).read_text("utf-8") != text
+    ]
+    found = {
+        path.relative_to(root).as_posix() for path in root.glob("face_*/*/build_in/[bv]*/*.[yj]*")
+    }
+    return problems + [f"{name} comes from no card" for name in sorted(found - set(files))]
+
+
+def check_vdsp(path, card):
+    """The JSON, read as a user's is, says what the card says."""
+    return describe_differences(read_vdsp(path, card.preprocess), card.preprocess)
+
+
+def check_build(path, card):
+    """The YAML, read as a user's is, says what the card says."""
+    config = read_build_config(path)
+    shape = (1, 3, *card.preprocess.input_hw)
+    found = dict(config.frontend.shape)
+    problems = [] if found == {card.input_name: (shape,)} else [f"{path.name}: input {found}"]
+    if config.name != f"{path.stem}_{config.backend.dtype}":
+        problems.append(f"{path.name}: name {config.name}")
+    ops = [{"type": op.type, **op.arguments} for op in config.dataset.process_ops]
+    if json.loads(json.dumps(ops)) != json.loads(json.dumps(process_ops(card.preprocess))):
+        problems.append(f"{path.name}: process_ops {ops}")
+    return problems
+
+
+def card_of_yaml(path):
+    return CARDS[read_build_config(path).frontend.checkpoint.stem]
+
+
+def card_of_json(path):
+    return next(card for card in CARDS.values() if f"-{card.id}-" in path.name)
+
+
+def test_recipes_are_current():
+    assert check_recipes(render_recipes(), REPOSITORY) == []
+
+
+def test_every_scrfd_card_has_its_files():
+    scrfd = {card.id for card in CARDS.values() if card.model == "scrfd"}
+    assert {card_of_json(path).id for path in JSONS if "scrfd" in path.name} == scrfd
+    assert {card_of_yaml(path).id for path in YAMLS if "scrfd" in path.name} == scrfd
+
+
+@pytest.mark.parametrize("path", JSONS, ids=lambda path: path.stem)
+def test_vdsp_files_say_what_the_cards_say(path):
+    assert check_vdsp(path, card_of_json(path)) == []
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_build_files_say_what_the_cards_say(path):
+    assert check_build(path, card_of_yaml(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"OimageWidth": 640', '"OimageWidth": 256'), ("128.0", "127.5"), ("LETTERBOX", "RESIZE")],
+)
+def test_an_edited_vdsp_file_is_noticed(tmp_path, old, new):
+    path = next(path for path in JSONS if "scrfd_500m_bnkps" in path.name)
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    assert check_vdsp(copy, card_of_json(path)) != []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("640, 640", "640, 320"), ("127.5", "0.5"), ("official_scrfd_fp16", "official_scrfd_int8")],
+)
+def test_an_edited_build_file_is_noticed(tmp_path, old, new):
+    path = next(path for path in YAMLS if path.stem == "official_scrfd")
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    assert check_build(copy, card_of_yaml(path)) != []
+
+
+def test_a_changed_card_and_a_stranger_are_noticed(tmp_path):
+    files = render_recipes()
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    assert check_recipes(files, tmp_path) == []
+    name = next(iter(files))
+    assert check_recipes({**files, name: files[name].replace("640", "641")}, tmp_path) != []
+    (tmp_path / name).with_name("official_scrfd_9g.yaml").write_text("name: x\n")
+    assert len(check_recipes(files, tmp_path)) == 1
+
+
+# Pages --------------------------------------------------------------------------------------------
+
+
+def stale_pages(root):
+    return [
+        path.name for path, text in render_pages(root).items() if path.read_text("utf-8") != text
+    ]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A repository of its pages and what they show."""
+    for pattern in ("*.md", "common/*.md", "face_*/*.md", "face_*/*/*.md", "face_*/*/*.json"):
+        for path in REPOSITORY.glob(pattern):
+            target = tmp_path / path.relative_to(REPOSITORY)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    for folder in ("face_detection/scrfd/expected", "face_detection/scrfd/build_in"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    for path in REPOSITORY.glob("face_*/*/source_code/export_onnx.py"):
+        target = tmp_path / path.relative_to(REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path
+
+
+def test_pages_are_current():
+    assert stale_pages(REPOSITORY) == []
+
+
+def test_docs_writes_what_it_checks(copy, capsys):
+    page = copy / PAGE
+    text = page.read_text("utf-8")
+    page.write_text(text.replace("90.97", "91.97"), "utf-8")
+    assert main(["docs", "--check", "--root", str(copy)]) == 3
+    assert PAGE in capsys.readouterr().err
+    assert "91.97" in page.read_text("utf-8")
+    assert main(["docs", "--root", str(copy)]) == 0
+    assert page.read_text("utf-8") == text
+    assert main(["docs", "--check", "--root", str(copy)]) == 0
+
+
+def test_a_number_changed_in_its_file_makes_the_pages_stale(copy):
+    assert stale_pages(copy) == []
+    file = copy / "face_detection/scrfd/expected/astronaut.txt"
+    file.write_text(file.read_text("utf-8").replace("1", "2", 1), "utf-8")
+    assert set(stale_pages(copy)) == {"README.md", "README.zh-CN.md"}
+
+
+def test_a_block_that_cannot_be_rendered_names_its_page(copy, capsys):
+    page = copy / PAGE
+    page.write_text(page.read_text("utf-8").replace("begin weights scrfd", "begin wieghts scrfd"))
+    assert main(["docs", "--root", str(copy)]) == 2
+    said = capsys.readouterr().err
+    assert PAGE in said and "wieghts scrfd" in said
+    assert main(["docs", "--root", str(copy / "common")]) == 2
+
+
+# Blocks -------------------------------------------------------------------------------------------
+
+
+def numerics(tmp_path, *results):
+    recipe = tmp_path / "face_detection" / "scrfd"
+    recipe.mkdir(parents=True)
+    entry = {**NUMERICS, "results": list(results)}
+    (recipe / "numerics.json").write_text(json.dumps(entry))
+    return tmp_path
+
+
+def rows(table):
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_blocks_are_replaced_and_nothing_else():
+    text = "a\n<!-- facezoo:begin x y -->\nold\n<!-- facezoo:end -->\nb\n"
+    filled = render_blocks(text, " ".join)
+    assert filled == "a\n<!-- facezoo:begin x y -->\nx y\n<!-- facezoo:end -->\nb\n"
+    assert render_blocks(filled, " ".join) == filled
+    assert render_blocks("no block\n", " ".join) == "no block\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- facezoo:begin x -->\n",
+        "<!-- facezoo:end -->\n",
+        "<!-- facezoo:begin x -->\n<!-- facezoo:begin y -->\n<!-- facezoo:end -->\n",
+    ],
+)
+def test_comments_without_partner_are_refused(text):
+    with pytest.raises(InputError, match=r"line [12]"):
+        render_blocks(text, " ".join)
+
+
+def test_what_is_not_measured_says_so(tmp_path):
+    (tmp_path / "face_detection" / "scrfd").mkdir(parents=True)
+    scrfd = rows(render_block(tmp_path, ["status"]))[2]
+    assert scrfd[0] == "scrfd"
+    assert scrfd[-4:] == ["not measured"] * 4
+    assert "scrfd_34g" in render_block(tmp_path, ["accuracy", "scrfd"])
+    assert "not measured" in render_block(tmp_path, ["accuracy", "scrfd"]).lower()
+    assert "未测量" in render_block(tmp_path, ["accuracy", "scrfd", "zh"])
+
+
+def test_accuracy_shows_published_measured_and_difference(tmp_path):
+    root = numerics(tmp_path, RESULT, {**RESULT, "build": "fp16", "images_per_second": None})
+    table = rows(render_block(root, ["accuracy", "scrfd"]))
+    assert table[2][:2] == ["scrfd_500m_bnkps", "published"]
+    assert table[2][3] == "90.97"
+    assert table[3][1:5] == ["fp32", "ort 1.0", "90.00 (-0.97)", "12.3"]
+    assert table[4][1] == "fp16"
+    assert table[4][4] == "–"
+    assert "1. profile eval; two cores: `facezoo evaluate scrfd`" in render_block(
+        root, ["accuracy", "scrfd"]
+    )
+
+
+def test_status_shows_the_first_result_of_each_build(tmp_path):
+    better = {"AP easy": {**METRICS["AP easy"], "value": 95.0}}
+    on_card = {**RESULT, "engine": "vsx 2.0", "build": "int8"}
+    root = numerics(tmp_path, RESULT, {**RESULT, "metrics": better}, on_card)
+    assert rows(render_block(root, ["status"]))[2][-4:] == [
+        "90.00",
+        "not measured",
+        "not measured",
+        "90.00",
+    ]
+
+
+def test_published_numbers_keep_their_digits(monkeypatch, tmp_path):
+    card = CARDS["scrfd_500m"]
+    reference = Reference("Some set", "accuracy", 99.817, "%", True, "a paper")
+    cards = {card.id: dataclasses.replace(card, references=(reference,))}
+    monkeypatch.setattr("facezoo.report.CARDS", cards)
+    (tmp_path / "face_detection" / "scrfd").mkdir(parents=True)
+    assert rows(render_block(tmp_path, ["variants", "scrfd"]))[2][2] == "99.817"
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "words"),
+    [
+        (Preprocess((112, 96), norm="DIV255", color_conversion="RGB2BGR"), "96x112.*BGR; x / 255"),
+        (
+            Preprocess((64, 64), norm="DIV255_MINUSMEAN_DIVSTD", mean=(0.5,) * 3, std=(0.25,) * 3),
+            r"\(x / 255 - 0.5\) / 0.25",
+        ),
+        (
+            Preprocess((64, 64), fit="letterbox", anchor="top_left"),
+            r"top_left, padded with \(0, 0, 0\)",
+        ),
+    ],
+)
+def test_facts_describe_the_preprocessing(monkeypatch, tmp_path, preprocess, words):
+    card = dataclasses.replace(CARDS["scrfd_500m"], preprocess=preprocess)
+    monkeypatch.setattr("facezoo.report.CARDS", {card.id: card})
+    text = " ".join(" ".join(row) for row in rows(render_block(tmp_path, ["facts", "scrfd"])))
+    assert re.search(words, text)
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+@pytest.mark.parametrize("block", ["weights", "variants", "accuracy"])
+def test_every_model_can_be_shown(block, model):
+    for language in ([], ["zh"]):
+        table = rows(render_block(REPOSITORY, [block, model, *language]))
+        assert len({len(row) for row in table}) <= 1
+
+
+@pytest.mark.parametrize(
+    "words", [["accuracy"], ["accuracy", "arcface"], ["models", "scrfd"], ["file", "nowhere.txt"]]
+)
+def test_unknown_blocks_are_refused(words):
+    with pytest.raises(InputError):
+        render_block(REPOSITORY, words)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"card": "scrfd_9000g"},
+        {"build": "bf16"},
+        {"metrics": {"AP easy": {"value": "high"}}},
+        {"metrics": 3},
+    ],
+)
+def test_malformed_numbers_are_refused(tmp_path, change):
+    root = numerics(tmp_path, {**RESULT, **change})
+    with pytest.raises(InputError, match=r"numerics\.json"):
+        read_numerics(root / "face_detection/scrfd/numerics.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"schema": "facezoo.numerics/2", "results": []}', "{}"]
+)
+def test_files_of_another_kind_are_refused(tmp_path, text):
+    (tmp_path / "numerics.json").write_text(text)
+    with pytest.raises(InputError, match=r"numerics\.json"):
+        read_numerics(tmp_path / "numerics.json")
+    assert read_numerics(tmp_path / "absent.json") == []
