@@ -1,0 +1,384 @@
+"""How much a quality score is worth: errors as the pairs of lowest quality are left out.
+
+The quality of a pair is the lower one of its two faces. A score is good if leaving out the worst
+pairs leaves fewer genuine pairs rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+
+from ..errors import InputError
+
+__all__ = [
+    "DiscardCurve",
+    "Interval",
+    "RejectCurve",
+    "error_versus_discard",
+    "error_versus_reject",
+    "pair_quality",
+    "spearman",
+]
+
+# source: MagFace@99bae61 eval/eval_quality/eval_quality.py, perform_1v1_quality_eval
+REJECT_RATES = np.arange(0, 0.98, 0.05)
+
+DISCARD_LIMIT = 0.95  # source: arXiv:2103.05977, upper bound of the area over the curve
+PARTIAL_LIMIT = 0.30  # a share that a deployment might really refuse
+DISCARDS = np.linspace(0.0, DISCARD_LIMIT, 96)
+RESAMPLES = 1000
+CONFIDENCE = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class RejectCurve:
+    """The authors' error-versus-reject curve; lower is better.
+
+    Attributes
+    ----------
+    rates
+        Shape (K,): shares of pairs left out. K is at most 20; rates that leave 100 or fewer
+        impostor pairs have no point, as in the original.
+    fnmr
+        Shape (K,): share of the remaining genuine pairs that are rejected.
+    thresholds
+        Shape (K,): distances below which a pair is accepted.
+    """
+
+    rates: np.ndarray
+    fnmr: np.ndarray
+    thresholds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and what it may be with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DiscardCurve:
+    """The error-versus-discard characteristic (EDC) of a quality score.
+
+    Attributes
+    ----------
+    fmr
+        The false match rate that fixes the threshold before anything is left out.
+    threshold
+        Distances below it are matches.
+    discards
+        Shape (96,): shares of genuine pairs left out, lowest quality first, 0 to 0.95.
+    fnmr, low, high
+        Shape (96,): false non-match rate among the genuine pairs that remain, and its 95 % band;
+        lower is better.
+    auc
+        Area under the curve up to 0.95, not normalised; lower is better.
+    partial_auc
+        The same up to 0.30.
+    relative_auc
+        ``auc`` as a share of the area under random discard, which is 0.95 times the first error:
+        below 1 is better than chance, and its interval allows for what both share.
+    aoc
+        The area over the curve of the SDD-FIQA paper, with errors taken relative to the first:
+        ``1 - 0.95 * relative_auc``; 0.05 for random discard, higher is better.
+    """
+
+    fmr: float
+    threshold: float
+    discards: np.ndarray
+    fnmr: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    auc: Interval
+    partial_auc: Interval
+    relative_auc: Interval
+    aoc: Interval
+
+
+def pair_quality(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the shorter length of the two embeddings of each pair, MagFace's quality of a pair.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N, D), embeddings as the network gives them.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), float64.
+    """
+    lengths = [np.linalg.norm(np.asarray(x, dtype=np.float64), axis=1) for x in (first, second)]
+    return np.asarray(np.minimum(*lengths))
+
+
+def _check(
+    distances: np.ndarray, is_same: np.ndarray, quality: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    distances = np.asarray(distances, dtype=np.float64)
+    quality = np.asarray(quality, dtype=np.float64)
+    is_same = np.asarray(is_same).astype(bool)
+    if distances.ndim != 1 or not distances.shape == is_same.shape == quality.shape:
+        raise InputError(
+            "distances, labels and qualities must all have shape (N,), got "
+            f"{distances.shape}, {is_same.shape} and {quality.shape}"
+        )
+    finite = np.isfinite(distances) & np.isfinite(quality)
+    if not finite.all():
+        raise InputError(f"pair {int(np.argmin(finite))} has a distance or quality not finite")
+    if is_same.all() or not is_same.any():
+        raise InputError(
+            f"there are {int(is_same.sum())} genuine and {int((~is_same).sum())} impostor pairs; "
+            "expected some of both"
+        )
+    return distances, is_same, quality
+
+
+def error_versus_reject(
+    distances: np.ndarray, is_same: np.ndarray, quality: np.ndarray
+) -> RejectCurve:
+    """Compute the authors' curve, rank rule and all.
+
+    At each of 20 rates the pairs of lowest quality are left out, genuine and impostor alike, and
+    the threshold at a false match rate of 1e-3 is set anew on the rest: of N ascending impostor
+    distances the one at index (N - 1) // 1000, so that a handful of impostors decides.
+
+    Parameters
+    ----------
+    distances
+        Shape (N,), lower is nearer;
+        :func:`~facezoo.metrics.verification.angular_distance` as the authors.
+    is_same
+        Shape (N,), bool.
+    quality
+        Shape (N,), of the pairs; higher is better. :func:`pair_quality` as the authors.
+
+    Returns
+    -------
+    RejectCurve
+        Up to 20 points.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, a value is not finite, or genuine pairs run out.
+
+    References
+    ----------
+    .. [1] MagFace@99bae61, ``eval/eval_quality/eval_quality.py``.
+    """
+    distances, is_same, quality = _check(distances, is_same, quality)
+    order = np.argsort(quality)
+    fnmr, thresholds = [], []
+    for rate in REJECT_RATES:
+        kept = order[int(rate * len(order)) :]
+        genuine = distances[kept][is_same[kept]]
+        impostors = np.sort(distances[kept][~is_same[kept]])
+        last = len(impostors) - 1
+        # The original divides by ten three times, but stops once nothing is left to divide.
+        if last < 100:
+            break
+        if not len(genuine):
+            raise InputError(
+                f"no genuine pair is left once {rate:.0%} of the pairs are left out; "
+                "the quality score ranks impostor pairs above all of them"
+            )
+        thresholds.append(impostors[last // 1000])
+        fnmr.append(np.count_nonzero(genuine >= thresholds[-1]) / len(genuine))
+    return RejectCurve(REJECT_RATES[: len(fnmr)], np.array(fnmr), np.array(thresholds))
+
+
+def error_versus_discard(
+    distances: np.ndarray,
+    is_same: np.ndarray,
+    quality: np.ndarray,
+    fmr: float,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> DiscardCurve:
+    """Compute the error-versus-discard characteristic with areas and bootstrap intervals.
+
+    The threshold belongs to the false match rate on all impostor pairs, interpolated between the
+    two nearest, and stays. Genuine pairs are left out from the lowest quality on; among pairs of
+    equal quality the order is no one's merit, so the errors left fall in proportion, and a
+    constant score gives a flat line.
+
+    Parameters
+    ----------
+    distances
+        Shape (N,), lower is nearer.
+    is_same
+        Shape (N,), bool.
+    quality
+        Shape (N,), of the pairs (the lower one of the two faces); higher is better.
+    fmr
+        False match rate between 0 and 1, such as 1e-3.
+    resamples, seed
+        Of the bootstrap, which draws genuine and impostor pairs anew and takes them as
+        independent.
+
+    Returns
+    -------
+    DiscardCurve
+        The curve, its band, and its areas.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, a value is not finite, not one false match is expected at this rate, or
+        no genuine pair is rejected, so that nothing is there to improve.
+
+    References
+    ----------
+    .. [1] Grother and Tabassi, *Performance of Biometric Quality Measures*, PAMI 2007.
+    .. [2] Schlett et al., *Considerations on the Evaluation of Biometric Quality Assessment
+       Algorithms*, arXiv:2303.13294: the threshold is that of the starting error.
+    .. [3] Ou et al., *SDD-FIQA*, arXiv:2103.05977: the area over the curve.
+    """
+    distances, is_same, quality = _check(distances, is_same, quality)
+    impostors = np.sort(distances[~is_same])
+    if not 0.0 < fmr < 1.0:
+        raise InputError(f"a false match rate must be between 0 and 1, got {fmr}")
+    if fmr * len(impostors) < 1.0 - 1e-9:
+        raise InputError(
+            f"FMR {fmr:g} needs at least {math.ceil(1.0 / fmr - 1e-9)} impostor pairs, "
+            f"there are {len(impostors)}"
+        )
+    order = np.argsort(quality[is_same], kind="stable")
+    genuine = distances[is_same][order]
+    # Where runs of equal quality begin, and the end.
+    edges = np.flatnonzero(np.diff(quality[is_same][order], prepend=-np.inf, append=np.inf))
+    threshold = _quantile(impostors, np.arange(len(impostors)), fmr)
+    missed = genuine >= threshold
+    if not missed.any():
+        raise InputError(
+            f"all {len(genuine)} genuine pairs match at FMR {fmr:g}: there is no error for a "
+            "quality score to avoid; choose a lower rate or harder pairs"
+        )
+    curve = _curve(np.ones(len(genuine)), missed, edges)
+    curves = _resampled(impostors, genuine, edges, fmr, resamples, seed)
+    low, high = np.quantile(curves, CONFIDENCE, axis=0)
+    relative = _interval(_relative_area(curve[None]), _relative_area(curves))
+    return DiscardCurve(
+        fmr=fmr,
+        threshold=threshold,
+        discards=DISCARDS,
+        fnmr=curve,
+        low=low,
+        high=high,
+        auc=_interval(_area(curve[None], DISCARD_LIMIT), _area(curves, DISCARD_LIMIT)),
+        partial_auc=_interval(_area(curve[None], PARTIAL_LIMIT), _area(curves, PARTIAL_LIMIT)),
+        relative_auc=relative,
+        aoc=Interval(
+            value=1.0 - DISCARD_LIMIT * relative.value,
+            low=1.0 - DISCARD_LIMIT * relative.high,
+            high=1.0 - DISCARD_LIMIT * relative.low,
+        ),
+    )
+
+
+def _quantile(ascending: np.ndarray, ranks: np.ndarray, share: float) -> float:
+    """Interpolate a quantile of ``ascending[ranks]``; the ranks ascend too."""
+    position = share * (len(ranks) - 1)
+    below = int(position)
+    values = ascending[ranks[below : below + 2]]
+    return float(values[0] + (position - below) * (values[-1] - values[0]))
+
+
+def _curve(weights: np.ndarray, missed: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the error at each discard for pairs sorted by quality, each counted by its weight."""
+    counted = np.concatenate([[0.0], np.cumsum(weights)])[edges]
+    misses = np.concatenate([[0.0], np.cumsum(weights * missed)])[edges]
+    dropped = DISCARDS * counted[-1]
+    left = misses[-1] - np.interp(dropped, counted, misses)
+    return np.asarray(left / (counted[-1] - dropped))
+
+
+def _resampled(
+    impostors: np.ndarray,
+    genuine: np.ndarray,
+    edges: np.ndarray,
+    fmr: float,
+    resamples: int,
+    seed: int,
+) -> np.ndarray:
+    """Return the curves of resampled pairs, shape (resamples, 96)."""
+    rng = np.random.default_rng(seed)
+    curves = np.empty((resamples, len(DISCARDS)))
+    for curve in curves:
+        ranks = np.sort(rng.integers(len(impostors), size=len(impostors)))
+        threshold = _quantile(impostors, ranks, fmr)
+        drawn = rng.integers(len(genuine), size=len(genuine))
+        weights = np.bincount(drawn, minlength=len(genuine)).astype(np.float64)
+        curve[:] = _curve(weights, genuine >= threshold, edges)
+    return curves
+
+
+def _area(curves: np.ndarray, limit: float) -> np.ndarray:
+    """Integrate by trapezoids up to a discard; shape (curves,)."""
+    inside = int(np.searchsorted(DISCARDS, limit + 1e-9))
+    widths = np.diff(DISCARDS[:inside])
+    means = (curves[:, 1:inside] + curves[:, : inside - 1]) / 2.0
+    return np.asarray(means @ widths)
+
+
+def _relative_area(curves: np.ndarray) -> np.ndarray:
+    start = curves[:, 0]
+    # A resample without a single error says nothing about discarding.
+    with np.errstate(invalid="ignore"):
+        return np.asarray(_area(curves, DISCARD_LIMIT) / (DISCARD_LIMIT * start))
+
+
+def _interval(value: np.ndarray, resampled: np.ndarray) -> Interval:
+    low, high = np.nanquantile(resampled, CONFIDENCE)
+    return Interval(float(value[0]), float(low), float(high))
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Compute Spearman's rank correlation; equal values share their mean rank.
+
+    Parameters
+    ----------
+    first, second
+        Shape (N,), N at least 2, finite.
+
+    Returns
+    -------
+    float
+        -1 (opposite order) to 1 (same order); NaN if either is constant.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, there are fewer than two values, or one is not finite.
+
+    Examples
+    --------
+    >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0])), 3)
+    0.5
+    """
+    pairs = [np.asarray(x, dtype=np.float64) for x in (first, second)]
+    if pairs[0].ndim != 1 or pairs[0].shape != pairs[1].shape or len(pairs[0]) < 2:
+        raise InputError(
+            f"rank correlation needs two arrays (N,), N >= 2, got {pairs[0].shape}, "
+            f"{pairs[1].shape}"
+        )
+    if not all(np.isfinite(x).all() for x in pairs):
+        raise InputError("rank correlation needs finite values; some are NaN or infinite")
+    a, b = (_ranks(x) for x in pairs)
+    a, b = a - a.mean(), b - b.mean()
+    spread = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / spread if spread > 0.0 else math.nan
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2.0)[inverse])
