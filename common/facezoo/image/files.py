@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -179,12 +179,13 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     write_bytes(path, encoded.tobytes())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
     """Write a file under a temporary name and rename it, so that it is never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
         temporary.replace(path)
     finally:
         if temporary.exists():

@@ -19,7 +19,9 @@ import json
 import math
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -76,18 +78,49 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
         sha256 of the file, lower-case hex; the file holds no time, so it depends on the arrays
         alone.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for key, array in arrays.items():
-            # numpy.savez copies through small buffers; handing zipfile the memory takes a third.
-            array = np.ascontiguousarray(array)
-            header = np.lib.format.header_data_from_array_1_0(array)
-            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, header)
-                member.write(array.data)
-    data = buffer.getvalue()
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
+    pieces: List[Union[bytes, memoryview]] = []
+    directory = b""
+    offset = 0
+    for key, array in arrays.items():
+        member, entry = _stored_member(f"{key}.npy".encode(), array, offset)
+        pieces += member
+        directory += entry
+        offset += sum(memoryview(piece).nbytes for piece in member)
+    end = (len(arrays), len(arrays), len(directory), offset, 0)
+    pieces += [directory, struct.pack("<4s4x2H2LH", b"PK\5\6", *end)]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    write_bytes(path, *pieces)
+    return digest.hexdigest()
+
+
+def _stored_member(
+    name: bytes, array: np.ndarray, offset: int
+) -> Tuple[List[Union[bytes, memoryview]], bytes]:
+    """Return a zip member in pieces, and its entry for the directory at the end.
+
+    zipfile writes the checksum after the data, which needs a file or a copy to go back in; here
+    the array's own memory goes to the file and to the hash. Every byte is as numpy.savez's.
+    """
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    text = io.BytesIO()
+    np.lib.format.write_array_header_1_0(text, np.lib.format.header_data_from_array_1_0(array))
+    header, data = text.getvalue(), array.reshape(-1).data
+    size = len(header) + array.nbytes
+    # source: PKWARE APPNOTE 6.3.9, 4.3.7 and 4.3.12; stored, of 1980-01-01, with ZIP64 sizes first
+    crc = zlib.crc32(data, zlib.crc32(header))
+    common = (45, 0, 0, 0, 0x21, crc)
+    unknown = 0xFFFFFFFF
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", *common, unknown, unknown, len(name), 20)
+    local += name + struct.pack("<2H2Q", 1, 16, size, size)
+    made_by_unix, user_reads_and_writes = 3 << 8 | 45, 0o600 << 16
+    entry = struct.pack(
+        "<4s6H3L5H2L",
+        b"PK\1\2",
+        *(made_by_unix, *common, size, size, len(name), 0, 0, 0, 0, user_reads_and_writes, offset),
+    )
+    return [local, header, data], entry + name
 
 
 def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:

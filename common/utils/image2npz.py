@@ -1,0 +1,90 @@
+"""Turn a folder of pictures into the npz files and the list that vamp takes.
+
+Writes TARGET_PATH/<folder>/<stem>.npz for every picture at any depth, the sorted list TEXT_PATH,
+and TEXT_PATH.manifest.json, by which a decoder finds the pictures again. Interrupted, the same
+command goes on where it was.
+"""
+
+import argparse
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+from facezoo.backends.base import usable_cores
+from facezoo.cli import options
+from facezoo.errors import FaceZooError, InputError
+from facezoo.image.files import find_images, names_with_suffix, relative_names
+from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.vacc.npz import (
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    check_disk_space,
+    convert_picture,
+    write_datalist,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--dataset_path", type=Path, required=True, help="folder of pictures")
+    options.add_flag(parser, "--target_path", type=Path, required=True, help="folder for npz files")
+    options.add_flag(parser, "--text_path", type=Path, required=True, help="list to write")
+    options.add_run_options(parser)
+    return parser
+
+
+def convert_all(paths, npz_names, target: Path):
+    """Yield what became of each picture, in order, worked on by a process a core."""
+    convert = partial(convert_picture, folder=target)
+    # An interrupt goes to all processes; the parent ends the others in order.
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(usable_cores(), **quiet) as pool:
+        try:
+            yield from pool.map(convert, paths, npz_names, chunksize=4)
+        except BrokenProcessPool as error:
+            raise FaceZooError(
+                "a worker process was killed, perhaps for want of memory; the same command goes on "
+                "from here"
+            ) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.dataset_path)
+    names = relative_names(paths, args.dataset_path)
+    npz_of = names_with_suffix(names, ".npz")
+    root, target, datalist = args.dataset_path.resolve(), args.target_path.resolve(), args.text_path
+    if target in (root, *root.parents):
+        raise InputError(f"{str(target)!r} holds the pictures; name another folder for npz files")
+    owned = {MANIFEST_FILE, datalist.name, f"{datalist.name}.{MANIFEST_FILE}"}
+    with RunFolder(
+        target,
+        command="image2npz",
+        settings={"dataset_path": str(root)},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=owned.union(npz.partition("/")[0] for npz in npz_of.values()),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names, lambda name: [target / npz_of[name]])
+        check_disk_space(paths[done:], target)
+        started = time.perf_counter()
+        results = convert_all(paths[done:], [npz_of[name] for name in names[done:]], target)
+        shown = options.progress(results, len(paths) - done, args.quiet)
+        for result, name in zip(shown, names[done:]):
+            folder.record(name, result)
+        if not folder.finished:
+            head = {"root": str(root), "npz_folder": str(target)}
+            folder.write_items(MANIFEST_FILE, MANIFEST_SCHEMA, key="items", head=head)
+            folder.finish()
+        write_datalist(datalist, target)
+        return options.report_run(folder, len(paths), done, time.perf_counter() - started)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
