@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -383,3 +384,9 @@ def test_the_import_script_says_in_one_line_what_is_wrong(tmp_path, capsys, impo
     assert import_script.main(["--onnx", str(missing), "--output", str(tmp_path / "x.pth")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_import_script_says_when_torch_is_missing(tmp_path, capsys, monkeypatch, import_script):
+    monkeypatch.setitem(sys.modules, "facezoo.models.scrfd.checkpoint", None)
+    assert import_script.main(["--onnx", "x.onnx", "--output", str(tmp_path / "x.pth")]) == 2
+    assert "facezoo[torch]" in capsys.readouterr().err

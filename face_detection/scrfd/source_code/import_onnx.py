@@ -11,7 +11,7 @@ from pathlib import Path
 
 from facezoo import weights
 from facezoo.cli.options import make_parser, run_command
-from facezoo.models.scrfd.checkpoint import import_released
+from facezoo.errors import BackendUnavailable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,6 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    try:
+        from facezoo.models.scrfd.checkpoint import import_released
+    except ImportError as error:
+        raise BackendUnavailable(
+            f'a checkpoint needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
+        ) from error
     source = Path(args.onnx) if args.onnx.endswith(".onnx") else weights.find(args.onnx)
     card, worst = import_released(source, args.output)
     print(f"{args.output}: {card.id}, loads with facezoo.models.scrfd.network.load_official")
