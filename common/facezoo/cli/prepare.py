@@ -39,11 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "widerface",
         help="WIDER FACE validation set, for face detection",
         description=WHERE_FROM,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
     widerface.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="folder of the data set"
+        "--to", type=Path, default=Path("widerface"), metavar="DIR", help="folder of the data set"
     )
     widerface.add_argument(
         "--images-zip", type=Path, metavar="ZIP", help="unpack the photos from WIDER_val.zip"

@@ -356,8 +356,8 @@ def _taken(counts: np.ndarray, matched: np.ndarray) -> np.ndarray:
 
 def _first_steps(scores: np.ndarray) -> np.ndarray:
     """Return for each score the first of the falling steps that it reaches, 0 to 999."""
-    lowest = min(1.0, scores.min(initial=1.0))
-    highest = max(0.0, scores.max(initial=0.0))
+    scores = np.asarray(scores, np.float64)
+    lowest, highest = scores.min(initial=1.0), scores.max(initial=0.0)
     if highest == lowest:
         return np.zeros(len(scores), np.int64)
     steps = 1 - np.arange(1, STEPS + 1) / STEPS
