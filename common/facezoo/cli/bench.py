@@ -1,0 +1,222 @@
+"""Measure a model's speed in the three scenarios that MLPerf names.
+
+  single-stream  one picture after the other: the 90th percentile of the latency counts
+  multi-stream   eight pictures after the other eight: the 99th percentile counts
+  offline        all pictures at once: pictures a second count
+
+With --sweep, offline over instances, threads and batches instead. The time of a call is split into
+pre-processing, network and decoding; each row is a fresh process, warmed up before it is measured.
+The rules of MLPerf on data sets and durations are not kept: these are no MLPerf results.
+
+  facezoo bench -m deploy_weights/official_scrfd_fp16/mod --json bench.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+from .. import __version__
+from ..backends.base import usable_cores
+from ..contract import Contract
+from ..errors import BackendRunError, BackendUnavailable
+from ..image.files import write_bytes
+from ..results import RawOutputs
+from ..vacc.profiler import (
+    Job,
+    Measurement,
+    Synthetic,
+    Workers,
+    describe_machine,
+    parse_report,
+)
+from .vamp import add_job_options, job_from, seconds_above_0
+
+__all__ = ["configure", "decode_outputs", "run"]
+
+SCHEMA = "facezoo.bench/1"
+
+SWEEP_BATCHES = (1, 2, 4, 8)
+
+# The vendor's vamp is told a number of calls, since what its -t counts is not documented.
+VENDOR_ITERATIONS = 256
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is run, and which of the numbers counts."""
+
+    name: str
+    counts: str
+    instances: int
+    threads: int
+    batch: int
+
+
+def scenarios() -> List[Scenario]:
+    """Return the three scenarios, with the settings that suit them on this machine."""
+    cores = usable_cores()
+    # source: mlcommons/inference_policies@848b9ab inference_rules.adoc, section Scenarios
+    return [
+        Scenario("single-stream", "p90", 1, cores, 1),
+        Scenario("multi-stream", "p99", 1, cores, 8),
+        Scenario("offline", "images_per_s", cores, 1, 1),
+    ]
+
+
+def sweep() -> Iterator[Scenario]:
+    """Yield offline over instances and threads that fit the cores, and batches."""
+    cores = usable_cores()
+    counts = sorted({1 << power for power in range(cores.bit_length())} | {cores})
+    for instances in counts:
+        for threads in counts:
+            for batch in SWEEP_BATCHES:
+                if instances * threads <= cores:
+                    yield Scenario("offline", "images_per_s", instances, threads, batch)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_job_options(parser)
+    group = parser.add_argument_group("work")
+    group.add_argument("--sweep", action="store_true", help="over instances, threads and batches")
+    group.add_argument(
+        "-t", type=seconds_above_0, default=5.0, metavar="SECONDS", help="for each row"
+    )
+    group.add_argument("--json", type=Path, metavar="F", help="write the numbers too")
+    group.add_argument(
+        "--vamp", metavar="COMMAND", help="measure with this vamp, the vendor's, in place of ours"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure row by row, print each when it is there, and write the JSON."""
+    job = job_from(args, decode=decode_outputs)
+    rows: List[Dict[str, Any]] = []
+    report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}
+    print(_HEADER)
+    for scenario in sweep() if args.sweep else scenarios():
+        if args.vamp:
+            row = _measure_theirs(args.vamp, job, scenario)
+        else:
+            # What the engine has to say, it says once.
+            prog = "" if rows else "facezoo bench"
+            row = _measure_ours(job, scenario, args.t, prog, report)
+        rows.append(row)
+        print(_format_row(row), flush=True)
+    if args.sweep:
+        best = max(rows, key=lambda row: float(row["images_per_s"]))
+        print(
+            f"fastest: {best['instances']} instances, {best['threads']} threads each, batch "
+            f"{best['batch']}: {best['images_per_s']:.1f} images/s"
+        )
+    if args.json:
+        content = {**report, "machine": describe_machine(), "model": str(args.model), "rows": rows}
+        write_bytes(args.json, (json.dumps(content, indent=2) + "\n").encode())
+    return 0
+
+
+def decode_outputs(contract: Contract, raw: RawOutputs) -> Any:
+    """Decode with the model's own decoder and the contract's constants."""
+    decoder = import_module(f"facezoo.models.{contract.model}.decode")
+    return decoder.decode(raw, **contract.decode)
+
+
+def _measure_ours(
+    job: Job, scenario: Scenario, seconds: float, prog: str, report: Dict[str, Any]
+) -> Dict[str, Any]:
+    job = replace(job, instances=scenario.instances, threads=scenario.threads, batch=scenario.batch)
+    with Workers(job, prog) as workers:
+        measured = Measurement.of(workers.run_synthetic(Synthetic(seconds=seconds)))
+        facts = workers.facts
+        report.update(facts.settings, card=facts.contract.card_id, dtype=facts.dtype)
+    latency = {name: float(value) for name, value in measured.latency_us().items()}
+    per_picture = measured.pictures * 1000
+    stages = {
+        "pre": measured.pre / per_picture if facts.splits else None,
+        "infer": measured.infer / per_picture,
+        "post": measured.post / per_picture,
+        "total": sum(measured.latencies) / per_picture,
+    }
+    return _row(
+        scenario,
+        measured.rate,
+        latency,
+        stages,
+        cpu=workers.cpu * 1e6 / measured.pictures,
+        peak=workers.peak / 1e6 if workers.peak else None,
+    )
+
+
+def _measure_theirs(vamp: str, job: Job, scenario: Scenario) -> Dict[str, Any]:
+    command = [*shlex.split(vamp), "-m", str(job.model)]
+    if job.vdsp is not None:
+        command += ["--vdsp_params", str(job.vdsp)]
+    if job.picture_hw is not None:
+        command += ["-s", "[3,{},{}]".format(*job.picture_hw)]
+    command += ["-i", str(scenario.instances), "-p", "1", "-b", str(scenario.batch)]
+    command += ["-d", str(job.device_id), "--iterations", str(VENDOR_ITERATIONS)]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BackendUnavailable(f"{vamp!r} cannot be started: {error.strerror}") from error
+    if ran.returncode:
+        raise BackendRunError(
+            f"{shlex.join(command)!r} ended with {ran.returncode}: {ran.stderr.strip()[-300:]!r}"
+        )
+    numbers = parse_report(ran.stdout)
+    # How many threads another tool takes is its own affair.
+    scenario = replace(scenario, threads=0)
+    rate = numbers.pop("qps")
+    return _row(scenario, rate, numbers, dict.fromkeys(("pre", "infer", "post", "total")))
+
+
+def _row(
+    scenario: Scenario,
+    rate: float,
+    latency_us: Dict[str, float],
+    stages_us: Dict[str, Optional[float]],
+    cpu: Optional[float] = None,
+    peak: Optional[float] = None,
+) -> Dict[str, Any]:
+    return {
+        "scenario": scenario.name,
+        "instances": scenario.instances,
+        "threads": scenario.threads or None,
+        "batch": scenario.batch,
+        "metric": scenario.counts,
+        "images_per_s": rate,
+        "latency_us": latency_us,
+        "stages_us_per_image": stages_us,
+        "cpu_us_per_image": cpu,
+        "peak_mb": peak,
+    }
+
+
+# One call's latency; the stages and the CPU's time for one picture.
+_HEADER = (
+    f"{'':23}{'call, ms':>25}{'one picture, ms':>32}\n"
+    f"{'scenario':13} inst thr bat"
+    + "".join(f"{name:>8}" for name in ("p50", "p90", "p99", "pre", "infer", "post", "cpu", "MB"))
+    + f"{'images/s':>10}"
+)
+
+
+def _format_row(row: Dict[str, Any]) -> str:
+    latency, stages = row["latency_us"], row["stages_us_per_image"]
+    times = [latency.get(name) for name in ("p50", "p90", "p99")]
+    times += [stages[name] for name in ("pre", "infer", "post")] + [row["cpu_us_per_image"]]
+    shown = "".join(_cell(None if value is None else value / 1000, 2) for value in times)
+    counts = f"{row['instances']:4} {row['threads'] or '-':>3} {row['batch']:3}"
+    rate = f"{row['images_per_s']:10.1f}"
+    return f"{row['scenario']:13} {counts}{shown}{_cell(row['peak_mb'], 0)}{rate}"
+
+
+def _cell(value: Optional[float], digits: int) -> str:
+    return f"{'-':>8}" if value is None else f"{value:8.{digits}f}"

@@ -1,0 +1,235 @@
+"""Run a compiled model for its speed, or over a list of npz files: the vendor's vamp.
+
+Without --datalist it measures on synthetic pictures; with --datalist and --path_output it runs
+every file and writes output_000000.npz and so on, one a line. Each of --processes has --instance
+instances of the model, each given --batch_size pictures at a time. The flags are the vendor's but
+for --engine and --overwrite. Interrupted, the same command goes on where it was.
+
+  facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ..backends import ENGINES
+from ..errors import InputError
+from ..runs import RunFolder, fingerprint_files
+from ..vacc import npz, outputs
+from ..vacc.profiler import Job, Line, Measurement, Synthetic, Workers, format_report
+from .options import add_flag, progress
+
+__all__ = ["add_job_options", "configure", "job_from", "run", "seconds_above_0"]
+
+DEFAULT_SECONDS = 10.0
+
+# What only the vendor's tool can do.
+VENDORS_OWN = {
+    "backend": "chooses among the vendor's runtimes; here --engine chooses",
+    "hwconfig": "configures the card",
+    "dtype": "is for inputs that are no pictures",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_job_options(parser)
+    counts = parser.add_argument_group("work")
+    # A list, since the vendor's own commands read "-i 1 p 1".
+    counts.add_argument(
+        "-i", "--instance", nargs="+", metavar="N", help="instances in each process (default: 1)"
+    )
+    counts.add_argument(
+        "-p", "--processes", type=_count, metavar="N", help="processes (default: 1)"
+    )
+    add_flag(
+        counts, "-b", "--batch_size", type=_count, default=1, metavar="N", help="pictures in a call"
+    )
+    counts.add_argument(
+        "--iterations", type=_count, metavar="N", help="synthetic calls, over all instances"
+    )
+    counts.add_argument(
+        "-t", type=seconds_above_0, metavar="SECONDS", help="of synthetic calls (default: 10)"
+    )
+    add_flag(
+        counts,
+        "--forward_mode",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: synchronous, for the lowest latency; calls here always are",
+    )
+    files = parser.add_argument_group("list")
+    files.add_argument("--datalist", nargs="+", metavar="TXT", help="one npz file a line")
+    add_flag(files, "--path_output", type=Path, metavar="DIR", help="folder for output npz files")
+    files.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
+    card = parser.add_argument_group("only with the vendor's vamp")
+    for name, why in VENDORS_OWN.items():
+        card.add_argument(f"--{name}", metavar="X", help=why)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model is measured, and on what."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m", dest="model", required=True, type=Path, metavar="PREFIX", help="artifact or .onnx"
+    )
+    add_flag(
+        group,
+        "--vdsp_params",
+        type=Path,
+        metavar="JSON",
+        help="pre-processing as the card would do it; by default the model's own",
+    )
+    group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
+    group.add_argument("-d", dest="device_id", type=int, default=0, help="die of the card")
+    group.add_argument(
+        "-s",
+        "--shape",
+        type=_picture_hw,
+        metavar="[C,H,W]",
+        help="of synthetic pictures; by default the model's input",
+    )
+
+
+def job_from(args: argparse.Namespace, **counts: Any) -> Job:
+    """Make a job of the flags of :func:`add_job_options`."""
+    return Job(
+        model=args.model,
+        vdsp=args.vdsp_params,
+        engine=args.engine,
+        device_id=args.device_id,
+        picture_hw=args.shape,
+        **counts,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, or run a list; print the report."""
+    for name, why in VENDORS_OWN.items():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} {why}, and needs the vendor's vamp; leave it away")
+    instances, processes = _instances_and_processes(args.instance or ["1"], args.processes)
+    job = job_from(args, processes=processes, instances=instances, batch=args.batch_size)
+    datalist = _datalist(args.datalist, args.path_output)
+    if datalist is None:
+        return _measure(job, args.iterations, args.t)
+    return _run_list(job, datalist, args.path_output, args.overwrite)
+
+
+def _measure(job: Job, iterations: Optional[int], seconds: Optional[float]) -> int:
+    if iterations is None and seconds is None:
+        seconds = DEFAULT_SECONDS
+    with Workers(job) as workers:
+        measured = Measurement.of(workers.run_synthetic(Synthetic(iterations, seconds)))
+    print(format_report(job, measured))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """An output file, for the journal."""
+
+    sha256: str
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"sha256": self.sha256}
+
+
+def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
+    paths = npz.read_datalist(datalist)
+    names = [outputs.output_name(index) for index in range(len(paths))]
+    hashes = npz.recorded_hashes(datalist)
+    lines = [Line(*line) for line in zip(paths, hashes, [output / name for name in names])]
+    older = [path.name for path in output.glob("output_*.npz")]
+    measured = Measurement()
+    with Workers(job) as workers, RunFolder(
+        output,
+        command="vamp",
+        settings=workers.facts.settings,
+        inputs_sha256=fingerprint_files(paths, [str(path) for path in paths]),
+        owned={outputs.INDEX_FILE, *names, *older},
+        overwrite=overwrite,
+    ) as folder:
+        done = folder.completed(names, lambda name: [output / name])
+        batches = workers.run_lines(lines, first=done)
+        for batch in progress(batches, -(-(len(lines) - done) // job.batch)):
+            measured.add(batch)
+            for name, sha256 in batch.outputs:
+                folder.record(name, _Written(sha256))
+        if not folder.finished:
+            facts = workers.facts
+            head = outputs.index_head(facts.contract, facts.dtype, datalist, facts.settings)
+            folder.write_items(outputs.INDEX_FILE, outputs.INDEX_SCHEMA, key="outputs", head=head)
+            folder.finish()
+    if measured.pictures:
+        print(format_report(job, measured))
+    kept = f", {done} kept from before" if done else ""
+    print(f"{len(lines)} outputs{kept}; in {output}")
+    return 0
+
+
+def _instances_and_processes(instance: Sequence[str], processes: Optional[int]) -> Tuple[int, int]:
+    """Read ``-i 1`` and, as many of the vendor's commands have it, ``-i 1 p 1``."""
+    number, *stray = instance
+    try:
+        instances = _count(number)
+        if len(stray) == 2 and stray[0] == "p" and processes is None:
+            processes = _count(stray[1])
+            _log.warning("'p %s' without a dash is taken as '-p %s'", stray[1], stray[1])
+            stray = []
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"-i {' '.join(instance)}: {error}") from error
+    if stray:
+        raise InputError(f"-i {' '.join(instance)} has more than a number; expected -i {number}")
+    return instances, processes or 1
+
+
+def _datalist(datalist: Optional[List[str]], output: Optional[Path]) -> Optional[Path]:
+    if datalist is None and output is None:
+        return None
+    if datalist is None or output is None:
+        given, other = ("--path_output", "--datalist")[:: 1 if datalist is None else -1]
+        raise InputError(f"{given} is given without {other}; expected both, or neither to measure")
+    if len(datalist) > 1:
+        raise InputError(
+            f"--datalist has {len(datalist)} values ({' '.join(datalist)}), and outputs are "
+            "numbered by the lines of one list; run vamp once a list, or join them"
+        )
+    return Path(datalist[0])
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return int(text)
+
+
+def seconds_above_0(text: str) -> float:
+    """Read a duration for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0")
+    return seconds
+
+
+def _picture_hw(text: str) -> Tuple[int, int]:
+    """Read ``[3,640,640]`` or ``3,640,640``."""
+    sizes = text.strip().strip("[]").split(",")
+    if len(sizes) != 3 or not all(size.strip().isdigit() for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be channels, height and width of a picture such as [3,640,640]"
+        )
+    channels, height, width = (int(size) for size in sizes)
+    if channels != 3 or not height * width:
+        raise argparse.ArgumentTypeError(f"{text!r} must have 3 channels and no side of 0")
+    return height, width
