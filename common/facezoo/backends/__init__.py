@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence, Tuple
 
-from ..card import Preprocess
-from ..contract import read_contract
-from ..errors import BackendUnavailable, InputError
+from ..card import ModelCard, Preprocess
+from ..contract import Contract, read_contract
+from ..errors import BackendError, BackendUnavailable, InputError
+from ..vacc.artifact import Artifact, read_artifact
 from ..vacc.vdsp import describe_differences, read_vdsp
 from .base import Backend
 
 __all__ = ["ENGINES", "open_backend"]
 
-ENGINES = ("auto", "ort")
+ENGINES = ("auto", "ort", "vsx")
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,9 @@ def open_backend(
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
     device_id: int = 0,
+    batch: int = 1,
     threads: Optional[int] = None,
+    cards: Sequence[ModelCard] = (),
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -43,8 +46,12 @@ def open_backend(
         In place of the contract's, for experiments.
     device_id
         Which die of the card.
+    batch
+        How many pictures the card's network takes in one call; a CPU takes any number.
     threads
         CPU cores to use; all if None.
+    cards
+        What a prefix with the vendor's files alone may hold; the network's shapes decide.
 
     Returns
     -------
@@ -53,26 +60,83 @@ def open_backend(
     Raises
     ------
     InputError
-        If the engine is not known.
+        If the engine is not known, or the source is not for it.
     BackendUnavailable
         If it is not on this machine.
     GraphError
-        If the file carries no contract.
+        If the file carries no contract, or no card has the network's shapes.
     """
+    source = Path(source)
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
-    from ..vacc.artifact import read_artifact
+    artifact = None if source.suffix == ".onnx" else read_artifact(source)
+    if engine == "auto":
+        engine = _choose(artifact, device_id)
+    if engine == "vsx":
+        from .vsx import VsxBackend, contract_from_cards, read_shapes
+
+        if artifact is None or not artifact.has_vendor_files:
+            raise InputError(
+                f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
+                "of what the vendor's vamc has compiled, or take --engine ort"
+            )
+        if artifact.model is not None:
+            contract = read_contract(artifact.model)
+        else:
+            shapes = read_shapes(artifact.prefix, device_id)
+            contract = contract_from_cards(cards, shapes, artifact.prefix)
+        return VsxBackend(
+            artifact.prefix,
+            contract,
+            _wanted(contract, preprocess, vdsp),
+            vdsp=vdsp,
+            device_id=device_id,
+            batch=batch,
+            threads=threads,
+        )
     from .ort import OrtBackend
 
-    artifact = None if Path(source).suffix == ".onnx" else read_artifact(Path(source))
-    model = Path(source) if artifact is None else artifact.model
+    model = source if artifact is None else artifact.model
     if model is None:
-        raise BackendUnavailable(f"{str(source)!r} was built for a card only")
+        raise BackendUnavailable(
+            f"{str(source)!r} was built for a card only; compile the .onnx for this machine too: "
+            "facezoo compile"
+        )
     contract = read_contract(model)
+    half = artifact is not None and artifact.dtype != "fp32"
+    wanted = _wanted(contract, preprocess, vdsp)
+    return OrtBackend(model, contract, wanted, half_input=half, threads=threads)
+
+
+def _choose(artifact: Optional[Artifact], device_id: int) -> str:
+    """Take the card if it answers and the vendor's three files are there; say which and why."""
+    if artifact is None:
+        return "ort"
+    if not artifact.has_vendor_files:
+        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a card"
+    else:
+        engine, reason = _ask_card(device_id)
+    _log.info("engine %s: %s", engine, reason)
+    return engine
+
+
+def _ask_card(device_id: int) -> Tuple[str, str]:
+    from .vsx import check_card
+
+    try:
+        check_card(device_id)
+    except BackendError as error:
+        return "ort", str(error)
+    return "vsx", f"die {device_id} of the card answers, and the vendor's three files are there"
+
+
+def _wanted(
+    contract: Contract, preprocess: Optional[Preprocess], vdsp: Optional[Path]
+) -> Preprocess:
+    """Return what will be done to a picture; log where a vdsp JSON departs from the contract."""
     wanted = preprocess or contract.preprocess
     if vdsp is not None:
         wanted = read_vdsp(Path(vdsp), wanted)
         for line in describe_differences(wanted, contract.preprocess):
             _log.warning("%s: %s", vdsp, line)
-    half = artifact is not None and artifact.dtype != "fp32"
-    return OrtBackend(model, contract, wanted, half_input=half, threads=threads)
+    return wanted

@@ -1,0 +1,772 @@
+"""The vendor's card through ``vaststreamx``: pre-processing and network on the device.
+
+No caller's thread touches the runtime. One thread sends and one receives, since the runtime tells
+results apart by their order alone; and a call that never returns blocks neither the caller nor the
+end of the process::
+
+    caller ──submit──▶ queue ──▶ sender: create_image, run_async
+    caller ◀──future── receiver: get_operator_output, as_numpy
+
+Written from the documented use of the runtime; not yet run on a card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import queue
+import tempfile
+import threading
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+)
+
+import numpy as np
+
+from ..card import ModelCard, Preprocess
+from ..contract import Contract, sha256_of
+from ..errors import BackendRunError, BackendUnavailable, ConfigError, FaceZooError, GraphError
+from ..image.resize import fit_image
+from ..results import Placement, RawOutputs
+from ..vacc.artifact import VENDOR_SUFFIXES
+from ..vacc.vdsp import render_vdsp
+from .base import Backend, Infer, Item, Result, map_in_order, usable_cores
+
+__all__ = [
+    "TIMEOUT",
+    "CardGraph",
+    "CardResult",
+    "CardStream",
+    "ModelShapes",
+    "VsxBackend",
+    "build_graph",
+    "check_card",
+    "contract_from_cards",
+    "import_runtime",
+    "read_shapes",
+    "runtime_version",
+]
+
+TIMEOUT = 60.0  # seconds the runtime may take for one step: loading, or one call's results
+# source: VastModelZOO@43aff36 cv/face_detection/scrfd/build_in/vsx/python/scrfd_vsx.py, Queue(20)
+IN_FLIGHT = 20
+TENSOR_OUTPUT = "facezoo_tensor"
+
+# IimageFormat -> the runtime's ImageFormat, whether it is planar, whether it is BGR
+_FEEDS = {
+    "RGB_PLANAR": ("RGB_PLANAR", True, False),
+    "BGR_PLANAR": ("BGR_PLANAR", True, True),
+    "RGB888": ("RGB_INTERLEAVE", False, False),
+    "BGR888": ("BGR_INTERLEAVE", False, True),
+}
+
+Value = TypeVar("Value")
+
+_log = logging.getLogger(__name__)
+
+
+# The runtime -------------------------------------------------------------------------------------
+
+
+def import_runtime() -> Any:
+    """Return the module ``vaststreamx``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If it, or a library it needs, is not here.
+    """
+    try:
+        import vaststreamx
+    except Exception as error:  # A missing driver shows as an OSError or worse.
+        raise BackendUnavailable(
+            f"the vendor's package vaststreamx cannot be imported ({error}); install the card's "
+            "SDK, or take --engine ort"
+        ) from error
+    return vaststreamx
+
+
+def runtime_version() -> str:
+    """Return the version of the installed ``vaststreamx``, or ``unknown``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("vaststreamx")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _use_die(device_id: int) -> Any:
+    """Make a die the calling thread's device; return the runtime."""
+    runtime = import_runtime()
+    try:
+        status = runtime.set_device(device_id)
+    except Exception as error:  # The runtime documents no exceptions.
+        raise BackendUnavailable(
+            f"die {device_id} of the card cannot be used: {_describe(error)}"
+        ) from error
+    if status != 0:
+        raise BackendUnavailable(
+            f"die {device_id} of the card does not answer (vaststreamx.set_device gave {status}, "
+            "expected 0); see whether the driver lists it"
+        )
+    return runtime
+
+
+def check_card(device_id: int = 0, timeout: float = TIMEOUT) -> None:
+    """See whether a die of the card answers.
+
+    Parameters
+    ----------
+    device_id
+        Which die.
+    timeout
+        Seconds it may take.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the runtime is not here, or the die does not answer.
+    BackendRunError
+        If it takes too long.
+    """
+    _within(timeout, partial(_use_die, device_id), f"vaststreamx.set_device({device_id})")
+
+
+def _within(timeout: float, function: Callable[[], Value], what: str) -> Value:
+    """Call a function in a thread of its own, which is left behind if it does not return."""
+    future: Future[Value] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="facezoo-vsx-step", daemon=True).start()
+    try:
+        return future.result(timeout)
+    except futures.TimeoutError:
+        raise BackendRunError(f"{what} did not return within {timeout:g} s") from None
+
+
+def _describe(error: BaseException) -> str:
+    """Name an exception; the runtime's kinds are not documented, so a report needs them."""
+    if isinstance(error, FaceZooError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+@dataclass(frozen=True)
+class CardGraph:
+    """A loaded network and its pre-processing, ready to run.
+
+    Attributes
+    ----------
+    runtime
+        The module ``vaststreamx``.
+    model, network, stream
+        The runtime's Model, ModelOperator and Stream; the stream is built.
+    """
+
+    runtime: Any
+    model: Any
+    network: Any
+    stream: Any
+
+
+def build_graph(
+    prefix: Path, vdsp: Path, *, device_id: int = 0, batch: int = 1, with_tensor: bool = False
+) -> CardGraph:
+    """Load a network on a die, in the order the runtime documents.
+
+    Parameters
+    ----------
+    prefix
+        Of the vendor's three files.
+    vdsp
+        A vdsp_params JSON.
+    device_id, batch
+        Which die, and pictures in one call at most.
+    with_tensor
+        Also register the pre-processed tensor, under ``TENSOR_OUTPUT``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the runtime or the die is not there.
+    """
+    runtime = _use_die(device_id)
+    model = runtime.Model(str(prefix), batch)
+    fusion = runtime.Operator.load_ops_from_json_file(str(vdsp))[0]
+    network = runtime.ModelOperator(model)
+    graph = runtime.Graph()
+    graph.add_operators(fusion, network)
+    stream = runtime.Stream(graph, runtime.StreamBalanceMode.ONCE)
+    stream.register_operator_output(network)
+    if with_tensor:
+        shape = tuple(model.input_shape[0][1:])
+        declared = [[shape, runtime.TypeFlag.FLOAT16]]
+        stream.register_operator_output(TENSOR_OUTPUT, fusion, declared)
+    stream.build()
+    return CardGraph(runtime, model, network, stream)
+
+
+# A stream of pictures ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CardResult:
+    """What the card says about one picture.
+
+    Attributes
+    ----------
+    outputs
+        In the network's order, each with a first axis of 1; float16, as the card gives them.
+    tensor
+        Shape (3, H, W), float16: the pre-processed picture; None if it was not asked for.
+    """
+
+    outputs: List[np.ndarray]
+    tensor: Optional[np.ndarray]
+
+
+class _Call:
+    """One ``run_async``: the pictures as they are fed, and where the results are awaited."""
+
+    def __init__(self, pictures: Sequence[np.ndarray]) -> None:
+        self.pictures = pictures
+        self.future: Future[List[CardResult]] = Future()
+
+
+class CardStream:
+    """A network on one die: pictures in, tensors out, or an error in time.
+
+    Parameters
+    ----------
+    prefix, vdsp, device_id, batch, with_tensor
+        See :func:`build_graph`.
+    image_format
+        The vdsp JSON's IimageFormat.
+    timeout
+        Seconds that loading may take, and results once they are waited for.
+
+    Attributes
+    ----------
+    graph
+        What is loaded.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the runtime or the die is not there.
+    BackendRunError
+        If loading fails or takes too long.
+    """
+
+    graph: CardGraph
+
+    def __init__(
+        self,
+        prefix: Path,
+        vdsp: Path,
+        *,
+        device_id: int = 0,
+        batch: int = 1,
+        with_tensor: bool = False,
+        image_format: str = "RGB_PLANAR",
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.batch = batch
+        self.timeout = timeout
+        self._where = f"{str(prefix)!r} on die {device_id}"
+        self._device_id = device_id
+        self._with_tensor = with_tensor
+        self._format, self._planar, self._bgr = _FEEDS[image_format]
+        self._waiting: queue.Queue[Optional[_Call]] = queue.Queue()
+        self._sent: queue.Queue[_Call] = queue.Queue(IN_FLIGHT)
+        self._lock = threading.Lock()
+        self._unsettled: Set[_Call] = set()
+        self._broken = ""
+        self._closing = False
+        self._finished = threading.Event()
+        loaded: Future[None] = Future()
+        load = partial(
+            build_graph,
+            prefix,
+            vdsp,
+            device_id=device_id,
+            batch=batch,
+            with_tensor=with_tensor,
+        )
+        sender = partial(self._send_all, load, loaded)
+        threading.Thread(target=sender, name="facezoo-vsx-send", daemon=True).start()
+        try:
+            loaded.result(timeout)
+        except futures.TimeoutError:
+            raise BackendRunError(
+                f"{self._where}: loading did not end within {timeout:g} s"
+            ) from None
+
+    def submit(self, images_rgb: Sequence[np.ndarray]) -> Future[List[CardResult]]:
+        """Send pictures to the card in one call.
+
+        Parameters
+        ----------
+        images_rgb
+            At most ``batch`` pictures of any sizes, each (H, W, 3), uint8, RGB.
+
+        Returns
+        -------
+        Future
+            For :meth:`result`.
+
+        Raises
+        ------
+        BackendRunError
+            If the stream is closed or broken.
+        """
+        call = _Call([self._as_fed(image) for image in images_rgb])
+        with self._lock:
+            if self._broken:
+                raise BackendRunError(self._broken)
+            self._unsettled.add(call)
+        self._waiting.put(call)
+        return call.future
+
+    def result(self, future: Future[List[CardResult]]) -> List[CardResult]:
+        """Wait for what :meth:`submit` promised.
+
+        Returns
+        -------
+        list of CardResult
+            One a picture, in their order.
+
+        Raises
+        ------
+        BackendRunError
+            If the runtime refused a picture (the stream goes on), or failed or gave no result in
+            time (every later call fails too: which result is whose is then unknown).
+        """
+        try:
+            return future.result(self.timeout)
+        except futures.TimeoutError:
+            self._break(
+                f"{self._where}: no result within {self.timeout:g} s; the card or its driver hangs "
+                "or is overloaded"
+            )
+            raise BackendRunError(self._broken) from None
+
+    def close(self) -> None:
+        """End the stream and wait for that, but no longer than the timeout."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            intact = not self._broken
+        self._waiting.put(None)
+        if intact and not self._finished.wait(self.timeout):
+            _log.warning("%s: closing did not end within %g s", self._where, self.timeout)
+        self._break(f"{self._where}: the stream is closed")
+
+    def _as_fed(self, image_rgb: np.ndarray) -> np.ndarray:
+        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
+            raise ConfigError(
+                f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
+                f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
+            )
+        image = image_rgb[:, :, ::-1] if self._bgr else image_rgb
+        return np.ascontiguousarray(image.transpose(2, 0, 1) if self._planar else image)
+
+    # In the sending thread.
+
+    def _send_all(self, load: Callable[[], CardGraph], loaded: Future[None]) -> None:
+        try:
+            self.graph = load()
+        except BackendUnavailable as error:
+            loaded.set_exception(error)
+            return
+        except Exception as error:  # The runtime documents no exceptions.
+            reason = f"{self._where} cannot be loaded: {_describe(error)}"
+            loaded.set_exception(BackendRunError(reason))
+            return
+        loaded.set_result(None)
+        receiver = threading.Thread(
+            target=self._receive_all, name="facezoo-vsx-receive", daemon=True
+        )
+        receiver.start()
+        try:
+            for call in iter(self._waiting.get, None):
+                self._send(call)
+        except Exception as error:
+            self._break(f"{self._where}: the stream failed: {_describe(error)}")
+        try:
+            self.graph.stream.close_input()
+            receiver.join()
+            self.graph.stream.wait_until_done()
+        except Exception as error:
+            _log.warning("%s: closing failed: %s", self._where, _describe(error))
+        self._finished.set()
+
+    def _send(self, call: _Call) -> None:
+        try:
+            images = [self._create_image(picture) for picture in call.pictures]
+        except Exception as error:
+            # Nothing was sent, so results stay in order and the other pictures are not concerned.
+            reason = f"{self._where}: a picture was refused: {_describe(error)}"
+            self._settle(call, error=BackendRunError(reason))
+            return
+        if self._note_as_sent(call):
+            self.graph.stream.run_async(images)
+
+    def _create_image(self, picture: np.ndarray) -> Any:
+        height, width = picture.shape[1:] if self._planar else picture.shape[:2]
+        runtime = self.graph.runtime
+        image_format = getattr(runtime.ImageFormat, self._format)
+        return runtime.create_image(picture, image_format, width, height, self._device_id)
+
+    def _note_as_sent(self, call: _Call) -> bool:
+        """Queue a call for the receiver before the card can answer; False if all is lost."""
+        while not self._broken:
+            try:
+                self._sent.put(call, timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    # In the receiving thread.
+
+    def _receive_all(self) -> None:
+        try:
+            _use_die(self._device_id)
+            while self._receive():
+                pass
+        except Exception as error:
+            self._break(f"{self._where}: the stream failed: {_describe(error)}")
+            return
+        left = self._sent.qsize()
+        if left or not self._closing:
+            self._break(f"{self._where}: the stream ended by itself, {left} calls unanswered")
+
+    def _receive(self) -> bool:
+        """Take the results of one call; False at the end of the stream."""
+        stream = self.graph.stream
+        try:
+            outputs = stream.get_operator_output(self.graph.network)
+            # Each registered output has a queue of its own, and a full one stops the stream.
+            tensors = stream.get_operator_output(TENSOR_OUTPUT) if self._with_tensor else None
+        except ValueError:
+            # The runtime's word for: closed, and no result is left. Nothing else may stand above.
+            return False
+        if self._sent.empty():
+            raise BackendRunError("a result came that no call asked for")
+        call = self._sent.get()
+        if len(outputs) != len(call.pictures):
+            raise BackendRunError(
+                f"{len(outputs)} results came for a call of {len(call.pictures)} pictures"
+            )
+        try:
+            results = self._read(outputs, tensors)
+        except Exception as error:
+            reason = f"{self._where}: a result cannot be read: {_describe(error)}"
+            self._settle(call, error=BackendRunError(reason))
+        else:
+            self._settle(call, results)
+        return True
+
+    def _read(self, outputs: Any, tensors: Any) -> List[CardResult]:
+        as_numpy = self.graph.runtime.as_numpy
+        shape = tuple(self.graph.model.input_shape[0][1:])
+        return [
+            CardResult(
+                [np.asarray(as_numpy(tensor)) for tensor in outputs_of_one],
+                None if tensors is None else np.asarray(as_numpy(tensors[row][0])).reshape(shape),
+            )
+            for row, outputs_of_one in enumerate(outputs)
+        ]
+
+    # In any thread.
+
+    def _settle(
+        self,
+        call: _Call,
+        results: Optional[List[CardResult]] = None,
+        error: Optional[Exception] = None,
+    ) -> None:
+        with self._lock:
+            if call not in self._unsettled:
+                return
+            self._unsettled.remove(call)
+        if error is not None:
+            call.future.set_exception(error)
+        else:
+            call.future.set_result(results or [])
+
+    def _break(self, reason: str) -> None:
+        """Give up: every caller that waits, and every later one, gets the reason."""
+        with self._lock:
+            self._broken = self._broken or reason
+            calls, self._unsettled = self._unsettled, set()
+        for call in calls:
+            call.future.set_exception(BackendRunError(self._broken))
+
+
+# What a network of the vendor's is ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelShapes:
+    """What the runtime says about a network that carries no contract.
+
+    Attributes
+    ----------
+    input_hw
+        Height and width of its only input.
+    outputs
+        Shape of each output without the batch axis.
+    """
+
+    input_hw: Tuple[int, int]
+    outputs: Tuple[Tuple[int, ...], ...]
+
+
+def read_shapes(prefix: Path, device_id: int = 0, timeout: float = TIMEOUT) -> ModelShapes:
+    """Load the vendor's files on a die to see which shapes the network has.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the runtime or the die is not there.
+    BackendRunError
+        If loading fails or takes too long.
+    """
+
+    def read() -> ModelShapes:
+        model = _use_die(device_id).Model(str(prefix), 1)
+        height, width = model.input_shape[0][2:]
+        outputs = tuple(tuple(map(int, shape[1:])) for shape in model.output_shape)
+        return ModelShapes((int(height), int(width)), outputs)
+
+    try:
+        return _within(timeout, read, f"loading {str(prefix)!r}")
+    except FaceZooError:
+        raise
+    except Exception as error:
+        raise BackendRunError(f"{str(prefix)!r} cannot be loaded: {_describe(error)}") from error
+
+
+def contract_from_cards(cards: Iterable[ModelCard], shapes: ModelShapes, prefix: Path) -> Contract:
+    """Say what a network that the vendor's compiler made promises, from its shapes.
+
+    Parameters
+    ----------
+    cards
+        What it may be.
+    shapes
+        Of the network.
+    prefix
+        For messages.
+
+    Returns
+    -------
+    Contract
+        With the card's id if one card fits; with the model's name if several variants that are
+        fed and decoded alike do.
+
+    Raises
+    ------
+    GraphError
+        If none fits, or cards that differ in more than their ids do.
+    """
+    fitting = [card for card in cards if _output_shapes(card, shapes.input_hw) == shapes.outputs]
+    contracts = [Contract.from_card(card, input_hw=shapes.input_hw) for card in fitting]
+    if len(contracts) == 1:
+        return contracts[0]
+    alike = [dataclasses.replace(one, card_id=one.model) for one in contracts]
+    if alike and all(one == alike[0] for one in alike):
+        return alike[0]
+    fits = f"fits {', '.join(card.id for card in fitting)}" if fitting else "fits no card"
+    raise GraphError(
+        f"{str(prefix)!r} holds the vendor's files alone, which do not say how to feed them, and "
+        f"outputs {list(shapes.outputs)} at {shapes.input_hw} {fits}; keep mod.onnx and "
+        "mod.build.json of 'facezoo compile' beside them, or name the card"
+    )
+
+
+def _output_shapes(card: ModelCard, input_hw: Tuple[int, int]) -> Tuple[Tuple[int, ...], ...]:
+    height, width = input_hw
+    return tuple(
+        (output.channels, height // output.stride, width // output.stride)
+        if output.stride
+        else (output.channels,)
+        for output in card.outputs
+    )
+
+
+# The backend -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _placement(image_hw: Tuple[int, int], preprocess: Preprocess) -> Placement:
+    """Say where the card puts a picture, by doing the same to an empty one."""
+    return fit_image(np.zeros((*image_hw, 3), np.uint8), preprocess)[1]
+
+
+class VsxBackend(Backend):
+    """What the vendor's compiler made, on a die of the card.
+
+    Parameters
+    ----------
+    prefix
+        Of the three files.
+    contract
+        Output names, in the network's order, and pre-processing.
+    preprocess
+        What ``vdsp`` says, or what is to be done if there is no such file; the contract's if None.
+    vdsp
+        A vdsp_params JSON, given to the card as it is; rendered from ``preprocess`` if None.
+    device_id, batch
+        Which die, and how many pictures one call of the network takes at most.
+    threads
+        Cores for reading and decoding; all usable ones if None.
+    timeout
+        Seconds that loading may take, and each result.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the runtime or the die is not there.
+    BackendRunError
+        If loading fails or takes too long.
+    ConfigError
+        If a card cannot do this pre-processing.
+    GraphError
+        If the network is not what the contract says.
+    """
+
+    name = "vsx"
+
+    def __init__(
+        self,
+        prefix: Path,
+        contract: Contract,
+        preprocess: Optional[Preprocess] = None,
+        *,
+        vdsp: Optional[Path] = None,
+        device_id: int = 0,
+        batch: int = 1,
+        threads: Optional[int] = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.prefix = Path(prefix)
+        self.contract = contract
+        self.batch = batch
+        self.threads = threads or usable_cores()
+        self.version = runtime_version()
+        self.device = f"die {device_id}"
+        self._preprocess = preprocess or contract.preprocess
+        if self._preprocess.fit == "letterbox" and self._preprocess.anchor != "center":
+            raise ConfigError(
+                f"a card's letterbox is centred, the pre-processing wants anchor "
+                f"{self._preprocess.anchor!r}; use fit letterbox_pads, or --engine ort"
+            )
+        with tempfile.TemporaryDirectory(prefix="facezoo-vdsp-") as folder:
+            if vdsp is None:
+                vdsp = Path(folder, "vdsp_params.json")
+                vdsp.write_text(json.dumps(render_vdsp(self._preprocess)), encoding="utf-8")
+            else:
+                _warn_of_default_padding(vdsp, self._preprocess)
+            self._stream = CardStream(
+                self.prefix,
+                vdsp,
+                device_id=device_id,
+                batch=batch,
+                image_format=self._preprocess.image_format,
+                timeout=timeout,
+            )
+        try:
+            self._check_interface(self._stream.graph.model)
+        except GraphError:
+            self._stream.close()
+            raise
+
+    def _check_interface(self, model: Any) -> None:
+        if model.output_count != len(self.contract.output_names):
+            raise GraphError(
+                f"{str(self.prefix)!r} has {model.output_count} outputs, its contract names "
+                f"{list(self.contract.output_names)}; compile both from one .onnx"
+            )
+        size, wanted = tuple(model.input_shape[0][2:]), self._preprocess.input_hw
+        if size != wanted:
+            raise GraphError(
+                f"{str(self.prefix)!r} takes {size[1]}x{size[0]} pictures, the pre-processing "
+                f"makes {wanted[1]}x{wanted[0]}; give a vdsp JSON with OimageWidth and "
+                "OimageHeight of the model"
+            )
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What is done to a picture before the network: the vdsp JSON's word, if there is one."""
+        return self._preprocess
+
+    def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network on several pictures, ``batch`` in a call."""
+        calls = [
+            self._stream.submit(images_rgb[first : first + self.batch])
+            for first in range(0, len(images_rgb), self.batch)
+        ]
+        results = [result for call in calls for result in self._stream.result(call)]
+        arrays = {
+            name: np.concatenate([result.outputs[index] for result in results]).astype(np.float32)
+            for index, name in enumerate(self.contract.output_names)
+        }
+        sizes = [(image.shape[0], image.shape[1]) for image in images_rgb]
+        return RawOutputs(arrays, tuple(_placement(size, self._preprocess) for size in sizes))
+
+    def map(
+        self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """Apply a function that uses the network to many items, enough at a time for the card."""
+        # A thread that waits for the card needs no core, so there are more threads than cores.
+        return map_in_order(partial(function, self.infer), items, self.threads + IN_FLIGHT)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the outputs: the runtime, the files and the pre-processing."""
+        files = [self.prefix.with_name(self.prefix.name + suffix) for suffix in VENDOR_SUFFIXES]
+        return {
+            **super().settings(),
+            "model_sha256": {file.name: sha256_of(file) for file in files},
+            "preprocess": dataclasses.asdict(self._preprocess),
+        }
+
+    def close(self) -> None:
+        """End the stream and free the die."""
+        self._stream.close()
+
+
+def _warn_of_default_padding(vdsp: Path, preprocess: Preprocess) -> None:
+    config = json.loads(vdsp.read_text(encoding="utf-8"))["OpConfig"]
+    if preprocess.fit.startswith("letterbox") and "Padding" not in config:
+        _log.warning(
+            "%s: no Padding is given, so the card pads with a colour of its own, which its vendor "
+            "does not document; without a card it is %s",
+            vdsp,
+            list(preprocess.pad_value),
+        )
