@@ -31,6 +31,7 @@ from .card import Preprocess
 from .contract import Contract
 from .errors import ImageError, InputError
 from .image.files import read_image_rgb
+from .models import CARDS
 from .models.pipnet import decode as pipnet
 from .models.pipnet.crop import DetectorCrop
 from .models.scrfd import decode as scrfd
@@ -346,6 +347,7 @@ def load(
         preprocess=preprocess,
         device_id=device_id,
         threads=threads,
+        cards=[card for card in CARDS.values() if card.model == model],
     )
     if backend.contract.model != model:
         raise InputError(
