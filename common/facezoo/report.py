@@ -22,13 +22,11 @@ The words after ``begin`` are the block's name, its argument and, on a Chinese p
 from __future__ import annotations
 
 import json
-import platform
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
-from .backends.base import usable_cores
 from .card import ModelCard, Preprocess, Reference, WeightFile
 from .errors import InputError
 from .image.files import write_bytes
@@ -37,7 +35,7 @@ from .models import CARDS, MODELS, WEIGHTS
 __all__ = [
     "Measurement",
     "Metric",
-    "describe_machine",
+    "read_counts",
     "read_numerics",
     "record_measurement",
     "render_block",
@@ -47,6 +45,8 @@ __all__ = [
 
 SCHEMA = "facezoo.numerics/1"
 NUMERICS_FILE = "numerics.json"
+COUNTS_FILE = "counts.json"
+COUNTS_SCHEMA = "facezoo.counts/1"
 LEDGER_FILE = "ledger.json"
 LEDGER_SCHEMA = "facezoo.ledger/1"
 BUILDS = ("fp32", "fp16", "int8")
@@ -60,6 +60,11 @@ Say = Callable[[str], str]
 
 # What the tables say, on a Chinese page. Names and the licences' own words stay as they are.
 _CHINESE = {
+    "Parameters, M": "参数量, M",
+    "MACs, G": "MACs, G",
+    "MACs: multiply-accumulates of convolutions and linear layers, one picture.": (
+        "MACs：单张图片的卷积与全连接乘加次数。"
+    ),
     "Deviation": "偏差",
     "cost": "代价",
     "in all": "合计",
@@ -196,6 +201,35 @@ def read_numerics(path: Path) -> List[Measurement]:
     return results
 
 
+def read_counts(path: Path) -> Dict[str, Dict[str, Any]]:
+    """Read what ``facezoo info --record`` counted.
+
+    Parameters
+    ----------
+    path
+        A counts.json.
+
+    Returns
+    -------
+    dict
+        Card id to ``parameters``, ``macs`` and ``input_hw``; empty if there is no file.
+
+    Raises
+    ------
+    InputError
+        If it is not what its schema says.
+    """
+    if not path.exists():
+        return {}
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["schema"] != COUNTS_SCHEMA:
+            raise ValueError(f"its schema is {entry['schema']!r}")
+        return dict(entry["cards"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{str(path)!r} holds no counts ({error}); count again") from error
+
+
 def record_measurement(path: Path, measurement: Measurement) -> None:
     """Put a measurement into a numerics.json, in place of an older one of the same thing.
 
@@ -214,16 +248,6 @@ def record_measurement(path: Path, measurement: Measurement) -> None:
     results = {tuple(key(one)): one for one in (*read_numerics(path), measurement)}
     entry = {"schema": SCHEMA, "results": [asdict(results[one]) for one in sorted(results)]}
     write_bytes(path, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
-
-
-def describe_machine() -> str:
-    """Return the processor's name and how many of its cores this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = match[1] if match else name
-    return f"{usable_cores()} cores of {name}"
 
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:
@@ -420,8 +444,12 @@ def _variants(root: Path, model: str, say: Say) -> str:
         return name if ref.dataset == datasets else f"{ref.dataset}: {name}"
 
     columns = list(dict.fromkeys(map(column, printed)))
+    counts = read_counts(folder / COUNTS_FILE)
     rows = []
     for card in cards:
+        count = counts.get(card.id)
+        size = f"{count['parameters'] / 1e6:.3f}" if count else _EMPTY
+        macs = f"{count['macs'] / 1e9:.3f}" if count else _EMPTY
         number_of = {column(ref): _as_printed(ref.value) for ref in _first_printed(card)}
         numbers = [number_of.get(name, _EMPTY) for name in columns]
         made_from = [name for name in (card.weights, f"{card.id}_pth") if name in WEIGHTS]
@@ -431,12 +459,16 @@ def _variants(root: Path, model: str, say: Say) -> str:
             for pattern in (f"build/*_{card.id}.yaml", f"vdsp_params/*-{card.id}-*.json")
             for path in sorted(folder.glob(f"build_in/{pattern}"))
         )
-        rows.append([card.id, str(len(card.outputs)), *numbers, names, files])
-    header = [say("Variant"), say("Outputs"), *columns, say("Weights"), say("Files")]
-    table = _table(header, rows, numbers=range(1, len(columns) + 2))
+        shape = "x".join(map(str, card.preprocess.input_hw))
+        outputs = str(len(card.outputs))
+        rows.append([card.id, size, macs, shape, outputs, *numbers, names, files])
+    header = [say("Variant"), say("Parameters, M"), say("MACs, G"), say("Input"), say("Outputs")]
+    header += [*columns, say("Weights"), say("Files")]
+    table = _table(header, rows, numbers=range(1, len(columns) + 5))
     places = _joined(ref.printed_in for ref in printed)
     caption = f"{say('Published numbers')}: {datasets}; {say('printed in')} {places}"
-    return f"{table}\n\n{caption}" if printed else table
+    counted = f"{say('MACs: multiply-accumulates of convolutions and linear layers, one picture.')}"
+    return "\n\n".join([table, *([counted] if counts else []), *([caption] if printed else [])])
 
 
 def _first_printed(card: ModelCard) -> List[Reference]:

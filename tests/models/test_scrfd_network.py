@@ -16,6 +16,7 @@ from facezoo.graph_info import describe_graph
 from facezoo.image.files import read_image_rgb
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.decode import PROFILES, decode
+from facezoo.report import read_counts
 from facezoo.results import RawOutputs
 from facezoo.testing import fill_from_names
 from facezoo.vacc.vdsp import VdspOperation
@@ -390,3 +391,11 @@ def test_the_import_script_says_when_torch_is_missing(tmp_path, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "facezoo.models.scrfd.checkpoint", None)
     assert import_script.main(["--onnx", "x.onnx", "--output", str(tmp_path / "x.pth")]) == 2
     assert "facezoo[torch]" in capsys.readouterr().err
+
+
+def test_the_counts_on_the_page_are_the_networks(repository):
+    counts = read_counts(repository / "face_detection" / "scrfd" / "counts.json")
+    assert list(counts) == list(CARDS)
+    for variant, count in counts.items():
+        found = count_network(build(variant), tuple(count["input_hw"]))
+        assert found == (count["parameters"], count["macs"]), variant

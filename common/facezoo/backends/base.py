@@ -7,9 +7,12 @@ Nobody outside this folder knows which backend ran.
 from __future__ import annotations
 
 import os
+import platform
+import re
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Type, TypeVar
 
@@ -19,7 +22,7 @@ from ..card import Preprocess
 from ..contract import Contract
 from ..results import RawOutputs
 
-__all__ = ["Backend", "Infer", "map_in_order", "usable_cores"]
+__all__ = ["Backend", "Infer", "describe_machine", "map_in_order", "usable_cores"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +34,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def describe_machine() -> Dict[str, Any]:
+    """Name the processor and count the cores this process may use, for reports."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(errors="replace"))
+        name = match[1].strip() if match else name
+    return {"cpu": name, "cores": usable_cores()}
 
 
 def map_in_order(

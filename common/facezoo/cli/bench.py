@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from .. import __version__
-from ..backends.base import usable_cores
+from ..backends.base import describe_machine, usable_cores
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable
 from ..image.files import write_bytes
@@ -33,7 +33,6 @@ from ..vacc.profiler import (
     Measurement,
     Synthetic,
     Workers,
-    describe_machine,
     parse_report,
 )
 from .vamp import add_job_options, job_from, seconds_above_0

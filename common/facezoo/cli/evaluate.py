@@ -24,6 +24,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from .. import __version__
 from ..backends import ENGINES, open_backend
+from ..backends.base import describe_machine
 from ..datasets.widerface import read_ground_truth, read_predictions
 from ..errors import DatasetError, GateError, InputError
 from ..evaluate import detect_folder, ledger_of
@@ -35,7 +36,6 @@ from ..report import (
     LEDGER_SCHEMA,
     Measurement,
     Metric,
-    describe_machine,
     record_measurement,
     render_ledger,
 )
@@ -218,10 +218,15 @@ def _measurement(
             for level, result in report.levels.items()
         },
         images_per_second=rate,
-        machine=describe_machine(),
+        machine=_machine(),
         command=f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
         f"{_short(args.model_prefix_path)} --save_dir DIR",
     )
+
+
+def _machine() -> str:
+    machine = describe_machine()
+    return f"{machine['cores']} cores of {machine['cpu']}"
 
 
 def _dtype(prefix: Path) -> str:
@@ -254,7 +259,7 @@ def _write_ledger(args: argparse.Namespace) -> int:
         "schema": LEDGER_SCHEMA,
         "card": card,
         "dataset": f"WIDER FACE val, {len(truth.images):,} photos",
-        "machine": describe_machine(),
+        "machine": _machine(),
         "command": f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
         f"{_short(args.model_prefix_path)} --save_dir DIR --ledger ledger.json",
         **ledger.to_dict(),

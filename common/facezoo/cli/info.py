@@ -4,19 +4,23 @@ A card's name is counted from its downloaded graph, or from the PyTorch network 
 
     facezoo info scrfd_2.5g --size 480 640
     facezoo info onnx/scrfd_500m_bnkps.onnx
+    facezoo info --record face_detection/scrfd/counts.json scrfd_1g scrfd_34g
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .. import weights
 from ..card import ModelCard
 from ..errors import CardError, FaceZooError, InputError, WeightsMissing
-from ..models import find_card, find_weights
+from ..image.files import write_bytes
+from ..models import CARDS, find_card, find_weights
+from ..report import COUNTS_SCHEMA, read_counts
 
 __all__ = ["configure", "run"]
 
@@ -25,7 +29,9 @@ MACS = "multiply-accumulates of convolutions, matrix products and linear layers,
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
-    parser.add_argument("name", metavar="NAME_OR_ONNX", help="a card's id, or an .onnx file")
+    parser.add_argument(
+        "names", metavar="NAME_OR_ONNX", nargs="+", help="a card's id, or an .onnx file"
+    )
     parser.add_argument(
         "--size",
         nargs=2,
@@ -33,15 +39,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("H", "W"),
         help="height and width to count at; by default the model's own",
     )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="count the PyTorch networks of these cards into a recipe's counts.json",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the graph is.
+    """Print what the graphs are.
 
     Parameters
     ----------
     args
-        ``name`` and ``size``.
+        ``names``, ``size`` and ``record``.
 
     Returns
     -------
@@ -51,17 +63,39 @@ def run(args: argparse.Namespace) -> int:
     size = (args.size[0], args.size[1]) if args.size else None
     if size and min(size) < 1:
         raise InputError(f"--size {size[0]} {size[1]} must be a height and a width above 0")
-    if args.name.endswith(".onnx"):
-        rows = _graph_rows(Path(args.name), size)
-    else:
-        card = find_card(args.name)
-        size = size or card.preprocess.input_hw
-        path = _downloaded(card)
-        rows = _graph_rows(path, size) if path else _network_rows(card, size)
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        print(f"{label:<{width}}  {value}")
+    if args.record:
+        cards = [find_card(name) for name in args.names]
+        _record(args.record, {card.id: _count(card, size) for card in cards})
+        return 0
+    for name in args.names:
+        rows = _describe(name, size)
+        width = max(len(label) for label, _ in rows)
+        for label, value in rows:
+            print(f"{label:<{width}}  {value}")
     return 0
+
+
+def _describe(name: str, size: Optional[Tuple[int, int]]) -> List[Tuple[str, str]]:
+    if name.endswith(".onnx"):
+        return _graph_rows(Path(name), size)
+    card = find_card(name)
+    size = size or card.preprocess.input_hw
+    path = _downloaded(card)
+    return _graph_rows(path, size) if path else _network_rows(card, size)
+
+
+def _count(card: ModelCard, size: Optional[Tuple[int, int]]) -> Dict[str, Any]:
+    size = size or card.preprocess.input_hw
+    parameters, macs = _count_card(card, size)
+    return {"parameters": parameters, "macs": macs, "input_hw": list(size)}
+
+
+def _record(path: Path, counts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Merge counts into a recipe's file, in the order of the cards."""
+    merged = {**read_counts(path), **counts}
+    cards = {name: merged[name] for name in CARDS if name in merged}
+    entry = {"schema": COUNTS_SCHEMA, "convention": MACS, "cards": cards}
+    write_bytes(path, (json.dumps(entry, indent=2) + "\n").encode())
 
 
 def _downloaded(card: ModelCard) -> Optional[Path]:

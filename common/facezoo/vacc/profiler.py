@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import logging
 import multiprocessing
-import platform
 import queue
 import re
 import signal
@@ -40,6 +39,7 @@ import numpy as np
 
 from ..backends import open_backend
 from ..backends.base import Backend, map_in_order, usable_cores
+from ..card import ModelCard
 from ..contract import Contract
 from ..errors import BackendRunError, FaceZooError, InputError
 from ..results import RawOutputs
@@ -75,7 +75,7 @@ class Job:
     ----------
     model
         An artifact prefix or a self-describing .onnx file.
-    vdsp, engine, device_id
+    vdsp, engine, device_id, cards
         See :func:`facezoo.backends.open_backend`.
     processes, instances, batch
         Worker processes, instances of the network in each, pictures in one call of an instance.
@@ -91,6 +91,7 @@ class Job:
     vdsp: Optional[Path] = None
     engine: str = "auto"
     device_id: int = 0
+    cards: Tuple[ModelCard, ...] = ()
     processes: int = 1
     instances: int = 1
     batch: int = 1
@@ -106,7 +107,9 @@ class Job:
             engine=self.engine,
             vdsp=self.vdsp,
             device_id=self.device_id,
+            batch=self.batch,
             threads=self.threads or share,
+            cards=self.cards,
         )
 
 
@@ -647,14 +650,3 @@ def parse_report(text: str) -> Dict[str, float]:
         )
     found = re.findall(r"\b(avg|min|max|p\d+) latency:\s*(\d+(?:\.\d+)?)", text)
     return {"qps": float(rate[1]), **{name: float(value) for name, value in found}}
-
-
-def describe_machine() -> Dict[str, Any]:
-    """Name the CPU and count the cores this process may use, for reports."""
-    name = platform.processor() or platform.machine()
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    match = re.search(r"model name\s*:\s*(.+)", text)
-    return {"cpu": match[1].strip() if match else name, "cores": usable_cores()}
