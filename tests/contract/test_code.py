@@ -202,6 +202,12 @@ def check_uses(name, source):
     return problems
 
 
+def check_script_uses(name, source):
+    """Scripts take public names only, from wherever in the package."""
+    relative = re.sub(r"^(\s*from )facezoo\.", r"\1.", source, flags=re.MULTILINE)
+    return [f"{name}{problem}" for problem in check_uses("", relative)]
+
+
 def check_manners(name, source):
     tree = parsed(source)
     problems = [
@@ -293,11 +299,7 @@ def test_scripts_are_short_and_plain():
 
 
 def test_scripts_take_public_names_only():
-    def absolute(source):
-        return re.sub(r"^(\s*from )facezoo\.", r"\1.", source, flags=re.M)
-
-    problems = [p for name, text in SCRIPTS.items() for p in check_uses("", absolute(text))]
-    assert problems == []
+    assert [problem for item in SCRIPTS.items() for problem in check_script_uses(*item)] == []
 
 
 def test_decoders_need_numpy_only():
@@ -363,6 +365,8 @@ def test_the_package_imports_without_runtimes():
         (check_all, "x", "__all__ = ['_f']\ndef _f(): ...\n"),
         (check_uses, "pipeline", "from .runs import _entry_of"),
         (check_uses, "pipeline", "from .vacc.compiler import _missing_thing"),
+        (check_script_uses, "x.py", "from facezoo.runs import _entry_of"),
+        (check_script_uses, "x.py", "def f():\n    from facezoo.vacc.compiler import _missing"),
         (check_manners, "x", "assert x"),
         (check_manners, "x", "import sys\nsys.path.insert(0, 'common')"),
         (check_script, "x.py", SCRIPTS["common/eval/evaluation.py"] + "\n" * SCRIPT_LINES),

@@ -150,7 +150,7 @@ def why_not(words, where):
     if tool in ("vamc", "vamp"):
         tool, arguments = "facezoo", words
     if tool == "facezoo":
-        return refused(facezoo_parser(), arguments)
+        return refused(facezoo_parser(arguments[0]), arguments)
     if tool == "python" and arguments[0].endswith(".py"):
         script = where / arguments[0]
         return refused(script_parser(script), arguments[1:]) if script.is_file() else "no such file"
@@ -170,8 +170,8 @@ def missing_file(words, where):
 
 
 @lru_cache(maxsize=None)
-def facezoo_parser():
-    return build_parser()
+def facezoo_parser(verb):
+    return build_parser(verb)
 
 
 @lru_cache(maxsize=None)
@@ -269,7 +269,7 @@ def check_twin(english, chinese):
         if "begin file" not in b
     ):
         problems.append("a rendered block of the Chinese page is not zh")
-    for level in (2, 3):
+    for level in (2, 3, 4):
         if len(headings(english, level)) != len(headings(chinese, level)):
             problems.append("the sections differ")
     if len(table_rows(BLOCK.sub("", english))) != len(table_rows(BLOCK.sub("", chinese))):
@@ -323,12 +323,12 @@ def check_map(text, modules):
 
 
 def check_makefile(readme, commands_of):
-    """Each step's target runs the commands below the step's heading."""
+    """Each step's target runs the commands between the step's heading and the next heading."""
     problems = []
-    for heading in headings(readme, 3):
-        number, target = heading.split()[:2]
-        shown = [words for words in commands(section(readme, heading))]
-        if number != "0" and shown != commands_of(target):
+    for number, target in re.findall(r"^### ([1-9]) (\w+)", readme, re.MULTILINE):
+        below = readme.split(f"\n### {number} {target}", 1)[1]
+        shown = commands(re.split(r"^#", below, maxsplit=1, flags=re.MULTILINE)[0])
+        if not shown or shown != commands_of(target):
             problems.append(f"make {target} does not run what step {number} shows")
     return problems
 
