@@ -1,0 +1,283 @@
+"""Lists of pictures as text, one a line, in every form that the seeds' projects write.
+
+::
+
+    path                    inference
+    path label              training; also what verification lists look like
+    path 0 label 0          MagFace's training
+    path;label              EQFace's training
+
+Labels are whole numbers from 0. Paths may hold spaces, since what follows them is counted from the
+end of the line; the authors' own programs split at the first space, so writing refuses them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Iterator, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import DatasetError, InputError
+from ..image.files import write_bytes
+
+__all__ = [
+    "ImageList",
+    "check_image_list",
+    "inside",
+    "read_image_list",
+    "read_lines",
+    "read_paths",
+    "write_image_list",
+]
+
+# Longest line that is read; a feature of 512 numbers takes about 10,000 bytes.
+MAX_LINE = 1 << 20
+MAX_LABEL_DIGITS = 9
+FORMS = ("path label", "path 0 label 0", "path;label")
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Pictures with the number of the person in each.
+
+    Attributes
+    ----------
+    paths
+        As the list has them, not resolved.
+    labels
+        Shape (N,), int64, at least 0.
+    """
+
+    paths: Tuple[str, ...]
+    labels: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """Number of different labels."""
+        return len(np.unique(self.labels))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_lines(path: Path) -> Iterator[Tuple[int, str]]:
+    """Read a text file line by line, whatever its size.
+
+    Parameters
+    ----------
+    path
+        UTF-8, with or without a byte order mark, lines ended as on any system.
+
+    Yields
+    ------
+    tuple of int and str
+        Line number from 1 and the line without white space around it. Empty lines at the end are
+        left out.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, or a line is empty, longer than a megabyte, not UTF-8, or
+        holds NUL bytes; names the line.
+    """
+    empty = 0
+    number = 0
+    for number, raw in enumerate(_raw_lines(path), start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{str(path)!r}: line {number} is not UTF-8; convert the file"
+            ) from error
+        if "\0" in line:
+            raise DatasetError(
+                f"{str(path)!r}: line {number} holds NUL bytes; this is no text file"
+            )
+        if not line:
+            empty = empty or number
+            continue
+        if empty:
+            raise DatasetError(f"{str(path)!r}: line {empty} is empty; remove it")
+        yield number, line
+    if not number or empty == 1:
+        raise DatasetError(f"{str(path)!r}: holds no line; expected a list, one picture a line")
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+                if len(raw) > MAX_LINE:
+                    raise DatasetError(
+                        f"{str(path)!r}: line {number} is longer than {MAX_LINE} bytes; "
+                        "expected a list, one picture a line"
+                    )
+                yield raw
+    except OSError as error:
+        raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
+
+
+def _split(line: str) -> Optional[Tuple[str, str, str]]:
+    """Return path, label and form of a line; None if it ends in no label."""
+    head, semicolon, label = line.rpartition(";")
+    if semicolon and _is_label(label.strip()):
+        return head.strip(), label.strip(), FORMS[2]
+    parts = line.rsplit(None, 3)
+    if len(parts) == 4 and all(map(_is_label, parts[1:])):
+        return parts[0], parts[2], FORMS[1]
+    parts = line.rsplit(None, 1)
+    if len(parts) == 2 and _is_label(parts[1]):
+        return parts[0], parts[1], FORMS[0]
+    return None
+
+
+def _is_label(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MAX_LABEL_DIGITS
+
+
+def read_image_list(path: Path) -> ImageList:
+    """Read a list of pictures with labels, in any of its three forms.
+
+    Parameters
+    ----------
+    path
+        The list; its first line tells the form, which all others must have.
+
+    Returns
+    -------
+    ImageList
+        In the list's order.
+
+    Raises
+    ------
+    DatasetError
+        If the list cannot be read, or a line has no label or another form than the first; names
+        the line.
+    """
+    paths, labels, form = [], [], ""
+    for number, line in read_lines(path):
+        found = _split(line)
+        if found is None:
+            raise DatasetError(
+                f"{str(path)!r}: line {number} ends in no label: {line[:80]!r}; "
+                f"expected {' or '.join(map(repr, FORMS))} with labels from 0"
+            )
+        name, label, form_here = found
+        form = form or form_here
+        if form_here != form:
+            raise DatasetError(
+                f"{str(path)!r}: line {number} has the form {form_here!r}, the first {form!r}: "
+                f"{line[:80]!r}; write all lines in one form"
+            )
+        paths.append(name)
+        labels.append(int(label))
+    return ImageList(tuple(paths), np.array(labels, dtype=np.int64))
+
+
+def read_paths(path: Path) -> Tuple[str, ...]:
+    """Read a list of pictures, leaving out what stands behind the paths.
+
+    Parameters
+    ----------
+    path
+        The list, with or without labels.
+
+    Raises
+    ------
+    DatasetError
+        If the list cannot be read; names the line.
+    """
+    return tuple((_split(line) or (line,))[0] for _, line in read_lines(path))
+
+
+def inside(root: Path, name: str) -> Path:
+    """Join a path out of a file that someone else wrote to a folder it may not leave.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    name
+        Relative, with forward slashes, without ``..``.
+
+    Raises
+    ------
+    DatasetError
+        If the name is absolute, empty, or would lead out of the folder.
+    """
+    parts = PurePosixPath(name).parts
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    if not parts or absolute or ".." in PureWindowsPath(name).parts or "\0" in name:
+        raise DatasetError(
+            f"path {name[:200]!r} leads out of {str(root)!r}; expected a relative path without '..'"
+        )
+    return Path(root, *parts)
+
+
+def check_image_list(images: ImageList, root: Optional[Path] = None) -> None:
+    """Check that a training list can be used: labels without gaps, files that are there.
+
+    Parameters
+    ----------
+    images
+        The list.
+    root
+        Folder that relative paths start from, and that all must stay in; if None, paths are taken
+        as they are.
+
+    Raises
+    ------
+    DatasetError
+        If a label is missing between 0 and the highest, or a file is; names the first and says
+        how many.
+    """
+    highest = int(images.labels.max())
+    if images.classes != highest + 1:
+        # The first gap lies where the labels in order stop equalling their index.
+        present = np.unique(images.labels)
+        gap = int(np.argmax(present != np.arange(len(present))))
+        raise DatasetError(
+            f"labels must run from 0 without gaps: {gap} is missing, the highest is {highest}, "
+            f"{images.classes} are used; number the people anew"
+        )
+    located = [Path(name) if root is None else inside(root, name) for name in images.paths]
+    missing = [str(path) for path in located if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(located)} pictures do not exist, the first is {missing[0]!r}; "
+            "correct the list or the folder it starts from"
+        )
+
+
+def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], form: str) -> None:
+    """Write a list that the authors' programs read, all or nothing.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    paths, labels
+        One of each a picture.
+    form
+        ``path label`` or ``path 0 label 0``.
+
+    Raises
+    ------
+    InputError
+        If the form is neither.
+    DatasetError
+        If a path holds white space, at which the authors split.
+    """
+    if form not in FORMS[:2]:
+        raise InputError(f"a list is written as {FORMS[0]!r} or {FORMS[1]!r}, got {form!r}")
+    spaced = [name for name in paths if len(name.split()) != 1]
+    if spaced:
+        raise DatasetError(
+            f"{len(spaced)} paths hold white space, at which MagFace's programs split them; "
+            f"rename the first: {spaced[0]!r}"
+        )
+    line = "{0} 0 {1} 0\n" if form == FORMS[1] else "{0} {1}\n"
+    text = "".join(line.format(name, label) for name, label in zip(paths, labels))
+    write_bytes(Path(path), text.encode())

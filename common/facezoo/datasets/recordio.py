@@ -1,0 +1,232 @@
+"""insightface's training sets (``train.rec`` with ``train.idx``), read without MXNet.
+
+A ``.rec`` file is a row of records; the ``.idx`` beside it says at which byte each key starts.
+Record 0 holds no picture, but says which keys are pictures and which are people.
+
+References
+----------
+.. [1] dmlc-core@5295de9, ``include/dmlc/recordio.h`` and ``src/recordio.cc``: the records.
+.. [2] insightface@7fadd42, ``recognition/arcface_mxnet/common/rec2image.py``: what they hold.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Iterator, Optional, Sequence, Tuple, Type
+
+import numpy as np
+
+from ..errors import DatasetError
+from .image_list import read_lines
+
+__all__ = ["FaceRecord", "RecordFile"]
+
+MAGIC = 0xCED7230A  # source: dmlc-core@5295de9 include/dmlc/recordio.h kMagic
+LENGTH_BITS = 29  # source: same file, EncodeLRec
+WHOLE, FIRST, MIDDLE, LAST = range(4)  # source: same file, cflag
+
+_PART = struct.Struct("<II")
+# source: mxnet@f0e201a python/mxnet/recordio.py IRHeader: flag, label, id, id2
+_HEADER = struct.Struct("<IfQQ")
+
+
+@dataclass(frozen=True)
+class FaceRecord:
+    """One picture of a training set.
+
+    Attributes
+    ----------
+    key
+        Its number in the set.
+    label
+        Number of the person.
+    image
+        The encoded picture, as a rule a JPEG.
+    """
+
+    key: int
+    label: int
+    image: bytes
+
+
+class RecordFile:
+    """A training set, open for reading; a context manager.
+
+    Parameters
+    ----------
+    path
+        The ``.rec`` file; its ``.idx`` lies beside it.
+
+    Attributes
+    ----------
+    keys
+        Keys of the pictures, in order.
+
+    Raises
+    ------
+    DatasetError
+        If a file is missing or malformed; names the line, or the byte.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+        self._keys, self._starts = _read_index(self._path.with_suffix(".idx"))
+        try:
+            self._file: BinaryIO = self._path.open("rb")
+        except OSError as error:
+            raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
+        try:
+            self.keys, self._people = self._contents()
+        except DatasetError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __iter__(self) -> Iterator[FaceRecord]:
+        return map(self.read, self.keys)
+
+    def read(self, key: int) -> FaceRecord:
+        """Read one picture.
+
+        Parameters
+        ----------
+        key
+            One of ``keys``.
+
+        Raises
+        ------
+        DatasetError
+            If there is no such key, or its record is malformed or holds no picture.
+        """
+        labels, image = self._unpack(key)
+        label = labels[0]
+        if not image or not label >= 0 or not label.is_integer():
+            raise DatasetError(
+                f"{str(self._path)!r}: record {key} holds {len(image)} bytes of picture and label "
+                f"{label}; expected a picture and a whole number"
+            )
+        return FaceRecord(key, int(label), image)
+
+    def people(self) -> Iterator[Tuple[int, range]]:
+        """Yield the key of each person and the keys of the person's pictures.
+
+        Yields
+        ------
+        tuple of int and range
+            Nothing where the set does not say who has which pictures.
+
+        Raises
+        ------
+        DatasetError
+            If a person's record is malformed or names pictures that are not there.
+        """
+        for key in self._people:
+            labels, _ = self._unpack(key)
+            if len(labels) < 2 or not 1 <= labels[0] <= labels[1] <= len(self.keys) + 1:
+                raise DatasetError(
+                    f"{str(self._path)!r}: record {key} must name a run of the pictures 1 to "
+                    f"{len(self.keys)}, got {labels}"
+                )
+            yield key, range(int(labels[0]), int(labels[1]))
+
+    def _contents(self) -> Tuple[Sequence[int], range]:
+        """Return the keys of pictures and of people."""
+        first, last = int(self._keys[0]), int(self._keys[-1])
+        labels, image = self._unpack(first)
+        if image or len(labels) < 2:
+            return self._keys.tolist(), range(0)
+        if first != 0 or not 1 <= labels[0] <= labels[1] <= last + 1:
+            raise DatasetError(
+                f"{str(self._path)!r}: record {first} says that pictures end before {labels[0]:g} "
+                f"and people before {labels[1]:g}, but keys run to {last}; the .idx belongs to "
+                "another .rec"
+            )
+        return range(1, int(labels[0])), range(int(labels[0]), int(labels[1]))
+
+    def _unpack(self, key: int) -> Tuple[Tuple[float, ...], bytes]:
+        """Return a record's labels and what follows them."""
+        place = int(np.searchsorted(self._keys, key))
+        if place == len(self._keys) or self._keys[place] != key:
+            raise DatasetError(f"{str(self._path)!r}: the .idx has no key {key}")
+        record = self._record(int(self._starts[place]))
+        if len(record) < _HEADER.size:
+            raise DatasetError(
+                f"{str(self._path)!r}: record {key} has {len(record)} bytes, expected at least "
+                f"{_HEADER.size}; no picture was packed into it"
+            )
+        count, label, _, _ = _HEADER.unpack_from(record)
+        body = record[_HEADER.size :]
+        if not count:
+            return (label,), body
+        if 4 * count > len(body):
+            raise DatasetError(
+                f"{str(self._path)!r}: record {key} claims {count} labels in {len(body)} bytes"
+            )
+        return struct.unpack_from(f"<{count}f", body), body[4 * count :]
+
+    def _record(self, start: int) -> bytes:
+        """Read a record, which is in several parts where its data holds the magic number."""
+        self._file.seek(start)
+        parts = []
+        expected: Tuple[int, ...] = (WHOLE, FIRST)
+        while True:
+            head = self._file.read(_PART.size)
+            magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
+            kind, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
+            if magic != MAGIC or kind not in expected:
+                raise DatasetError(
+                    f"{str(self._path)!r}: no record starts at byte {start}; the file is damaged, "
+                    "or the .idx belongs to another .rec"
+                )
+            data = self._file.read(length)
+            if len(data) != length:
+                raise DatasetError(
+                    f"{str(self._path)!r}: the record at byte {start} is cut short: {len(data)} of "
+                    f"{length} bytes; fetch the file again"
+                )
+            parts.append(data)
+            if kind in (WHOLE, LAST):
+                return struct.pack("<I", MAGIC).join(parts)
+            # Only the last part is padded to whole words; the others are whole already.
+            expected = (MIDDLE, LAST)
+
+
+def _read_index(path: Path) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the keys, ascending, and where their records start."""
+    numbers = array("q")
+    for number, line in read_lines(path):
+        fields = line.split()
+        if len(fields) != 2 or not all(f.isascii() and f.isdigit() and len(f) < 19 for f in fields):
+            raise DatasetError(
+                f"{str(path)!r}: line {number} is {line[:80]!r}; expected a key and the byte it "
+                "starts at"
+            )
+        numbers.extend(map(int, fields))
+    keys, starts = np.array(numbers, dtype=np.int64).reshape(-1, 2).T
+    order = np.argsort(keys, kind="stable")
+    keys, starts = keys[order], starts[order]
+    twice = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(twice):
+        raise DatasetError(f"{str(path)!r}: key {keys[twice[0]]} has two records; expected one")
+    return keys, starts
