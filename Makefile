@@ -19,6 +19,7 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
 	$(PIP) -e ".[ort,plot]"
+	$(BIN)/facezoo shims install
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

@@ -8,6 +8,7 @@ import sys
 from typing import Optional, Sequence
 
 from .. import __version__
+from ..vacc.toolchain import TOOLS, hand_over
 from .options import _HelpFormatter, run_command
 
 __all__ = ["VERBS", "build_parser", "main"]
@@ -25,6 +26,7 @@ VERBS = {
     "evaluate": "metrics of result files against ground truth",
     "recipes": "render the vdsp JSONs and build YAMLs from the cards",
     "docs": "render the tables in the READMEs from result files",
+    "shims": "commands named vamc and vamp for machines without the vendor's",
     "demo": "weights to boxed photos in one go",
 }
 
@@ -64,9 +66,18 @@ class _VerbFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one verb and return its exit code."""
+    """Run one verb and return its exit code.
+
+    Started as a command, vamc and vamp become the vendor's tools where these are, whose arguments
+    are not ours to parse; ``--engine``, which those do not have, asks for ours.
+    """
+    as_command = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = argv[0] if argv and argv[0] in VERBS else ""
+    if as_command and chosen in TOOLS and not any(one.startswith("--engine") for one in argv):
+        exit_code = hand_over(chosen, argv[1:])
+        if exit_code is not None:
+            return exit_code
     parser = build_parser(chosen)
     return run_command(lambda args: int(args.run(args)), parser, argv)
 

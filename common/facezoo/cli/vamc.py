@@ -1,7 +1,8 @@
 """Compile a build YAML into an artifact, with the vendor's own command line.
 
 ``vamc compile YAML`` and its older spelling ``vamc build YAML`` are the same. Paths inside the YAML
-are relative to the working directory; the artifact is ``<workspace.path>/<name>/mod``.
+are relative to the working directory; the artifact is ``<workspace.path>/<name>/mod``. Where the
+vendor's vamc is installed, it does the work instead; ``facezoo compile`` is always ours.
 
   facezoo vamc compile ../build_in/build/official_scrfd.yaml
 """

@@ -1,0 +1,200 @@
+"""The vendor's own ``vamc`` and ``vamp``: found, named in reports, and handed over to.
+
+Where they are, ours make way: ``facezoo vamc ...`` becomes the vendor's process, with the same
+arguments, input, output and exit code. They are looked for among the commands that other installed
+distributions declare, then on the PATH. Launchers that ``facezoo shims install`` wrote are passed
+over, and a tool that leads back here is not followed for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+__all__ = [
+    "SHIM_MARK",
+    "TOOLS",
+    "Tool",
+    "describe_toolchain",
+    "find_tool",
+    "hand_over",
+    "is_shim",
+    "scripts_folder",
+]
+
+TOOLS = ("vamc", "vamp")
+SHIM_MARK = "# facezoo shim"
+
+# Names of the tools that were handed over to on the way to this process. The vendor's tool may
+# itself call one by name and get a shim, so twice is no loop yet.
+HANDED_OVER = "FACEZOO_HANDED_OVER"
+MOST_OFTEN = 2
+CANNOT_EXECUTE = 126  # as shells say it
+
+# source: VastModelZOO@43aff36 README.md: the driver writes its version there
+DRIVER_FILE = Path("/dev/vastai0_version")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command of the vendor's.
+
+    Attributes
+    ----------
+    name
+        ``vamc`` or ``vamp``.
+    command
+        What starts it; arguments follow.
+    where
+        Where it was found, in words.
+    version
+        Of the distribution that declares it; "" where a file on the PATH does not say.
+    """
+
+    name: str
+    command: Tuple[str, ...]
+    where: str
+    version: str = ""
+
+
+def scripts_folder() -> Path:
+    """Return the folder where this environment keeps its commands."""
+    return Path(sysconfig.get_path("scripts"))
+
+
+def find_tool(name: str) -> Optional[Tool]:
+    """Look for a tool of the vendor's.
+
+    Parameters
+    ----------
+    name
+        One of ``TOOLS``.
+
+    Returns
+    -------
+    Tool or None
+        What another distribution declares, else the first such file on the PATH or among this
+        environment's commands that is not ours.
+    """
+    return _find_declared(name) or _find_file(name)
+
+
+def _find_declared(name: str) -> Optional[Tool]:
+    for distribution in metadata.distributions():
+        # What an interrupted installation left behind has no name.
+        if "Name" not in distribution.metadata:
+            continue
+        project = distribution.metadata["Name"]
+        if project.lower() == "facezoo":
+            continue
+        for entry in distribution.entry_points:
+            if entry.group == "console_scripts" and entry.name == name:
+                return Tool(
+                    name,
+                    (sys.executable, "-c", _launcher(name, entry.value)),
+                    f"{project} {distribution.version} in {sys.prefix}",
+                    distribution.version,
+                )
+    return None
+
+
+def _launcher(name: str, value: str) -> str:
+    """Write what a console script does for an entry point ``module:function [extras]``."""
+    module, _, attribute = re.sub(r"\[.*\]", "", value).replace(" ", "").partition(":")
+    # Python puts the working folder before all else for -c, a console script does not.
+    return (
+        f"import sys; sys.path = [p for p in sys.path if p]; sys.argv[0] = {name!r}; "
+        f"from {module} import {attribute.partition('.')[0]}; sys.exit({attribute}())"
+    )
+
+
+def _find_file(name: str) -> Optional[Tool]:
+    for folder in [*os.get_exec_path(), str(scripts_folder())]:
+        path = Path(folder, name)
+        if folder and path.is_file() and os.access(path, os.X_OK) and not is_shim(path):
+            return Tool(name, (str(path),), str(path))
+    return None
+
+
+def is_shim(path: Path) -> bool:
+    """Tell whether a file is a launcher that ``facezoo shims install`` wrote."""
+    try:
+        with path.open("rb") as file:
+            return SHIM_MARK.encode() in file.read(256)
+    except OSError:
+        return False
+
+
+def hand_over(name: str, arguments: Sequence[str]) -> Optional[int]:
+    """Become the vendor's tool, if there is one.
+
+    The process is replaced, so that input, output, signals and exit code are the tool's own.
+
+    Parameters
+    ----------
+    name
+        One of ``TOOLS``.
+    arguments
+        What follows the name, unchanged.
+
+    Returns
+    -------
+    int or None
+        None if there is no such tool and ours is to do the work; the exit code if there is one
+        that cannot be started. Where it can, this does not return.
+    """
+    tool = find_tool(name)
+    if tool is None:
+        return None
+    handed_over = os.environ.get(HANDED_OVER, "").split()
+    if handed_over.count(name) >= MOST_OFTEN:
+        _log.warning("%s leads back to facezoo %s, which now does the work", tool.where, name)
+        return None
+    environment = {**os.environ, HANDED_OVER: " ".join([*handed_over, name])}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execve(tool.command[0], [*tool.command, *arguments], environment)
+    except OSError as error:
+        _log.error("the vendor's %s, %s, cannot be started: %s", name, tool.where, error.strerror)
+        return CANNOT_EXECUTE
+
+
+def describe_toolchain() -> Dict[str, Any]:
+    """Say which of the vendor's parts are here and in which version, for reports.
+
+    Returns
+    -------
+    dict
+        ``vamc`` and ``vamp`` with ``where`` and ``version``, versions of the packages and of the
+        driver; None for what is not here.
+    """
+    found: Dict[str, Any] = {}
+    for name in TOOLS:
+        tool = find_tool(name)
+        found[name] = tool and {"where": tool.where, "version": tool.version}
+    return {**found, "vaststreamx": _version_of("vaststreamx"), "driver": _driver()}
+
+
+def _version_of(project: str) -> Optional[str]:
+    try:
+        return metadata.version(project)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> Optional[str]:
+    try:
+        lines: List[str] = DRIVER_FILE.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.strip() for line in lines if "driver" in line.lower()), None)
