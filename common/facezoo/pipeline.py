@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -240,7 +241,11 @@ class LandmarkDetector(FaceModel[Landmarks]):
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the results, as JSON values for a run's fingerprint."""
-        return {**super().settings(), "decode": dict(self.contract.decode)}
+        decode = dict(self.contract.decode)
+        if not isinstance(decode["meanface"], str):
+            points = np.asarray(decode["meanface"], np.float64)
+            decode["meanface"] = hashlib.sha256(points.tobytes()).hexdigest()
+        return {**super().settings(), "decode": decode}
 
     def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Landmarks:
         return pipnet.decode(infer(image_rgb), **self.contract.decode)[0]
@@ -312,6 +317,8 @@ def load(
     preprocess: Optional[Preprocess] = None,
     device_id: int = 0,
     threads: Optional[int] = None,
+    provider: str = "cpu",
+    precision: str = "f32",
     **options: Any,
 ) -> FaceModel[Any]:
     """Open a model, ready for pictures.
@@ -322,7 +329,7 @@ def load(
         ``scrfd`` or ``pipnet``.
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
-    engine, vdsp, preprocess, device_id, threads
+    engine, vdsp, preprocess, device_id, threads, provider, precision
         See :func:`facezoo.backends.open_backend`.
     options
         The model's own: ``profile`` of :class:`FaceDetector`, ``meanface`` of
@@ -347,6 +354,8 @@ def load(
         preprocess=preprocess,
         device_id=device_id,
         threads=threads,
+        provider=provider,
+        precision=precision,
         cards=[card for card in CARDS.values() if card.model == model],
     )
     if backend.contract.model != model:

@@ -12,7 +12,7 @@ from facezoo.backends.base import map_in_order, usable_cores
 from facezoo.backends.ort import OrtBackend, run_graph
 from facezoo.backends.replay import ReplayBackend
 from facezoo.contract import METADATA_KEY, Contract, read_contract
-from facezoo.errors import BackendRunError, GraphError, InputError
+from facezoo.errors import BackendRunError, BackendUnavailable, GraphError, InputError
 from facezoo.models import CARDS
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
@@ -45,6 +45,33 @@ def test_one_many_and_a_batch_give_the_same(model):
             assert one.arrays[name].dtype == np.float32
             np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-5)
             np.testing.assert_allclose(batch.arrays[name][index], one.arrays[name][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_openvino_gives_what_onnx_runtime_gives(model, precision):
+    pytest.importorskip("openvino")
+    images = pictures(5)
+    with open_backend(model) as ort, open_backend(
+        model, engine="openvino", precision=precision
+    ) as backend:
+        assert backend.name == "openvino"
+        many = list(backend.infer_many(images))
+        batch = backend.infer_batch(images)
+        for index, image in enumerate(images):
+            expected = ort.infer(image)
+            assert many[index].placements == expected.placements
+            for name, array in expected.arrays.items():
+                # bfloat16 keeps eight bits of a number.
+                tolerance = 1e-4 if precision == "f32" else 0.05 * np.abs(array).max()
+                np.testing.assert_allclose(many[index].arrays[name], array, atol=tolerance)
+                np.testing.assert_allclose(batch.arrays[name][index], array[0], atol=tolerance)
+
+
+def test_a_provider_that_is_not_there_is_refused(model):
+    with pytest.raises(BackendUnavailable, match="'cuda' is not in this onnxruntime"):
+        open_backend(model, provider="cuda")
+    with pytest.raises(InputError, match="provider 'gpu' is not known"):
+        open_backend(model, provider="gpu")
 
 
 def test_results_come_in_order_and_few_are_under_way():

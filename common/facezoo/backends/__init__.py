@@ -15,7 +15,7 @@ from .base import Backend
 
 __all__ = ["ENGINES", "open_backend"]
 
-ENGINES = ("auto", "ort", "vsx")
+ENGINES = ("auto", "ort", "openvino", "vsx")
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ def open_backend(
     batch: int = 1,
     threads: Optional[int] = None,
     cards: Sequence[ModelCard] = (),
+    provider: str = "cpu",
+    precision: str = "f32",
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -52,6 +54,10 @@ def open_backend(
         CPU cores to use; all if None.
     cards
         What a prefix with the vendor's files alone may hold; the network's shapes decide.
+    provider
+        Of ONNX Runtime: ``cpu``, or another of ``facezoo.backends.ort.PROVIDERS``.
+    precision
+        Of OpenVINO: ``f32`` or ``bf16``.
 
     Returns
     -------
@@ -94,8 +100,6 @@ def open_backend(
             batch=batch,
             threads=threads,
         )
-    from .ort import OrtBackend
-
     model = source if artifact is None else artifact.model
     if model is None:
         raise BackendUnavailable(
@@ -105,7 +109,13 @@ def open_backend(
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp)
-    return OrtBackend(model, contract, wanted, half_input=half, threads=threads)
+    if engine == "openvino":
+        from .openvino import OpenVinoBackend
+
+        return OpenVinoBackend(model, contract, wanted, half, threads, precision)
+    from .ort import OrtBackend
+
+    return OrtBackend(model, contract, wanted, half, threads, provider)
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:

@@ -6,23 +6,43 @@ Nobody outside this folder knows which backend ran.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Deque, Dict, Iterable, Iterator, Optional, Sequence, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 import numpy as np
 
 from ..card import Preprocess
-from ..contract import Contract
-from ..results import RawOutputs
+from ..contract import Contract, sha256_of
+from ..errors import BackendRunError, GraphError
+from ..results import Placement, RawOutputs
+from ..vacc.vdsp import VdspOperation
 
-__all__ = ["Backend", "Infer", "describe_machine", "map_in_order", "usable_cores"]
+__all__ = ["Backend", "HostBackend", "Infer", "describe_machine", "map_in_order", "usable_cores"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -183,3 +203,194 @@ class Backend(ABC):
         trace: Optional[TracebackType],
     ) -> None:
         self.close()
+
+
+class Graph(Protocol):
+    """A network loaded into a runtime of this machine."""
+
+    @property
+    def device(self) -> str:
+        """What it runs on."""
+
+    @property
+    def inputs(self) -> Mapping[str, Sequence[Any]]:
+        """Name to shape; free axes are no numbers."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names, in the graph's order."""
+
+    def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        """Run the network on (B, 3, H, W), float32, and give its outputs in their order."""
+
+
+class HostBackend(Backend):
+    """A raw-head graph on a runtime of this machine, with the vdsp operation on the CPU.
+
+    Parameters
+    ----------
+    model
+        The .onnx file.
+    contract
+        Output names and pre-processing, from the file's metadata.
+    preprocess
+        Obeyed instead of the contract's, if given; its ``input_hw`` must suit the graph.
+    half_input
+        Round the pre-processed tensor to float16, as a card does for fp16 and int8 builds.
+    threads
+        Cores to use; all usable ones if None. One picture is run on all of them; many pictures
+        are run one a core.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        contract: Contract,
+        preprocess: Optional[Preprocess] = None,
+        half_input: bool = False,
+        threads: Optional[int] = None,
+    ) -> None:
+        self.model = Path(model)
+        self.contract = contract
+        self.threads = threads or usable_cores()
+        self.operation = VdspOperation(preprocess or contract.preprocess, half_input)
+        self._graphs: Dict[bool, Graph] = {}
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        graph = self._graph(many=False)
+        self.device = graph.device
+        self._order = self._check_interface(graph)
+
+    @abstractmethod
+    def _load(self, many: bool) -> Graph:
+        """Load the model for one picture on all cores, or for many pictures one a core."""
+
+    def _graph(self, many: bool) -> Graph:
+        with self._lock:
+            if many not in self._graphs:
+                self._graphs[many] = self._load(many)
+            return self._graphs[many]
+
+    def _check_interface(self, graph: Graph) -> List[int]:
+        """Hold the graph against the contract, and find the contract's outputs in its order."""
+        have, names = list(graph.outputs), self.contract.output_names
+        missing = [name for name in names if name not in have]
+        if missing:
+            raise GraphError(
+                f"{str(self.model)!r}: output {missing[0]!r} not found; the model has {have}; "
+                "export it again with the recipe's source_code/export_onnx.py"
+            )
+        if list(graph.inputs) != [self.contract.input_name]:
+            raise GraphError(
+                f"{str(self.model)!r}: inputs {list(graph.inputs)} found, the contract says "
+                f"{self.contract.input_name!r}; export the model again"
+            )
+        shape = graph.inputs[self.contract.input_name]
+        for axis, size, want in zip(("height", "width"), shape[2:], self.preprocess.input_hw):
+            if isinstance(size, int) and size != want:
+                raise GraphError(
+                    f"{str(self.model)!r} takes a {axis} of {size}, the pre-processing makes "
+                    f"{want}; give a vdsp JSON with OimageWidth and OimageHeight of the model"
+                )
+        return [have.index(name) for name in names]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What is done to a picture before the network: the vdsp JSON's word, if there is one."""
+        return self.operation.preprocess
+
+    def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures, on all cores."""
+        return self.run_tensor(*self.prepare(images_rgb))
+
+    def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:
+        """Make the network's input from several pictures.
+
+        Parameters
+        ----------
+        images_rgb
+            Each (H, W, 3), uint8, RGB.
+
+        Returns
+        -------
+        tensor : numpy.ndarray
+            Shape (B, 3, H, W), float32; the calling thread's next call overwrites it.
+        placements : tuple of Placement
+            One a picture.
+        """
+        shape = (len(images_rgb), 3, *self.preprocess.input_hw)
+        # One buffer a thread: a new one of 5 MB each time costs page faults.
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.shape != shape:
+            buffer = self._local.buffer = np.empty(shape, np.float32)
+        placements = tuple(
+            self.operation(image, out=buffer[index])[1] for index, image in enumerate(images_rgb)
+        )
+        return buffer, placements
+
+    def run_tensor(
+        self, tensor: np.ndarray, placements: Sequence[Placement], many: bool = False
+    ) -> RawOutputs:
+        """Run the network on a pre-processed tensor.
+
+        Parameters
+        ----------
+        tensor
+            Shape (B, 3, H, W), float32.
+        placements
+            One a picture.
+        many
+            On one core, since other threads do the same; else on all.
+
+        Raises
+        ------
+        BackendRunError
+            If the runtime fails.
+        GraphError
+            If the graph gives another number of results than it got pictures.
+        """
+        try:
+            outputs = self._graph(many).run(tensor)
+        except Exception as error:  # Runtimes raise classes of their own, without a common base.
+            raise BackendRunError(
+                f"{self.name} failed on {str(self.model)!r}: {first_line(error)}"
+            ) from error
+        arrays = {}
+        for name, index in zip(self.contract.output_names, self._order):
+            if outputs[index].shape[0] != len(tensor):
+                raise GraphError(
+                    f"{str(self.model)!r}: output {name!r} has a batch of "
+                    f"{outputs[index].shape[0]} for {len(tensor)} pictures; export the model "
+                    "again with --batch dynamic"
+                )
+            arrays[name] = outputs[index].astype(np.float32, copy=False)
+        return RawOutputs(arrays, tuple(placements))
+
+    def map(
+        self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """Apply a function that uses the network to many items, each in one thread on one core."""
+        # Threads that each run a picture on their own core beat threads that share one picture.
+        self._graph(many=True)
+
+        def infer(image_rgb: np.ndarray) -> RawOutputs:
+            return self.run_tensor(*self.prepare([image_rgb]), many=True)
+
+        return map_in_order(partial(function, infer), items, self.threads)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the outputs: the runtime, the file and the pre-processing."""
+        return {
+            **super().settings(),
+            "model_sha256": sha256_of(self.model),
+            "preprocess": dataclasses.asdict(self.preprocess),
+        }
+
+    def close(self) -> None:
+        """Drop the loaded graphs and their memory."""
+        self._graphs.clear()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from .. import __version__
-from ..backends import ENGINES, open_backend
+from ..backends import open_backend
 from ..backends.base import describe_machine
 from ..datasets.widerface import read_ground_truth, read_predictions
 from ..errors import DatasetError, GateError, InputError
@@ -40,7 +40,7 @@ from ..report import (
     render_ledger,
 )
 from ..vacc.artifact import read_artifact
-from .options import add_flag, progress
+from .options import add_flag, add_runtime_options, progress, runtime_of
 
 __all__ = ["add_widerface_options", "configure", "evaluate_widerface", "run"]
 
@@ -124,8 +124,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     group = parser.add_argument_group("with --images")
     add_flag(group, "--model_prefix_path", type=Path, metavar="PREFIX", help="artifact or .onnx")
     add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
-    group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    add_runtime_options(group)
     group.add_argument("--profile", choices=PROFILES, default="eval", help="set of thresholds")
     add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder that makes it resumable")
     group.add_argument("--overwrite", action="store_true", help="empty that folder first")
@@ -169,10 +168,8 @@ def _evaluate_scrfd(args: argparse.Namespace) -> int:
     with load(
         "scrfd",
         args.model_prefix_path,
-        engine=args.engine,
-        vdsp=args.vdsp_params_info,
-        device_id=args.device_id,
         profile=args.profile,
+        **runtime_of(args),
     ) as detector:
         found = detect_folder(
             detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
 
 from ..backends import ENGINES
-from ..errors import FaceZooError
+from ..errors import BackendUnavailable, FaceZooError
 from ..runs import RunFolder
 
 __all__ = [
     "EXIT_SOME_REFUSED",
+    "add_batch_option",
     "add_flag",
     "add_model_options",
     "add_run_options",
+    "add_runtime_options",
     "add_shape_options",
+    "import_torch_part",
     "make_parser",
     "progress",
     "report_run",
     "run_command",
+    "runtime_of",
 ]
 
 EXIT_SOME_REFUSED = 1
@@ -86,13 +92,36 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="pre-processing as the card would do it; by default the model's own",
     )
+    add_runtime_options(group)
+
+
+def add_runtime_options(group: Any) -> None:
+    """Add the flags that say what a model runs on; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
     add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
+    group.add_argument(
+        "--precision",
+        choices=("f32", "bf16"),
+        default="f32",
+        help="what OpenVINO computes in; bf16 is faster on CPUs that have it",
+    )
+
+
+def runtime_of(args: argparse.Namespace) -> Dict[str, Any]:
+    """Return what ``facezoo.load`` needs of the flags of :func:`add_model_options`."""
+    return {
+        "engine": args.engine,
+        "vdsp": args.vdsp_params_info,
+        "device_id": args.device_id,
+        "provider": args.provider,
+        "precision": args.precision,
+    }
 
 
 def add_shape_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch`` and ``--size`` of the export scripts; None means free."""
-    parser.add_argument("--batch", type=_batch, default=None, help="a number, or dynamic")
+    add_batch_option(parser)
     parser.add_argument(
         "--size",
         nargs="+",
@@ -101,6 +130,11 @@ def add_shape_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="height and width, or dynamic",
     )
+
+
+def add_batch_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--batch`` of the export scripts; None means free."""
+    parser.add_argument("--batch", type=_batch, default=None, help="a number, or dynamic")
 
 
 def _batch(text: str) -> Optional[int]:
@@ -134,6 +168,27 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+
+def import_torch_part(module: str) -> Any:
+    """Import a module of the package that needs PyTorch, for scripts whose help must not.
+
+    Parameters
+    ----------
+    module
+        Such as ``facezoo.export``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If PyTorch is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f'this needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
+        ) from error
 
 
 def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:
@@ -193,6 +248,10 @@ def run_command(
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has had enough; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         # What the library could not foresee: a disk that is full, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""

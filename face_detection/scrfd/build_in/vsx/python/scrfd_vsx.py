@@ -67,10 +67,8 @@ def run(args: argparse.Namespace) -> int:
     with facezoo.load(
         "scrfd",
         args.model_prefix_path,
-        engine=args.engine,
-        vdsp=args.vdsp_params_info,
         profile=profile,
-        device_id=args.device_id,
+        **options.runtime_of(args),
     ) as model, RunFolder(
         args.save_dir,
         command="scrfd_vsx",

@@ -1,0 +1,97 @@
+"""OpenVINO: the vdsp operation on the CPU, then the compiled model."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import numpy as np
+
+from ..card import Preprocess
+from ..contract import Contract
+from ..errors import BackendUnavailable, GraphError
+from .base import HostBackend, first_line
+
+try:
+    import openvino
+except ImportError as error:
+    openvino = None
+    _IMPORT_ERROR: Optional[ImportError] = error
+
+__all__ = ["PRECISIONS", "OpenVinoBackend"]
+
+# What the runtime may compute in; bf16 is faster on CPUs with AMX or AVX-512-BF16, and less exact.
+PRECISIONS = ("f32", "bf16")
+
+
+class _OpenVinoGraph:
+    """A compiled model behind the interface of all runtimes; every thread has its own request."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._local = threading.local()
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.device = f"CPU {precision}"
+        self.inputs = {
+            port.get_any_name(): [
+                size.get_length() if size.is_static else "free" for size in port.get_partial_shape()
+            ]
+            for port in compiled.inputs
+        }
+        self.outputs = [port.get_any_name() for port in compiled.outputs]
+
+    def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
+        """Run the network on (B, 3, H, W), float32."""
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        request.infer({0: tensor}, share_inputs=True)
+        # The request's own memory is written again by the next call.
+        return [np.array(output.data) for output in request.output_tensors]
+
+
+class OpenVinoBackend(HostBackend):
+    """A raw-head graph on OpenVINO; see :class:`~facezoo.backends.base.HostBackend`.
+
+    Parameters
+    ----------
+    model, contract, preprocess, half_input, threads
+        As there.
+    precision
+        One of ``PRECISIONS``.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        model: Path,
+        contract: Contract,
+        preprocess: Optional[Preprocess] = None,
+        half_input: bool = False,
+        threads: Optional[int] = None,
+        precision: str = "f32",
+    ) -> None:
+        if openvino is None:
+            raise BackendUnavailable(
+                f"engine 'openvino' needs the package openvino ({_IMPORT_ERROR}); "
+                'install it with: pip install "facezoo[openvino]"'
+            )
+        self.precision = precision
+        super().__init__(model, contract, preprocess, half_input, threads)
+        self.version = str(openvino.__version__).split("-")[0]
+
+    def _load(self, many: bool) -> _OpenVinoGraph:
+        config = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": self.threads if many else 1,
+        }
+        try:
+            compiled = openvino.Core().compile_model(str(self.model), "CPU", config)
+        except Exception as error:  # OpenVINO's exceptions are plain RuntimeErrors.
+            raise GraphError(
+                f"{str(self.model)!r} cannot be loaded by OpenVINO: {first_line(error)}"
+            ) from error
+        return _OpenVinoGraph(compiled)
