@@ -150,6 +150,13 @@ def test_scores_are_stretched_over_the_set_and_cut_into_steps(kernel):
     assert ap_of({"e/a": rows["e/a"][:2]}, faces, kernel=kernel) == 1
 
 
+@pytest.mark.parametrize("scores", [(2.0005, 2.0), (-1.0, -1.0005)])
+def test_the_range_of_scores_reaches_from_1_down_and_from_0_up(kernel, scores):
+    # Stretched over 1..2.0005 and -1.0005..0, two scores that differ by 0.0005 share a step.
+    rows = {"e/a": [[0, 0, 9, 9, scores[0]], [50, 0, 9, 9, scores[1]]]}
+    assert ap_of(rows, {"e/a": [0, 0, 9, 9]}, kernel=kernel) == 0.5
+
+
 @pytest.mark.parametrize("score", [0.0, 0.3, 1.0, 7.0, -7.0])
 def test_all_scores_equal_reach_every_step(kernel, score):
     rows = {"e/a": [[0, 0, 9, 9, score], [50, 0, 9, 9, score]]}
@@ -372,38 +379,30 @@ def random_rows(rng, faces, score_kind, whole):
     return np.column_stack([found, scores])
 
 
-def check_against_reference(seed, kernel, steps):
+def check_against_reference(seed, steps):
     rng = np.random.default_rng(seed)
     rows, boxes, counted = random_set(rng)
+    predictions, truth = Predictions.from_rows(rows), GroundTruth.from_rows(boxes, counted)
     threshold = float(rng.choice([0.5, 0.5, 0.3, 1 / 3, 0.7, 1.0, 0.01]))
-    report = evaluate_detections(
-        Predictions.from_rows(rows),
-        GroundTruth.from_rows(boxes, counted),
-        iou_threshold=threshold,
-        kernel=kernel,
-    )
-    for level in LEVELS:
-        expected = reference(
-            {name: found.tolist() for name, found in rows.items()},
-            {name: faces.tolist() for name, faces in boxes.items()},
-            counted[level],
-            threshold,
-            steps,
-        )
-        found = report.levels[level].ap
-        assert found == pytest.approx(expected, abs=1e-12, nan_ok=True), (seed, level)
+    rows = {name: found.tolist() for name, found in rows.items()}
+    boxes = {name: faces.tolist() for name, faces in boxes.items()}
+    expected = [reference(rows, boxes, counted[level], threshold, steps) for level in LEVELS]
+    for kernel in KERNELS:
+        report = evaluate_detections(predictions, truth, iou_threshold=threshold, kernel=kernel)
+        found = [report.levels[level].ap for level in LEVELS]
+        assert found == pytest.approx(expected, abs=1e-12, nan_ok=True), (seed, kernel)
 
 
-def test_equals_the_reference_on_thousands_of_random_sets(kernel, monkeypatch):
+def test_equals_the_reference_on_thousands_of_random_sets(monkeypatch):
     # Few steps make the reference fast; the real number has its turn below.
     monkeypatch.setattr(detection, "STEPS", 16)
     for seed in range(2500):
-        check_against_reference(seed, kernel, steps=16)
+        check_against_reference(seed, steps=16)
 
 
-def test_equals_the_reference_at_a_thousand_steps(kernel):
+def test_equals_the_reference_at_a_thousand_steps():
     for seed in range(10_000, 10_100):
-        check_against_reference(seed, kernel, steps=detection.STEPS)
+        check_against_reference(seed, steps=detection.STEPS)
 
 
 # Kernels ---------------------------------------------------------------------------------------

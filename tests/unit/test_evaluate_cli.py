@@ -134,6 +134,17 @@ def test_per_event_and_bootstrap_are_printed_below(command, data, capsys):
     ]
 
 
+def test_seed_is_obeyed(command, data):
+    argv = ["-p", "preds", "-g", "gt", "--bootstrap", "3", "--json", "ap.json"]
+    intervals = set()
+    for seed in "0123":
+        command([*argv, "--seed", seed])
+        entry = json.loads((data / "ap.json").read_text())
+        assert entry["settings"]["seed"] == int(seed)
+        intervals.add(tuple(entry["levels"]["hard"]["ap_interval_95"]))
+    assert len(intervals) > 1
+
+
 def test_iou_is_obeyed(command, data, capsys):
     write_texts(data / "preds", {"0--Parade/a": "a\n1\n10 10 19 9 0.9\n"})
     command(["-p", "preds", "-g", "gt", "--iou", "0.5"])

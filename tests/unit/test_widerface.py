@@ -162,6 +162,11 @@ def test_any_line_ends_and_blank_lines(tmp_path, end):
     check_content(read_predictions(write_folder(tmp_path, texts)))
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    texts = {name: b"\xef\xbb\xbf" + text.encode() for name, text in TEXTS.items()}
+    check_content(read_predictions(write_folder(tmp_path, texts)))
+
+
 @settings(max_examples=60, deadline=None)
 @given(value=st.floats(0, 1e7))
 def test_numbers_are_read_to_the_last_digit(value):
@@ -394,6 +399,16 @@ def test_a_damaged_archive_never_gives_wrong_numbers(tmp_path, kind, rng):
             found = dict(zip(predictions.images, predictions.boxes_xywh.tolist()))
             for name, row in found.items():
                 assert row == [int(name.rpartition("_")[2]), 2, 3, 4]
+
+
+@pytest.mark.parametrize("place", [0, 100, 124, 136, 148, 265])
+def test_a_damaged_header_of_a_tar_is_refused(tmp_path, place):
+    path = write_tar(tmp_path / "p.tar", text_members(), "w:")
+    data = bytearray(path.read_bytes())
+    data[1024 + place] ^= 1  # In the second member's header: name, mode, size, time, sum, owner.
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"p\.tar' is no tar archive or is damaged \(bad"):
+        read_predictions(path)
 
 
 def test_sources_that_are_none(tmp_path):
