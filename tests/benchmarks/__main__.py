@@ -1,0 +1,91 @@
+"""Run the benchmarks one after the other and keep what they measured.
+
+    python -m tests.benchmarks                 all that can run here
+    python -m tests.benchmarks latency prelu   some
+
+Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED. Results go to
+tests/benchmarks/results; each is a ratio of medians taken in one run, so that a busy machine shows
+as a wider spread and not as another ratio.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from facezoo import weights
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+def shared(*parts):
+    folder = Path(os.environ.get("FACEZOO_SHARED", ""), *parts)
+    if not os.environ.get("FACEZOO_SHARED") or not folder.exists():
+        raise FileNotFoundError(f"{'/'.join(parts)} is not below FACEZOO_SHARED")
+    return str(folder)
+
+
+def needs(package):
+    if importlib.util.find_spec(package) is None:
+        raise FileNotFoundError(f"the package {package} is not installed")
+
+
+def prelu():
+    return [str(weights.fetch("w600k_mbf"))]
+
+
+def latency():
+    onnx = weights.fetch("scrfd_500m_bnkps")
+    return ["--onnx", str(onnx), "--image", str(weights.fetch("players"))]
+
+
+def widerface_eval():
+    return [
+        shared("assets", "widerface", "pred_retinaface_ajmalrasi.tar.gz"),
+        shared("assets", "widerface", "ground_truth"),
+    ]
+
+
+def pipnet_decode():
+    needs("torch")
+    return []
+
+
+# Name of the file after bench_ to what gives its arguments.
+BENCHMARKS = {
+    "latency": latency,
+    "prelu": prelu,
+    "image2npz": list,
+    "widerface_eval": widerface_eval,
+    "verification": list,
+    "pseudo_labels": list,
+    "pipnet_decode": pipnet_decode,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    args = parser.parse_args()
+    unknown = set(args.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    RESULTS.mkdir(exist_ok=True)
+    failed = 0
+    for name in args.names or BENCHMARKS:
+        print(f"== {name}", flush=True)
+        try:
+            words = BENCHMARKS[name]()
+        except FileNotFoundError as error:
+            print(f"skipped: {error}")
+            continue
+        command = [sys.executable, str(HERE / f"bench_{name}.py"), *words]
+        failed += subprocess.call([*command, "--json", str(RESULTS / f"{name}.json")]) != 0
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
