@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from .. import models
 from ..backends import ENGINES
 from ..errors import InputError
 from ..runs import RunFolder, fingerprint_files
@@ -105,6 +106,7 @@ def job_from(args: argparse.Namespace, **counts: Any) -> Job:
         vdsp=args.vdsp_params,
         engine=args.engine,
         device_id=args.device_id,
+        cards=tuple(models.CARDS.values()),
         picture_hw=args.shape,
         **counts,
     )

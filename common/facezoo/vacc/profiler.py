@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -262,7 +262,7 @@ class _Instances:
         lock = threading.Lock()
 
         def loop(_: int) -> List[Batch]:
-            batches = []
+            batches: List[Batch] = []
             while True:
                 with lock:
                     if next(ticks, None) is None:
@@ -387,7 +387,7 @@ class _Worker:
         try:
             message = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise self._lost() from error
+            raise self.lost() from error
         if isinstance(message, Exception):
             raise message
         return message
@@ -396,9 +396,9 @@ class _Worker:
         try:
             self.connection.send(message)
         except OSError as error:
-            raise self._lost() from error
+            raise self.lost() from error
 
-    def _lost(self) -> BackendRunError:
+    def lost(self) -> BackendRunError:
         self.process.join(5)
         code = self.process.exitcode
         reason = f"exit code {code}"
@@ -455,7 +455,7 @@ class Workers:
         try:
             for rank in range(self.job.processes):
                 self._workers.append(_Worker(self.job, rank, self.prog))
-            self.facts, *_ = [worker.receive() for worker in self._workers]
+            self.facts, *_ = [self._hear(worker) for worker in self._workers]
         except BaseException:
             self._end()
             raise
@@ -504,7 +504,7 @@ class Workers:
         for worker, share in zip(self._workers, shares):
             worker.send(share)
         for worker in self._workers:
-            worker.receive()
+            self._hear(worker)
         # All are warm now, and begin together.
         for worker in self._workers:
             worker.send(_READY)
@@ -512,13 +512,25 @@ class Workers:
         waiting: Deque[_Worker] = deque(self._workers)
         while waiting:
             worker = waiting.popleft()
-            message = worker.receive()
+            message = self._hear(worker)
             if isinstance(message, _Usage):
                 self.cpu += message.cpu
                 self.peak += message.peak
             else:
                 yield message
                 waiting.append(worker)
+
+    def _hear(self, worker: _Worker) -> Any:
+        """Wait for a process's next message, or for the loss of any process."""
+        while True:
+            running = []
+            for each in self._workers:
+                if each.process.exitcode is None:
+                    running.append(each.process.sentinel)
+                elif each.process.exitcode != 0:
+                    raise each.lost()
+            if worker.connection in wait([worker.connection, *running]):
+                return worker.receive()
 
     def _end(self) -> None:
         for worker in self._workers:
