@@ -1,7 +1,8 @@
 """Weights to boxed photos in one go.
 
 Fetches SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32 and
-fp16, finds the faces with both, compares them, and leaves a contact sheet.
+fp16, finds the faces with both, compares them, goes the vendor's npz route with the recipe's
+scripts, and leaves a contact sheet.
 
     facezoo demo --to .demo
 """
@@ -9,7 +10,10 @@ fp16, finds the faces with both, compares them, and leaves a contact sheet.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -18,7 +22,7 @@ import numpy as np
 
 from .. import weights
 from ..compare import compare_detections
-from ..errors import InputError
+from ..errors import BackendRunError, InputError
 from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_bytes, write_image_rgb
 from ..models import find_card
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         f"{drift.mean_iou:.4f}, corners within {drift.worst_corner:.2f} px, scores within "
         f"{drift.worst_score:.4f}"
     )
+    print("6 the npz route: image2npz, vamp, npz_decode, against the runner")
+    npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
     sheet = folder / "faces.png"
     drawn = [draw_faces(image, faces) for image, faces in zip(images, found[0][0])]
     captions = [f"{name}: {len(faces)} faces" for name, faces in zip(PHOTOS, found[0][0])]
@@ -97,6 +103,42 @@ def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
     artifact = compile_model(override(config, dtype=dtype, checkpoint=onnx))
     print(f"  {artifact.prefix}")
     return artifact
+
+
+def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
+    """Find the faces by both routes, each in processes of its own, and compare the files."""
+    common = Path(__file__).parents[2]
+    recipe = common.parent / "face_detection" / "scrfd" / "build_in"
+    if not recipe.is_dir():
+        print("  left out: the recipe's scripts are not beside this package")
+        return
+    work = folder / "npz"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "photos").mkdir(parents=True)
+    for photo in photos:
+        shutil.copy(photo, work / "photos")
+    pictures, model = str(work / "photos"), str(artifact.prefix)
+    listed, outputs = str(work / "list.txt"), str(work / "outputs")
+    runner, decoded = work / "runner", work / "decoded"
+    vamp = ["-m", "facezoo.cli.main", "vamp", "-m", model, "-i", "2", "-b", "2"]
+    commands = [
+        [str(common / "utils" / "image2npz.py"), "--dataset_path", pictures]
+        + ["--target_path", str(work / "inputs"), "--text_path", listed],
+        [*vamp, "--datalist", listed, "--path_output", outputs],
+        [str(recipe / "decode" / "npz_decode.py"), "--txt", str(decoded)]
+        + ["--vamp_datalist_path", listed, "--vamp_output_dir", outputs],
+        [str(recipe / "vsx" / "python" / "scrfd_vsx.py"), "--file_path", pictures]
+        + ["--model_prefix_path", model, "--save_dir", str(runner), "--retry_border", "0"],
+        [*vamp, "-t", "3"],
+    ]
+    for command in commands:
+        shown = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        if shown.returncode:
+            raise BackendRunError(f"{' '.join(command)} failed: {shown.stderr.strip()}")
+        for line in shown.stdout.splitlines():
+            print(f"  {line}")
+    same = (runner / "results.json").read_bytes() == (decoded / "results.json").read_bytes()
+    print(f"  results.json of both routes: {'the same bytes' if same else 'THEY DIFFER'}")
 
 
 def measure(
