@@ -53,30 +53,30 @@ def similarity_matrix(landmarks_xy: np.ndarray, size: int = TEMPLATE_SIZE) -> np
     References
     ----------
     .. [1] S. Umeyama, *Least-Squares Estimation of Transformation Parameters Between Two Point
-       Patterns*, PAMI 1991.
+       Patterns*, PAMI 1991. In the plane a similarity is one complex factor and one complex shift,
+       for which least squares has a closed form.
     .. [2] insightface@7fadd42, ``python-package/insightface/utils/face_align.py``.
     """
-    # In float32, as the original: its rounding moves a crop by up to 1e-4 pixels.
     points = np.asarray(landmarks_xy, dtype=np.float32)
     if points.shape != TEMPLATE_XY.shape or not np.isfinite(points).all():
         raise InputError(f"landmarks must be five finite points (5, 2), got {points.tolist()}")
     template = _template(size)
-    points_mean, template_mean = points.mean(axis=0), template.mean(axis=0)
-    centred = points - points_mean
-    spread = centred.var(axis=0).sum()
+    # The original centres in float32, whose rounding can move a crop by 1e-4 pixels.
+    source_centre, target_centre = points.mean(axis=0), template.mean(axis=0)
+    source = _complex(points - source_centre)
+    target = _complex(template - target_centre)
+    spread = np.vdot(source, source).real
     if spread == 0.0:
-        raise InputError(
-            f"the five landmarks are one point, {points[0].tolist()}; no face is there"
-        )
-    left, stretch, right = np.linalg.svd((template - template_mean).T @ centred / len(points))
-    # A mirrored face must not be mirrored back, so the weaker axis is turned round instead.
-    sign = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right))])
-    rotation = (left * sign) @ right
-    scale = 1.0 / spread * (stretch @ sign)
-    matrix = np.empty((2, 3))
-    matrix[:, :2] = scale * rotation
-    matrix[:, 2] = template_mean - scale * (rotation @ points_mean)
-    return matrix
+        raise InputError(f"the five landmarks are one point, {points[0].tolist()}: no face there")
+    factor = np.vdot(source, target) / spread
+    shift = _complex(target_centre) - factor * _complex(source_centre)
+    return np.array(
+        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
+    )
+
+
+def _complex(points_xy: np.ndarray) -> np.ndarray:
+    return np.asarray(points_xy[..., 0] + 1j * points_xy[..., 1].astype(np.float64))
 
 
 def _template(size: int) -> np.ndarray:

@@ -23,7 +23,6 @@ __all__ = [
     "Threshold",
     "angular_distance",
     "best_threshold",
-    "check_pairs",
     "cosine_similarity",
     "facenet_evaluation",
     "k_fold_accuracy",
@@ -202,23 +201,10 @@ class OperatingPoint:
     refusal: str = ""
 
 
-def check_pairs(
+def _check_pairs(
     first: np.ndarray, second: np.ndarray, is_same: np.ndarray
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check pairs of embeddings and return them as float64 and bool.
-
-    Parameters
-    ----------
-    first, second
-        Shape (N, D), one pair a row; any length but zero.
-    is_same
-        Shape (N,), truthy for genuine pairs.
-
-    Raises
-    ------
-    InputError
-        If shapes differ, or a vector is all zero or not finite.
-    """
+    """Return embeddings and labels of pairs as float64 and bool, if their shapes fit."""
     first = np.ascontiguousarray(first, dtype=np.float64)
     second = np.ascontiguousarray(second, dtype=np.float64)
     is_same = np.asarray(is_same).astype(bool)
@@ -324,7 +310,7 @@ def k_fold_accuracy(
     ----------
     .. [1] MagFace@99bae61, ``eval/eval_recognition/eval_1v1.py``.
     """
-    first, second, is_same = check_pairs(first, second, is_same)
+    first, second, is_same = _check_pairs(first, second, is_same)
     edges = _fold_edges(len(is_same), folds)
     bins = _accepting_thresholds(first, second, edges)
     return _fold_accuracy(bins, is_same, edges)
@@ -459,7 +445,7 @@ def facenet_evaluation(
     measures = {"squared_l2": _squared_l2, "angle": angular_distance}
     if distance not in measures:
         raise InputError(f"distance {distance!r} is not known; expected one of {list(measures)}")
-    first, second, is_same = check_pairs(first, second, is_same)
+    first, second, is_same = _check_pairs(first, second, is_same)
     _squared_norms(first, "first")
     _squared_norms(second, "second")
     edges = _fold_edges(len(is_same), folds)
