@@ -1,0 +1,285 @@
+"""PIPNet's ONNX graphs: the contract of any of them, and community files that lack one.
+
+A community file has five maps under any names. Which is which follows from their names if they are
+ours, else from their channels and their order; that the neighbours lie where the mean face has them
+shows whether it was right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple, Union
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ...backends.ort import run_graph
+from ...contract import Contract, sha256_of
+from ...errors import GraphError, InputError
+from ...graph_info import read_graph
+from ...image.files import write_bytes
+from .card import CARDS, NUM_NEIGHBORS, OUTPUTS
+from .decode import PACKAGED, MeanFace, load_meanface, read_meanface
+
+__all__ = ["check_neighbors", "export_released", "make_contract", "recognise_heads"]
+
+NAMES = tuple(output.name for output in OUTPUTS)
+
+# Convolutions of a PIPNet, heads included, in a graph of stride 32, to its backbone.
+BACKBONE_OF = {
+    25: "resnet18",
+    58: "resnet50",
+    109: "resnet101",
+    57: "mobilenet_v2",
+    51: "mobilenet_v3",
+}
+# A mean face explains at least this much of where a trained network sees neighbours; of another
+# data set's, or with x and y exchanged, it explains next to nothing.
+LEAST_CORRELATION = 0.7
+
+_PROBE_BATCH = 2
+
+
+def make_contract(
+    backbone: str,
+    meanface: Union[str, np.ndarray] = "WFLW",
+    *,
+    num_neighbors: int = NUM_NEIGHBORS,
+    input_size: int = 256,
+    source_sha256: str = "",
+) -> Contract:
+    """Say how a PIPNet is to be fed and decoded, with any landmarks.
+
+    Parameters
+    ----------
+    backbone
+        As of :func:`~facezoo.models.pipnet.network.build`.
+    meanface
+        Name of a packaged mean face, or N points (N, 2) in [0, 1] of the crop.
+    num_neighbors
+        Neighbours each landmark predicts.
+    input_size
+        Side of the input in pixels.
+    source_sha256
+        Of the file the graph is made from.
+
+    Raises
+    ------
+    InputError
+        If the mean face cannot be used with so many neighbours.
+    """
+    load_meanface(meanface, num_neighbors)
+    if not isinstance(meanface, str):
+        meanface = np.asarray(meanface, np.float64).tolist()
+    # Every card has the same pre-processing and outputs.
+    card = next(iter(CARDS.values()))
+    return dataclasses.replace(
+        Contract.from_card(card, source_sha256, (input_size, input_size)),
+        card_id=f"pip_{backbone}",
+        decode={"meanface": meanface, "num_neighbors": num_neighbors},
+    )
+
+
+def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
+    """Tell which output is which.
+
+    Parameters
+    ----------
+    model
+        A graph with PIPNet's five maps.
+
+    Returns
+    -------
+    dict
+        Contract name (``cls``, ``x``, ``y``, ``nb_x``, ``nb_y``) to the output's name.
+
+    Raises
+    ------
+    GraphError
+        If there are not three maps of N channels and two of a multiple of N.
+    """
+    outputs = [output.name for output in model.graph.output]
+    if set(outputs) == set(NAMES):
+        return {name: name for name in NAMES}
+    channels = _channels_of_outputs(model)
+    few = min(channels.values(), default=0)
+    own = [name for name in outputs if channels[name] == few]
+    nearby = [name for name in outputs if channels[name] > few]
+    if len(own) != 3 or len(nearby) != 2 or few < 1 or any(channels[n] % few for n in nearby):
+        raise GraphError(
+            f"this is no PIPNet: outputs of {channels} channels; expected three maps of N channels "
+            "(cls, x, y) and two of N times the neighbours (nb_x, nb_y)"
+        )
+    return dict(zip(NAMES, [*own, *nearby]))
+
+
+def _channels_of_outputs(model: onnx.ModelProto) -> Dict[str, int]:
+    dims = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
+    return {name: dim[1].dim_value if len(dim) == 4 else 0 for name, dim in dims.items()}
+
+
+def export_released(
+    source: Path,
+    target: Path,
+    *,
+    meanface_txt: Optional[Path] = None,
+    batch: Optional[int] = None,
+) -> Tuple[Contract, float]:
+    """Give a community file the contract's names and the contract, once both give the same.
+
+    Parameters
+    ----------
+    source
+        An .onnx with the five raw maps.
+    target
+        The .onnx to write.
+    meanface_txt
+        Mean face of the network's data set; by default WFLW's.
+    batch
+        Fixed batch size; None for a free one.
+
+    Returns
+    -------
+    contract : Contract
+        What was written into the file.
+    correlation : float
+        How well the mean face explains where the network sees neighbours, at most 1.
+
+    Raises
+    ------
+    GraphError
+        If the file cannot be read, is no PIPNet, or does not fit the mean face; nothing is written
+        then.
+    """
+    model = read_graph(source)
+    heads = recognise_heads(model)
+    channels = _channels_of_outputs(model)
+    landmarks = channels[heads["cls"]]
+    points = read_meanface(meanface_txt or PACKAGED["WFLW"])
+    if len(points) != landmarks:
+        raise InputError(
+            f"{str(source)!r} has {landmarks} landmarks, the mean face {len(points)}; give the one "
+            "of its data set with --meanface_txt"
+        )
+    side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value or 256
+    contract = make_contract(
+        _backbone_of(model),
+        "WFLW" if meanface_txt is None else points,
+        num_neighbors=channels[heads["nb_x"]] // landmarks,
+        input_size=side,
+        source_sha256=sha256_of(source),
+    )
+    named = _with_contract(model, heads, contract, batch)
+    outputs = _compare(model, named, heads, side, batch)
+    tables = load_meanface(**contract.decode)
+    correlation = check_neighbors(outputs, tables)
+    write_bytes(Path(target), named.SerializeToString())
+    return contract, correlation
+
+
+def _backbone_of(model: onnx.ModelProto) -> str:
+    count = sum(node.op_type == "Conv" for node in model.graph.node)
+    if count not in BACKBONE_OF:
+        raise GraphError(
+            f"this is no PIPNet with a backbone known here: {count} convolutions; expected one of "
+            f"{', '.join(f'{c} ({name})' for c, name in BACKBONE_OF.items())}"
+        )
+    return BACKBONE_OF[count]
+
+
+def _with_contract(
+    model: onnx.ModelProto, heads: Dict[str, str], contract: Contract, batch: Optional[int]
+) -> onnx.ModelProto:
+    """Rename input and outputs, set the batch, order the outputs, write the contract."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    graph = named.graph
+    new_names = {tensor: name for name, tensor in heads.items()}
+    new_names[graph.input[0].name] = contract.input_name
+    # The file may use a contract's name for something else.
+    taken = {name: f"{name}_released" for name in new_names.values() if name not in new_names}
+    new_names = {**taken, **new_names}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = new_names.get(name, name)
+    side = contract.preprocess.input_hw
+    free = batch or "batch"
+    outputs: List[onnx.ValueInfoProto] = []
+    shapes = {output.name: output.type.tensor_type.shape.dim for output in graph.output}
+    for name, tensor in heads.items():
+        dims = [free, *(dim.dim_value or f"{name}_axis" for dim in shapes[tensor][1:])]
+        outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims))
+    image = helper.make_tensor_value_info(
+        contract.input_name, onnx.TensorProto.FLOAT, [free, 3, *side]
+    )
+    for field, values in ((graph.input, [image]), (graph.output, outputs), (graph.value_info, [])):
+        del field[:]
+        field.extend(values)
+    del named.metadata_props[:]
+    helper.set_model_props(named, contract.to_metadata())
+    named.ir_version = min(named.ir_version, 8)
+    onnx.checker.check_model(named)
+    return named
+
+
+def _compare(
+    model: onnx.ModelProto,
+    named: onnx.ModelProto,
+    heads: Dict[str, str],
+    side: int,
+    batch: Optional[int],
+) -> Dict[str, np.ndarray]:
+    """Run both graphs on noise, picture by picture the old one; return the new one's outputs."""
+    rng = np.random.default_rng(2026)
+    images = rng.uniform(-1.0, 1.0, (batch or _PROBE_BATCH, 3, side, side)).astype(np.float32)
+    outputs = run_graph(named, {named.graph.input[0].name: images})
+    for index in range(len(images)):
+        expected = run_graph(model, {model.graph.input[0].name: images[index : index + 1]})
+        for name, tensor in heads.items():
+            if not np.allclose(outputs[name][index], expected[tensor][0], rtol=1e-4, atol=1e-4):
+                raise GraphError(
+                    f"output {tensor!r} changes with the batch; give --batch 1, as the file has it"
+                )
+    return outputs
+
+
+def check_neighbors(outputs: Dict[str, np.ndarray], meanface: MeanFace) -> float:
+    """Compare where a trained network sees neighbours with where the mean face has them.
+
+    Parameters
+    ----------
+    outputs
+        By the contract's names, for any input: what a network learnt about faces in general shows
+        in the means of its maps.
+    meanface
+        Of the data set it was trained on.
+
+    Returns
+    -------
+    float
+        The smaller of the two axes' correlations.
+
+    Raises
+    ------
+    GraphError
+        If it is below 0.7: outputs in another order, or another data set's mean face.
+    """
+    count, neighbors = meanface.neighbors.shape
+    correlations = []
+    for axis, (own, nearby) in enumerate((("x", "nb_x"), ("y", "nb_y"))):
+        seen = outputs[nearby].mean(axis=(0, 2, 3)).reshape(count, neighbors)
+        seen = seen - outputs[own].mean(axis=(0, 2, 3))[:, None]
+        points = meanface.points_xy[:, axis]
+        expected = points[meanface.neighbors] - points[:, None]
+        correlations.append(float(np.corrcoef(seen.ravel(), expected.ravel())[0, 1]))
+    worst = min(correlations)
+    if not worst >= LEAST_CORRELATION:
+        raise GraphError(
+            f"the network's neighbours do not lie where the mean face has them (correlation "
+            f"{worst:.2f}, expected {LEAST_CORRELATION} or more): its outputs are in another order "
+            "than cls, x, y, nb_x, nb_y, or the mean face is another data set's"
+        )
+    return worst

@@ -1,0 +1,80 @@
+"""Make the raw-head ONNX that vamc takes, from a checkpoint or from a community ONNX.
+
+Nothing is written before the new graph has been compared with its source in ONNX Runtime.
+
+    python ../source_code/export_onnx.py --onnx pipnet_r18_wflw_98 --output onnx/pip_resnet18.onnx
+"""
+
+import argparse
+from pathlib import Path
+
+from facezoo import weights
+from facezoo.cli.options import (
+    add_batch_option,
+    add_flag,
+    import_torch_part,
+    make_parser,
+    run_command,
+)
+from facezoo.errors import InputError
+from facezoo.models.pipnet.graph import BACKBONE_OF, export_released
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint", help="a .pth, or the name `facezoo list` shows it under; needs torch"
+    )
+    source.add_argument(
+        "--onnx", help="a community .onnx, or the name `facezoo download` fetched it under"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_batch_option(parser)
+    add_flag(parser, "--meanface_txt", type=Path, help="of the network's data set; WFLW's if none")
+    network = parser.add_argument_group("of a checkpoint; a graph says it itself")
+    network.add_argument("--backbone", choices=sorted(BACKBONE_OF.values()))
+    add_flag(network, "--num_neighbors", type=int, default=10, help="as it was trained")
+    add_flag(network, "--input_size", type=int, default=256, help="side in pixels")
+    add_flag(network, "--net_stride", type=int, default=32, help="pixels per cell of the maps")
+    return parser
+
+
+def find_source(name: str) -> Path:
+    return Path(name) if Path(name).suffix in (".onnx", ".pth") else weights.find(name)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.onnx:
+        contract, correlation = export_released(
+            find_source(args.onnx),
+            args.output,
+            meanface_txt=args.meanface_txt,
+            batch=args.batch,
+        )
+        print(f"the mean face explains its neighbours: correlation {correlation:.2f}")
+    else:
+        if args.backbone is None:
+            raise InputError("a checkpoint does not say its backbone; give --backbone")
+        checkpoint = import_torch_part("facezoo.models.pipnet.checkpoint")
+        contract, worst = checkpoint.export_checkpoint(
+            find_source(args.checkpoint),
+            args.backbone,
+            args.output,
+            meanface_txt=args.meanface_txt,
+            num_neighbors=args.num_neighbors,
+            input_size=args.input_size,
+            net_stride=args.net_stride,
+            batch=args.batch,
+        )
+        print(f"largest difference from torch, of the output's root mean square: {worst:.2e}")
+    print(f"{args.output}: {contract.card_id}, outputs {' '.join(contract.output_names)}")
+    return 0
+
+
+def main(argv=None) -> int:
+    return run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
