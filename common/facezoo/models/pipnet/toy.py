@@ -1,0 +1,139 @@
+"""Landmarks where nobody drew any: WFLW's mean face laid over a detector's five points.
+
+Good enough to see a network learn and a recipe run end to end; not to judge a face by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, Mapping, Tuple
+
+import cv2
+import numpy as np
+
+from ...datasets.wflw import NormalisedList
+from ...errors import InputError
+
+__all__ = ["ToyCrops", "fit_meanface", "normalised_list", "random_crop"]
+
+# WFLW's landmarks at a detector's five: pupils, tip of the nose, corners of the mouth, the left of
+# each pair in the picture first.
+# source: WFLW's scheme of 98 points, https://wywu.github.io/projects/LAB/WFLW.html
+FIVE_OF_WFLW = (96, 97, 54, 76, 82)
+MIRRORED_FIVE = (1, 0, 2, 4, 3)
+
+MARGINS = (1.1, 1.5)  # sides of a crop over those of the landmarks' box
+LARGEST_SHIFT = 0.12  # of the crop's sides
+LARGEST_TURN = 30.0  # degrees; source: PIPNet@b9eab58 lib/data_utils.py random_rotate
+
+
+def fit_meanface(five_xy: np.ndarray, meanface_xy: np.ndarray) -> np.ndarray:
+    """Lay WFLW's mean face over five points: shift, turn, stretch and shear with the least error.
+
+    Parameters
+    ----------
+    five_xy
+        Shape (5, 2): left eye, right eye, nose, left and right mouth corner as seen in the picture.
+    meanface_xy
+        Shape (98, 2), any unit.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (98, 2), float64, in the unit of the five points.
+
+    Raises
+    ------
+    InputError
+        If a shape is another.
+    """
+    five, meanface = np.asarray(five_xy, np.float64), np.asarray(meanface_xy, np.float64)
+    if five.shape != (5, 2) or meanface.shape != (98, 2):
+        raise InputError(f"expected shapes (5, 2) and (98, 2), got {five.shape}, {meanface.shape}")
+    padded = np.concatenate([meanface, np.ones((len(meanface), 1))], axis=1)
+    affine = np.linalg.lstsq(padded[list(FIVE_OF_WFLW)], five, rcond=None)[0]
+    return np.asarray(padded @ affine)
+
+
+def random_crop(
+    image_rgb: np.ndarray,
+    five_xy: np.ndarray,
+    meanface_xy: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Cut a face out of a photo at random: mirrored or not, turned, scaled, shifted.
+
+    Parameters
+    ----------
+    image_rgb
+        Shape (H, W, 3), uint8, RGB.
+    five_xy, meanface_xy
+        As for :func:`fit_meanface`, in the photo's pixels.
+    size
+        Side of the crop in pixels.
+    rng
+        Decides.
+
+    Returns
+    -------
+    crop_rgb : numpy.ndarray
+        Shape (size, size, 3), uint8; beyond the photo's ends it is mirrored.
+    points_xy : numpy.ndarray
+        Shape (98, 2), float64, in [0, 1] of the crop.
+    """
+    turn = np.deg2rad(rng.uniform(-LARGEST_TURN, LARGEST_TURN))
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    five = np.asarray(five_xy, np.float64)
+    if rng.random() < 0.5:
+        five = five[list(MIRRORED_FIVE)]
+        matrix = matrix @ np.diag([-1.0, 1.0])
+    # The mean face is laid over the mirrored points, so that no landmark needs another number.
+    points = fit_meanface(five @ matrix.T, meanface_xy)
+    low, high = points.min(axis=0), points.max(axis=0)
+    sides = (high - low) * rng.uniform(*MARGINS)
+    centre = (low + high) / 2 + sides * rng.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2)
+    corner = centre - sides / 2
+    scale = np.diag(size / sides)
+    placement = np.concatenate([scale @ matrix, -(scale @ corner)[:, None]], axis=1)
+    # Mirrored beyond its ends: a black corner would give the turn away.
+    crop = cv2.warpAffine(
+        image_rgb,
+        placement,
+        (size, size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    return crop, (points - corner) / sides
+
+
+@dataclass(frozen=True)
+class ToyCrops:
+    """What was cut out of one photo, for a run's journal.
+
+    Attributes
+    ----------
+    split
+        ``train`` or ``test``.
+    points
+        File name of each crop to its landmarks (98, 2), in [0, 1] of the crop.
+    """
+
+    split: str
+    points: Mapping[str, np.ndarray]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the crops as JSON values."""
+        points = {name: points.tolist() for name, points in self.points.items()}
+        return {"split": self.split, "points": points}
+
+
+def normalised_list(entries: Iterable[Mapping[str, Any]], split: str) -> NormalisedList:
+    """Gather the crops of a split from a journal's entries."""
+    points: Dict[str, Any] = {}
+    for entry in entries:
+        if entry.get("split") == split:
+            points.update(entry["points"])
+    if not points:
+        raise InputError(f"no face for {split}.txt was found; give more photos with faces")
+    return NormalisedList(tuple(points), np.array(list(points.values())))

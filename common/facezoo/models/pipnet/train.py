@@ -1,0 +1,228 @@
+"""PIPNet's training: the authors' targets, losses and schedule, stoppable after any batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...errors import WeightsError
+from ...image.files import write_bytes
+from .network import PipNet, build
+from .settings import FitSettings
+
+__all__ = ["EpochLosses", "Fit", "pip_losses"]
+
+# source: PIPNet@b9eab58 experiments/WFLW/pip_32_16_60_r18_l2_l1_10_1_nb10.py
+MAP_WEIGHT = 10.0
+OFFSET_WEIGHT = 1.0
+DECAY_AT = (1 / 2, 5 / 6)  # source: same file, epochs 30 and 50 of 60
+DECAY = 0.1  # source: PIPNet@b9eab58 lib/train.py MultiStepLR
+WEIGHT_DECAY = 5e-4  # source: same file, where no pre-trained weights are used
+SAVE_EVERY = 50  # batches
+
+Progress = Callable[[Iterable[int], int], Iterable[int]]
+
+
+def pip_losses(
+    outputs: Sequence[Tensor], points_xy: Tensor, neighbors: Tensor
+) -> dict[str, Tensor]:
+    """Compare the five maps with the annotation, as the authors do.
+
+    Parameters
+    ----------
+    outputs
+        ``cls``, ``x``, ``y`` (B, N, h, w) and ``nb_x``, ``nb_y`` (B, N K, h, w).
+    points_xy
+        Shape (B, N, 2), in [0, 1] of the crop; points outside count to the nearest cell.
+    neighbors
+        Shape (N, K), int64, from :class:`~facezoo.models.pipnet.decode.MeanFace`.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``map``: mean squared difference from 1 in the landmark's cell and 0 elsewhere. ``x``,
+        ``y``, ``nb_x``, ``nb_y``: mean absolute difference of the offsets in that cell.
+
+    References
+    ----------
+    .. [1] PIPNet@b9eab58, ``lib/data_utils.py``, ``gen_target_pip``, and ``lib/functions.py``,
+       ``compute_loss_pip``.
+    """
+    cls, x, y, nb_x, nb_y = (output.flatten(2) for output in outputs)
+    height, width = outputs[0].shape[2:]
+    grid = points_xy.new_tensor((width, height))
+    cells = (points_xy * grid).floor().clamp(min=0).minimum(grid - 1)
+    offsets = points_xy * grid - cells
+    neighbor_offsets = (points_xy * grid)[:, neighbors] - cells[:, :, None]
+    at = (cells[..., 1] * width + cells[..., 0]).long()[..., None]
+    at_neighbors = at.repeat_interleave(neighbors.shape[1], dim=1)
+    nearby = neighbor_offsets.flatten(1, 2)
+    return {
+        "map": functional.mse_loss(cls, torch.zeros_like(cls).scatter(2, at, 1.0)),
+        "x": functional.l1_loss(x.gather(2, at)[..., 0], offsets[..., 0]),
+        "y": functional.l1_loss(y.gather(2, at)[..., 0], offsets[..., 1]),
+        "nb_x": functional.l1_loss(nb_x.gather(2, at_neighbors)[..., 0], nearby[..., 0]),
+        "nb_y": functional.l1_loss(nb_y.gather(2, at_neighbors)[..., 0], nearby[..., 1]),
+    }
+
+
+@dataclass
+class EpochLosses:
+    """Means over an epoch's batches, of each part of the loss as :func:`pip_losses` names it."""
+
+    map: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    nb_x: float = 0.0
+    nb_y: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the means by name."""
+        return dataclasses.asdict(self)
+
+
+class Fit:
+    """A training, one batch at a time; saved and resumed it gives what it gives in one go.
+
+    Parameters
+    ----------
+    settings
+        How.
+    read
+        Takes the indices of some faces, returns the network's input (B, 3, S, S), float32.
+    points_xy
+        Shape (M, N, 2): the landmarks of all faces, in [0, 1] of the crop.
+    neighbors
+        Shape (N, K), from the mean face.
+
+    Attributes
+    ----------
+    network
+        In training mode.
+    batch
+        How many batches are done; the run is over at ``batches``.
+    epochs
+        One entry an epoch begun.
+    """
+
+    def __init__(
+        self,
+        settings: FitSettings,
+        read: Callable[[np.ndarray], np.ndarray],
+        points_xy: np.ndarray,
+        neighbors: np.ndarray,
+    ) -> None:
+        self.settings = settings
+        self._read = read
+        self._points = torch.from_numpy(np.asarray(points_xy, np.float32))
+        self._neighbors = torch.from_numpy(neighbors)
+        torch.manual_seed(settings.seed)
+        self.network: PipNet = build(
+            settings.backbone,
+            num_landmarks=self._points.shape[1],
+            num_neighbors=settings.num_neighbors,
+            input_size=settings.input_size,
+            net_stride=settings.net_stride,
+        )
+        # As the authors: batches are full, and faces left over wait for another epoch's order.
+        self.batches_per_epoch = max(1, len(self._points) // settings.batch_size)
+        self.batches = settings.epochs * self.batches_per_epoch
+        self.batch = 0
+        self.epochs: list[EpochLosses] = []
+        self._optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
+        )
+
+    def step(self) -> float:
+        """Learn from the next batch; return its loss."""
+        epoch, position = divmod(self.batch, self.batches_per_epoch)
+        done = epoch / self.settings.epochs
+        for group in self._optimizer.param_groups:
+            decays = sum(done >= share for share in DECAY_AT)
+            group["lr"] = self.settings.learning_rate * DECAY**decays
+        # The order follows from seed and epoch alone, so a resumed run needs no state of it.
+        order = np.random.default_rng((self.settings.seed, epoch)).permutation(len(self._points))
+        chosen = order[position * self.settings.batch_size :][: self.settings.batch_size]
+        self.network.train()
+        outputs = self.network(torch.from_numpy(self._read(chosen)))
+        parts = pip_losses(outputs, self._points[chosen], self._neighbors)
+        weights = {name: MAP_WEIGHT if name == "map" else OFFSET_WEIGHT for name in parts}
+        loss = sum(weights[name] * part for name, part in parts.items())
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        if position == 0:
+            self.epochs.append(EpochLosses())
+        for name, part in parts.items():
+            mean = getattr(self.epochs[-1], name) + part.item() / self.batches_per_epoch
+            setattr(self.epochs[-1], name, mean)
+        self.batch += 1
+        return float(loss.item())
+
+    def run(self, state: Path, progress: Progress) -> None:
+        """Learn from all batches that are left.
+
+        Parameters
+        ----------
+        state
+            Where the run is saved now and then, and from where it goes on if the file is there.
+        progress
+            Wraps the batches to show how far it is; called with them and with their number.
+        """
+        if state.exists():
+            self.resume(state)
+        left = range(self.batch, self.batches)
+        for _ in progress(left, len(left)):
+            self.step()
+            if self.batch % SAVE_EVERY == 0 or self.batch == self.batches:
+                self.save(state)
+
+    def save(self, path: Path) -> None:
+        """Write everything the rest of the run needs, all or nothing."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "settings": dataclasses.asdict(self.settings),
+                "state_dict": self.network.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+                "batch": self.batch,
+                "epochs": [losses.to_dict() for losses in self.epochs],
+            },
+            buffer,
+        )
+        write_bytes(Path(path), buffer.getvalue())
+
+    def resume(self, path: Path) -> None:
+        """Go on where :meth:`save` was called.
+
+        Raises
+        ------
+        WeightsError
+            If the file cannot be read, or is another training's.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            found = state["settings"]
+            if found == dataclasses.asdict(self.settings):
+                self.network.load_state_dict(state["state_dict"])
+                self._optimizer.load_state_dict(state["optimizer"])
+                torch.set_rng_state(state["random"])
+                self.batch = state["batch"]
+                self.epochs = [EpochLosses(**losses) for losses in state["epochs"]]
+                return
+        except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
+            raise WeightsError(
+                f"{str(path)!r} is no saved training ({type(error).__name__}); delete it to start "
+                "anew"
+            ) from error
+        raise WeightsError(f"{str(path)!r} is another training's: {found}; delete it to start anew")

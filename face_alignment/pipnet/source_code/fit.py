@@ -1,0 +1,99 @@
+"""Train PIPNet on any annotation list, with the authors' losses and schedule; resumable.
+
+DATA_DIR holds train.txt (a line: crop.jpg x0 y0 x1 y1 ..., in [0, 1] of the crop), images_train,
+and the same for test. Writes SAVE_DIR/model.pth, model.onnx, meanface.txt and training.json, and
+prints how far the test crops' landmarks are off, beside those of the mean face. Crops are taken as
+they are: what shall vary in training must vary in them. Interrupted, the same command goes on.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import facezoo
+import numpy as np
+from facezoo.cli import options
+from facezoo.datasets.wflw import read_normalised_list
+from facezoo.image.files import read_image_rgb, write_bytes
+from facezoo.metrics.landmarks import NORMALIZERS, normalized_mean_error
+from facezoo.models.pipnet.decode import MeanFace, compute_meanface, format_meanface
+from facezoo.models.pipnet.evaluation import stack_units
+from facezoo.models.pipnet.graph import BACKBONE_OF, make_contract
+from facezoo.models.pipnet.settings import FitSettings
+from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.vacc.vdsp import VdspOperation
+
+OWNED = ("state.pth", "model.pth", "model.onnx", "meanface.txt", "training.json")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--data_dir", type=Path, required=True, help="lists and crops")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
+    for field in dataclasses.fields(FitSettings):
+        choices = sorted(BACKBONE_OF.values()) if field.name == "backbone" else None
+        how = {"type": type(field.default), "default": field.default, **field.metadata}
+        options.add_flag(parser, f"--{field.name}", choices=choices, **how)
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    export = options.import_torch_part("facezoo.export")
+    training = options.import_torch_part("facezoo.models.pipnet.train")
+    settings = FitSettings(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(FitSettings)}
+    )
+    train, test = (read_normalised_list(args.data_dir / f"{s}.txt") for s in ("train", "test"))
+    crops = [args.data_dir / "images_train" / name for name in train.names]
+    points = compute_meanface(train.points_xy)
+    meanface = MeanFace.from_points(points, settings.num_neighbors)
+    contract = make_contract(
+        settings.backbone,
+        points,
+        num_neighbors=settings.num_neighbors,
+        input_size=settings.input_size,
+    )
+    prepare = VdspOperation(contract.preprocess)
+
+    def read(indices):
+        return np.stack([prepare(read_image_rgb(crops[index]))[0] for index in indices])
+
+    with RunFolder(
+        args.save_dir,
+        command="fit",
+        settings=dataclasses.asdict(settings),
+        inputs_sha256=fingerprint_files([args.data_dir / "train.txt", *crops], ["", *train.names]),
+        owned=OWNED,
+        overwrite=args.overwrite,
+    ) as folder:
+        state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
+        if not folder.finished:
+            fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
+            fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
+            export.save_checkpoint(fit.network, args.save_dir / "model.pth")
+            write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
+            export.export_network(fit.network, model, contract)
+            folder.completed(())
+            for number, losses in enumerate(fit.epochs):
+                folder.record(f"epoch {number}", losses)
+            folder.write_items("training.json", schema="facezoo.training/1", key="epochs")
+            folder.finish()
+            state.unlink()
+        with facezoo.load("pipnet", model) as network:
+            found = stack_units(
+                network.stream(args.data_dir / "images_test" / n for n in test.names)
+            )
+    for name, guess in (("mean face", np.broadcast_to(points, found.shape)), ("network", found)):
+        error = normalized_mean_error(guess, test.points_xy, args.normalizer).mean()
+        print(f"{name} on {len(test)} test crops: nme {error}")
+    return 0
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""Make a small training set out of any photos: the mean face laid over SCRFD's five points.
+
+Writes SAVE_DIR/images_train and train.txt from 80 % of the photos, images_test and test.txt from
+the others, in the layout that fit.py and the runner take. Each face is cut several times, mirrored
+or not, turned, scaled and shifted at random. For seeing a training work, not for judging faces.
+
+    python ../source_code/make_toy_set.py --photos photos --detector PREFIX --save_dir toy
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import facezoo
+import numpy as np
+from facezoo.cli import options
+from facezoo.datasets.wflw import write_normalised_list
+from facezoo.image.files import find_images, relative_names, write_image_rgb
+from facezoo.models.pipnet.decode import load_meanface
+from facezoo.models.pipnet.toy import ToyCrops, normalised_list, random_crop
+from facezoo.runs import RunFolder, fingerprint_files
+
+TRAIN_SHARE = 0.8
+OWNED = ("images_train", "images_test", "train.txt", "test.txt")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos with faces")
+    parser.add_argument("--detector", type=Path, required=True, metavar="PREFIX", help="SCRFD")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
+    parser.add_argument("--crops", type=int, default=4, help="of each face")
+    parser.add_argument("--size", type=int, default=128, help="side of a crop in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.photos)
+    names = relative_names(paths, args.photos)
+    shuffled = np.random.default_rng(args.seed).permutation(len(paths))
+    train = set(shuffled[: round(TRAIN_SHARE * len(paths))].tolist())
+    meanface = load_meanface("WFLW", num_neighbors=10).points_xy
+    cuts = {}
+
+    def cut(path, image, faces):
+        index = paths.index(path)
+        rng = np.random.default_rng((args.seed, index))
+        split, crops = "train" if index in train else "test", {}
+        for face, five in enumerate(faces.landmarks_xy):
+            for number in range(args.crops):
+                crop, points = random_crop(image, five, meanface, args.size, rng)
+                name = f"{index:05d}_{face:03d}_{number:02d}.png"
+                write_image_rgb(args.save_dir / f"images_{split}" / name, crop)
+                crops[name] = points
+        cuts[path] = ToyCrops(split, crops)
+
+    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
+        args.save_dir,
+        command="make_toy_set",
+        settings={
+            **detector.settings(),
+            **{k: getattr(args, k) for k in ("crops", "size", "seed")},
+        },
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=OWNED,
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = detector.stream(paths[done:], visit=cut)
+        for path, faces in options.progress(results, len(paths) - done, args.quiet):
+            found = faces if isinstance(faces, Exception) else cuts.pop(path)
+            folder.record(names[paths.index(path)], found)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            entries = list(folder.entries())
+            for split in ("train", "test"):
+                content = normalised_list(entries, split)
+                write_normalised_list(args.save_dir / f"{split}.txt", content)
+                print(f"{split}.txt: {len(content)} crops")
+            folder.finish()
+        return options.report_run(folder, len(paths), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,165 @@
+"""PIPNet's losses against a literal loop, and a training that stops and goes on."""
+
+import math
+
+import numpy as np
+import pytest
+from facezoo.errors import WeightsError
+from facezoo.models.pipnet.decode import MeanFace, decode_maps
+from facezoo.models.pipnet.settings import FitSettings
+
+torch = pytest.importorskip("torch")
+from facezoo.models.pipnet.train import Fit, pip_losses  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+NAMES = ("cls", "x", "y", "nb_x", "nb_y")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def perfect_maps(points, neighbors, height, width):
+    """Maps that say exactly where the landmarks are, cell by cell, as the authors fill them."""
+    batch, count, _ = points.shape
+    near = neighbors.shape[1]
+    maps = {name: np.zeros((batch, count, height, width), np.float32) for name in NAMES[:3]}
+    maps["nb_x"] = np.zeros((batch, count * near, height, width), np.float32)
+    maps["nb_y"] = np.zeros((batch, count * near, height, width), np.float32)
+    for b in range(batch):
+        for n in range(count):
+            column = min(max(math.floor(points[b, n, 0] * width), 0), width - 1)
+            row = min(max(math.floor(points[b, n, 1] * height), 0), height - 1)
+            maps["cls"][b, n, row, column] = 1.0
+            maps["x"][b, n, row, column] = points[b, n, 0] * width - column
+            maps["y"][b, n, row, column] = points[b, n, 1] * height - row
+            for k in range(near):
+                x, y = points[b, neighbors[n, k]]
+                maps["nb_x"][b, n * near + k, row, column] = x * width - column
+                maps["nb_y"][b, n * near + k, row, column] = y * height - row
+    return maps
+
+
+@pytest.fixture
+def faces(rng):
+    """Landmarks inside and a little outside of the crop, and their mean face."""
+    points = rng.uniform(-0.1, 1.1, (3, 7, 2))
+    return points, MeanFace.from_points(points.mean(axis=0), 5)
+
+
+def test_perfect_maps_cost_nothing_and_decode_to_the_points(faces):
+    points, meanface = faces
+    maps = perfect_maps(points, meanface.neighbors, 5, 8)
+    outputs = [torch.from_numpy(maps[name]) for name in NAMES]
+    losses = pip_losses(
+        outputs, torch.from_numpy(points).float(), torch.from_numpy(meanface.neighbors)
+    )
+    assert all(loss.item() == pytest.approx(0.0, abs=1e-6) for loss in losses.values())
+    found = decode_maps(maps, meanface)
+    np.testing.assert_allclose(found.points_xy, points, atol=1e-6)
+    np.testing.assert_allclose(found.own_xy, points, atol=1e-6)
+
+
+def test_losses_equal_a_loop_over_the_authors_targets(faces, rng):
+    points, meanface = faces
+    targets = perfect_maps(points, meanface.neighbors, 5, 8)
+    outputs = {name: rng.normal(size=maps.shape) for name, maps in targets.items()}
+    expected = {"map": np.mean((outputs["cls"] - targets["cls"]) ** 2)}
+    cells = targets["cls"] == 1.0
+    near = meanface.neighbors.shape[1]
+    for name in NAMES[1:]:
+        at = np.repeat(cells, near, axis=1) if name.startswith("nb") else cells
+        expected[name] = np.mean(np.abs(outputs[name][at] - targets[name][at]))
+    losses = pip_losses(
+        [torch.from_numpy(outputs[name]) for name in NAMES],
+        torch.from_numpy(points),
+        torch.from_numpy(meanface.neighbors),
+    )
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
+
+
+def make_fit(seed=0, epochs=2):
+    """A training on noise: 4 landmarks, 10 crops."""
+    rng = np.random.default_rng(3)
+    images = rng.normal(size=(10, 3, 32, 32)).astype(np.float32)
+    points = rng.uniform(0.1, 0.9, (10, 4, 2))
+    neighbors = MeanFace.from_points(points.mean(axis=0), 3).neighbors
+    settings = FitSettings(
+        backbone="mobilenet_v2",
+        num_neighbors=3,
+        input_size=32,
+        epochs=epochs,
+        batch_size=4,
+        seed=seed,
+        learning_rate=1e-3,
+    )
+    return Fit(settings, lambda indices: images[indices], points, neighbors)
+
+
+def weights_of(fit):
+    return {name: values.numpy() for name, values in fit.network.state_dict().items()}
+
+
+def test_a_resumed_training_equals_one_without_a_stop(tmp_path):
+    whole, first, second = make_fit(), make_fit(), make_fit()
+    assert (whole.batches_per_epoch, whole.batches) == (2, 4)
+    losses = [whole.step() for _ in range(4)]
+    stopped = [first.step() for _ in range(3)]
+    first.save(tmp_path / "state.pth")
+    torch.manual_seed(999)
+    second.resume(tmp_path / "state.pth")
+    assert second.batch == 3
+    assert [*stopped, second.step()] == losses
+    assert [epoch.to_dict() for epoch in second.epochs] == [
+        epoch.to_dict() for epoch in whole.epochs
+    ]
+    for name, values in weights_of(second).items():
+        np.testing.assert_array_equal(values, weights_of(whole)[name], err_msg=name)
+
+
+def test_a_run_saves_itself_and_goes_on(tmp_path):
+    state = tmp_path / "state.pth"
+    whole = make_fit()
+    whole.run(state, lambda batches, count: batches)
+    assert (whole.batch, [path.name for path in tmp_path.iterdir()]) == (4, ["state.pth"])
+    again = make_fit()
+    seen = []
+    again.run(state, lambda batches, count: seen.append(count) or batches)
+    assert seen == [0]
+    for name, values in weights_of(again).items():
+        np.testing.assert_array_equal(values, weights_of(whole)[name], err_msg=name)
+
+
+def test_every_face_is_seen_once_an_epoch_and_in_another_order_in_the_next():
+    fit = make_fit()
+    seen, read = [], fit._read
+    fit._read = lambda indices: seen.append(list(indices)) or read(indices)
+    for _ in range(4):
+        fit.step()
+    epochs = [seen[0] + seen[1], seen[2] + seen[3]]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_the_rate_falls_where_the_authors_let_it_fall():
+    fit = make_fit(epochs=6)
+    rates = []
+    for _ in range(fit.batches):
+        fit.step()
+        rates.append(fit._optimizer.param_groups[0]["lr"])
+    assert rates[::2] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+
+
+def test_another_trainings_state_is_refused(tmp_path):
+    fit = make_fit()
+    fit.save(tmp_path / "state.pth")
+    with pytest.raises(WeightsError, match="another training's"):
+        make_fit(seed=1).resume(tmp_path / "state.pth")
+    (tmp_path / "torn.pth").write_bytes((tmp_path / "state.pth").read_bytes()[:2000])
+    with pytest.raises(WeightsError, match="no saved training"):
+        make_fit().resume(tmp_path / "torn.pth")
