@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, Mapping, Tuple
+
+import numpy as np
 
 from .errors import BackendUnavailable, InputError
 from .metrics.detection import DetectionReport
+from .metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
 
-__all__ = ["plot_precision_recall"]
+__all__ = ["plot_cumulative_errors", "plot_precision_recall"]
 
 # Colours of Okabe and Ito, which people with any colour vision tell apart, and three line styles
 # for print without colour.
@@ -57,6 +60,47 @@ def plot_precision_recall(report: DetectionReport, path: Path) -> None:
     )
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="lower left")
+    _save(figure, path)
+
+
+def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw cumulative error distributions (CED), with area and failure rate in the legend.
+
+    Parameters
+    ----------
+    errors
+        Name of each curve, three at most, to its faces' errors, (M,).
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written, or a curve has no faces.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    for (name, values), (colour, dashes) in zip(errors.items(), STYLES):
+        curve = cumulative_error_distribution(values)
+        area = 100 * curve.area(FAILURE_THRESHOLD)
+        axes.plot(
+            100 * curve.errors,
+            100 * curve.shares,
+            color=colour,
+            linestyle=dashes,
+            label=f"{name}, {len(values)} faces: area {area:.1f} %, "
+            f"failures {100 * curve.failure_rate:.1f} %",
+        )
+    axes.set(
+        title="Cumulative error distribution",
+        xlabel="normalised mean error in %",
+        ylabel="faces with at most that error in %",
+        xlim=(0, 100 * FAILURE_THRESHOLD),
+        ylim=(0, 101),
+    )
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.legend(loc="lower right")
     _save(figure, path)
 
 

@@ -154,9 +154,13 @@ class WflwCrop:
         points = np.maximum(self.face.points_xy, 0.0)
         if self.image_hw is not None:
             points = np.minimum(points, self.image_hw[::-1])
+        return self.to_unit(points)
+
+    def to_unit(self, points_xy: np.ndarray) -> np.ndarray:
+        """Map points (N, 2) from the picture's pixels to [0, 1] of the crop, float64."""
         left, top, right, bottom = self.box_xyxy
         # The box is not rounded here though the picture is cut at whole pixels: the authors' way.
-        return np.asarray((points - (left, top)) / (right - left, bottom - top))
+        return np.asarray((points_xy - (left, top)) / (right - left, bottom - top))
 
     def cut(self, image_rgb: np.ndarray) -> np.ndarray:
         """Cut the crop out of the picture and stretch it to (256, 256, 3)."""

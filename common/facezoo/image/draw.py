@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import cv2
 import numpy as np
 
-from ..results import FaceDetections
+from ..results import FaceDetections, FaceLandmarks, Landmarks
 
-__all__ = ["contact_sheet", "draw_faces"]
+__all__ = ["contact_sheet", "draw_faces", "draw_landmarks"]
 
 BOX_COLOR = (64, 220, 96)
 LABEL_COLOR = (16, 40, 20)
+POINT_COLOR = (64, 255, 96)
 # Left eye, right eye, nose, left and right mouth corner, as seen in the picture.
 LANDMARK_COLORS = ((255, 96, 96), (96, 160, 255), (255, 220, 64), (240, 96, 255), (96, 255, 255))
 
@@ -43,6 +44,33 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
         for point, color in zip(landmarks, LANDMARK_COLORS):
             centre = (round(float(point[0])), round(float(point[1])))
             cv2.circle(drawn, centre, radius, color, -1, cv2.LINE_AA)
+    return drawn
+
+
+def draw_landmarks(image_rgb: np.ndarray, found: Union[Landmarks, FaceLandmarks]) -> np.ndarray:
+    """Draw the landmarks of a crop, or of all faces of a photo.
+
+    Parameters
+    ----------
+    image_rgb
+        Shape (H, W, 3), uint8, RGB; not changed.
+    found
+        In this picture's pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy of the picture with a dot a landmark, same shape, uint8, RGB.
+    """
+    drawn = image_rgb.copy()
+    shift = 4  # OpenCV takes sixteenths of a pixel.
+    for landmarks in found.landmarks if isinstance(found, FaceLandmarks) else (found,):
+        width, height = np.ptp(landmarks.points_xy, axis=0)
+        radius = max(1.0, float(width + height) / 200)
+        for x, y in landmarks.points_xy.tolist():
+            centre = (round(x * 2**shift), round(y * 2**shift))
+            scaled = round(radius * 2**shift)
+            cv2.circle(drawn, centre, scaled, POINT_COLOR, -1, cv2.LINE_AA, shift)
     return drawn
 
 

@@ -1,0 +1,98 @@
+"""Find 98 landmarks on faces: on WFLW, on a folder of face crops, or on any photos.
+
+Writes SAVE_DIR/results.json, with --draw SAVE_DIR/pictures, and on WFLW SAVE_DIR/metrics.json.
+Interrupted, the same command goes on where it was.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import facezoo
+from facezoo.cli import options
+from facezoo.errors import InputError
+from facezoo.image.draw import draw_landmarks
+from facezoo.image.files import names_with_suffix, write_image_rgb
+from facezoo.metrics.landmarks import NORMALIZERS
+from facezoo.models.pipnet import evaluation
+from facezoo.models.pipnet.decode import read_meanface
+from facezoo.pipeline import PhotoLandmarker
+from facezoo.runs import RunFolder, fingerprint_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--data_dir", type=Path, required=True, help="WFLW, or pictures")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
+    help_crop = "annotation: a picture is a face, cut as for the training; detector: find the faces"
+    parser.add_argument("--crop", choices=evaluation.CROPS, default="annotation", help=help_crop)
+    parser.add_argument("--detector", type=Path, metavar="PREFIX", help="SCRFD, to find the faces")
+    options.add_flag(parser, "--meanface_txt", type=Path, help="in place of the model's own")
+    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
+    parser.add_argument("--draw", action="store_true", help="write pictures with landmarks too")
+    options.add_model_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def open_model(args: argparse.Namespace):
+    if (args.crop == "detector") != (args.detector is not None):
+        raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
+    runtime = {"engine": args.engine, "device_id": args.device_id}
+    landmarks = facezoo.load(
+        "pipnet",
+        args.model_prefix_path,
+        vdsp=args.vdsp_params_info,
+        meanface=args.meanface_txt and read_meanface(args.meanface_txt),
+        **runtime,
+    )
+    if args.detector is None:
+        return landmarks
+    # Several photos are worked on at a time, so each gets one core.
+    return PhotoLandmarker(facezoo.load("scrfd", args.detector, threads=1, **runtime), landmarks)
+
+
+def run(args: argparse.Namespace) -> int:
+    root, names, annotated = evaluation.find_pictures(args.data_dir, args.crop)
+    paths = [root / name for name in names]
+    name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
+
+    def files_of(name):
+        if args.draw:
+            yield args.save_dir / "pictures" / picture_of[name]
+
+    def write(path, image, found):
+        for picture in files_of(name_of[path]):
+            write_image_rgb(picture, draw_landmarks(image, found))
+
+    with open_model(args) as model, RunFolder(
+        args.save_dir,
+        command="vsx_infer",
+        settings={**model.settings(), "crop": args.crop, "draw": args.draw},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=("pictures", evaluation.RESULTS_FILE, evaluation.REPORT_FILE),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names, files_of)
+        started = time.perf_counter()
+        results = model.stream(paths[done:], visit=write)
+        for path, found in options.progress(results, len(paths) - done, args.quiet):
+            folder.record(name_of[path], found)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            head = {"crop": args.crop}
+            folder.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
+            folder.finish()
+        code = options.report_run(folder, len(paths), done, seconds)
+        if annotated:
+            report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
+            print("\n".join(report.lines()))
+        return code
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
