@@ -7,8 +7,9 @@ float64 and in the order of the original code, so that counts are equal to the a
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import special
@@ -323,15 +324,21 @@ def _accepting_thresholds(first: np.ndarray, second: np.ndarray, edges: np.ndarr
     ten means replace ten passes over shifted copies. Where rounding leaves a doubt on which side
     of a threshold a pair is, it is computed again as the original does.
     """
-    squares = _squared_norms(first, "first"), _squared_norms(second, "second")
-    dots = np.einsum("ij,ij->i", first, second)
     runs = list(zip(edges[:-1], edges[1:]))
-    sums = np.array([first[i:j].sum(axis=0) + second[i:j].sum(axis=0) for i, j in runs])
+    square_a, square_b, dots, sums_a, sums_b = _together(
+        lambda: _squared_norms(first, "first"),
+        lambda: _squared_norms(second, "second"),
+        lambda: np.einsum("ij,ij->i", first, second),
+        lambda: np.array([first[i:j].sum(axis=0) for i, j in runs]),
+        lambda: np.array([second[i:j].sum(axis=0) for i, j in runs]),
+    )
+    sums = sums_a + sums_b
     means = (sums.sum(axis=0) - sums) / (2.0 * (len(first) - np.diff(edges))[:, None])
+    products_a, products_b = _together(lambda: means @ first.T, lambda: means @ second.T)
     bins = np.empty((len(runs), len(first)), dtype=np.intp)
-    for fold, products in enumerate(zip(means @ first.T, means @ second.T)):
+    for fold, products in enumerate(zip(products_a, products_b)):
         square_m = float(means[fold] @ means[fold])
-        steps, margin = _steps_after_shift(dots, squares, products, square_m)
+        steps, margin = _steps_after_shift(dots, (square_a, square_b), products, square_m)
         doubtful = np.flatnonzero(~(np.abs(steps - np.rint(steps)) > margin))
         steps[doubtful] = 0.0
         bins[fold] = steps + 1.0
@@ -339,6 +346,12 @@ def _accepting_thresholds(first: np.ndarray, second: np.ndarray, edges: np.ndarr
             distance = _distance_as_original(first, second, edges[fold : fold + 2], doubtful)
             bins[fold, doubtful] = np.searchsorted(THRESHOLDS, distance, side="right")
     return bins
+
+
+def _together(*tasks: Callable[[], np.ndarray]) -> List[np.ndarray]:
+    """Run passes over large arrays at once; NumPy works without the interpreter's lock."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return [future.result() for future in [pool.submit(task) for task in tasks]]
 
 
 def _steps_after_shift(
