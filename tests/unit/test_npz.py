@@ -94,20 +94,25 @@ def forged(path, header, payload=b"\0" * 64, file_size=None):
     return path
 
 
+@pytest.mark.parametrize("shape", ["(3, 99999, 99999)", "(4611686018427387904, 8)", "(63,)"])
+def test_claims_of_another_size_are_refused_before_anything_is_allocated(tmp_path, shape):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    path = forged(tmp_path / "x.npz", header)
+    with pytest.raises(InputError, match=r"x\.npz' is no intact npz file: .* claims to be uint8"):
+        npz.read_npz(path)
+
+
 @pytest.mark.parametrize(
     "header",
     [
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 99999, 99999), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (1 << 62, 8), }",
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (4611686018427387904, 8), }",
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (63,), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -64), }",
         "{'descr': '|O', 'fortran_order': False, 'shape': (8,), }",
         "__import__('os').system('true')",
         "",
     ],
 )
-def test_claims_that_cannot_be_true_are_refused_before_anything_is_allocated(tmp_path, header):
+def test_headers_that_make_no_sense_are_refused(tmp_path, header):
     path = forged(tmp_path / "x.npz", header)
     with pytest.raises(InputError, match=r"x\.npz' is no intact npz file"):
         npz.read_npz(path)
@@ -473,8 +478,14 @@ class TestRecorded:
             read_all(folder)
 
     def test_outputs_of_another_list_are_refused(self, folder):
-        (folder.parent / "list.txt").write_text("".join(f"{i}.npz\n" for i in range(12))[::-1])
         (folder.parent / "list.txt").write_text("".join(f"b{i}.npz\n" for i in range(12)))
+        with pytest.raises(InputError, match="was made from another list"):
+            read_all(folder)
+
+    def test_an_index_of_more_outputs_is_refused(self, folder):
+        entry = json.loads((folder / outputs.INDEX_FILE).read_text())
+        entry["outputs"].append({"path": outputs.output_name(12), "sha256": "00"})
+        (folder / outputs.INDEX_FILE).write_text(json.dumps(entry))
         with pytest.raises(InputError, match="was made from another list"):
             read_all(folder)
 

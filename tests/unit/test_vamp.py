@@ -163,6 +163,10 @@ def test_every_line_has_its_output_whatever_the_settings(tmp_path, model, count,
     out = tmp_path / "out"
     assert run_vamp("-m", model, *flags, "--datalist", datalist, "--path_output", out) == 0
     assert check_outputs(model, datalist, out) == count
+    recorded = json.loads((out / "vamp.json").read_text())["outputs"]
+    assert [entry["path"] for entry in recorded] == [
+        f"output_{index:06d}.npz" for index in range(count)
+    ]
     printed = capsys.readouterr().out
     assert f"{count} outputs; in {out}" in printed
     assert profiler.parse_report(printed)["qps"] > 0
@@ -287,6 +291,7 @@ def test_a_lost_worker_is_noticed_and_named(model, when):
             time.sleep(0.005)
         os.kill(children()[1], signal.SIGKILL)
 
+    started = time.monotonic()
     killer = threading.Timer(0.0 if when == "loading" else 0.5, kill_second)
     with pytest.raises(BackendRunError) as caught:
         if when == "loading":
@@ -294,8 +299,9 @@ def test_a_lost_worker_is_noticed_and_named(model, when):
         with workers:
             if when == "working":
                 killer.start()
-            Measurement.of(workers.run_synthetic(Synthetic(seconds=60)))
+            Measurement.of(workers.run_synthetic(Synthetic(seconds=120)))
     killer.join()
+    assert time.monotonic() - started < 45
     message = r"worker process 2 of 2 \(pid \d+\) was lost \(signal 9, SIGKILL\)"
     assert re.search(message, str(caught.value))
     assert children() == []
