@@ -25,6 +25,7 @@ __all__ = ["configure", "render_build", "render_recipes", "run"]
 # that carries the stem alone). The seeds' file names decide the stems.
 RECIPES: Dict[str, Tuple[str, str, str, str]] = {
     "scrfd": ("face_detection/scrfd", "official", "insightface", "scrfd_500m_bnkps"),
+    "pipnet": ("face_alignment/pipnet", "official", "official", "pip_resnet18"),
 }
 
 _HEADER = """\
