@@ -72,7 +72,7 @@ def run(text, workspace, home):
         ["bash", "-e", "-c", text], cwd=workspace, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.replace(str(home), "~")
+    return done.stdout.replace(f"{workspace.resolve()}/", "").replace(str(home), "~")
 
 
 def masked(text):
@@ -83,7 +83,8 @@ def masked(text):
 
 
 def masked_demo(text):
-    """Hide the times of the demonstration's table too."""
+    """Hide the times of the demonstration's tables too."""
+    text = re.sub(r"(latency|\(qps\)): [\d.]+", r"\1: N", text)
     return re.sub(r"(fp\d\d +\d+) +[\d.]+ +[\d.]+", r"\1 N N", masked(text))
 
 
