@@ -1,7 +1,6 @@
 """The run folder: resumed, refused, locked."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -59,7 +58,10 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):
     whole = (tmp_path / "whole" / "results.json").read_bytes()
     assert (tmp_path / "parts" / "results.json").read_bytes() == whole
     assert json.loads(whole)["items"][3] == {"path": "e/3.jpg", "error": "is empty"}
-    assert sorted(os.listdir(tmp_path / "parts")) == ["results.json", RUN_FILE]
+    assert sorted(file.name for file in (tmp_path / "parts").iterdir()) == [
+        "results.json",
+        RUN_FILE,
+    ]
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):
@@ -113,9 +115,9 @@ def test_another_run_is_refused_and_says_why(tmp_path, change, word):
 def test_unknown_files_are_refused_and_kept(tmp_path):
     (tmp_path / "thesis.doc").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(RunFolderError, match="'thesis.doc'"):
+        with pytest.raises(RunFolderError, match=r"'thesis\.doc'"):
             open_run(tmp_path, overwrite=overwrite).__enter__()
-    assert os.listdir(tmp_path) == ["thesis.doc"]
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.doc"]
 
 
 def test_results_without_a_run_file_are_refused(tmp_path):

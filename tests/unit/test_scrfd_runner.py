@@ -71,7 +71,7 @@ def test_a_folder_becomes_texts_json_and_pictures(tmp_path, runner, model):
     faces = FaceDetections.from_dict(results["images"][0])
     assert text[0].startswith("0--Event/photo 0")
     assert int(text[1]) == len(faces) == len(text) - 2
-    left, top, width, height, score = map(float, text[2].split())
+    left, top, _, _, score = map(float, text[2].split())
     assert (np.float32(left), np.float32(top)) == tuple(faces.boxes_xyxy[0, :2])
     assert np.float32(score) == faces.scores[0]
     assert len(results["images"][0]["faces"][0]["landmarks_xy"]) == 5

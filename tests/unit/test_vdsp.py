@@ -185,14 +185,14 @@ def test_an_absent_image_format_is_not_guessed(tmp_path):
 def test_what_is_no_vdsp_file_is_refused(tmp_path, text):
     path = tmp_path / "vdsp.json"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="vdsp.json"):
+    with pytest.raises(ConfigError, match=r"vdsp\.json"):
         read_vdsp(path, SCRFD)
 
 
 def test_the_old_format_is_refused_with_its_reason(tmp_path):
     path = tmp_path / "vdsp.json"
     path.write_text('{"vdsp_op_type": 303}')
-    with pytest.raises(ConfigError, match="before vamp 2.1.0"):
+    with pytest.raises(ConfigError, match=r"before vamp 2\.1\.0"):
         read_vdsp(path, SCRFD)
 
 

@@ -26,7 +26,8 @@ def iou_matrix(boxes_a_xyxy: np.ndarray, boxes_b_xyxy: np.ndarray) -> np.ndarray
     area_a = np.prod(np.maximum(a[..., 2:] - a[..., :2], 0.0), axis=-1)
     area_b = np.prod(np.maximum(b[..., 2:] - b[..., :2], 0.0), axis=-1)
     union = area_a + area_b - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float32)
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.asarray(iou, np.float32)
 
 
 def match_boxes(
