@@ -13,6 +13,7 @@ the module is imported:
 ``pad``                colour of a letterbox whose JSON has no Padding
 ``size``, ``offset``   ``floor``, ``round`` or ``ceil``: of a letterbox's fractional size, offset
 ``uint8``              whether resized pixels are rounded to whole numbers
+``mean_reversed``      whether the last mean belongs to the first channel
 ``create_fails``       the nth ``create_image`` raises, from 0
 ``create_refuses``     ``create_image`` refuses pictures of this width
 ``send_fails``         the nth ``run_async`` raises
@@ -45,6 +46,7 @@ SETTINGS = {
     "size": "floor",
     "offset": "floor",
     "uint8": True,
+    "mean_reversed": False,
     **json.loads(os.environ.get("FAKE_VSX", "{}")),
 }
 
@@ -245,10 +247,13 @@ class Operator:
 
     def _normalise(self, pixels):
         mean = np.array(self._config["Mean"], np.float16).astype(np.float32)
+        if SETTINGS["mean_reversed"]:
+            mean = mean[::-1]
         std = np.array(self._config["Std"], np.float16).astype(np.float32)
         return {
             "EQUAL": lambda: pixels,
             "DIV255": lambda: pixels / 255,
+            "DIV1275_MINUSONE": lambda: pixels / 127.5 - 1,
             "MINUSMEAN_DIVSTD": lambda: pixels / std - mean / std,
             "DIV255_MINUSMEAN_DIVSTD": lambda: pixels / (255 * std) - mean / std,
         }[self._config["NormaType"]]()
@@ -333,7 +338,10 @@ class Stream:
                     self._change.notify_all()
                     return
                 images = self._work[0]
-            results = self._compute(images)
+            try:
+                results = self._compute(images)
+            except Exception as error:
+                results = error, error
             with self._change:
                 self._work.popleft()
                 for operator, queue in self._outputs.values():
@@ -366,7 +374,9 @@ class Stream:
                 raise ValueError("stream is closed")
             result = results.popleft()
             self._change.notify_all()
-            return result
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def run_sync(self, images, params=None):
         return self._compute(images)[0]

@@ -27,6 +27,7 @@ VERBS = {
     "recipes": "render the vdsp JSONs and build YAMLs from the cards",
     "docs": "render the tables in the READMEs from result files",
     "shims": "commands named vamc and vamp for machines without the vendor's",
+    "vacc": "a selftest of the vendor's card and tools",
     "demo": "weights to boxed photos in one go",
 }
 

@@ -1,0 +1,94 @@
+"""The vendor's card and tools: what they do where no document says it.
+
+  facezoo vacc selftest [PREFIX ...]
+
+For a machine with a card. Runs each PREFIX (both the vendor's files and ours are needed) on the
+card and in ONNX Runtime and compares them, then finds out by experiment what the vendor's documents
+leave open, and writes one JSON file to send in. Without a PREFIX a tiny network is compiled with
+the vendor's vamc. The card's side of facezoo has been written without a card: every finding helps.
+
+  facezoo vacc selftest deploy_weights/*/mod --out facezoo-selftest.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+from ..backends.vsx import TIMEOUT, check_card
+from ..compare import compare_detections
+from ..contract import Contract
+from ..errors import BackendUnavailable
+from ..image.files import write_bytes
+from ..models.scrfd.decode import PROFILES, decode
+from ..results import RawOutputs
+from .options import EXIT_SOME_REFUSED, add_flag
+
+__all__ = ["configure", "run", "task_drift"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="selftest", required=True)
+    selftest = actions.add_parser("selftest", help="compare, ask, and write what was found")
+    selftest.add_argument("prefixes", nargs="*", type=Path, metavar="PREFIX", help="artifacts")
+    add_flag(selftest, "--device_id", "--device", type=int, default=0, help="die of the card")
+    selftest.add_argument(
+        "--out", type=Path, default=Path("facezoo-selftest.json"), metavar="FILE", help="JSON"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask for the card first; then print and save every finding as it comes."""
+    try:
+        check_card(args.device_id)
+    except BackendUnavailable as error:
+        raise BackendUnavailable(f"a selftest needs a card: {error}") from error
+    from ..vacc import selftest
+
+    report: Dict[str, Any] = {**selftest.describe_environment(args.device_id), "findings": []}
+    with tempfile.TemporaryDirectory(prefix="facezoo-selftest-") as folder:
+        prefixes = args.prefixes or [selftest.compile_tiny(Path(folder))]
+        findings = selftest.run_selftest(
+            prefixes, device_id=args.device_id, timeout=TIMEOUT, drift=task_drift
+        )
+        for finding in findings:
+            print(f"{finding.name}: {'FAILED: ' * finding.failed}{finding.answer}", flush=True)
+            report["findings"].append(dataclasses.asdict(finding))
+            write_bytes(args.out, (json.dumps(report, indent=2) + "\n").encode())
+    failed = sum(finding["failed"] for finding in report["findings"])
+    print(
+        f"{len(report['findings'])} findings, {failed} steps failed; please send {args.out} to the "
+        "project"
+    )
+    return EXIT_SOME_REFUSED if failed else 0
+
+
+def task_drift(
+    contract: Contract, pairs: Sequence[Tuple[RawOutputs, RawOutputs]]
+) -> Dict[str, Any]:
+    """Say how far the card's results are from the host's, in terms of the task.
+
+    Parameters
+    ----------
+    contract
+        Of the network.
+    pairs
+        Raw outputs of the host and of the card, one pair a picture.
+
+    Returns
+    -------
+    dict
+        Of a :class:`~facezoo.compare.DetectionDrift`; empty for models without such a comparison.
+    """
+    if contract.model != "scrfd":
+        return {}
+    profile = PROFILES["demo"]
+    faces: List[Any] = [
+        tuple(decode(raw, profile=profile, **contract.decode)[0] for raw in pair) for pair in pairs
+    ]
+    return dataclasses.asdict(compare_detections(faces))
