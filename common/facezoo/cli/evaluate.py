@@ -5,6 +5,7 @@ r"""Metrics of result files, or of a model on photos, against ground truth.
       --model_prefix_path deploy_weights/official_scrfd_fp32/mod --save_dir evaluation
   facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
       --model_prefix_path onnx/scrfd_500m_bnkps.onnx --save_dir ledger --ledger ledger.json
+  facezoo evaluate pipnet --pred runstream_output/results.json --gt WFLW --plot ced.png
 
 facezoo prepare widerface says where photos and ground truth come from.
 """
@@ -30,6 +31,8 @@ from ..errors import DatasetError, GateError, InputError
 from ..evaluate import detect_folder, ledger_of
 from ..image.files import write_bytes
 from ..metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
+from ..metrics.landmarks import NORMALIZERS
+from ..models.pipnet.evaluation import evaluate_results
 from ..models.scrfd.decode import PROFILES
 from ..pipeline import FaceDetector, load
 from ..report import (
@@ -62,6 +65,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_widerface_options(scrfd, with_inference=True)
     scrfd.set_defaults(evaluate=_evaluate_scrfd)
+    pipnet = models.add_parser(
+        "pipnet",
+        help="normalised error, failure rate and area under the curve on WFLW",
+        description="Landmark metrics of a result file, of either crop, with subsets.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    _add_landmark_options(pipnet)
+    pipnet.set_defaults(evaluate=_evaluate_landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -335,6 +347,47 @@ def evaluate_widerface(
     for message in (*problems, *report.warnings):
         _log.warning("warning: %s", message)
     return report
+
+
+# Landmarks -------------------------------------------------------------------------------------
+
+
+def _add_landmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p",
+        "--pred",
+        type=Path,
+        required=True,
+        metavar="PRED",
+        help="results.json of vsx_infer.py or npz_decode.py",
+    )
+    parser.add_argument(
+        "-g",
+        "--gt",
+        type=Path,
+        required=True,
+        metavar="GT",
+        help="WFLW, as published or as preprocess_wflw.py leaves it",
+    )
+    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything, each error too"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the error distribution")
+
+
+def _evaluate_landmarks(args: argparse.Namespace) -> int:
+    report = evaluate_results(args.pred, args.gt, args.normalizer)
+    print("\n".join(report.lines()))
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from ..plots import plot_cumulative_errors
+
+        plot_cumulative_errors({f"{report.crop} crop": report.errors}, args.plot)
+    if args.json:
+        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+        write_bytes(args.json, text.encode())
+    return 0
 
 
 # What is printed -------------------------------------------------------------------------------

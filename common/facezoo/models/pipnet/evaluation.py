@@ -83,7 +83,7 @@ class LandmarkReport:
         yield f"fr: {full.failure_rate}"
         yield f"auc: {full.auc}"
         yield f"{'in %, with 95 % intervals':26}{'faces':>6}" + "".join(
-            f"{name:>22}" for name in ("NME", f"FR at {100 * full.threshold:g}", "AUC")
+            f"{name:>23}" for name in ("NME", f"FR at {100 * full.threshold:g}", "AUC")
         )
         for name, row in self.table.items():
             cells = (

@@ -38,18 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.crop == "detector") != (args.detector is not None):
         raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
-    runtime = {"engine": args.engine, "device_id": args.device_id}
-    landmarks = facezoo.load(
-        "pipnet",
-        args.model_prefix_path,
-        vdsp=args.vdsp_params_info,
-        meanface=args.meanface_txt and read_meanface(args.meanface_txt),
-        **runtime,
-    )
+    runtime = options.runtime_of(args)
+    meanface = args.meanface_txt and read_meanface(args.meanface_txt)
+    landmarks = facezoo.load("pipnet", args.model_prefix_path, meanface=meanface, **runtime)
     if args.detector is None:
         return landmarks
-    # Several photos are worked on at a time, so each gets one core.
-    return PhotoLandmarker(facezoo.load("scrfd", args.detector, threads=1, **runtime), landmarks)
+    # The vdsp JSON is PIPNet's. Several photos are worked on at a time, so each gets one core.
+    runtime = {**runtime, "vdsp": None, "threads": 1}
+    return PhotoLandmarker(facezoo.load("scrfd", args.detector, **runtime), landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
