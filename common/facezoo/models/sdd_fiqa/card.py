@@ -26,7 +26,7 @@ WEIGHTS: Tuple[WeightFile, ...] = (
 
 UPSTREAM = Upstream(
     paper="https://arxiv.org/abs/2103.05977",
-    repository="https://github.com/Tencent/TFace/tree/quality",
+    repository="https://github.com/Tencent/TFace/tree/master/quality",
     commit="171ec1434aca0972e111663ac646c9c1e3e44b5b",
     code_licence="Apache-2.0",
 )
