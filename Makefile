@@ -23,11 +23,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e ".[ort,plot,dev]"
+	$(PIP) -e ".[ort,openvino,plot,dev]"
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.dev
-	$(PIP) -e ".[ort,plot,dev,torch]"
+	$(PIP) -e ".[ort,openvino,plot,dev,torch]"
 	touch $@
 
 demo: $(VENV)/.demo  ## weights to boxed photos, fp32 and fp16, in minutes

@@ -40,12 +40,12 @@ class _Packed:
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the rows as text."""
-        return {"rows": base64.b85encode(self.rows.astype("<f4").tobytes()).decode("ascii")}
+        return {"rows": base64.b64encode(self.rows.astype("<f4").tobytes()).decode("ascii")}
 
     @staticmethod
     def unpack(entry: Mapping[str, Any]) -> np.ndarray:
         """Read the rows back, (N, 5), float32."""
-        return np.frombuffer(base64.b85decode(entry["rows"]), "<f4").reshape(-1, 5)
+        return np.frombuffer(base64.b64decode(entry["rows"]), "<f4").reshape(-1, 5)
 
 
 def _rows(faces: FaceDetections) -> np.ndarray:

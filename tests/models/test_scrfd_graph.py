@@ -13,6 +13,7 @@ from facezoo.models.scrfd.graph import (
     recognise_heads,
     to_raw_heads,
 )
+from onnx import TensorProto, helper, numpy_helper
 
 RELEASED = {
     "scrfd_500m": "scrfd_500m_bnkps",
@@ -162,3 +163,116 @@ def test_rows_come_in_the_authors_order():
     assert rows.shape == (1, 12, 4)
     # Row 3 is cell (0, 1), second anchor: channels 4 to 7 at column 1.
     assert rows[0, 3].tolist() == [25.0, 31.0, 37.0, 43.0]
+
+
+def released_like(batch=1, size=(640, 640), features=64, named=True):
+    """A file in the released layout, one depthwise stem and one convolution a head."""
+    rng = np.random.default_rng(7)
+    nodes, weights, outputs = [], [], []
+
+    def constant(name, array):
+        weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def conv(source, target, shape, **attributes):
+        kernel = rng.normal(0, 0.05, shape).astype(np.float32)
+        inputs = [source, constant(f"{target}.weight", kernel)]
+        nodes.append(helper.make_node("Conv", inputs, [target], **attributes))
+        return target
+
+    # A depthwise convolution tells the MobileNet variants from the others.
+    conv("image", "stem", (3, 1, 3, 3), group=3, pads=[1, 1, 1, 1])
+    maps = {}
+    for stride in (8, 16, 32):
+        maps[stride] = conv(
+            "stem", f"cells_{stride}", (features, 3, stride, stride), strides=[stride, stride]
+        )
+    # The neck's upsampling, to a size written into the file.
+    constant("none", np.zeros(0, np.float32))
+    for stride in (16, 8):
+        sizes = np.array([batch, features, size[0] // stride, size[1] // stride], np.int64)
+        inputs = [maps[stride * 2], "none", "none", constant(f"sizes_{stride}", sizes)]
+        attributes = {"mode": "nearest", "nearest_mode": "floor"}
+        attributes["coordinate_transformation_mode"] = "asymmetric"
+        nodes.append(helper.make_node("Resize", inputs, [f"up_{stride}"], **attributes))
+        nodes.append(helper.make_node("Add", [maps[stride], f"up_{stride}"], [f"neck_{stride}"]))
+        maps[stride] = f"neck_{stride}"
+    for head, width in (("score", 1), ("bbox", 4), ("kps", 10)):
+        for stride in (8, 16, 32):
+            raw = conv(maps[stride], f"{head}_{stride}_map", (2 * width, features, 1, 1))
+            nodes.append(helper.make_node("Transpose", [raw], [f"{raw}_t"], perm=[0, 2, 3, 1]))
+            shape = constant(f"{raw}_shape", np.array([batch, -1, width], np.int64))
+            name = f"{head}_{stride}" if named else str(400 + len(outputs))
+            rows = f"{name}_rows" if head == "score" else name
+            nodes.append(helper.make_node("Reshape", [f"{raw}_t", shape], [rows]))
+            if head == "score":
+                nodes.append(helper.make_node("Sigmoid", [rows], [name]))
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *size])
+    graph = helper.make_graph(nodes, "released", [image], outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_file_of_fixed_size_becomes_free(tmp_path, rng, named):
+    source = tmp_path / "released.onnx"
+    onnx.save(released_like(named=named), str(source))
+    target = tmp_path / "raw.onnx"
+    card, worst = export_released(source, target)
+    assert (card.id, read_contract(target).card_id) == ("scrfd_500m_bnkps",) * 2
+    assert worst < 1e-5
+    for hw in ((640, 640), (320, 448)):
+        sibling = released_like(size=hw)
+        assert compare_with_source(sibling, onnx.load(str(target)), hw) < 1e-4
+    tensor = rng.uniform(-1, 1, (4, 3, 96, 64)).astype(np.float32)
+    together = run_graph(target, {"input.1": tensor})
+    alone = run_graph(target, {"input.1": tensor[2:3]})
+    for head, maps in alone.items():
+        np.testing.assert_allclose(together[head][2], maps[0], atol=1e-5)
+
+
+def test_six_outputs_are_the_variant_without_landmarks():
+    raw = to_raw_heads(without_landmarks(released_like()), batch=2, size=(320, 448))
+    assert [output.name for output in raw.graph.output][-1] == "bbox_32"
+    assert not any("kps" in value for node in raw.graph.node for value in node.output)
+    shape = [d.dim_value for d in raw.graph.output[0].type.tensor_type.shape.dim]
+    assert shape == [2, 2, 40, 56]
+
+
+def test_heads_that_are_missing_or_there_twice_are_named():
+    model = released_like()
+    kept = [output for output in model.graph.output if output.name != "score_16"]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    with pytest.raises(GraphError, match="'score_16'"):
+        to_raw_heads(model)
+    model = released_like()
+    again = helper.make_node("Identity", ["bbox_8_map"], ["copy"])
+    model.graph.node.append(helper.make_node("Neg", ["copy"], ["other"]))
+    model.graph.node.append(again)
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
+    with pytest.raises(GraphError, match="bbox_8 twice"):
+        to_raw_heads(model)
+
+
+def test_a_network_of_another_width_is_none_of_the_eight():
+    with pytest.raises(GraphError, match="its head has 48 channels with depthwise"):
+        to_raw_heads(released_like(features=48))
+
+
+def test_an_upsampling_that_is_not_nearest_is_refused():
+    model = released_like()
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            node.attribute[0].s = b"linear"
+    with pytest.raises(GraphError, match="expected nearest"):
+        to_raw_heads(model)
+
+
+def test_graphs_that_disagree_are_not_written(tmp_path, monkeypatch):
+    source = tmp_path / "released.onnx"
+    onnx.save(released_like(), str(source))
+    monkeypatch.setattr("facezoo.models.scrfd.graph.compare_with_source", lambda *a: 0.5)
+    with pytest.raises(GraphError, match=r"differ from it by 0\.5"):
+        export_released(source, tmp_path / "raw.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["released.onnx"]

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from facezoo.cli.main import main
 from facezoo.datasets.widerface import predictions_from_faces
 from facezoo.errors import DatasetError, RunFolderError
 from facezoo.evaluate import ALONE, VENDOR_CHAIN, Deviation, detect_folder, ledger_of
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.metrics.detection import GroundTruth, evaluate_detections
 from facezoo.pipeline import load
+from facezoo.report import read_numerics, render_ledger
 from facezoo.testing import tiny_scrfd
 
 
@@ -120,6 +122,65 @@ def test_the_ledger_adds_up(tmp_path, photos, model):
     assert all(cut.ap[level] <= lower.ap[level] for level in cut.ap)
     assert len(said) == 1 + len(VENDOR_CHAIN) + len(ledger.alone)
     json.dumps(ledger.to_dict())
+
+
+@pytest.fixture
+def official(tmp_path, photos, monkeypatch):
+    """The command line with these photos' faces as the official ground truth."""
+    images, truth = photos
+    monkeypatch.setattr("facezoo.cli.evaluate.read_ground_truth", lambda folder: truth)
+
+    def command(*words):
+        return main(["evaluate", "scrfd", "--gt", "gt", "--images", str(images), *map(str, words)])
+
+    return command
+
+
+def test_photos_are_evaluated_and_recorded_by_one_command(tmp_path, official, model, capsys):
+    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run")
+    record, report = tmp_path / "numerics.json", tmp_path / "report.json"
+    assert official(*common, "--record", record, "--json", report) == 0
+    assert "Easy   Val AP:" in capsys.readouterr().out
+    (entry,) = read_numerics(record)
+    assert (entry.card, entry.build, entry.engine.split()[0]) == ("scrfd_500m_bnkps", "fp32", "ort")
+    levels = json.loads(report.read_text())["levels"]
+    assert entry.metrics["AP easy"].value == pytest.approx(100 * levels["easy"]["ap"], abs=1e-3)
+    assert entry.images_per_second > 0
+    # Evaluated again from what was kept, the speed is not known, and the entry is replaced.
+    assert official(*common, "--record", record) == 0
+    (entry,) = read_numerics(record)
+    assert entry.images_per_second is None
+
+
+def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, monkeypatch):
+    alone = tuple(d for d in ALONE if "input_hw" not in d.preprocess)
+    monkeypatch.setattr(ledger_of, "__kwdefaults__", {**ledger_of.__kwdefaults__, "alone": alone})
+    target = tmp_path / "ledger.json"
+    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run", "--ledger", target)
+    assert official(*common, "--build", model) == 0
+    entry = json.loads(target.read_text())
+    assert entry["schema"] == "facezoo.ledger/1"
+    printed = capsys.readouterr().out
+    assert render_ledger(entry) in printed
+    assert "| in all |" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model_prefix_path", "m.onnx"), "--images needs --model_prefix_path and --save_dir"),
+        (("--save_dir", "run"), "--images needs --model_prefix_path and --save_dir"),
+    ],
+)
+def test_what_an_evaluation_of_photos_needs_is_said(official, capsys, words, message):
+    assert official(*words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_for_photos_need_photos(capsys, tmp_path):
+    words = ["evaluate", "scrfd", "--pred", str(tmp_path), "--gt", "gt", "--record", "n.json"]
+    assert main(words) == 2
+    assert "--record needs photos" in capsys.readouterr().err
 
 
 def test_deviations_that_change_no_detection_share_a_run():

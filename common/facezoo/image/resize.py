@@ -50,10 +50,12 @@ def resize_image(
     numpy.ndarray
         Shape (hw[0], hw[1], 3), uint8; ``out`` if it was given.
     """
+    if resize in _CV_INTERPOLATION and image.shape[:2] != hw:
+        # Written straight into place; a view of whole pixels is a valid destination.
+        interpolation = _CV_INTERPOLATION[resize]
+        return np.asarray(cv2.resize(image, (hw[1], hw[0]), out, interpolation=interpolation))
     if image.shape[:2] == hw:
         resized = image
-    elif resize in _CV_INTERPOLATION:
-        resized = cv2.resize(image, (hw[1], hw[0]), interpolation=_CV_INTERPOLATION[resize])
     elif resize in _PILLOW_INTERPOLATION:
         picture = Image.fromarray(image).resize((hw[1], hw[0]), _PILLOW_INTERPOLATION[resize])
         resized = np.asarray(picture)
@@ -203,10 +205,13 @@ def _pad_around(
 ) -> np.ndarray:
     left, top = left_top
     fitted = np.empty((*preprocess.input_hw, 3), np.uint8) if out is None else out
-    fitted[:top] = preprocess.pad_value
-    fitted[top + resized_hw[0] :] = preprocess.pad_value
+    color = preprocess.pad_value
+    # One number is filled in many times faster than three in turn.
+    value = color[0] if color.count(color[0]) == 3 else color
+    fitted[:top] = value
+    fitted[top + resized_hw[0] :] = value
     rows = fitted[top : top + resized_hw[0]]
-    rows[:, :left] = preprocess.pad_value
-    rows[:, left + resized_hw[1] :] = preprocess.pad_value
+    rows[:, :left] = value
+    rows[:, left + resized_hw[1] :] = value
     resize_image(image, resized_hw, preprocess.resize, rows[:, left : left + resized_hw[1]])
     return fitted

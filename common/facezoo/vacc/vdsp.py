@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -106,6 +107,7 @@ class VdspOperation:
     def __init__(self, preprocess: Preprocess, half_output: bool = False) -> None:
         self.preprocess = preprocess
         self.table = normalisation_table(preprocess, half_output)
+        self._local = threading.local()
 
     def __call__(
         self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
@@ -131,12 +133,15 @@ class VdspOperation:
                 f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
                 f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
             )
-        fitted, placement = fit_image(image_rgb, self.preprocess)
+        # Each thread fits its pictures into a canvas of its own: new memory costs page faults.
+        canvas = getattr(self._local, "canvas", None)
+        if canvas is None:
+            canvas = self._local.canvas = np.empty((*self.preprocess.input_hw, 3), np.uint8)
+        fitted, placement = fit_image(image_rgb, self.preprocess, canvas)
         if out is None:
             out = np.empty((3, *self.preprocess.input_hw), np.float32)
-        swapped = self.preprocess.swaps_channels
-        for channel in range(3):
-            plane = cv2.extractChannel(fitted, 2 - channel if swapped else channel)
+        planes = cv2.split(fitted)
+        for channel, plane in enumerate(planes[::-1] if self.preprocess.swaps_channels else planes):
             cv2.LUT(plane, self.table[channel], dst=out[channel])
         return out, placement
 

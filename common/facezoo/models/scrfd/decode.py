@@ -125,10 +125,14 @@ def _decode_one(
     cut = np.log(threshold / (1.0 - threshold)) - 1e-4 if 0.0 < threshold < 1.0 else -np.inf
     scores, corners, points = [], [], []
     for stride in strides:
+        logits = raw.arrays[f"score_{stride}"][index]
+        found = np.flatnonzero(logits >= cut)
+        anchor, cell = np.divmod(found, logits[0].size)
         # Location first, anchor last: the order the authors number candidates in.
-        logits = raw.arrays[f"score_{stride}"][index].transpose(1, 2, 0)
-        row, column, anchor = np.nonzero(logits >= cut)
-        score = 1.0 / (1.0 + np.exp(-logits[row, column, anchor]))
+        order = np.argsort(cell * anchors + anchor)
+        found, anchor, cell = found[order], anchor[order], cell[order]
+        row, column = np.divmod(cell, logits.shape[2])
+        score = 1.0 / (1.0 + np.exp(-logits.reshape(-1)[found]))
         keep = score >= threshold
         row, column, anchor = row[keep], column[keep], anchor[keep]
         scores.append(score[keep])
