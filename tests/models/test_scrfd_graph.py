@@ -207,7 +207,8 @@ def released_like(batch=1, size=(640, 640), features=64, named=True):
             nodes.append(helper.make_node("Reshape", [f"{raw}_t", shape], [rows]))
             if head == "score":
                 nodes.append(helper.make_node("Sigmoid", [rows], [name]))
-            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+            shape = ["batch", "rows", width]
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *size])
     graph = helper.make_graph(nodes, "released", [image], outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
@@ -247,10 +248,10 @@ def test_heads_that_are_missing_or_there_twice_are_named():
     with pytest.raises(GraphError, match="'score_16'"):
         to_raw_heads(model)
     model = released_like()
-    again = helper.make_node("Identity", ["bbox_8_map"], ["copy"])
-    model.graph.node.append(helper.make_node("Neg", ["copy"], ["other"]))
-    model.graph.node.append(again)
-    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
+    model.graph.node.append(helper.make_node("Neg", ["bbox_8_map"], ["other"]))
+    model.graph.output.append(
+        helper.make_tensor_value_info("other", TensorProto.FLOAT, list("bchw"))
+    )
     with pytest.raises(GraphError, match="bbox_8 twice"):
         to_raw_heads(model)
 
@@ -263,8 +264,9 @@ def test_a_network_of_another_width_is_none_of_the_eight():
 def test_an_upsampling_that_is_not_nearest_is_refused():
     model = released_like()
     for node in model.graph.node:
-        if node.op_type == "Resize":
-            node.attribute[0].s = b"linear"
+        for attribute in node.attribute:
+            if attribute.name == "mode":
+                attribute.s = b"linear"
     with pytest.raises(GraphError, match="expected nearest"):
         to_raw_heads(model)
 
