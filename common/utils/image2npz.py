@@ -6,16 +6,13 @@ command goes on where it was.
 """
 
 import argparse
-import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 from facezoo.backends.base import usable_cores
 from facezoo.cli import options
-from facezoo.errors import FaceZooError, InputError
+from facezoo.errors import InputError
 from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.runs import RunFolder, fingerprint_files
 from facezoo.vacc.npz import (
@@ -25,6 +22,7 @@ from facezoo.vacc.npz import (
     convert_picture,
     write_datalist,
 )
+from facezoo.vacc.workers import map_in_processes
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,21 +32,6 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--text_path", type=Path, required=True, help="list to write")
     options.add_run_options(parser)
     return parser
-
-
-def convert_all(paths, npz_names, target: Path):
-    """Yield what became of each picture, in order, worked on by a process a core."""
-    convert = partial(convert_picture, folder=target)
-    # An interrupt goes to all processes; the parent ends the others in order.
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(usable_cores(), **quiet) as pool:
-        try:
-            yield from pool.map(convert, paths, npz_names, chunksize=4)
-        except BrokenProcessPool as error:
-            raise FaceZooError(
-                "a worker process was killed, perhaps for want of memory; the same command goes on "
-                "from here"
-            ) from error
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         done = folder.completed(names, lambda name: [target / npz_of[name]])
         check_disk_space(paths[done:], target)
         started = time.perf_counter()
-        results = convert_all(paths[done:], [npz_of[name] for name in names[done:]], target)
+        work = [(path, npz_of[name]) for path, name in zip(paths[done:], names[done:])]
+        results = map_in_processes(partial(convert_picture, folder=target), work, usable_cores())
         shown = options.progress(results, len(paths) - done, args.quiet)
         for result, name in zip(shown, names[done:]):
             folder.record(name, result)

@@ -302,7 +302,7 @@ def test_a_lost_worker_is_noticed_and_named(model, when):
             Measurement.of(workers.run_synthetic(Synthetic(seconds=120)))
     killer.join()
     assert time.monotonic() - started < 45
-    message = r"worker process 2 of 2 \(pid \d+\) was lost \(signal 9, SIGKILL\)"
+    message = r"worker process 2 of 2 \(pid \d+\) was lost: signal 9, SIGKILL"
     assert re.search(message, str(caught.value))
     assert children() == []
 

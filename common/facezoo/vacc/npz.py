@@ -101,7 +101,7 @@ def _stored_member(
     """Return a zip member in pieces, and its entry for the directory at the end.
 
     zipfile writes the checksum after the data, which needs a file or a copy to go back in; here
-    the array's own memory goes to the file and to the hash. Every byte is as numpy.savez's.
+    the array's own memory goes to the file and to the hash. The layout is numpy.savez's.
     """
     array = np.ascontiguousarray(array).reshape(array.shape)
     text = io.BytesIO()
@@ -209,21 +209,22 @@ class Converted:
         return {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
 
 
-def convert_picture(image: Path, npz: str, folder: Path) -> Union[Converted, ImageError]:
+def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, ImageError]:
     """Write a picture as the npz that vamp takes: ``input_0``, uint8, (3, H, W), RGB, upright.
 
     Parameters
     ----------
-    image
-        The picture.
-    npz, folder
-        Name of the file to write, and the npz folder it is relative to.
+    work
+        The picture, and the name of the file to write.
+    folder
+        The npz folder, which the name is relative to.
 
     Returns
     -------
     Converted or ImageError
         The error if the picture cannot be read.
     """
+    image, npz = work
     try:
         picture = read_image_rgb(image)
     except ImageError as error:

@@ -6,24 +6,21 @@ given some pictures at a time. Every process is watched: one that is lost is nam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
-import multiprocessing
 import queue
 import re
-import signal
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import (
     Any,
     Callable,
-    Deque,
     Dict,
     Iterable,
     Iterator,
@@ -41,9 +38,10 @@ from ..backends import open_backend
 from ..backends.base import Backend, map_in_order, usable_cores
 from ..card import ModelCard
 from ..contract import Contract
-from ..errors import BackendRunError, FaceZooError, InputError
+from ..errors import InputError
 from ..results import RawOutputs
 from .npz import read_input, write_npz
+from .workers import Last, Team
 
 __all__ = [
     "Batch",
@@ -345,75 +343,25 @@ def _peak_memory() -> int:
     return int(match[1]) * 1024 if match else 0
 
 
-def _work(job: Job, rank: int, prog: str, connection: Connection) -> None:
+def _work(connection: Connection, job: Job, rank: int, prog: str) -> None:
     """Load, take the work, warm up, do it when told to: what a worker process does."""
-    # An interrupt goes to all processes; the parent ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if rank or not prog:
         logging.disable(logging.CRITICAL)
     logging.basicConfig(format=f"{prog}: %(message)s", level=logging.INFO)
-    try:
-        instances = _Instances(job)
-        connection.send(instances.facts())
-        work = connection.recv()
-        instances.warm_up(work)
-        connection.send(_READY)
-        connection.recv()
-        cpu = time.process_time()
-        for batch in instances.run(work):
-            connection.send(batch)
-        connection.send(_Usage(time.process_time() - cpu, _peak_memory()))
-        instances.close()
-    except (FaceZooError, OSError) as error:
-        connection.send(error)
+    instances = _Instances(job)
+    connection.send(instances.facts())
+    work = connection.recv()
+    instances.warm_up(work)
+    connection.send(_READY)
+    connection.recv()
+    cpu = time.process_time()
+    for batch in instances.run(work):
+        connection.send(batch)
+    connection.send(Last(_Usage(time.process_time() - cpu, _peak_memory())))
+    instances.close()
 
 
 # In the parent -----------------------------------------------------------------------------------
-
-
-class _Worker:
-    """A worker process, and the connection to it."""
-
-    def __init__(self, job: Job, rank: int, prog: str) -> None:
-        # Not forked: a runtime's threads do not survive that.
-        context = multiprocessing.get_context("spawn")
-        self.label = f"worker process {rank + 1} of {job.processes}"
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(job, rank, prog, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def receive(self) -> Any:
-        try:
-            message = self.connection.recv()
-        except (EOFError, OSError) as error:
-            raise self.lost() from error
-        if isinstance(message, Exception):
-            raise message
-        return message
-
-    def send(self, message: Any) -> None:
-        try:
-            self.connection.send(message)
-        except OSError as error:
-            raise self.lost() from error
-
-    def lost(self) -> BackendRunError:
-        self.process.join(5)
-        code = self.process.exitcode
-        reason = f"exit code {code}"
-        if code is not None and code < 0:
-            reason = f"signal {-code}, {signal.Signals(-code).name}"
-        hint = "; perhaps for want of memory: use fewer instances or a smaller batch"
-        return BackendRunError(
-            f"{self.label} (pid {self.process.pid}) was lost ({reason}){hint if code == -9 else ''}"
-        )
-
-    def end(self) -> None:
-        self.connection.close()
-        if self.process.is_alive():
-            self.process.terminate()
-        self.process.join()
 
 
 class Workers:
@@ -446,19 +394,17 @@ class Workers:
 
     def __init__(self, job: Job, prog: str = "facezoo vamp") -> None:
         self.job = job
-        self.prog = prog
         self.cpu = 0.0
         self.peak = 0
-        self._workers: List[_Worker] = []
+        # Not forked: a runtime's threads do not survive that.
+        shares = [(job, rank, prog) for rank in range(job.processes)]
+        self._team = Team(_work, shares, method="spawn")
 
     def __enter__(self) -> Workers:
-        try:
-            for rank in range(self.job.processes):
-                self._workers.append(_Worker(self.job, rank, self.prog))
-            self.facts, *_ = [self._hear(worker) for worker in self._workers]
-        except BaseException:
-            self._end()
-            raise
+        with contextlib.ExitStack() as stack:
+            team = stack.enter_context(self._team)
+            self.facts, *_ = [team.hear(worker) for worker in team.workers]
+            stack.pop_all()
         return self
 
     def run_synthetic(self, work: Synthetic) -> Iterator[Batch]:
@@ -501,40 +447,17 @@ class Workers:
         return self._run([batches[rank::processes] for rank in range(processes)])
 
     def _run(self, shares: Sequence[Any]) -> Iterator[Batch]:
-        for worker, share in zip(self._workers, shares):
+        workers = self._team.workers
+        for worker, share in zip(workers, shares):
             worker.send(share)
-        for worker in self._workers:
-            self._hear(worker)
+        for worker in workers:
+            self._team.hear(worker)
         # All are warm now, and begin together.
-        for worker in self._workers:
+        for worker in workers:
             worker.send(_READY)
-        # Batch k is process k's, modulo their number, so asking them in turn keeps the order.
-        waiting: Deque[_Worker] = deque(self._workers)
-        while waiting:
-            worker = waiting.popleft()
-            message = self._hear(worker)
-            if isinstance(message, _Usage):
-                self.cpu += message.cpu
-                self.peak += message.peak
-            else:
-                yield message
-                waiting.append(worker)
-
-    def _hear(self, worker: _Worker) -> Any:
-        """Wait for a process's next message, or for the loss of any process."""
-        while True:
-            running = []
-            for each in self._workers:
-                if each.process.exitcode is None:
-                    running.append(each.process.sentinel)
-                elif each.process.exitcode != 0:
-                    raise each.lost()
-            if worker.connection in wait([worker.connection, *running]):
-                return worker.receive()
-
-    def _end(self) -> None:
-        for worker in self._workers:
-            worker.end()
+        yield from self._team.in_turn()
+        self.cpu = sum(usage.cpu for usage in self._team.last.values())
+        self.peak = sum(usage.peak for usage in self._team.last.values())
 
     def __exit__(
         self,
@@ -542,7 +465,7 @@ class Workers:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self._end()
+        self._team.__exit__(kind, error, trace)
 
 
 # What was measured -------------------------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""Worker processes: order, errors as results and as ends, losses that are named."""
+
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+from facezoo.errors import BackendRunError, ImageError, InputError
+from facezoo.vacc.workers import Last, Team, map_in_processes
+
+
+def double(number, slow=0.0, bad=None, lost=None):
+    if number == bad:
+        raise InputError(f"{number} is bad")
+    if number == lost:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(slow * (number % 3))
+    return 2 * number
+
+
+def refuse(number):
+    return ImageError(f"'{number}' is refused")
+
+
+def crash(number):
+    raise KeyError(number)
+
+
+def full_disk(number):
+    raise OSError(28, "No space left on device", "x.npz")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 11])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_results_come_in_the_order_of_the_items(count, processes):
+    results = map_in_processes(partial(double, slow=0.002), range(count), processes)
+    assert list(results) == [2 * number for number in range(count)]
+
+
+def test_an_error_may_be_a_result():
+    assert [str(error) for error in map_in_processes(refuse, [1, 2], 2)] == [
+        "'1' is refused",
+        "'2' is refused",
+    ]
+
+
+def test_an_error_ends_the_work_where_its_result_would_have_come():
+    results = map_in_processes(partial(double, bad=3), range(9), 2)
+    assert [next(results) for _ in range(3)] == [0, 2, 4]
+    with pytest.raises(InputError, match="3 is bad"):
+        next(results)
+    with pytest.raises(OSError, match="No space left on device"):
+        list(map_in_processes(full_disk, [1], 1))
+
+
+def test_a_lost_process_is_named_with_the_reason():
+    with pytest.raises(BackendRunError) as caught:
+        list(map_in_processes(partial(double, lost=4), range(9), 3))
+    assert "worker process 2 of 3 (pid " in str(caught.value)
+    assert "was lost: signal 9, SIGKILL, perhaps for want of memory" in str(caught.value)
+    with pytest.raises(BackendRunError, match="was lost: exit code 1"):
+        list(map_in_processes(crash, range(2), 1))
+
+
+def nap(connection, seconds):
+    time.sleep(seconds)
+    connection.send(Last(os.getpid()))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_loss_is_noticed_while_another_process_is_waited_for(method):
+    with pytest.raises(BackendRunError, match="process 2 of 2"), Team(
+        nap, [(60,), (60,)], method
+    ) as team:
+        os.kill(team.workers[1].process.pid, signal.SIGKILL)
+        list(team.in_turn())
+    assert all(not worker.process.is_alive() for worker in team.workers)
+
+
+def test_the_last_words_are_kept_by_process():
+    with Team(nap, [(0.05,), (0.0,)]) as team:
+        assert list(team.in_turn()) == []
+        pids = [worker.process.pid for worker in team.workers]
+        assert [team.last[rank] for rank in range(2)] == pids
+
+
+def test_an_early_end_leaves_no_process_behind():
+    results = map_in_processes(partial(double, slow=0.01), range(10**6), 2)
+    assert next(results) == 0
+    results.close()
+    assert multiprocessing.active_children() == []
