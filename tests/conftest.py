@@ -1,10 +1,16 @@
 """What all tests share: where the assets and large goldens are, and a seeded generator."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Started in the background, this process ignores Ctrl-C, and so would every command that a test
+# starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
