@@ -163,7 +163,7 @@ def tool(tmp_path):
         ("picture_sizes", {"create_refuses": 97}, "fail: 97x31"),
         ("tail_batch", {}, "a last batch of 1 in batches of 2 runs; outputs are within"),
         ("cross_call_batching", {}, "pictures/s against batch 1: "),
-        ("back_pressure", {"queue": 5}, "run_async blocks after 5 calls"),
+        ("back_pressure", {"queue": 5}, "run_async blocks after "),
         ("back_pressure", {"queue": 1000}, "run_async took 256 calls"),
         ("raises_absent_die", {}, "no exception; gives 1"),
         ("raises_absent_model", {}, "RuntimeError: "),

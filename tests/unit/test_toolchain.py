@@ -266,6 +266,14 @@ def test_a_shim_before_the_tool_on_the_path_hands_over(environment, opt):
     )
 
 
+def test_a_tool_of_an_environment_that_is_not_on_the_path_is_seen(environment):
+    environment.write(environment.bin / "vamp", f"#!{sys.executable}\n{VENDOR}\nsys.exit(tell())\n")
+    ran = environment.facezoo("shims", "install", env={"PATH": "/usr/bin:/bin"})
+    assert ran.returncode == 0
+    assert f"vamp: left alone, the vendor's is there ({environment.bin / 'vamp'})" in ran.stdout
+    assert "vamc: shim installed" in ran.stdout
+
+
 def test_a_shim_of_another_environment_is_no_tool(environment, tmp_path):
     other = Environment(tmp_path / "other")
     other.facezoo("shims", "install")
@@ -313,7 +321,9 @@ def test_a_call_from_python_does_not_replace_the_process(opt, monkeypatch, capsy
 def test_nothing_to_hand_over_to(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f":{tmp_path}")
     monkeypatch.setattr(toolchain, "scripts_folder", lambda: tmp_path)
-    monkeypatch.chdir(tmp_path)
+    # An empty entry of the PATH means the working folder, where no vendor installs.
+    here = Environment.write(tmp_path / "here" / "vamc", "#!/bin/sh\n").parent
+    monkeypatch.chdir(here)
     (tmp_path / "vamc").mkdir()
     (tmp_path / "vamp").write_text("not executable")
     assert [find_tool(name) for name in TOOLS] == [None, None]

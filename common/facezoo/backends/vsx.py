@@ -320,6 +320,8 @@ class CardStream:
         try:
             loaded.result(timeout)
         except futures.TimeoutError:
+            # Should it end after all, the die is to be freed.
+            self._waiting.put(None)
             raise BackendRunError(
                 f"{self._where}: loading did not end within {timeout:g} s"
             ) from None

@@ -196,8 +196,10 @@ _OFFSETS: Dict[str, Callable[[int, int, float], int]] = {
 
 def _letterbox_rounding(setup: Setup) -> Answer:
     height, width = setup.input_hw
-    sizes = [(97, 31), (97, 33), (97, 38), (31, 97), (32, 97), (41, 97), (2 * height, 51)]
-    sizes += [(51, 2 * width), (53, 2 * width), (100, 100), (7, 5)]
+    # Enough sizes for every fraction to come with an even and an odd number of free pixels; a
+    # fraction of exactly one half needs a side that is a multiple of the network's.
+    sizes = [(97, side) for side in range(31, 61)] + [(2 * height, 51), (2 * height, 53)]
+    sizes += [(side, 97) for side in range(31, 61)] + [(51, 2 * width), (53, 2 * width)]
     letterbox = setup.plain(fit="letterbox")
     tensors = _tensors(setup, letterbox, [_grey(*size) for size in sizes])
     measured = [_box(size, tensor[0] > 0) for size, tensor in zip(sizes, tensors)]

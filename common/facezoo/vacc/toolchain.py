@@ -90,18 +90,12 @@ def find_tool(name: str) -> Optional[Tool]:
 
 def _find_declared(name: str) -> Optional[Tool]:
     for distribution in metadata.distributions():
-        # What an interrupted installation left behind has no name.
-        if "Name" not in distribution.metadata:
-            continue
-        project = distribution.metadata["Name"]
-        if project.lower() == "facezoo":
-            continue
         for entry in distribution.entry_points:
             if entry.group == "console_scripts" and entry.name == name:
                 return Tool(
                     name,
                     (sys.executable, "-c", _launcher(name, entry.value)),
-                    f"{project} {distribution.version} in {sys.prefix}",
+                    f"{distribution.metadata['Name']} {distribution.version} in {sys.prefix}",
                     distribution.version,
                 )
     return None
