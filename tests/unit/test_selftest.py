@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.cli.vacc import task_drift
 from facezoo.contract import read_contract
-from facezoo.errors import BackendRunError, ConfigError, InputError
+from facezoo.errors import BackendRunError, ConfigError, GraphError, InputError
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc import selftest
 from facezoo.vacc.artifact import BuildInfo, write_artifact
@@ -85,10 +86,14 @@ def runtime(monkeypatch):
         module.release()
 
 
-def make_prefix(folder, change=lambda graph: None):
+def make_prefix(folder, change=lambda graph: None, **preprocess):
     """Our two files and the vendor's three; ``change`` makes the vendor's graph another."""
     source = tiny_scrfd(folder / "source.onnx")
     contract = read_contract(source)
+    contract = replace(contract, preprocess=replace(contract.preprocess, **preprocess))
+    graph = onnx.load(str(source))
+    onnx.helper.set_model_props(graph, contract.to_metadata())
+    source.write_bytes(graph.SerializeToString())
     build = BuildInfo(
         name=folder.name,
         dtype="fp16",
@@ -100,7 +105,6 @@ def make_prefix(folder, change=lambda graph: None):
         outputs=contract.output_names,
     )
     write_artifact(folder / "mod", source.read_bytes(), build)
-    graph = onnx.load(str(source))
     change(graph)
     (folder / "mod.so").write_bytes(graph.SerializeToString())
     for suffix in (".json", ".params"):
@@ -213,6 +217,20 @@ def test_a_recipe_that_agrees_is_seen_to(runtime, prefix):
     assert drift["worst_score"] < 0.01
 
 
+def test_tensors_are_compared_in_the_cards_float16(runtime, tmp_path):
+    runtime()
+    prefix = make_prefix(
+        tmp_path / "imagenet_fp16",
+        norm="DIV255_MINUSMEAN_DIVSTD",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    tensor = compare_recipe(prefix, 0, 10.0).measured["tensor"]
+    # Only what float16 rounds the other way, since the two formulas differ, is another number.
+    assert tensor["share_identical"] > 0.95
+    assert tensor["max_error_in_pixel_steps"] < 0.3
+
+
 def test_another_pre_processing_is_told_from_another_network(runtime, prefix, tmp_path):
     # The stand-in rounds the other way, so the tensors differ, and the network does not.
     runtime(offset="ceil", size="ceil")
@@ -243,13 +261,16 @@ def test_a_recipe_without_our_files_is_refused(runtime, prefix, tmp_path):
         (tmp_path / f"mod{suffix}").write_bytes(prefix.with_suffix(suffix).read_bytes())
     with pytest.raises(InputError, match="needs both the vendor's files and ours"):
         compare_recipe(tmp_path / "mod", 0, 10.0)
+    for suffix in (".onnx", ".build.json"):
+        (tmp_path / f"mod{suffix}").write_bytes(Path(f"{prefix}{suffix}").read_bytes())
+    (tmp_path / "mod.so").unlink()
+    with pytest.raises(InputError, match="needs both the vendor's files and ours"):
+        compare_recipe(tmp_path / "mod", 0, 10.0)
 
 
 def test_models_without_a_comparison_have_no_drift(prefix):
-    import dataclasses
-
     contract = read_contract(prefix.with_suffix(".onnx"))
-    assert task_drift(dataclasses.replace(contract, model="magface"), []) == {}
+    assert task_drift(replace(contract, model="magface"), []) == {}
 
 
 # Processes ---------------------------------------------------------------------------------------
@@ -269,6 +290,8 @@ def raise_unknown():
 def test_a_step_of_its_own_process_may_do_anything():
     assert isolated(os.path.basename, "a/b", seconds=60) == "b"
     assert isolated(os.getpid, seconds=60) != os.getpid()
+    with pytest.raises(GraphError, match=r"none\.onnx' cannot be read"):
+        isolated(read_contract, Path("none.onnx"), seconds=60)
     with pytest.raises(BackendRunError, match="signal 6, SIGABRT"):
         isolated(os.abort, seconds=60)
     with pytest.raises(BackendRunError, match="exit code 7"):
@@ -406,12 +429,22 @@ def test_without_a_prefix_and_a_vamc_there_is_nothing_to_test(runtime, capsys, m
     assert "there is no network to test: give prefixes" in capsys.readouterr().err
 
 
-def test_a_vamc_that_fails_is_quoted(runtime, tool, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("import sys; sys.exit('out of tiles')", 1),
+        (f"{VAMC}\nsys.exit('out of tiles')", 1),
+        ("print('out of tiles')", 0),
+    ],
+    ids=["fails", "fails late", "leaves nothing"],
+)
+def test_a_vamc_that_fails_is_quoted(runtime, tool, monkeypatch, capsys, source, code):
     runtime()
-    failing = tool("vamc", "import sys; sys.exit('out of tiles')")
+    failing = tool("vamc", source)
     monkeypatch.setenv("PATH", str(Path(failing.command[0]).parent))
     assert main(["vacc", "selftest"]) == 2
-    assert "gave exit code 1 and no" in (said := capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert f"gave exit code {code} for a tiny network" in said
     assert "out of tiles" in said
 
 

@@ -255,6 +255,7 @@ def _tensor_gap(
     # One step of a pixel, by which a rounding may differ.
     step = float(np.diff(normalisation_table(preprocess), axis=1).max())
     return {
+        "share_identical": float(np.mean(gaps == 0.0)),
         "max_error": float(gaps.max()),
         "max_error_in_pixel_steps": float(gaps.max()) / step,
         "share_beyond_one_step": float(np.mean(gaps > 1.01 * step)),
@@ -316,8 +317,9 @@ def compile_tiny(folder: Path) -> Path:
     prefix = folder / "selftest_tiny_fp16" / "mod"
     if ran["exit_code"] != 0 or not prefix.with_name("mod.so").exists():
         raise BackendRunError(
-            f"the vendor's vamc gave exit code {ran['exit_code']} and no {prefix}.so for a tiny "
-            f"network; it said: {(ran['stderr'] or ran['stdout']).strip()[-300:]!r}"
+            f"the vendor's vamc gave exit code {ran['exit_code']} for a tiny network, and left "
+            f"{sorted(path.name for path in prefix.parent.glob('*'))} in {prefix.parent.name}; it "
+            f"said: {(ran['stderr'] or ran['stdout']).strip()[-300:]!r}"
         )
     compile_model(read_build_config(config))
     return prefix
