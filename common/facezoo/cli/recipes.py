@@ -62,11 +62,7 @@ def render_build(card: ModelCard, name: str) -> str:
             "type": "tvm_vacc",
             "dtype": "fp16",
             "compile": {"data_transport_mode": 1, "cluster_mode": 0},
-            "quantize": {
-                "calibrate_mode": "max",
-                "quantize_per_channel": True,
-                **card.quantize,
-            },
+            "quantize": {"calibrate_mode": "max", "quantize_per_channel": True},
         },
         "dataset": {
             "type": "tvm",
