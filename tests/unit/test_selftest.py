@@ -288,14 +288,11 @@ def raise_unknown():
 
 
 def test_a_step_of_its_own_process_may_do_anything():
-    assert isolated(os.path.basename, "a/b", seconds=60) == "b"
     assert isolated(os.getpid, seconds=60) != os.getpid()
     with pytest.raises(GraphError, match=r"none\.onnx' cannot be read"):
         isolated(read_contract, Path("none.onnx"), seconds=60)
     with pytest.raises(BackendRunError, match="signal 6, SIGABRT"):
         isolated(os.abort, seconds=60)
-    with pytest.raises(BackendRunError, match="exit code 7"):
-        isolated(os._exit, 7, seconds=60)
     started = time.monotonic()
     with pytest.raises(BackendRunError, match="did not end within 2 s"):
         isolated(time.sleep, 60, seconds=2)
