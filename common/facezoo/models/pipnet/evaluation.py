@@ -173,18 +173,26 @@ def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") ->
     DatasetError
         If a face of the test set is not in it.
     """
+    crop, found = _read_results(Path(results))
+    evaluate = _on_photos if crop == "detector" else _on_crops
+    return evaluate(found, Path(data_dir), normalizer)
+
+
+def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
+    """Return the crop, and each picture's landmarks or, as text, why it has none."""
     try:
-        content = json.loads(Path(results).read_text(encoding="utf-8"))
-        if content["schema"] != RESULTS_SCHEMA:
-            raise ValueError(f"schema {content['schema']!r}")
-        crop, entries = content["crop"], {one["path"]: one for one in content["images"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != RESULTS_SCHEMA or content["crop"] not in CROPS:
+            raise ValueError(f"schema {content['schema']!r}, crop {content.get('crop')!r}")
+        parse = FaceLandmarks.from_dict if content["crop"] == "detector" else Landmarks.from_dict
+        return content["crop"], {
+            entry["path"]: str(entry["error"]) if "error" in entry else parse(entry)
+            for entry in content["images"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{str(results)!r} is no {RESULTS_SCHEMA} ({error}); make it with vsx_infer.py"
+            f"{str(path)!r} is no {RESULTS_SCHEMA} ({error!r}); make it with vsx_infer.py"
         ) from error
-    if crop == "detector":
-        return _on_photos(entries, data_dir, normalizer)
-    return _on_crops(entries, data_dir, normalizer)
 
 
 def evaluate_run(folder: Path, data_dir: Path, normalizer: str) -> LandmarkReport:
@@ -233,22 +241,17 @@ def _unit_points(landmarks: Landmarks) -> np.ndarray:
     return np.asarray(landmarks.points_xy / np.array(landmarks.image_hw[::-1], np.float64))
 
 
-def _on_crops(
-    entries: Mapping[str, Mapping[str, Any]], data_dir: Path, normalizer: str
-) -> LandmarkReport:
-    truth = wflw.read_normalised_list(Path(data_dir, TEST_LIST))
-    found = {PurePosixPath(path).name: entry for path, entry in entries.items()}
-    predicted = []
-    for name in truth.names:
-        predicted.append(_unit_points(Landmarks.from_dict(_entry(found, name))))
+def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> LandmarkReport:
+    truth = wflw.read_normalised_list(data_dir / TEST_LIST)
+    # The npz route may have been given a folder above the crops.
+    found = {PurePosixPath(path).name: one for path, one in found.items()}
+    predicted = [_unit_points(_pick(found, name)) for name in truth.names]
     errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer)
-    table = evaluate_subsets(errors, wflw.read_subsets(Path(data_dir), truth))
+    table = evaluate_subsets(errors, wflw.read_subsets(data_dir, truth))
     return LandmarkReport("annotation", normalizer, errors, table)
 
 
-def _on_photos(
-    entries: Mapping[str, Mapping[str, Any]], data_dir: Path, normalizer: str
-) -> LandmarkReport:
+def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> LandmarkReport:
     lists = wflw.find_lists(data_dir)
     faces = wflw.read_annotations(lists["test"])
     of_photo = defaultdict(list)
@@ -257,14 +260,13 @@ def _on_photos(
     predicted: Dict[int, np.ndarray] = {}
     crops: Dict[int, wflw.WflwCrop] = {}
     for image, indices in of_photo.items():
-        found = FaceLandmarks.from_dict(_entry(entries, image))
+        photo: FaceLandmarks = _pick(found, image)
         for index in indices:
-            crops[index] = wflw.WflwCrop.of(faces[index], found.faces.image_hw)
+            crops[index] = wflw.WflwCrop.of(faces[index], photo.faces.image_hw)
         annotated = np.array([faces[index].rect_xyxy for index in indices])
-        for row, column in match_boxes(annotated, found.faces.boxes_xyxy):
-            crop = crops[indices[row]]
-            points = found.landmarks[column].points_xy.astype(np.float64)
-            predicted[indices[row]] = crop.to_unit(points)
+        for row, column in match_boxes(annotated, photo.faces.boxes_xyxy):
+            points = photo.landmarks[column].points_xy.astype(np.float64)
+            predicted[indices[row]] = crops[indices[row]].to_unit(points)
     counted = sorted(predicted)
     if not counted:
         raise DatasetError("the detector found none of the annotated faces")
@@ -277,14 +279,14 @@ def _on_photos(
     return LandmarkReport("detector", normalizer, errors, table, missed)
 
 
-def _entry(entries: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    entry = entries.get(name, {"error": "is not among them"})
-    if "error" in entry:
+def _pick(found: Mapping[str, Any], name: str) -> Any:
+    picked = found.get(name, "is not among them")
+    if isinstance(picked, str):
         raise DatasetError(
-            f"the results have no landmarks of {name!r}, which {entry['error']}; an evaluation "
-            "needs every face of the test list"
+            f"the results have no landmarks of {name!r}, which {picked}; an evaluation needs every "
+            "face of the test list"
         )
-    return entry
+    return picked
 
 
 def _subsets(
