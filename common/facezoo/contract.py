@@ -16,7 +16,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from .card import ModelCard, Preprocess
 from .errors import GraphError
 
-__all__ = ["METADATA_KEY", "Contract", "read_contract", "sha256_of"]
+__all__ = ["METADATA_KEY", "Contract", "find_contract", "read_contract", "sha256_of"]
 
 METADATA_KEY = "facezoo.contract"
 SCHEMA = 1
@@ -116,6 +116,25 @@ class Contract:
             ) from error
 
 
+def find_contract(path: Path) -> Optional[Contract]:
+    """Read the contract of an .onnx file; None if it carries none.
+
+    Raises
+    ------
+    GraphError
+        If the file cannot be read, is no ONNX graph, or its contract cannot be understood.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf raises unrelated classes.
+        raise GraphError(f"{str(path)!r} is no ONNX graph: {str(error)[:200]}") from error
+    return Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+
+
 def read_contract(path: Path) -> Contract:
     """Read the contract of a self-describing .onnx file.
 
@@ -133,15 +152,7 @@ def read_contract(path: Path) -> Contract:
     GraphError
         If the file cannot be read, is no ONNX graph, or carries no contract.
     """
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf raises unrelated classes.
-        raise GraphError(f"{str(path)!r} is no ONNX graph: {str(error)[:200]}") from error
-    contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    contract = find_contract(path)
     if contract is None:
         raise GraphError(
             f"{str(path)!r} carries no contract, so how to feed it is unknown; make it with the "

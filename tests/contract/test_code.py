@@ -35,7 +35,7 @@ LAYERS = (
     ("contract", "weights", "runs", "datasets.*", "backends.*", "vacc.*", "graph_info", "testing"),
     ("export",),
     ("models.*",),
-    ("evaluate", "gate", "compare", "report", "plots", "pipeline"),
+    ("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject"),
     ("cli.*",),
 )
 # Runtimes, and the only modules that may import them.

@@ -1,0 +1,59 @@
+"""Write a stand-alone folder of one model, to copy into a product: no facezoo needed there.
+
+One NumPy file with pre-processing and decode, runners for ONNX Runtime and the card, the ONNX, the
+vendor's YAML and JSON, a picture and its expected result.
+
+  facezoo eject scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx --to product/detector
+  facezoo eject w600k_mbf --onnx w600k_mbf.onnx --to product/recogniser --image aligned_face.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .. import weights
+from ..contract import Contract, find_contract
+from ..eject import EJECTED_FILES, eject
+from ..errors import InputError
+from ..image.files import read_image_rgb
+from ..models import find_card
+from .recipes import render_build
+
+__all__ = ["configure", "run"]
+
+SAMPLE = "astronaut"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument("model", metavar="MODEL", help="a card's id, as facezoo list prints it")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="F", help="raw-head .onnx")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="I",
+        help="picture of the expected result; by default the downloaded astronaut",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the folder and list it."""
+    card = find_card(args.model)
+    contract = find_contract(args.onnx) or Contract.from_card(card)
+    if contract.card_id != card.id:
+        raise InputError(f"{str(args.onnx)!r} says it is {contract.card_id}, not {card.id}")
+    sample = read_image_rgb(args.image or weights.find(SAMPLE))
+    eject(args.onnx, contract, _build_yaml(contract), sample, args.to)
+    for name in EJECTED_FILES:
+        print(args.to / name)
+    print(f"try it: python {args.to / 'run_ort.py'}")
+    return 0
+
+
+def _build_yaml(contract: Contract) -> str:
+    card = find_card(contract.card_id)
+    lines = render_build(card, card.id).splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("#"))
+    return text.replace(f"checkpoint: onnx/{card.id}.onnx", "checkpoint: model.onnx")

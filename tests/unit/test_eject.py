@@ -1,0 +1,217 @@
+"""The ejected folder gives the same results, where there is no facezoo."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from facezoo.backends.ort import OrtBackend
+from facezoo.card import Preprocess
+from facezoo.cli.main import main
+from facezoo.contract import Contract, read_contract
+from facezoo.eject import EJECTED_FILES, bundle, eject, to_json
+from facezoo.errors import InputError
+from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.models import CARDS
+from facezoo.models.pipnet import decode as pipnet
+from facezoo.models.scrfd import decode as scrfd
+from facezoo.testing import tiny_pipnet, tiny_scrfd
+from onnx import TensorProto, helper, numpy_helper
+
+FAKE_CARD = Path(__file__).with_name("fake_vaststreamx.py")
+# Started so, a script finds no facezoo, whatever is installed.
+ALONE = "import sys, runpy; sys.modules['facezoo'] = None; del sys.argv[0]; "
+ALONE += "sys.path.insert(0, '.'); runpy.run_path(sys.argv[0], run_name='__main__')"
+BRIGHT = np.full((75, 131, 3), 20, np.uint8)
+BRIGHT[20:45, 60:90] = (250, 230, 210)
+
+
+def run_alone(folder, *words, **environment):
+    command = [sys.executable, "-c", ALONE, *words]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={"PATH": "", **environment}
+    )
+
+
+def load_module(folder):
+    spec = importlib.util.spec_from_file_location("facemodel", folder / "facemodel.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["facemodel"] = module  # Dataclasses look their module up.
+    spec.loader.exec_module(module)
+    return module
+
+
+def recogniser(path, card_id):
+    """Write a network (B, 3, 112, 112) to (B, n): means of a few channels and cells."""
+    card = CARDS[card_id]
+    size = card.outputs[0].channels
+    weight = np.random.default_rng(3).normal(0, 1, (size, 3, 112, 112)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", [card.input_name, "weight"], ["map"]),
+        helper.make_node("Flatten", ["map"], [card.outputs[0].name]),
+    ]
+    image = helper.make_tensor_value_info(card.input_name, TensorProto.FLOAT, ["b", 3, 112, 112])
+    vector = helper.make_tensor_value_info(card.outputs[0].name, TensorProto.FLOAT, ["b", size])
+    weights = [numpy_helper.from_array(weight, "weight")]
+    graph = helper.make_graph(nodes, "tiny", [image], [vector], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    onnx.save(model, str(path))
+    return path, Contract.from_card(card)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eject")
+    model = tiny_scrfd(folder / "tiny.onnx")
+    write_image_rgb(folder / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(folder / "out")]
+    assert main([*words, "--image", str(folder / "bright.png")]) == 0
+    return folder / "out"
+
+
+def test_the_folder_is_whole_and_free_of_facezoo(detector):
+    assert sorted(path.name for path in detector.iterdir()) == sorted(EJECTED_FILES)
+    for script in detector.glob("*.py"):
+        imported = [line for line in script.read_text().splitlines() if "import" in line]
+        assert not [line for line in imported if "facezoo" in line or "from ." in line]
+    assert yaml.safe_load((detector / "build.yaml").read_text())["frontend"]["checkpoint"] == (
+        "model.onnx"
+    )
+
+
+def test_it_checks_itself_without_facezoo(detector):
+    done = run_alone(detector, "run_ort.py")
+    assert (done.returncode, done.stdout) == (0, "sample.png: as expected\n"), done.stderr
+
+
+def test_a_changed_expectation_is_noticed(detector, tmp_path):
+    for file in detector.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    text = (tmp_path / "facemodel.py").read_text()
+    (tmp_path / "facemodel.py").write_text(
+        text.replace("SWAP_CHANNELS = False", "SWAP_CHANNELS = True")
+    )
+    done = run_alone(tmp_path, "run_ort.py")
+    assert done.returncode == 1
+    assert "expected" in done.stdout
+
+
+def test_the_card_runner_gives_the_same_faces(detector, tmp_path):
+    (tmp_path / "vaststreamx.py").write_bytes(FAKE_CARD.read_bytes())
+    for suffix in (".json", ".params"):
+        (tmp_path / f"mod{suffix}").write_text("")
+    (tmp_path / "mod.so").write_bytes((detector / "model.onnx").read_bytes())
+    done = run_alone(detector, "run_vsx.py", str(tmp_path / "mod"), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    expected = json.loads((detector / "expected.json").read_text())["sample.png"]
+    assert len(got["faces"]) == len(expected["faces"]) > 0
+    np.testing.assert_allclose(
+        got["faces"][0]["box_xyxy"], expected["faces"][0]["box_xyxy"], atol=0.5
+    )
+
+
+SIZES = [(64, 64), (31, 97), (101, 57), (1, 1)]
+
+
+def same(folder, model, contract, room):
+    """The folder's tensors and results equal the package's, bit for bit."""
+    module = load_module(folder)
+    rng = np.random.default_rng(5)
+    found = 0
+    with OrtBackend(model, contract, threads=1) as backend:
+        for hw in SIZES:
+            image = rng.integers(0, 256, (*hw, 3)).astype(np.uint8)
+            image[hw[0] // 3 :, hw[1] // 3 :] //= 8
+            tensor, placements = backend.prepare([image])
+            theirs, placement = module.preprocess(image)
+            assert (theirs == tensor).all()
+            assert dataclasses.astuple(placement) == dataclasses.astuple(placements[0])
+            raw = backend.infer(image)
+            ours = room.decode(raw, **contract.decode)[0]
+            result = module.postprocess(list(raw.arrays.values()), placement)
+            assert module.to_json(result) == to_json(ours)
+            found += len(str(to_json(ours)))
+    assert found > 100
+
+
+@pytest.mark.parametrize("anchor", ["center", "top_left"])
+def test_detector_equals_the_package(anchor, tmp_path):
+    model = tiny_scrfd(tmp_path / "tiny.onnx")
+    contract = read_contract(model)
+    preprocess = dataclasses.replace(contract.preprocess, anchor=anchor, pad_value=(9, 8, 7))
+    contract = dataclasses.replace(contract, preprocess=preprocess)
+    eject(model, contract, "", BRIGHT, tmp_path / "out")
+    same(tmp_path / "out", model, contract, scrfd)
+
+
+def test_landmarks_equal_the_package(tmp_path):
+    model = tiny_pipnet(tmp_path / "tiny.onnx")
+    contract = read_contract(model)
+    eject(model, contract, "", BRIGHT, tmp_path / "out")
+    same(tmp_path / "out", model, contract, pipnet)
+
+
+@pytest.mark.parametrize("card_id", ["w600k_mbf", "magface_iresnet50", "sdd_fiqa_r50"])
+def test_faces_equal_the_package(card_id, tmp_path):
+    model, contract = recogniser(tmp_path / "tiny.onnx", card_id)
+    room = importlib.import_module(f"facezoo.models.{contract.model}.decode")
+    eject(model, contract, "", BRIGHT, tmp_path / "out")
+    same(tmp_path / "out", model, contract, room)
+    points = np.array([[40, 50], [70, 52], [55, 70], [42, 90], [68, 91]], np.float32)
+    module = load_module(tmp_path / "out")
+    from facezoo.image.align import align_face
+
+    image = np.random.default_rng(1).integers(0, 256, (120, 130, 3)).astype(np.uint8)
+    assert (module.align_face(image, points) == align_face(image, points)).all()
+
+
+def test_what_cannot_be_ejected_is_refused(detector, tmp_path):
+    model = detector / "model.onnx"
+    contract = read_contract(model)
+    with pytest.raises(InputError, match="not empty"):
+        eject(model, contract, "", BRIGHT, detector)
+    pillow = dataclasses.replace(contract.preprocess, resize="BILINEAR_PILLOW")
+    with pytest.raises(InputError, match="BILINEAR_PILLOW"):
+        eject(model, dataclasses.replace(contract, preprocess=pillow), "", BRIGHT, tmp_path / "a")
+    none = Preprocess((64, 64), fit="none")
+    with pytest.raises(InputError, match="none"):
+        eject(model, dataclasses.replace(contract, preprocess=none), "", BRIGHT, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    words = ["eject", "scrfd_2.5g_bnkps", "--onnx", str(model), "--to", str(tmp_path / "a")]
+    assert main(words) == 2
+
+
+def test_gathering_names_what_it_cannot_do():
+    with pytest.raises(InputError, match="no nothing_like_it"):
+        bundle([("results", "nothing_like_it")])
+    with pytest.raises(InputError, match=r"is defined in facezoo"):
+        bundle([("models.scrfd.decode", "decode"), ("models.pipnet.decode", "decode")])
+
+
+def test_the_sample_is_the_downloaded_astronaut(tmp_path, monkeypatch, capsys):
+    model = tiny_scrfd(tmp_path / "tiny.onnx")
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "facezoo download astronaut" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_released_weights_give_the_same_faces(shared, tmp_path):
+    from facezoo.models.scrfd.graph import export_released
+
+    model = tmp_path / "scrfd.onnx"
+    export_released(shared / "assets/scrfd/scrfd_500m_bnkps.onnx", model)
+    photo = read_image_rgb(shared / "assets/photos/src_meeting.jpg")
+    eject(model, read_contract(model), "", photo, tmp_path / "out")
+    assert len(json.loads((tmp_path / "out/expected.json").read_text())["sample.png"]["faces"]) == 5
+    done = run_alone(tmp_path / "out", "run_ort.py")
+    assert (done.returncode, done.stdout) == (0, "sample.png: as expected\n"), done.stderr
