@@ -38,13 +38,20 @@ LAYERS = (
     ("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject"),
     ("cli.*",),
 )
+TORCH_PARTS = (
+    "models.*.network",
+    "models.*.train",
+    "models.magface.loss",
+    "models.magface.distributed",
+    "export",
+)
 # Runtimes, and the only modules that may import them.
 HOMES = {
     "onnxruntime": ("backends.ort", "vacc.*"),
     "openvino": ("backends.openvino",),
     "vaststreamx": ("backends.vsx",),
-    "torch": ("models.*.network", "models.*.train", "export"),
-    "torchvision": ("models.*.network", "models.*.train", "export"),
+    "torch": TORCH_PARTS,
+    "torchvision": TORCH_PARTS,
     "matplotlib": ("plots",),
 }
 NEEDS_TORCH = HOMES["torch"]

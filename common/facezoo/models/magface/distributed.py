@@ -1,0 +1,156 @@
+"""One training on several processes: sums that gradients flow through, batch norms, a gather.
+
+Every process has a loss of its own and the training minimises their mean. So what one process does
+with a sum concerns all, and the gradient of a sum over processes is again one. Without processes
+(:class:`Processes` of a plain program) every operation is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+__all__ = ["Processes", "sum_over_processes", "synchronise_batch_norms"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who takes part in a training, and which of them this is.
+
+    Attributes
+    ----------
+    rank, world
+        This process's number and how many there are.
+    device
+        What it computes on.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def start(cls, device: str = "auto") -> Processes:
+        """Join the processes that ``torchrun`` started, or be the only one.
+
+        Parameters
+        ----------
+        device
+            ``cpu``, ``cuda`` (each process takes the one of its local rank; NCCL), or ``auto``.
+        """
+        name = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        place = torch.device(name)
+        if name == "cuda":
+            place = torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(place)
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1:
+            return cls(device=place)
+        torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
+        return cls(torch.distributed.get_rank(), world, place)
+
+    @staticmethod
+    def stop() -> None:
+        """Leave the group, if there is one."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add up over all processes, in place; no gradient."""
+        if self.world > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def highest(self, values: Tensor) -> Tensor:
+        """Take the maximum over all processes, in place; no gradient."""
+        if self.world > 1:
+            torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+        return values
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Put the rows of all processes below each other; gradients flow back."""
+        if self.world == 1:
+            return rows
+        # A sum in which all other rows are zero: every process gets all, bit for bit.
+        place = rows.new_zeros(self.world, *rows.shape)
+        place[self.rank] = rows
+        return sum_over_processes(place).flatten(0, 1)
+
+
+class _Sum(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        torch.distributed.all_reduce(gradient)
+        return gradient
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Add up over all processes of a started group; the gradient is added up likewise."""
+    return _Sum.apply(values)
+
+
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):  # type: ignore[misc]
+    """A batch norm over the faces of all processes, for devices that torch's own refuses.
+
+    The variance is taken around the mean of all, in two passes, as one process would.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+        wide = x.to(self.weight.dtype)
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        mean = sum_over_processes(wide.sum(axes)) / count
+        centred = wide - mean.view(shape)
+        variance = sum_over_processes(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        factor = self.weight * (variance + self.eps).rsqrt()
+        return (centred * factor.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def synchronise_batch_norms(network: nn.Module, processes: Processes) -> None:
+    """Let a network's batch norms take their statistics over all processes.
+
+    Parameters
+    ----------
+    network
+        Changed in place; parameters and buffers keep their names.
+    processes
+        With one process nothing is changed.
+    """
+    if processes.world == 1:
+        return
+    for parent in network.modules():
+        for name, layer in parent.named_children():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                setattr(parent, name, _synchronised(layer, processes.device.type))
+
+
+def _synchronised(layer: nn.Module, device: str) -> nn.Module:
+    if device == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    twin = _SyncBatchNorm(layer.num_features, layer.eps, layer.momentum)
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        setattr(twin, name, getattr(layer, name))
+    return twin
