@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from facezoo.card import RESIZES, Preprocess
 from facezoo.errors import ConfigError
-from facezoo.image.resize import fit_image, letterbox_size, resize_image
+from facezoo.image.resize import fit_image, letterbox_size, placement_of, resize_image
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,3 +141,9 @@ def test_pillow_averages_on_the_way_down_and_opencv_does_not():
     stripes[:, ::8] = 255
     assert resize_image(stripes, (8, 8), "BILINEAR_PILLOW").std() < 8
     assert resize_image(stripes, (8, 8), "BILINEAR_CV").max() == 0
+
+
+def test_a_size_alone_says_where_a_picture_comes_to_lie():
+    preprocess = dataclasses.replace(LETTERBOX, anchor="top_left")
+    image = np.full((333, 500, 3), 9, np.uint8)
+    assert placement_of((333, 500), preprocess) == fit_image(image, preprocess)[1]

@@ -9,7 +9,7 @@ import numpy as np
 from ..card import Preprocess
 from ..contract import Contract
 from ..errors import BackendRunError
-from ..image.resize import fit_image
+from ..image.resize import placement_of
 from ..results import RawOutputs
 from .base import Backend, Infer, Item, Result
 
@@ -54,7 +54,9 @@ class ReplayBackend(Backend):
         arrays = {
             name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]
         }
-        placements = tuple(fit_image(image, self._preprocess)[1] for image in images_rgb)
+        placements = tuple(
+            placement_of((image.shape[0], image.shape[1]), self._preprocess) for image in images_rgb
+        )
         return RawOutputs(arrays, placements)
 
     def map(

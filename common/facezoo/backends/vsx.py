@@ -21,7 +21,7 @@ import threading
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import (
     Any,
@@ -42,8 +42,8 @@ import numpy as np
 from ..card import ModelCard, Preprocess
 from ..contract import Contract, sha256_of
 from ..errors import BackendRunError, BackendUnavailable, ConfigError, FaceZooError, GraphError
-from ..image.resize import fit_image
-from ..results import Placement, RawOutputs
+from ..image.resize import placement_of
+from ..results import RawOutputs
 from ..vacc.artifact import VENDOR_SUFFIXES
 from ..vacc.vdsp import render_vdsp
 from .base import Backend, Infer, Item, Result, map_in_order, usable_cores
@@ -625,12 +625,6 @@ def _output_shapes(card: ModelCard, input_hw: Tuple[int, int]) -> Tuple[Tuple[in
 # The backend -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
-def _placement(image_hw: Tuple[int, int], preprocess: Preprocess) -> Placement:
-    """Say where the card puts a picture, by doing the same to an empty one."""
-    return fit_image(np.zeros((*image_hw, 3), np.uint8), preprocess)[1]
-
-
 class VsxBackend(Backend):
     """What the vendor's compiler made, on a die of the card.
 
@@ -740,7 +734,7 @@ class VsxBackend(Backend):
             for index, name in enumerate(self.contract.output_names)
         }
         sizes = [(image.shape[0], image.shape[1]) for image in images_rgb]
-        return RawOutputs(arrays, tuple(_placement(size, self._preprocess) for size in sizes))
+        return RawOutputs(arrays, tuple(placement_of(size, self._preprocess) for size in sizes))
 
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]

@@ -5,6 +5,7 @@ The vendor's vdsp resizes, pads and crops 8-bit pixels before it normalises; so 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Optional, Tuple
 
 import cv2
@@ -15,7 +16,7 @@ from ..card import Preprocess
 from ..errors import ConfigError
 from ..results import Placement
 
-__all__ = ["fit_image", "letterbox_size", "resize_image"]
+__all__ = ["fit_image", "letterbox_size", "placement_of", "resize_image"]
 
 _CV_INTERPOLATION = {
     "BILINEAR_CV": cv2.INTER_LINEAR,
@@ -215,3 +216,27 @@ def _pad_around(
     rows[:, left + resized_hw[1] :] = value
     resize_image(image, resized_hw, preprocess.resize, rows[:, left : left + resized_hw[1]])
     return fitted
+
+
+@lru_cache(maxsize=4096)
+def placement_of(image_hw: Tuple[int, int], preprocess: Preprocess) -> Placement:
+    """Say where a picture of a size comes to lie, by fitting an empty one.
+
+    Parameters
+    ----------
+    image_hw
+        Height and width in pixels.
+    preprocess
+        What places it: the card's pre-processing, or what a vdsp JSON says.
+
+    Returns
+    -------
+    Placement
+        The one :func:`fit_image` gives for a picture of that size.
+
+    Raises
+    ------
+    ConfigError
+        If a picture of that size cannot be fitted.
+    """
+    return fit_image(np.zeros((*image_hw, 3), np.uint8), preprocess)[1]

@@ -8,17 +8,16 @@ without it is checked.
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from ..card import ModelCard, Preprocess
+from ..card import ModelCard
 from ..contract import METADATA_KEY, Contract, sha256_of
 from ..errors import ConfigError, InputError
-from ..image.resize import fit_image
-from ..results import Placement, RawOutputs
+from ..image.resize import placement_of
+from ..results import RawOutputs
 from .npz import Picture, load_json, read_datalist, read_npz
 
 __all__ = ["INDEX_FILE", "INDEX_SCHEMA", "OutputFolder", "index_head", "output_name"]
@@ -271,13 +270,8 @@ class OutputFolder:
                 f"{len(names)}: {' '.join(names)}"
             )
         named = {name: array.astype(np.float32) for name, array in zip(names, arrays)}
-        return RawOutputs(named, (_placement(picture.image_hw, contract.preprocess),))
-
-
-@lru_cache(maxsize=1024)
-def _placement(image_hw: Tuple[int, int], preprocess: Preprocess) -> Placement:
-    """Place a blank picture of that size, which is where a backend places the real one."""
-    try:
-        return fit_image(np.zeros((*image_hw, 3), np.uint8), preprocess)[1]
-    except ConfigError as error:
-        raise InputError(f"a picture of {image_hw[1]}x{image_hw[0]}: {error}") from error
+        try:
+            placement = placement_of(picture.image_hw, contract.preprocess)
+        except ConfigError as error:
+            raise InputError(f"{picture.name!r}: {error}") from error
+        return RawOutputs(named, (placement,))
