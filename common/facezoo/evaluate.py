@@ -15,7 +15,7 @@ import numpy as np
 from .backends import open_backend
 from .backends.base import Infer
 from .datasets.widerface import photo_name
-from .errors import DatasetError
+from .errors import DatasetError, RunFolderError
 from .image.files import find_images, relative_names
 from .image.resize import fit_image
 from .metrics.detection import DetectionReport, GroundTruth, Predictions, evaluate_detections
@@ -44,8 +44,15 @@ class _Packed:
 
     @staticmethod
     def unpack(entry: Mapping[str, Any]) -> np.ndarray:
-        """Read the rows back, (N, 5), float32."""
-        return np.frombuffer(base64.b64decode(entry["rows"]), "<f4").reshape(-1, 5)
+        """Read the rows back, (N, 5), float32; RunFolderError if the entry was changed."""
+        try:
+            return np.frombuffer(base64.b64decode(entry["rows"], validate=True), "<f4").reshape(
+                -1, 5
+            )
+        except (KeyError, ValueError) as error:
+            raise RunFolderError(
+                f"the entry of {entry.get('path')!r} was changed ({error}); use --overwrite"
+            ) from error
 
 
 def _rows(faces: FaceDetections) -> np.ndarray:

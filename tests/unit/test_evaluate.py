@@ -88,6 +88,25 @@ def test_a_stopped_evaluation_goes_on(tmp_path, photos, model):
         detect_folder(detector, images, tmp_path / "parts")
 
 
+def test_an_entry_that_was_changed_is_named(tmp_path, photos, model):
+    images, _ = photos
+    run = tmp_path / "run"
+
+    def stop(items, total):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    with load("scrfd", model, profile="eval") as detector:
+        with pytest.raises(KeyboardInterrupt):
+            detect_folder(detector, images, run, progress=stop)
+        journal = run / ".items.jsonl"
+        entry = json.loads(journal.read_text().splitlines()[0])
+        entry["rows"] = "not base64"
+        journal.write_text(json.dumps(entry) + "\n")
+        with pytest.raises(RunFolderError, match=r"0_Event_0\.png.*--overwrite"):
+            detect_folder(detector, images, run)
+
+
 def test_a_photo_that_cannot_be_read_ends_an_evaluation(tmp_path, photos, model):
     images, _ = photos
     (images / "0--Event" / "broken.jpg").write_bytes(b"x")
