@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Tuple
 
-__all__ = ["ModelCard", "OutputSpec", "Preprocess", "Reference", "Upstream", "WeightFile", "Wheel"]
+__all__ = [
+    "GATE_LIMITS",
+    "ModelCard",
+    "OutputSpec",
+    "Preprocess",
+    "Reference",
+    "Upstream",
+    "WeightFile",
+    "Wheel",
+]
 
 FITS = ("letterbox", "letterbox_pads", "stretch", "stretch_crop", "crop_stretch", "none")
 NORMS = (
@@ -19,6 +28,23 @@ NORMS = (
     "DIV1275_MINUSONE",
     "DIV255",
 )
+# How far a build may be from fp32 before the gate refuses it, by task; see ``facezoo.gate`` for
+# which are at most and which at least. Borderline faces come and go with any rounding, so that
+# some must be allowed; a network that int8 has broken misses these limits by far.
+GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
+    "face_detection": {
+        "missed_share": 0.06,
+        "extra_share": 0.06,
+        "mean_iou": 0.9,
+        "mean_score": 0.04,
+        "ap_easy_loss": 1.0,
+        "ap_medium_loss": 1.0,
+        "ap_hard_loss": 1.0,
+    },
+    "face_alignment": {"nme": 0.01},
+    "face_recognition": {"cosine_mean": 0.985, "cosine_min": 0.9, "norm_rank": 0.95},
+    "face_quality": {"rank": 0.97},
+}
 RESIZES = ("BILINEAR_CV", "BILINEAR", "BILINEAR_PILLOW", "BICUBIC_PILLOW", "NEAREST")
 
 
@@ -223,6 +249,10 @@ class ModelCard:
         Name of the :class:`WeightFile` this variant is made from; "" if none is published.
     references
         Published numbers.
+    quantize
+        What ``backend.quantize`` of the build YAML says for int8, beyond the usual.
+    gate
+        Limits of the gate that differ from the task's.
     """
 
     id: str
@@ -236,6 +266,13 @@ class ModelCard:
     decode: Mapping[str, Any] = field(default_factory=dict)
     weights: str = ""
     references: Tuple[Reference, ...] = ()
+    quantize: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gate_limits(self) -> Mapping[str, float]:
+        """How far a build may be from fp32, by measure."""
+        return {**GATE_LIMITS.get(self.task, {}), **self.gate}
 
     @property
     def output_names(self) -> Tuple[str, ...]:

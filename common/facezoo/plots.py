@@ -12,7 +12,7 @@ from .errors import BackendUnavailable, InputError
 from .metrics.detection import DetectionReport
 from .metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
 
-__all__ = ["plot_cumulative_errors", "plot_precision_recall"]
+__all__ = ["plot_cumulative_errors", "plot_precision_recall", "plot_sensitivity"]
 
 # Colours of Okabe and Ito, which people with any colour vision tell apart, and three line styles
 # for print without colour.
@@ -101,6 +101,36 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
     )
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
+    """Draw what quantising each layer alone costs, a bar a layer.
+
+    Parameters
+    ----------
+    errors
+        Layer to the share of the outputs' variance it loses, in graph order.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((max(6.0, 0.14 * len(errors)), 3.5))
+    axes.bar(range(len(errors)), [100 * error for error in errors.values()], color=STYLES[0][0])
+    axes.set_xticks(range(len(errors)), list(errors), rotation=90, fontsize=6)
+    axes.set(
+        title="Each layer in int8 alone",
+        ylabel="variance of the outputs that is lost, %",
+        xlim=(-1, len(errors)),
+    )
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
     _save(figure, path)
 
 

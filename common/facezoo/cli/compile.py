@@ -1,9 +1,10 @@
 """Compile a build YAML, with its dtype, model or name overridden.
 
 The YAML is the vendor's, see ``facezoo vamc``; what is given here stands in for what it says, so
-that one YAML serves every dtype and variant.
+that one YAML serves every dtype and variant. fp16 and int8 are judged by the gate, against fp32 on
+pictures, and written only if they pass.
 
-  facezoo compile ../build_in/build/official_scrfd.yaml --dtype fp16
+  facezoo compile ../build_in/build/official_scrfd.yaml --dtype int8 --images held_out/
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Optional
+from typing import Any, Mapping, Optional, Sequence
 
+import numpy as np
+
+from ..errors import ConfigError, FaceZooError, GateError
 from ..vacc.artifact import Artifact, BuildInfo
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
 
-__all__ = ["configure", "print_artifact", "run"]
+__all__ = ["build", "configure", "open_data", "override", "print_artifact", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,17 +35,168 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="F.onnx", help="in place of frontend.checkpoint"
     )
     parser.add_argument("--name", help="the artifact's folder, in place of name")
+    group = parser.add_argument_group("calibration and gate")
+    group.add_argument("--images", type=Path, metavar="DIR", help="held-out pictures for the gate")
+    group.add_argument(
+        "--eval-list",
+        type=Path,
+        metavar="LIST",
+        help="pictures to evaluate later, which may not be calibrated on",
+    )
+    group.add_argument(
+        "--allow-leak", action="store_true", help="only warn of calibration files that are"
+    )
+    group.add_argument(
+        "--allow-code", action="store_true", help="run the Python code a CustomFunc names"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile and say what came of it."""
-    from ..vacc.compiler import compile_model
-
     config = override(
         read_build_config(args.yaml), dtype=args.dtype, checkpoint=args.checkpoint, name=args.name
     )
-    print_artifact(compile_model(config))
+    build(
+        config,
+        images=args.images,
+        eval_list=args.eval_list,
+        allow_leak=args.allow_leak,
+        allow_code=args.allow_code,
+    )
     return 0
+
+
+def build(
+    config: BuildConfig,
+    images: Optional[Path] = None,
+    eval_list: Optional[Path] = None,
+    allow_leak: bool = False,
+    allow_code: bool = False,
+) -> Artifact:
+    """Calibrate, compile, let the gate judge, and print what came of it.
+
+    Parameters
+    ----------
+    config
+        What to compile.
+    images, eval_list
+        In place of what ``<yaml name>.gate.yaml`` says.
+    allow_leak, allow_code
+        See :func:`facezoo.vacc.calibration.open_calibration`.
+    """
+    from ..gate import open_gate, read_gate_settings
+    from ..vacc.compiler import compile_model
+
+    settings = read_gate_settings(config.file)
+    settings = dataclasses.replace(
+        settings,
+        images=images or settings.images,
+        eval_list=eval_list or settings.eval_list,
+    )
+    if config.backend.dtype == "fp32":
+        artifact = compile_model(config)
+        print_artifact(artifact)
+        return artifact
+    calibration = open_data(config, settings.eval_list, allow_leak, allow_code)
+    judge = _Judge(config, open_gate(config, settings, calibration))
+    try:
+        artifact = compile_model(config, gate=judge, calibration=calibration)
+    except GateError:
+        judge.print_checks()
+        raise
+    print_artifact(artifact)
+    judge.print_checks()
+    judge.print_speed()
+    return artifact
+
+
+def open_data(
+    config: BuildConfig, eval_list: Optional[Path], allow_leak: bool, allow_code: bool
+) -> Any:
+    """Open the calibration data; for other dtypes than int8 only the gate looks at it, if it can.
+
+    Returns
+    -------
+    CalibrationSet or None
+    """
+    from ..contract import read_contract
+    from ..vacc.calibration import open_calibration
+
+    dataset = config.dataset
+    needed = config.backend.dtype == "int8"
+    if not needed and (dataset is None or dataset.path is None or not dataset.path.is_dir()):
+        return None
+    try:
+        base = read_contract(config.frontend.checkpoint).preprocess
+    except FaceZooError:
+        base = None  # The compiler says what is the matter with the file.
+    try:
+        return open_calibration(
+            config, base, allow_code=allow_code, eval_list=eval_list, allow_leak=allow_leak
+        )
+    except ConfigError:
+        if needed:
+            raise
+        return None
+
+
+class _Judge:
+    """The gate, and a look at the clock while both graphs are at hand."""
+
+    def __init__(self, config: BuildConfig, gate: Any) -> None:
+        self._config = config
+        self._gate = gate
+        self._milliseconds: Mapping[str, float] = {}
+
+    def __call__(self, reference: bytes, built: bytes) -> Optional[Mapping[str, Any]]:
+        measured: Optional[Mapping[str, Any]] = None
+        if self._gate is not None:
+            measured = self._gate(reference, built)
+        if self._config.backend.dtype == "int8":
+            shapes = {name: sizes[0] for name, sizes in self._config.frontend.shape.items()}
+            self._milliseconds = _time_builds(reference, built, shapes)
+        return measured
+
+    def print_checks(self) -> None:
+        """Print the gate's table."""
+        if self._gate is None or not self._gate.checks:
+            return
+        kind = "held-out" if self._gate.held_out else "calibration"
+        print(f"gate      against fp32 on {len(self._gate.pictures)} {kind} pictures")
+        for check in self._gate.checks:
+            print(f"          {check}")
+
+    def print_speed(self) -> None:
+        """Print int8's time against fp32's; fp16 computes in float32 here."""
+        if not self._milliseconds:
+            return
+        fp32, int8 = self._milliseconds["fp32"], self._milliseconds["int8"]
+        print(f"speed     {int8:.1f} ms a picture, fp32 {fp32:.1f} ms: {int8 / fp32:.2f}x the time")
+        if int8 >= fp32:
+            print("          int8 is not faster on this machine; the faster build is --dtype fp32")
+
+
+def _time_builds(
+    reference: bytes, built: bytes, shapes: Mapping[str, Sequence[int]]
+) -> Mapping[str, float]:
+    """Time a build against the fp32 build of the same source, in milliseconds a picture."""
+    import onnx
+
+    from ..backends.base import usable_cores
+    from ..backends.ort import open_session
+    from ..compare import time_in_turns
+    from ..vacc.rewrite import rewrite_prelu
+
+    model = onnx.load_model_from_string(reference)
+    rewrite_prelu(model)
+    fp32, int8 = (open_session(g, usable_cores()) for g in (model.SerializeToString(), built))
+    rng = np.random.default_rng(0)
+    feeds = {
+        name: rng.standard_normal((1, *shape[1:]), np.float32) for name, shape in shapes.items()
+    }
+    return time_in_turns(
+        {"fp32": lambda: fp32.run(None, feeds), "int8": lambda: int8.run(None, feeds)}
+    )
 
 
 def override(
@@ -76,6 +231,8 @@ def print_artifact(artifact: Artifact) -> None:
         "graph": _graph_line(build),
         "check": f"outputs within {worst:.2g} of their root mean square of the source's",
     }
+    if build.dtype == "int8":
+        del lines["check"]  # On random images, which lie outside of what was calibrated.
     for label, text in lines.items():
         print(f"{label:9} {text}")
 

@@ -21,6 +21,8 @@ VERBS = {
     "prepare": "unpack and check a data set",
     "compile": "build YAML to artifact, with our own overrides",
     "vamc": "the vendor's compiler verbs, with the card's tool or without",
+    "sensitivity": "layers that int8 hurts, and what to leave in float",
+    "compare": "two builds on pictures: outputs, results, time",
     "vamp": "run for speed, or over a list of npz files, as the vendor's profiler does",
     "bench": "speed in MLPerf's scenarios, by stages, and over settings",
     "evaluate": "metrics of result files against ground truth",

@@ -62,7 +62,11 @@ def render_build(card: ModelCard, name: str) -> str:
             "type": "tvm_vacc",
             "dtype": "fp16",
             "compile": {"data_transport_mode": 1, "cluster_mode": 0},
-            "quantize": {"calibrate_mode": "max", "quantize_per_channel": True},
+            "quantize": {
+                "calibrate_mode": "max",
+                "quantize_per_channel": True,
+                **card.quantize,
+            },
         },
         "dataset": {
             "type": "tvm",

@@ -2,7 +2,8 @@
 
 ``vamc compile YAML`` and its older spelling ``vamc build YAML`` are the same. Paths inside the YAML
 are relative to the working directory; the artifact is ``<workspace.path>/<name>/mod``. Where the
-vendor's vamc is installed, it does the work instead; ``facezoo compile`` is always ours.
+vendor's vamc is installed, it does the work instead; ``facezoo compile`` is always ours. fp16 and
+int8 are judged by the gate, whose settings are in ``<yaml name>.gate.yaml`` beside the YAML.
 
   facezoo vamc compile ../build_in/build/official_scrfd.yaml
 """
@@ -13,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from ..vacc.build_config import read_build_config
-from .compile import print_artifact
+from .compile import build
 
 __all__ = ["configure", "run"]
 
@@ -28,7 +29,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile and say what came of it."""
-    from ..vacc.compiler import compile_model
-
-    print_artifact(compile_model(read_build_config(args.yaml)))
+    build(read_build_config(args.yaml))
     return 0

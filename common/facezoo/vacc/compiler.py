@@ -1,7 +1,7 @@
 """Our ``vamc``: a build YAML and an ONNX graph become an artifact for ONNX Runtime.
 
-The graph is folded, PRelu is rewritten, weights are rounded to the dtype, and the result is
-compared with the source before anything is written.
+The graph is folded, PRelu is rewritten, weights are rounded or quantised to the dtype, and the
+result is compared with the source, and by a gate on pictures, before anything is written.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import re
 import tempfile
 from dataclasses import dataclass
@@ -24,21 +25,22 @@ from ..contract import Contract, sha256_of
 from ..errors import BackendUnavailable, ConfigError, GraphError
 from .artifact import Artifact, BuildInfo, write_artifact
 from .build_config import DTYPES, BuildConfig
+from .calibration import CalibrationSet, open_calibration
 
 try:
     import onnx
     import onnxruntime
 
-    from . import rewrite
+    from . import quantize, rewrite
 except ImportError as error:
     raise BackendUnavailable(
         f"compiling needs the packages onnx and onnxruntime ({error}); "
         'install them with: pip install "facezoo[ort]"'
     ) from error
 
-__all__ = ["Built", "Gate", "compile_model"]
+__all__ = ["Built", "Gate", "Source", "compile_model", "prepare_source"]
 
-Gate = Callable[[bytes, bytes], Mapping[str, Any]]
+Gate = Callable[[bytes, bytes], Optional[Mapping[str, Any]]]
 
 OLDEST_IR, NEWEST_IR = 8, 10  # runtimes lag behind what the onnx package writes by default
 TRIAL_IMAGES = 3
@@ -73,7 +75,40 @@ class Built:
     calibration: Tuple[Mapping[str, str], ...] = ()
 
 
-def compile_model(config: BuildConfig, *, gate: Optional[Gate] = None) -> Artifact:
+@dataclass(frozen=True)
+class Source:
+    """What a build YAML compiles, ready for a dtype.
+
+    Attributes
+    ----------
+    reference
+        The source graph at the YAML's sizes.
+    folded
+        The same with constants, batch norms, identities and casts folded.
+    contract
+        Of the source, at these sizes; None if it carries none.
+    inputs
+        Input name to shape; free axes are named.
+    removed
+        Nodes that folding took away, by operator.
+    trials
+        Random images, and what the source says about them.
+    """
+
+    reference: Any
+    folded: Any
+    contract: Optional[Contract]
+    inputs: Mapping[str, Tuple[Any, ...]]
+    removed: Mapping[str, int]
+    trials: List[_Trial]
+
+
+def compile_model(
+    config: BuildConfig,
+    *,
+    gate: Optional[Gate] = None,
+    calibration: Optional[CalibrationSet] = None,
+) -> Artifact:
     """Compile what a build YAML describes and write the artifact.
 
     Parameters
@@ -84,6 +119,8 @@ def compile_model(config: BuildConfig, *, gate: Optional[Gate] = None) -> Artifa
     gate
         Called with the reference graph (the source at these sizes) and the built one, serialised;
         returns what it measured, or raises GateError, and then nothing is written.
+    calibration
+        For int8; what the YAML's ``dataset`` says if None.
 
     Returns
     -------
@@ -98,31 +135,23 @@ def compile_model(config: BuildConfig, *, gate: Optional[Gate] = None) -> Artifa
     GateError
         From the gate.
     """
-    _check_buildable(config)
-    _warn_of_misleading_name(config)
-    source = _read_source(config)
-    _check_inputs(config, source)
-    contract = _contract_for(config, source)
-    trials = _run_source(config, source)
-    reference = copy.deepcopy(source)
-    inputs = _prepare(reference, config, contract, trials)
-    folded = _fold(reference)
-    built = _BUILDERS[config.backend.dtype](copy.deepcopy(folded), config)
+    source = prepare_source(config)
+    built = _build(source, config, calibration)
     rewrite.drop_unused_domains(built.model)
     onnx.checker.check_model(built.model)
     serialised = built.model.SerializeToString()
-    deviation = _compare(config, serialised, trials, built.tolerance)
-    measured = gate(reference.SerializeToString(), serialised) if gate else None
+    deviation = _compare(config, serialised, source.trials, built.tolerance)
+    measured = gate(source.reference.SerializeToString(), serialised) if gate else None
     build = BuildInfo(
         name=config.name,
         dtype=config.backend.dtype,
         arithmetic=built.arithmetic,
         source=config.frontend.checkpoint.name,
         source_sha256=sha256_of(config.frontend.checkpoint),
-        card=contract.card_id if contract else None,
-        inputs=inputs,
+        card=source.contract.card_id if source.contract else None,
+        inputs=source.inputs,
         outputs=tuple(entry.name for entry in built.model.graph.output),
-        graph={"folded": rewrite.count_removed(source, folded), **built.done},
+        graph={"folded": source.removed, **built.done},
         deviation=deviation,
         tools={
             "facezoo": __version__,
@@ -136,8 +165,33 @@ def compile_model(config: BuildConfig, *, gate: Optional[Gate] = None) -> Artifa
     return write_artifact(config.prefix, serialised, build)
 
 
+def prepare_source(config: BuildConfig) -> Source:
+    """Read what a build YAML compiles, check it against the YAML, and fold it.
+
+    Parameters
+    ----------
+    config
+        As for :func:`compile_model`, whose errors these are.
+
+    Returns
+    -------
+    Source
+    """
+    _check_buildable(config)
+    _warn_of_misleading_name(config)
+    model = _read_source(config)
+    _check_inputs(config, model)
+    contract = _contract_for(config, model)
+    trials = _run_source(config, model)
+    reference = copy.deepcopy(model)
+    inputs = _prepare(reference, config, contract, trials)
+    folded = _fold(reference)
+    removed = rewrite.count_removed(model, folded)
+    return Source(reference, folded, contract, inputs, removed, trials)
+
+
 def _check_buildable(config: BuildConfig) -> None:
-    kind, dtype, extra = config.frontend.type, config.backend.dtype, config.extra_ops.type
+    kind, extra = config.frontend.type, config.extra_ops.type
     if kind not in (None, "onnx"):
         raise ConfigError(
             f"{config.file}: frontend.type {kind!r} needs that framework and the network's code; "
@@ -146,11 +200,6 @@ def _check_buildable(config: BuildConfig) -> None:
     if config.frontend.dtype != "fp32":
         raise ConfigError(
             f"{config.file}: frontend.dtype is {config.frontend.dtype!r}; expected fp32"
-        )
-    if dtype not in _BUILDERS:
-        raise ConfigError(
-            f"{config.file}: backend.dtype {dtype} is not built by this version yet; "
-            f"expected {' or '.join(_BUILDERS)}"
         )
     if extra is not None:
         raise ConfigError(
@@ -343,6 +392,17 @@ def _fold(model: Any) -> Any:
     return model
 
 
+def _build(source: Source, config: BuildConfig, calibration: Optional[CalibrationSet]) -> Built:
+    folded = copy.deepcopy(source.folded)
+    if config.backend.dtype != "int8":
+        return _BUILDERS[config.backend.dtype](folded, config)
+    if calibration is None:
+        calibration = open_calibration(
+            config, source.contract.preprocess if source.contract else None
+        )
+    return _build_int8(folded, config, calibration)
+
+
 def _build_fp32(model: Any, config: BuildConfig) -> Built:
     done = {"prelu_rewritten": rewrite.rewrite_prelu(model)}
     return Built(model, "float32", tolerance=1e-4, done=done)
@@ -358,6 +418,24 @@ def _build_fp16(model: Any, config: BuildConfig) -> Built:
     rewrite.cast_outputs_to_half(model)
     arithmetic = "float32 on weights, input and outputs rounded to float16"
     return Built(model, arithmetic, tolerance=0.2, done=done)
+
+
+def _build_int8(model: Any, config: BuildConfig, calibration: CalibrationSet) -> Built:
+    settings = config.backend.quantize
+    found = quantize.quantize_graph(model, settings, calibration, where=str(config.file))
+    for finding in found.findings:
+        _log.warning("%s: %s", config.file, finding)
+    # After quantising, since between int8 layers PRelu is computed in float32 either way.
+    done = {
+        "layers": found.layers,
+        "layers_in_float": found.excluded,
+        "prelu_rewritten": rewrite.rewrite_prelu(found.model),
+    }
+    rewrite.cast_outputs_to_half(found.model)
+    share = f"{found.excluded} of {found.layers} layers ({found.excluded_macs:.1%} of the MACs)"
+    arithmetic = f"{found.arithmetic}; {share} in float32"
+    # How far int8 may be from the source is for the gate to say.
+    return Built(found.model, arithmetic, math.inf, done, calibration.record())
 
 
 _BUILDERS: Dict[str, Callable[[Any, BuildConfig], Built]] = {

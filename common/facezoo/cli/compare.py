@@ -1,0 +1,178 @@
+"""Compare two builds of one model on pictures: outputs, results, time.
+
+A and B are artifact prefixes or .onnx files, with a runtime before a colon if it is not to be
+chosen (ort:, openvino:, vsx:), or folders of vamp's outputs with the list they were made from.
+
+  facezoo compare deploy_weights/x_fp32/mod deploy_weights/x_int8/mod --images photos/ --html x.html
+  facezoo compare x.onnx openvino:x.onnx --images photos/
+  facezoo compare x.onnx vamp_out/ --images photos/ --datalist list.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+import cv2
+
+from ..backends import ENGINES, open_backend
+from ..backends.base import Backend
+from ..backends.replay import ReplayBackend
+from ..compare import Comparison, Pair, compare_backends
+from ..datasets.widerface import read_ground_truth
+from ..errors import InputError
+from ..image.draw import draw_faces, draw_landmarks
+from ..image.files import find_images, read_image_rgb, write_bytes
+from ..models import CARDS
+from ..results import Embedding, FaceDetections, Landmarks, QualityScore
+from ..vacc.npz import read_pictures
+from ..vacc.outputs import OutputFolder, output_name
+from .options import EXIT_SOME_REFUSED, progress
+
+__all__ = ["configure", "render_html", "render_text", "run"]
+
+SHOWN = 12  # pictures on the HTML page
+SIDE = 560  # pixels of their longer side there
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("reference", metavar="A", help="the build that is taken to be right")
+    parser.add_argument("other", metavar="B", help="the build that is held against it")
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="a picture or a folder of them"
+    )
+    parser.add_argument(
+        "--ground-truth", type=Path, metavar="DIR", help="of WIDER FACE, to compare AP too"
+    )
+    parser.add_argument(
+        "--datalist", type=Path, metavar="LIST", help="what a folder of outputs was made from"
+    )
+    parser.add_argument("--threads", type=int, help="CPU cores; all by default")
+    parser.add_argument("--json", type=Path, metavar="F.json", help="also write the numbers here")
+    parser.add_argument(
+        "--html", type=Path, metavar="F.html", help="also write a page with the pictures"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare and print."""
+    paths = _list_pictures(args.images, args.datalist)
+    truth = read_ground_truth(args.ground_truth) if args.ground_truth else None
+    with _open(args.reference, args) as reference, _open(args.other, args) as other:
+        found = compare_backends(reference, other, progress(paths, len(paths)), truth)
+    print(render_text(found))
+    if args.json:
+        write_bytes(args.json, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
+    if args.html:
+        write_bytes(args.html, render_html(found).encode())
+    return EXIT_SOME_REFUSED if found.refused else 0
+
+
+def _list_pictures(images: Path, datalist: Optional[Path]) -> List[Path]:
+    if datalist is None:
+        return find_images(images)
+    return [
+        images / picture.name for picture in read_pictures(datalist, images) if picture.line >= 0
+    ]
+
+
+def _open(source: str, args: argparse.Namespace) -> Backend:
+    engine, colon, rest = source.partition(":")
+    if colon and engine in ENGINES:
+        return open_backend(
+            Path(rest), engine=engine, threads=args.threads, cards=list(CARDS.values())
+        )
+    if not Path(source, output_name(0)).is_file():
+        return open_backend(Path(source), threads=args.threads, cards=list(CARDS.values()))
+    if args.datalist is None:
+        raise InputError(f"{source!r} holds recorded outputs; say from which list: --datalist")
+    return _replay(Path(source), args.datalist, args.images)
+
+
+def _replay(folder: Path, datalist: Path, images: Path) -> ReplayBackend:
+    outputs = OutputFolder(folder, datalist)
+    contract = outputs.contract
+    if contract is None:
+        raise InputError(
+            f"{str(folder)!r} has no vamp.json, so which network made it is not known; make it "
+            "with facezoo vamp"
+        )
+    pictures = [picture for picture in read_pictures(datalist, images) if picture.line >= 0]
+    records = (outputs.raw_outputs(picture, contract).arrays for picture in pictures)
+    return ReplayBackend(records, contract)
+
+
+def render_text(found: Comparison) -> str:
+    """Write a comparison as aligned text."""
+    lines = [
+        f"{found.model}, {found.pictures} pictures",
+        f"A  {found.builds[0]}",
+        f"B  {found.builds[1]}",
+        "output            cosine   SNR dB   max error     lost  worst channel",
+    ]
+    lines += [
+        f"{name:14}{drift.cosine:>10.6f}{drift.snr_db:>9.1f}{drift.max_error:>12.4g}"
+        f"{drift.lost:>9.2%}{drift.worst_lost:>15.2%}"
+        for name, drift in found.outputs.items()
+    ]
+    lines += [f"{name:20}{value:>12.5g}" for name, value in found.task.items()]
+    lines += [
+        f"{stage:20}{a:>9.2f} ms{b:>9.2f} ms   {f'{b / a:.2f}x' if a else ''}"
+        for stage, (a, b) in found.milliseconds.items()
+    ]
+    lines += [f"refused: {reason}" for reason in found.refused.values()]
+    return "\n".join(lines)
+
+
+_PAGE = """<!doctype html>
+<meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em }}
+figure {{ display: grid; grid-template-columns: 1fr 1fr; gap: .5em; margin: 1.5em 0 }}
+figcaption {{ grid-column: 1 / 3 }}
+img {{ width: 100% }}
+</style>
+<h1>{title}</h1>
+<pre>{text}</pre>
+{figures}
+"""
+
+
+def render_html(found: Comparison) -> str:
+    """Write a comparison as one page, with the pictures that differ most side by side."""
+    ordered = sorted(found.pairs, key=lambda pair: -pair.difference)
+    differing = [pair for pair in ordered[:SHOWN] if pair.difference > 0]
+    figures = "\n".join(map(_figure, differing)) or "<p>No picture differs.</p>"
+    title = html.escape(f"{found.model}: two builds compared")
+    return _PAGE.format(title=title, text=html.escape(render_text(found)), figures=figures)
+
+
+def _figure(pair: Pair) -> str:
+    image = read_image_rgb(pair.path)
+    sides, words = zip(*(_draw(image, result) for result in (pair.reference, pair.other)))
+    caption = html.escape(f"{pair.path.name}: A {words[0]}, B {words[1]}")
+    pictures = "".join(f'<img alt="" src="data:image/jpeg;base64,{side}">' for side in sides)
+    return f"<figure>{pictures}<figcaption>{caption}</figcaption></figure>"
+
+
+def _draw(image: Any, result: Any) -> Tuple[str, str]:
+    """Return a small drawing as base64 JPEG, and the result in words."""
+    words = repr(result)
+    if isinstance(result, FaceDetections):
+        image, words = draw_faces(image, result), f"{len(result)} faces"
+    elif isinstance(result, Landmarks):
+        image = draw_landmarks(image, result)
+    elif isinstance(result, Embedding):
+        words = f"norm {result.norm:.2f}"
+    elif isinstance(result, QualityScore):
+        words = f"quality {result.value:.2f}"
+    scale = min(1.0, SIDE / max(image.shape[:2]))
+    size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
+    return base64.b64encode(encoded.tobytes()).decode(), words

@@ -1,0 +1,120 @@
+"""Find the layers that int8 hurts: each is quantised alone, and the outputs are compared.
+
+Prints a table, the largest error first, and the lines of ``backend.quantize`` that leave the worst
+layers in float. The calibration data is the build YAML's.
+
+  facezoo sensitivity ../build_in/build/official_scrfd.yaml --plot sensitivity.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+from ..image.files import write_bytes
+from ..vacc.build_config import read_build_config
+from .compile import open_data, override
+from .options import progress
+
+__all__ = ["configure", "run"]
+
+SCHEMA = "facezoo.sensitivity/1"
+BAR = 30  # characters of the longest bar
+ROWS = 20  # of the table; --json has all
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("yaml", type=Path, metavar="YAML", help="a recipe's build_in/build/*.yaml")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="F.onnx", help="in place of frontend.checkpoint"
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=8, metavar="N", help="calibration files to measure on"
+    )
+    parser.add_argument("--plot", type=Path, metavar="F.png", help="also draw the errors as bars")
+    parser.add_argument("--json", type=Path, metavar="F.json", help="also write them here")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="run the Python code a CustomFunc names"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, propose."""
+    from ..vacc.compiler import prepare_source
+    from ..vacc.quantize import calibrate, choose_arithmetic, insert_qdq, lint_graph
+    from ..vacc.sensitivity import format_exclusions, measure_error, measure_layers, propose
+
+    config = override(read_build_config(args.yaml), dtype="int8", checkpoint=args.checkpoint)
+    data = open_data(config, None, False, args.allow_code)
+    settings, arithmetic = config.backend.quantize, choose_arithmetic()
+    calibrated = calibrate(prepare_source(config).folded, settings, data)
+    for finding in lint_graph(calibrated.model, calibrated.stats):
+        print(f"lint: {finding}")
+    few = data.first(max(args.pictures, 1))
+    measured = measure_layers(calibrated, arithmetic, settings.quantize_per_channel, few)
+    errors = list(progress(measured, len(calibrated.layers)))
+    entries = _entries(errors)
+    _print_table(entries)
+    chosen = propose(errors)
+
+    def error_without(names: List[str]) -> float:
+        model = insert_qdq(calibrated, names, arithmetic, settings.quantize_per_channel, data=few)
+        lost = measure_error(calibrated.model, model, few)
+        return sum(lost.values()) / len(lost)
+
+    print(f"all layers in int8: {error_without([]):.3%} of the outputs' variance is lost")
+    left_out = error_without([layer.name for layer in chosen])
+    macs = sum(layer.macs for layer in chosen) / max(sum(e["macs"] for e in entries), 1)
+    print(f"without {len(chosen)} of them ({macs:.1%} of the MACs): {left_out:.3%}; to leave them")
+    print("in float, put this under backend.quantize:")
+    print(format_exclusions(chosen))
+    if args.json:
+        report = {"schema": SCHEMA, "arithmetic": dataclasses.asdict(arithmetic)}
+        text = json.dumps({**report, "layers": entries}, indent=2) + "\n"
+        write_bytes(args.json, text.encode())
+    if args.plot:
+        from ..plots import plot_sensitivity
+
+        plot_sensitivity({_label(e): e["error"] for e in entries}, args.plot)
+    return 0
+
+
+def _entries(errors: List[Any]) -> List[Dict[str, Any]]:
+    return [
+        {
+            "number": entry.layer.number,
+            "operator": entry.layer.op_type,
+            "key": entry.layer.key,
+            "key_number": entry.layer.key_number,
+            "name": entry.layer.name,
+            "macs": entry.layer.macs,
+            "error": entry.error,
+            "worst_output": entry.worst_output,
+            "worst_error": entry.worst_error,
+        }
+        for entry in errors
+    ]
+
+
+def _label(entry: Dict[str, Any]) -> str:
+    return f"{entry['operator']} {entry['key_number']}"
+
+
+def _print_table(entries: List[Dict[str, Any]]) -> None:
+    total = max(sum(entry["macs"] for entry in entries), 1)
+    ordered = sorted(entries, key=lambda entry: -float(entry["error"]))
+    largest = max(float(ordered[0]["error"]), 1e-12)
+    print(f"{'layer':>18}  {'MACs':>6}  {'lost':>8}  {'most of output':24}")
+    for entry in ordered[:ROWS]:
+        bar = "#" * round(BAR * entry["error"] / largest)
+        worst = f"{entry['worst_output']} {entry['worst_error']:.3%}"
+        print(
+            f"{_label(entry):>18}  {entry['macs'] / total:6.1%}  {entry['error']:8.4%}  "
+            f"{worst:24}  {bar}"
+        )
+    if len(ordered) > ROWS:
+        print(f"{len(ordered) - ROWS} more lose {ordered[ROWS]['error']:.4%} or less each")
