@@ -42,7 +42,15 @@ from ..errors import BackendRunError, GraphError
 from ..results import Placement, RawOutputs
 from ..vacc.vdsp import VdspOperation
 
-__all__ = ["Backend", "HostBackend", "Infer", "describe_machine", "map_in_order", "usable_cores"]
+__all__ = [
+    "Backend",
+    "HostBackend",
+    "Infer",
+    "describe_machine",
+    "first_line",
+    "map_in_order",
+    "usable_cores",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
