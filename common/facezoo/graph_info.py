@@ -20,7 +20,7 @@ from .backends.ort import run_graph
 from .contract import Contract
 from .errors import GraphError, InputError
 
-__all__ = ["GraphInfo", "Shape", "describe_graph", "read_graph", "shapes_at"]
+__all__ = ["GraphInfo", "Shape", "count_node_macs", "describe_graph", "read_graph", "shapes_at"]
 
 Shape = Tuple[int, ...]
 
@@ -199,6 +199,8 @@ def shapes_at(
     GraphError
         If the graph does not take these feeds.
     """
+    if not names:
+        return {}
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
@@ -209,6 +211,13 @@ def shapes_at(
         probe.graph.output.append(info)
     found = run_graph(probe, feeds)
     return {name: tuple(map(int, shape)) for name, shape in zip(names, found.values())}
+
+
+def count_node_macs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> List[int]:
+    """Count the MACs of every node, by one run; parameters and errors are :func:`shapes_at`'s."""
+    wanted = sorted({name for node in model.graph.node for name in _shapes_needed(node)})
+    shapes = shapes_at(model, feeds, wanted)
+    return [_count_macs(node, shapes) for node in model.graph.node]
 
 
 def _count_macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:

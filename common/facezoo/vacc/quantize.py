@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-import math
 import platform
 import re
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ..errors import ConfigError, GraphError
-from ..graph_info import shapes_at
+from ..graph_info import count_node_macs
 from .build_config import Quantize
 from .ranges import (
     LEVELS,
@@ -197,27 +196,17 @@ def list_layers(model: onnx.ModelProto, feeds: Feeds) -> List[Layer]:
     list of Layer
         In graph order.
     """
-    weights = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
-    heavy = [node for node in model.graph.node if node.op_type in ("Conv", *PRODUCTS)]
-    shapes = shapes_at(model, feeds, sorted({node.output[0] for node in heavy}))
     layers = []
     counts = {"Conv": 0, "product": 0}
-    for number, node in enumerate(model.graph.node):
-        kind_number, macs = -1, 0
+    for number, (node, macs) in enumerate(zip(model.graph.node, count_node_macs(model, feeds))):
+        kind_number = -1
         if node.op_type in ("Conv", *PRODUCTS):
             kind = "Conv" if node.op_type == "Conv" else "product"
             kind_number = counts[kind]
             counts[kind] += 1
-            macs = _macs(node, shapes[node.output[0]], weights.get(node.input[1], ()))
         if node.op_type in QUANTISED:
             layers.append(Layer(number, kind_number, node.op_type, node.output[0], macs))
     return layers
-
-
-def _macs(node: onnx.NodeProto, output: Sequence[int], weight: Sequence[int]) -> int:
-    if node.op_type == "Conv":
-        return math.prod(output) * math.prod(weight[1:])
-    return math.prod(output) * math.prod(weight) // max(output[-1], 1)
 
 
 def excluded_layers(layers: Sequence[Layer], settings: Quantize, where: str) -> Set[str]:
