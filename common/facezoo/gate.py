@@ -227,7 +227,7 @@ class Gate:
             raise GateError(
                 f"the gate refuses the build on {len(self.pictures)} pictures: "
                 + ", ".join(f"{c.name} {c.value:.4g}, {c.bound} {c.limit:g}" for c in failed)
-                + "; nothing was written; find the layers to leave out with: facezoo sensitivity"
+                + "; nothing was written; for int8 facezoo sensitivity finds layers to leave out"
             )
         finite = {n: round(v, 6) if math.isfinite(v) else None for n, v in measured.items()}
         return {

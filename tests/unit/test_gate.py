@@ -1,0 +1,366 @@
+"""The gate: limits and where they come from, and that a build that fails is not written."""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from facezoo.card import GATE_LIMITS
+from facezoo.cli.compile import override
+from facezoo.cli.main import main
+from facezoo.contract import read_contract
+from facezoo.errors import ConfigError, GateError, InputError
+from facezoo.gate import Check, Gate, GateSettings, open_gate, read_gate_settings
+from facezoo.image.files import write_image_rgb
+from facezoo.models import find_card
+from facezoo.testing import tiny_scrfd
+from facezoo.vacc.artifact import read_artifact
+from facezoo.vacc.build_config import read_build_config
+from facezoo.vacc.calibration import open_calibration
+from onnx import TensorProto, helper, numpy_helper
+
+YAML = """
+name: toy_int8
+frontend: {{type: onnx, checkpoint: {checkpoint}, shape: {{input.1: [1, 3, 64, 64]}}}}
+backend: {{type: tvm_vacc, dtype: int8, quantize: {{{quantize}}}}}
+dataset:
+  path: calibration
+  sampler: {{suffix: png, get_data_num: 4}}
+  process_ops:
+  - {{type: DecodeImage}}
+  - {{type: Resize, size: [64, -1], adaptive_side: long}}
+  - {{type: Pad, pad_to_square: true}}
+  - {{type: Normalize, div255: false, mean: [127.5, 127.5, 127.5], std: [128, 128, 128]}}
+  - {{type: ToTensor}}
+workspace: {{path: out}}
+"""
+TINY_LIMITS = """
+limits: {missed_share: 0.3, extra_share: 0.3, mean_iou: 0.8, mean_score: 0.1}
+"""
+
+
+def write_yaml(checkpoint="tiny.onnx", quantize="", gate=None):
+    Path("toy.yaml").write_text(YAML.format(checkpoint=checkpoint, quantize=quantize))
+    if gate is not None:
+        Path("toy.gate.yaml").write_text(gate)
+    return read_build_config(Path("toy.yaml"))
+
+
+def paint(folder, count, seed):
+    """Dark noise with bright squares, which the tiny network takes for faces."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        image = rng.integers(0, 60, (64, 64, 3), np.uint8)
+        for _ in range(2):
+            y, x = 8 * rng.integers(0, 6, 2)
+            image[y : y + 16, x : x + 16] = rng.integers(200, 256)
+        write_image_rgb(Path(folder, f"{index}.png"), image)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paint("calibration", 4, 1)
+    paint("held", 4, 2)
+    tiny_scrfd(Path("tiny.onnx"))
+    return tmp_path
+
+
+# Checks and settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "passed", "line"),
+    [
+        ("missed_share", 0.05, True, "missed_share        0.0500  at most 0.06     ok"),
+        ("missed_share", 0.06, True, "missed_share        0.0600  at most 0.06     ok"),
+        ("missed_share", 0.061, False, "missed_share        0.0610  at most 0.06     FAILED"),
+        (
+            "missed_share",
+            float("nan"),
+            False,
+            "missed_share           nan  at most 0.06     FAILED",
+        ),
+        ("cosine_mean", 0.07, True, "cosine_mean         0.0700  at least 0.06     ok"),
+        ("cosine_mean", 0.05, False, "cosine_mean         0.0500  at least 0.06     FAILED"),
+        (
+            "cosine_mean",
+            float("nan"),
+            False,
+            "cosine_mean            nan  at least 0.06     FAILED",
+        ),
+    ],
+)
+def test_limits_are_at_most_or_at_least(name, value, passed, line):
+    check = Check(name, value, 0.06)
+    assert check.passed == passed
+    assert str(check) == line
+
+
+def test_limits_are_the_cards_for_every_task():
+    assert set(GATE_LIMITS) == {
+        "face_detection",
+        "face_alignment",
+        "face_recognition",
+        "face_quality",
+    }
+    card = find_card("scrfd_500m_bnkps")
+    assert card.gate_limits == {**GATE_LIMITS["face_detection"], **card.gate}
+
+
+def test_settings_beside_the_yaml(tmp_path):
+    assert read_gate_settings(tmp_path / "x.yaml") == GateSettings()
+    (tmp_path / "x.gate.yaml").write_text(
+        "images: held\nground_truth: truth\neval_list: list.txt\nlimits: {mean_iou: 1}\n"
+    )
+    assert read_gate_settings(tmp_path / "x.yaml") == GateSettings(
+        Path("held"), Path("truth"), Path("list.txt"), {"mean_iou": 1.0}
+    )
+    (tmp_path / "x.gate.yaml").write_text("")
+    assert read_gate_settings(tmp_path / "x.yaml") == GateSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("image: held", "unknown key 'image'; the nearest is 'images'"),
+        ("limits: {mean_io: 1}", "unknown limit 'mean_io'; the nearest is 'mean_iou'"),
+        ("limits: {mean_iou: high}", "limits.mean_iou is 'high'; expected a number"),
+        ("limits: {mean_iou: true}", "limits.mean_iou is True; expected a number"),
+        ("limits: [1]", "limits is [1]; expected measures"),
+        ("images: [a, b]", "images is ['a', 'b']; expected a path"),
+        ("[a", "not readable as YAML"),
+        ("- a", "expected the keys images, ground_truth"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(tmp_path, text, says):
+    (tmp_path / "x.gate.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        read_gate_settings(tmp_path / "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+# Which pictures
+
+
+def test_held_out_pictures_or_the_calibrations_own_with_a_warning(workspace, caplog):
+    config = write_yaml()
+    data = open_calibration(config)
+    held = open_gate(config, GateSettings(images=Path("held")), data)
+    assert held.held_out
+    assert [path.name for path in held.pictures] == ["0.png", "1.png", "2.png", "3.png"]
+    assert caplog.text == ""
+    own = open_gate(config, GateSettings(), data)
+    assert (own.held_out, own.pictures) == (False, data.paths)
+    assert "by the calibration files themselves, which flatters" in caplog.text
+    assert open_gate(config, GateSettings()) is None
+    assert "not judged by the gate, for want of pictures: --images" in caplog.text
+
+
+def test_held_out_pictures_that_were_calibrated_on_are_noticed(workspace, caplog):
+    config = write_yaml()
+    Path("held", "copy.png").write_bytes(Path("calibration", "0.png").read_bytes())
+    gate = open_gate(config, GateSettings(images=Path("held")), open_calibration(config))
+    assert not gate.held_out
+    assert "1 of 5 pictures of the gate, such as held/copy.png, are calibration" in caplog.text
+
+
+def test_a_folder_without_pictures_is_an_error(workspace):
+    Path("none").mkdir()
+    with pytest.raises(InputError):
+        open_gate(write_yaml(), GateSettings(images=Path("none")))
+
+
+# The judgement
+
+
+def gate_of(**settings):
+    return Gate(sorted(Path("held").glob("*.png")), True, GateSettings(**settings))
+
+
+def changed(path, change):
+    """Return a graph with some weights changed."""
+    model = onnx.load(str(path))
+    for entry in model.graph.initializer:
+        array = change(entry.name, numpy_helper.to_array(entry).copy())
+        entry.CopyFrom(numpy_helper.from_array(array, entry.name))
+    return model.SerializeToString()
+
+
+def test_the_same_network_passes_exactly(workspace):
+    graph = Path("tiny.onnx").read_bytes()
+    gate = gate_of()
+    report = gate(graph, graph)
+    measured = report["measured"]
+    assert measured["faces"] >= 4
+    assert measured["missed_share"] == measured["extra_share"] == measured["mean_score"] == 0
+    assert measured["mean_iou"] == 1
+    assert report["pictures"] == 4
+    assert report["held_out"] is True
+    assert [check.name for check in gate.checks] == list(report["limits"])
+    assert all(check.passed for check in gate.checks)
+
+
+@pytest.mark.parametrize(
+    ("part", "factor", "says"),
+    [
+        ("score_8.bias", 3.0, "missed_share"),  # -3 becomes -9: fewer faces
+        ("score_8.bias", -6.0, "extra_share"),  # 18: more faces
+        ("bbox_8.weight", 5.0, "mean_iou|missed_share"),
+        ("score_8.weight", 0.7, "mean_score|missed_share"),
+    ],
+)
+def test_a_network_that_lost_something_is_refused(workspace, part, factor, says):
+    worse = changed("tiny.onnx", lambda name, a: a * np.float32(factor) if name == part else a)
+    with pytest.raises(GateError, match=says) as caught:
+        gate_of()(Path("tiny.onnx").read_bytes(), worse)
+    assert "nothing was written" in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_outputs_that_are_no_numbers_are_refused(workspace):
+    broken = changed("tiny.onnx", lambda name, a: a * np.nan if name == "bbox_8.bias" else a)
+    with pytest.raises(GateError):
+        gate_of()(Path("tiny.onnx").read_bytes(), broken)
+
+
+def test_own_limits_stand_in_for_the_cards(workspace, caplog):
+    graph = Path("tiny.onnx").read_bytes()
+    worse = changed("tiny.onnx", lambda name, a: a + np.float32(0.02) if "score" in name else a)
+    gate_of()(graph, graph)
+    with pytest.raises(GateError, match=r"mean_score 0\.\d+, at most 0$|mean_score .*at most 0;"):
+        gate_of(limits={"mean_score": 0.0})(graph, worse)
+    assert caplog.text == ""
+    gate_of(limits={"ap_easy_loss": 0.1})(graph, graph)
+    assert "measured nothing called ap_easy_loss here" in caplog.text
+
+
+def test_no_face_is_nothing_to_judge_by(workspace):
+    for path in Path("held").iterdir():
+        write_image_rgb(path, np.zeros((64, 64, 3), np.uint8))
+    graph = Path("tiny.onnx").read_bytes()
+    with pytest.raises(GateError, match=r"finds no face in 4 pictures.*--images"):
+        gate_of()(graph, graph)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_by_name(workspace, caplog):
+    Path("held", "1.png").write_bytes(b"no picture")
+    graph = Path("tiny.onnx").read_bytes()
+    gate_of()(graph, graph)
+    assert "left out of the gate: held/1.png" in caplog.text
+
+
+# From the command line
+
+
+def test_int8_is_calibrated_judged_and_recorded(workspace, capsys):
+    write_yaml(gate=TINY_LIMITS)
+    assert main(["compile", "toy.yaml", "--images", "held"]) == 0
+    printed = capsys.readouterr().out
+    assert "gate      against fp32 on 4 held-out pictures" in printed
+    assert re.search(r"speed +[\d.]+ ms a picture, fp32 [\d.]+ ms: [\d.]+x the time", printed)
+    artifact = read_artifact(Path("out/toy_int8/mod"))
+    assert artifact.dtype == "int8"
+    build = artifact.build
+    assert [entry["file"] for entry in build.calibration] == [f"{i}.png" for i in range(4)]
+    assert build.gate["held_out"] is True
+    assert build.gate["limits"]["mean_iou"] == 0.8
+    assert build.gate["measured"]["mean_iou"] >= 0.8
+    contract = read_contract(artifact.model)
+    assert contract.card_id == "scrfd_500m_bnkps"
+    # vamc, which has the vendor's flags only, takes the pictures from the settings.
+    write_yaml(gate=f"images: held\n{TINY_LIMITS}")
+    assert main(["vamc", "compile", "toy.yaml"]) == 0
+    assert "4 held-out pictures" in capsys.readouterr().out
+
+
+def test_a_failing_build_is_not_written(workspace, capsys):
+    write_yaml(gate="images: held\nlimits: {mean_iou: 0.9999}\n")
+    assert main(["compile", "toy.yaml"]) == 3
+    shown = capsys.readouterr()
+    assert re.search(r"mean_iou +0\.9\d+  at least 0.9999   FAILED", shown.out)
+    assert "the gate refuses the build on 4 pictures: " in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert not Path("out").exists()
+
+
+def test_fp16_passes_through_the_gate(workspace, capsys):
+    config = write_yaml(gate=TINY_LIMITS)
+    assert main(["compile", "toy.yaml", "--dtype", "fp16", "--images", "held"]) == 0
+    assert "4 held-out pictures" in capsys.readouterr().out
+    gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
+    assert gate["measured"]["mean_iou"] > 0.99
+    assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
+    assert "4 calibration pictures" in capsys.readouterr().out
+    for path in Path("calibration").iterdir():
+        path.unlink()
+    assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
+    assert "gate" not in capsys.readouterr().out
+    assert main(["compile", "toy.yaml", "--dtype", "fp32"]) == 0
+    assert read_artifact(Path("out/toy_fp32/mod")).build.gate is None
+    assert override(config, dtype="fp16").name == "toy_fp16"
+
+
+def joined_heads(path):
+    """A network of no card: a score in [0, 1] and a box up to 640 in one tensor."""
+    rng = np.random.default_rng(5)
+    weights = {
+        "ws": rng.normal(0, 0.2, (2, 3, 8, 8)),
+        "wb": np.abs(rng.normal(0, 1, (4, 3, 8, 8))),
+        "bb": np.full(4, 320.0),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input.1", "ws"], ["logit"], strides=[8, 8]),
+        helper.make_node("Sigmoid", ["logit"], ["score"]),
+        helper.make_node("Conv", ["input.1", "wb", "bb"], ["raw"], strides=[8, 8]),
+        helper.make_node("Relu", ["raw"], ["box"]),
+        helper.make_node("Concat", ["score", "box"], ["joined"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "joined",
+        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, ["b", 3, 64, 64])],
+        [helper.make_tensor_value_info("joined", TensorProto.FLOAT, ["b", 6, 8, 8])],
+        [numpy_helper.from_array(a.astype(np.float32), name) for name, a in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    onnx.save(model, path)
+
+
+def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog):
+    joined_heads("joined.onnx")
+    write_yaml("joined.onnx")
+    with caplog.at_level(logging.WARNING):
+        assert main(["compile", "toy.yaml", "--images", "held"]) == 3
+    assert "worst_channel       1.0000  at most 0.5      FAILED" in capsys.readouterr().out
+    assert not Path("out").exists()
+    (line,) = [r.getMessage() for r in caplog.records if "different ranges" in r.getMessage()]
+    advised = re.search(r"exclude_layers: \[\d+\]", line)[0]
+    assert main(["sensitivity", "toy.yaml", "--json", "s.json", "--plot", "s.png"]) == 0
+    printed = capsys.readouterr().out
+    assert "lint: Concat" in printed
+    assert printed.splitlines()[-1] == advised
+    assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    write_yaml("joined.onnx", quantize=advised)
+    assert main(["compile", "toy.yaml", "--images", "held"]) == 0
+    gate = read_artifact(Path("out/toy_int8/mod")).build.gate
+    assert gate["measured"]["worst_channel"] < 0.5
+
+
+def test_code_and_leaks_are_allowed_by_hand_only(workspace, capsys):
+    write_yaml()
+    assert main(["compile", "toy.yaml", "--eval-list", "calibration"]) == 2
+    assert "has the same content as" in capsys.readouterr().err
+    gate = f"eval_list: calibration\n{TINY_LIMITS}"
+    write_yaml(gate=gate)
+    assert main(["vamc", "compile", "toy.yaml"]) == 2
+    assert main(["compile", "toy.yaml", "--allow-leak", "--images", "held"]) == 0
+    text = Path("toy.yaml").read_text()
+    custom = "  process_ops: [{type: CustomFunc, module_path: m.py, func_name: f}]\n"
+    start, end = text.index("  process_ops"), text.index("workspace")
+    Path("toy.yaml").write_text(text[:start] + custom + text[end:])
+    capsys.readouterr()
+    assert main(["compile", "toy.yaml", "--allow-leak"]) == 2
+    assert "--allow-code" in capsys.readouterr().err
