@@ -14,8 +14,10 @@ from typing import (
     Generic,
     Iterable,
     Iterator,
+    List,
     Literal,
     Optional,
+    Sequence,
     Tuple,
     Type,
     TypeVar,
@@ -31,15 +33,35 @@ from .backends.base import Backend, Infer
 from .card import Preprocess
 from .contract import Contract
 from .errors import ImageError, InputError
+from .image.align import align_face
 from .image.files import read_image_rgb
 from .models import CARDS
+from .models.magface import decode as magface
 from .models.pipnet import decode as pipnet
 from .models.pipnet.crop import DetectorCrop
 from .models.scrfd import decode as scrfd
 from .models.scrfd.decode import PROFILES, Profile
-from .results import FaceDetections, FaceLandmarks, Landmarks
+from .results import (
+    Embedding,
+    FaceDetections,
+    FaceEmbeddings,
+    FaceLandmarks,
+    Landmarks,
+    RawOutputs,
+)
 
-__all__ = ["FaceDetector", "FaceModel", "LandmarkDetector", "PhotoLandmarker", "load"]
+__all__ = [
+    "FLIPS",
+    "FaceDetector",
+    "FaceEmbedder",
+    "FaceModel",
+    "LandmarkDetector",
+    "PhotoEmbedder",
+    "PhotoLandmarker",
+    "load",
+]
+
+FLIPS = ("none", "sum")
 
 Result = TypeVar("Result")
 Self = TypeVar("Self", bound="FaceModel[Any]")
@@ -288,9 +310,112 @@ class PhotoLandmarker(FaceModel[FaceLandmarks]):
         self.landmarks.close()
 
 
+class FaceEmbedder(FaceModel[Embedding]):
+    """MagFace or another recogniser on some runtime: ``embedding = model(face_rgb)``.
+
+    The picture is one face, aligned to 112x112 (:func:`~facezoo.image.align.align_face`); of a
+    photo and a detector's faces see :meth:`on_faces`.
+
+    Parameters
+    ----------
+    backend, contract
+        See :class:`FaceModel`.
+    flip
+        ``none``, as MagFace's authors evaluate, or ``sum``: the mirrored face's embedding is added.
+        A sum is about twice as long, so that its length is no quality any more.
+
+    Raises
+    ------
+    InputError
+        If ``flip`` is neither.
+    """
+
+    def __init__(self, backend: Backend, contract: Contract, flip: str = "none") -> None:
+        super().__init__(backend, contract)
+        if flip not in FLIPS:
+            raise InputError(f"flip must be one of {', '.join(FLIPS)}, got {flip!r}")
+        self.flip = flip
+
+    def batch(self, faces_rgb: Sequence[np.ndarray]) -> List[Embedding]:
+        """Embed several aligned faces in one run of the network.
+
+        Parameters
+        ----------
+        faces_rgb
+            Each (H, W, 3), uint8, RGB.
+        """
+        return self._embed(self.backend.infer_batch, faces_rgb)
+
+    def on_faces(self, image_rgb: np.ndarray, faces: FaceDetections) -> FaceEmbeddings:
+        """Align and embed the faces that a detector with landmarks found in a photo.
+
+        Parameters
+        ----------
+        image_rgb
+            The photo, shape (H, W, 3), uint8, RGB.
+        faces
+            Its faces.
+        """
+        return self._on_faces(self.backend.infer, image_rgb, faces)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**super().settings(), "flip": self.flip}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Embedding:
+        return self._embed(lambda images: infer(images[0]), [image_rgb])[0]
+
+    def _embed(
+        self, infer: Callable[[Sequence[np.ndarray]], RawOutputs], faces_rgb: Sequence[np.ndarray]
+    ) -> List[Embedding]:
+        found = magface.decode(infer(faces_rgb))
+        if self.flip == "none":
+            return found
+        mirrored = [np.ascontiguousarray(face[:, ::-1]) for face in faces_rgb]
+        others = magface.decode(infer(mirrored))
+        return [Embedding(one.vector + other.vector) for one, other in zip(found, others)]
+
+    def _on_faces(
+        self, infer: Infer, image_rgb: np.ndarray, faces: FaceDetections
+    ) -> FaceEmbeddings:
+        crops = (align_face(image_rgb, points) for points in faces.landmarks_xy)
+        return FaceEmbeddings(faces, tuple(self._apply(infer, crop) for crop in crops))
+
+
+class PhotoEmbedder(FaceModel[FaceEmbeddings]):
+    """SCRFD, then a recogniser on every face: ``faces = model(photo_rgb)``.
+
+    Parameters
+    ----------
+    detector
+        Finds the faces; a variant with landmarks. Load it with ``threads=1`` for :meth:`stream`,
+        which runs several photos at a time.
+    embedder
+        Embeds them.
+    """
+
+    def __init__(self, detector: FaceDetector, embedder: FaceEmbedder) -> None:
+        super().__init__(embedder.backend, embedder.contract)
+        self.detector = detector
+        self.embedder = embedder
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**self.embedder.settings(), "detector": self.detector.settings()}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceEmbeddings:
+        return self.embedder._on_faces(infer, image_rgb, self.detector(image_rgb))
+
+    def close(self) -> None:
+        """Free the resources of both."""
+        self.detector.close()
+        self.embedder.close()
+
+
 MODELS: Dict[str, Type[FaceModel[Any]]] = {
     "scrfd": FaceDetector,
     "pipnet": LandmarkDetector,
+    "magface": FaceEmbedder,
 }
 
 
@@ -302,6 +427,10 @@ def load(model: Literal["scrfd"], source: Union[str, Path], **options: Any) -> F
 def load(
     model: Literal["pipnet"], source: Union[str, Path], **options: Any
 ) -> LandmarkDetector: ...
+
+
+@overload
+def load(model: Literal["magface"], source: Union[str, Path], **options: Any) -> FaceEmbedder: ...
 
 
 @overload
@@ -326,19 +455,19 @@ def load(
     Parameters
     ----------
     model
-        ``scrfd`` or ``pipnet``.
+        ``scrfd``, ``pipnet`` or ``magface``.
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
     engine, vdsp, preprocess, device_id, threads, provider, precision
         See :func:`facezoo.backends.open_backend`.
     options
         The model's own: ``profile`` of :class:`FaceDetector`, ``meanface`` of
-        :class:`LandmarkDetector`.
+        :class:`LandmarkDetector`, ``flip`` of :class:`FaceEmbedder`.
 
     Returns
     -------
     FaceModel
-        :class:`FaceDetector` or :class:`LandmarkDetector`.
+        :class:`FaceDetector`, :class:`LandmarkDetector` or :class:`FaceEmbedder`.
 
     Raises
     ------

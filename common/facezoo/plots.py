@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 import numpy as np
 
 from .errors import BackendUnavailable, InputError
 from .metrics.detection import DetectionReport
 from .metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
+from .metrics.verification import RocCurve
 
-__all__ = ["plot_cumulative_errors", "plot_precision_recall", "plot_sensitivity"]
+__all__ = [
+    "plot_cumulative_errors",
+    "plot_magnitudes",
+    "plot_precision_recall",
+    "plot_reject_curves",
+    "plot_roc",
+    "plot_sensitivity",
+]
 
 # Colours of Okabe and Ito, which people with any colour vision tell apart, and three line styles
 # for print without colour.
@@ -131,6 +139,124 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
     )
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
+    _save(figure, path)
+
+
+def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
+    """Draw receiver operating characteristics, false accept rates on a logarithmic axis.
+
+    Parameters
+    ----------
+    curves
+        Name of each set, three at most, to its curve.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    lowest = 1.0
+    for (name, curve), (colour, dashes) in zip(curves.items(), STYLES):
+        seen = curve.far > 0
+        lowest = min(lowest, float(curve.far[seen].min()))
+        label = f"{name}: area {curve.area:.5f}"
+        axes.step(
+            curve.far[seen],
+            curve.tar[seen],
+            color=colour,
+            linestyle=dashes,
+            label=label,
+            where="post",
+        )
+    axes.set(
+        title="Verification",
+        xlabel="false accept rate: share of pairs of two people accepted",
+        ylabel="true accept rate: share of pairs of one accepted",
+        xscale="log",
+        xlim=(lowest, 1),
+        ylim=(0, 1.01),
+    )
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude") -> None:
+    """Draw how often each magnitude, or quality on another scale, occurs.
+
+    Parameters
+    ----------
+    magnitudes
+        Shape (N,).
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+    name
+        Of the scale.
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.0))
+    axes.hist(magnitudes, bins="auto", color=STYLES[0][0])
+    axes.set(
+        title=f"{len(magnitudes)} faces, median {np.median(magnitudes):.2f}",
+        xlabel=f"{name}; longer is better",
+        ylabel="faces",
+    )
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    _save(figure, path)
+
+
+def plot_reject_curves(
+    curves: Mapping[str, Tuple[np.ndarray, np.ndarray]],
+    path: Path,
+    fmr: float,
+    band: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None,
+) -> None:
+    """Draw errors against the share of pairs left out, lowest quality first.
+
+    Parameters
+    ----------
+    curves
+        Name of each, three at most, to shares left out and false non-match rates.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+    fmr
+        False match rate of the threshold.
+    band
+        Shares, lower and upper end of a 95 % band, of the first curve.
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    if band is not None:
+        shares, low, high = band
+        axes.fill_between(100 * shares, low, high, color=STYLES[0][0], alpha=0.15, linewidth=0)
+    for (name, (shares, errors)), (colour, dashes) in zip(curves.items(), STYLES):
+        axes.plot(100 * shares, errors, color=colour, linestyle=dashes, label=name)
+    axes.set(
+        title=f"Error versus reject at FMR {fmr:g}",
+        xlabel="pairs left out, lowest quality first, in %",
+        ylabel="false non-match rate of the rest",
+        xlim=(0, 100),
+    )
+    axes.set_ylim(bottom=0)
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.legend(loc="best")
     _save(figure, path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 __all__ = [
     "Embedding",
     "FaceDetections",
+    "FaceEmbeddings",
     "FaceLandmarks",
     "Landmarks",
     "Placement",
@@ -157,8 +158,43 @@ class Embedding:
         """The vector's direction, shape (D,), float32, length 1: who the face is."""
         return np.asarray(self.vector / self.norm, dtype=np.float32)
 
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the embedding as JSON values; every float32 keeps its exact value."""
+        return {"norm": self.norm, "embedding": self.vector.tolist()}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Embedding:
+        """Read back what :meth:`to_dict` wrote."""
+        return cls(np.array(entry["embedding"], np.float32))
+
     def __repr__(self) -> str:
         return f"Embedding({len(self.vector)} values, norm {self.norm:.2f})"
+
+
+@dataclass(frozen=True)
+class FaceEmbeddings:
+    """The faces of one photo with the embedding of each.
+
+    Attributes
+    ----------
+    faces
+        What the detector found.
+    embeddings
+        One a face.
+    """
+
+    faces: FaceDetections
+    embeddings: Tuple[Embedding, ...]
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the faces as JSON values, each with its embedding."""
+        entry = self.faces.to_dict()
+        for face, embedding in zip(entry["faces"], self.embeddings):
+            face.update(embedding.to_dict())
+        return entry
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .image.files import write_bytes
 from .models import find_card
 from .models.pipnet.decode import load_meanface
 
-__all__ = ["fill_from_names", "tiny_pipnet", "tiny_scrfd"]
+__all__ = ["fill_from_names", "tiny_magface", "tiny_pipnet", "tiny_scrfd"]
 
 Weights = Tuple[np.ndarray, np.ndarray]  # of a convolution: kernel and bias
 
@@ -142,6 +142,53 @@ def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
         return kernel, offsets[output.name].ravel()
 
     return _write_heads(Path(path), card, card.preprocess.input_hw, weights_of)
+
+
+def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
+    """Write a graph with a recogniser's contract: a coarse grey picture times a fixed matrix.
+
+    Pictures that look alike get embeddings that lie near each other, and mirrored ones others.
+
+    Parameters
+    ----------
+    path
+        The .onnx file to write; its folder is made if needed.
+    card_id
+        The card whose contract it carries.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    card = find_card(card_id)
+    (output,), (height, width) = card.outputs, card.preprocess.input_hw
+    side = 16
+    cells = 3 * (height // side) * (width // side)
+    matrix = np.random.default_rng(2026).normal(0.0, 1.0, (cells, output.channels))
+    weights = [
+        numpy_helper.from_array(matrix.astype(np.float32), "weight"),
+        numpy_helper.from_array(np.array([-1, cells], np.int64), "shape"),
+    ]
+    nodes = [
+        helper.make_node(
+            "AveragePool", [card.input_name], ["cells"], kernel_shape=[side] * 2, strides=[side] * 2
+        ),
+        helper.make_node("Reshape", ["cells", "shape"], ["row"]),
+        helper.make_node("MatMul", ["row", "weight"], [output.name]),
+    ]
+    shapes = ((card.input_name, 3, height, width), (output.name, output.channels))
+    image, embedding = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, *shape in shapes
+    )
+    graph = helper.make_graph(nodes, "tiny_magface", [image], [embedding], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    helper.set_model_props(model, Contract.from_card(card).to_metadata())
+    write_bytes(Path(path), model.SerializeToString())
+    return Path(path)
 
 
 def _write_heads(

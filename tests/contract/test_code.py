@@ -35,7 +35,7 @@ LAYERS = (
     ("contract", "weights", "runs", "datasets.*", "backends.*", "vacc.*", "graph_info", "testing"),
     ("export",),
     ("models.*",),
-    ("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject"),
+    ("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
     ("cli.*",),
 )
 TORCH_PARTS = (

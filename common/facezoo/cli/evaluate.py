@@ -6,6 +6,8 @@ r"""Metrics of result files, or of a model on photos, against ground truth.
   facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
       --model_prefix_path onnx/scrfd_500m_bnkps.onnx --save_dir ledger --ledger ledger.json
   facezoo evaluate pipnet --pred runstream_output/results.json --gt WFLW --plot ced.png
+  facezoo evaluate verification --images people --detector onnx/scrfd_500m_bnkps.onnx \
+      --model_prefix_path onnx/w600k_mbf.onnx --json people.json
 
 facezoo prepare widerface says where photos and ground truth come from.
 """
@@ -21,7 +23,7 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 
 from .. import __version__
 from ..backends import open_backend
@@ -32,9 +34,12 @@ from ..evaluate import detect_folder, ledger_of
 from ..image.files import write_bytes
 from ..metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
 from ..metrics.landmarks import NORMALIZERS
+from ..metrics.verification import share_interval
+from ..metrics.verification_report import SCHEMA as VERIFICATION_SCHEMA
 from ..models.pipnet.evaluation import evaluate_results
 from ..models.scrfd.decode import PROFILES
-from ..pipeline import FaceDetector, load
+from ..pipeline import FLIPS, FaceDetector, FaceEmbedder, PhotoEmbedder, load
+from ..recognition import PeopleReport, evaluate_people
 from ..report import (
     LEDGER_SCHEMA,
     Measurement,
@@ -43,7 +48,7 @@ from ..report import (
     render_ledger,
 )
 from ..vacc.artifact import read_artifact
-from .options import add_flag, add_runtime_options, progress, runtime_of
+from .options import add_flag, add_model_options, add_runtime_options, progress, runtime_of
 
 __all__ = ["add_widerface_options", "configure", "evaluate_widerface", "run"]
 
@@ -74,6 +79,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_landmark_options(pipnet)
     pipnet.set_defaults(evaluate=_evaluate_landmarks)
+    people = models.add_parser(
+        "verification",
+        help="recognition accuracy over a folder of people",
+        description="All pairs of one person and as many of two, from a folder a person.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    _add_people_options(people)
+    people.set_defaults(evaluate=_evaluate_people)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -388,6 +402,94 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
         text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
         write_bytes(args.json, text.encode())
     return 0
+
+
+# Recognition -----------------------------------------------------------------------------------
+
+
+def _add_people_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="pictures, one folder a person"
+    )
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        metavar="PREFIX",
+        help="SCRFD, to find and align the largest face; without it a picture is taken as it is",
+    )
+    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs of two people")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
+    )
+    parser.add_argument("--dataset", default="", metavar="NAME", help="what the numbers are of")
+    add_model_options(parser)
+
+
+def _evaluate_people(args: argparse.Namespace) -> int:
+    runtime = runtime_of(args)
+    embedder = load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    if args.detector is None:
+        model: Union[FaceEmbedder, PhotoEmbedder] = embedder
+    else:
+        # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
+        runtime = {**runtime, "vdsp": None, "threads": 1}
+        model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
+    name = args.dataset or args.images.name
+    with model:
+        report = evaluate_people(model, args.images, name, seed=args.seed, progress=progress)
+        print(
+            f"a face in {report.with_face} of {report.pictures} pictures of {report.people} people"
+        )
+        print("\n".join(report.verification.lines()))
+        if args.record:
+            record_measurement(args.record, _people_measurement(args, embedder, report))
+    if args.json:
+        counts = {"pictures": report.pictures, "with_face": report.with_face}
+        entry = {"schema": VERIFICATION_SCHEMA, **counts, "sets": [report.verification.to_dict()]}
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from ..plots import plot_roc
+
+        plot_roc({name: report.verification.roc}, args.plot)
+    return 0
+
+
+def _people_measurement(
+    args: argparse.Namespace, embedder: FaceEmbedder, report: PeopleReport
+) -> Measurement:
+    found = report.verification
+    low, high = share_interval(found.best_accuracy, found.genuine + found.impostors)
+    crop = "aligned" if args.detector else "not aligned"
+    detector = f"--detector {_short(args.detector)} " if args.detector else ""
+    return Measurement(
+        card=embedder.contract.card_id,
+        build=_dtype(args.model_prefix_path),
+        engine=f"{embedder.backend.name} {embedder.backend.version}",
+        dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}",
+        settings={
+            "faces found": report.with_face,
+            "pairs of one person": found.genuine,
+            "pairs of two": f"{found.impostors} (seed {args.seed})",
+            "best threshold: cosine": round(found.threshold.cosine, 4),
+            "flip": args.flip,
+        },
+        metrics={
+            "accuracy at the best threshold": Metric(
+                round(100 * found.best_accuracy, 3), "%", True
+            ),
+            "95 % from": Metric(round(100 * low, 3), "%", True),
+            "95 % to": Metric(round(100 * high, 3), "%", True),
+            "10-fold accuracy": Metric(round(100 * found.accuracy, 3), "%", True),
+        },
+        images_per_second=round(report.images_per_second, 1),
+        machine=_machine(),
+        command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "
+        f"{_short(args.model_prefix_path)}",
+    )
 
 
 # What is printed -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ __all__ = ["configure", "render_build", "render_recipes", "run"]
 RECIPES: Dict[str, Tuple[str, str, str, str]] = {
     "scrfd": ("face_detection/scrfd", "official", "insightface", "scrfd_500m_bnkps"),
     "pipnet": ("face_alignment/pipnet", "official", "official", "pip_resnet18"),
+    "magface": ("face_recognition/magface", "official", "official", "magface_iresnet100"),
 }
 
 _HEADER = """\

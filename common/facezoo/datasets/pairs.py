@@ -21,6 +21,7 @@ __all__ = [
     "FeatureList",
     "FeaturePairs",
     "feature_line",
+    "people_pairs",
     "read_bin",
     "read_feature_list",
     "read_feature_pairs",
@@ -133,6 +134,45 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
         names.append(name)
         vectors.append(vector)
     return FeatureList(tuple(names), np.array(vectors))
+
+
+def people_pairs(people: Sequence[str], seed: int = 0) -> Tuple[np.ndarray, np.ndarray]:
+    """Choose pairs of pictures: all that show one person, and as many of two people.
+
+    Parameters
+    ----------
+    people
+        Who each picture shows.
+    seed
+        Of the choice among pairs of two people, each taken once at most, and of the order.
+
+    Returns
+    -------
+    pairs : numpy.ndarray
+        Shape (P, 2): indices of pictures. Genuine and impostor pairs take turns, so that every
+        fold holds both.
+    is_same : numpy.ndarray
+        Shape (P,), bool.
+
+    Raises
+    ------
+    DatasetError
+        If no person has two pictures, or there are fewer pairs of two people than of one.
+    """
+    numbers = np.unique(np.asarray(people), return_inverse=True)[1].ravel()
+    pairs = np.stack(np.triu_indices(len(numbers), k=1), axis=1)
+    same = numbers[pairs[:, 0]] == numbers[pairs[:, 1]]
+    genuine, impostors = pairs[same], pairs[~same]
+    if not len(genuine) or len(impostors) < len(genuine):
+        raise DatasetError(
+            f"{len(numbers)} pictures of {len(set(people))} people make {len(genuine)} pairs of "
+            f"one person and {len(impostors)} of two; expected at least one of the first and as "
+            "many of the second"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = impostors[rng.choice(len(impostors), len(genuine), replace=False)]
+    both = np.stack([rng.permutation(genuine), chosen], axis=1).reshape(-1, 2)
+    return both, np.tile([True, False], len(genuine))
 
 
 def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Tuple
 
 import numpy as np
+from scipy import special
 
 from ..errors import InputError
 
@@ -20,6 +21,7 @@ __all__ = [
     "RejectCurve",
     "error_versus_discard",
     "error_versus_reject",
+    "ofiq_score",
     "pair_quality",
     "spearman",
 ]
@@ -31,6 +33,12 @@ DISCARD_LIMIT = 0.95  # source: arXiv:2103.05977, upper bound of the area over t
 PARTIAL_LIMIT = 0.30  # a share that a deployment might really refuse
 DISCARDS = np.linspace(0.0, DISCARD_LIMIT, 96)
 RESAMPLES = 1000
+
+# The sigmoid that the reference software of ISO/IEC 29794-5 puts the magnitude of its own MagFace
+# network (iResNet-50) through, and its upper end.
+# source: OFIQ-Project@028f590 OFIQlib/modules/measures/src/UnifiedQualityScore.cpp, h, x0, w;
+# formula and rounding in OFIQlib/modules/measures/Measure.h, ScalarConversion
+OFIQ_HEIGHT, OFIQ_CENTRE, OFIQ_WIDTH = 100.0, 23.0, 2.6
 CONFIDENCE = (0.025, 0.975)
 
 
@@ -117,6 +125,35 @@ def pair_quality(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     lengths = [np.linalg.norm(np.asarray(x, dtype=np.float64), axis=1) for x in (first, second)]
     return np.asarray(np.minimum(*lengths))
+
+
+def ofiq_score(magnitudes: np.ndarray) -> np.ndarray:
+    """Map MagFace magnitudes to 0..100 as OFIQ maps those of its own network.
+
+    Parameters
+    ----------
+    magnitudes
+        Any shape: lengths of embeddings. OFIQ's constants belong to its iResNet-50 and its way of
+        cropping; magnitudes of another network or alignment give numbers on the same scale that
+        are not OFIQ's.
+
+    Returns
+    -------
+    numpy.ndarray
+        Same shape, float64, whole numbers from 0 to 100; higher is better.
+
+    Examples
+    --------
+    >>> ofiq_score(np.array([0.0, 20.4, 23.0, 25.6, 60.0])).tolist()
+    [0.0, 27.0, 50.0, 73.0, 100.0]
+
+    References
+    ----------
+    .. [1] ISO/IEC 29794-5, unified quality score; OFIQ-Project@028f590.
+    """
+    # Halves are rounded away from zero there, and to even numbers by NumPy.
+    share = special.expit((np.asarray(magnitudes, dtype=np.float64) - OFIQ_CENTRE) / OFIQ_WIDTH)
+    return np.asarray(np.floor(OFIQ_HEIGHT * share + 0.5))
 
 
 def _check(

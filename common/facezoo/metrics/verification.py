@@ -28,7 +28,10 @@ __all__ = [
     "facenet_evaluation",
     "k_fold_accuracy",
     "operating_points",
+    "pool_templates",
     "roc_curve",
+    "share_interval",
+    "tar_at_nearest_far",
 ]
 
 FOLDS = 10  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py --test-folds
@@ -48,6 +51,7 @@ MIN_FALSE_ACCEPTS = 10
 # Two intervals of 97.5 % hold together with at least 95 %.
 TAIL = 0.0125
 Z = float(special.ndtri(1.0 - TAIL))
+Z_95 = float(special.ndtri(0.975))
 
 
 @dataclass(frozen=True)
@@ -641,11 +645,23 @@ def _operating_point(genuine: np.ndarray, impostors: np.ndarray, far: float) -> 
     )
 
 
-def _wilson(share: float, count: int) -> Tuple[float, float]:
-    """Return Wilson's interval of 97.5 % for a share of a number of independent trials."""
-    spread = Z * math.sqrt(share * (1.0 - share) / count + Z * Z / (4.0 * count * count))
-    centre = share + Z * Z / (2.0 * count)
-    scale = 1.0 + Z * Z / count
+def share_interval(share: float, count: int) -> Tuple[float, float]:
+    """Return Wilson's 95 % interval for a share of a number of independent trials.
+
+    Examples
+    --------
+    >>> low, high = share_interval(1.0, 2700)
+    >>> round(low, 4), round(high, 4)
+    (0.9986, 1.0)
+    """
+    return _wilson(share, count, Z_95)
+
+
+def _wilson(share: float, count: int, z: float = Z) -> Tuple[float, float]:
+    """Return Wilson's interval for a share of independent trials; of 97.5 % by default."""
+    spread = z * math.sqrt(share * (1.0 - share) / count + z * z / (4.0 * count * count))
+    centre = share + z * z / (2.0 * count)
+    scale = 1.0 + z * z / count
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
@@ -681,3 +697,92 @@ def best_threshold(cosines: np.ndarray, is_same: np.ndarray) -> Tuple[Threshold,
     best = int(np.argmax(right))
     accuracy = right[best] / (len(genuine) + len(impostors))
     return Threshold.from_cosine(float(between[best])), float(accuracy)
+
+
+def pool_templates(
+    vectors: np.ndarray,
+    templates: np.ndarray,
+    medias: np.ndarray,
+    *,
+    weighted: bool = False,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Join the embeddings of each template, as the IJB protocols want it.
+
+    A medium is a still or the frames of one video, whose embeddings are averaged first, so that a
+    long video counts as much as a still. A template is the mean of its media.
+
+    Parameters
+    ----------
+    vectors
+        Shape (N, D), one a picture, as the network gives them.
+    templates, medias
+        Shape (N,), whole numbers: which template and which medium a picture belongs to.
+    weighted
+        Average the media as they are, so that long (that is, good) ones count more: the rows that
+        MagFace's paper marks with a plus. Otherwise each medium is brought to length 1 first.
+
+    Returns
+    -------
+    ids : numpy.ndarray
+        Shape (T,), the templates, ascending.
+    pooled : numpy.ndarray
+        Shape (T, D), float64, not normalised.
+
+    Raises
+    ------
+    InputError
+        If shapes differ, there is nothing, or a medium's mean is all zero or not finite.
+
+    References
+    ----------
+    .. [1] MagFace@99bae61, ``eval/eval_recognition/eval_ijb.py``, ``image2template_feature``.
+    """
+    vectors = np.asarray(vectors, dtype=np.float64)
+    keys = np.stack([np.asarray(templates), np.asarray(medias)], axis=1)
+    if vectors.ndim != 2 or not len(vectors) or keys.shape != (len(vectors), 2):
+        raise InputError(
+            f"templates need embeddings (N, D) and two numbers each, got {vectors.shape} and "
+            f"{keys.shape}"
+        )
+    units, media = _group_means(keys, vectors)
+    lengths = np.linalg.norm(media, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0.0)))
+    if len(bad):
+        raise InputError(
+            f"medium {units[bad[0], 1]} of template {units[bad[0], 0]} has a mean embedding that "
+            "is all zero or not finite; extract the features again"
+        )
+    ids, pooled = _group_means(units[:, :1], media if weighted else media / lengths[:, None])
+    return ids[:, 0], pooled
+
+
+def _group_means(keys: np.ndarray, rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Average the rows of equal keys."""
+    unique, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return unique, np.add.reduceat(rows[order], starts, axis=0) / counts[:, None]
+
+
+def tar_at_nearest_far(roc: RocCurve, fars: Sequence[float]) -> List[float]:
+    """Read true accept rates off a curve as MagFace's IJB script does, however few impostors.
+
+    Parameters
+    ----------
+    roc
+        The curve.
+    fars
+        False accept rates.
+
+    Returns
+    -------
+    list of float
+        At the point whose rate is nearest; the highest of several, and of two at the same distance
+        the one with more false accepts.
+
+    References
+    ----------
+    .. [1] MagFace@99bae61, ``eval/eval_recognition/eval_ijb.py``, ``perform_verification``.
+    """
+    far, tar = roc.far[::-1], roc.tar[::-1]
+    return [float(tar[int(np.argmin(np.abs(far - rate)))]) for rate in fars]

@@ -1,0 +1,93 @@
+"""Embed faces: of aligned crops, of a list of them, or of photos with a detector in front.
+
+Writes SAVE_DIR/results.json, feat.list (the authors' text), embeddings.npz, and with --pairs
+pairs.csv. Interrupted, the same command goes on where it was.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import facezoo
+from facezoo import recognition
+from facezoo.cli import options
+from facezoo.datasets.image_list import read_paths
+from facezoo.image.files import find_images, relative_names, write_bytes
+from facezoo.pipeline import FLIPS, PhotoEmbedder
+from facezoo.runs import RunFolder, fingerprint_files
+
+LISTS = (".list", ".txt")
+OWNED = ("results.json", "feat.list", "embeddings.npz", "pairs.csv")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(
+        parser, "--file_path", type=Path, required=True, help="a picture, a folder, or a list"
+    )
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        metavar="PREFIX",
+        help="SCRFD, to find and align faces; without it a picture is an aligned face",
+    )
+    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
+    parser.add_argument(
+        "--pairs", type=Path, metavar="LIST", help="print the similarity of each line's two names"
+    )
+    options.add_model_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def find_pictures(file_path: Path):
+    if file_path.suffix in LISTS:
+        names = read_paths(file_path)
+        return recognition.resolve_names(names, file_path), names
+    paths = find_images(file_path)
+    return paths, relative_names(paths, file_path)
+
+
+def open_model(args: argparse.Namespace):
+    runtime = options.runtime_of(args)
+    embedder = facezoo.load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    if args.detector is None:
+        return embedder
+    # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
+    runtime = {**runtime, "vdsp": None, "threads": 1}
+    return PhotoEmbedder(facezoo.load("scrfd", args.detector, **runtime), embedder)
+
+
+def run(args: argparse.Namespace) -> int:
+    paths, names = find_pictures(args.file_path)
+    name_of = dict(zip(paths, names))
+    with open_model(args) as model, RunFolder(
+        args.save_dir,
+        command="magface_vsx",
+        settings=model.settings(),
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=OWNED,
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = model.stream(paths[done:])
+        for path, found in options.progress(results, len(paths) - done, args.quiet):
+            folder.record(name_of[path], found)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            recognition.finish_embeddings(folder)
+        if args.pairs:
+            table = recognition.compare_listed(args.save_dir, args.pairs)
+            write_bytes(args.save_dir / "pairs.csv", table.to_csv().encode())
+            print("\n".join(table.lines()))
+        return options.report_run(folder, len(paths), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

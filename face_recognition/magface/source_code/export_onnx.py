@@ -1,0 +1,67 @@
+"""Make the ONNX that vamc takes, from a checkpoint of the authors or from a released ONNX.
+
+Nothing is written before the new graph has been compared with its source in ONNX Runtime.
+
+    python ../source_code/export_onnx.py --onnx w600k_mbf --output onnx/w600k_mbf.onnx
+"""
+
+import argparse
+from pathlib import Path
+
+from facezoo import weights
+from facezoo.cli.options import add_batch_option, import_torch_part, make_parser, run_command
+from facezoo.errors import InputError
+from facezoo.models.magface.card import CARDS
+
+VARIANTS = {card_id: card_id[len("magface_") :] for card_id in CARDS if card_id[:4] == "magf"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint", help="a .pth, or the name `facezoo list` shows it under; needs torch"
+    )
+    source.add_argument(
+        "--onnx", help="a released .onnx, or the name `facezoo download` fetched it under"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    parser.add_argument(
+        "--arch", choices=list(VARIANTS.values()), help="of a checkpoint, which does not say it"
+    )
+    parser.add_argument("--card", choices=CARDS, help="of an .onnx that is not known by its sha256")
+    add_batch_option(parser)
+    return parser
+
+
+def find_source(name: str) -> Path:
+    return Path(name) if Path(name).suffix in (".onnx", ".pth") else weights.find(name)
+
+
+def run(args: argparse.Namespace) -> int:
+    if (args.arch is None) != (args.checkpoint is None) or (args.card and args.checkpoint):
+        raise InputError("--arch goes with --checkpoint, and --card with --onnx")
+    if args.checkpoint:
+        checkpoint = import_torch_part("facezoo.models.magface.checkpoint")
+        worst = checkpoint.export_checkpoint(
+            find_source(args.checkpoint), args.arch, args.output, batch=args.batch
+        )
+        card = CARDS[f"magface_{args.arch}"]
+    else:
+        # Imported here, since the help needs no onnx.
+        from facezoo.models.magface.graph import export_released
+
+        card, worst = export_released(
+            find_source(args.onnx), args.output, card_id=args.card, batch=args.batch
+        )
+    print(f"{args.output}: {card.id}, output {' '.join(card.output_names)}")
+    print(f"largest difference from the source, of the output's root mean square: {worst:.2e}")
+    return 0
+
+
+def main(argv=None) -> int:
+    return run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
