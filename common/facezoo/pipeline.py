@@ -362,6 +362,10 @@ class FaceEmbedder(FaceModel[Embedding]):
         """Return what decides the results, as JSON values for a run's fingerprint."""
         return {**super().settings(), "flip": self.flip}
 
+    def embed(self, infer: Infer, image_rgb: np.ndarray) -> Embedding:
+        """Embed one aligned face with the backend's single or its threaded ``infer``."""
+        return self._apply(infer, image_rgb)
+
     def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Embedding:
         return self._embed(lambda images: infer(images[0]), [image_rgb])[0]
 

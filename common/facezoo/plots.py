@@ -209,7 +209,7 @@ def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude")
     axes.hist(magnitudes, bins="auto", color=STYLES[0][0])
     axes.set(
         title=f"{len(magnitudes)} faces, median {np.median(magnitudes):.2f}",
-        xlabel=f"{name}; longer is better",
+        xlabel=f"{name}; higher is better",
         ylabel="faces",
     )
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)

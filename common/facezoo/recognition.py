@@ -24,10 +24,24 @@ from typing import (
 import numpy as np
 
 from .backends.base import map_in_order, usable_cores
+from .datasets.face_sets import read_set
 from .datasets.image_list import read_lines
-from .datasets.pairs import feature_line, people_pairs
+from .datasets.pairs import (
+    FeatureList,
+    feature_line,
+    people_pairs,
+    read_bin,
+    read_feature_pairs,
+)
 from .errors import DatasetError, ImageError, InputError, RunFolderError
-from .image.files import find_images, read_image_rgb, relative_names, write_bytes
+from .image.files import (
+    decode_image_rgb,
+    find_images,
+    read_image_rgb,
+    relative_names,
+    write_bytes,
+)
+from .metrics.quality import ofiq_score
 from .metrics.verification import best_threshold, cosine_similarity
 from .metrics.verification_report import VerificationReport, verify_pairs
 from .pipeline import FaceEmbedder, PhotoEmbedder
@@ -42,10 +56,13 @@ __all__ = [
     "PeopleReport",
     "Similarities",
     "compare_listed",
+    "evaluate_encoded",
     "evaluate_people",
+    "evaluate_set",
     "extract_features",
     "finish_embeddings",
     "largest_face",
+    "rank_by_magnitude",
     "resolve_names",
     "stream_batches",
     "write_features",
@@ -352,9 +369,6 @@ def extract_features(
             f"{str(feature_list)!r} exists and whose it is cannot be told; name another file or "
             "use --overwrite to start anew"
         )
-    name_of = dict(zip(paths, names))
-    if len(name_of) != len(paths):
-        raise InputError(f"the list of {str(feature_list)!r} names a picture twice; remove one")
     with RunFolder(
         run,
         command="gen_feat",
@@ -370,10 +384,10 @@ def extract_features(
         done = folder.completed(list(names))
         started = time.perf_counter()
         found = progress(stream_batches(model, paths[done:], batch), len(paths) - done)
-        for path, result in found:
+        for name, (_, result) in zip(names[done:], found):
             if isinstance(result, ImageError) and missing == "fatal":
                 raise result
-            folder.record(name_of[path], result)
+            folder.record(name, result)
         seconds = time.perf_counter() - started
         if not folder.finished:
             write_features(folder.entries(), feature_list, feature_list.with_suffix(".npz"))
@@ -444,3 +458,114 @@ def _main_vector(result: Union[Embedding, FaceEmbeddings]) -> Optional[np.ndarra
         return None
     sides = result.faces.boxes_xyxy[:, 2:] - result.faces.boxes_xyxy[:, :2]
     return result.embeddings[int(np.argmax(sides.prod(axis=1)))].vector
+
+
+def evaluate_set(
+    model: FaceEmbedder,
+    folder: Path,
+    feature_list: Path,
+    *,
+    protocol: str = "authors",
+    batch: int = 1,
+    overwrite: bool = False,
+    progress: Progress = lambda items, total: items,
+) -> VerificationReport:
+    """Extract the features of one of the authors' sets, and evaluate its pairs.
+
+    Parameters
+    ----------
+    model
+        The network.
+    folder
+        The set: ``img.list``, ``pair.list`` and the pictures.
+    feature_list
+        Where the features go; an earlier start's are kept.
+    protocol
+        Of the accuracy.
+    batch, overwrite, progress
+        As for :func:`extract_features`.
+
+    Raises
+    ------
+    DatasetError
+        If the set is not whole.
+    ImageError
+        If a picture cannot be read, since a pair needs both.
+    """
+    faces = read_set(folder)
+    extract_features(
+        model,
+        faces.paths,
+        faces.names,
+        feature_list,
+        batch=batch,
+        missing="fatal",
+        overwrite=overwrite,
+        progress=progress,
+    )
+    pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")
+    return verify_pairs(
+        Path(folder).name, pairs.first, pairs.second, pairs.is_same, protocol=protocol
+    )
+
+
+def evaluate_encoded(
+    model: FaceEmbedder,
+    path: Path,
+    *,
+    protocol: str = "authors",
+    progress: Progress = lambda items, total: items,
+) -> VerificationReport:
+    """Evaluate one of insightface's ``.bin`` sets, which is read without running anything in it.
+
+    Parameters
+    ----------
+    model
+        The network.
+    path
+        Such as ``lfw.bin``.
+    protocol
+        Of the accuracy.
+    progress
+        Wraps the loop.
+
+    Raises
+    ------
+    DatasetError
+        If the file is no such set.
+    ImageError
+        If a picture of it cannot be decoded.
+    """
+    encoded = read_bin(path)
+
+    def one(infer: Any, index: int) -> np.ndarray:
+        image = decode_image_rgb(encoded.images[index], f"{Path(path).name}: picture {index}")
+        return model.embed(infer, image).vector
+
+    found = model.backend.map(one, range(len(encoded.images)))
+    vectors = np.array(list(progress(found, len(encoded.images))), np.float64)
+    return verify_pairs(
+        Path(path).stem, vectors[0::2], vectors[1::2], encoded.is_same, protocol=protocol
+    )
+
+
+def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[Tuple[str, float]]:
+    """Rank pictures by the lengths of their embeddings, which MagFace makes their quality.
+
+    Parameters
+    ----------
+    features
+        As the network gives them.
+    scale
+        ``magnitude``, rounded to two digits as the authors print it, or ``ofiq``: 0 to 100, see
+        :func:`~facezoo.metrics.quality.ofiq_score`.
+
+    Returns
+    -------
+    list of tuple
+        Name and value, worst first.
+    """
+    lengths = np.linalg.norm(features.vectors, axis=1)
+    order = np.argsort(lengths, kind="stable")
+    shown = ofiq_score(lengths) if scale == "ofiq" else [round(one, 2) for one in lengths.tolist()]
+    return [(features.names[index], float(shown[index])) for index in order]

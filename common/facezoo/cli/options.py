@@ -13,12 +13,14 @@ from types import FrameType
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
 
 from ..backends import ENGINES
-from ..errors import BackendUnavailable, FaceZooError
+from ..contract import read_contract, sha256_of
+from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..runs import RunFolder
 
 __all__ = [
     "EXIT_SOME_REFUSED",
     "add_batch_option",
+    "add_embedder_options",
     "add_flag",
     "add_model_options",
     "add_run_options",
@@ -26,6 +28,7 @@ __all__ = [
     "add_shape_options",
     "import_torch_part",
     "make_parser",
+    "open_embedder",
     "progress",
     "report_run",
     "run_command",
@@ -106,6 +109,79 @@ def add_runtime_options(group: Any) -> None:
         default="f32",
         help="what OpenVINO computes in; bf16 is faster on CPUs that have it",
     )
+
+
+def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags that say which recogniser runs; :func:`open_embedder` reads them.
+
+    Returns
+    -------
+    argument group
+        Of the three sources, of which one at most may be given.
+    """
+    group = parser.add_argument_group("model")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
+        "--resume", type=Path, metavar="CKPT", help="a checkpoint of the authors; needs torch"
+    )
+    source.add_argument("--onnx", type=Path, help="what export_onnx.py has written")
+    add_flag(source, "--model_prefix_path", type=Path, metavar="PREFIX", help="an artifact")
+    group.add_argument("--arch", default="iresnet100", help="of the checkpoint")
+    group.add_argument(
+        "--flip", choices=("none", "sum"), default="none", help="add the mirrored face's embedding"
+    )
+    add_flag(
+        group,
+        "--batch_size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures a run of the network; 1 gives every core its own, the fastest on a CPU",
+    )
+    add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
+    add_runtime_options(group)
+    return source
+
+
+def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
+    """Open the recogniser of :func:`add_embedder_options`.
+
+    Parameters
+    ----------
+    args
+        Parsed.
+    workspace
+        A checkpoint is exported into it, once, and compared with PyTorch.
+
+    Returns
+    -------
+    facezoo.pipeline.FaceEmbedder
+
+    Raises
+    ------
+    InputError
+        If none is named.
+    """
+    # Imported here because it takes most of a command's start.
+    from ..pipeline import load
+
+    source = args.onnx or args.model_prefix_path
+    if args.resume:
+        source = workspace / f"{args.resume.stem}_{args.arch}.onnx"
+        if not _is_export_of(source, args.resume):
+            part = import_torch_part("facezoo.models.magface.checkpoint")
+            worst = part.export_checkpoint(args.resume, args.arch, source)
+            print(f"{source}: from {args.resume}, largest difference from torch {worst:.2e}")
+    if source is None:
+        raise InputError("which network? give --resume CKPT, --onnx FILE or --model_prefix_path")
+    return load("magface", source, flip=args.flip, **runtime_of(args))
+
+
+def _is_export_of(graph: Path, checkpoint: Path) -> bool:
+    """Tell whether a graph was made of a checkpoint by an earlier start."""
+    if not graph.exists() or not checkpoint.exists():
+        return False
+    return read_contract(graph).source_sha256 == sha256_of(checkpoint)
 
 
 def runtime_of(args: argparse.Namespace) -> Dict[str, Any]:

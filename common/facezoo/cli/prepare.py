@@ -1,6 +1,7 @@
 """Unpack a data set and check that it is complete.
 
-facezoo prepare widerface --help says where the archives are and how to name them.
+facezoo prepare widerface --help says where the archives are and how to name them, and so does
+facezoo prepare lfw_cfp_agedb --help for the verification sets of face recognition.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..datasets.face_sets import check_sets, unpack_sets
 from ..datasets.widerface import (
     GROUND_TRUTH_FOLDER,
     PHOTOS_FOLDER,
@@ -31,6 +33,16 @@ The WIDER FACE validation set is two archives, to be fetched by hand (for resear
       --images-zip WIDER_val.zip --ground-truth-zip eval_tools.zip
 """
 
+FACES_FROM = """\
+The verification sets are one archive with aligned faces, to be fetched by hand (for research only):
+
+  lfw_cfp_agedb.tar    lfw, cfp and agedb, each with img.list, pair.list and its pictures
+      https://pan.baidu.com/s/1ekuNnIWa6kwtsPuwRZaDmQ (code fz3h)
+      https://github.com/IrvingMeng/MagFace, Evaluation, has further addresses
+
+  facezoo prepare lfw_cfp_agedb --to data --tar lfw_cfp_agedb.tar
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add one sub-command per data set."""
@@ -52,6 +64,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ground-truth-zip", type=Path, metavar="ZIP", help="unpack *.mat from eval_tools.zip"
     )
     widerface.set_defaults(prepare=prepare_widerface)
+    faces = datasets.add_parser(
+        "lfw_cfp_agedb",
+        help="LFW, CFP-FP and AgeDB-30 as MagFace's authors pack them, for face recognition",
+        description=FACES_FROM,
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    faces.add_argument(
+        "--to", type=Path, default=Path("data"), metavar="DIR", help="folder of the three sets"
+    )
+    faces.add_argument("--tar", type=Path, metavar="TAR", help="unpack lfw_cfp_agedb.tar")
+    faces.set_defaults(prepare=prepare_lfw_cfp_agedb)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,4 +114,34 @@ def prepare_widerface(args: argparse.Namespace) -> int:
     print(f"complete: {events} events, {photos} photos, {faces} faces")
     print(f"photos:       {args.to / PHOTOS_FOLDER}")
     print(f"ground truth: {args.to / GROUND_TRUTH_FOLDER}")
+    return 0
+
+
+def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
+    """Unpack the archive if it was given, then check all.
+
+    Parameters
+    ----------
+    args
+        ``to``, ``tar``.
+
+    Returns
+    -------
+    int
+        0 if the sets are complete.
+
+    Raises
+    ------
+    DatasetError
+        If the archive cannot be used, or anything is missing; then it is printed where to get it.
+    """
+    if args.tar:
+        print(f"{unpack_sets(args.tar, args.to)} files from {args.tar}")
+    try:
+        found = check_sets(args.to)
+    except DatasetError:
+        print(FACES_FROM)
+        raise
+    for name, pairs in found.items():
+        print(f"{name}: {pairs} pairs, all pictures there")
     return 0

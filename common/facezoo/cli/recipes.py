@@ -17,6 +17,7 @@ from ..card import ModelCard, Preprocess
 from ..errors import GateError, InputError
 from ..image.files import write_bytes
 from ..models import CARDS
+from ..models.magface.serving import render_triton
 from ..vacc.vdsp import render_vdsp
 
 __all__ = ["configure", "render_build", "render_recipes", "run"]
@@ -126,6 +127,9 @@ def render_recipes() -> Dict[str, str]:
         files[f"{folder}/build_in/vdsp_params/{vdsp}-{card.id}-vdsp_params.json"] = params
         for stem in [f"{build}_{card.id}", *([f"{build}_{card.model}"] * (card.id == default))]:
             files[f"{folder}/build_in/build/{stem}.yaml"] = render_build(card, stem)
+        if card.model == "magface":
+            name = f"{folder}/source_code/triton/{card.id}/config.pbtxt"
+            files[name] = render_triton(card)
     return files
 
 

@@ -20,15 +20,17 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import DatasetError, InputError
-from ..image.files import write_bytes
+from ..image.files import find_images, relative_names, write_bytes
 
 __all__ = [
     "ImageList",
     "check_image_list",
     "inside",
+    "list_people",
     "read_image_list",
     "read_lines",
     "read_paths",
+    "renumbered",
     "write_image_list",
 ]
 
@@ -249,6 +251,43 @@ def check_image_list(images: ImageList, root: Optional[Path] = None) -> None:
             f"{len(missing)} of {len(located)} pictures do not exist, the first is {missing[0]!r}; "
             "correct the list or the folder it starts from"
         )
+
+
+def list_people(root: Path) -> ImageList:
+    """List the pictures of a folder that holds one folder a person.
+
+    Parameters
+    ----------
+    root
+        The folder; people are numbered from 0 in the order of their folders' names.
+
+    Returns
+    -------
+    ImageList
+        Paths below the root, with forward slashes.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or no picture in it.
+    DatasetError
+        If a picture lies in no person's folder.
+    """
+    paths = find_images(root)
+    names = relative_names(paths, root)
+    people = [name.rpartition("/")[0] for name in names]
+    if not all(people):
+        raise DatasetError(
+            f"{str(root / names[people.index('')])!r} lies in no person's folder; expected "
+            f"{str(root)!r} to hold one folder a person"
+        )
+    return ImageList(names, np.unique(people, return_inverse=True)[1].astype(np.int64).ravel())
+
+
+def renumbered(images: ImageList) -> ImageList:
+    """Give the people new numbers, from 0 without gaps, in the order of their old ones."""
+    labels = np.unique(images.labels, return_inverse=True)[1].astype(np.int64).ravel()
+    return ImageList(images.paths, labels)
 
 
 def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], form: str) -> None:

@@ -16,18 +16,20 @@ from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Iterator, Optional, Sequence, Tuple, Type
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
 from ..errors import DatasetError
 from .image_list import read_lines
 
-__all__ = ["FaceRecord", "RecordFile"]
+__all__ = ["FaceRecord", "RecordFile", "UnpackedFace", "file_name_of"]
 
 MAGIC = 0xCED7230A  # source: dmlc-core@5295de9 include/dmlc/recordio.h kMagic
 LENGTH_BITS = 29  # source: same file, EncodeLRec
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # source: same file, cflag
+
+_SUFFIX_OF = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png"}
 
 _PART = struct.Struct("<II")
 # source: mxnet@f0e201a python/mxnet/recordio.py IRHeader: flag, label, id, id2
@@ -51,6 +53,40 @@ class FaceRecord:
     key: int
     label: int
     image: bytes
+
+
+@dataclass(frozen=True)
+class UnpackedFace:
+    """Where a picture of a training set went.
+
+    Attributes
+    ----------
+    label
+        Number of the person.
+    file
+        Path below the folder of the pictures, with forward slashes.
+    """
+
+    label: int
+    file: str
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return it as JSON values."""
+        return {"label": self.label, "file": self.file}
+
+
+def file_name_of(record: FaceRecord) -> str:
+    """Name the file a record's picture goes into: ``<label>/<key>.jpg``.
+
+    Raises
+    ------
+    DatasetError
+        If the record holds neither a JPEG nor a PNG.
+    """
+    for magic, suffix in _SUFFIX_OF.items():
+        if record.image.startswith(magic):
+            return f"{record.label}/{record.key}{suffix}"
+    raise DatasetError(f"record {record.key} holds neither a JPEG nor a PNG")
 
 
 class RecordFile:

@@ -17,6 +17,7 @@ from ..errors import ImageError, InputError
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "decode_image_rgb",
     "find_images",
     "names_with_suffix",
     "read_image_rgb",
@@ -62,6 +63,24 @@ def read_image_rgb(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    return decode_image_rgb(data, path)
+
+
+def decode_image_rgb(data: bytes, path: Union[str, Path]) -> np.ndarray:
+    """Decode an encoded picture as :func:`read_image_rgb` does a file.
+
+    Parameters
+    ----------
+    data
+        The encoded picture.
+    path
+        What errors call it.
+
+    Raises
+    ------
+    ImageError
+        If it is empty, no picture, cut short, or larger than 200 megapixels.
+    """
     if not data:
         raise ImageError(f"{str(path)!r} is empty (0 bytes); expected a picture")
     _check_header(data, path)
@@ -79,7 +98,7 @@ def read_image_rgb(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _check_header(data: bytes, path: Path) -> None:
+def _check_header(data: bytes, path: Union[str, Path]) -> None:
     """Refuse what OpenCV would decode half, hang on, or not name."""
     try:
         with warnings.catch_warnings():

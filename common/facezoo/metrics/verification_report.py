@@ -23,7 +23,16 @@ from .verification import (
     share_interval,
 )
 
-__all__ = ["FARS", "PROTOCOLS", "SCHEMA", "VerificationReport", "reports_csv", "verify_pairs"]
+__all__ = [
+    "FARS",
+    "PROTOCOLS",
+    "SCHEMA",
+    "VerificationReport",
+    "describe_point",
+    "point_entry",
+    "reports_csv",
+    "verify_pairs",
+]
 
 SCHEMA = "facezoo.verification/1"
 FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -91,7 +100,7 @@ class VerificationReport:
         if self.validation is not None:
             val, std, far = self.validation
             found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={far:.5f}")
-        return [*found, *(f"    {_describe(point)}" for point in self.points)]
+        return [*found, *(f"    {describe_point(point)}" for point in self.points)]
 
     def to_dict(self) -> Dict[str, Any]:
         """Return everything but the curve as JSON values."""
@@ -107,7 +116,7 @@ class VerificationReport:
             },
             "roc_area": self.roc.area,
             "best_threshold": {**_scales(self.threshold), "accuracy": self.best_accuracy},
-            "operating_points": [_point(point) for point in self.points],
+            "operating_points": [point_entry(point) for point in self.points],
         }
         if self.validation is not None:
             names = ("tar", "tar_std", "far")
@@ -193,7 +202,8 @@ def reports_csv(reports: Sequence[VerificationReport]) -> str:
     return text.getvalue()
 
 
-def _describe(point: OperatingPoint) -> str:
+def describe_point(point: OperatingPoint) -> str:
+    """Return an operating point, or why there is none, as a line."""
     if point.threshold is None:
         return f"TAR at FAR {point.far:g}: refused, {point.refusal}"
     return (
@@ -202,7 +212,8 @@ def _describe(point: OperatingPoint) -> str:
     )
 
 
-def _point(point: OperatingPoint) -> Dict[str, Any]:
+def point_entry(point: OperatingPoint) -> Dict[str, Any]:
+    """Return an operating point, or why there is none, as JSON values."""
     entry: Dict[str, Any] = {"far": point.far, "impostors": point.impostors}
     if point.threshold is None:
         return {**entry, "refused": point.refusal}

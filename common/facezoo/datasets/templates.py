@@ -1,0 +1,101 @@
+"""IJB-B and IJB-C as MagFace's authors lay them out: which picture belongs to which template.
+
+::
+
+    meta/ijbc_face_tid_mid.txt          picture template medium, in the order of the features
+    meta/ijbc_template_pair_label.txt   template template label
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Tuple
+
+import numpy as np
+
+from ..errors import DatasetError
+from .image_list import read_lines
+
+__all__ = ["TemplateProtocol", "read_template_protocol"]
+
+
+@dataclass(frozen=True)
+class TemplateProtocol:
+    """Templates and the pairs of them to compare.
+
+    Attributes
+    ----------
+    names
+        Pictures.
+    templates, medias
+        Shape (N,), int64: of each picture.
+    pairs
+        Shape (P, 2), int64: templates.
+    is_same
+        Shape (P,), bool.
+    """
+
+    names: Tuple[str, ...]
+    templates: np.ndarray
+    medias: np.ndarray
+    pairs: np.ndarray
+    is_same: np.ndarray
+
+
+def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
+    """Read the two lists of a set.
+
+    Parameters
+    ----------
+    folder
+        Holds ``meta``.
+    kind
+        ``b`` or ``c``.
+
+    Raises
+    ------
+    DatasetError
+        If a list cannot be read, a line has other columns, or a pair names a template without
+        pictures; names the line.
+    """
+    meta = Path(folder) / "meta"
+    names, numbers = _read(meta / f"ijb{kind}_face_tid_mid.txt", named=True)
+    pair_list = meta / f"ijb{kind}_template_pair_label.txt"
+    _, pairs = _read(pair_list, named=False)
+    wrong = np.flatnonzero(~np.isin(pairs[:, 2], (0, 1)))
+    if len(wrong):
+        raise DatasetError(
+            f"{str(pair_list)!r}: line {wrong[0] + 1} ends in {pairs[wrong[0], 2]}; expected 1 for "
+            "one person, 0 for two"
+        )
+    unknown = np.flatnonzero(~np.isin(pairs[:, :2], numbers[:, 0]).all(axis=1))
+    if len(unknown):
+        raise DatasetError(
+            f"{str(pair_list)!r}: line {unknown[0] + 1} names a template without pictures: "
+            f"{pairs[unknown[0], :2].tolist()}"
+        )
+    return TemplateProtocol(
+        tuple(names), numbers[:, 0], numbers[:, 1], pairs[:, :2], pairs[:, 2] == 1
+    )
+
+
+def _read(path: Path, named: bool) -> Tuple[List[str], np.ndarray]:
+    """Read lines of whole numbers, two behind a name or three without."""
+    names: List[str] = []
+    numbers = array("q")
+    columns = 2 if named else 3
+    for number, line in read_lines(path):
+        words = line.split()
+        fields = words[-columns:]
+        if len(words) != columns + named or not all(
+            field.isascii() and field.isdigit() and len(field) < 19 for field in fields
+        ):
+            raise DatasetError(
+                f"{str(path)!r}: line {number} is {line[:80]!r}; expected "
+                f"{'a picture, a template and a medium' if named else 'two templates and a label'}"
+            )
+        names += words[:1] * named
+        numbers.extend(map(int, fields))
+    return names, np.array(numbers, dtype=np.int64).reshape(-1, columns)

@@ -1,0 +1,81 @@
+"""Cut the faces of photos upright to 112x112, by the five points that SCRFD finds.
+
+Writes SAVE_DIR/aligned/<photo>.png and SAVE_DIR/faces.json. Photos in which no face is found are
+named and passed over. Interrupted, the same command goes on where it was.
+
+    python align_faces.py --photos photos --detector onnx/scrfd_500m_bnkps.onnx --save_dir aligned
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import facezoo
+import numpy as np
+from facezoo.cli import options
+from facezoo.errors import ImageError
+from facezoo.image.align import align_face
+from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
+from facezoo.runs import RunFolder, fingerprint_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    parser.add_argument("--photos", type=Path, required=True, help="a photo, or a folder of them")
+    parser.add_argument("--detector", type=Path, required=True, metavar="PREFIX", help="SCRFD")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
+    parser.add_argument("--size", type=int, default=112, help="side of a face in pixels")
+    parser.add_argument(
+        "--keep",
+        choices=("largest", "all"),
+        default="largest",
+        help="which faces of a photo; all are numbered: photo_0.png, photo_1.png",
+    )
+    options.add_run_options(parser)
+    return parser
+
+
+def chosen(faces, keep):
+    sides = faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]
+    return range(len(faces)) if keep == "all" else [int(np.argmax(sides.prod(axis=1)))]
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.photos)
+    names = relative_names(paths, args.photos)
+    name_of, stem_of = dict(zip(paths, names)), names_with_suffix(names, "")
+
+    def cut(path, image, faces):
+        for index in chosen(faces, args.keep) if len(faces) else ():
+            number = f"_{index}" if args.keep == "all" else ""
+            target = args.save_dir / "aligned" / f"{stem_of[name_of[path]]}{number}.png"
+            write_image_rgb(target, align_face(image, faces.landmarks_xy[index], args.size))
+
+    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
+        args.save_dir,
+        command="align_faces",
+        settings={**detector.settings(), "size": args.size, "keep": args.keep},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=("aligned", "faces.json"),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = detector.stream(paths[done:], visit=cut)
+        for path, faces in options.progress(results, len(paths) - done, args.quiet):
+            if not isinstance(faces, ImageError) and not len(faces):
+                faces = ImageError(f"{name_of[path]!r} shows no face that SCRFD finds")
+            folder.record(name_of[path], faces)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            folder.write_items("faces.json", schema="facezoo.faces/1", key="images")
+            folder.finish()
+        return options.report_run(folder, len(paths), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,86 @@
+"""IJB-B or IJB-C, 1:1: join the features of each template, compare, and read true accept rates.
+
+Prints the authors' line of six rates, which takes the nearest point of the curve, and then each
+rate with its interval, or why there are too few impostors for one.
+
+    python eval_ijb.py --feat_list ijbc.list --base_dir data/IJBC --type c --magface_qlt 1
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from facezoo.cli import options
+from facezoo.datasets.pairs import read_feature_list
+from facezoo.datasets.templates import read_template_protocol
+from facezoo.errors import DatasetError
+from facezoo.image.files import write_bytes
+from facezoo.metrics.verification import (
+    cosine_similarity,
+    operating_points,
+    pool_templates,
+    roc_curve,
+    tar_at_nearest_far,
+)
+from facezoo.metrics.verification_report import describe_point, point_entry
+
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--feat_list", type=Path, required=True, help="of gen_feat.py")
+    options.add_flag(parser, "--base_dir", type=Path, required=True, help="holds meta")
+    parser.add_argument("--type", choices=("b", "c"), default="c", help="IJB-B or IJB-C")
+    options.add_flag(
+        parser,
+        "--magface_qlt",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: longer features, which are better faces, count more in a template",
+    )
+    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values a feature")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rates")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    protocol = read_template_protocol(args.base_dir, args.type)
+    features = read_feature_list(args.feat_list, args.embedding_size)
+    if len(features.names) != len(protocol.names):
+        raise DatasetError(
+            f"{str(args.feat_list)!r} has {len(features.names)} features, the list of templates "
+            f"{len(protocol.names)} pictures; expected one each, in the same order"
+        )
+    ids, pooled = pool_templates(
+        features.vectors, protocol.templates, protocol.medias, weighted=args.magface_qlt == 1
+    )
+    first, second = (pooled[np.searchsorted(ids, side)] for side in protocol.pairs.T)
+    cosines = cosine_similarity(first, second)
+    roc = roc_curve(cosines, protocol.is_same)
+    nearest = tar_at_nearest_far(roc, FARS)
+    points = operating_points(cosines, protocol.is_same, FARS)
+    print(f"IJB{args.type} 1v1 verification: {len(ids)} templates, {len(cosines)} pairs")
+    print("".join(f"  {tar:0.4f}" for tar in nearest))
+    print("\n".join(f"    {describe_point(point)}" for point in points))
+    if args.json:
+        rates = [{**point_entry(p), "nearest_tar": tar} for p, tar in zip(points, nearest)]
+        entry = {"schema": "facezoo.ijb/1", "magface_qlt": args.magface_qlt, "rates": rates}
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from facezoo.plots import plot_roc
+
+        plot_roc({f"IJB-{args.type.upper()}": roc}, args.plot)
+    return 0
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""Verification accuracy: of a feature list, of the sets lfw, cfp and agedb, or of .bin sets.
+
+Prints the authors' line and, below it, interval, area, thresholds on three scales, and true accept
+rates, or why there are too few impostors for one.
+
+    python eval_recognition.py --resume CKPT --arch iresnet100 --data data --save_dir features
+    python eval_recognition.py --feat-list lfw.list --pair-list data/lfw/pair.list
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from facezoo import recognition
+from facezoo.cli import options
+from facezoo.datasets.face_sets import SETS
+from facezoo.datasets.pairs import read_feature_pairs
+from facezoo.errors import InputError
+from facezoo.image.files import write_bytes
+from facezoo.metrics.verification_report import PROTOCOLS, SCHEMA, reports_csv, verify_pairs
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    options.add_flag(
+        source, "--feat_list", type=Path, help="of gen_feat.py; rows 2i and 2i + 1 are pair i"
+    )
+    source.add_argument("--data", type=Path, help="folder of the sets, with a model")
+    source.add_argument("--bin", type=Path, nargs="+", help="insightface's sets, with a model")
+    options.add_flag(parser, "--pair_list", type=Path, help="its last column: 1 same, 0 not")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders of --data")
+    options.add_flag(
+        parser, "--save_dir", type=Path, default=Path("features"), help="for feature lists"
+    )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], help="of the accuracy"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, a row a set")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    options.add_embedder_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def of_features(args: argparse.Namespace):
+    if args.pair_list is None:
+        raise InputError("--feat-list needs --pair-list: which pairs show one person")
+    pairs = read_feature_pairs(args.feat_list, args.pair_list)
+    name, protocol = args.feat_list.stem, args.protocol
+    yield verify_pairs(name, pairs.first, pairs.second, pairs.is_same, protocol=protocol)
+
+
+def of_sets(args: argparse.Namespace):
+    with options.open_embedder(args, args.save_dir / "onnx") as model:
+        shown = {
+            "protocol": args.protocol,
+            "progress": lambda items, total: options.progress(items, total, args.quiet),
+        }
+        if args.bin:
+            yield from map(partial(recognition.evaluate_encoded, model, **shown), args.bin)
+        for name in args.sets if args.data else ():
+            yield recognition.evaluate_set(
+                model,
+                args.data / name,
+                args.save_dir / f"{name}.list",
+                batch=args.batch_size,
+                overwrite=args.overwrite,
+                **shown,
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    reports = []
+    for report in of_features(args) if args.feat_list else of_sets(args):
+        print("\n".join(report.lines()))
+        reports.append(report)
+    if args.json:
+        entry = {"schema": SCHEMA, "sets": [report.to_dict() for report in reports]}
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    if args.csv:
+        write_bytes(args.csv, reports_csv(reports).encode())
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from facezoo.plots import plot_roc
+
+        plot_roc({report.name: report.roc for report in reports}, args.plot)
+    return 0
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

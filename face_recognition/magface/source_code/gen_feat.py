@@ -1,0 +1,65 @@
+"""Write the embeddings of a list of aligned faces as the authors' feature list, and as .npz.
+
+A line of the list is a path, with or without a label; a line of the feature list the path and 512
+numbers, not normalised. Interrupted, the same command goes on where it was.
+
+    python gen_feat.py --inf_list toy_imgs/img.list --feat_list toy_imgs/feat.list --onnx FILE
+"""
+
+import argparse
+from pathlib import Path
+
+from facezoo import recognition
+from facezoo.cli import options
+from facezoo.datasets.image_list import inside, read_paths
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--inf_list", type=Path, required=True, help="list of pictures")
+    options.add_flag(parser, "--feat_list", type=Path, required=True, help="the file to write")
+    parser.add_argument(
+        "--root", type=Path, help="where the list's paths start, and which they may not leave"
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("skip", "fatal"),
+        default="skip",
+        help="what to do about a picture that cannot be read, which is named",
+    )
+    options.add_embedder_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    names = read_paths(args.inf_list)
+    if args.root:
+        paths = [inside(args.root, name) for name in names]
+    else:
+        paths = recognition.resolve_names(names, args.inf_list)
+    with options.open_embedder(args, args.feat_list.parent / "onnx") as model:
+        done = recognition.extract_features(
+            model,
+            paths,
+            names,
+            args.feat_list,
+            batch=args.batch_size,
+            missing=args.missing,
+            overwrite=args.overwrite,
+            progress=lambda items, total: options.progress(items, total, args.quiet),
+        )
+    new = done.total - done.kept
+    rate = f", {new / done.seconds:.1f} images/s" if new else ""
+    kept = f", {done.kept} kept from before" if done.kept else ""
+    refused = f", {done.refused} refused" if done.refused else ""
+    print(f"{done.total} images{kept}{refused}{rate}; embeddings in {args.feat_list}")
+    return options.EXIT_SOME_REFUSED if done.refused else 0
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
