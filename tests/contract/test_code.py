@@ -36,6 +36,7 @@ LAYERS = (
     ("export",),
     ("models.*",),
     ("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
+    ("reference", "diagnosis", "checkup"),
     ("cli.*",),
 )
 TORCH_PARTS = (

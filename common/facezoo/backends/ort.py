@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -18,7 +18,7 @@ except ImportError as error:  # pragma: no cover (tests run with it)
     onnxruntime = None
     _IMPORT_ERROR: Optional[ImportError] = error
 
-__all__ = ["PROVIDERS", "OrtBackend", "open_session", "run_graph"]
+__all__ = ["PROVIDERS", "OrtBackend", "available_providers", "open_session", "run_graph"]
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -28,6 +28,11 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
+
+
+def available_providers() -> List[str]:
+    """Name the execution providers of the installed ONNX Runtime; none if it is not installed."""
+    return list(onnxruntime.get_available_providers()) if onnxruntime is not None else []
 
 
 def open_session(

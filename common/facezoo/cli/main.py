@@ -26,6 +26,7 @@ VERBS = {
     "vamp": "run for speed, or over a list of npz files, as the vendor's profiler does",
     "bench": "speed in MLPerf's scenarios, by stages, and over settings",
     "evaluate": "metrics of result files against ground truth",
+    "doctor": "the machine, a file of weights, and which mistake explains wrong numbers",
     "eject": "a stand-alone folder of one model, to copy into a product",
     "recipes": "render the vdsp JSONs and build YAMLs from the cards",
     "docs": "render the tables in the READMEs from result files",

@@ -1,0 +1,262 @@
+r"""Look at the machine and at a file of weights; name the mistake behind wrong numbers.
+
+Without a model: the machine. With one: the file too, and whether it still says what is recorded of
+these weights. With what your own program has for a picture: which usual mistake explains it, be it
+in the network's input, in its raw outputs, or in the faces.
+
+  facezoo doctor
+  facezoo doctor scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx
+  facezoo doctor --model_prefix_path deploy_weights/scrfd/mod --vdsp_params_info my.json
+  facezoo doctor --onnx onnx/scrfd_500m_bnkps.onnx --image photo.jpg --observed my_input.npz
+  facezoo doctor w600k_mbf --onnx w600k_mbf.onnx --image photo.jpg --observed my_embedding.npz
+
+What --observed takes, made by your program from the same picture:
+
+  .npz of one array (1, 3, H, W)             the network's input:  np.savez("x.npz", x=tensor)
+  .npz of the outputs under their names      raw outputs; an embedding alone needs no name
+  .json {"faces": [{"box_xyxy": [l, t, r, b], "score": s, "landmarks_xy": [[x, y], ...]}, ...]}
+                                             a detector's faces; landmarks if there are any
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from .. import weights
+from ..backends import open_backend
+from ..backends.base import HostBackend
+from ..backends.ort import OrtBackend
+from ..card import ModelCard
+from ..checkup import (
+    Finding,
+    Subject,
+    check_environment,
+    check_network,
+    check_preprocess,
+    check_weights,
+    describe_diagnosis,
+    patient_of,
+    subject_of,
+)
+from ..diagnosis import (
+    Diagnosis,
+    Faces,
+    Patient,
+    diagnose_faces,
+    diagnose_outputs,
+    diagnose_tensor,
+    unaligned_crops,
+)
+from ..errors import GateError, InputError
+from ..image.align import align_face
+from ..image.files import read_image_rgb, write_bytes
+from ..models import find_card
+from ..models.scrfd.decode import decode
+from ..reference import drawn_pictures, write_reference
+from ..vacc.artifact import read_artifact
+from ..vacc.vdsp import VdspOperation, read_vdsp
+from .options import add_flag, add_runtime_options, runtime_of
+
+__all__ = ["configure", "run"]
+
+SCHEMA = "facezoo.doctor/1"
+DETECTOR = "scrfd_500m_bnkps"
+MARKS = {"ok": "ok", "note": "-", "warning": "WARN", "problem": "FAIL"}
+ALIGNED = ("magface", "sdd_fiqa")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a card's id; not needed where the file says it"
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--onnx", type=Path, metavar="F", help="raw-head or released .onnx")
+    add_flag(source, "--model_prefix_path", type=Path, metavar="P", help="artifact prefix")
+    add_flag(
+        parser,
+        "--vdsp_params_info",
+        "--vdsp_params",
+        type=Path,
+        metavar="JSON",
+        help="the pre-processing you use, to be compared with the card's",
+    )
+    parser.add_argument("--image", type=Path, metavar="I", help="the picture of --observed")
+    parser.add_argument(
+        "--observed", type=Path, metavar="FILE", help="what your program has for it, see above"
+    )
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        metavar="F",
+        help="SCRFD that finds the face to align, for networks of aligned faces; by default the "
+        f"downloaded {DETECTOR}. A picture of the network's own size counts as aligned",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
+    parser.add_argument(
+        "--record", action="store_true", help="for developers: record the values to compare with"
+    )
+    add_runtime_options(parser.add_argument_group("runtime"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, say what was found, and end with 3 if something is wrong."""
+    findings = check_environment()
+    diagnosis: Optional[Diagnosis] = None
+    with tempfile.TemporaryDirectory(prefix="facezoo-doctor-") as folder:
+        subject = _subject(args, Path(folder))
+        if subject is not None:
+            findings += check_weights(subject)
+            backend = OrtBackend(subject.model, subject.contract)
+            with backend:
+                if args.record:
+                    return _record(subject, backend)
+                behaviour, diagnosis = _behaviour(args, subject, backend, Path(folder))
+                findings += behaviour
+        elif args.observed or args.image or args.vdsp_params_info or args.record:
+            raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
+    for line in _lines(findings):
+        print(line)
+    if args.json:
+        entry: Dict[str, Any] = {"schema": SCHEMA, "findings": [one.to_dict() for one in findings]}
+        entry["diagnosis"] = diagnosis and diagnosis.to_dict()
+        write_bytes(args.json, (json.dumps(entry, indent=2) + "\n").encode())
+    problems = sum(finding.status == "problem" for finding in findings)
+    if problems:
+        raise GateError(f"{problems} problem{'s' * (problems > 1)} found")
+    return 0
+
+
+def _lines(findings: List[Finding]) -> Iterator[str]:
+    width = max(len(finding.what) for finding in findings)
+    part = ""
+    for finding in findings:
+        if finding.part != part:
+            part = finding.part
+            yield part
+        yield f"  {MARKS[finding.status]:4}  {finding.what:{width}}  {finding.says}"
+        if finding.remedy:
+            yield f"  {'':4}  {'':{width}}  -> {finding.remedy}"
+
+
+def _subject(args: argparse.Namespace, folder: Path) -> Optional[Subject]:
+    card: Optional[ModelCard] = find_card(args.model) if args.model else None
+    path: Optional[Path] = args.onnx
+    if args.model_prefix_path is not None:
+        path = read_artifact(args.model_prefix_path).model
+        if path is None:
+            raise InputError(
+                f"{str(args.model_prefix_path)!r} holds the vendor's files alone; keep the "
+                "mod.onnx of facezoo compile beside them, with which they are compared"
+            )
+    if path is None and card is not None:
+        path = weights.find(card.weights or card.id)
+    return subject_of(path, card, folder) if path is not None else None
+
+
+def _record(subject: Subject, backend: HostBackend) -> int:
+    patients = [patient_of(subject, backend, picture) for picture in drawn_pictures()]
+    outputs = []
+    for patient in patients:
+        outputs.append(patient.run(VdspOperation(patient.preprocess)(patient.image)[0][None]))
+    print(write_reference(subject.card.id, subject.source_sha256, outputs))
+    return 0
+
+
+def _behaviour(
+    args: argparse.Namespace, subject: Subject, backend: HostBackend, folder: Path
+) -> Tuple[List[Finding], Optional[Diagnosis]]:
+    findings = [check_network(subject, backend)]
+    diagnosis: Optional[Diagnosis] = None
+    image, unaligned = _picture(args, subject, folder)
+    patient = patient_of(subject, backend, image, unaligned)
+    own = subject.contract.preprocess
+    given = read_vdsp(args.vdsp_params_info, own) if args.vdsp_params_info else own
+    what = "vdsp JSON" if args.vdsp_params_info else "contract"
+    findings += check_preprocess(subject, given, what)
+    if given.input_hw == patient.preprocess.input_hw:
+        diagnosis = diagnose_tensor(patient, VdspOperation(given)(image)[0][None])
+        findings += describe_diagnosis(f"its tensors ({what})", diagnosis)
+    if args.model_prefix_path is not None:
+        options = {**runtime_of(args), "cards": [subject.card]}
+        with open_backend(args.model_prefix_path, **options) as runtime:
+            outputs = runtime.infer(image).arrays
+            name = f"outputs of {runtime.name} on {runtime.device}"
+        diagnosis = diagnose_outputs(patient, outputs)
+        findings += describe_diagnosis(name, diagnosis)
+    if args.observed is not None:
+        if args.image is None:
+            raise InputError("--observed is about a picture; give it as --image")
+        diagnosis = _diagnose(patient, args.observed)
+        findings += describe_diagnosis(args.observed.name, diagnosis)
+    return findings, diagnosis
+
+
+def _picture(
+    args: argparse.Namespace, subject: Subject, folder: Path
+) -> Tuple[np.ndarray, Mapping[str, np.ndarray]]:
+    """Return what is to be fed, and what programs without alignment feed."""
+    if args.image is None:
+        return drawn_pictures()[0], {}
+    image = read_image_rgb(args.image)
+    input_hw = subject.contract.preprocess.input_hw
+    if subject.card.model not in ALIGNED or image.shape[:2] == input_hw:
+        return image, {}
+    path = args.detector or weights.find(DETECTOR)
+    card = None if args.detector else find_card(DETECTOR)
+    (folder / "detector").mkdir()
+    detector = subject_of(path, card, folder / "detector")
+    with OrtBackend(detector.model, detector.contract) as backend:
+        faces = decode(backend.infer(image), **detector.contract.decode)[0]
+    if not len(faces):
+        raise InputError(
+            f"{str(args.image)!r}: no face was found to align; hand in the aligned face itself, "
+            f"{input_hw[1]}x{input_hw[0]}"
+        )
+    crop = align_face(image, faces.landmarks_xy[0], input_hw[0])
+    return crop, unaligned_crops(image, faces.boxes_xyxy[0].tolist(), input_hw)
+
+
+def _diagnose(patient: Patient, observed: Path) -> Diagnosis:
+    if observed.suffix == ".json":
+        return diagnose_faces(patient, _read_faces(observed))
+    arrays = _read_arrays(observed)
+    alone = next(iter(arrays.values()))
+    height, width = patient.preprocess.input_hw
+    if len(arrays) == 1 and alone.shape[-3:] == (3, height, width):
+        return diagnose_tensor(patient, alone)
+    return diagnose_outputs(patient, arrays)
+
+
+def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = dict(loaded) if hasattr(loaded, "files") else {"array": loaded}
+        arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} is no .npz, .npy or .json: {error}") from error
+    if not arrays:
+        raise InputError(f"{str(path)!r} holds no array; expected the network's input or outputs")
+    return arrays
+
+
+def _read_faces(path: Path) -> Faces:
+    try:
+        faces = json.loads(path.read_text(encoding="utf-8"))["faces"]
+        marks = [face["landmarks_xy"] for face in faces if face.get("landmarks_xy")]
+        return Faces(
+            np.array([face["box_xyxy"] for face in faces], np.float32).reshape(-1, 4),
+            np.array([face["score"] for face in faces], np.float32),
+            np.array(marks, np.float32) if marks and len(marks) == len(faces) else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f'{str(path)!r} holds no faces ({error}); expected {{"faces": [{{"box_xyxy": '
+            '[l, t, r, b], "score": s}, ...]}'
+        ) from error

@@ -1,0 +1,604 @@
+"""The doctor names each usual mistake of a program that shares no code with it."""
+
+import dataclasses
+import json
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from facezoo import checkup
+from facezoo.backends.ort import OrtBackend, open_session
+from facezoo.checkup import check_environment, check_network, patient_of, subject_of
+from facezoo.cli import doctor as doctor_cli
+from facezoo.cli.main import main
+from facezoo.contract import Contract
+from facezoo.diagnosis import (
+    Faces,
+    diagnose_faces,
+    diagnose_outputs,
+    diagnose_tensor,
+    unaligned_crops,
+)
+from facezoo.errors import GraphError, InputError
+from facezoo.image.align import align_face
+from facezoo.image.files import read_image_rgb
+from facezoo.models import CARDS
+from facezoo.models.scrfd.graph import load_graph
+from facezoo.reference import distance_from, drawn_pictures, read_reference, reference_file
+from facezoo.testing import tiny_scrfd
+from onnx import helper
+
+PHOTOS = ("src_meeting.jpg", "t1.jpg")
+STRIDES = (8, 16, 32)
+
+
+# A user's program, written from scratch -----------------------------------------------------------
+
+
+def feed(photo, *, order="RGB", norm="right", anchor="center"):
+    """Letterbox to 640x640; return the tensor, the scale, and where the picture lies."""
+    image = cv2.imread(str(photo))
+    if order == "RGB":
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    height, width = image.shape[:2]
+    scale = 640 / max(height, width)
+    size = (int(width * scale), int(height * scale))
+    left, top = ((640 - size[0]) // 2, (640 - size[1]) // 2) if anchor == "center" else (0, 0)
+    canvas = np.zeros((640, 640, 3), np.uint8)
+    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size)
+    return normalise(canvas, norm), (size[0] / width, size[1] / height), (left, top)
+
+
+def normalise(canvas, norm, right=128.0):
+    x = canvas.astype(np.float32)
+    if norm == "0..1":
+        x = x / 255
+    elif norm == "±1":
+        x = (x / 255 - 0.5) / 0.5
+    elif norm == "mean-std":
+        x = (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    else:
+        x = (x - 127.5) / right
+    return np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32)
+
+
+def read(maps, scale, offset, *, sigmoid=1, stride=True, swap=False):
+    """Decode the maps, keep the 15 best boxes that do not lie on one another."""
+    boxes, scores, marks = [], [], []
+    for step in STRIDES:
+        logits, distance, points = (maps[f"{head}_{step}"][0] for head in ("score", "bbox", "kps"))
+        for anchor in range(2):
+            y, x = np.mgrid[: logits.shape[1], : logits.shape[2]] * step
+            times = step if stride else 1
+            left, top, right, bottom = distance[4 * anchor : 4 * anchor + 4] * times
+            boxes.append(np.stack([x - left, y - top, x + right, y + bottom], -1).reshape(-1, 4))
+            offsets = points[10 * anchor : 10 * anchor + 10] * times
+            centre = np.stack([x, y] * 5)
+            marks.append((offsets + centre).transpose(1, 2, 0).reshape(-1, 5, 2))
+            scores.append(logits[anchor].reshape(-1))
+    scores = np.concatenate(scores)
+    for _ in range(sigmoid):
+        scores = 1 / (1 + np.exp(-scores))
+    shift = np.array(offset * 2)
+    boxes = np.maximum((np.concatenate(boxes) - shift) / np.array(scale * 2), 0)
+    marks = (np.concatenate(marks) - shift[:2]) / np.array(scale)
+    faces = []
+    for index in np.argsort(-scores):
+        centre = (boxes[index, :2] + boxes[index, 2:]) / 2
+        size = max(boxes[index, 2] - boxes[index, 0], 4)
+        if all(np.abs(centre - other).max() > size / 2 for other, _ in faces):
+            faces.append((centre, index))
+        if len(faces) == 8:
+            break
+    kept = [index for _, index in faces]
+    boxes, marks = boxes[kept], marks[kept]
+    if swap:
+        boxes, marks = boxes[:, [1, 0, 3, 2]], marks[:, :, ::-1]
+    return Faces(boxes.astype(np.float32), scores[kept].astype(np.float32), marks)
+
+
+# What is looked at --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scrfd(shared, tmp_path_factory):
+    path = shared / "assets/scrfd/scrfd_500m_bnkps.onnx"
+    return subject_of(path, CARDS["scrfd_500m_bnkps"], tmp_path_factory.mktemp("doctor"))
+
+
+@pytest.fixture(scope="module")
+def session(scrfd):
+    return open_session(scrfd.model, 1)
+
+
+@pytest.fixture(scope="module")
+def patients(scrfd, shared):
+    """A patient a photo, whose network runs once for each tensor."""
+    backend = OrtBackend(scrfd.model, scrfd.contract, threads=1)
+
+    @lru_cache(maxsize=None)
+    def patient(name):
+        image = read_image_rgb(shared / "assets/photos" / name)
+        one = patient_of(scrfd, backend, image)
+        return dataclasses.replace(one, run=remembered(one.run))
+
+    return patient
+
+
+def remembered(run):
+    known = {}
+
+    def once(tensor):
+        key = tensor.tobytes()
+        if key not in known:
+            known[key] = run(tensor)
+        return known[key]
+
+    return once
+
+
+def maps_of(session, tensor):
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"input.1": tensor})))
+
+
+INPUTS = {
+    "right": ({}, ""),
+    "BGR": ({"order": "BGR"}, "BGR"),
+    "0..1": ({"norm": "0..1"}, "0..1"),
+    "±1": ({"norm": "±1"}, "/255 to ±1"),
+    "mean-std": ({"norm": "mean-std"}, "mean-std"),
+    "anchor": ({"anchor": "top_left"}, "letterbox anchor"),
+}
+READINGS = {
+    "twice": ({"sigmoid": 2}, "sigmoid twice"),
+    "never": ({"sigmoid": 0}, "sigmoid never"),
+    "stride": ({"stride": False}, "stride missing"),
+    "swap": ({"swap": True}, "x/y swapped"),
+}
+
+
+def named(diagnosis):
+    return [cause.mistakes[0] for cause in diagnosis.causes if cause.mistakes]
+
+
+def holds(diagnosis, mistake):
+    assert diagnosis.verdict == ("explained" if mistake else "consistent"), diagnosis
+    assert named(diagnosis) == ([mistake] if mistake else []), diagnosis
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("photo", PHOTOS)
+@pytest.mark.parametrize("case", INPUTS)
+def test_wrong_inputs_of_a_detector_are_named_at_every_stage(
+    case, photo, patients, session, shared
+):
+    change, mistake = INPUTS[case]
+    tensor, scale, offset = feed(shared / "assets/photos" / photo, **change)
+    maps = maps_of(session, tensor)
+    if photo == PHOTOS[0]:
+        holds(diagnose_tensor(patients(photo), tensor), mistake)
+        holds(diagnose_outputs(patients(photo), maps), mistake)
+    holds(diagnose_faces(patients(photo), read(maps, scale, offset)), mistake)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("photo", PHOTOS)
+@pytest.mark.parametrize("case", READINGS)
+def test_wrong_readings_of_a_detector_are_named(case, photo, patients, session, shared):
+    change, mistake = READINGS[case]
+    tensor, scale, offset = feed(shared / "assets/photos" / photo)
+    faces = read(maps_of(session, tensor), scale, offset, **change)
+    holds(diagnose_faces(patients(photo), faces), mistake)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("photo", PHOTOS)
+def test_boxes_mapped_back_from_another_place_are_named(photo, patients, session, shared):
+    tensor, scale, _ = feed(shared / "assets/photos" / photo)
+    faces = read(maps_of(session, tensor), scale, (0, 0))
+    holds(diagnose_faces(patients(photo), faces), "letterbox anchor")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("inputs", "reading"),
+    [
+        ({"order": "BGR", "norm": "0..1"}, {}),
+        ({"order": "BGR", "norm": "±1"}, {}),
+        ({"norm": "mean-std", "anchor": "top_left"}, {}),
+        ({"order": "BGR"}, {"sigmoid": 2}),
+        ({"norm": "0..1"}, {"stride": False}),
+        ({}, {"stride": False, "swap": True}),
+        ({}, {"sigmoid": 0, "swap": True}),
+    ],
+)
+def test_two_mistakes_at_once_are_not_explained(inputs, reading, patients, session, shared):
+    photo = PHOTOS[0]
+    tensor, scale, offset = feed(shared / "assets/photos" / photo, **inputs)
+    maps = maps_of(session, tensor)
+    diagnosis = diagnose_faces(patients(photo), read(maps, scale, offset, **reading))
+    assert (diagnosis.verdict, diagnosis.causes) == ("not explained", ())
+    assert diagnosis.hint
+    if not reading:
+        for diagnosis in (
+            diagnose_tensor(patients(photo), tensor),
+            diagnose_outputs(patients(photo), maps),
+        ):
+            assert diagnosis.verdict == "not explained"
+            assert "together would" in diagnosis.hint
+
+
+@pytest.mark.shared
+def test_half_precision_and_another_resizing_are_consistent(patients, session, shared):
+    photo = shared / "assets/photos" / PHOTOS[0]
+    tensor, _, _ = feed(photo)
+    maps = maps_of(session, tensor.astype(np.float16).astype(np.float32))
+    halves = {name: array.astype(np.float16) for name, array in maps.items()}
+    holds(diagnose_outputs(patients(PHOTOS[0]), halves), "")
+    from PIL import Image
+
+    image = Image.open(photo).convert("RGB")
+    canvas = np.zeros((640, 640, 3), np.uint8)
+    height = int(640 * image.height / image.width)
+    top = (640 - height) // 2
+    canvas[top : top + height] = np.asarray(image.resize((640, height), Image.Resampling.BILINEAR))
+    tensor = normalise(canvas, "right")
+    holds(diagnose_tensor(patients(PHOTOS[0]), tensor), "")
+    holds(diagnose_outputs(patients(PHOTOS[0]), maps_of(session, tensor)), "")
+
+
+@pytest.mark.shared
+def test_outputs_that_are_squashed_or_scaled_are_named(patients, session, shared):
+    maps = maps_of(session, feed(shared / "assets/photos" / PHOTOS[0])[0])
+    squashed = {
+        name: 1 / (1 + np.exp(-array)) if "score" in name else array for name, array in maps.items()
+    }
+    holds(diagnose_outputs(patients(PHOTOS[0]), squashed), "sigmoid twice")
+    scaled = {
+        name: array if "score" in name else array * int(name.partition("_")[2])
+        for name, array in maps.items()
+    }
+    holds(diagnose_outputs(patients(PHOTOS[0]), scaled), "stride twice")
+
+
+@pytest.mark.shared
+def test_rows_of_a_released_graph_are_consistent(patients, scrfd, shared):
+    released = open_session(scrfd.path, 1)
+    names = [output.name for output in released.get_outputs()]
+    for order, mistake in (("RGB", ""), ("BGR", "BGR")):
+        tensor, _, _ = feed(shared / "assets/photos" / PHOTOS[0], order=order)
+        rows = dict(zip(names, released.run(names, {released.get_inputs()[0].name: tensor})))
+        holds(diagnose_outputs(patients(PHOTOS[0]), rows), mistake)
+
+
+@pytest.mark.shared
+def test_what_a_picture_cannot_show_is_said(scrfd, session):
+    grey = np.repeat(drawn_pictures()[0][:97, :97, :1], 3, axis=2)
+    backend = OrtBackend(scrfd.model, scrfd.contract, threads=1)
+    diagnosis = diagnose_tensor(
+        patient_of(scrfd, backend, grey), normalise(cv2.resize(grey, (640, 640)), "right")
+    )
+    assert diagnosis.verdict == "consistent"
+    assert set(diagnosis.unseen) == {"BGR", "letterbox anchor", "pad colour", "stretched"}
+
+
+# A recogniser -------------------------------------------------------------------------------------
+
+PORTRAITS = {"Rob_Lowe_0001.jpg": (), "src_man1.jpg": ()}
+
+
+@pytest.fixture(scope="module")
+def recogniser(shared, scrfd, session, tmp_path_factory):
+    """Photo to (patient, the detector's box, five points), and the session of the released file."""
+    path = shared / "assets/recognition/w600k_mbf.onnx"
+    subject = subject_of(path, CARDS["w600k_mbf"], tmp_path_factory.mktemp("w600k"))
+    backend = OrtBackend(subject.model, subject.contract, threads=1)
+
+    @lru_cache(maxsize=None)
+    def patient(name):
+        photo = shared / "assets/photos" / name
+        tensor, scale, offset = feed(photo)
+        faces = read(maps_of(session, tensor), scale, offset)
+        image = read_image_rgb(photo)
+        crops = unaligned_crops(image, faces.boxes_xyxy[0].tolist(), (112, 112))
+        aligned = align_face(image, faces.landmarks_xy[0])
+        one = patient_of(subject, backend, aligned, crops)
+        return dataclasses.replace(one, run=remembered(one.run)), faces
+
+    return patient, open_session(path, 1)
+
+
+def embed(session, crop_bgr, *, order="RGB", norm="right"):
+    crop = crop_bgr[:, :, ::-1] if order == "RGB" else crop_bgr
+    tensor = normalise(crop, norm, right=127.5)
+    return tensor, session.run(None, {"input.1": tensor})[0]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("photo", PORTRAITS)
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({}, ""),
+        ({"order": "BGR"}, "BGR"),
+        ({"norm": "0..1"}, "0..1"),
+        ({"norm": "mean-std"}, "mean-std"),
+        ({"crop": True}, "not aligned"),
+        ({"unit": True}, "normalised before the norm"),
+    ],
+)
+def test_wrong_set_ups_of_a_recogniser_are_named(change, mistake, photo, recogniser, shared):
+    patients, session = recogniser
+    patient, faces = patients(photo)
+    change = dict(change)
+    image = cv2.imread(str(shared / "assets/photos" / photo))
+    crop = align_face(image, faces.landmarks_xy[0])
+    if change.pop("crop", False):
+        left, top, right, bottom = faces.boxes_xyxy[0].round().astype(int)
+        crop = cv2.resize(image[top:bottom, left:right], (112, 112))
+    unit = change.pop("unit", False)
+    tensor, vector = embed(session, crop, **change)
+    if unit:
+        vector = vector / np.linalg.norm(vector)
+    else:
+        holds(diagnose_tensor(patient, tensor), mistake)
+    holds(diagnose_outputs(patient, {"my_name": vector[0]}), mistake)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("photo", PORTRAITS)
+def test_two_mistakes_with_a_recogniser_are_not_explained(photo, recogniser, shared):
+    patients, session = recogniser
+    patient, faces = patients(photo)
+    image = cv2.imread(str(shared / "assets/photos" / photo))
+    crop = align_face(image, faces.landmarks_xy[0])
+    _, both = embed(session, crop, order="BGR", norm="0..1")
+    diagnosis = diagnose_outputs(patient, {"516": both})
+    assert diagnosis.verdict == "not explained"
+    assert "BGR and 0..1 together" in diagnosis.hint
+    _, shrunk = embed(session, crop, order="BGR")
+    diagnosis = diagnose_outputs(patient, {"516": shrunk / np.linalg.norm(shrunk)})
+    assert diagnosis.verdict == "not explained"
+
+
+# The network itself -------------------------------------------------------------------------------
+
+
+def test_recorded_values_are_of_the_published_files():
+    for card_id in ("scrfd_500m_bnkps", "scrfd_2.5g_bnkps", "w600k_mbf"):
+        cards = json.loads(reference_file(card_id).read_text())["cards"]
+        from facezoo.models import find_weights
+
+        sha256 = find_weights(CARDS[card_id].weights).sha256
+        assert cards[card_id]["source_sha256"] == sha256
+        assert len(read_reference(card_id, sha256)) == len(drawn_pictures())
+    assert read_reference("scrfd_500m_bnkps", "another") is None
+    assert read_reference("pip_resnet18", "") is None
+
+
+def test_distance_to_recorded_values():
+    recorded = {"x": {"std": 2.0, "size": 4, "values": [0.0, 1.0, 2.0, 3.0]}}
+    assert distance_from(recorded, {"x": np.array([0.0, 1.0, 2.0, 3.0])}) == 0.0
+    assert distance_from(recorded, {"x": np.array([1.0, 2.0, 3.0, 4.0])}) == 0.5
+    assert distance_from(recorded, {"x": np.zeros(5)}) == float("inf")
+    assert distance_from(recorded, {"y": np.zeros(4)}) == float("inf")
+
+
+def changed_graph(scrfd, path, change):
+    model = load_graph(scrfd.model)
+    change(model)
+    onnx.save(model, str(path))
+    return dataclasses.replace(scrfd, model=path)
+
+
+def squash_scores(model):
+    for output in model.graph.output:
+        if output.name.startswith("score"):
+            for node in model.graph.node:
+                node.output[:] = [f"{n}_l" if n == output.name else n for n in node.output]
+            name = output.name
+            model.graph.node.append(helper.make_node("Sigmoid", [f"{name}_l"], [name]))
+
+
+def swap_channels(model):
+    first = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["swapped" if name == first else name for name in node.input]
+    order = helper.make_tensor("order", onnx.TensorProto.INT64, [3], [2, 1, 0])
+    model.graph.initializer.append(order)
+    model.graph.node.insert(0, helper.make_node("Gather", [first, "order"], ["swapped"], axis=1))
+
+
+def other_weights(model):
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    array = onnx.numpy_helper.to_array(tensor) * 1.5
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        (lambda model: None, "ok", "as recorded"),
+        (squash_scores, "problem", "sigmoid is in the graph"),
+        (swap_channels, "problem", "BGR"),
+        (other_weights, "problem", "not explained"),
+    ],
+)
+def test_a_graph_is_held_against_the_recorded_values(change, status, says, scrfd, tmp_path):
+    subject = changed_graph(scrfd, tmp_path / "changed.onnx", change)
+    with OrtBackend(subject.model, subject.contract, threads=1) as backend:
+        finding = check_network(subject, backend)
+    assert (finding.status, says in finding.says) == (status, True), finding
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+def test_the_machine_alone(capsys, monkeypatch):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for word in ("Python", "numpy", "ONNX Runtime", "CPUExecutionProvider", "card", "vamc"):
+        assert word in said
+    monkeypatch.setattr(checkup, "_version", lambda name: "1.0" if "opencv" in name else None)
+    rows = check_environment()
+    assert any("overwrite each other" in row.says for row in rows)
+    assert any(row.status == "problem" and row.what == "onnxruntime" for row in rows)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.onnx"
+    tiny_scrfd(path)
+    return path
+
+
+def test_a_file_and_its_findings(tiny, tmp_path, capsys):
+    assert main(["doctor", "--onnx", str(tiny), "--json", str(tmp_path / "d.json")]) == 0
+    said = capsys.readouterr().out
+    assert "scrfd_500m_bnkps, outputs score_8" in said
+    assert "no values are recorded" in said
+    entry = json.loads((tmp_path / "d.json").read_text())
+    assert entry["schema"] == "facezoo.doctor/1"
+    assert {finding["part"] for finding in entry["findings"]} == {
+        "environment",
+        "weights",
+        "behaviour",
+    }
+    assert entry["diagnosis"]["verdict"] == "consistent"
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({"ColorCvtCode": "RGB2BGR"}, "BGR"),
+        ({"NormaType": "DIV255"}, "0..1"),
+        ({"NormaType": "DIV1275_MINUSONE"}, "/255 to ±1"),
+        (
+            {
+                "NormaType": "DIV255_MINUSMEAN_DIVSTD",
+                "Mean": [0.485, 0.456, 0.406],
+                "Std": [0.229, 0.224, 0.225],
+            },
+            "mean-std",
+        ),
+    ],
+)
+def test_a_users_vdsp_file_is_explained(change, mistake, tiny, tmp_path, capsys):
+    from facezoo.contract import read_contract
+    from facezoo.vacc.vdsp import render_vdsp
+
+    entry = render_vdsp(read_contract(tiny).preprocess)
+    entry["OpConfig"].update(change)
+    path = tmp_path / "my.json"
+    path.write_text(json.dumps(entry))
+    assert main(["doctor", "--onnx", str(tiny), "--vdsp_params_info", str(path)]) == 3
+    said = capsys.readouterr().out
+    assert f"FAIL  its tensors (vdsp JSON)  {mistake}:" in said
+
+
+@pytest.mark.shared
+def test_observed_files_are_read(scrfd, session, shared, tmp_path, capsys):
+    photo = shared / "assets/photos" / PHOTOS[0]
+    tensor, scale, offset = feed(photo, order="BGR")
+    maps = maps_of(session, tensor)
+    np.savez(tmp_path / "tensor.npz", anything=tensor)
+    np.savez(tmp_path / "outputs.npz", **maps)
+    faces = read(maps, scale, offset)
+    rows = zip(faces.boxes_xyxy.tolist(), faces.scores.tolist(), faces.landmarks_xy.tolist())
+    entry = [{"box_xyxy": b, "score": s, "landmarks_xy": k} for b, s, k in rows]
+    (tmp_path / "faces.json").write_text(json.dumps({"faces": entry}))
+    for name in ("tensor.npz", "outputs.npz", "faces.json"):
+        words = ["doctor", "--onnx", str(scrfd.model), "--image", str(photo)]
+        assert main([*words, "--observed", str(tmp_path / name)]) == 3
+        said = capsys.readouterr()
+        assert f"FAIL  {name}" in said.out
+        assert "BGR: the picture is fed in BGR order, the network takes RGB" in said.out
+        assert "1 problem found" in said.err
+
+
+@pytest.mark.shared
+def test_a_photo_is_aligned_for_a_recogniser(recogniser, scrfd, shared, tmp_path, capsys):
+    patients, session = recogniser
+    name = "src_man1.jpg"
+    _, faces = patients(name)
+    photo = shared / "assets/photos" / name
+    image = cv2.imread(str(photo))
+    _, vector = embed(session, align_face(image, faces.landmarks_xy[0]), order="BGR")
+    np.savez(tmp_path / "mine.npz", vector[0])
+    words = ["doctor", "w600k_mbf", "--onnx", str(shared / "assets/recognition/w600k_mbf.onnx")]
+    words += ["--image", str(photo), "--observed", str(tmp_path / "mine.npz")]
+    assert main([*words, "--detector", str(scrfd.model)]) == 3
+    assert "mine.npz                BGR:" in capsys.readouterr().out
+    nobody = shared / "assets/photos/view_noface.jpg"
+    words[words.index(str(photo))] = str(nobody)
+    assert main([*words, "--detector", str(scrfd.model)]) == 2
+    assert "no face was found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.json", "{}", "holds no faces"),
+        ("x.json", '{"faces": []}', "no face in what was handed in"),
+        ("x.npz", "text", "no .npz, .npy or .json"),
+        ("absent.npz", None, "absent.npz"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(name, content, says, tiny, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), drawn_pictures()[0])
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    words = ["doctor", "--onnx", str(tiny), "--image", str(photo)]
+    assert main([*words, "--observed", str(tmp_path / name)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
+    assert main(["doctor", "--onnx", str(tiny), "--observed", "x.npz"]) == 2
+    assert "--image" in capsys.readouterr().err
+    assert main(["doctor", "--image", "x.png"]) == 2
+    assert "name the network" in capsys.readouterr().err
+    assert main(["doctor", "scrfd_2.5g_bnkps", "--onnx", str(tiny)]) == 2
+    assert "says it is scrfd_500m_bnkps" in capsys.readouterr().err
+    bare = onnx.load(str(tiny))
+    del bare.metadata_props[:]
+    onnx.save(bare, str(tmp_path / "bare.onnx"))
+    with pytest.raises(GraphError, match="say which network"):
+        subject_of(tmp_path / "bare.onnx", None, tmp_path)
+
+
+def test_outputs_of_another_network_are_refused(tiny):
+    subject = subject_of(tiny, None, tiny.parent)
+    with OrtBackend(tiny, Contract.from_card(subject.card, input_hw=(64, 64))) as backend:
+        patient = patient_of(subject, backend, drawn_pictures()[0])
+        with pytest.raises(InputError, match="has no output 'score_8'"):
+            diagnose_outputs(patient, {"a": np.zeros(3), "b": np.zeros(3)})
+        outputs = dict(patient.run(np.zeros((1, 3, 64, 64), np.float32)))
+        with pytest.raises(InputError, match="has 4 values"):
+            diagnose_outputs(patient, {**outputs, "kps_8": np.zeros((1, 4))})
+        with pytest.raises(InputError, match="takes"):
+            diagnose_tensor(patient, np.zeros((1, 3, 32, 32)))
+        with pytest.raises(InputError, match="no face"):
+            diagnose_faces(patient, Faces(np.zeros((0, 4)), np.zeros(0)))
+
+
+def test_the_record_is_made_by_the_command(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("facezoo.reference.reference_file", lambda card_id: tmp_path / "r.json")
+    assert main(["doctor", "--onnx", str(tiny), "--record"]) == 0
+    assert doctor_cli.SCHEMA == "facezoo.doctor/1"
+    pictures = read_reference("scrfd_500m_bnkps", "")
+    assert len(pictures) == 2
+    assert main(["doctor", "--onnx", str(tiny)]) == 0
+    assert "as recorded" in capsys.readouterr().out
+
+
+@pytest.mark.shared
+def test_a_released_file_of_another_variant_is_refused(shared, tmp_path):
+    path = shared / "assets/scrfd/scrfd_2.5g.onnx"
+    with pytest.raises(GraphError, match=r"is scrfd_2\.5g_bnkps, not scrfd_500m"):
+        subject_of(path, CARDS["scrfd_500m_bnkps"], tmp_path)
