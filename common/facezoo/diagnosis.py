@@ -16,6 +16,7 @@ import numpy as np
 
 from .card import Preprocess
 from .errors import InputError
+from .image.resize import placement_of
 from .results import Placement
 from .vacc.vdsp import VdspOperation
 
@@ -128,7 +129,8 @@ class Hypothesis:
 
     def placement(self) -> Placement:
         """Say where the boxes are mapped back from."""
-        return VdspOperation(self.undo or self.preprocess)(self.image)[1]
+        height, width = self.image.shape[:2]
+        return placement_of((height, width), self.undo or self.preprocess)
 
 
 @dataclass(frozen=True)
@@ -498,8 +500,7 @@ def diagnose_faces(patient: Patient, observed: Faces) -> Diagnosis:
         key = hypothesis.preprocess
         if key not in known:
             known[key] = patient.run(hypothesis.tensor())
-        found = rows_of(patient, known[key], hypothesis.placement(), hypothesis.read)
-        return _best(found, ROWS_COMPARED)
+        return rows_of(patient, known[key], hypothesis.placement(), hypothesis.read)
 
     right_faces = _best(rows(right), FACES_COMPARED)
     pairs = hypotheses_of(patient, pairs=True)
@@ -537,7 +538,7 @@ def _faces_apart(faces: Faces, rows: Faces) -> float:
 def rows_of(
     patient: Patient, arrays: Mapping[str, np.ndarray], placement: Placement, read: str = ""
 ) -> Faces:
-    """Decode everything a detector says, right or with a mistake; no threshold, no suppression.
+    """Decode the highest of what a detector says, right or with a mistake; suppress nothing.
 
     Parameters
     ----------
@@ -551,32 +552,34 @@ def rows_of(
         ``twice`` or ``never`` for the sigmoid, ``cells`` or ``all cells`` for a missing stride,
         ``swapped`` for x and y; nothing for the right way.
     """
+    logits = [_by_cell(arrays[f"score_{stride}"], 1)[:, 0] for stride in patient.strides]
+    # No reading changes the order of the scores, and faces are among the highest.
+    level = np.sort(np.concatenate(logits))[-ROWS_COMPARED:][0]
     scores, boxes, marks = [], [], []
-    for stride in patient.strides:
-        logits = _by_cell(arrays[f"score_{stride}"], 1)[:, 0]
-        distance = _by_cell(arrays[f"bbox_{stride}"], 4)
-        height, width = arrays[f"score_{stride}"].shape[2:]
-        row, column = np.divmod(np.arange(height * width), width)
-        centre = np.repeat(np.stack([column, row], axis=1), patient.anchors, axis=0)
+    for stride, all_of_stride in zip(patient.strides, logits):
+        rows = np.flatnonzero(all_of_stride >= level)
+        width = arrays[f"score_{stride}"].shape[3]
+        row, column = np.divmod(rows // patient.anchors, width)
         step = 1 if read in ("cells", "all cells") else stride
-        centre = centre.astype(np.float32) * (1 if read == "all cells" else stride)
-        distance = distance * step
-        corners = np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], axis=1)
-        boxes.append(placement.undo(corners.reshape(-1, 2, 2)).reshape(-1, 4))
+        centre = np.stack([column, row], axis=1).astype(np.float32)
+        centre *= 1 if read == "all cells" else stride
+        distance = _by_cell(arrays[f"bbox_{stride}"], 4)[rows] * step
+        boxes.append(np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], axis=1))
         if f"kps_{stride}" in arrays:
-            offset = _by_cell(arrays[f"kps_{stride}"], 10).reshape(-1, 5, 2) * step
-            marks.append(placement.undo(centre[:, None] + offset))
-        squash = {"never": 0, "twice": 2}.get(read, 1)
-        for _ in range(squash):
-            logits = _sigmoid(logits)
-        scores.append(logits)
+            offset = _by_cell(arrays[f"kps_{stride}"], 10)[rows].reshape(-1, 5, 2) * step
+            marks.append(centre[:, None] + offset)
+        scores.append(all_of_stride[rows])
+    squashed = np.concatenate(scores)
+    for _ in range({"never": 0, "twice": 2}.get(read, 1)):
+        squashed = _sigmoid(squashed)
     limit = np.array(placement.image_hw[::-1] * 2, np.float32)
-    all_boxes = np.clip(np.concatenate(boxes), 0.0, limit)
-    all_marks = np.concatenate(marks) if marks else None
+    corners = placement.undo(np.concatenate(boxes).reshape(-1, 2, 2)).reshape(-1, 4)
+    corners = np.clip(corners, 0.0, limit)
+    points = placement.undo(np.concatenate(marks)) if marks else None
     if read == "swapped":
-        all_boxes = all_boxes[:, [1, 0, 3, 2]]
-        all_marks = None if all_marks is None else all_marks[:, :, ::-1]
-    return Faces(all_boxes, np.concatenate(scores), all_marks)
+        corners = corners[:, [1, 0, 3, 2]]
+        points = None if points is None else points[:, :, ::-1]
+    return Faces(corners, squashed, points)
 
 
 def _by_cell(maps: np.ndarray, size: int) -> np.ndarray:
