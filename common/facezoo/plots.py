@@ -15,6 +15,7 @@ from .metrics.verification import RocCurve
 
 __all__ = [
     "plot_cumulative_errors",
+    "plot_lengths",
     "plot_magnitudes",
     "plot_precision_recall",
     "plot_reject_curves",
@@ -257,6 +258,35 @@ def plot_reject_curves(
     axes.set_ylim(bottom=0)
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="best")
+    _save(figure, path)
+
+
+def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
+    """Draw how near faces are to their person against how long their embeddings are.
+
+    Parameters
+    ----------
+    lengths, cosines
+        Shape (N,): of a face's embedding, and between it and its person's direction.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    axes.scatter(lengths, cosines, s=4, color=STYLES[0][0], alpha=0.5, linewidths=0)
+    axes.set(
+        title=f"{len(lengths)} faces in training",
+        xlabel="length of the embedding",
+        ylabel="cosine with the direction of the face's person",
+        ylim=(-1, 1),
+    )
+    axes.grid(color="#DDDDDD", linewidth=0.6)
     _save(figure, path)
 
 

@@ -345,7 +345,8 @@ class RunFolder:
         self._close_journal()
         self._write_run_file(finished=True)
         self.finished = True
-        (self.folder / JOURNAL_FILE).unlink()
+        # A run may have had no items.
+        (self.folder / JOURNAL_FILE).unlink(missing_ok=True)
         for leftover in self.folder.rglob(".*.tmp"):
             leftover.unlink()
 

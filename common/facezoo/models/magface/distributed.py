@@ -8,12 +8,16 @@ with a sum concerns all, and the gradient of a sum over processes is again one. 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+from ...errors import InputError
 
 __all__ = ["Processes", "sum_over_processes", "synchronise_batch_norms"]
 
@@ -35,30 +39,41 @@ class Processes:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def start(cls, device: str = "auto") -> Processes:
+    @contextmanager
+    def started(cls, device: str = "auto", precision: str = "fp32") -> Iterator[Processes]:
         """Join the processes that ``torchrun`` started, or be the only one.
 
         Parameters
         ----------
         device
             ``cpu``, ``cuda`` (each process takes the one of its local rank; NCCL), or ``auto``.
+        precision
+            That it shall compute in.
+
+        Raises
+        ------
+        InputError
+            If the device is a CPU and the precision ``fp16``.
         """
         name = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if (name, precision) == ("cpu", "fp16"):
+            raise InputError("fp16 needs a GPU; on a CPU choose --precision bf16 or fp32")
         place = torch.device(name)
         if name == "cuda":
             place = torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(place)
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        if world == 1:
-            return cls(device=place)
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            yield cls(device=place)
+            return
         torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
-        return cls(torch.distributed.get_rank(), world, place)
-
-    @staticmethod
-    def stop() -> None:
-        """Leave the group, if there is one."""
-        if torch.distributed.is_initialized():
+        try:
+            yield cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), place)
+        finally:
             torch.distributed.destroy_process_group()
+
+    def wait(self) -> None:
+        """Go on once all processes are here."""
+        self.total(torch.zeros(1, device=self.device))
 
     def total(self, values: Tensor) -> Tensor:
         """Add up over all processes, in place; no gradient."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ...errors import InputError
 
-__all__ = ["LOSSES", "LossSettings", "TrainSettings", "propose_bounds"]
+__all__ = ["LOSSES", "LossSettings", "TrainSettings", "flags_of", "propose_bounds", "settings_of"]
 
 # The authors' settings of each loss. ArcFace is MagFace with one margin for all lengths.
 # source: MagFace@99bae61 run/run.sh and run/run_dist_cos.sh; ArcFace: arXiv:1801.07698, 3.1
@@ -17,6 +17,7 @@ LOSSES: Dict[str, Mapping[str, float]] = {
     "mag-cosface": {"l_margin": 0.35, "u_margin": 0.8, "lambda_g": 150.0},
     "arcface": {"l_margin": 0.5, "u_margin": 0.5, "lambda_g": 0.0},
 }
+ARCHS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 PRECISIONS = ("fp32", "bf16", "fp16")
 HEADS = ("replicated", "sharded")
 
@@ -24,35 +25,37 @@ HEADS = ("replicated", "sharded")
 SLACK = 0.2
 
 
+def _setting(default: Any, flags: str, text: str, **how: Any) -> Any:
+    """Declare a field with what the training script needs to offer it."""
+    metadata = {"flags": flags.split(), "how": {"help": text, **how}}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class LossSettings:
-    """One of the three losses with its numbers, checked.
+    """One of the three losses with its numbers, checked; each field's ``help`` says what it is.
 
-    Attributes
-    ----------
-    name
-        ``magface``, ``mag-cosface`` or ``arcface``.
-    l_a, u_a
-        Embedding lengths are clamped to this range; above 0.
-    l_margin, u_margin
-        The margin at either end, radians (a cosine for ``mag-cosface``); None for the authors'.
-    lambda_g
-        Weight of the loss that rewards length; None for the authors'.
-    scale
-        Of the logits.
-    easy_margin
-        Faces more than a right angle away from their person get no margin; otherwise they get
-        one that keeps the loss monotonic.
+    ``l_margin``, ``u_margin`` and ``lambda_g`` are the authors' for the loss where they are None.
     """
 
-    name: str = "magface"
-    l_a: float = 10.0
-    u_a: float = 110.0
-    l_margin: Optional[float] = None
-    u_margin: Optional[float] = None
-    lambda_g: Optional[float] = None
-    scale: float = 64.0
-    easy_margin: bool = True
+    name: str = _setting("magface", "--loss", "which loss", choices=tuple(LOSSES))
+    l_a: float = _setting(10.0, "--l_a", "lengths below count as this", type=float)
+    u_a: float = _setting(110.0, "--u_a", "lengths above count as this", type=float)
+    l_margin: Optional[float] = _setting(
+        None, "--l_margin", "margin at l_a in radians (Mag-CosFace: cosine)", type=float
+    )
+    u_margin: Optional[float] = _setting(None, "--u_margin", "margin at u_a", type=float)
+    lambda_g: Optional[float] = _setting(
+        None, "--lambda_g", "weight of the loss that rewards length", type=float
+    )
+    scale: float = _setting(64.0, "--arc-scale", "of the logits", type=float)
+    easy_margin: int = _setting(
+        1,
+        "--easy_margin",
+        "1: no margin for faces beyond a right angle; 0: one that stays monotonic",
+        type=int,
+        choices=(0, 1),
+    )
 
     def __post_init__(self) -> None:
         if self.name not in LOSSES:
@@ -107,37 +110,36 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What decides a training besides its data; the defaults are the recipe's.
-
-    Attributes
-    ----------
-    loss
-        Which, and its numbers.
-    epochs, batch_size
-        Batches are full and count all processes; faces left over wait for another epoch's order.
-    lr, lr_drop_epoch, lr_drop_ratio
-        Learning rate, the epochs (from 0) it falls at, and by what factor.
-    momentum, weight_decay
-        Of the stochastic gradient descent, for all weights.
-    precision
-        ``fp32``, ``bf16`` or ``fp16``: what the network computes in. Weights and loss are float32.
-    head
-        ``replicated``: every process holds all classes. ``sharded``: each holds a slice.
-    seed
-        Of the first weights, the order of the faces, flips and dropout.
-    """
+    """What decides a training besides its data; each field's ``help`` says what it is."""
 
     loss: LossSettings = LossSettings()
-    epochs: int = 25
-    batch_size: int = 512
-    lr: float = 0.1
-    lr_drop_epoch: Tuple[int, ...] = (10, 18, 22)
-    lr_drop_ratio: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    precision: str = "fp32"
-    head: str = "replicated"
-    seed: int = 0
+    arch: str = _setting("iresnet18", "--arch", "network", choices=ARCHS)
+    epochs: int = _setting(25, "--epochs", "times every face is seen", type=int)
+    batch_size: int = _setting(
+        512, "--batch-size -b", "faces in a batch, of all processes together", type=int
+    )
+    lr: float = _setting(0.1, "--learning-rate --lr", "at first", type=float)
+    lr_drop_epoch: Tuple[int, ...] = _setting(
+        (10, 18, 22), "--lr-drop-epoch", "epochs, from 0, it falls at", type=int, nargs="*"
+    )
+    lr_drop_ratio: float = _setting(0.1, "--lr-drop-ratio", "what it falls to", type=float)
+    momentum: float = _setting(0.9, "--momentum", "of the gradient descent", type=float)
+    weight_decay: float = _setting(5e-4, "--weight-decay --wd", "of all weights", type=float)
+    precision: str = _setting(
+        "fp32",
+        "--precision",
+        "what the network computes in; bf16 is fast on CPUs with AMX, fp16 needs a GPU",
+        choices=PRECISIONS,
+    )
+    head: str = _setting(
+        "replicated",
+        "--head",
+        "sharded: every process holds a slice of the classes instead of all",
+        choices=HEADS,
+    )
+    seed: int = _setting(
+        0, "--seed", "of first weights, order of the faces, flips and dropout", type=int
+    )
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -162,6 +164,29 @@ class TrainSettings:
         return {**entry, "lr_drop_epoch": list(self.lr_drop_epoch)}
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """What does not change what is learnt; each field's ``help`` says what it is."""
+
+    print_freq: int = _setting(100, "--print-freq -p", "batches a line of progress", type=int)
+    save_every: int = _setting(
+        0,
+        "--save-every",
+        "batches a checkpoint; 0: every 10 minutes; always: every epoch",
+        type=int,
+    )
+    keep: int = _setting(3, "--keep", "checkpoints to keep", type=int)
+    pth_save_epoch: int = _setting(1, "--pth-save-epoch", "epochs a file of weights", type=int)
+    val_folds: int = _setting(10, "--val_folds", "of the verification", type=int)
+    vis_mag: int = _setting(
+        1, "--vis_mag", "1: plot lengths and cosines of every epoch", type=int, choices=(0, 1)
+    )
+
+    def __post_init__(self) -> None:
+        if min(self.print_freq, self.keep, self.pth_save_epoch) < 1 or self.save_every < 0:
+            raise InputError(f"print_freq, keep and pth_save_epoch must be at least 1, got {self}")
+
+
 def propose_bounds(low: float, high: float) -> Tuple[float, float]:
     """Propose l_a and u_a for fine-tuning a network whose embeddings have certain lengths.
 
@@ -184,3 +209,33 @@ def propose_bounds(low: float, high: float) -> Tuple[float, float]:
     if not 0 < low <= high:
         raise InputError(f"lengths must be above 0, got {low:g} to {high:g}; check the checkpoint")
     return float(f"{low * (1 - SLACK):.2g}"), float(f"{high * (1 + SLACK):.2g}")
+
+
+def flags_of(kind: type) -> Iterator[Tuple[List[str], Dict[str, Any]]]:
+    """Give the flags of a settings class, and what ``add_argument`` takes for each."""
+    for field in dataclasses.fields(kind):
+        if field.metadata:
+            how = {**field.metadata["how"], "dest": field.name, "default": field.default}
+            yield field.metadata["flags"], how
+
+
+def run_settings_of(values: Mapping[str, Any]) -> RunSettings:
+    """Make the settings from what the flags of :func:`flags_of` were given."""
+    return RunSettings(**{how["dest"]: values[how["dest"]] for _, how in flags_of(RunSettings)})
+
+
+def settings_of(values: Mapping[str, Any]) -> TrainSettings:
+    """Make the settings from what the flags of :func:`flags_of` were given.
+
+    Raises
+    ------
+    InputError
+        If they do not go together.
+    """
+
+    def taken(kind: type) -> Dict[str, Any]:
+        return {how["dest"]: values[how["dest"]] for _, how in flags_of(kind)}
+
+    entry = taken(TrainSettings)
+    entry["lr_drop_epoch"] = tuple(entry["lr_drop_epoch"])
+    return TrainSettings(loss=LossSettings(**taken(LossSettings)), **entry)

@@ -1,0 +1,551 @@
+"""MagFace's training: one batch at a time, on one process or many, stoppable after any."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from ...errors import BackendUnavailable, InputError, WeightsError
+from ...image.files import write_bytes
+from ...metrics.verification import FoldAccuracy, k_fold_accuracy
+from .distributed import Processes, synchronise_batch_norms
+from .faces import Batches, FacePairs, Faces, FaceSet, read_face
+from .loss import HeadOutput, MagHead
+from .network import EMBEDDING_SIZE, build, load_official
+from .settings import RunSettings, TrainSettings
+
+__all__ = ["Meter", "Processes", "Trainer", "builder", "embed", "lengths_of", "saved", "verify"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SAVE_SECONDS = 600.0
+EVAL_BATCH = 64
+PLOTTED = 4096  # faces in the plot of an epoch: its last ones
+
+Say = Callable[[str], object]
+Plot = Callable[[np.ndarray, np.ndarray, Path], None]
+
+
+class SampleDropout(nn.Module):  # type: ignore[misc]
+    """A dropout of whole maps that is told its chances, one a face and map, instead of drawing."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.chances = torch.ones(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = (self.chances[:, : x.shape[1]] >= self.p).to(x.dtype) / (1.0 - self.p)
+        return x * keep.view(*keep.shape, *[1] * (x.dim() - 2))
+
+
+class Meter:
+    """Means and extremes over some batches, kept on the device until asked for.
+
+    Attributes
+    ----------
+    sums
+        Of the batches' loss, identity, magnitude, share of right faces, length and margin, and
+        their number; float64.
+    """
+
+    NAMES = ("loss", "identity", "magnitude", "accuracy", "length", "margin")
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(self.NAMES) + 1, dtype=torch.float64, device=device)
+        # Highest and lowest length, the latter negated, so that one maximum serves both.
+        self.extremes = torch.full((2,), -torch.inf, dtype=torch.float64, device=device)
+
+    def add(self, output: HeadOutput) -> None:
+        """Count one batch."""
+        shares = (output.is_right.float(), output.lengths, output.margins)
+        means = (output.loss, output.identity, output.magnitude, *(x.mean() for x in shares))
+        self.sums += torch.stack([*(x.detach().double() for x in means), self.sums.new_ones(())])
+        ends = torch.stack([output.lengths.max(), -output.lengths.min()])
+        self.extremes = self.extremes.maximum(ends.double())
+
+    def reduced(self, processes: Processes) -> list[Tensor]:
+        """Return sums and extremes over all processes, each sum divided by their number."""
+        sums = processes.total(self.sums.clone()) / processes.world
+        return [sums, processes.highest(self.extremes.clone())]
+
+    def row(self, processes: Processes) -> dict[str, float]:
+        """Return the means by name, and the shortest and longest length."""
+        (*sums, count), (high, low) = (values.tolist() for values in self.reduced(processes))
+        means = {name: value / count for name, value in zip(self.NAMES, sums)}
+        return {**means, "shortest": -low, "longest": high}
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Go on from what :meth:`reduced` returned."""
+        self.sums, self.extremes = (values.to(self.sums.device) for values in state)
+
+
+class Trainer:
+    """A training; saved and resumed it gives what it gives in one go, bit for bit on a CPU.
+
+    Nothing random is drawn while it runs (see :mod:`.faces`), so that the state of no generator
+    needs to be kept and as many processes as one likes compute the same.
+
+    Parameters
+    ----------
+    settings
+        How.
+    faces
+        What from.
+    classes
+        How many people.
+    build
+        Makes the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
+    processes
+        Who takes part.
+    workers
+        Processes that read faces, for each of these.
+    compiled
+        Whether ``torch.compile`` works on the network; needs a C++ compiler on a CPU.
+    embedding_size
+        Of the network's output.
+
+    Attributes
+    ----------
+    network
+        The network alone, under its own names.
+    step
+        How many batches are done; the run is over at ``steps``.
+    history
+        A row for every ``print_freq`` batches.
+    epochs
+        A row for every epoch done.
+    best
+        The highest accuracy of a verification so far.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        faces: Faces,
+        classes: int,
+        build: Callable[[], nn.Module],
+        processes: Processes | None = None,
+        workers: int = 0,
+        compiled: bool = False,
+        embedding_size: int = EMBEDDING_SIZE,
+    ) -> None:
+        self.settings = settings
+        self.processes = processes = processes or Processes()
+        device = processes.device
+        torch.manual_seed(settings.seed)
+        self.network = build()
+        self._dtype = next(self.network.parameters()).dtype
+        split = processes if settings.head == "sharded" else None
+        self.head = MagHead(embedding_size, classes, settings.loss, split).to(device, self._dtype)
+        self._dropouts = _tell_dropouts(self.network)
+        synchronise_batch_norms(self.network, processes)
+        self.network.to(device, memory_format=torch.channels_last)
+        trunk = torch.compile(self.network) if compiled else self.network
+        self._trunk = self._parallel(trunk)
+        self._loss = self.head if split else self._parallel(self.head)
+        self._optimizer = torch.optim.SGD(
+            [self.head.weight, *self.network.parameters()],
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.batches = Batches(
+            len(faces),
+            settings.batch_size,
+            settings.epochs,
+            settings.seed,
+            processes.rank,
+            processes.world,
+        )
+        self._faces, self._workers = faces, workers
+        self.step, self.steps = 0, self.batches.total
+        self.history: list[dict[str, float]] = []
+        self.epochs: list[dict[str, float]] = []
+        self.best = 0.0
+        self._recent, self._epoch = Meter(device), Meter(device)
+        self._seen = torch.zeros(2, 0, device=device)
+        self._stop = False
+
+    def _parallel(self, module: nn.Module) -> nn.Module:
+        if self.processes.world == 1:
+            return module
+        # Buffers are equal on all processes already, since the batch norms are.
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def learn(self, faces: Tensor, labels: Tensor, chances: Tensor) -> HeadOutput:
+        """Learn from this process's part of the next batch.
+
+        Parameters
+        ----------
+        faces
+            Shape (B, 3, H, W), uint8, BGR.
+        labels
+            Shape (B,), int64.
+        chances
+            Shape (B, K), float32: what decides about dropout.
+        """
+        device, settings = self.processes.device, self.settings
+        inputs = faces.to(device, non_blocking=True).to(self._dtype) / 255.0
+        for dropout in self._dropouts:
+            dropout.chances = chances.to(device, non_blocking=True)
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.lr_in(self.step // self.batches.per_epoch)
+        self._trunk.train()
+        half = AUTOCAST.get(settings.precision)
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            embeddings = self._trunk(inputs.contiguous(memory_format=torch.channels_last))
+        output: HeadOutput = self._loss(embeddings, labels.to(device, non_blocking=True))
+        self._optimizer.zero_grad()
+        self._scaler.scale(output.loss).backward()
+        self._share_overflow()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.step += 1
+        for meter in (self._recent, self._epoch):
+            meter.add(output)
+        seen = torch.stack([output.lengths, output.cosines])
+        self._seen = torch.cat([self._seen, seen.to(self._seen.dtype)], dim=1)[:, -PLOTTED:]
+        return output
+
+    def _share_overflow(self) -> None:
+        """Let an overflow in one slice of the classes make every process skip the step."""
+        gradient = self.head.weight.grad
+        if self._scaler.is_enabled() and self._loss is self.head and self.processes.world > 1:
+            overflow = (~gradient.isfinite()).any().float()
+            gradient += torch.where(self.processes.highest(overflow) > 0, torch.inf, 0.0)
+
+    def run(
+        self,
+        folder: Path,
+        options: RunSettings,
+        *,
+        say: Say,
+        pairs: FacePairs | None = None,
+        plot: Plot | None = None,
+    ) -> bool:
+        """Learn from all batches that are left, or until Ctrl-C or SIGTERM.
+
+        Parameters
+        ----------
+        folder
+            Gets ``checkpoints/``, ``weights/``, ``vis/``, ``steps.csv`` and ``epochs.csv``.
+        options
+            How often it says and saves what.
+        say
+            Takes a line of progress.
+        pairs
+            Faces of other people, to verify the network on after every epoch.
+        plot
+            Draws lengths and cosines into a file.
+
+        Returns
+        -------
+        bool
+            Whether all epochs are done.
+        """
+        self.batches.start = self.step
+        loader = DataLoader(
+            self._faces,
+            batch_sampler=self.batches,
+            num_workers=self._workers,
+            worker_init_fn=_ignore_signals,
+            pin_memory=self.processes.device.type == "cuda",
+        )
+        handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        began, first, saved_at = time.monotonic(), self.step, time.monotonic()
+        try:
+            for batch in loader:
+                self.learn(*batch)
+                if self.step % options.print_freq == 0:
+                    self._note(say, (self.step - first) / (time.monotonic() - began))
+                ended = self.step % self.batches.per_epoch == 0
+                if ended:
+                    self._end_epoch(folder, options, say, pairs, plot)
+                if options.save_every:
+                    is_due = self.step % options.save_every == 0
+                else:
+                    is_due = time.monotonic() - saved_at > SAVE_SECONDS
+                stop, due = self._agree(self._stop, is_due)
+                if stop or due or ended:
+                    self.save(folder, options.keep)
+                    saved_at = time.monotonic()
+                if stop:
+                    break
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return self.step == self.steps
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._stop = True
+        # The second one ends the program at once.
+        signal.signal(number, signal.SIG_DFL)
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """Return the flags that any process has raised."""
+        if self.processes.world == 1:
+            return list(flags)
+        values = torch.tensor(flags, dtype=torch.float32, device=self.processes.device)
+        return [value > 0 for value in self.processes.highest(values).tolist()]
+
+    def _note(self, say: Say, rate: float) -> None:
+        row = {"step": self.step, **self._recent.row(self.processes)}
+        self._recent = Meter(self.processes.device)
+        self.history.append(row)
+        if not math.isfinite(row["loss"]):
+            raise InputError(
+                f"the loss at step {self.step} is {row['loss']}; lower --learning-rate, or choose "
+                "l_a and u_a around what --measure-norms prints, and go on from a checkpoint"
+            )
+        left = int((self.steps - self.step) / rate)
+        say(
+            f"epoch {(self.step - 1) // self.batches.per_epoch + 1}/{self.settings.epochs} "
+            f"step {self.step}/{self.steps} loss {row['loss']:.4f} (identity "
+            f"{row['identity']:.4f}, magnitude {row['magnitude']:.6f}) accuracy "
+            f"{row['accuracy']:.3f} lengths {row['shortest']:.1f} to {row['longest']:.1f} "
+            f"{rate * self.settings.batch_size:.1f} images/s, "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        )
+
+    def _end_epoch(
+        self,
+        folder: Path,
+        options: RunSettings,
+        say: Say,
+        pairs: FacePairs | None,
+        plot: Plot | None,
+    ) -> None:
+        number = self.step // self.batches.per_epoch
+        row = {"epoch": number, "step": self.step, "lr": self.settings.lr_in(number - 1)}
+        row.update(self._epoch.row(self.processes))
+        self.epochs.append(row)
+        if pairs is not None:
+            found = verify(self.network, pairs, options.val_folds, self.processes.device)
+            row["verification"] = found.mean
+            say(f"epoch {number}: verification {found}")
+            if found.mean > self.best:
+                self.best = found.mean
+                self.export(folder / "weights" / "best.pth")
+        if number % options.pth_save_epoch == 0:
+            self.export(folder / "weights" / f"{number:05}.pth")
+        if plot is not None and options.vis_mag and self.processes.rank == 0:
+            lengths, cosines = self._seen.cpu().numpy()
+            try:
+                plot(lengths, cosines, folder / "vis" / f"{number:05}.png")
+            except BackendUnavailable as error:
+                say(f"no plot: {error}")
+        self._epoch = Meter(self.processes.device)
+        self._seen = self._seen[:, :0]
+
+    def save(self, folder: Path, keep: int = 3) -> None:
+        """Write everything the rest of the run needs, all or nothing; all processes call it.
+
+        Parameters
+        ----------
+        folder
+            The run's.
+        keep
+            Checkpoints that stay; older ones are removed.
+        """
+        # Slices are put together, so that any number of processes can go on.
+        state = {
+            "settings": self.settings.to_dict(),
+            "classes": self.head.classes,
+            "network": self.network.state_dict(),
+            "head": self._whole(self.head.weight.detach()),
+            "optimizer": _change_first(self._optimizer.state_dict(), self._whole),
+            "scaler": self._scaler.state_dict(),
+            "step": self.step,
+            "recent": self._recent.reduced(self.processes),
+            "epoch": self._epoch.reduced(self.processes),
+            "seen": self._seen,
+            "history": self.history,
+            "epochs": self.epochs,
+            "best": self.best,
+        }
+        if self.processes.rank == 0:
+            _write(Path(folder, "checkpoints", f"{self.step:08}.pth"), state)
+            for old in saved(folder)[:-keep]:
+                old.unlink()
+            for name, rows in (("steps", self.history), ("epochs", self.epochs)):
+                if rows:
+                    write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
+
+    def _whole(self, value: Tensor) -> Tensor:
+        return self.head.whole(value) if self._loss is self.head else value
+
+    def _part(self, value: Tensor) -> Tensor:
+        return self.head.part(value) if self._loss is self.head else value
+
+    def resume(self, path: Path) -> None:
+        """Go on where :meth:`save` wrote a file; later ones beside it are removed.
+
+        Raises
+        ------
+        WeightsError
+            If the file cannot be read, or is another training's.
+        """
+        state = _read(path)
+        wanted = {"settings": self.settings.to_dict(), "classes": self.head.classes}
+        found = {name: state.get(name) for name in wanted}
+        if found != wanted:
+            raise WeightsError(f"{str(path)!r} is another training's: {found}; this is {wanted}")
+        self.network.load_state_dict(state["network"])
+        self.head.weight.data.copy_(self._part(state["head"]))
+        self._optimizer.load_state_dict(_change_first(state["optimizer"], self._part))
+        self._scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+        self.history, self.epochs = state["history"], state["epochs"]
+        self._recent.restore(state["recent"])
+        self._epoch.restore(state["epoch"])
+        self._seen = state["seen"].to(self.processes.device)
+        if self.processes.rank == 0:
+            for later in saved(path.parent.parent):
+                if later.name > path.name:
+                    later.unlink()
+
+    def export(self, path: Path) -> None:
+        """Write the weights as the authors' data-parallel training names them; all call it.
+
+        Their loader and :func:`~facezoo.models.magface.network.load_official` take the file.
+        """
+        weights = {f"module.{name}": value for name, value in self.network.state_dict().items()}
+        weights["module.fc.weight"] = self._whole(self.head.weight.detach())
+        epoch = self.step // self.batches.per_epoch
+        if self.processes.rank == 0:
+            _write(path, {"epoch": epoch, "arch": self.settings.arch, "state_dict": weights})
+
+
+def builder(arch: str, pretrained: Path | None = None) -> Callable[[], nn.Module]:
+    """Return what builds a network, with fresh weights or a checkpoint's."""
+
+    def build_network() -> nn.Module:
+        network = build(arch)
+        if pretrained is not None:
+            load_official(network, pretrained)
+        return network
+
+    return build_network
+
+
+def embed(network: nn.Module, paths: Iterable[Path], device: torch.device) -> np.ndarray:
+    """Compute the embeddings of faces in evaluation mode.
+
+    Parameters
+    ----------
+    network
+        On the device; left in evaluation mode.
+    paths
+        Aligned faces.
+    device
+        Where it is.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N, D), float64, not normalised.
+    """
+    network.eval()
+    names, rows = list(paths), []
+    with torch.no_grad():
+        for start in range(0, len(names), EVAL_BATCH):
+            faces = np.stack([read_face(path) for path in names[start : start + EVAL_BATCH]])
+            inputs = torch.from_numpy(faces).to(device).float() / 255.0
+            rows.append(network(inputs.contiguous(memory_format=torch.channels_last)).cpu())
+    return np.asarray(torch.cat(rows).double().numpy())
+
+
+def verify(network: nn.Module, pairs: FacePairs, folds: int, device: torch.device) -> FoldAccuracy:
+    """Measure a network on pairs by the authors' protocol.
+
+    Parameters
+    ----------
+    network
+        On the device; left in evaluation mode.
+    pairs
+        Faces it has not learnt from.
+    folds
+        Each is decided by the threshold that is best on the others.
+    device
+        Where the network is.
+    """
+    embeddings = embed(network, pairs.paths, device)
+    first, second = (embeddings[pairs.pairs[:, side]] for side in (0, 1))
+    return k_fold_accuracy(first, second, pairs.is_same, folds=folds)
+
+
+def lengths_of(network: nn.Module, faces: FaceSet, count: int, seed: int) -> np.ndarray:
+    """Measure how long the embeddings of some faces are, in float64, to choose l_a and u_a by."""
+    chosen = np.random.default_rng(seed).choice(len(faces), min(count, len(faces)), replace=False)
+    embeddings = embed(network, map(faces.path, chosen), torch.device("cpu"))
+    return np.asarray(np.linalg.norm(embeddings, axis=1))
+
+
+def saved(folder: Path) -> list[Path]:
+    """List a run's checkpoints, the newest last."""
+    return sorted(Path(folder, "checkpoints").glob("*.pth"))
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Let workers outlive a signal to all, until the training has saved itself."""
+    torch.set_num_threads(1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _tell_dropouts(network: nn.Module) -> list[SampleDropout]:
+    """Replace a network's dropouts by ones that are told their chances."""
+    replaced = []
+    for parent in list(network.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, nn.modules.dropout._DropoutNd):
+                replaced.append(SampleDropout(layer.p))
+                setattr(parent, name, replaced[-1])
+    return replaced
+
+
+def _change_first(optimizer: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Change what an optimiser's state dict holds about its first parameter, the head's."""
+    state = dict(optimizer["state"])
+    if 0 in state:
+        state[0] = {name: change(value) for name, value in state[0].items()}
+    return {**optimizer, "state": state}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
+        raise WeightsError(
+            f"{str(path)!r} is no saved training ({type(error).__name__}); remove it to go on from "
+            "the one before"
+        ) from error
+    return state if isinstance(state, dict) else {}
+
+
+def _csv(rows: Sequence[dict[str, float]]) -> str:
+    lines = [",".join(rows[0]), *(",".join(map(repr, row.values())) for row in rows)]
+    return "\n".join(lines) + "\n"

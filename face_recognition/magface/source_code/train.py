@@ -1,0 +1,101 @@
+"""Train MagFace, Mag-CosFace or ArcFace on a list of aligned faces; resumable.
+
+Alone, or with torchrun on several processes. --pth-save-fold gets checkpoints, weights that the
+authors' loader and ours take, steps.csv, epochs.csv and plots. Interrupted, by Ctrl-C, SIGTERM or
+worse, the same command goes on.
+"""
+
+import argparse
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+from facezoo.cli import options
+from facezoo.datasets.image_list import check_image_list, read_image_list
+from facezoo.errors import InputError
+from facezoo.models.magface import settings
+from facezoo.models.magface.faces import FaceSet, read_face_pairs
+from facezoo.plots import plot_lengths
+from facezoo.runs import RunFolder, fingerprint_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    add = parser.add_argument
+    options.add_flag(parser, "--train_list", type=Path, required=True, help="faces and people")
+    options.add_flag(parser, "--image_root", type=Path, help="folder that the paths start from")
+    options.add_flag(parser, "--val_pairs", type=Path, help="lines 'first second 1' (or 0)")
+    add("--embedding-size", type=int, choices=(512,), default=512, help="of the network")
+    add("--last-fc-size", type=int, help="number of people, to be checked against the list")
+    add("--pretrained", type=Path, help="checkpoint to start from")
+    add("--measure-norms", type=int, metavar="N", help="only show lengths of N faces with it")
+    for kind in (settings.LossSettings, settings.TrainSettings, settings.RunSettings):
+        for flags, how in settings.flags_of(kind):
+            options.add_flag(parser, *flags, **how)
+    add("--start-epoch", type=int, default=0, help="epochs to leave out")
+    add("--workers", "-j", type=int, default=4, help="processes that read faces")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what computes")
+    add("--compile", action="store_true", help="use torch.compile")
+    add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")
+    add("--resume", type=Path, help="checkpoint to go on from; by default the newest")
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    training = options.import_torch_part("facezoo.models.magface.train")
+    chosen, images = settings.settings_of(vars(args)), read_image_list(args.train_list)
+    check_image_list(images, args.image_root)
+    if args.last_fc_size not in (None, images.classes):
+        raise InputError(
+            f"the list has {images.classes} people, --last-fc-size {args.last_fc_size}"
+        )
+    faces = FaceSet(images, chosen.seed, args.image_root)
+    pairs = read_face_pairs(args.val_pairs, args.image_root) if args.val_pairs else None
+    build = training.builder(chosen.arch, args.pretrained)
+    if args.measure_norms:
+        lengths = training.lengths_of(build(), faces, args.measure_norms, chosen.seed)
+        bounds = settings.propose_bounds(lengths.min(), lengths.max())
+        print(f"lengths of {len(lengths)} faces: {lengths.min():.4g} to {lengths.max():.4g}")
+        print("proposed: --l_a {:g} --u_a {:g}".format(*bounds))
+        return 0
+    inputs = [path for path in (args.train_list, args.val_pairs, args.pretrained) if path]
+    folder = RunFolder(
+        args.pth_save_fold,
+        command="magface train",
+        settings=chosen.to_dict(),
+        inputs_sha256=fingerprint_files(inputs, [path.name for path in inputs]),
+        owned=("checkpoints", "weights", "vis", "steps.csv", "epochs.csv"),
+        overwrite=args.overwrite,
+    )
+    with training.Processes.started(args.device, chosen.precision) as processes:
+        trainer = training.Trainer(
+            chosen, faces, images.classes, build, processes, args.workers, args.compile
+        )
+        is_first = processes.rank == 0
+        with folder if is_first else nullcontext():
+            processes.wait()
+            trainer.step = args.start_epoch * trainer.batches.per_epoch
+            for newest in [args.resume] if args.resume else training.saved(args.pth_save_fold)[-1:]:
+                trainer.resume(newest)
+            done = trainer.run(
+                args.pth_save_fold,
+                settings.run_settings_of(vars(args)),
+                say=partial(print, flush=True) if is_first and not args.quiet else str,
+                pairs=pairs,
+                plot=plot_lengths,
+            )
+            if done and is_first:
+                folder.finish()
+    if is_first:
+        how = "done" if done else "stopped, the same command goes on"
+        print(f"{how}: {trainer.step} of {trainer.steps} batches, in {args.pth_save_fold}")
+    return 0
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

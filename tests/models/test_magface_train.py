@@ -1,0 +1,352 @@
+"""MagFace's training: stopped, killed and resumed, on one process and two, in every precision."""
+
+import multiprocessing
+import os
+import signal
+import time
+from itertools import chain
+
+import numpy as np
+import pytest
+from facezoo.errors import InputError, WeightsError
+from facezoo.models.magface.faces import Batches
+from facezoo.models.magface.settings import LossSettings, RunSettings, TrainSettings
+
+torch = pytest.importorskip("torch")
+from facezoo.models.magface import train  # noqa: E402
+from facezoo.models.magface.distributed import Processes  # noqa: E402
+from facezoo.models.magface.train import Trainer  # noqa: E402
+from torch import nn  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+PEOPLE, EMBEDDING = 5, 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Squares:
+    """Thirty-two pictures whose shade and place say who; flips and chances follow from the key."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, key):
+        time.sleep(self.seconds)
+        epoch, index = key
+        rng = np.random.default_rng((7, epoch, index))
+        face = np.random.default_rng(index).integers(0, 60, (3, 8, 8)).astype(np.uint8)
+        face[index % 3, index % PEOPLE] += 150
+        face = face[..., ::-1].copy() if rng.random() < 0.5 else face
+        return face, index % PEOPLE, rng.random(16, dtype=np.float32)
+
+
+def tiny():
+    """All kinds of layers the real network has."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.BatchNorm2d(16),
+        nn.PReLU(16),
+        nn.Dropout2d(0.4),
+        nn.Flatten(),
+        nn.Linear(256, EMBEDDING),
+        nn.BatchNorm1d(EMBEDDING),
+    )
+
+
+LOSS = LossSettings(l_a=1.0, u_a=8.0, scale=16.0)
+
+
+def make(build=tiny, faces=None, processes=None, **settings):
+    given = {"loss": LOSS, "epochs": 5, "batch_size": 8, "lr": 0.05, "lr_drop_epoch": (3,)}
+    return Trainer(
+        TrainSettings(**{**given, **settings}),
+        faces or Squares(),
+        PEOPLE,
+        build,
+        processes,
+        embedding_size=EMBEDDING,
+    )
+
+
+def go(trainer, folder, **options):
+    lines = []
+    done = trainer.run(folder, RunSettings(print_freq=1, **options), say=lines.append)
+    return done, lines
+
+
+def losses(trainer):
+    return [row["loss"] for row in trainer.history]
+
+
+def assert_same(first, second):
+    assert first.history == second.history
+    assert first.epochs == second.epochs
+    for name, values in first.network.state_dict().items():
+        assert torch.equal(values, second.network.state_dict()[name]), name
+    assert torch.equal(first.head.weight, second.head.weight)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    trainer = make()
+    folder = tmp_path_factory.mktemp("whole")
+    assert go(trainer, folder)[0]
+    return trainer, folder
+
+
+# One process --------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_says_so(whole):
+    trainer, folder = whole
+    assert (trainer.step, trainer.steps) == (20, 20)
+    assert losses(trainer)[-1] < losses(trainer)[0]
+    steps = (folder / "steps.csv").read_text().splitlines()
+    assert steps[0].startswith("step,loss,identity,magnitude,accuracy,length,margin,shortest")
+    assert len(steps) == 21
+    epochs = (folder / "epochs.csv").read_text().splitlines()
+    assert [line.split(",")[2] for line in epochs[1:]] == ["0.05"] * 3 + [
+        "0.005000000000000001"
+    ] * 2
+    assert len(sorted((folder / "checkpoints").iterdir())) == 3
+
+
+def test_means_are_those_of_the_batches(whole):
+    trainer, _ = whole
+    for epoch in range(5):
+        rows = trainer.history[4 * epoch : 4 * epoch + 4]
+        entry = trainer.epochs[epoch]
+        assert entry["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in rows]))
+        assert entry["longest"] == max(row["longest"] for row in rows)
+        assert entry["shortest"] == min(row["shortest"] for row in rows)
+        weighed = entry["identity"] + LOSS.weight * entry["magnitude"]
+        assert entry["loss"] == pytest.approx(weighed)
+
+
+def test_progress_shows_rate_and_time_left(tmp_path):
+    _, lines = go(make(epochs=1), tmp_path)
+    assert lines[0].startswith("epoch 1/1 step 1/4 loss ")
+    assert "images/s, 0:00:0" in lines[0] and lines[0].endswith(" left")
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_resumed_from_any_checkpoint_it_is_the_same(whole, tmp_path, at):
+    """In the middle of an epoch and at its end, whatever was computed in between."""
+    first = make()
+    assert go(first, tmp_path, save_every=1, keep=99)[0]
+    again = make(build=lambda: (torch.manual_seed(99), tiny())[1])
+    again.resume(tmp_path / "checkpoints" / f"{at:08}.pth")
+    torch.manual_seed(123)
+    assert again.step == at
+    assert max(train.saved(tmp_path)).name == f"{at:08}.pth"
+    assert go(again, tmp_path)[0]
+    assert_same(whole[0], again)
+
+
+def child_run(folder, seconds):
+    torch.set_num_threads(1)
+    go(make(faces=Squares(seconds)), folder, save_every=3)
+
+
+def start(function, *arguments):
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def test_killed_in_the_middle_of_an_epoch_it_goes_on(whole, tmp_path):
+    process = start(child_run, tmp_path, 0.01)
+    wanted = tmp_path / "checkpoints" / "00000006.pth"
+    end = time.monotonic() + 60
+    while not wanted.exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    time.sleep(0.1)  # one more batch or so, of which nothing was saved
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    again = make()
+    again.resume(train.saved(tmp_path)[-1])
+    assert again.step in (6, 8) and again.step < 20
+    assert go(again, tmp_path)[0]
+    assert_same(whole[0], again)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(whole, tmp_path, number):
+    trainer = make()
+    learn = trainer.learn
+
+    def interrupted(*batch):
+        if trainer.step == 5:
+            os.kill(os.getpid(), number)
+        return learn(*batch)
+
+    trainer.learn = interrupted
+    before = signal.getsignal(number)
+    done, _ = go(trainer, tmp_path)
+    assert not done
+    assert signal.getsignal(number) == before
+    assert train.saved(tmp_path)[-1].name == "00000006.pth"
+    again = make()
+    again.resume(train.saved(tmp_path)[-1])
+    assert go(again, tmp_path)[0]
+    assert_same(whole[0], again)
+
+
+def test_checkpoints_come_by_the_clock(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
+    go(make(epochs=1), tmp_path, keep=99)
+    assert [path.stem for path in train.saved(tmp_path)] == [f"{step:08}" for step in (1, 2, 3, 4)]
+
+
+def test_foreign_and_torn_checkpoints_are_refused(whole):
+    path = train.saved(whole[1])[-1]
+    with pytest.raises(WeightsError, match="another training's"):
+        make(lr=0.1).resume(path)
+    torn = path.with_name("torn.pth")
+    torn.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="no saved training"):
+        make().resume(torn)
+    torn.unlink()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = make()
+    trainer.head.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="loss at step 1 is nan"):
+        go(trainer, tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "steps"), [("bf16", 4), ("fp16", 1)])
+def test_half_precision_stays_near(whole, tmp_path, precision, steps):
+    """In fp16 until the first gradient overflows and its step is left out."""
+    trainer = make(precision=precision)
+    assert go(trainer, tmp_path)[0]
+    found, expected = losses(trainer), losses(whole[0])
+    np.testing.assert_allclose(found[:steps], expected[:steps], rtol=0.05)
+    assert np.isfinite(found).all() and found[-1] < found[0]
+    assert trainer.network[0].weight.dtype == torch.float32
+    assert trainer._scaler.is_enabled() == (precision == "fp16")
+
+
+def test_workers_change_nothing(whole, tmp_path):
+    trainer = make()
+    trainer._workers = 2
+    assert go(trainer, tmp_path)[0]
+    assert_same(whole[0], trainer)
+
+
+# Order --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_no_face_is_left_out_or_seen_twice(world):
+    parts = [list(Batches(21, 4, 3, seed=1, rank=rank, world=world)) for rank in range(world)]
+    together = [list(chain(*batch)) for batch in zip(*parts)]
+    assert together == list(Batches(21, 4, 3, seed=1))
+    for epoch in range(3):
+        seen = [key for batch in together[5 * epoch : 5 * epoch + 5] for key in batch]
+        assert {key[0] for key in seen} == {epoch}
+        assert len({key[1] for key in seen}) == 20
+    assert [key[1] for key in together[0]] != [key[1] for key in together[5]]
+
+
+def test_an_order_that_is_gone_into_is_the_same():
+    batches = Batches(21, 4, 3, seed=1)
+    everything = list(batches)
+    batches.start = 7
+    assert len(batches) == 8
+    assert list(batches) == everything[7:]
+
+
+@pytest.mark.parametrize(("size", "world"), [(22, 1), (5, 2)])
+def test_batches_that_do_not_fit_are_refused(size, world):
+    with pytest.raises(InputError, match="batch size"):
+        Batches(21, size, 1, seed=0, world=world)
+
+
+# Two processes ------------------------------------------------------------------------------------
+
+
+def child_rank(rank, folder, settings, change):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    build = tiny if settings.pop("single", False) else lambda: tiny().double()
+    if change == "norms":
+        train.synchronise_batch_norms = lambda network, processes: None
+    trainer = make(build, processes=Processes(rank, 2), **settings)
+    if change == "dropout":
+        torch.manual_seed(rank)
+        for dropout in trainer._dropouts:
+            dropout.forward = nn.Dropout2d(0.4).forward
+    go(trainer, folder)
+    torch.distributed.destroy_process_group()
+
+
+def on_two(folder, settings, change=""):
+    """Train on two processes; return a trainer with what they computed."""
+    processes = [start(child_rank, rank, folder, dict(settings), change) for rank in (0, 1)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    single = settings.pop("single", False)
+    trainer = make(tiny if single else lambda: tiny().double(), **settings)
+    trainer.resume(train.saved(folder)[-1])
+    return trainer
+
+
+def on_one(folder, settings):
+    trainer = make(lambda: tiny().double(), **settings)
+    assert go(trainer, folder)[0]
+    return trainer
+
+
+def differences(first, second):
+    """Return the largest difference of losses and that of weights, in units of the largest."""
+    weights = [
+        (a - b).abs().max() / b.abs().max().clamp(min=1e-3)
+        for a, b in zip(first.network.state_dict().values(), second.network.state_dict().values())
+    ]
+    weights.append((first.head.weight - second.head.weight).detach().abs().max())
+    of_losses = np.abs(np.array(losses(first)) / losses(second) - 1.0)
+    return of_losses.max(), max(float(weight) for weight in weights)
+
+
+@pytest.mark.parametrize("head", ["replicated", "sharded"])
+def test_two_processes_compute_what_one_does(tmp_path, head):
+    settings = {"head": head}
+    two = on_two(tmp_path, settings)
+    one = on_one(tmp_path / "one", settings)
+    assert len(losses(two)) == len(losses(one)) == 20
+    of_losses, of_weights = differences(two, one)
+    assert of_losses < 1e-6 and of_weights < 1e-6
+    for ours, theirs in zip(two.epochs, one.epochs):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("change", ["norms", "dropout"])
+def test_what_is_not_shared_between_processes_is_noticed(tmp_path, change):
+    two = on_two(tmp_path, {"epochs": 1}, change)
+    one = on_one(tmp_path / "one", {"epochs": 1})
+    assert max(differences(two, one)) > 1e-6
+
+
+@pytest.mark.parametrize("head", ["replicated", "sharded"])
+def test_in_single_precision_the_first_loss_is_the_same(tmp_path, head):
+    settings = {"head": head, "epochs": 1}
+    two = on_two(tmp_path, {**settings, "single": True})
+    one = make(**settings)
+    go(one, tmp_path / "one")
+    assert losses(two)[0] == pytest.approx(losses(one)[0], rel=1e-5)
