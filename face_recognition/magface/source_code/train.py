@@ -44,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.magface.train")
-    chosen, images = settings.settings_of(vars(args)), read_image_list(args.train_list)
+    chosen, how = settings.settings_of(vars(args)), settings.run_settings_of(vars(args))
+    images = read_image_list(args.train_list)
     check_image_list(images, args.image_root)
     if args.last_fc_size not in (None, images.classes):
         raise InputError(
@@ -78,18 +79,12 @@ def run(args: argparse.Namespace) -> int:
             trainer.step = args.start_epoch * trainer.batches.per_epoch
             for newest in [args.resume] if args.resume else training.saved(args.pth_save_fold)[-1:]:
                 trainer.resume(newest)
-            done = trainer.run(
-                args.pth_save_fold,
-                settings.run_settings_of(vars(args)),
-                say=partial(print, flush=True) if is_first and not args.quiet else str,
-                pairs=pairs,
-                plot=plot_lengths,
-            )
+            say = partial(print, flush=True) if is_first and not args.quiet else str
+            done = trainer.run(args.pth_save_fold, how, say=say, pairs=pairs, plot=plot_lengths)
             if done and is_first:
                 folder.finish()
     if is_first:
-        how = "done" if done else "stopped, the same command goes on"
-        print(f"{how}: {trainer.step} of {trainer.steps} batches, in {args.pth_save_fold}")
+        print(f"{'done' if done else 'stopped'}: {trainer.step} of {trainer.steps} batches")
     return 0
 
 

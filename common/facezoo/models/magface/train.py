@@ -25,7 +25,17 @@ from .loss import HeadOutput, MagHead
 from .network import EMBEDDING_SIZE, build, load_official
 from .settings import RunSettings, TrainSettings
 
-__all__ = ["Meter", "Processes", "Trainer", "builder", "embed", "lengths_of", "saved", "verify"]
+__all__ = [
+    "Meter",
+    "Processes",
+    "Trainer",
+    "builder",
+    "embed",
+    "lengths_of",
+    "saved",
+    "seeded",
+    "verify",
+]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SAVE_SECONDS = 600.0
@@ -145,8 +155,7 @@ class Trainer:
         self.settings = settings
         self.processes = processes = processes or Processes()
         device = processes.device
-        torch.manual_seed(settings.seed)
-        self.network = build()
+        self.network = seeded(build, settings.seed)
         self._dtype = next(self.network.parameters()).dtype
         split = processes if settings.head == "sharded" else None
         self.head = MagHead(embedding_size, classes, settings.loss, split).to(device, self._dtype)
@@ -442,7 +451,13 @@ def builder(arch: str, pretrained: Path | None = None) -> Callable[[], nn.Module
     return build_network
 
 
-def embed(network: nn.Module, paths: Iterable[Path], device: torch.device) -> np.ndarray:
+def seeded(build_network: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network with the first weights that belong to a seed."""
+    torch.manual_seed(seed)
+    return build_network()
+
+
+def embed(network: nn.Module, paths: Iterable[Path], device: torch.device | str) -> np.ndarray:
     """Compute the embeddings of faces in evaluation mode.
 
     Parameters
@@ -469,7 +484,9 @@ def embed(network: nn.Module, paths: Iterable[Path], device: torch.device) -> np
     return np.asarray(torch.cat(rows).double().numpy())
 
 
-def verify(network: nn.Module, pairs: FacePairs, folds: int, device: torch.device) -> FoldAccuracy:
+def verify(
+    network: nn.Module, pairs: FacePairs, folds: int, device: torch.device | str
+) -> FoldAccuracy:
     """Measure a network on pairs by the authors' protocol.
 
     Parameters

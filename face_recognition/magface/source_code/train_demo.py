@@ -1,0 +1,99 @@
+"""Train iresnet18 on 25 people of the AT&T faces and verify it on five others; a smoke test.
+
+ATT_DIR holds s1 to s30 with ten pictures each. They are cropped to squares and resized to 112x112,
+not aligned. Each seed is trained by train.py; the table compares the accuracy on all pairs of one
+person, and as many of two, with the untrained network's; the threshold is the other half's best.
+"""
+
+import argparse
+import csv
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from facezoo.cli import options
+from facezoo.datasets.image_list import write_image_list
+from facezoo.datasets.pairs import people_pairs
+from facezoo.image.files import find_images, read_image_rgb, write_bytes, write_image_rgb
+from facezoo.image.resize import resize_image
+from facezoo.models.magface.faces import read_face_pairs
+
+TRAINED, VERIFIED = range(1, 26), range(26, 31)
+FOLDS = 2
+FLAGS = "--arch iresnet18 --precision bf16 --batch-size 32 --workers 1 --print-freq 7"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--att_dir", type=Path, required=True, help="folder with s1 to s30")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
+    parser.add_argument("--epochs", type=int, default=30, help="of each run")
+    parser.add_argument("--faces", type=int, default=10, help="pictures of each person to learn")
+    return parser
+
+
+def crop(source: Path, target: Path) -> str:
+    """Cut the middle square out of a picture, resize it, and return where it is."""
+    image = read_image_rgb(source)
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    square = image[top : top + side, left : left + side]
+    write_image_rgb(target, resize_image(square, (112, 112), "BILINEAR_CV"))
+    return str(target)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Write the faces, the training list and the pairs."""
+    lists = {}
+    for part, people in (("train", TRAINED), ("val", VERIFIED)):
+        lists[part] = [
+            (crop(path, args.save_dir / "faces" / f"s{person}" / f"{path.stem}.png"), person)
+            for person in people
+            for path in find_images(args.att_dir / f"s{person}")[: args.faces]
+        ]
+    paths, people = zip(*lists["train"])
+    labels = [person - 1 for person in people]
+    write_image_list(args.save_dir / "train.list", paths, labels, "path label")
+    paths, people = zip(*lists["val"])
+    pairs, is_same = people_pairs([str(person) for person in people])
+    lines = [f"{paths[i]} {paths[j]} {int(same)}\n" for (i, j), same in zip(pairs, is_same)]
+    write_bytes(args.save_dir / "pairs.list", "".join(lines).encode())
+
+
+def untrained(training, seed: int, pairs: Path) -> float:
+    """Return the accuracy of the network that a seed starts from."""
+    network = training.seeded(training.builder("iresnet18"), seed)
+    return training.verify(network, read_face_pairs(pairs), FOLDS, "cpu").mean
+
+
+def run(args: argparse.Namespace) -> int:
+    training = options.import_torch_part("facezoo.models.magface.train")
+    pairs = args.save_dir / "pairs.list"
+    if not pairs.exists():
+        prepare(args)
+    rows = []
+    for seed in args.seeds:
+        folder = args.save_dir / f"seed_{seed}"
+        command = [sys.executable, str(Path(__file__).with_name("train.py")), *FLAGS.split()]
+        command += ["--train_list", str(args.save_dir / "train.list"), "--val_pairs", str(pairs)]
+        command += ["--val_folds", str(FOLDS), "--epochs", str(args.epochs), "--seed", str(seed)]
+        command += ["--pth-save-fold", str(folder), "--pth-save-epoch", str(args.epochs)]
+        print(shlex.join(["python", *command[1:]]), flush=True)
+        subprocess.run(command, check=True)
+        with (folder / "epochs.csv").open() as file:
+            last = list(csv.DictReader(file))[-1]
+        rows.append((seed, untrained(training, seed, pairs), float(last["verification"])))
+    print("seed  untrained  trained")
+    for seed, before, after in rows:
+        print(f"{seed:4}  {before:9.4f}  {after:7.4f}")
+    return 0
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,184 @@
+"""source_code/train.py from the command line: lists, classes, files, loaders, two processes."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from facezoo.datasets.image_list import write_image_list
+from facezoo.image.files import write_image_rgb
+
+torch = pytest.importorskip("torch")
+from facezoo.models.magface.network import build, load_official  # noqa: E402
+from facezoo.models.magface.train import Trainer  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+REPOSITORY = Path(__file__).parent.parent.parent
+SCRIPT = REPOSITORY / "face_recognition/magface/source_code/train.py"
+PEOPLE = 3
+QUICK = "--epochs 1 --batch-size 6 --workers 0 --print-freq 1 --device cpu".split()
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("magface_train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module.main
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Twelve pictures of three people, in every form of list, and pairs."""
+    folder = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(5)
+    names = [f"{index}.png" for index in range(12)]
+    for index, name in enumerate(names):
+        image = rng.integers(0, 80, (112, 112, 3)).astype(np.uint8)
+        image[:, :, index % PEOPLE] += 120
+        write_image_rgb(folder / name, image)
+    labels = [index % PEOPLE for index in range(12)]
+    for form, name in (("path label", "two"), ("path 0 label 0", "four")):
+        write_image_list(folder / f"{name}.list", names, labels, form)
+    semicolons = "".join(f"{n};{label}\n" for n, label in zip(names, labels))
+    (folder / "semicolon.list").write_text(semicolons)
+    pairs = [(i, j) for i in range(4) for j in range(4, 8)]
+    lines = [f"{names[i]} {names[j]} {int(i % PEOPLE == j % PEOPLE)}\n" for i, j in pairs]
+    (folder / "pairs.list").write_text("".join(lines))
+    return folder
+
+
+def arguments(data, to, name="two", *more):
+    given = ["--train_list", data / f"{name}.list", "--image_root", data, "--pth-save-fold", to]
+    return [*map(str, [*given, *QUICK, *more])]
+
+
+@pytest.fixture(scope="module")
+def trained(main, data, tmp_path_factory):
+    to = tmp_path_factory.mktemp("run")
+    pairs = ("--val_pairs", data / "pairs.list", "--val_folds", 2)
+    assert main(arguments(data, to, "two", *pairs)) == 0
+    return to
+
+
+def test_a_run_leaves_its_files(trained):
+    found = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    assert found == {
+        "run.json",
+        "steps.csv",
+        "epochs.csv",
+        "checkpoints/00000002.pth",
+        "weights/00001.pth",
+        "weights/best.pth",
+        "vis/00001.png",
+    }
+    assert json.loads((trained / "run.json").read_text())["finished"]
+    with (trained / "epochs.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["identity"]) + 35 * float(row["magnitude"]) == pytest.approx(
+        float(row["loss"])
+    )
+    assert 0.0 <= float(row["verification"]) <= 1.0
+
+
+def authors_tensors(path, network):
+    """Take entries of a file as the authors' loader does (see the golden prefixes' rule)."""
+    own, taken = network.state_dict(), {}
+    for key, value in torch.load(path, weights_only=True)["state_dict"].items():
+        parts = key.split(".")
+        for name in ("features." + ".".join(parts[2:]), ".".join(parts[1:])):
+            if name in own and own[name].shape == value.shape:
+                taken[name] = value
+    return taken
+
+
+def test_weights_load_in_both_loaders(trained):
+    ours, theirs = build("iresnet18"), build("iresnet18")
+    load_official(ours, trained / "weights/00001.pth")
+    taken = authors_tensors(trained / "weights/00001.pth", theirs)
+    assert len(taken) == len(theirs.state_dict())
+    theirs.load_state_dict(taken)
+    checkpoint = torch.load(trained / "checkpoints/00000002.pth", weights_only=True)["network"]
+    for name, value in checkpoint.items():
+        assert torch.equal(ours.state_dict()[name], value)
+        assert torch.equal(theirs.state_dict()[name], value)
+
+
+def test_a_finished_run_has_nothing_to_do(main, data, trained, capsys):
+    before = (trained / "steps.csv").read_bytes()
+    pairs = ("--val_pairs", data / "pairs.list", "--val_folds", 2)
+    assert main(arguments(data, trained, "two", *pairs)) == 0
+    assert capsys.readouterr().out == "done: 2 of 2 batches\n"
+    assert (trained / "steps.csv").read_bytes() == before
+
+
+def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(
+    main, data, trained, tmp_path, monkeypatch
+):
+    """Stopped after a batch, the same command goes on; the list has another form."""
+    learn = Trainer.learn
+
+    def interrupted(self, *batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        return learn(self, *batch)
+
+    monkeypatch.setattr(Trainer, "learn", interrupted)
+    assert main(arguments(data, tmp_path, "four")) == 0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000001.pth"]
+    monkeypatch.undo()
+    assert main(arguments(data, tmp_path, "four", "--quiet")) == 0
+    assert (tmp_path / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+
+
+def test_lengths_are_measured_and_bounds_proposed(main, data, trained, capsys, tmp_path):
+    more = ("--measure-norms", 5, "--pretrained", trained / "weights/00001.pth")
+    assert main(arguments(data, tmp_path / "none", "semicolon", *more)) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    low, high = map(float, first.replace("lengths of 5 faces: ", "").split(" to "))
+    _, _, l_a, _, u_a = second.split()
+    assert float(l_a) < low <= high < float(u_a)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--last-fc-size", 85742), "the list has 3 people, --last-fc-size 85742"),
+        (("--lambda_g", 20), "lambda_g 20 is below its bound 22.587"),
+        (("--precision", "fp16"), "fp16 needs a GPU"),
+        (("--batch-size", 13), "batch size 13 must be"),
+        (("--print-freq", 0), "must be at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(main, data, tmp_path, capsys, more, message):
+    assert main(arguments(data, tmp_path / "run", "two", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchrun_starts_it_on_two_processes(data, trained, tmp_path):
+    """The first loss is that of one process; the second already differs in float32."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    more = ("--head", "sharded")
+    subprocess.run(
+        [*torchrun, "--standalone", str(SCRIPT), *arguments(data, tmp_path, "two", *more)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    rows = [
+        next(csv.DictReader((folder / "steps.csv").read_text().splitlines()))
+        for folder in (tmp_path, trained)
+    ]
+    assert float(rows[0]["loss"]) == pytest.approx(float(rows[1]["loss"]), rel=1e-5)
