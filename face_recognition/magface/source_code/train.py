@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.magface.train")
+    distributed = options.import_torch_part("facezoo.models.magface.distributed")
     chosen, how = settings.settings_of(vars(args)), settings.run_settings_of(vars(args))
     images = read_image_list(args.train_list)
     check_image_list(images, args.image_root)
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         owned=("checkpoints", "weights", "vis", "steps.csv", "epochs.csv"),
         overwrite=args.overwrite,
     )
-    with training.Processes.started(args.device, chosen.precision) as processes:
+    with distributed.Processes.started(args.device, chosen.precision) as processes:
         trainer = training.Trainer(
             chosen, faces, images.classes, build, processes, args.workers, args.compile
         )

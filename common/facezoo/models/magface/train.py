@@ -27,7 +27,6 @@ from .settings import RunSettings, TrainSettings
 
 __all__ = [
     "Meter",
-    "Processes",
     "Trainer",
     "builder",
     "embed",
