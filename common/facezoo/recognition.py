@@ -53,6 +53,7 @@ __all__ = [
     "FEATURES_FILE",
     "RESULTS_FILE",
     "Extraction",
+    "Match",
     "PeopleReport",
     "Similarities",
     "compare_listed",
@@ -62,6 +63,7 @@ __all__ = [
     "extract_features",
     "finish_embeddings",
     "largest_face",
+    "match_photos",
     "rank_by_magnitude",
     "resolve_names",
     "stream_batches",
@@ -114,6 +116,36 @@ class PeopleReport:
     people: int
     verification: VerificationReport
     images_per_second: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """The largest face of one photo against every face of another.
+
+    Attributes
+    ----------
+    first, second
+        The faces of the two photos.
+    index
+        Of the largest face of the first.
+    cosines
+        Shape (M,): to each face of the second.
+    """
+
+    first: FaceEmbeddings
+    second: FaceEmbeddings
+    index: int
+    cosines: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """Index of the nearest face of the second photo."""
+        return int(np.argmax(self.cosines))
+
+    @property
+    def next_cosine(self) -> Optional[float]:
+        """Cosine of the second nearest face; None if there is only one."""
+        return float(np.sort(self.cosines)[-2]) if len(self.cosines) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -454,10 +486,36 @@ def evaluate_people(
 def _main_vector(result: Union[Embedding, FaceEmbeddings]) -> Optional[np.ndarray]:
     if isinstance(result, Embedding):
         return result.vector
-    if not len(result):
-        return None
-    sides = result.faces.boxes_xyxy[:, 2:] - result.faces.boxes_xyxy[:, :2]
-    return result.embeddings[int(np.argmax(sides.prod(axis=1)))].vector
+    return result.embeddings[_largest(result)].vector if len(result) else None
+
+
+def _largest(found: FaceEmbeddings) -> int:
+    sides = found.faces.boxes_xyxy[:, 2:] - found.faces.boxes_xyxy[:, :2]
+    return int(np.argmax(sides.prod(axis=1)))
+
+
+def match_photos(model: PhotoEmbedder, first: np.ndarray, second: np.ndarray) -> Match:
+    """Look for the person of one photo in another.
+
+    Parameters
+    ----------
+    model
+        Detector and recogniser.
+    first, second
+        Photos, shape (H, W, 3), uint8, RGB; of the first the largest face is meant.
+
+    Raises
+    ------
+    InputError
+        If there is no face in one of them.
+    """
+    a, b = model(first), model(second)
+    for found, which in ((a, "first"), (b, "second")):
+        if not len(found):
+            raise InputError(f"no face was found in the {which} photo; expected at least one")
+    index = _largest(a)
+    units = np.stack([embedding.unit for embedding in b.embeddings]).astype(np.float64)
+    return Match(a, b, index, units @ a.embeddings[index].unit)
 
 
 def evaluate_set(

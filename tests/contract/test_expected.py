@@ -24,7 +24,7 @@ RECIPE = REPOSITORY / "face_detection" / "scrfd"
 EXPECTED = RECIPE / "expected"
 PICTURE = REPOSITORY / "images" / "face_detection" / "scrfd" / "astronaut.jpg"
 FILES = ("scrfd_500m_bnkps", "astronaut")
-DEMO_FILES = (*FILES, "players", "gdp", "yaoming")
+DEMO_FILES = (*FILES, "w600k_mbf", "players", "gdp", "yaoming")
 
 
 def fence(heading):

@@ -2,7 +2,7 @@
 
 Fetches SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32 and
 fp16, finds the faces with both, compares them, goes the vendor's npz route with the recipe's
-scripts, and leaves a contact sheet.
+scripts, looks for one person in a group, and leaves a contact sheet.
 
     facezoo demo --to .demo
 """
@@ -26,19 +26,23 @@ from ..errors import BackendRunError, InputError
 from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_bytes, write_image_rgb
 from ..models import find_card
+from ..models.magface.card import MATCH_THRESHOLDS
 from ..models.scrfd.graph import export_released
 from ..pipeline import FaceDetector, load
+from ..recognition import match_photos
 from ..results import FaceDetections
 from ..vacc.artifact import Artifact
 from ..vacc.build_config import parse_build_config
 from ..vacc.compiler import compile_model
 from .compile import override
+from .match import RECOGNISER, open_released
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
 
 CARD = "scrfd_500m_bnkps"
 PHOTOS = ("astronaut", "players", "gdp", "yaoming")
+PERSON, GROUP = "yaoming", "players"
 DTYPES = ("fp32", "fp16")
 ROUNDS = 7
 
@@ -51,8 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the steps, saying each."""
     folder: Path = args.to
-    print(f"1 fetch {CARD} and {len(PHOTOS)} photos")
-    files = fetch(CARD, *PHOTOS)
+    print(f"1 fetch {CARD}, {RECOGNISER} and {len(PHOTOS)} photos")
+    files = fetch(CARD, RECOGNISER, *PHOTOS)
     print("2 cut the released graph back to raw heads, compare both in ONNX Runtime")
     onnx = folder / "onnx" / f"{CARD}.onnx"
     card, worst = export_released(files[CARD], onnx)
@@ -75,6 +79,14 @@ def run(args: argparse.Namespace) -> int:
     )
     print("6 the npz route: image2npz, vamp, npz_decode, against the runner")
     npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
+    print(f"7 match: the face of {PERSON} among those of {GROUP}")
+    with open_released() as recogniser:
+        match = match_photos(recogniser, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
+    print(
+        f"  face {match.best + 1} of {len(match.second)}: cosine {match.cosines.max():.2f}, the "
+        f"next one {match.next_cosine:.2f}; one person from "
+        f"{MATCH_THRESHOLDS[RECOGNISER].cosine:.2f} on"
+    )
     sheet = folder / "faces.png"
     drawn = [draw_faces(image, faces) for image, faces in zip(images, found[0][0])]
     captions = [f"{name}: {len(faces)} faces" for name, faces in zip(PHOTOS, found[0][0])]

@@ -485,7 +485,8 @@ def _people_measurement(
             "95 % to": Metric(round(100 * high, 3), "%", True),
             "10-fold accuracy": Metric(round(100 * found.accuracy, 3), "%", True),
         },
-        images_per_second=round(report.images_per_second, 1),
+        # Speed is for facezoo bench: here the pictures may come from anywhere.
+        images_per_second=None,
         machine=_machine(),
         command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "
         f"{_short(args.model_prefix_path)}",

@@ -1,0 +1,171 @@
+"""Say whether the person of one photo is in another.
+
+The largest face of the first photo is aligned, embedded and compared with every face of the second.
+
+    facezoo download scrfd_500m_bnkps w600k_mbf
+    facezoo match A.jpg B.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+import numpy as np
+
+from .. import weights
+from ..errors import InputError
+from ..image.draw import contact_sheet, draw_faces
+from ..image.files import read_image_rgb, write_bytes, write_image_rgb
+from ..metrics.verification import Threshold
+from ..models.magface.card import MATCH_THRESHOLDS
+from ..models.magface.graph import export_released as export_recogniser
+from ..models.scrfd.graph import export_released as export_detector
+from ..pipeline import PhotoEmbedder, load
+from ..recognition import Match, match_photos
+from ..results import FaceDetections, FaceEmbeddings
+from .options import add_runtime_options
+
+__all__ = ["configure", "draw_match", "open_released", "run"]
+
+DETECTOR, RECOGNISER = "scrfd_500m_bnkps", "w600k_mbf"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is meant")
+    parser.add_argument("second", type=Path, metavar="B", help="a photo with any number of faces")
+    parser.add_argument(
+        "--threshold", type=float, metavar="COSINE", help="one person from here on; -1 to 1"
+    )
+    parser.add_argument(
+        "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write faces and cosines")
+    parser.add_argument(
+        "--detector", type=Path, metavar="PREFIX", help=f"SCRFD; by default {DETECTOR}"
+    )
+    parser.add_argument(
+        "--recogniser", type=Path, metavar="PREFIX", help=f"by default {RECOGNISER}"
+    )
+    add_runtime_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, print, draw."""
+    photos = [read_image_rgb(path) for path in (args.first, args.second)]
+    with _open(args) as model:
+        card_id = model.contract.card_id
+        threshold, origin = _threshold(args.threshold, card_id)
+        match = match_photos(model, *photos)
+    cosine = float(match.cosines[match.best])
+    angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
+    print(f"{args.first}: {_count(match.first)}; {args.second}: {_count(match.second)}")
+    print(f"face {match.best + 1} of {args.second} is the nearest to the largest of {args.first}")
+    following = "" if match.next_cosine is None else f"; the next one has {match.next_cosine:.4f}"
+    print(f"cosine {cosine:.4f}, angle {angle:.2f} degrees{following}")
+    verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad picture"
+    print(f"threshold {threshold:.4f}, {verdict}")
+    print(f"the threshold is {origin}")
+    write_image_rgb(args.draw, draw_match(match, photos, [args.first.name, args.second.name]))
+    print(f"look at {args.draw}")
+    if args.json:
+        entry = {
+            "schema": "facezoo.match/1",
+            "card": card_id,
+            "threshold": threshold,
+            "one_person": cosine >= threshold,
+            "cosines": match.cosines.tolist(),
+            "first": match.first.faces.to_dict(),
+            "second": match.second.faces.to_dict(),
+        }
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    return 0
+
+
+def _open(args: argparse.Namespace) -> PhotoEmbedder:
+    runtime = {
+        name: getattr(args, name) for name in ("engine", "device_id", "provider", "precision")
+    }
+    if args.detector and args.recogniser:
+        detector = load("scrfd", args.detector, **runtime)
+        return PhotoEmbedder(detector, load("magface", args.recogniser, **runtime))
+    return open_released(args.detector, args.recogniser, **runtime)
+
+
+def open_released(
+    detector: Optional[Path] = None, recogniser: Optional[Path] = None, **runtime: Any
+) -> PhotoEmbedder:
+    """Open detector and recogniser, in place of those not named the released ones.
+
+    Parameters
+    ----------
+    detector, recogniser
+        Artifact prefixes or .onnx files.
+    runtime
+        For :func:`facezoo.load`.
+
+    Raises
+    ------
+    WeightsMissing
+        If a released file is not on this machine; says how to get it.
+    """
+    with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
+        if detector is None:
+            detector = Path(folder) / f"{DETECTOR}.onnx"
+            export_detector(weights.find(DETECTOR), detector)
+        if recogniser is None:
+            recogniser = Path(folder) / f"{RECOGNISER}.onnx"
+            export_recogniser(weights.find(RECOGNISER), recogniser)
+        return PhotoEmbedder(
+            load("scrfd", detector, **runtime), load("magface", recogniser, **runtime)
+        )
+
+
+def _threshold(asked: Optional[float], card_id: str) -> Tuple[float, str]:
+    if asked is not None:
+        return Threshold.from_cosine(asked).cosine, "yours"
+    if card_id not in MATCH_THRESHOLDS:
+        raise InputError(
+            f"no threshold was measured for {card_id}; give --threshold, which "
+            "facezoo evaluate verification finds on pictures of your own"
+        )
+    found = MATCH_THRESHOLDS[card_id]
+    return found.cosine, found.origin
+
+
+def _count(found: FaceEmbeddings) -> str:
+    return f"{len(found)} face{'s' * (len(found) != 1)}"
+
+
+def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.ndarray:
+    """Draw the two faces that were compared, each in its photo.
+
+    Parameters
+    ----------
+    match
+        What :func:`facezoo.recognition.match_photos` returned.
+    photos
+        The two photos, uint8, RGB.
+    names
+        Captions.
+
+    Returns
+    -------
+    numpy.ndarray
+        A sheet, uint8, RGB.
+    """
+    sides = ((match.first.faces, match.index), (match.second.faces, match.best))
+    drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
+    cosine = f"cosine {match.cosines[match.best]:.4f}"
+    return contact_sheet(drawn, [f"{name}: {cosine}" for name in names], columns=2)
+
+
+def _only(faces: FaceDetections, index: int) -> FaceDetections:
+    one = slice(index, index + 1)
+    return FaceDetections(
+        faces.boxes_xyxy[one], faces.scores[one], faces.landmarks_xy[one], faces.image_hw
+    )

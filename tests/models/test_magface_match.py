@@ -1,0 +1,105 @@
+"""``facezoo match``: one person of a photo in another."""
+
+import json
+
+import numpy as np
+import pytest
+from facezoo.cli.main import main
+from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.models.magface.card import MATCH_THRESHOLDS
+from facezoo.pipeline import PhotoEmbedder, load
+from facezoo.recognition import match_photos
+from facezoo.testing import tiny_magface, tiny_scrfd
+
+
+@pytest.fixture
+def models(tmp_path):
+    card = {"card_id": "w600k_mbf"}
+    return tiny_scrfd(tmp_path / "scrfd.onnx"), tiny_magface(tmp_path / "tiny.onnx", **card)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """One bright square; the same and another one; nothing."""
+    one = np.full((64, 64, 3), 12, np.uint8)
+    one[8:24, 8:24] = (250, 200, 250)
+    two = np.full((64, 64, 3), 12, np.uint8)
+    two[8:24, 8:24] = (250, 200, 250)
+    two[40:48, 40:48] = (200, 250, 250)
+    paths = []
+    for name, image in (("one", one), ("two", two), ("none", np.zeros_like(one))):
+        paths.append(tmp_path / f"{name}.png")
+        write_image_rgb(paths[-1], image)
+    return paths
+
+
+def run(capsys, photos, models, *flags):
+    detector, recogniser = models
+    where = ("--detector", detector, "--recogniser", recogniser)
+    capsys.readouterr()
+    code = main(["match", *map(str, (*photos, *where, *flags))])
+    return code, *capsys.readouterr()
+
+
+def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, photos):
+    sheet, report = tmp_path / "m.png", tmp_path / "m.json"
+    flags = ("--draw", sheet, "--json", report)
+    code, said, _ = run(capsys, photos[:2], models, *flags)
+    assert code == 0
+    entry = json.loads(report.read_text())
+    best = int(np.argmax(entry["cosines"]))
+    cosine = entry["cosines"][best]
+    assert f"face {best + 1} of {photos[1]} is the nearest" in said
+    assert f"cosine {cosine:.4f}" in said
+    assert cosine == pytest.approx(1.0, abs=1e-3)
+    assert "the next one has" in said
+    assert f"threshold {MATCH_THRESHOLDS['w600k_mbf'].cosine:.4f}, above: one person" in said
+    assert MATCH_THRESHOLDS["w600k_mbf"].origin in said
+    assert entry["one_person"] is True
+    assert len(entry["second"]["faces"]) == len(entry["cosines"]) > 1
+    assert read_image_rgb(sheet).shape[1] > 900
+    # The largest face of the first photo is meant, whichever stands first.
+    with PhotoEmbedder(load("scrfd", models[0]), load("magface", models[1])) as model:
+        match = match_photos(model, *map(read_image_rgb, photos[:2]))
+    sides = match.first.faces.boxes_xyxy[:, 2:] - match.first.faces.boxes_xyxy[:, :2]
+    assert match.index == int(np.argmax(sides.prod(axis=1)))
+
+
+def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
+    flags = ("--draw", tmp_path / "m.png")
+    code, said, _ = run(capsys, photos[:2], models, *flags, "--threshold", "1")
+    assert code == 0
+    assert "the threshold is yours" in said
+    code, _, error = run(capsys, photos[1:], models, *flags)
+    assert code == 2
+    assert "no face was found in the second photo" in error
+    assert run(capsys, photos[:2], models, *flags, "--threshold", "1.2")[0] == 2
+    unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")
+    code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
+    assert code == 2
+    assert "no threshold was measured for magface_iresnet50; give --threshold" in error
+    assert run(capsys, photos[:2], (models[0], unknown), *flags, "--threshold", "0")[0] == 0
+
+
+def test_without_the_weights_it_says_how_to_get_them(tmp_path, capsys, photos, monkeypatch):
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    capsys.readouterr()
+    assert main(["match", str(photos[0]), str(photos[1])]) == 2
+    assert "facezoo download scrfd_500m_bnkps" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_two_photos_of_one_person(tmp_path, capsys, shared, monkeypatch):
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path))
+    for folder, name in (("scrfd", "scrfd_500m_bnkps"), ("recognition", "w600k_mbf")):
+        source = shared / "assets" / folder / f"{name}.onnx"
+        (tmp_path / source.name).symlink_to(source)
+    rob = [str(shared / "assets" / "photos" / f"Rob_Lowe_000{n}.jpg") for n in (1, 2)]
+    flags = ["--draw", str(tmp_path / "m.jpg")]
+    assert main(["match", *rob, *flags]) == 0
+    said = capsys.readouterr().out
+    assert "cosine 0.58" in said or "cosine 0.59" in said
+    assert "above: one person" in said
+    other = str(shared / "assets" / "photos" / "small_image5.jpg")
+    assert main(["match", rob[0], other, *flags]) == 0
+    assert "below: two people" in capsys.readouterr().out
