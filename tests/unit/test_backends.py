@@ -14,7 +14,7 @@ from facezoo.backends.replay import ReplayBackend
 from facezoo.contract import METADATA_KEY, Contract, read_contract
 from facezoo.errors import BackendRunError, BackendUnavailable, GraphError, InputError
 from facezoo.models import CARDS
-from facezoo.testing import tiny_scrfd
+from facezoo.testing import tiny_pipnet, tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
 
 
@@ -45,6 +45,54 @@ def test_one_many_and_a_batch_give_the_same(model):
             assert one.arrays[name].dtype == np.float32
             np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-5)
             np.testing.assert_allclose(batch.arrays[name][index], one.arrays[name][0], atol=1e-5)
+
+
+def plain(backend, images, many=False):
+    """Feed the backend as if its graph took tensors only."""
+    tensors, placements = zip(*[backend.operation(image) for image in images])
+    return backend.run_tensor(np.stack(tensors), placements, many)
+
+
+def assert_same(one, other):
+    assert one.placements == other.placements
+    for name, array in one.arrays.items():
+        np.testing.assert_array_equal(array, other.arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pixels_into_the_graph_change_no_bit(model, threads):
+    images = pictures(6)
+    with open_backend(model, threads=threads) as backend:
+        assert backend.prepare(images)[0].dtype == np.uint8
+        assert_same(backend.infer_batch(images), plain(backend, images))
+        for image, raw in zip(images, backend.infer_many(images)):
+            assert_same(raw, plain(backend, [image], many=True))
+
+
+@pytest.mark.shared
+def test_pixels_into_a_released_network_change_no_bit(shared, tmp_path, rng):
+    from facezoo.models.scrfd.graph import export_released
+
+    export_released(shared / "assets" / "scrfd" / "scrfd_500m_bnkps.onnx", tmp_path / "raw.onnx")
+    image = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    with open_backend(tmp_path / "raw.onnx", threads=1) as backend:
+        assert_same(backend.infer(image), plain(backend, [image]))
+
+
+def test_pixels_into_openvino_change_next_to_nothing(model):
+    pytest.importorskip("openvino")
+    images = pictures(3)
+    with open_backend(model, engine="openvino") as backend:
+        assert backend.prepare(images)[0].dtype == np.uint8
+        inside, outside = backend.infer_batch(images), plain(backend, images)
+        for name, array in inside.arrays.items():
+            np.testing.assert_allclose(array, outside.arrays[name], atol=1e-5)
+
+
+def test_what_a_graph_would_round_otherwise_stays_a_table(tmp_path):
+    with open_backend(tiny_pipnet(tmp_path / "tiny.onnx")) as backend:
+        assert backend.normalisation is None
+        assert backend.prepare(pictures(1))[0].dtype == np.float32
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])

@@ -130,10 +130,10 @@ def same(folder, model, contract, room):
         for hw in SIZES:
             image = rng.integers(0, 256, (*hw, 3)).astype(np.uint8)
             image[hw[0] // 3 :, hw[1] // 3 :] //= 8
-            tensor, placements = backend.prepare([image])
+            tensor, ours = backend.operation(image)
             theirs, placement = module.preprocess(image)
-            assert (theirs == tensor).all()
-            assert dataclasses.astuple(placement) == dataclasses.astuple(placements[0])
+            assert (theirs == tensor[None]).all()
+            assert dataclasses.astuple(placement) == dataclasses.astuple(ours)
             raw = backend.infer(image)
             ours = room.decode(raw, **contract.decode)[0]
             result = module.postprocess(list(raw.arrays.values()), placement)

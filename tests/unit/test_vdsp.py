@@ -13,6 +13,7 @@ from facezoo.vacc.vdsp import (
     FIT_OF_OP,
     IMAGE_FORMATS,
     VdspOperation,
+    affine_normalisation,
     describe_differences,
     normalisation_table,
     read_vdsp,
@@ -103,6 +104,28 @@ def test_the_tensor_is_written_into_a_given_buffer():
     tensor, _ = VdspOperation(SCRFD)(image, out=buffer[1])
     assert np.shares_memory(tensor, buffer)
     np.testing.assert_array_equal(buffer[1], VdspOperation(SCRFD)(image)[0])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_normalisation_is_scale_and_shift_or_stays_a_table(half):
+    assert affine_normalisation(normalisation_table(SCRFD, half)) == (1 / 128, 127.5 / 128)
+    equal = normalisation_table(dataclasses.replace(SCRFD, norm="EQUAL"), half)
+    assert affine_normalisation(equal) == (1.0, 0.0)
+    imagenet = normalisation_table(CARDS["pip_resnet18"].preprocess, half)
+    assert affine_normalisation(imagenet) is None
+    wrong = normalisation_table(SCRFD, half)
+    wrong[2, 77] = np.nextafter(wrong[2, 77], np.float32(9))
+    assert affine_normalisation(wrong) is None
+
+
+def test_planes_are_the_tensor_before_its_normalisation(rng):
+    image = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for preprocess in (SCRFD, dataclasses.replace(SCRFD, color_conversion="RGB2BGR")):
+        operation = VdspOperation(preprocess)
+        planes, placement = operation.planes(image, np.empty((3, 640, 640), np.uint8))
+        tensor, expected = operation(image)
+        np.testing.assert_array_equal((planes - np.float32(127.5)) / np.float32(128), tensor)
+        assert placement == expected
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])

@@ -40,7 +40,7 @@ from ..card import Preprocess
 from ..contract import Contract, sha256_of
 from ..errors import BackendRunError, GraphError
 from ..results import Placement, RawOutputs
-from ..vacc.vdsp import VdspOperation
+from ..vacc.vdsp import VdspOperation, affine_normalisation
 
 __all__ = [
     "Backend",
@@ -229,7 +229,7 @@ class Graph(Protocol):
         """Names, in the graph's order."""
 
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
-        """Run the network on (B, 3, H, W), float32, and give its outputs in their order."""
+        """Run the network on (B, 3, H, W) and give its outputs in their order."""
 
 
 class HostBackend(Backend):
@@ -262,22 +262,27 @@ class HostBackend(Backend):
         self.contract = contract
         self.threads = threads or usable_cores()
         self.operation = VdspOperation(preprocess or contract.preprocess, half_input)
-        self._graphs: Dict[bool, Graph] = {}
+        # Where the graph can normalise to the last bit, pixels go in: a quarter of the memory.
+        self.normalisation = affine_normalisation(self.operation.table)
+        self._graphs: Dict[Tuple[bool, bool], Graph] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
-        graph = self._graph(many=False)
+        graph = self._graph(False, self.normalisation is not None)
         self.device = graph.device
         self._order = self._check_interface(graph)
 
     @abstractmethod
-    def _load(self, many: bool) -> Graph:
-        """Load the model for one picture on all cores, or for many pictures one a core."""
+    def _load(self, many: bool, pixels: bool) -> Graph:
+        """Load the model for one picture on all cores, or for many pictures one a core.
 
-    def _graph(self, many: bool) -> Graph:
+        For ``pixels`` it takes uint8 and normalises by ``self.normalisation``; else float32.
+        """
+
+    def _graph(self, many: bool, pixels: bool) -> Graph:
         with self._lock:
-            if many not in self._graphs:
-                self._graphs[many] = self._load(many)
-            return self._graphs[many]
+            if (many, pixels) not in self._graphs:
+                self._graphs[many, pixels] = self._load(many, pixels)
+            return self._graphs[many, pixels]
 
     def _check_interface(self, graph: Graph) -> List[int]:
         """Hold the graph against the contract, and find the contract's outputs in its order."""
@@ -322,17 +327,20 @@ class HostBackend(Backend):
         Returns
         -------
         tensor : numpy.ndarray
-            Shape (B, 3, H, W), float32; the calling thread's next call overwrites it.
+            Shape (B, 3, H, W), uint8 where the graph normalises, else float32; the calling
+            thread's next call overwrites it.
         placements : tuple of Placement
             One a picture.
         """
         shape = (len(images_rgb), 3, *self.preprocess.input_hw)
-        # One buffer a thread: a new one of 5 MB each time costs page faults.
+        inside = self.normalisation is not None
+        prepare = self.operation.planes if inside else self.operation
+        # One buffer a thread: new memory each time costs page faults.
         buffer = getattr(self._local, "buffer", None)
         if buffer is None or buffer.shape != shape:
-            buffer = self._local.buffer = np.empty(shape, np.float32)
+            buffer = self._local.buffer = np.empty(shape, np.uint8 if inside else np.float32)
         placements = tuple(
-            self.operation(image, out=buffer[index])[1] for index, image in enumerate(images_rgb)
+            prepare(image, out=buffer[index])[1] for index, image in enumerate(images_rgb)
         )
         return buffer, placements
 
@@ -344,7 +352,7 @@ class HostBackend(Backend):
         Parameters
         ----------
         tensor
-            Shape (B, 3, H, W), float32.
+            Shape (B, 3, H, W): of :meth:`prepare`, or normalised float32.
         placements
             One a picture.
         many
@@ -358,7 +366,7 @@ class HostBackend(Backend):
             If the graph gives another number of results than it got pictures.
         """
         try:
-            outputs = self._graph(many).run(tensor)
+            outputs = self._graph(many, tensor.dtype == np.uint8).run(tensor)
         except Exception as error:  # Runtimes raise classes of their own, without a common base.
             raise BackendRunError(
                 f"{self.name} failed on {str(self.model)!r}: {first_line(error)}"
@@ -379,7 +387,7 @@ class HostBackend(Backend):
     ) -> Iterator[Result]:
         """Apply a function that uses the network to many items, each in one thread on one core."""
         # Threads that each run a picture on their own core beat threads that share one picture.
-        self._graph(many=True)
+        self._graph(True, self.normalisation is not None)
 
         def infer(image_rgb: np.ndarray) -> RawOutputs:
             return self.run_tensor(*self.prepare([image_rgb]), many=True)

@@ -1,4 +1,4 @@
-"""OpenVINO: the vdsp operation on the CPU, then the compiled model."""
+"""OpenVINO: the vdsp operation on the CPU, its last step in the graph, then the model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _OpenVinoGraph:
         self.outputs = [port.get_any_name() for port in compiled.outputs]
 
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
-        """Run the network on (B, 3, H, W), float32."""
+        """Run the network on (B, 3, H, W)."""
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
@@ -82,16 +82,30 @@ class OpenVinoBackend(HostBackend):
         super().__init__(model, contract, preprocess, half_input, threads)
         self.version = str(openvino.__version__).split("-")[0]
 
-    def _load(self, many: bool) -> _OpenVinoGraph:
+    def _load(self, many: bool, pixels: bool) -> _OpenVinoGraph:
         config = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self.threads if many else 1,
         }
         try:
-            compiled = openvino.Core().compile_model(str(self.model), "CPU", config)
+            core = openvino.Core()
+            model = core.read_model(str(self.model))
+            if pixels and self.normalisation:
+                model = _normalise_inside(model, *self.normalisation)
+            compiled = core.compile_model(model, "CPU", config)
         except Exception as error:  # OpenVINO's exceptions are plain RuntimeErrors.
             raise GraphError(
                 f"{str(self.model)!r} cannot be loaded by OpenVINO: {first_line(error)}"
             ) from error
         return _OpenVinoGraph(compiled)
+
+
+def _normalise_inside(model: Any, scale: float, shift: float) -> Any:
+    """Let a model take pixels, as uint8."""
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_element_type(openvino.Type.u8)
+    # Scale is what it divides by, and the mean is taken off first.
+    first = steps.input().preprocess().convert_element_type(openvino.Type.f32)
+    first.mean(shift / scale).scale(1 / scale)
+    return steps.build()

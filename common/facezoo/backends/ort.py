@@ -1,4 +1,4 @@
-"""ONNX Runtime: the vdsp operation on the CPU, then the session."""
+"""ONNX Runtime: the vdsp operation on the CPU, its last step in the graph, then the session."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class _OrtGraph:
         self.outputs = [output.name for output in session.get_outputs()]
 
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
-        """Run the network on (B, 3, H, W), float32."""
+        """Run the network on (B, 3, H, W)."""
         found: Sequence[np.ndarray] = self._session.run(None, {next(iter(self.inputs)): tensor})
         return found
 
@@ -185,6 +185,16 @@ class OrtBackend(HostBackend):
         super().__init__(model, contract, preprocess, half_input, threads)
         self.version = str(onnxruntime.__version__)
 
-    def _load(self, many: bool) -> _OrtGraph:
+    def _load(self, many: bool, pixels: bool) -> _OrtGraph:
         threads = 1 if many else self.threads
-        return _OrtGraph(open_session(self.model, threads, provider=self.provider))
+        model: Union[Path, bytes] = self.model
+        if pixels and self.normalisation:
+            # Imported here, as wherever a contract is read: a command's help must not wait for it.
+            import onnx
+
+            from ..vacc.rewrite import normalise_inside
+
+            graph = onnx.load(str(self.model))
+            normalise_inside(graph, *self.normalisation)
+            model = graph.SerializeToString()
+        return _OrtGraph(open_session(model, threads, provider=self.provider))

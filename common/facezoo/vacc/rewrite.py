@@ -22,6 +22,7 @@ __all__ = [
     "drop_initializer_inputs",
     "drop_unused_domains",
     "fix_input_shapes",
+    "normalise_inside",
     "rewrite_prelu",
     "round_weights_to_half",
     "store_weights_as_half",
@@ -92,6 +93,35 @@ def drop_unused_domains(model: onnx.ModelProto) -> None:
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+
+
+def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None:
+    """Let the graph take pixels: its input becomes uint8, its first nodes normalise.
+
+    Parameters
+    ----------
+    model
+        With one float32 input, which keeps its name and shape.
+    scale, shift
+        Of :func:`~facezoo.vacc.vdsp.affine_normalisation`.
+    """
+    (entry,) = model.graph.input
+    entry.type.tensor_type.elem_type = TensorProto.UINT8
+    name = entry.name
+    tensor, scaled = f"{name}_tensor", f"{name}_scaled"
+    for node in model.graph.node:
+        node.input[:] = [tensor if one == name else one for one in node.input]
+    constants = {f"{name}_scale": scale, f"{name}_shift": shift}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.float32), one)
+        for one, value in constants.items()
+    )
+    # One pass over the memory for cast and scale; Cast and Mul would take two.
+    first = [
+        helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [scaled], name=scaled),
+        helper.make_node("Sub", [scaled, f"{name}_shift"], [tensor], name=tensor),
+    ]
+    _replace_nodes(model.graph, [*first, *model.graph.node])
 
 
 def rewrite_prelu(model: onnx.ModelProto) -> int:

@@ -25,6 +25,7 @@ from ..results import Placement
 
 __all__ = [
     "VdspOperation",
+    "affine_normalisation",
     "describe_differences",
     "normalisation_table",
     "read_vdsp",
@@ -93,6 +94,25 @@ def normalisation_table(preprocess: Preprocess, half_output: bool = False) -> np
     return np.ascontiguousarray(table, dtype=np.float32)
 
 
+def affine_normalisation(table: np.ndarray) -> Optional[Tuple[float, float]]:
+    """Write a table as ``pixel * scale - shift`` for a graph to compute, if that changes no bit.
+
+    Parameters
+    ----------
+    table
+        From :func:`normalisation_table`.
+
+    Returns
+    -------
+    tuple of float or None
+        Scale and shift in float32, the same for all channels; None if rounding would show.
+    """
+    scale = np.float32((np.float64(table[0, 255]) - table[0, 0]) / 255.0)
+    shift = -table[0, 0]
+    computed = np.arange(256, dtype=np.float32) * scale - shift
+    return (float(scale), float(shift)) if np.array_equal(table, [computed] * 3) else None
+
+
 class VdspOperation:
     """One fusion op, ready to run: pictures in, network tensors out.
 
@@ -112,7 +132,7 @@ class VdspOperation:
     def __call__(
         self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
     ) -> Tuple[np.ndarray, Placement]:
-        """Make one network input.
+        """Make one network input: all of the operation.
 
         Parameters
         ----------
@@ -128,6 +148,33 @@ class VdspOperation:
         placement : Placement
             Where the picture lies in it.
         """
+        planes, placement = self.planes(image_rgb)
+        if out is None:
+            out = np.empty(planes.shape, np.float32)
+        for channel, plane in enumerate(planes):
+            cv2.LUT(plane, self.table[channel], dst=out[channel])
+        return out, placement
+
+    def planes(
+        self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
+    ) -> Tuple[np.ndarray, Placement]:
+        """Make one network input but for the normalisation, which may be part of the graph.
+
+        Parameters
+        ----------
+        image_rgb
+            Shape (H, W, 3), uint8, RGB.
+        out
+            Shape (3, input_h, input_w), uint8: where to put the pixels; else the calling thread's
+            next call overwrites them.
+
+        Returns
+        -------
+        planes : numpy.ndarray
+            Shape (3, input_h, input_w), uint8, in the network's channel order.
+        placement : Placement
+            Where the picture lies in it.
+        """
         if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
             raise ConfigError(
                 f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
@@ -136,13 +183,13 @@ class VdspOperation:
         # Each thread fits its pictures into a canvas of its own: new memory costs page faults.
         canvas = getattr(self._local, "canvas", None)
         if canvas is None:
-            canvas = self._local.canvas = np.empty((*self.preprocess.input_hw, 3), np.uint8)
+            hw = self.preprocess.input_hw
+            canvas = self._local.canvas = np.empty((*hw, 3), np.uint8)
+            self._local.planes = np.empty((3, *hw), np.uint8)
         fitted, placement = fit_image(image_rgb, self.preprocess, canvas)
         if out is None:
-            out = np.empty((3, *self.preprocess.input_hw), np.float32)
-        planes = cv2.split(fitted)
-        for channel, plane in enumerate(planes[::-1] if self.preprocess.swaps_channels else planes):
-            cv2.LUT(plane, self.table[channel], dst=out[channel])
+            out = self._local.planes
+        cv2.split(fitted, list(out[::-1] if self.preprocess.swaps_channels else out))
         return out, placement
 
 
