@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
@@ -104,6 +104,17 @@ class FaceDetections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def resized(self, image_hw: Tuple[int, int]) -> FaceDetections:
+        """Return the faces as they lie in the same picture at another size, in pixels."""
+        height, width = self.image_hw
+        scale = np.array([image_hw[1] / width, image_hw[0] / height], np.float32)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy * np.tile(scale, 2),
+            landmarks_xy=self.landmarks_xy * scale,
+            image_hw=image_hw,
+        )
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the faces as JSON values; every float32 keeps its exact value."""

@@ -10,6 +10,7 @@ from facezoo.image.files import (
     find_images,
     names_with_suffix,
     read_image_rgb,
+    read_reduced_rgb,
     relative_names,
     write_bytes,
     write_image_rgb,
@@ -194,3 +195,59 @@ def test_the_odd_photos(shared):
                 read_image_rgb(path)
         else:
             assert read_image_rgb(path).ndim == 3
+
+
+# Reading at a part of the size --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "fit_hw", "reduction"),
+    [
+        ((1280, 1280), (640, 640), 2),
+        ((1279, 1279), (640, 640), 1),
+        ((2560, 900), (640, 640), 4),
+        ((6001, 4003), (640, 640), 8),
+        ((900, 700), (112, 100), 8),
+    ],
+)
+def test_a_large_jpeg_is_read_as_small_as_the_box_allows(tmp_path, size, fit_hw, reduction):
+    width, height = size
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    whole = np.stack([np.broadcast_to(ramp, (height, width)), *np.full((2, height, width), 40)], 2)
+    path = saved(tmp_path, whole.astype(np.uint8), "a.jpg", quality=95)
+    image, image_hw = read_reduced_rgb(path, fit_hw)
+    assert image_hw == (height, width)
+    assert image.shape == (-(-height // reduction), -(-width // reduction), 3)
+    middle = image[image.shape[0] // 2, :, 0].astype(int)
+    assert np.abs(middle - np.linspace(0, 255, len(middle))).max() < 6
+    assert image[..., 1:].max() < 60
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_jpeg_keeps_its_upright_size(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (900, 401)).save(path, exif=exif)
+    image, image_hw = read_reduced_rgb(path, (200, 200))
+    assert image_hw == read_image_rgb(path).shape[:2]
+    assert image.shape[:2] == ((101, 225) if image_hw == (401, 900) else (225, 101))
+
+
+@pytest.mark.parametrize("name", ["a.png", "small.jpg"])
+def test_other_pictures_are_read_in_full(tmp_path, name):
+    size = (900, 700) if name == "a.png" else (90, 70)
+    path = tmp_path / name
+    Image.effect_noise(size, 50).convert("RGB").save(path)
+    image, image_hw = read_reduced_rgb(path, (100, 100))
+    np.testing.assert_array_equal(image, read_image_rgb(path))
+    assert image_hw == image.shape[:2]
+
+
+def test_what_cannot_be_read_in_full_cannot_be_read_in_part(tmp_path, picture):
+    path = saved(tmp_path, picture, "a.jpg")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ImageError, match="cut short"):
+        read_reduced_rgb(path, (10, 10))
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_reduced_rgb(tmp_path / "none.jpg", (10, 10))

@@ -276,3 +276,40 @@ def test_a_border_finds_every_face_of_the_close_portraits(shared, raw_heads):
         assert all(faces.border == 0.25 for faces in found)
         detector.profile = plain
         assert sum(len(faces) > 0 for _, faces in detector.stream(paths[:40])) == 0
+
+
+# Reading at a part of the size --------------------------------------------------------------------
+
+
+def test_faces_of_a_reduced_picture_come_back_in_the_files_pixels(model, tmp_path):
+    """A square lies where it lies, whatever was read; the picture visited is the small one."""
+    image = np.full((320, 256, 3), 10, np.uint8)
+    image[80:120, 160:200] = 255
+    path = tmp_path / "a.jpg"
+    write_image_rgb(path, image)
+    visited = []
+    with load("scrfd", model) as plain, load("scrfd", model, fast_decode=True) as fast:
+        ((_, expected),) = plain.stream([path])
+        ((_, found),) = fast.stream([path], visit=lambda p, image, faces: visited.append(image))
+        assert plain.settings() != fast.settings()
+    assert visited[0].shape == (80, 64, 3)
+    assert found.image_hw == expected.image_hw == (320, 256)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=6)
+    np.testing.assert_allclose(found.landmarks_xy, expected.landmarks_xy, atol=6)
+
+
+@pytest.mark.shared
+def test_large_photos_keep_their_faces_when_read_in_part(shared, raw_heads, tmp_path):
+    paths = []
+    for name in ("t1.jpg", "src_meeting.jpg", "players.jpg", "left_face.jpeg", "crowd_test.jpg"):
+        photo = read_image_rgb(shared / "assets" / "photos" / name)
+        scale = (5e6 / photo[..., 0].size) ** 0.5
+        paths.append((tmp_path / name).with_suffix(".jpg"))
+        write_image_rgb(paths[-1], cv2.resize(photo, None, fx=scale, fy=scale))
+    with load("scrfd", raw_heads) as plain, load("scrfd", raw_heads, fast_decode=True) as fast:
+        results = zip(plain.stream(paths), fast.stream(paths))
+        drift = compare_detections([(full, part) for (_, full), (_, part) in results])
+    assert drift.faces > 20
+    assert drift.missed <= 0.02 * drift.faces
+    assert drift.mean_iou > 0.95
