@@ -173,3 +173,37 @@ def test_what_cannot_be_labelled_is_refused(faces, change, message):
     arguments = {"embeddings": faces[0], "identities": faces[1], **change}
     with pytest.raises(InputError, match=message):
         pseudo_labels(**arguments)
+
+
+def test_an_original_is_no_partner_of_its_copies(faces, rng):
+    embeddings, people = faces
+    # Each picture and a noisy copy of it; only pictures are references.
+    copies = embeddings + 0.3 * rng.standard_normal(embeddings.shape)
+    both, who = np.concatenate([embeddings, copies]), np.concatenate([people, people])
+    references = np.arange(120) < 60
+    originals = np.arange(120) % 60
+    found = pseudo_labels(both, who, pairs=None, references=references, originals=originals)
+    unit = both / np.linalg.norm(both, axis=1, keepdims=True)
+    for index in range(120):
+        partners = references & (np.arange(120) != originals[index])
+        same, other = partners & (who == who[index]), partners & (who != who[index])
+        expected = scipy.stats.wasserstein_distance(
+            unit[same] @ unit[index], unit[other] @ unit[index]
+        )
+        assert found.distances[index] == pytest.approx(expected, abs=1e-12)
+    without = pseudo_labels(both, who, pairs=None, references=references)
+    assert (without.distances[60:] > found.distances[60:]).all()
+    assert np.array_equal(without.distances[:60], found.distances[:60])
+
+
+@pytest.mark.parametrize(
+    ("index", "original", "message"),
+    [(0, 1, "a reference too"), (59, 0, "of another person"), (59, 60, "60 indices")],
+)
+def test_originals_that_cannot_be_are_refused(faces, index, original, message):
+    embeddings, people = faces
+    originals = np.arange(60)
+    originals[index] = original
+    references = np.arange(60) < 50
+    with pytest.raises(InputError, match=message):
+        pseudo_labels(embeddings, people, references=references, originals=originals)

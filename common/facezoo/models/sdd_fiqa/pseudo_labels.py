@@ -49,6 +49,7 @@ def pseudo_labels(
     rounds: int = ROUNDS,
     seed: int = 0,
     references: Optional[np.ndarray] = None,
+    originals: Optional[np.ndarray] = None,
 ) -> PseudoLabels:
     """Label pictures by the distance between their genuine and impostor similarities.
 
@@ -69,6 +70,10 @@ def pseudo_labels(
     references
         Shape (N,), bool: which pictures may be partners; all if None. Without it the degraded
         copies of a person's picture resemble each other, which counts in their favour.
+    originals
+        Shape (N,), int: index of the picture that each was made from, its own where it is no copy;
+        needs ``references`` without copies. A picture is then no partner of its copies, which
+        resemble it for no merit of theirs, as it is none of itself.
 
     Returns
     -------
@@ -79,7 +84,8 @@ def pseudo_labels(
     ------
     InputError
         If shapes differ, an embedding is zero or not finite, a picture has no partner of its own
-        or of another person, or all distances are the same.
+        or of another person, all distances are the same, or a copy is a reference or of another
+        person than its original.
 
     References
     ----------
@@ -91,7 +97,8 @@ def pseudo_labels(
             "pairs and rounds must be at least 1 and the seed at least 0, got "
             f"{pairs}, {rounds} and {seed}"
         )
-    gallery = _Gallery(*_check(embeddings, identities, references))
+    unit, people, allowed = _check(embeddings, identities, references)
+    gallery = _Gallery(unit, people, allowed, _check_originals(originals, people, allowed))
     rounds = 1 if pairs is None else rounds
     distances = np.empty((rounds, len(gallery.unit)))
     for block, rows in enumerate(gallery.blocks()):
@@ -131,6 +138,25 @@ def _check(
     return unit, people, allowed
 
 
+def _check_originals(
+    originals: Optional[np.ndarray], people: np.ndarray, allowed: np.ndarray
+) -> np.ndarray:
+    """Return the index of the one picture that each may not have for a partner."""
+    itself = np.arange(len(people))
+    if originals is None:
+        return itself
+    originals = np.asarray(originals)
+    if originals.shape != itself.shape or not np.isin(originals, itself).all():
+        raise InputError(f"originals must be {len(itself)} indices of pictures")
+    bad = np.flatnonzero((originals != itself) & (allowed | (people[originals] != people)))
+    if len(bad):
+        raise InputError(
+            f"picture {bad[0]} is a copy of picture {originals[bad[0]]} but a reference too, or "
+            f"of another person ({len(bad)} such); give references that are no copies"
+        )
+    return originals
+
+
 class _Gallery:
     """All pictures, and those that may be partners sorted by person.
 
@@ -138,7 +164,9 @@ class _Gallery:
     it, so that drawing partners is drawing numbers.
     """
 
-    def __init__(self, unit: np.ndarray, people: np.ndarray, allowed: np.ndarray) -> None:
+    def __init__(
+        self, unit: np.ndarray, people: np.ndarray, allowed: np.ndarray, originals: np.ndarray
+    ) -> None:
         self.unit = unit
         order = np.flatnonzero(allowed)
         order = order[np.argsort(people[order], kind="stable")]
@@ -146,10 +174,11 @@ class _Gallery:
         count = np.bincount(people[order], minlength=int(people.max()) + 1)
         start = np.cumsum(count) - count
         self.start, self.size = start[people], count[people]
-        # Column of each picture itself; behind the last one if it is no partner.
-        self.own = np.full(len(unit), len(order))
-        self.own[order] = np.arange(len(order))
-        self.positives = self.size - allowed
+        # Column of each picture itself, or of its original; behind the last if it is no partner.
+        columns = np.full(len(unit), len(order))
+        columns[order] = np.arange(len(order))
+        self.own = columns[originals]
+        self.positives = self.size - allowed[originals]
         self.negatives = len(order) - self.size
         self._check_partners()
 

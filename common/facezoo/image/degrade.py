@@ -1,0 +1,102 @@
+"""Pictures made worse on purpose, by known amounts: what a quality score should notice."""
+
+from __future__ import annotations
+
+from typing import Callable, Mapping, Tuple
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+
+__all__ = ["DEGRADATIONS", "LEVELS", "degrade"]
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
+
+
+def _shrink(image: np.ndarray, factor: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def _compress(image: np.ndarray, loss: float) -> np.ndarray:
+    quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 - loss)]
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    decoded = cv2.imdecode(cv2.imencode(".jpg", bgr, quality)[1], cv2.IMREAD_COLOR)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
+
+
+def _lighten(image: np.ndarray, stops: float) -> np.ndarray:
+    return np.asarray(np.clip(np.rint(image * 2.0**stops), 0, 255), dtype=np.uint8)
+
+
+def _cover(image: np.ndarray, share: float) -> np.ndarray:
+    covered = image.copy()
+    height = image.shape[0]
+    covered[height - round(share * height) :] = 0
+    return covered
+
+
+_FUNCTIONS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "blur": _blur,
+    "shrink": _shrink,
+    "jpeg": _compress,
+    "brightness": _lighten,
+    "occlusion": _cover,
+}
+
+# What a level of each means.
+DEGRADATIONS: Mapping[str, str] = {
+    "blur": "sigma of a Gaussian in pixels",
+    "shrink": "times smaller, then enlarged again",
+    "jpeg": "100 minus the JPEG quality",
+    "brightness": "stops: twice as bright each",
+    "occlusion": "share of the height covered from below",
+}
+
+LEVELS: Mapping[str, Tuple[float, ...]] = {
+    "blur": (0.0, 0.5, 1.0, 2.0, 3.5, 5.0),
+    "shrink": (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+    "jpeg": (0.0, 20.0, 50.0, 70.0, 80.0, 90.0, 95.0),
+    "brightness": (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0),
+    "occlusion": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+}
+
+
+def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
+    """Make a picture worse.
+
+    Parameters
+    ----------
+    image_rgb
+        Shape (H, W, 3), uint8, RGB; not changed.
+    kind
+        A key of ``DEGRADATIONS``.
+    level
+        How much, in the unit that ``DEGRADATIONS`` says; the one that changes nothing (0, and 1
+        for ``shrink``) gives the picture back.
+
+    Returns
+    -------
+    numpy.ndarray
+        Same shape, uint8, RGB.
+
+    Raises
+    ------
+    InputError
+        If there is no such kind, or the level is out of its range.
+    """
+    if kind not in _FUNCTIONS:
+        raise InputError(f"degradation {kind!r} is not known; expected {', '.join(_FUNCTIONS)}")
+    nothing = 1.0 if kind == "shrink" else 0.0
+    if level == nothing:
+        return image_rgb.copy()
+    most = {"jpeg": 100.0, "occlusion": 1.0}.get(kind, np.inf)
+    least = -np.inf if kind == "brightness" else nothing
+    if not least <= level <= most or not np.isfinite(level):
+        raise InputError(f"a level of {kind} is its {DEGRADATIONS[kind]}, got {level:g}")
+    return _FUNCTIONS[kind](image_rgb, level)
