@@ -222,3 +222,53 @@ def test_rank_correlation_by_hand():
 def test_what_has_no_rank_correlation_is_refused(first, second, message):
     with pytest.raises(InputError, match=message):
         spearman(np.array(first), np.array(second))
+
+
+def pairs_of_people(rng, people=15, pictures=4):
+    """All pairs of some people's faces: distances, people, quality of each pair."""
+    person = np.repeat(np.arange(people), pictures)
+    centre = rng.standard_normal((people, 8))
+    # A person's pictures are as good as each other, so that a person's pairs fail together.
+    quality = rng.uniform(0.0, 1.0, people)[person]
+    faces = centre[person] + (1.5 - quality)[:, None] * rng.standard_normal((len(person), 8))
+    first, second = np.triu_indices(len(person), k=1)
+    distances = np.linalg.norm(faces[first] - faces[second], axis=1)
+    owners = np.stack([person[first], person[second]], axis=1)
+    return distances, owners, np.minimum(quality[first], quality[second])
+
+
+def test_drawing_people_gives_the_same_curve_and_wider_bands(rng):
+    distances, owners, quality = pairs_of_people(rng)
+    same = owners[:, 0] == owners[:, 1]
+    by_pairs = error_versus_discard(distances, same, quality, 0.05, resamples=300)
+    by_people = error_versus_discard(distances, same, quality, 0.05, people=owners, resamples=300)
+    assert np.array_equal(by_pairs.fnmr, by_people.fnmr)
+    assert by_pairs.threshold == by_people.threshold
+    widths = [one.auc.high - one.auc.low for one in (by_pairs, by_people)]
+    assert widths[1] > 1.2 * widths[0]
+    again = error_versus_discard(
+        distances, same, quality, 0.05, people=owners * 7 - 3, resamples=300
+    )
+    assert by_people.auc == again.auc
+
+
+def test_people_drawn_once_each_leave_everything_as_it_is(rng, monkeypatch):
+    distances, owners, quality = pairs_of_people(rng)
+    same = owners[:, 0] == owners[:, 1]
+
+    class Everyone:
+        def integers(self, count, size):
+            return np.arange(size) % count
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Everyone())
+    found = error_versus_discard(distances, same, quality, 0.03, people=owners, resamples=2)
+    np.testing.assert_allclose(found.low, found.fnmr, atol=1e-12)
+    np.testing.assert_allclose(found.high, found.fnmr, atol=1e-12)
+
+
+def test_people_must_fit_the_pairs(rng):
+    distances, owners, quality = pairs_of_people(rng)
+    same = owners[:, 0] == owners[:, 1]
+    for wrong in (owners[:, :1], owners[::-1]):
+        with pytest.raises(InputError, match="people must be the two"):
+            error_versus_discard(distances, same, quality, 0.05, people=wrong, resamples=2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 from scipy import special
@@ -238,6 +238,7 @@ def error_versus_discard(
     quality: np.ndarray,
     fmr: float,
     *,
+    people: Optional[np.ndarray] = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> DiscardCurve:
@@ -258,9 +259,12 @@ def error_versus_discard(
         Shape (N,), of the pairs (the lower one of the two faces); higher is better.
     fmr
         False match rate between 0 and 1, such as 1e-3.
+    people
+        Shape (N, 2), int: the person of either face of each pair. The bootstrap then draws people
+        anew with all their pairs, which share faces and so are not independent: its bands are wider
+        and hold for people not seen. If None it draws pairs, as if they were independent.
     resamples, seed
-        Of the bootstrap, which draws genuine and impostor pairs anew and takes them as
-        independent.
+        Of the bootstrap.
 
     Returns
     -------
@@ -301,7 +305,14 @@ def error_versus_discard(
             "quality score to avoid; choose a lower rate or harder pairs"
         )
     curve = _curve(np.ones(len(genuine)), missed, edges)
-    curves = _resampled(impostors, genuine, edges, fmr, resamples, seed)
+    if people is None:
+        draws = _drawn_pairs(impostors, len(genuine), fmr, resamples, seed)
+    else:
+        ranked = np.argsort(distances[~is_same], kind="stable")
+        pairs_of = _check_people(people, is_same)
+        drawn_people = (pairs_of[is_same][order], pairs_of[~is_same][ranked])
+        draws = _drawn_people(impostors, *drawn_people, fmr, resamples, seed)
+    curves = np.array([_curve(weights, genuine >= limit, edges) for limit, weights in draws])
     low, high = np.quantile(curves, CONFIDENCE, axis=0)
     relative = _interval(_relative_area(curve[None]), _relative_area(curves))
     return DiscardCurve(
@@ -339,24 +350,51 @@ def _curve(weights: np.ndarray, missed: np.ndarray, edges: np.ndarray) -> np.nda
     return np.asarray(left / (counted[-1] - dropped))
 
 
-def _resampled(
+def _check_people(people: np.ndarray, is_same: np.ndarray) -> np.ndarray:
+    people = np.asarray(people)
+    if people.shape != (len(is_same), 2) or ((people[:, 0] == people[:, 1]) != is_same).any():
+        raise InputError(
+            f"people must be the two of each of {len(is_same)} pairs, the same of genuine pairs "
+            f"and different of impostors, got shape {people.shape}"
+        )
+    return np.asarray(np.unique(people, return_inverse=True)[1].reshape(people.shape))
+
+
+def _drawn_pairs(
+    impostors: np.ndarray, genuine: int, fmr: float, resamples: int, seed: int
+) -> Iterator[Tuple[float, np.ndarray]]:
+    """Yield threshold and weights of the genuine pairs of each resample of pairs."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        ranks = np.sort(rng.integers(len(impostors), size=len(impostors)))
+        threshold = _quantile(impostors, ranks, fmr)
+        drawn = rng.integers(genuine, size=genuine)
+        yield threshold, np.bincount(drawn, minlength=genuine).astype(np.float64)
+
+
+def _drawn_people(
     impostors: np.ndarray,
-    genuine: np.ndarray,
-    edges: np.ndarray,
+    genuine_people: np.ndarray,
+    impostor_people: np.ndarray,
     fmr: float,
     resamples: int,
     seed: int,
-) -> np.ndarray:
-    """Return the curves of resampled pairs, shape (resamples, 96)."""
+) -> Iterator[Tuple[float, np.ndarray]]:
+    """Yield the same of each resample of people; a pair counts as often as both are drawn."""
     rng = np.random.default_rng(seed)
-    curves = np.empty((resamples, len(DISCARDS)))
-    for curve in curves:
-        ranks = np.sort(rng.integers(len(impostors), size=len(impostors)))
-        threshold = _quantile(impostors, ranks, fmr)
-        drawn = rng.integers(len(genuine), size=len(genuine))
-        weights = np.bincount(drawn, minlength=len(genuine)).astype(np.float64)
-        curve[:] = _curve(weights, genuine >= threshold, edges)
-    return curves
+    count = 1 + int(max(genuine_people.max(), impostor_people.max()))
+    for _ in range(resamples):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        weights = times[genuine_people[:, 0]]
+        reached = np.cumsum(np.prod(times[impostor_people], axis=1))
+        # Of one person alone, or of people without genuine pairs, there is no curve.
+        if not reached[-1] or not weights.any():
+            continue
+        ranks = fmr * (reached[-1] - 1)
+        around = np.array([int(ranks), min(int(ranks) + 1, reached[-1] - 1)])
+        below, above = impostors[np.searchsorted(reached, around, side="right")]
+        threshold = below + (ranks - int(ranks)) * (above - below)
+        yield float(threshold), weights.astype(np.float64)
 
 
 def _area(curves: np.ndarray, limit: float) -> np.ndarray:
