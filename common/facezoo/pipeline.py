@@ -41,12 +41,15 @@ from .models.pipnet import decode as pipnet
 from .models.pipnet.crop import DetectorCrop
 from .models.scrfd import decode as scrfd
 from .models.scrfd.decode import PROFILES, Profile
+from .models.sdd_fiqa import decode as sdd_fiqa
 from .results import (
     Embedding,
     FaceDetections,
     FaceEmbeddings,
     FaceLandmarks,
+    FaceQualities,
     Landmarks,
+    QualityScore,
     RawOutputs,
 )
 
@@ -55,9 +58,11 @@ __all__ = [
     "FaceDetector",
     "FaceEmbedder",
     "FaceModel",
+    "FaceQuality",
     "LandmarkDetector",
     "PhotoEmbedder",
     "PhotoLandmarker",
+    "PhotoQuality",
     "load",
 ]
 
@@ -435,9 +440,70 @@ class PhotoEmbedder(FaceModel[FaceEmbeddings]):
         self.embedder.close()
 
 
+class FaceQuality(FaceModel[QualityScore]):
+    """SDD-FIQA on some runtime: ``quality = model(face_rgb)``, an aligned face, 112x112."""
+
+    def on_faces(self, image_rgb: np.ndarray, faces: FaceDetections) -> FaceQualities:
+        """Align and score the faces that a detector with landmarks found in a photo.
+
+        Parameters
+        ----------
+        image_rgb
+            The photo, shape (H, W, 3), uint8, RGB.
+        faces
+            Its faces.
+
+        Returns
+        -------
+        FaceQualities
+            In the photo's pixels, one entry a face.
+        """
+        return self._on_faces(self.backend.infer, image_rgb, faces)
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> QualityScore:
+        return sdd_fiqa.decode(infer(image_rgb))[0]
+
+    def _on_faces(
+        self, infer: Infer, image_rgb: np.ndarray, faces: FaceDetections
+    ) -> FaceQualities:
+        crops = (align_face(image_rgb, points) for points in faces.landmarks_xy)
+        return FaceQualities(faces, tuple(self._apply(infer, crop) for crop in crops))
+
+
+class PhotoQuality(FaceModel[FaceQualities]):
+    """SCRFD, then SDD-FIQA on every face: ``faces = model(photo_rgb)``.
+
+    Parameters
+    ----------
+    detector
+        Finds the faces; a variant with landmarks, which the alignment needs. Load it with
+        ``threads=1`` for :meth:`stream`, which runs several photos at a time.
+    quality
+        Scores them.
+    """
+
+    def __init__(self, detector: FaceDetector, quality: FaceQuality) -> None:
+        super().__init__(quality.backend, quality.contract)
+        self.detector = detector
+        self.quality = quality
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**self.quality.settings(), "detector": self.detector.settings()}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceQualities:
+        return self.quality._on_faces(infer, image_rgb, self.detector(image_rgb))
+
+    def close(self) -> None:
+        """Free the resources of both."""
+        self.detector.close()
+        self.quality.close()
+
+
 MODELS: Dict[str, Type[FaceModel[Any]]] = {
     "scrfd": FaceDetector,
     "pipnet": LandmarkDetector,
+    "sdd_fiqa": FaceQuality,
     "magface": FaceEmbedder,
 }
 
@@ -450,6 +516,10 @@ def load(model: Literal["scrfd"], source: Union[str, Path], **options: Any) -> F
 def load(
     model: Literal["pipnet"], source: Union[str, Path], **options: Any
 ) -> LandmarkDetector: ...
+
+
+@overload
+def load(model: Literal["sdd_fiqa"], source: Union[str, Path], **options: Any) -> FaceQuality: ...
 
 
 @overload
@@ -478,7 +548,7 @@ def load(
     Parameters
     ----------
     model
-        ``scrfd``, ``pipnet`` or ``magface``.
+        ``scrfd``, ``pipnet``, ``sdd_fiqa`` or ``magface``.
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
     engine, vdsp, preprocess, device_id, threads, provider, precision
@@ -490,7 +560,8 @@ def load(
     Returns
     -------
     FaceModel
-        :class:`FaceDetector`, :class:`LandmarkDetector` or :class:`FaceEmbedder`.
+        :class:`FaceDetector`, :class:`LandmarkDetector`, :class:`FaceQuality` or
+        :class:`FaceEmbedder`.
 
     Raises
     ------

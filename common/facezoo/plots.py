@@ -9,16 +9,21 @@ from typing import Any, Mapping, Optional, Tuple
 import numpy as np
 
 from .errors import BackendUnavailable, InputError
+from .image.degrade import DEGRADATIONS
 from .metrics.detection import DetectionReport
 from .metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
+from .metrics.quality import DiscardCurve
 from .metrics.verification import RocCurve
+from .quality import Response
 
 __all__ = [
     "plot_cumulative_errors",
+    "plot_discard_curves",
     "plot_lengths",
     "plot_magnitudes",
     "plot_precision_recall",
     "plot_reject_curves",
+    "plot_responses",
     "plot_roc",
     "plot_sensitivity",
 ]
@@ -290,7 +295,86 @@ def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
     _save(figure, path)
 
 
-def _new_figure(size_inches: Tuple[float, float]) -> Tuple[Any, Any]:
+def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path: Path) -> None:
+    """Draw error versus discard of several scores, one panel a false match rate.
+
+    Parameters
+    ----------
+    curves
+        Name of each score, three at most, to its curves by false match rate, as
+        :func:`facezoo.quality.compare_scores` gives them.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written, or there is no curve.
+    """
+    rates = sorted({rate for by_rate in curves.values() for rate in by_rate}, reverse=True)
+    if not rates:
+        raise InputError("there is no curve to draw: no false match rate had one")
+    figure, panels = _new_figure((4.2 * len(rates), 3.8), len(rates))
+    for axes, rate in zip(panels, rates):
+        for (name, by_rate), (colour, dashes) in zip(curves.items(), STYLES):
+            curve = by_rate[rate]
+            x, area = 100 * curve.discards, curve.relative_auc
+            axes.fill_between(x, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.15)
+            axes.plot(
+                x,
+                100 * curve.fnmr,
+                color=colour,
+                linestyle=dashes,
+                label=f"{name}: {area.value:.2f} [{area.low:.2f}, {area.high:.2f}]",
+            )
+        start = 100 * next(iter(curves.values()))[rate].fnmr[0]
+        axes.axhline(start, color="#777777", linewidth=1, linestyle=":", label="random: 1")
+        axes.set(
+            title=f"false match rate {rate:g}",
+            xlabel="genuine pairs left out in %",
+            ylabel="false non-matches among the rest in %",
+            xlim=(0, 95),
+        )
+        axes.set_ylim(bottom=0)
+        axes.grid(color="#DDDDDD", linewidth=0.6)
+        axes.legend(title="area over random discard's", fontsize=8, title_fontsize=8)
+    _save(figure, path)
+
+
+def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
+    """Draw how scores answer to degradations, one panel a kind: median and quartiles.
+
+    Parameters
+    ----------
+    responses
+        What :func:`facezoo.quality.response_curves` gave.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, panels = _new_figure((3.0 * len(responses), 3.2), len(responses))
+    colour = STYLES[0][0]
+    for axes, (kind, response) in zip(panels, responses.items()):
+        low, middle, high = np.quantile(response.scores, (0.25, 0.5, 0.75), axis=0)
+        axes.fill_between(response.levels, low, high, color=colour, alpha=0.2)
+        axes.plot(response.levels, middle, color=colour, marker="o", markersize=3)
+        axes.set(title=kind, xlabel=DEGRADATIONS[kind])
+        axes.xaxis.label.set_size(8)
+        axes.grid(color="#DDDDDD", linewidth=0.6)
+    panels[0].set_ylabel("quality: median and quartiles")
+    _save(figure, path)
+
+
+def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any, Any]:
+    """Return a figure with its axes, or with a list of so many side by side."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -301,7 +385,9 @@ def _new_figure(size_inches: Tuple[float, float]) -> Tuple[Any, Any]:
         ) from error
     figure = Figure(figsize=size_inches, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    if not panels:
+        return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
 
 
 def _save(figure: Any, path: Path) -> None:

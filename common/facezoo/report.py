@@ -456,7 +456,7 @@ def _variants(root: Path, model: str, say: Say) -> str:
         names = _joined(f"`{name}`" for name in made_from)
         files = _joined(
             f"[{path.suffix[1:]}]({path.relative_to(folder).as_posix()})"
-            for pattern in (f"build/*_{card.id}.yaml", f"vdsp_params/*-{card.id}-*.json")
+            for pattern in (f"build/*{card.id}.yaml", f"vdsp_params/*-{card.id}-*.json")
             for path in sorted(folder.glob(f"build_in/{pattern}"))
         )
         shape = "x".join(map(str, card.preprocess.input_hw))

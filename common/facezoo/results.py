@@ -12,6 +12,7 @@ __all__ = [
     "FaceDetections",
     "FaceEmbeddings",
     "FaceLandmarks",
+    "FaceQualities",
     "Landmarks",
     "Placement",
     "QualityScore",
@@ -220,6 +221,36 @@ class QualityScore:
     """
 
     value: float
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the score as JSON values."""
+        return {"quality": self.value}
+
+
+@dataclass(frozen=True)
+class FaceQualities:
+    """The faces of one photo with the quality of each.
+
+    Attributes
+    ----------
+    faces
+        What the detector found.
+    qualities
+        One a face.
+    """
+
+    faces: FaceDetections
+    qualities: Tuple[QualityScore, ...]
+
+    def __len__(self) -> int:
+        return len(self.qualities)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the faces as JSON values, each with its quality."""
+        entry = self.faces.to_dict()
+        for face, quality in zip(entry["faces"], self.qualities):
+            face.update(quality.to_dict())
+        return entry
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .image.files import write_bytes
 from .models import find_card
 from .models.pipnet.decode import load_meanface
 
-__all__ = ["fill_from_names", "tiny_magface", "tiny_pipnet", "tiny_scrfd"]
+__all__ = ["fill_from_names", "tiny_magface", "tiny_pipnet", "tiny_scrfd", "tiny_sdd_fiqa"]
 
 Weights = Tuple[np.ndarray, np.ndarray]  # of a convolution: kernel and bias
 
@@ -185,6 +185,48 @@ def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
         for name, *shape in shapes
     )
     graph = helper.make_graph(nodes, "tiny_magface", [image], [embedding], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    helper.set_model_props(model, Contract.from_card(card).to_metadata())
+    write_bytes(Path(path), model.SerializeToString())
+    return Path(path)
+
+
+def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
+    """Write a graph with SDD-FIQA's contract whose score is how much neighbouring pixels differ.
+
+    A picture of one colour scores 0, stripes of black and white one pixel wide 100; blur lowers
+    the score.
+
+    Parameters
+    ----------
+    path
+        The .onnx file to write; its folder is made if needed.
+    card_id
+        The card whose contract it carries.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    card = find_card(card_id)
+    kernel = np.zeros((1, 3, 1, 2), np.float32)
+    kernel[..., 0], kernel[..., 1] = 50.0 / 3.0, -50.0 / 3.0
+    nodes = [
+        helper.make_node("Conv", [card.input_name, "kernel"], ["differences"]),
+        helper.make_node("Abs", ["differences"], ["sizes"]),
+        helper.make_node("ReduceMean", ["sizes"], ["quality"], axes=[2, 3], keepdims=0),
+    ]
+    shape = ["batch", 3, *card.preprocess.input_hw]
+    graph = helper.make_graph(
+        nodes,
+        "tiny_sdd_fiqa",
+        [helper.make_tensor_value_info(card.input_name, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("quality", TensorProto.FLOAT, ["batch", 1])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
     helper.set_model_props(model, Contract.from_card(card).to_metadata())
     write_bytes(Path(path), model.SerializeToString())

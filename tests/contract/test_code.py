@@ -35,7 +35,10 @@ LAYERS = (
     ("contract", "weights", "runs", "datasets.*", "backends.*", "vacc.*", "graph_info", "testing"),
     ("export",),
     ("models.*",),
-    ("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
+    (
+        *("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
+        "quality*",
+    ),
     ("reference", "diagnosis", "checkup"),
     ("cli.*",),
 )
@@ -291,7 +294,7 @@ def check_verbs(verbs, modules):
 
 
 CLI_MODULES = {name[len("cli.") :] for name in SOURCES if name.startswith("cli.")}
-NO_VERBS = {"__init__", "main", "options"}
+NO_VERBS = {"__init__", "evaluate_quality", "main", "options"}
 FACTS = [name for name in SOURCES if re.fullmatch(r"models\.\w+\.(card|decode)", name)]
 
 

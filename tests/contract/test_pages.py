@@ -56,7 +56,16 @@ SEED_TOOLS = {
         "image2npz.py",
         "--datalist",
         "npz_decode.py",
-    )
+    ),
+    "face_quality/sdd_fiqa": (
+        "demo.py",
+        "vamc compile",
+        "sdd_fiqa_vsx.py",
+        "vamp -m",
+        "image2npz.py",
+        "--datalist",
+        "decode_vamp.py",
+    ),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^<!-- facezoo:begin .*?^<!-- facezoo:end -->$", re.MULTILINE | re.DOTALL)

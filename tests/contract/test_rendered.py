@@ -12,7 +12,7 @@ from facezoo import models
 from facezoo.card import Preprocess, Reference
 from facezoo.cli.docs import render_pages
 from facezoo.cli.main import main
-from facezoo.cli.recipes import process_ops, render_recipes
+from facezoo.cli.recipes import RECIPES, process_ops, render_recipes
 from facezoo.errors import InputError
 from facezoo.models import CARDS
 from facezoo.report import read_numerics, render_block, render_blocks
@@ -79,7 +79,9 @@ def card_of_yaml(path):
 
 
 def card_of_json(path):
-    return next(card for card in CARDS.values() if f"-{card.id}-" in path.name)
+    defaults = {model: CARDS[default] for model, (_, _, _, default) in RECIPES.items()}
+    named = {**CARDS, **defaults}
+    return next(card for name, card in named.items() if f"-{name}-" in path.name)
 
 
 def test_recipes_are_current():
@@ -153,8 +155,9 @@ def copy(tmp_path):
             target = tmp_path / path.relative_to(REPOSITORY)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-    for folder in ("face_detection/scrfd/expected", "face_detection/scrfd/build_in"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    for pattern in ("face_*/*/expected", "face_*/*/build_in"):
+        for folder in REPOSITORY.glob(pattern):
+            shutil.copytree(folder, tmp_path / folder.relative_to(REPOSITORY))
     for path in REPOSITORY.glob("face_*/*/source_code/export_onnx.py"):
         target = tmp_path / path.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ r"""Metrics of result files, or of a model on photos, against ground truth.
   facezoo evaluate pipnet --pred runstream_output/results.json --gt WFLW --plot ced.png
   facezoo evaluate verification --images people --detector onnx/scrfd_500m_bnkps.onnx \
       --model_prefix_path onnx/w600k_mbf.onnx --json people.json
+  facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
+      --embeddings labels/test/embeddings.npz --plot discard.png
 
 facezoo prepare widerface says where photos and ground truth come from.
 """
@@ -48,6 +50,7 @@ from ..report import (
     render_ledger,
 )
 from ..vacc.artifact import read_artifact
+from .evaluate_quality import configure_quality
 from .options import add_flag, add_model_options, add_runtime_options, progress, runtime_of
 
 __all__ = ["add_widerface_options", "configure", "evaluate_widerface", "run"]
@@ -88,6 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_people_options(people)
     people.set_defaults(evaluate=_evaluate_people)
+    configure_quality(models, parser.formatter_class)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ VERBS = {
     "doctor": "the machine, a file of weights, and which mistake explains wrong numbers",
     "eject": "a stand-alone folder of one model, to copy into a product",
     "match": "is the person of one photo in another",
+    "calibrate": "what scores mean on your own pictures, kept as a profile",
     "recipes": "render the vdsp JSONs and build YAMLs from the cards",
     "docs": "render the tables in the READMEs from result files",
     "shims": "commands named vamc and vamp for machines without the vendor's",

@@ -23,10 +23,12 @@ from ..vacc.vdsp import render_vdsp
 __all__ = ["configure", "render_build", "render_recipes", "run"]
 
 # Model room -> (recipe folder, stem of the build YAMLs, stem of the vdsp JSONs, card of the YAML
-# that carries the stem alone). The seeds' file names decide the stems.
+# that carries the stem alone). The seeds' file names decide the stems; where the stem is empty, the
+# seed's YAML and JSON are named after the model alone.
 RECIPES: Dict[str, Tuple[str, str, str, str]] = {
     "scrfd": ("face_detection/scrfd", "official", "insightface", "scrfd_500m_bnkps"),
     "pipnet": ("face_alignment/pipnet", "official", "official", "pip_resnet18"),
+    "sdd_fiqa": ("face_quality/sdd_fiqa", "", "tface", "sdd_fiqa_r50"),
     "magface": ("face_recognition/magface", "official", "official", "magface_iresnet100"),
 }
 
@@ -124,8 +126,11 @@ def render_recipes() -> Dict[str, str]:
             continue
         folder, build, vdsp, default = RECIPES[card.model]
         params = json.dumps(render_vdsp(card.preprocess), indent=4) + "\n"
-        files[f"{folder}/build_in/vdsp_params/{vdsp}-{card.id}-vdsp_params.json"] = params
-        for stem in [f"{build}_{card.id}", *([f"{build}_{card.model}"] * (card.id == default))]:
+        names = [card.id, *([card.model] * (card.id == default))]
+        for name in names if not build else names[:1]:
+            files[f"{folder}/build_in/vdsp_params/{vdsp}-{name}-vdsp_params.json"] = params
+        for name in names:
+            stem = f"{build}_{name}" if build else name
             files[f"{folder}/build_in/build/{stem}.yaml"] = render_build(card, stem)
         if card.model == "magface":
             name = f"{folder}/source_code/triton/{card.id}/config.pbtxt"

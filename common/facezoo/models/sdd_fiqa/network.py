@@ -10,7 +10,7 @@ from torch import nn
 from ...errors import CardError
 from ...export import load_checkpoint
 
-__all__ = ["VARIANTS", "build", "load_official"]
+__all__ = ["VARIANTS", "build", "load_official", "load_trunk"]
 
 # source: TFace@171ec14 quality/generate_pseudo_labels/extract_embedding/model/model.py;
 # channels and number of blocks per stage
@@ -20,6 +20,9 @@ IR50_STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 MOBILE_STAGES = ((64, 128, 4, 128), (128, 256, 6, 256), (128, 512, 2, 256))
 TRUNK_VALUES = 512 * 7 * 7  # both trunks end in 512 maps of 7x7
 DROPOUT = 0.5  # source: both files, quality head
+# Where a recogniser with such a trunk, and a quality network, keep what follows the trunk.
+# source: both files
+HEADS = ("output_layer.", "quality.")
 
 
 def _quality_head() -> nn.Module:
@@ -198,3 +201,27 @@ def load_official(network: nn.Module, path: Path) -> None:
         If a tensor is missing, unknown or of another shape; the message names it.
     """
     load_checkpoint(network, path, prefixes=("module.",))
+
+
+def load_trunk(network: nn.Module, path: Path) -> None:
+    """Load a recogniser's weights into the trunk, strictly; the quality head stays as it is.
+
+    Parameters
+    ----------
+    network
+        What :func:`build` returned for the variant whose trunk the recogniser has.
+    path
+        A recogniser of the authors' (its head is left out), or a quality network.
+
+    Raises
+    ------
+    WeightsError
+        If a tensor of the trunk is missing or of another shape, or one is unknown; the message
+        names it.
+    """
+    left_out = {f"{prefix}{head}": None for prefix in ("", "module.") for head in HEADS}
+    head, network.quality = network.quality, nn.Identity()
+    try:
+        load_checkpoint(network, path, prefixes={"module.": "", **left_out})
+    finally:
+        network.quality = head

@@ -1,0 +1,187 @@
+"""Quality scores of pictures on disk: what the runner leaves, and lists of other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from ..errors import DatasetError
+from ..image.files import write_bytes
+from ..runs import RunFolder
+from .image_list import read_lines
+
+__all__ = [
+    "CSV_FILE",
+    "RESULTS_FILE",
+    "RESULTS_SCHEMA",
+    "SORTED_FILE",
+    "QualityScores",
+    "finish_scores",
+    "read_scores",
+]
+
+RESULTS_FILE, CSV_FILE, SORTED_FILE = "results.json", "scores.csv", "sorted.txt"
+RESULTS_SCHEMA = "facezoo.quality/1"
+
+
+@dataclass(frozen=True)
+class QualityScores:
+    """A quality of each of some faces.
+
+    Attributes
+    ----------
+    names
+        Of the pictures; ``photo.jpg#2`` for the third face of a photo.
+    values
+        Shape (N,), float64; higher is better.
+    model_sha256
+        Of the network that gave them; None if the file does not say.
+    """
+
+    names: Tuple[str, ...]
+    values: np.ndarray
+    model_sha256: Any = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def of(self, names: Iterable[str]) -> np.ndarray:
+        """Return the scores of pictures in the order asked for.
+
+        Raises
+        ------
+        DatasetError
+            If a picture has no score.
+        """
+        value_of = dict(zip(self.names, self.values.tolist()))
+        wanted = list(names)
+        missing = [name for name in wanted if name not in value_of]
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(wanted)} pictures have no score, such as {missing[0]!r}; "
+                f"scores are of pictures such as {self.names[0]!r}: score the same folder"
+            )
+        return np.array([value_of[name] for name in wanted])
+
+
+def finish_scores(
+    folder: RunFolder,
+    head: Mapping[str, Any],
+    percentile_of: Optional[Callable[[np.ndarray], np.ndarray]] = None,
+) -> QualityScores:
+    """Write what a runner or a decoder leaves: results.json, scores.csv and sorted.txt.
+
+    Parameters
+    ----------
+    folder
+        With one entry a picture; is finished.
+    head
+        What stands in front of the pictures in results.json; ``model_sha256`` says whose the
+        scores are.
+    percentile_of
+        Tells where scores lie among others, from 0 to 100; becomes a column of scores.csv.
+
+    Returns
+    -------
+    QualityScores
+        In the order of the pictures.
+    """
+    rows = list(_rows(folder.entries()))
+    scores = _scores(rows, head.get("model_sha256"))
+    lines = [f"{name} {value:.9g}\n" for name, value in sorted(rows, key=lambda row: row[1])]
+    write_bytes(folder.folder / SORTED_FILE, "".join(lines).encode())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "quality", *(["percentile"] if percentile_of else [])])
+    shares = percentile_of(scores.values).tolist() if percentile_of else None
+    for index, (name, value) in enumerate(rows):
+        more = [f"{shares[index]:.2f}"] if shares else []
+        writer.writerow([name, f"{value:.9g}", *more])
+    write_bytes(folder.folder / CSV_FILE, text.getvalue().encode())
+    folder.write_items(RESULTS_FILE, RESULTS_SCHEMA, "images", head)
+    folder.finish()
+    return scores
+
+
+def _rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[Tuple[str, float]]:
+    """Give name and score of every face; pictures that were refused have none."""
+    for entry in entries:
+        name = entry["path"]
+        if "quality" in entry:
+            yield name, float(entry["quality"])
+        elif "norm" in entry:
+            yield name, float(entry["norm"])
+        for index, face in enumerate(entry.get("faces", ())):
+            yield f"{name}#{index}", float(face.get("quality", face.get("norm")))
+
+
+def _scores(rows: List[Tuple[str, float]], model_sha256: Any) -> QualityScores:
+    names, values = zip(*rows) if rows else ((), ())
+    return QualityScores(tuple(names), np.array(values, dtype=np.float64), model_sha256)
+
+
+def read_scores(path: Path) -> QualityScores:
+    """Read quality scores, whoever wrote them.
+
+    Parameters
+    ----------
+    path
+        A results.json of SDD-FIQA's runner or of MagFace's, whose norms are the qualities; a .csv
+        with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz with ``names``
+        and ``norms``; else text, ``path score`` a line.
+
+    Returns
+    -------
+    QualityScores
+        In the file's order.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, holds no score, one that is not finite, or a picture twice.
+    """
+    path = Path(path)
+    readers = {".json": _read_json, ".csv": _read_csv, ".npz": _read_npz}
+    try:
+        scores = readers.get(path.suffix.lower(), _read_text)(path)
+    except OSError as error:
+        raise DatasetError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(
+            f"{str(path)!r} holds no quality scores ({reason}); expected results.json of a runner, "
+            "a .csv with path and quality, or lines of path and score"
+        ) from error
+    if not len(scores) or not np.isfinite(scores.values).all():
+        raise DatasetError(f"{str(path)!r} holds no score, or one that is not finite")
+    if len(set(scores.names)) != len(scores):
+        raise DatasetError(f"{str(path)!r} holds a picture twice; give each one score")
+    return scores
+
+
+def _read_json(path: Path) -> QualityScores:
+    content: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return _scores(list(_rows(content["images"])), content.get("model_sha256"))
+
+
+def _read_csv(path: Path) -> QualityScores:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    column = "quality" if rows and "quality" in rows[0] else "score"
+    return _scores([(row["path"], float(row[column])) for row in rows], None)
+
+
+def _read_npz(path: Path) -> QualityScores:
+    with np.load(path, allow_pickle=False) as file:
+        return QualityScores(tuple(file["names"].tolist()), file["norms"].astype(np.float64))
+
+
+def _read_text(path: Path) -> QualityScores:
+    parts = (line.rsplit(None, 1) for _, line in read_lines(path))
+    return _scores([(name, float(value)) for name, value in parts], None)

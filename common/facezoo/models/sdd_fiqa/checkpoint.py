@@ -1,0 +1,55 @@
+"""SDD-FIQA from a checkpoint, the authors' or one of our own, to ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from ...contract import Contract, sha256_of
+from ...export import export_network
+from .card import CARDS
+from .network import build, load_official
+
+__all__ = ["card_id_of", "export_checkpoint"]
+
+
+def card_id_of(variant: str) -> str:
+    """Return the id of a variant's card."""
+    return f"sdd_fiqa_{variant}"
+
+
+def export_checkpoint(
+    checkpoint: Path, variant: str, target: Path, *, batch: Optional[int] = None
+) -> float:
+    """Write the ONNX of a checkpoint, once it gives what PyTorch gives.
+
+    Parameters
+    ----------
+    checkpoint
+        The authors' ``.pth``, or one of ``source_code/train.py``.
+    variant
+        Which network it holds: ``r50`` or ``mobilefacenet``.
+    target
+        The ``.onnx`` to write.
+    batch
+        Fixed batch size; None for a free one.
+
+    Returns
+    -------
+    float
+        The largest difference between PyTorch and ONNX Runtime, in units of the scores' root mean
+        square.
+
+    Raises
+    ------
+    CardError
+        If there is no such variant.
+    WeightsError
+        If the checkpoint is not this variant's, or lacks weights.
+    GraphError
+        If the graph does not give what PyTorch gives; nothing is written then.
+    """
+    network = build(variant)
+    load_official(network, checkpoint)
+    contract = Contract.from_card(CARDS[card_id_of(variant)], sha256_of(checkpoint))
+    return export_network(network, target, contract, batch=batch)

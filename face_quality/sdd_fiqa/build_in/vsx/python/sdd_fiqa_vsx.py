@@ -1,0 +1,99 @@
+"""Score how useful faces are for recognition: aligned crops, or the faces of whole photos.
+
+Writes SAVE_DIR/results.json, scores.csv and sorted.txt, lowest score first, and with
+--contact_sheet a picture of the faces in that order. Interrupted, the same command goes on where
+it was.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import facezoo
+from facezoo.cli import options
+from facezoo.contract import sha256_of
+from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
+from facezoo.errors import InputError
+from facezoo.image.files import find_images, relative_names, write_image_rgb
+from facezoo.pipeline import PhotoQuality
+from facezoo.quality import quality_sheet
+from facezoo.quality_profile import read_profile
+from facezoo.runs import RunFolder, fingerprint_files
+
+SHEET_FILE = "contact_sheet.jpg"
+LISTED = 5
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--image_dir", type=Path, required=True, help="faces, or photos")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
+    help_faces = (
+        "aligned: a picture is a face, aligned to 112x112; detect: find and align the faces"
+    )
+    parser.add_argument(
+        "--faces", choices=("aligned", "detect"), default="aligned", help=help_faces
+    )
+    parser.add_argument("--detector", type=Path, metavar="PREFIX", help="SCRFD, to find the faces")
+    help_profile = "of facezoo calibrate quality: where each score lies among those of its pictures"
+    parser.add_argument("--profile", type=Path, metavar="FILE", help=help_profile)
+    options.add_flag(parser, "--contact_sheet", action="store_true", help="write it too")
+    options.add_model_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def open_model(args: argparse.Namespace):
+    if (args.faces == "detect") != (args.detector is not None):
+        raise InputError("--faces detect and --detector PREFIX go together; give both or neither")
+    runtime = options.runtime_of(args)
+    quality = facezoo.load("sdd_fiqa", args.model_prefix_path, **runtime)
+    if args.detector is None:
+        return quality
+    # The vdsp JSON is SDD-FIQA's. Several photos are worked on at a time, so each gets one core.
+    runtime = {**runtime, "vdsp": None, "threads": 1}
+    return PhotoQuality(facezoo.load("scrfd", args.detector, **runtime), quality)
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.image_dir)
+    names = relative_names(paths, args.image_dir)
+    with open_model(args) as model, RunFolder(
+        args.save_dir,
+        command="sdd_fiqa_vsx",
+        settings={
+            **model.settings(),
+            "faces": args.faces,
+            "profile": args.profile and sha256_of(args.profile),
+        },
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE, SHEET_FILE),
+        overwrite=args.overwrite,
+    ) as folder:
+        sha256 = model.settings().get("model_sha256")
+        head = {"faces": args.faces, "card": model.contract.card_id, "model_sha256": sha256}
+        profile = args.profile and read_profile(args.profile, sha256)
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = model.stream(paths[done:])
+        shown = options.progress(results, len(paths) - done, args.quiet)
+        for name, (_, found) in zip(names[done:], shown):
+            folder.record(name, found)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            finish_scores(folder, head, profile and profile.percentile_of)
+        if args.contact_sheet:
+            sheet = quality_sheet(args.save_dir / RESULTS_FILE, args.image_dir)
+            write_image_rgb(args.save_dir / SHEET_FILE, sheet)
+        lines = (args.save_dir / SORTED_FILE).read_text(encoding="utf-8").splitlines()
+        shortened = [*lines[:LISTED], "...", *lines[-LISTED:]]
+        print("\n".join(shortened if len(lines) > 2 * LISTED else lines))
+        return options.report_run(folder, len(paths), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

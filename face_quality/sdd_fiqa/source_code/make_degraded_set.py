@@ -1,0 +1,83 @@
+"""Make aligned faces, and copies of them that are worse by known amounts, one folder a person.
+
+Writes SAVE_DIR/images, faces.txt (path and number of the person), references.txt (the pictures
+that are no copies) and copies.txt (a copy and what it was made from). Interrupted, the same
+command goes on where it was.
+
+    python ../source_code/make_degraded_set.py --image_dir att_faces --save_dir faces/test \
+        --people 21 30
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from facezoo.backends.base import map_in_order, usable_cores
+from facezoo.cli import options
+from facezoo.errors import ImageError
+from facezoo.image.degrade import DEGRADATIONS
+from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
+from facezoo.quality_sets import LISTS, choose_people, degraded_faces, person_of, write_lists
+from facezoo.runs import RunFolder, fingerprint_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--image_dir", type=Path, required=True, help="one folder a person")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
+    help_people = "from 1, in the order of their names; all by default"
+    parser.add_argument("--people", type=int, nargs=2, metavar=("FIRST", "LAST"), help=help_people)
+    parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="how copies are worse")
+    help_levels = "how much; blur: sigma in pixels of the 112x112 face"
+    parser.add_argument("--levels", type=float, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.image_dir)
+    names = relative_names(paths, args.image_dir)
+    people = choose_people(names, *(args.people or ()))
+    paths = [path for path, name in zip(paths, names) if person_of(name) in people]
+    names = relative_names(paths, args.image_dir)
+    stem_of = names_with_suffix(names, "")
+
+    def make(pair):
+        name, path = pair
+        person = people.index(person_of(name))
+        try:
+            made = degraded_faces(path, stem_of[name], person, args.kind, args.levels)
+        except ImageError as error:
+            return error
+        for file, image in made.images.items():
+            write_image_rgb(args.save_dir / "images" / file, image)
+        return made
+
+    with RunFolder(
+        args.save_dir,
+        command="make_degraded_set",
+        settings={"people": people, "kind": args.kind, "levels": args.levels},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=("images", "faces.json", *LISTS),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = map_in_order(make, list(zip(names, paths))[done:], usable_cores())
+        shown = options.progress(results, len(names) - done, args.quiet)
+        for name, made in zip(names[done:], shown):
+            folder.record(name, made)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            write_lists(args.save_dir, folder.entries())
+            folder.write_items("faces.json", schema="facezoo.degraded/1", key="images")
+            folder.finish()
+        return options.report_run(folder, len(names), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""Make quality labels without labelling, from any recogniser's embeddings of folders of people.
+
+Writes SAVE_DIR/labels.txt (path and label, 0 to 100) and embeddings.npz. Interrupted,
+the same command goes on where it was.
+
+    python ../source_code/make_pseudo_labels.py --image_dir faces/train/images \
+        --references faces/train/references.txt --copies faces/train/copies.txt \
+        --save_dir labels/train
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from facezoo.cli import options
+from facezoo.contract import sha256_of
+from facezoo.datasets.image_list import inside, read_image_list
+from facezoo.errors import ImageError
+from facezoo.image.files import find_images, relative_names
+from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS
+from facezoo.quality_sets import (
+    PackedEmbedding,
+    embed_pictures,
+    label_pictures,
+    open_recognizer,
+    unpack_embeddings,
+    write_embeddings,
+    write_labels,
+)
+from facezoo.runs import RunFolder, fingerprint_files
+
+OWNED = ("labels.txt", "embeddings.npz")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--image_dir", type=Path, required=True, help="one folder a person")
+    help_list = "pictures below it, and a number for each one's person; by default all, by folder"
+    parser.add_argument("--list", type=Path, metavar="FILE", help=help_list)
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the labels")
+    help_recognizer = "an .onnx, or a name that was downloaded"
+    parser.add_argument("--recognizer", default="w600k_mbf", help=help_recognizer)
+    options.add_flag(
+        parser, "--recognizer_card", default="w600k_mbf", help="of an .onnx without a contract"
+    )
+    parser.add_argument("--references", type=Path, help="list of the pictures that may be partners")
+    parser.add_argument("--copies", type=Path, help="list of copies, each with its original")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="partners a kind; 0: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="draws that are averaged")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    options.add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    listed = read_image_list(args.list) if args.list else None
+    paths = find_images(args.image_dir)
+    if listed:
+        paths = [inside(args.image_dir, name) for name in listed.paths]
+    names = relative_names(paths, args.image_dir)
+    backend = open_recognizer(args.recognizer, args.recognizer_card)
+    chosen = {"pairs": args.pairs or None, "rounds": args.rounds, "seed": args.seed}
+    lists = {name: getattr(args, name) for name in ("list", "references", "copies")}
+    hashes = {name: path and sha256_of(path) for name, path in lists.items()}
+    with backend, RunFolder(
+        args.save_dir,
+        command="make_pseudo_labels",
+        settings={**backend.settings(), **chosen, **hashes},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=OWNED,
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = embed_pictures(backend, paths[done:])
+        shown = options.progress(results, len(paths) - done, args.quiet)
+        for name, (_, found) in zip(names[done:], shown):
+            refused = isinstance(found, ImageError)
+            folder.record(name, found if refused else PackedEmbedding(found.vector))
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            found = unpack_embeddings(folder.entries())
+            people = listed and dict(zip(listed.paths, listed.labels.tolist()))
+            partners = {"references": args.references, "copies": args.copies}
+            labels = label_pictures(found, people, **partners, **chosen)
+            write_labels(args.save_dir / "labels.txt", found.names, labels.labels)
+            write_embeddings(args.save_dir / "embeddings.npz", found)
+            folder.finish()
+        return options.report_run(folder, len(names), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,199 @@
+"""SDD-FIQA's data scripts as a user starts them: degraded sets, and labels from a recogniser."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from facezoo.contract import Contract
+from facezoo.errors import DatasetError, GraphError, InputError
+from facezoo.image.degrade import degrade
+from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.models import CARDS
+from facezoo.models.sdd_fiqa.pseudo_labels import pseudo_labels
+from facezoo.models.sdd_fiqa.settings import TrainSettings
+from facezoo.quality_sets import (
+    open_recognizer,
+    read_copies,
+    read_embeddings,
+    read_labels,
+)
+
+RECIPE = "face_quality/sdd_fiqa/source_code"
+
+
+@pytest.fixture
+def script(repository, capsys):
+    def run(name, *words):
+        main = runpy.run_path(str(repository / RECIPE / f"{name}.py"))["main"]
+        code = main([str(word) for word in words])
+        said, error = capsys.readouterr()
+        return code, said, error
+
+    return run
+
+
+@pytest.fixture
+def people(tmp_path, rng):
+    """Twelve people, four pictures each, of 92x112 as AT&T's: a pattern a person, and noise."""
+    for person in range(1, 13):
+        pattern = rng.integers(0, 200, (7, 6, 3))
+        for number in range(1, 5):
+            noise = rng.integers(0, 56, (112, 92, 3))
+            image = np.kron(pattern, np.ones((16, 16, 1)))[:, :92] + noise
+            path = tmp_path / "people" / f"s{person}" / f"{number}.png"
+            write_image_rgb(path, image.astype(np.uint8))
+    return tmp_path / "people"
+
+
+def tiny_recognizer(path, contract=None):
+    """Write a network whose embedding is the picture in 7x7 pixels."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    names = ("input.1", "516")
+    nodes = [
+        helper.make_node("AveragePool", [names[0]], ["p"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Flatten", ["p"], [names[1]]),
+    ]
+    infos = [
+        helper.make_tensor_value_info(names[0], TensorProto.FLOAT, ["b", 3, 112, 112]),
+        helper.make_tensor_value_info(names[1], TensorProto.FLOAT, ["b", 147]),
+    ]
+    graph = helper.make_graph(nodes, "tiny", infos[:1], infos[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    if contract:
+        helper.set_model_props(model, contract.to_metadata())
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture
+def degraded(script, people, tmp_path):
+    words = ("--image_dir", people, "--save_dir", tmp_path / "set", "--people", "2", "10")
+    assert script("make_degraded_set", *words, "--levels", "2", "8")[0] == 0
+    return tmp_path / "set"
+
+
+def test_a_degraded_set_has_copies_and_lists(degraded, people):
+    faces = (degraded / "faces.txt").read_text().splitlines()
+    assert faces[:3] == ["s10/1.png 8", "s10/1_blur2.png 8", "s10/1_blur8.png 8"]
+    assert len(faces) == 9 * 4 * 3
+    references = (degraded / "references.txt").read_text().split()
+    assert len(references) == 36
+    assert {name.split("/")[0] for name in references} == {f"s{n}" for n in range(2, 11)}
+    names = [line.split()[0] for line in faces]
+    originals = read_copies(degraded / "copies.txt", names)
+    assert originals[:5].tolist() == [0, 0, 0, 3, 3]
+    face = read_image_rgb(degraded / "images" / "s2" / "1.png")
+    assert face.shape == (112, 112, 3)
+    copy = read_image_rgb(degraded / "images" / "s2" / "1_blur8.png")
+    assert np.array_equal(copy, degrade(face, "blur", 8.0))
+    square = read_image_rgb(people / "s2" / "1.png")[10:102]
+    assert abs(face.mean() - square.mean()) < 1.0
+
+
+def test_labels_are_those_of_the_embeddings(script, degraded, tmp_path):
+    recognizer = tiny_recognizer(tmp_path / "tiny.onnx")
+    words = [
+        "--image_dir", degraded / "images", "--references", degraded / "references.txt",
+        "--copies", degraded / "copies.txt", "--recognizer", recognizer,
+        "--save_dir", tmp_path / "labels", "--pairs", "0",
+    ]  # fmt: skip
+    code, said, error = script("make_pseudo_labels", *words)
+    assert code == 0, error
+    assert said.startswith("108 images, ")
+    names, labels = read_labels(tmp_path / "labels" / "labels.txt")
+    assert (labels.min(), labels.max()) == (0.0, 100.0)
+    found = read_embeddings(tmp_path / "labels" / "embeddings.npz")
+    assert found.names == names
+    image = read_image_rgb(degraded / "images" / names[5]).astype(np.float64)
+    small = ((image - 127.5) / 127.5).reshape(7, 16, 7, 16, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(found.vectors[5], small.transpose(2, 0, 1).ravel(), atol=2e-3)
+    references = np.isin(names, (degraded / "references.txt").read_text().split())
+    originals = read_copies(degraded / "copies.txt", names)
+    expected = pseudo_labels(
+        found.vectors, found.people, pairs=None, references=references, originals=originals
+    )
+    np.testing.assert_allclose(labels, expected.labels, atol=1e-6)
+    before = (tmp_path / "labels" / "labels.txt").read_bytes()
+    assert script("make_pseudo_labels", *words)[0] == 0
+    assert (tmp_path / "labels" / "labels.txt").read_bytes() == before
+    assert script("make_pseudo_labels", *words, "--seed", "1")[0] == 4
+
+
+def test_a_list_says_who_is_who(script, degraded, tmp_path):
+    # The same pictures, persons 0 to 3 taken for one.
+    lines = [line.split() for line in (degraded / "faces.txt").read_text().splitlines()][::3]
+    text = "".join(f"{name} {max(3, int(person))}\n" for name, person in lines)
+    (tmp_path / "list.txt").write_text(text)
+    recognizer = tiny_recognizer(tmp_path / "tiny.onnx")
+    words = ["--image_dir", degraded / "images", "--recognizer", recognizer, "--pairs", "0"]
+    words += ["--list", tmp_path / "list.txt", "--save_dir", tmp_path / "labels"]
+    code, _, error = script("make_pseudo_labels", *words)
+    assert code == 0, error
+    found = read_embeddings(tmp_path / "labels" / "embeddings.npz")
+    assert found.names == tuple(name for name, _ in lines)
+    who = np.array([max(3, int(person)) for _, person in lines])
+    expected = pseudo_labels(found.vectors, who, pairs=None)
+    np.testing.assert_allclose(
+        read_labels(tmp_path / "labels" / "labels.txt")[1], expected.labels, atol=1e-6
+    )
+
+
+def test_a_recognizer_may_have_a_contract_or_none(tmp_path):
+    with open_recognizer(str(tiny_recognizer(tmp_path / "a.onnx"))) as backend:
+        assert backend.contract.card_id == "w600k_mbf"
+        assert backend.contract.input_name == "input.1"
+    with open_recognizer(str(tmp_path / "a.onnx"), "magface_iresnet50") as backend:
+        assert backend.preprocess.swaps_channels
+    contract = Contract.from_card(CARDS["w600k_mbf"], source_sha256="ab")
+    with open_recognizer(str(tiny_recognizer(tmp_path / "b.onnx", contract))) as backend:
+        assert backend.contract.source_sha256 == "ab"
+    with pytest.raises(InputError, match="no card of a recognition network"):
+        open_recognizer(str(tmp_path / "a.onnx"), "sdd_fiqa_r50")
+    (tmp_path / "c.onnx").write_bytes(b"no graph")
+    with pytest.raises(GraphError, match=r"c\.onnx"):
+        open_recognizer(str(tmp_path / "c.onnx"))
+
+
+def test_lists_that_do_not_fit_are_refused(script, degraded, tmp_path):
+    (tmp_path / "other.txt").write_text("x/1.png\n")
+    recognizer = tiny_recognizer(tmp_path / "tiny.onnx")
+    words = ["--image_dir", degraded / "images", "--recognizer", recognizer]
+    words += ["--save_dir", tmp_path / "labels", "--references", tmp_path / "other.txt"]
+    code, _, error = script("make_pseudo_labels", *words)
+    assert code == 2
+    assert "names none of the pictures" in error
+    (tmp_path / "copies.txt").write_text("a.png b.png c.png\n")
+    with pytest.raises(DatasetError, match="line 1"):
+        read_copies(tmp_path / "copies.txt", ["a.png"])
+    for text in ("a.png\n", "a.png high\n", "a.png nan\n"):
+        (tmp_path / "labels.txt").write_text(text)
+        with pytest.raises(DatasetError, match="line 1"):
+            read_labels(tmp_path / "labels.txt")
+
+
+def test_settings_are_checked():
+    assert TrainSettings().loss == "smooth_l1"
+    for change in ({"variant": "r18"}, {"loss": "l3"}, {"epochs": 0}, {"learning_rate": 0.0}):
+        with pytest.raises(InputError, match=next(iter(change))):
+            TrainSettings(**change)
+
+
+def test_a_set_of_no_people_is_refused(script, people, tmp_path):
+    words = ("--image_dir", people, "--save_dir", tmp_path / "set", "--people", "5", "13")
+    code, _, error = script("make_degraded_set", *words)
+    assert code == 2
+    assert "there are 1 to 12" in error
+
+
+def test_a_broken_picture_is_left_out(script, people, tmp_path):
+    (people / "s3" / "2.png").write_bytes(b"")
+    words = ("--image_dir", people, "--save_dir", tmp_path / "set", "--people", "3", "3")
+    code, said, _ = script("make_degraded_set", *words, "--levels", "1")
+    assert code == 1
+    assert "1 refused" in said
+    assert len((tmp_path / "set" / "faces.txt").read_text().splitlines()) == 6
+    entries = json.loads((tmp_path / "set" / "faces.json").read_text())["images"]
+    assert "error" in entries[1]

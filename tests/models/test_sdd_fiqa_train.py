@@ -1,0 +1,209 @@
+"""SDD-FIQA's training: stops and goes on, starts from a trunk, and learns what blur does."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from facezoo.errors import InputError, WeightsError
+from facezoo.image.files import write_image_rgb
+from facezoo.models.sdd_fiqa.settings import TrainSettings
+
+torch = pytest.importorskip("torch")
+from facezoo.models.sdd_fiqa.network import build, load_trunk  # noqa: E402
+from facezoo.models.sdd_fiqa.train import LabelledFaces, Training, has_bf16  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+RECIPE = "face_quality/sdd_fiqa"
+SMALL = {"variant": "mobilefacenet", "epochs": 2, "batch_size": 2, "precision": "fp32"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def faces(rng):
+    images = rng.uniform(-1, 1, (4, 3, 112, 112)).astype(np.float32)
+    return LabelledFaces(lambda indices: images[indices], np.array([10.0, 80.0, 30.0, 55.0]))
+
+
+def numbers(training):
+    return [values.numpy().copy() for values in training.network.state_dict().values()]
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(faces, tmp_path):
+    settings = TrainSettings(**SMALL, learning_rate=1e-3)
+    whole = Training(settings, faces, faces)
+    assert (whole.batches, whole.precision) == (4, "fp32")
+    losses = [whole.step() for _ in range(3)]
+    first = Training(settings, faces, faces)
+    found = [first.step() for _ in range(2)]
+    first.save(tmp_path / "state.pth")
+    second = Training(settings, faces, faces)
+    second.resume(tmp_path / "state.pth")
+    found.append(second.step())
+    assert found == losses
+    assert second.epochs[0] == whole.epochs[0]
+    assert all(map(np.array_equal, numbers(whole), numbers(second)))
+    other = Training(TrainSettings(**{**SMALL, "seed": 1}), faces)
+    with pytest.raises(WeightsError, match="another training's"):
+        other.resume(tmp_path / "state.pth")
+    (tmp_path / "state.pth").write_bytes(b"torn")
+    with pytest.raises(WeightsError, match="no saved training"):
+        other.resume(tmp_path / "state.pth")
+
+
+def test_a_run_saves_where_it_is(faces, tmp_path):
+    settings = TrainSettings(**{**SMALL, "epochs": 4, "batch_size": 4}, learning_rate=1e-3)
+    training = Training(settings, faces, faces)
+
+    def stop(batches, count):
+        assert (list(batches), count) == ([0, 1, 2, 3], 4)
+        return [0]
+
+    training.run(tmp_path / "state.pth", stop)
+    assert not (tmp_path / "state.pth").exists()
+    training.run(tmp_path / "state.pth", lambda batches, count: batches)
+    assert (tmp_path / "state.pth").exists()
+    rates = [epoch.learning_rate for epoch in training.epochs]
+    np.testing.assert_allclose(rates, [1e-3, 1e-4, 1e-5, 1e-5])
+    assert all(-1.0 <= epoch.spearman <= 1.0 for epoch in training.epochs)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("l1", lambda gap: np.abs(gap).mean()),
+        ("l2", lambda gap: (gap**2).mean()),
+        ("smooth_l1", lambda gap: np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5).mean()),
+    ],
+)
+def test_the_first_loss_is_that_of_the_labels_mean(faces, loss, expected):
+    training = Training(TrainSettings(**{**SMALL, "batch_size": 4}, loss=loss), faces)
+    assert training.step() == pytest.approx(expected(faces.labels - faces.labels.mean()), rel=1e-5)
+    assert training.epochs[0].spearman is None
+
+
+def test_half_of_the_pictures_are_mirrored(faces, monkeypatch):
+    seen = []
+    training = Training(TrainSettings(**{**SMALL, "batch_size": 4}), faces)
+    monkeypatch.setattr(
+        training, "_score", lambda images: seen.append(images) or torch.zeros(4, requires_grad=True)
+    )
+    training.step()
+    originals = faces.read(np.arange(4))
+    kinds = {
+        (image.tolist() == original.tolist(), image.tolist() == original[..., ::-1].tolist())
+        for image in seen[0]
+        for original in originals
+        if image.sum() == pytest.approx(original.sum())
+    }
+    assert {(True, False), (False, True)} == kinds
+
+
+def test_bf16_learns_too(faces):
+    training = Training(TrainSettings(**{**SMALL, "batch_size": 4, "precision": "bf16"}), faces)
+    assert training.precision == "bf16"
+    assert np.isfinite([training.step() for _ in range(2)]).all()
+    assert next(training.network.parameters()).dtype == torch.float32
+    assert has_bf16(torch.device("meta")) is False
+
+
+def test_a_trunk_is_loaded_whole_and_the_head_stays(tmp_path):
+    recogniser = {f"module.{k}": v for k, v in build("mobilefacenet").state_dict().items()}
+    recogniser = {k: v for k, v in recogniser.items() if ".quality." not in k}
+    recogniser["module.output_layer.linear.weight"] = torch.zeros(512, 512)
+    torch.save(recogniser, tmp_path / "recogniser.pth")
+    network = build("mobilefacenet")
+    head = {k: v.clone() for k, v in network.state_dict().items() if k.startswith("quality.")}
+    load_trunk(network, tmp_path / "recogniser.pth")
+    for name, values in network.state_dict().items():
+        wanted = head.get(name, recogniser.get(f"module.{name}"))
+        assert torch.equal(values, wanted), name
+    del recogniser["module.conv1.conv.weight"]
+    torch.save(recogniser, tmp_path / "torn.pth")
+    with pytest.raises(WeightsError, match=r"conv1\.conv\.weight"):
+        load_trunk(network, tmp_path / "torn.pth")
+    assert "quality.3.weight" in network.state_dict()
+
+
+def test_labels_must_be_numbers():
+    for labels in (np.zeros(0), np.array([1.0, np.nan]), np.zeros((2, 1))):
+        with pytest.raises(InputError, match="labels"):
+            LabelledFaces(lambda indices: indices, labels)
+
+
+@pytest.fixture
+def script(repository, capsys):
+    def run(name, *words):
+        main = runpy.run_path(str(repository / RECIPE / name))["main"]
+        code = main([str(word) for word in words])
+        said, error = capsys.readouterr()
+        return code, said, error
+
+    return run
+
+
+def test_the_script_leaves_a_model_that_the_others_take(script, tmp_path, rng):
+    for number in range(4):
+        image = rng.integers(0, 256, (112, 112, 3)).astype(np.uint8)
+        write_image_rgb(tmp_path / "faces" / f"{number}.png", image)
+    (tmp_path / "labels.txt").write_text("".join(f"{n}.png {n * 20}.5\n" for n in range(4)))
+    words = ["--image_dir", tmp_path / "faces", "--labels", tmp_path / "labels.txt"]
+    words += ["--save_dir", tmp_path / "out", "--epochs", "1", "--batch_size", "2"]
+    code, said, error = script("source_code/train.py", *words)
+    assert code == 0, error
+    assert json.loads(said)["epochs"][0]["spearman"] is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "model.onnx", "model.pth", "run.json", "training.json",
+    ]  # fmt: skip
+    export = ["--checkpoint", tmp_path / "out" / "model.pth", "--variant", "mobilefacenet"]
+    export += ["--output", tmp_path / "again.onnx"]
+    code, said, error = script("source_code/export_onnx.py", *export)
+    assert code == 0, error
+    assert "sdd_fiqa_mobilefacenet, output quality" in said
+    code, _, error = script("source_code/train.py", *words, "--val_labels", tmp_path / "labels.txt")
+    assert code == 2
+    assert "go together" in error
+
+
+@pytest.mark.shared
+def test_a_short_training_ranks_blur_of_people_it_has_not_seen(script, shared, tmp_path):
+    """The measurement of the README with a twentieth of its pictures."""
+    pytest.importorskip("onnxruntime")
+    from facezoo.datasets.scores import read_scores
+    from facezoo.quality import rank_copies
+
+    for name, people in (("train", (1, 5)), ("test", (21, 23))):
+        source = tmp_path / "att" / name
+        for person in range(people[0], people[1] + 1):
+            folder = shared / "assets" / "att_faces" / f"s{person}"
+            (source / f"s{person}").mkdir(parents=True)
+            for number in (1, 2, 3):
+                copy = source / f"s{person}" / f"{number}.pgm"
+                copy.write_bytes((folder / f"{number}.pgm").read_bytes())
+        made = ["--image_dir", source, "--save_dir", tmp_path / name, "--levels", "2", "5"]
+        assert script("source_code/make_degraded_set.py", *made)[0] == 0
+        labels = ["--image_dir", tmp_path / name / "images", "--save_dir", tmp_path / f"l{name}"]
+        labels += ["--references", tmp_path / name / "references.txt"]
+        labels += ["--copies", tmp_path / name / "copies.txt"]
+        labels += ["--recognizer", shared / "assets" / "recognition" / "w600k_mbf.onnx"]
+        assert script("source_code/make_pseudo_labels.py", *labels)[0] == 0
+    words = ["--image_dir", tmp_path / "train" / "images"]
+    words += ["--labels", tmp_path / "ltrain" / "labels.txt", "--save_dir", tmp_path / "out"]
+    words += ["--epochs", "2", "--batch_size", "6", "--learning_rate", "1e-3"]
+    assert script("source_code/train.py", *words)[0] == 0
+    runner = ["--image_dir", tmp_path / "test" / "images", "--save_dir", tmp_path / "scores"]
+    runner += ["--model_prefix_path", tmp_path / "out" / "model.onnx"]
+    assert script("build_in/vsx/python/sdd_fiqa_vsx.py", *runner)[0] == 0
+    scores = read_scores(tmp_path / "scores" / "results.json")
+    lines = (tmp_path / "test" / "copies.txt").read_text().splitlines()
+    ranking = rank_copies(scores, (line.split() for line in lines))
+    assert ranking.spearman <= -0.8
+    assert ranking.last_below_original >= 0.95

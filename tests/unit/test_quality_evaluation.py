@@ -1,0 +1,345 @@
+"""Quality over many faces: files of scores, degradations, pairs, curves, rankings, profiles."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from facezoo.cli.main import main
+from facezoo.datasets.scores import QualityScores, read_scores
+from facezoo.errors import DatasetError, FaceZooError, InputError
+from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
+from facezoo.image.files import write_image_rgb
+from facezoo.quality import compare_scores, face_pairs, rank_copies
+from facezoo.quality_profile import DROPS, fnmr_threshold, make_profile, read_profile, write_profile
+from facezoo.quality_sets import Embeddings, choose_people, write_embeddings
+from facezoo.testing import tiny_sdd_fiqa
+from hypothesis import given
+from hypothesis import strategies as st
+
+PEOPLE, PICTURES = 12, 6
+
+
+@pytest.fixture
+def faces(rng):
+    """Embeddings of 12 people with 6 pictures each, the noisier the lower their quality."""
+    quality = rng.uniform(0.0, 1.0, PEOPLE * PICTURES)
+    people = np.repeat(np.arange(PEOPLE), PICTURES)
+    noise = rng.standard_normal((len(people), 24))
+    vectors = rng.standard_normal((PEOPLE, 24))[people] + (1.6 * (1.1 - quality))[:, None] * noise
+    names = tuple(f"p{p}/{i}.png" for p, i in zip(people, np.arange(len(people)) % PICTURES))
+    return Embeddings(names, vectors.astype(np.float32)), QualityScores(names, quality)
+
+
+# Degradations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_degradations_change_more_the_higher_their_level(kind, rng):
+    image = rng.integers(0, 256, (64, 48, 3)).astype(np.uint8)
+    image[:, :24] //= 2
+    before = image.copy()
+    changes = []
+    for level in LEVELS[kind]:
+        worse = degrade(image, kind, level)
+        assert (worse.shape, worse.dtype) == (image.shape, np.uint8)
+        changes.append(np.abs(worse.astype(int) - image).mean())
+    assert np.array_equal(image, before)
+    nothing = LEVELS[kind].index(1.0 if kind == "shrink" else 0.0)
+    assert changes[nothing] == 0.0
+    rising = changes[nothing:]
+    assert all(low < high for low, high in zip(rising, rising[1:]))
+
+
+def test_degradations_do_what_they_say():
+    image = np.full((100, 80, 3), 60, np.uint8)
+    assert (degrade(image, "brightness", 1.0) == 120).all()
+    assert (degrade(image, "brightness", 3.0) == 255).all()
+    covered = degrade(image, "occlusion", 0.3)
+    assert (covered[70:] == 0).all()
+    assert (covered[:70] == 60).all()
+    stripes = np.zeros((100, 80, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert np.ptp(degrade(stripes, "shrink", 2.0)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [
+        ("fog", 1),
+        ("blur", -1),
+        ("shrink", 0.5),
+        ("jpeg", 101),
+        ("occlusion", 1.1),
+        ("blur", np.inf),
+    ],
+)
+def test_degradations_out_of_range_are_refused(kind, level):
+    with pytest.raises(InputError, match=kind):
+        degrade(np.zeros((8, 8, 3), np.uint8), kind, level)
+
+
+# Files of scores ----------------------------------------------------------------------------------
+
+
+def test_scores_are_read_whoever_wrote_them(tmp_path):
+    expected = QualityScores(("a/1.png", "b c.png"), np.array([3.5, -1.25]))
+    results = {"images": [{"path": "a/1.png", "quality": 3.5}, {"path": "b c.png", "norm": -1.25}]}
+    (tmp_path / "results.json").write_text(json.dumps({**results, "model_sha256": "ab"}))
+    (tmp_path / "a.csv").write_text("path,quality\na/1.png,3.5\nb c.png,-1.25\n")
+    (tmp_path / "b.csv").write_text("score,path\n3.5,a/1.png\n-1.25,b c.png\n")
+    (tmp_path / "list.txt").write_text("a/1.png 3.5\nb c.png\t-1.25\n")
+    np.savez(tmp_path / "e.npz", names=np.array(expected.names), norms=expected.values)
+    for name in ("results.json", "a.csv", "b.csv", "list.txt", "e.npz"):
+        found = read_scores(tmp_path / name)
+        assert found.names == expected.names
+        assert np.array_equal(found.values, expected.values)
+    assert read_scores(tmp_path / "results.json").model_sha256 == "ab"
+    assert found.of(["b c.png", "a/1.png"]).tolist() == [-1.25, 3.5]
+    with pytest.raises(DatasetError, match=r"no score, such as 'c\.png'"):
+        found.of(["a/1.png", "c.png"])
+
+
+def test_faces_of_photos_have_numbers(tmp_path):
+    faces = [{"quality": 1.0}, {"norm": 2.0}]
+    entries = [{"path": "a.png", "error": "is empty"}, {"path": "b.png", "faces": faces}]
+    (tmp_path / "results.json").write_text(json.dumps({"images": entries}))
+    assert read_scores(tmp_path / "results.json").names == ("b.png#0", "b.png#1")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "["),
+        ("a.json", '{"images": []}'),
+        ("a.json", '{"images": [{"path": "x", "quality": NaN}]}'),
+        ("a.csv", "path,brightness\nx,1\n"),
+        ("a.csv", ""),
+        ("a.txt", "x\n"),
+        ("a.txt", "x 1\nx 2\n"),
+        ("missing.csv", None),
+    ],
+)
+def test_files_without_scores_are_refused(tmp_path, name, text):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=name):
+        read_scores(tmp_path / name)
+
+
+# Pairs and curves ---------------------------------------------------------------------------------
+
+
+def literal_pairs(embeddings, references, originals):
+    people = embeddings.people
+    pairs = set()
+    for i in range(len(people)):
+        for j in range(i + 1, len(people)):
+            if (references[i] or references[j]) and originals[i] != originals[j]:
+                pairs.add((i, j))
+    return pairs
+
+
+def test_pairs_are_all_there_once(faces, rng):
+    embeddings, _ = faces
+    count = len(embeddings.names)
+    references = rng.random(count) < 0.4
+    originals = np.arange(count)
+    copies = np.flatnonzero(~references)
+    # The copy of a picture shows the same person.
+    for copy in copies:
+        same = np.flatnonzero(references & (embeddings.people == embeddings.people[copy]))
+        originals[copy] = same[0] if len(same) else copy
+    found = face_pairs(embeddings, references=references, originals=originals)
+    assert len(found.indices) == len({tuple(sorted(pair)) for pair in found.indices.tolist()})
+    expected = literal_pairs(embeddings, references, originals)
+    assert {tuple(sorted(pair)) for pair in found.indices.tolist()} == expected
+    unit = embeddings.vectors / np.linalg.norm(embeddings.vectors, axis=1, keepdims=True)
+    cosines = (unit[found.indices[:, 0]] * unit[found.indices[:, 1]]).sum(axis=1)
+    np.testing.assert_allclose(found.distances, 1 - cosines, atol=1e-6)
+    assert np.array_equal(found.is_same, found.people[:, 0] == found.people[:, 1])
+
+
+def test_many_impostor_pairs_are_drawn(faces):
+    embeddings, _ = faces
+    everything = face_pairs(embeddings)
+    some = face_pairs(embeddings, most=1000, seed=1)
+    assert some.is_same.sum() == everything.is_same.sum() == PEOPLE * 15
+    assert 200 < (~some.is_same).sum() < 1000
+    again = face_pairs(embeddings, most=1000, seed=1)
+    assert np.array_equal(some.indices, again.indices)
+
+
+def test_one_person_makes_no_pairs(faces):
+    embeddings, _ = faces
+    with pytest.raises(InputError, match="0 impostor"):
+        face_pairs(Embeddings(embeddings.names[:PICTURES], embeddings.vectors[:PICTURES]))
+
+
+def test_the_right_score_is_below_random_and_noise_is_not(faces, rng):
+    embeddings, quality = faces
+    noise = QualityScores(quality.names, rng.standard_normal(len(quality)))
+    pairs = face_pairs(embeddings)
+    curves, left_out = compare_scores(
+        pairs, {"true": quality, "noise": noise}, (0.05, 1e-6), resamples=200
+    )
+    assert list(left_out) == [1e-6]
+    good, bad = curves["true"][0.05].relative_auc, curves["noise"][0.05].relative_auc
+    assert good.high < 1.0
+    assert bad.low < 1.0 < bad.high
+
+
+def test_copies_are_ranked_picture_by_picture():
+    names = ("a", "a1", "a2", "b", "b1", "b2")
+    pairs = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")]
+    found = rank_copies(QualityScores(names, np.array([3.0, 2.0, 1.0, 1.0, 3.0, 2.0])), pairs)
+    assert (found.pictures, found.last_below_original) == (2, 0.5)
+    assert found.spearman == pytest.approx((-1.0 + 0.5) / 2)
+    assert rank_copies(QualityScores(names, np.ones(6)), pairs).spearman == 0.0
+    with pytest.raises(DatasetError, match="no copy"):
+        rank_copies(QualityScores(names, np.ones(6)), [])
+
+
+def test_people_are_chosen_in_the_order_of_their_numbers():
+    names = [f"s{number}/1.png" for number in (10, 2, 1, 30)] + ["other/1.png"]
+    assert choose_people(names, 2, 4) == ["s1", "s2", "s10"]
+    with pytest.raises(InputError, match="1 to 5"):
+        choose_people(names, 3, 6)
+
+
+# Profiles -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=200, unique=True))
+def test_thresholds_drop_what_they_say(values):
+    scores = np.array(values)
+    profile = make_profile(scores, "sdd_fiqa_r50", "ab", {})
+    dropped = [int((scores < threshold).sum()) for threshold in profile.thresholds.values()]
+    assert dropped == sorted(dropped)
+    for share, count in zip(DROPS, dropped):
+        assert abs(count - share * len(scores)) <= 1
+    shares = profile.percentile_of(np.sort(scores))
+    assert (np.diff(shares) >= 0).all()
+    assert (shares[0] >= 0.0) and (shares[-1] == 100.0)
+
+
+def test_a_profile_is_read_back_for_its_model_only(tmp_path):
+    profile = make_profile(np.arange(50.0), "sdd_fiqa_r50", "ab12", {"FNMR 0.05 at FMR 0.001": 7.0})
+    path = tmp_path / "quality.json"
+    write_profile(path, profile, {"fnmr": 0.05})
+    assert read_profile(path, "ab12") == profile
+    with pytest.raises(InputError, match="two networks share no scale"):
+        read_profile(path, "cd34")
+    for text in ("", "{}", path.read_text().replace("profile/1", "profile/2")):
+        path.write_text(text)
+        with pytest.raises(InputError, match="is no quality profile"):
+            read_profile(path, "ab12")
+    with pytest.raises(InputError, match="finite"):
+        make_profile(np.array([1.0, np.nan]), "x", "y", {})
+
+
+def test_the_threshold_for_a_wanted_error_reaches_it(faces):
+    embeddings, scores = faces
+    pairs = face_pairs(embeddings)
+    quality = pairs.quality(scores)
+    same = pairs.is_same
+    limit = np.quantile(pairs.distances[~same], 0.05)
+
+    def rate(threshold):
+        kept = same & (quality >= threshold)
+        return (pairs.distances[kept] >= limit).mean()
+
+    threshold = fnmr_threshold(pairs, quality, fmr=0.05, fnmr=0.1)
+    assert rate(threshold) <= 0.1 < rate(-np.inf)
+    lower = np.unique(quality[same & (quality < threshold)])
+    assert all(rate(value) > 0.1 for value in lower)
+    with pytest.raises(InputError, match="the least is"):
+        fnmr_threshold(pairs, quality, fmr=0.001, fnmr=0.0)
+    with pytest.raises(InputError, match="impostor pairs"):
+        fnmr_threshold(pairs, quality, fmr=1e-6, fnmr=0.1)
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def test_evaluate_quality_prints_writes_and_draws(faces, tmp_path, capsys, rng):
+    embeddings, quality = faces
+    write_embeddings(tmp_path / "e.npz", embeddings)
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "quality"), *zip(quality.names, quality.values)])
+    (tmp_path / "noise.txt").write_text(
+        "".join(f"{name} {value}\n" for name, value in zip(quality.names, rng.random(72)))
+    )
+    words = [
+        "evaluate", "quality", "--scores", f"sdd={tmp_path / 'a.csv'}",
+        "--scores", f"noise={tmp_path / 'noise.txt'}", "--embeddings", str(tmp_path / "e.npz"),
+        "--fmr", "0.05", "1e-7", "--resamples", "100",
+        "--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg"),
+    ]  # fmt: skip
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "180 genuine and 2376 impostor pairs of 12 people" in said
+    lines = {line.split()[0]: line.split()[-1] for line in said.splitlines()[2:4]}
+    assert lines == {"sdd": "yes", "noise": "no"}
+    assert "FMR 1e-07 left out" in said
+    entry = json.loads((tmp_path / "out.json").read_text())
+    assert [one["scores"] for one in entry["curves"]] == ["sdd", "noise"]
+    assert len(entry["curves"][0]["fnmr"]) == 96
+    assert "false match rate 0.05" in (tmp_path / "out.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--scores", "a"], ["--scores", "a=missing.csv"], ["--scores", "a=a.txt"]],
+)
+def test_evaluate_quality_refuses_what_it_cannot_use(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("x.png 1\n")
+    assert main(["evaluate", "quality", *words]) == FaceZooError.exit_code
+    assert capsys.readouterr().err
+
+
+@pytest.fixture
+def pictures(tmp_path, rng):
+    for number in range(30):
+        noise = rng.integers(0, 256, (112, 112, 3)).astype(np.uint8)
+        image = degrade(noise, "blur", 0.3 + number / 20)
+        write_image_rgb(tmp_path / "faces" / f"p{number // 3}" / f"{number}.png", image)
+    return tmp_path / "faces"
+
+
+def test_responses_fall_with_blur(pictures, tmp_path, capsys):
+    model = tiny_sdd_fiqa(tmp_path / "tiny.onnx")
+    words = ["evaluate", "quality-response", "--images", pictures / "p0"]
+    words += ["--model_prefix_path", model, "--json", tmp_path / "r.json"]
+    words += ["--plot", tmp_path / "r.svg", "--kinds", "blur", "brightness", "occlusion"]
+    assert main([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    assert "blur: sigma" in said
+    entry = json.loads((tmp_path / "r.json").read_text())
+    scores = np.array(entry["responses"]["blur"]["scores"])
+    assert scores.shape == (3, len(LEVELS["blur"]))
+    assert (np.diff(scores, axis=1) < 0).all()
+    assert said.count("mean over faces: -1.0000") == 2
+    assert "brightness" in (tmp_path / "r.svg").read_text()
+
+
+def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
+    model = tiny_sdd_fiqa(tmp_path / "tiny.onnx")
+    vectors = np.eye(10, 16)[np.arange(30) // 3] + 0.01
+    # By name, as pictures are found: p0/0.png, p0/1.png, …
+    names = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
+    write_embeddings(tmp_path / "e.npz", Embeddings(tuple(names), vectors.astype(np.float32)))
+    words = ["calibrate", "quality", "--images", pictures, "--model_prefix_path", model]
+    words += ["--output", tmp_path / "quality.json"]
+    more = ["--embeddings", tmp_path / "e.npz", "--fnmr", "0.5", "--fmr", "0.01"]
+    assert main([str(word) for word in (*words, *more)]) == 0
+    said = capsys.readouterr().out
+    assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.01" in said
+    assert "30 pictures, 0 refused" in said
+    entry = json.loads((tmp_path / "quality.json").read_text())
+    profile = read_profile(tmp_path / "quality.json", entry["model_sha256"])
+    assert profile.pictures == 30
+    (pictures / "p0" / "broken.png").write_bytes(b"no picture")
+    assert main([str(word) for word in words]) == 1
+    assert main([str(word) for word in (*words, *more)]) == 2
