@@ -37,9 +37,9 @@ LAYERS = (
     ("models.*",),
     (
         *("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
-        "quality*",
+        *("page", "similarity_profile", "quality*"),
     ),
-    ("reference", "diagnosis", "checkup"),
+    ("reference", "diagnosis", "checkup", "predict"),
     ("cli.*",),
 )
 TORCH_PARTS = (

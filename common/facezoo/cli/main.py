@@ -25,6 +25,7 @@ VERBS = {
     "compare": "two builds on pictures: outputs, results, time",
     "vamp": "run for speed, or over a list of npz files, as the vendor's profiler does",
     "bench": "speed in MLPerf's scenarios, by stages, and over settings",
+    "predict": "photos to faces, points, quality, embeddings, and why a face is refused",
     "evaluate": "metrics of result files against ground truth",
     "doctor": "the machine, a file of weights, and which mistake explains wrong numbers",
     "eject": "a stand-alone folder of one model, to copy into a product",

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..results import FaceDetections, FaceLandmarks, Landmarks
 
-__all__ = ["contact_sheet", "draw_faces", "draw_landmarks"]
+__all__ = ["contact_sheet", "draw_faces", "draw_landmarks", "draw_predicted"]
 
 BOX_COLOR = (64, 220, 96)
+REFUSED_COLOR = (255, 160, 64)
 LABEL_COLOR = (16, 40, 20)
 POINT_COLOR = (64, 255, 96)
 # Left eye, right eye, nose, left and right mouth corner, as seen in the picture.
@@ -74,8 +75,50 @@ def draw_landmarks(image_rgb: np.ndarray, found: Union[Landmarks, FaceLandmarks]
     return drawn
 
 
+def draw_predicted(
+    image_rgb: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    captions: Sequence[str],
+    refused: Sequence[bool],
+    points_xy: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Draw boxes with a caption each, refused ones in another colour, and points.
+
+    Parameters
+    ----------
+    image_rgb
+        Shape (H, W, 3), uint8, RGB; not changed.
+    boxes_xyxy
+        Shape (N, 4), pixels.
+    captions, refused
+        One a box.
+    points_xy
+        (M, 2) a box, pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy of the picture with the drawing, same shape, uint8, RGB.
+    """
+    drawn = image_rgb.copy()
+    thickness = max(1, round(max(drawn.shape[:2]) / 500))
+    for box, caption, is_refused, points in zip(boxes_xyxy, captions, refused, points_xy):
+        color = REFUSED_COLOR if is_refused else BOX_COLOR
+        left, top, right, bottom = (round(float(value)) for value in box)
+        cv2.rectangle(drawn, (left, top), (right, bottom), color, thickness)
+        _label(drawn, caption, (left, top), max(0.35, 0.4 * thickness), thickness, color)
+        for x, y in points.tolist():
+            cv2.circle(drawn, (round(x), round(y)), thickness, POINT_COLOR, -1, cv2.LINE_AA)
+    return drawn
+
+
 def _label(
-    drawn: np.ndarray, text: str, corner: Tuple[int, int], scale: float, thickness: int
+    drawn: np.ndarray,
+    text: str,
+    corner: Tuple[int, int],
+    scale: float,
+    thickness: int,
+    color: Tuple[int, int, int] = BOX_COLOR,
 ) -> None:
     font = cv2.FONT_HERSHEY_SIMPLEX
     stroke = max(1, thickness // 2)
@@ -83,7 +126,7 @@ def _label(
     left = max(0, min(corner[0], drawn.shape[1] - width))
     # Above the box where there is room, else inside it.
     bottom = corner[1] if corner[1] >= height + base else corner[1] + height + base
-    cv2.rectangle(drawn, (left, bottom - height - base), (left + width, bottom), BOX_COLOR, -1)
+    cv2.rectangle(drawn, (left, bottom - height - base), (left + width, bottom), color, -1)
     origin = (left, bottom - base // 2)
     cv2.putText(drawn, text, origin, font, scale, LABEL_COLOR, stroke, cv2.LINE_AA)
 

@@ -1,0 +1,284 @@
+r"""The whole chain on photos: detect, landmarks, align, quality, embed; and why a face is refused.
+
+Stages are given by a card's name, whose published weights are taken from this machine, or by an
+artifact prefix or .onnx; with @ort, @openvino or @vsx behind it for an engine of its own. Only the
+detector is needed.
+
+  facezoo predict photos --save_dir out --draw
+  facezoo predict photos --save_dir out --embedder w600k_mbf --html out.html --csv
+  facezoo predict photo.jpg --save_dir out --landmarks onnx/pip_resnet18.onnx \
+      --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
+
+It writes faces.jsonl (a line a photo, see facezoo/schemas/predict.schema.json), run.json, and as
+asked faces.csv, pictures/, embeddings.npz. Resumable: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import dataclasses
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Sequence
+
+import cv2
+import numpy as np
+
+from ..image.draw import draw_predicted
+from ..image.files import (
+    find_images,
+    names_with_suffix,
+    read_image_rgb,
+    relative_names,
+    write_bytes,
+    write_image_rgb,
+)
+from ..page import LONGEST_SIDE, Curves, Facts, Pictures, Section, Table, versions, write_page
+from ..predict import (
+    REASONS,
+    FacePredictor,
+    Gate,
+    Limits,
+    PredictedPhoto,
+    find_model,
+    read_score_limit,
+)
+from ..runs import RunFolder, fingerprint_files
+from .options import (
+    add_flag,
+    add_run_options,
+    add_runtime_options,
+    progress,
+    report_run,
+)
+
+__all__ = ["configure", "run"]
+
+SCHEMA = "facezoo.predict/1"
+FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
+PICTURES_SHOWN = 48
+COLUMNS = (
+    "photo face reasons score left top right bottom size sharpness turn cut_off quality magnitude "
+    "embedding"
+).split()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument("path", type=Path, metavar="PHOTOS", help="a photo or a folder of them")
+    add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="for the results")
+    stages = parser.add_argument_group("stages")
+    stages.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
+    stages.add_argument("--landmarks", metavar="M", help="PIPNet")
+    stages.add_argument("--quality", metavar="M", help="SDD-FIQA")
+    stages.add_argument("--embedder", metavar="M", help="MagFace or another recogniser")
+    add_runtime_options(stages)
+    gate = parser.add_argument_group("what refuses a face")
+    gate.add_argument(
+        "--profile",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of facezoo calibrate quality, for low_quality; may be given again",
+    )
+    gate.add_argument("--threshold", default="drop 5 %", help="which of the profile's thresholds")
+    for field in dataclasses.fields(Limits):
+        add_flag(
+            gate,
+            f"--{field.name}",
+            type=float,
+            default=field.default,
+            metavar="X",
+            help=_LIMIT_HELP[field.name],
+        )
+    add_flag(gate, "--embed_refused", action="store_true", help="embed refused faces, too")
+    output = parser.add_argument_group("output")
+    output.add_argument("--draw", action="store_true", help="write annotated pictures")
+    output.add_argument(
+        "--html", type=Path, metavar="FILE", help="one page with pictures, table and settings"
+    )
+    output.add_argument("--csv", action="store_true", help="write a line a face")
+    add_run_options(parser)
+
+
+_LIMIT_HELP = {
+    "min_size": "too_small: shorter side of the box in pixels",
+    "min_sharpness": "blurred: variance of the Laplacian of the aligned face",
+    "max_turn": "turned: nose beside the eyes' middle, in distances of the eyes",
+    "max_cut_off": "cut_off: share of the aligned face outside the photo",
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chain over the photos."""
+    paths = find_images(args.path)
+    names = relative_names(paths, args.path)
+    name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
+
+    def files_of(name: str) -> Iterator[Path]:
+        if args.draw:
+            yield args.save_dir / "pictures" / picture_of[name]
+
+    def draw(path: Path, image: np.ndarray, photo: PredictedPhoto) -> None:
+        for picture in files_of(name_of[path]):
+            write_image_rgb(picture, _drawn_entry(image, photo.to_dict()))
+
+    with open_predictor(args) as model, RunFolder(
+        args.save_dir,
+        command="predict",
+        settings={**model.settings(), "draw": args.draw, "csv": args.csv},
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=("pictures", FACES_FILE, CSV_FILE, ARRAYS_FILE),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names, files_of)
+        started = time.perf_counter()
+        results = model.stream(paths[done:], visit=draw)
+        for path, photo in progress(results, len(paths) - done, args.quiet):
+            folder.record(name_of[path], photo)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            write_results(args.save_dir, folder.entries(), args.csv, args.embedder is not None)
+            folder.finish()
+        if args.html:
+            _write_page(args, model.settings(), dict(zip(names, paths)))
+        if not args.quiet:
+            print(_summary(args.save_dir / FACES_FILE))
+        return report_run(folder, len(paths), done, seconds)
+
+
+def open_predictor(args: argparse.Namespace) -> FacePredictor:
+    """Open the stages that the arguments name."""
+    runtime: Dict[str, Any] = {
+        "engine": args.engine,
+        "device_id": args.device_id,
+        "provider": args.provider,
+        "precision": args.precision,
+    }
+    limits = Limits(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Limits)})
+    scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
+    rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
+    others = {
+        stage: find_model(getattr(args, stage), room, threads=1, **runtime)
+        for stage, room in rooms.items()
+        if getattr(args, stage)
+    }
+    detector: Any = find_model(args.detector, "scrfd", **runtime)
+    return FacePredictor(
+        detector, gate=Gate(limits, scores, embed_refused=args.embed_refused), **others
+    )
+
+
+def _write_page(
+    args: argparse.Namespace, settings: Dict[str, Any], path_of: Dict[str, Path]
+) -> None:
+    """Show a finished run: its pictures, a row a face, the scores, and what it ran with."""
+    lines = (args.save_dir / FACES_FILE).read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    faces = [(e["path"], i, f) for e in entries for i, f in enumerate(e.get("faces", ()))]
+    shown = [entry for entry in entries if "faces" in entry][:PICTURES_SHOWN]
+    images = [_small(read_image_rgb(path_of[entry["path"]]), entry) for entry in shown]
+    captions = [f"{entry['path']}, faces: {len(entry['faces'])}" for entry in shown]
+    note = f"The first {len(shown)} of {len(entries)} photos." if len(shown) < len(entries) else ""
+    rows = [[None if cell == "" else cell for cell in _row(*face)] for face in faces]
+    used = [i for i in range(len(COLUMNS)) if any(row[i] is not None for row in rows)]
+    write_page(
+        args.html,
+        f"Faces in {args.path.name}",
+        [
+            Section("Result", _summary(args.save_dir / FACES_FILE)),
+            Pictures("Photos", images, captions, note),
+            Table("Faces", [COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows]),
+            *_score_curves([face for _, _, face in faces]),
+            Facts("Settings", settings),
+            Facts("Versions", versions()),
+        ],
+    )
+
+
+def _score_curves(faces: Sequence[Dict[str, Any]]) -> Iterator[Curves]:
+    for name in ("score", "quality", "magnitude"):
+        values = np.sort([face[name] for face in faces if face.get(name) is not None])[::-1]
+        if len(values):
+            line = {name: (np.arange(1, len(values) + 1), values)}
+            yield Curves(f"Faces by {name}", "faces, highest first", name, line)
+
+
+def _small(image: np.ndarray, entry: Dict[str, Any]) -> np.ndarray:
+    """Shrink a photo to what the page shows, then draw, so that the words can be read."""
+    scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return _drawn_entry(shrunk, entry, scale)
+
+
+def _drawn_entry(image: np.ndarray, entry: Dict[str, Any], scale: float = 1.0) -> np.ndarray:
+    faces = entry["faces"]
+    return draw_predicted(
+        image,
+        scale * np.array([face["box_xyxy"] for face in faces], np.float32).reshape(-1, 4),
+        [", ".join(face["reasons"]) or f"{face['score']:.2f}" for face in faces],
+        [bool(face["reasons"]) for face in faces],
+        [scale * np.array(face.get("points_xy", face["landmarks_xy"])) for face in faces],
+    )
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def write_results(
+    folder: Path, entries: Iterator[Dict[str, Any]], with_csv: bool, with_arrays: bool
+) -> None:
+    """Write the lines, the table and the embeddings of a run."""
+    lines: List[str] = []
+    rows: List[Sequence[Any]] = []
+    vectors: List[np.ndarray] = []
+    owners: List[Sequence[Any]] = []
+    for entry in entries:
+        for index, face in enumerate(entry.get("faces", ())):
+            vector = face.pop("vector", None)
+            face["embedding"] = None
+            if vector is not None:
+                face["embedding"] = len(vectors)
+                vectors.append(np.frombuffer(base64.b64decode(vector), "<f4"))
+                owners.append((entry["path"], index))
+            rows.append(_row(entry["path"], index, face))
+        lines.append(json.dumps({"schema": SCHEMA, **entry}) + "\n")
+    write_bytes(folder / FACES_FILE, "".join(lines).encode())
+    if with_csv:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+        write_bytes(folder / CSV_FILE, text.getvalue().encode())
+    if with_arrays:
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            embeddings=np.array(vectors, np.float32).reshape(len(vectors), -1),
+            photos=np.array([photo for photo, _ in owners], str),
+            faces=np.array([index for _, index in owners], np.int64),
+        )
+        write_bytes(folder / ARRAYS_FILE, buffer.getvalue())
+
+
+def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
+    known = {**face, "photo": photo, "face": index, "reasons": " ".join(face["reasons"])}
+    known.update(zip(("left", "top", "right", "bottom"), face["box_xyxy"]))
+    return ["" if known.get(column) is None else known[column] for column in COLUMNS]
+
+
+def _summary(path: Path) -> str:
+    faces = [
+        face
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for face in json.loads(line).get("faces", ())
+    ]
+    counts = [(name, sum(name in face["reasons"] for face in faces)) for name in REASONS]
+    why = ", ".join(f"{count} {name}" for name, count in counts if count)
+    refused = sum(bool(face["reasons"]) for face in faces)
+    return f"{len(faces)} faces, {refused} refused" + (f": {why}" if why else "")

@@ -1,0 +1,413 @@
+"""The whole chain: every stage is the stage alone, and every reason has its face."""
+
+import base64
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import facezoo
+import numpy as np
+import pytest
+from facezoo.cli.main import main
+from facezoo.errors import InputError
+from facezoo.image.align import TEMPLATE_XY, align_face
+from facezoo.image.files import write_image_rgb
+from facezoo.page import Curves, Facts, Pictures, Section, Table, write_page
+from facezoo.predict import (
+    REASONS,
+    FacePredictor,
+    Gate,
+    Limits,
+    ScoreLimit,
+    find_model,
+    measure_face,
+    read_score_limit,
+)
+from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd
+
+SCHEMA = json.loads(
+    (Path(facezoo.__file__).parent / "schemas" / "predict.schema.json").read_text("utf-8")
+)
+
+
+# A validator of what the schema uses -----------------------------------------------------------
+
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "number": (int, float),
+    "integer": int,
+    "null": type(None),
+}
+KNOWN = set(
+    "$schema title description type required oneOf additionalProperties properties $defs items "
+    "$ref minItems maxItems minimum maximum uniqueItems enum const".split()
+)
+
+
+def wrong(value, schema, where="$"):
+    assert set(schema) <= KNOWN, set(schema) - KNOWN
+    if "$ref" in schema:
+        return wrong(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], where)
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(isinstance(value, TYPES[kind]) for kind in kinds):
+        return [f"{where} is no {kinds}"]
+    problems = []
+    if "const" in schema and value != schema["const"]:
+        problems.append(f"{where} is {value}")
+    if "enum" in schema and value not in schema["enum"]:
+        problems.append(f"{where} is {value}")
+    if isinstance(value, (int, float)):
+        low, high = schema.get("minimum", -np.inf), schema.get("maximum", np.inf)
+        problems += [f"{where} is {value}"] * (not low <= value <= high)
+    if isinstance(value, list):
+        low, high = schema.get("minItems", 0), schema.get("maxItems", np.inf)
+        problems += [f"{where} has {len(value)} items"] * (not low <= len(value) <= high)
+        for index, item in enumerate(value):
+            problems += wrong(item, schema.get("items", {}), f"{where}[{index}]")
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        problems += [f"{where} lacks {k}" for k in schema.get("required", ()) if k not in value]
+        if schema.get("additionalProperties") is False:
+            problems += [f"{where} has {key}" for key in value if key not in known]
+        for key in value:
+            problems += wrong(value[key], known.get(key, {}), f"{where}.{key}")
+        if "oneOf" in schema:
+            fitting = [one for one in schema["oneOf"] if not wrong(value, one, where)]
+            problems += [f"{where} fits {len(fitting)} kinds"] * (len(fitting) != 1)
+    return problems
+
+
+# Stages that are made up -----------------------------------------------------------------------
+
+
+class Stage:
+    """Stands in for a network: says what it was told to, and counts."""
+
+    def __init__(self, card_id, answer, sha256="f" * 64):
+        self.contract = type("C", (), {"card_id": card_id, "output_names": ("kps_8",)})
+        self.backend = type("B", (), {"infer": staticmethod(lambda image: image)})
+        self.answer, self.sha256, self.calls = answer, sha256, []
+
+    def __call__(self, image):
+        self.calls.append(image)
+        return self.answer(image)
+
+    def _apply(self, infer, image):
+        return self(image)
+
+    def on_faces(self, image, faces):
+        return self.answer(image, faces)
+
+    def settings(self):
+        return {"model": self.contract.card_id, "model_sha256": self.sha256}
+
+    def close(self):
+        self.calls.append("closed")
+
+
+def faces_at(*places, image_hw=(400, 600), scale=1.0, turn=0.0):
+    """Faces whose five points are the template's, at places of the photo."""
+    marks = []
+    for x, y in places:
+        points = TEMPLATE_XY * scale + (x, y)
+        points[2, 0] += turn * (points[1, 0] - points[0, 0])
+        marks.append(points)
+    boxes = [[x, y, x + 112 * scale, y + 112 * scale] for x, y in places]
+    scores = np.linspace(0.9, 0.6, len(places))
+    return FaceDetections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        scores.astype(np.float32),
+        np.array(marks, np.float32).reshape(-1, 5, 2),
+        image_hw,
+    )
+
+
+def photo(sharp=True):
+    rng = np.random.default_rng(4)
+    image = rng.integers(0, 256, (400, 600, 3)).astype(np.uint8)
+    return image if sharp else cv2.GaussianBlur(image, (0, 0), 12)
+
+
+def predictor(faces, quality=None, norm=20.0, **gate):
+    stages = {"embedder": Stage("w600k_mbf", lambda crop: Embedding(np.array([0, norm], "f4")))}
+    if quality is not None:
+        stages["quality"] = Stage("sdd_fiqa_r50", lambda crop: QualityScore(quality))
+    detector = Stage("scrfd_500m_bnkps", lambda image: faces)
+    return FacePredictor(detector, **stages, gate=Gate(**gate))
+
+
+SCORES = (ScoreLimit("sdd_fiqa_r50", "f" * 64, 30.0),)
+MAGNITUDES = (ScoreLimit("w600k_mbf", "f" * 64, 15.0),)
+
+
+@pytest.mark.parametrize(
+    ("faces", "image", "quality", "norm", "scores", "reasons"),
+    [
+        (faces_at((100, 100)), photo(), 50.0, 20.0, SCORES, ()),
+        (faces_at((100, 100), scale=0.2), photo(), 50.0, 20.0, SCORES, ("too_small",)),
+        (faces_at((100, 100)), photo(False), 50.0, 20.0, SCORES, ("blurred",)),
+        (faces_at((100, 100), turn=0.7), photo(), 50.0, 20.0, SCORES, ("turned",)),
+        (faces_at((-40, 100)), photo(), 50.0, 20.0, SCORES, ("cut_off",)),
+        (faces_at((100, 100)), photo(), 29.9, 20.0, SCORES, ("low_quality",)),
+        (faces_at((100, 100)), photo(), 29.9, 20.0, (), ()),
+        (faces_at((100, 100)), photo(), None, 14.9, MAGNITUDES, ("low_quality",)),
+        (faces_at((100, 100)), photo(), None, 15.1, MAGNITUDES, ()),
+        (
+            faces_at((-40, 100), scale=0.25, turn=0.7),
+            photo(False),
+            9.0,
+            20.0,
+            SCORES,
+            ("too_small", "blurred", "turned", "cut_off", "low_quality"),
+        ),
+    ],
+)
+def test_each_reason_has_its_face(faces, image, quality, norm, scores, reasons):
+    model = predictor(faces, quality, norm, scores=scores)
+    (face,) = model(image).faces
+    assert face.reasons == reasons
+    assert (face.vector is None) == bool(reasons)
+    assert set(reasons) <= set(REASONS)
+
+
+def test_a_refused_face_is_not_embedded_unless_asked():
+    faces = faces_at((100, 100), (300, 100), scale=0.2)
+    model = predictor(faces)
+    assert [face.vector for face in model(photo()).faces] == [None, None]
+    assert model.embedder.calls == []
+    asked = predictor(faces, embed_refused=True)
+    found = asked(photo()).faces
+    assert len(asked.embedder.calls) == 2
+    assert all(face.vector is not None and face.reasons == ("too_small",) for face in found)
+
+
+def test_faces_without_stages_and_photos_without_faces():
+    bare = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces_at()))
+    assert bare(photo()).to_dict() == {"width": 600, "height": 400, "faces": []}
+    model = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces_at((50, 60))))
+    (face,) = model(photo()).faces
+    assert (face.quality, face.magnitude, face.points, face.vector) == (None,) * 4
+    model.close()
+    assert model.detector.calls[-1] == "closed"
+
+
+def test_landmarks_are_each_faces_own():
+    faces = faces_at((50, 60), (300, 60))
+    points = [Landmarks(np.full((98, 2), n, np.float32), np.ones(98), (400, 600)) for n in (1, 2)]
+    stage = Stage("pip", lambda image, found: FaceLandmarks(found, tuple(points)))
+    model = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces), landmarks=stage)
+    found = model(photo()).to_dict()["faces"]
+    assert [face["points_xy"][0][0] for face in found] == [1.0, 2.0]
+
+
+def test_looks_by_hand():
+    marks = TEMPLATE_XY + (56, 100)
+    crop = align_face(photo(), marks)
+    looks = measure_face(photo(), (0, 0, 30, 50), marks, crop)
+    assert looks["size"] == 30
+    assert looks["cut_off"] == pytest.approx(0.0, abs=0.01)
+    half = measure_face(photo(), (0, 0, 9, 9), marks - (112, 0), crop)
+    assert half["cut_off"] == pytest.approx(0.5, abs=0.02)
+    grey = np.full((112, 112, 3), 7, np.uint8)
+    assert measure_face(photo(), (0, 0, 9, 9), marks, grey)["sharpness"] == 0.0
+    beside = marks.copy()
+    beside[1] = beside[0]
+    assert measure_face(photo(), (0, 0, 9, 9), beside, crop)["turn"] == 10.0
+
+
+def test_profiles_belong_to_a_file(tmp_path):
+    other = dataclasses.replace(SCORES[0], model_sha256="0" * 64)
+    with pytest.raises(InputError, match="another file"):
+        predictor(faces_at(), 1.0, scores=(other,))
+    with pytest.raises(InputError, match="no stage here"):
+        predictor(faces_at(), None, scores=SCORES)
+    path = tmp_path / "quality.json"
+    entry = {"card": "sdd_fiqa_r50", "model_sha256": "a", "thresholds": {"drop 5 %": 31.5}}
+    path.write_text(json.dumps(entry))
+    assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a", 31.5)
+    with pytest.raises(InputError, match="has no threshold 'drop 7 %'"):
+        read_score_limit(path, "drop 7 %")
+    path.write_text("[]")
+    with pytest.raises(InputError, match="no quality profile"):
+        read_score_limit(path, "drop 5 %")
+
+
+def test_stages_are_found_by_name_or_file(tmp_path):
+    path = tiny_scrfd(tmp_path / "tiny.onnx")
+    with find_model(f"{path}@ort", "scrfd") as model:
+        assert model.backend.name == "ort"
+    with pytest.raises(InputError, match="model of scrfd"):
+        find_model("scrfd_500m_bnkps", "magface")
+    with pytest.raises(InputError, match=r"no published \.onnx"):
+        find_model("magface_iresnet50", "magface")
+    with pytest.raises(InputError, match="finds no landmarks"):
+        FacePredictor(find_model(str(tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g")), "scrfd"))
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Photos with a bright square each, tiny stages, and the command over them."""
+    stages = {
+        "--detector": tiny_scrfd(tmp_path / "models/detector.onnx"),
+        "--landmarks": tiny_pipnet(tmp_path / "models/points.onnx"),
+        "--embedder": tiny_magface(tmp_path / "models/embedder.onnx"),
+    }
+    rng = np.random.default_rng(2)
+    for index in range(3):
+        image = np.full((90 + index, 120, 3), 20, np.uint8)
+        image[20:60, 30 + index : 70] = rng.integers(200, 256, (40, 40 - index, 3))
+        write_image_rgb(tmp_path / "photos" / f"set {index}" / "a<b>.png", image)
+    (tmp_path / "photos" / "broken.jpg").write_text("no picture")
+    words = [text for flag, path in stages.items() for text in (flag, str(path))]
+
+    def command(*more, folder="out"):
+        return main(
+            ["predict", str(tmp_path / "photos"), "--save_dir", str(tmp_path / folder), *words]
+            + ["--min_size", "0", "--max_turn", "10", "--max_cut_off", "1", *more]
+        )
+
+    return command, tmp_path
+
+
+def test_a_folder_from_photos_to_files(run, capsys):
+    command, folder = run
+    page = folder / "page.html"
+    assert command("--draw", "--csv", "--html", str(page)) == 1
+    said = capsys.readouterr().out
+    assert "4 images, 1 refused" in said
+    lines = (folder / "out/faces.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [problem for entry in entries for problem in wrong(entry, SCHEMA)] == []
+    assert "error" in entries[0]
+    faces = [face for entry in entries for face in entry.get("faces", ())]
+    assert faces
+    assert all(len(face["points_xy"]) == 98 for face in faces)
+    arrays = np.load(folder / "out/embeddings.npz")
+    embedded = [face for face in faces if face["embedding"] is not None]
+    assert len(arrays["embeddings"]) == len(embedded) > 0
+    for face in embedded:
+        vector = arrays["embeddings"][face["embedding"]]
+        assert np.linalg.norm(vector) == pytest.approx(face["magnitude"], rel=1e-5)
+    rows = list(csv.DictReader((folder / "out/faces.csv").open(newline="")))
+    assert len(rows) == len(faces)
+    assert len(list((folder / "out/pictures").rglob("*.jpg"))) == 3
+    text = page.read_text()
+    assert "a&lt;b&gt;.png" in text and "a<b>" not in text
+    assert text.count("data:image/jpeg;base64,") == 3
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_the_chain_gives_what_its_stages_give(run):
+    command, folder = run
+    command("--embed_refused", "--quiet")
+    detector = facezoo.load("scrfd", folder / "models/detector.onnx")
+    embedder = facezoo.load("magface", folder / "models/embedder.onnx")
+    points = facezoo.load("pipnet", folder / "models/points.onnx")
+    arrays = np.load(folder / "out/embeddings.npz")
+    lines = (folder / "out/faces.jsonl").read_text().splitlines()[1:]
+    assert len(lines) == 3
+    for entry in map(json.loads, lines):
+        image = cv2.imread(str(folder / "photos" / entry["path"]))[:, :, ::-1]
+        faces = detector(np.ascontiguousarray(image))
+        assert [face["box_xyxy"] for face in entry["faces"]] == faces.boxes_xyxy.tolist()
+        embeddings = embedder.on_faces(image, faces).embeddings
+        landmarks = points.on_faces(image, faces).landmarks
+        for face, embedding, marks in zip(entry["faces"], embeddings, landmarks):
+            assert (arrays["embeddings"][face["embedding"]] == embedding.vector).all()
+            assert face["points_xy"] == marks.points_xy.tolist()
+
+
+def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsys):
+    command, folder = run
+    assert command() == 1
+    first = (folder / "out/faces.jsonl").read_bytes()
+    assert command() == 1
+    assert "4 kept from before" in capsys.readouterr().out
+    assert (folder / "out/faces.jsonl").read_bytes() == first
+    assert command("--embed_refused") == 4
+    assert "gate was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "facezoo.predict/2"},
+        {"width": 0},
+        {"extra": 1},
+        {"faces": [{}]},
+        {"error": "both"},
+    ],
+)
+def test_the_schema_notices(change):
+    good = {"schema": "facezoo.predict/1", "path": "a.jpg", "width": 4, "height": 3, "faces": []}
+    assert wrong(good, SCHEMA) == []
+    assert wrong({**good, **change}, SCHEMA) != []
+
+
+def test_the_schema_names_every_reason():
+    face = SCHEMA["$defs"]["face"]["properties"]
+    assert tuple(face["reasons"]["items"]["enum"]) == REASONS
+    assert Limits() == Gate().looks
+
+
+@pytest.mark.shared
+def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("scrfd/scrfd_500m_bnkps.onnx", "recognition/w600k_mbf.onnx"):
+        (tmp_path / "home" / Path(name).name).symlink_to(shared / "assets" / name)
+    for name in ("src_meeting.jpg", "left_face.jpeg", "blur.jpg", "view_noface.jpg"):
+        (tmp_path / name).symlink_to(shared / "assets/photos" / name)
+    words = ["predict", str(tmp_path), "--save_dir", str(tmp_path / "out"), "--quiet"]
+    (tmp_path / "photos").mkdir()
+    for path in tmp_path.glob("*.j*"):
+        path.rename(tmp_path / "photos" / path.name)
+    words[1] = str(tmp_path / "photos")
+    assert main([*words, "--embedder", "w600k_mbf"]) == 0
+    lines = (tmp_path / "out/faces.jsonl").read_text().splitlines()
+    entries = {entry["path"]: entry for entry in map(json.loads, lines)}
+    assert [problem for entry in entries.values() for problem in wrong(entry, SCHEMA)] == []
+    assert len(entries["src_meeting.jpg"]["faces"]) == 5
+    assert entries["view_noface.jpg"]["faces"] == []
+    assert "turned" in entries["left_face.jpeg"]["faces"][0]["reasons"]
+    assert "cut_off" in entries["blur.jpg"]["faces"][0]["reasons"]
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+def test_a_page_is_whole_and_quotes_everything(tmp_path):
+    evil = '<script>alert("x")</script>'
+    image = np.zeros((900, 30, 3), np.uint8)
+    line = np.linspace(0, 1, 5000)
+    write_page(
+        tmp_path / "page.html",
+        evil,
+        [
+            Section(evil, evil),
+            Table(evil, [evil, "n"], [[evil, 1.5], ["b", None]]),
+            Facts(evil, {evil: {"deep": evil}, "plain": 3}),
+            Pictures(evil, [image], [evil], evil),
+            Curves(evil, evil, evil, {evil: (line, line**2), "flat": (line, line * 0)}),
+            Curves("flat", "x", "y", {"one": (np.ones(1), np.ones(1))}),
+        ],
+    )
+    text = (tmp_path / "page.html").read_text()
+    assert "alert(" in text and evil not in text
+    assert text.count("<script>") == 1
+    for word in ("<link", 'src="http', "@import", "url("):
+        assert word not in text
+    start = text.index("base64,") + 7
+    jpeg = base64.b64decode(text[start : text.index('"', start)])
+    assert max(cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape) == 560
+    assert max(len(points.split()) for points in text.split('points="')[1:]) < 700
+    assert "nan" not in text.lower().replace("isnan", "")
