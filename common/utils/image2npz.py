@@ -19,6 +19,7 @@ from facezoo.vacc.npz import (
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
     check_disk_space,
+    check_names,
     convert_picture,
     write_datalist,
 )
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     root, target, datalist = args.dataset_path.resolve(), args.target_path.resolve(), args.text_path
     if target in (root, *root.parents):
         raise InputError(f"{str(target)!r} holds the pictures; name another folder for npz files")
+    check_names([str(target), *names])
     owned = {MANIFEST_FILE, datalist.name, f"{datalist.name}.{MANIFEST_FILE}"}
     with RunFolder(
         target,

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import __version__
-from ..backends.base import usable_cores
+from ..backends.base import first_line, usable_cores
 from ..backends.ort import open_session
 from ..contract import Contract, sha256_of
 from ..errors import BackendUnavailable, ConfigError, GraphError
@@ -382,9 +382,14 @@ def _fold(model: Any) -> Any:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no public base.
+            raise GraphError(
+                f"ONNX Runtime cannot fold the graph into {folder!r}: {first_line(error)}"
+            ) from error
         folded = onnx.load(options.optimized_model_filepath)
     if {node.domain for node in folded.graph.node} <= {node.domain for node in model.graph.node}:
         return folded

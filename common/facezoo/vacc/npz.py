@@ -25,7 +25,7 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ __all__ = [
     "Converted",
     "Picture",
     "check_disk_space",
+    "check_names",
     "convert_picture",
     "load_json",
     "read_datalist",
@@ -265,6 +266,19 @@ def check_disk_space(images: Sequence[Path], folder: Path) -> None:
         )
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that a list of lines cannot hold.
+
+    Raises
+    ------
+    InputError
+        If a name has a line break.
+    """
+    for name in names:
+        if "\n" in name or "\r" in name:
+            raise InputError(f"{name!r} has a line break, and a datalist is read by lines; rename")
+
+
 def write_datalist(datalist: Path, folder: Path) -> int:
     """Write the list that vamp takes, and the manifest beside it.
 
@@ -279,17 +293,9 @@ def write_datalist(datalist: Path, folder: Path) -> int:
     -------
     int
         The number of lines.
-
-    Raises
-    ------
-    InputError
-        If a name has a line break.
     """
     manifest = (folder / MANIFEST_FILE).read_bytes()
     lines = [str(path) for path in _npz_paths(json.loads(manifest))]
-    for line in lines:
-        if "\n" in line or "\r" in line:
-            raise InputError(f"{line!r} has a line break, and a datalist is read by lines; rename")
     write_bytes(datalist, os.fsencode("".join(f"{line}\n" for line in lines)))
     write_bytes(_manifest_of(datalist), manifest)
     return len(lines)
