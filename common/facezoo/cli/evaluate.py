@@ -475,7 +475,7 @@ def _people_measurement(
         engine=f"{embedder.backend.name} {embedder.backend.version}",
         dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}",
         settings={
-            "faces found": report.with_face,
+            **({"faces found": report.with_face} if args.detector else {}),
             "pairs of one person": found.genuine,
             "pairs of two": f"{found.impostors} (seed {args.seed})",
             "best threshold: cosine": round(found.threshold.cosine, 4),
