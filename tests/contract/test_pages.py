@@ -66,6 +66,20 @@ SEED_TOOLS = {
         "--datalist",
         "decode_vamp.py",
     ),
+    "face_recognition/magface": (
+        "docker pull",
+        "lfw_cfp_agedb.tar",
+        "weights from sharing pages",
+        "eval.sh",
+        "gen_feat.py",
+        "Quality_Assessment.py",
+        "eval_quality.sh",
+        "face_align.py",
+        "`.list`",
+        "run.sh",
+        "--pytorch2onnx",
+        "TensorRT",
+    ),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^<!-- facezoo:begin .*?^<!-- facezoo:end -->$", re.MULTILINE | re.DOTALL)
