@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FACEZOO_SHARED ?= $(abspath $(wildcard ../shared))
 export FACEZOO_SHARED
+ATT ?= $(FACEZOO_SHARED)/assets/att_faces
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := $(BIN)/python -m pytest -n auto
 
-.PHONY: help demo test test-all test-long check bench docs recipes clean
+.PHONY: help demo train-demo test test-all test-long check bench docs recipes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +31,16 @@ $(VENV)/.torch: $(VENV)/.dev
 	$(PIP) -e ".[ort,openvino,plot,dev,torch]"
 	touch $@
 
+$(VENV)/.train: $(VENV)/.demo
+	$(PIP) -e ".[ort,plot,torch]"
+	touch $@
+
 demo: $(VENV)/.demo  ## weights to boxed photos, fp32 and fp16, in minutes
 	$(BIN)/facezoo demo --to .demo
+
+train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of the AT&T faces
+	$(BIN)/python face_recognition/magface/source_code/train_demo.py \
+		--att_dir $(ATT) --save_dir .train-demo
 
 test: $(VENV)/.dev  ## everything that needs no torch
 	$(TESTS) -m "not torch and not long" --cov --cov-report=term:skip-covered
@@ -59,4 +68,4 @@ recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
 	$(BIN)/facezoo recipes
 
 clean:  ## remove the environment and the demo's output
-	rm -rf $(VENV) .demo build
+	rm -rf $(VENV) .demo .train-demo build

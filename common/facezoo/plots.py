@@ -20,6 +20,7 @@ __all__ = [
     "plot_cumulative_errors",
     "plot_discard_curves",
     "plot_lengths",
+    "plot_losses",
     "plot_magnitudes",
     "plot_precision_recall",
     "plot_reject_curves",
@@ -292,6 +293,33 @@ def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
         ylim=(-1, 1),
     )
     axes.grid(color="#DDDDDD", linewidth=0.6)
+    _save(figure, path)
+
+
+def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw the losses of trainings over the same batches.
+
+    Parameters
+    ----------
+    curves
+        Name of each training, three at most, to its loss in every batch.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 3.5))
+    for (name, losses), (colour, dashes) in zip(curves.items(), STYLES):
+        steps = range(1, len(losses) + 1)
+        axes.plot(steps, losses, color=colour, linestyle=dashes, linewidth=1, label=name)
+    axes.set(title="Loss of the same batches", xlabel="batch", ylabel="loss")
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.legend(loc="upper right")
     _save(figure, path)
 
 

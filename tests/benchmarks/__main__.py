@@ -54,6 +54,11 @@ def pipnet_decode():
     return []
 
 
+def training():
+    needs("torch")
+    return []
+
+
 # Name of the file after bench_ to what gives its arguments.
 BENCHMARKS = {
     "latency": latency,
@@ -63,6 +68,7 @@ BENCHMARKS = {
     "verification": list,
     "pseudo_labels": list,
     "pipnet_decode": pipnet_decode,
+    "training": training,
 }
 
 

@@ -66,7 +66,7 @@ def tiny():
 LOSS = LossSettings(l_a=1.0, u_a=8.0, scale=16.0)
 
 
-def make(build=tiny, faces=None, processes=None, **settings):
+def make(build=tiny, faces=None, processes=None, compiled=False, **settings):
     given = {"loss": LOSS, "epochs": 5, "batch_size": 8, "lr": 0.05, "lr_drop_epoch": (3,)}
     return Trainer(
         TrainSettings(**{**given, **settings}),
@@ -74,6 +74,7 @@ def make(build=tiny, faces=None, processes=None, **settings):
         PEOPLE,
         build,
         processes,
+        compiled=compiled,
         embedding_size=EMBEDDING,
     )
 
@@ -243,6 +244,19 @@ def test_workers_change_nothing(whole, tmp_path):
     trainer = make()
     trainer._workers = 2
     assert go(trainer, tmp_path)[0]
+    assert_same(whole[0], trainer)
+
+
+def test_compiled_it_is_one_graph_and_the_same(whole, monkeypatch, tmp_path):
+    """The compiler's front; its back only makes it faster."""
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compile_(module, backend="aot_eager"))
+    trainer = make(compiled=True)
+    assert go(trainer, tmp_path)[0]
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
     assert_same(whole[0], trainer)
 
 
