@@ -177,6 +177,11 @@ def why_not(words, where):
     if tool == "python" and arguments[0].endswith(".py"):
         script = where / arguments[0]
         return refused(script_parser(script), arguments[1:]) if script.is_file() else "no such file"
+    if tool == "torchrun":
+        number = next((n for n, word in enumerate(arguments) if word.endswith(".py")), 0)
+        return why_not(["python", *arguments[number:]], where)
+    if tool == "docker":
+        return why_not_docker(arguments, where)
     if tool == "make":
         return why_not_made(arguments, where)
     if tool == "pip":
@@ -234,6 +239,13 @@ def why_not_made(arguments, where):
 
 def make_targets(makefile):
     return re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE)
+
+
+def why_not_docker(arguments, where):
+    if arguments[0] == "build":
+        file = where / arguments[arguments.index("-f") + 1]
+        return None if file.is_file() else "there is no such Dockerfile"
+    return None if arguments[0] == "run" else "expected docker build or run"
 
 
 def why_not_installed(arguments, pyproject):
@@ -532,3 +544,15 @@ def test_a_differing_makefile_is_noticed():
     commands_of = made(REPOSITORY / "face_detection/scrfd")
     assert check_makefile(SCRFD, commands_of) == []
     assert check_makefile(replaced(SCRFD, "-b 22", "-b 2"), commands_of) != []
+
+
+def test_other_tools_are_checked_too():
+    where = REPOSITORY / "face_recognition/magface/workspace"
+    words = ["torchrun", "--nproc_per_node", "8", "../source_code/train.py", "--train_list", "x"]
+    assert why_not(words, where) is None
+    assert why_not([*words, "--epoch", "1"], where)
+    assert why_not(["torchrun", "--nproc_per_node", "8"], where)
+    build = ["docker", "build", "-f", "face_recognition/magface/Dockerfile", "."]
+    assert why_not(build, REPOSITORY) is None
+    assert why_not(build, where)
+    assert why_not(["docker", "push", "x"], where)
