@@ -80,6 +80,16 @@ SEED_TOOLS = {
         "--pytorch2onnx",
         "TensorRT",
     ),
+    "face_alignment/pipnet": (
+        "demo.py",
+        "preprocess.py WFLW",
+        "vamc compile",
+        "vsx_infer.py",
+        "vamp -m",
+        "image2npz.py",
+        "--datalist",
+        "npz_decode.py",
+    ),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^<!-- facezoo:begin .*?^<!-- facezoo:end -->$", re.MULTILINE | re.DOTALL)

@@ -124,7 +124,7 @@ def photos(tmp_path):
         lines.append(f"{numbers} {left} {top} {right} {bottom} 0 0 0 0 0 0 {image}\n")
     (tmp_path / "list_98pt_rect_attr_test.txt").write_text("".join(lines))
     short = [" ".join([*line.split()[:196], line.split()[-1]]) + "\n" for line in lines]
-    (tmp_path / "list_98pt_test_occlusion.txt").write_text("".join(short[1:]))
+    (tmp_path / "list_98pt_test_occlusion.txt").write_text("".join(short[2:]))
     return tmp_path, rects
 
 
@@ -153,20 +153,21 @@ def test_the_detectors_crop_counts_what_it_found(photos):
     folder, rects = photos
     boxes = [rect for _, rect in rects]
     entries = {
-        # In another order than the list, and with a face that nobody annotated.
-        "a/1.jpg": found_on_photo([boxes[1], boxes[0], (0, 200, 50, 260)], [0.04, 0.02, 0.5]),
-        "b/2.jpg": found_on_photo([], []),
+        # Without the first face of the list, and with one that nobody annotated.
+        "a/1.jpg": found_on_photo([(0, 200, 50, 260), boxes[1]], [0.5, 0.04]),
+        "b/2.jpg": found_on_photo(boxes[2:], [0.02]),
     }
     path = write_results(folder / "results.json", "detector", entries)
     report = evaluate_results(path, folder)
-    np.testing.assert_allclose(report.errors, [0.02, 0.04], atol=1e-5)
-    assert report.missed == ("list_98pt_rect_attr_test.txt:3",)
+    np.testing.assert_allclose(report.errors, [0.04, 0.02], atol=1e-5)
+    assert report.missed == ("list_98pt_rect_attr_test.txt:1",)
     assert {name: row.faces for name, row in report.table.items()} == {"full": 2, "occlusion": 1}
-    assert report.table["occlusion"].nme == pytest.approx(0.04, abs=1e-5)
+    assert report.table["occlusion"].nme == pytest.approx(0.02, abs=1e-5)
     lines = list(report.lines())
     assert lines[0] == "crop: detector"
     assert lines[2] == "not found by the detector, not counted: 1"
-    write_results(path, "detector", {"a/1.jpg": entries["b/2.jpg"], "b/2.jpg": entries["b/2.jpg"]})
+    nobody = found_on_photo([], [])
+    write_results(path, "detector", {"a/1.jpg": nobody, "b/2.jpg": nobody})
     with pytest.raises(DatasetError, match="none of the annotated faces"):
         evaluate_results(path, folder)
 

@@ -155,6 +155,15 @@ def test_the_rate_falls_where_the_authors_let_it_fall():
     assert rates[::2] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
 
 
+def test_the_map_weighs_ten_times_as_much():
+    fit = make_fit()
+    loss = fit.step()
+    # After one of an epoch's two batches the means hold half of its losses.
+    parts = {name: 2 * value for name, value in fit.epochs[0].to_dict().items()}
+    expected = 10 * parts.pop("map") + sum(parts.values())
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
 def test_another_trainings_state_is_refused(tmp_path):
     fit = make_fit()
     fit.save(tmp_path / "state.pth")
