@@ -645,8 +645,8 @@ def _number(value: float) -> str:
 
 
 def _as_printed(value: float) -> str:
-    """Show a published number with all its digits, two of them at least after the point."""
-    return max(_number(value), f"{value}", key=len)
+    """Show a published number with its digits, two of them or three after the point."""
+    return max(_number(value), f"{round(value, 3)}", key=len)
 
 
 def _joined(values: Iterable[str], separator: str = ", ") -> str:

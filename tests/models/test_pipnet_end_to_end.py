@@ -123,7 +123,7 @@ def fitted(toy, scripts, tmp_path_factory):
         patch.setattr("builtins.print", lambda *words: said.append(" ".join(map(str, words))))
         scripts(
             "fit", "--data_dir", toy, "--save_dir", folder / "model", "--input_size", 64,
-            "--net_stride", 16, "--epochs", 2, "--learning_rate", "1e-3", "--quiet",
+            "--epochs", 3, "--learning_rate", "1e-3", "--quiet",
         )  # fmt: skip
     torch.set_num_threads(threads)
     errors = [float(line.split(": nme ")[1]) for line in said if ": nme " in line]

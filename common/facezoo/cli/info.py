@@ -151,10 +151,11 @@ def _count_card(card: ModelCard, size: Tuple[int, int]) -> Tuple[int, int]:
 
 
 def _build(room: Any, card: ModelCard) -> Any:
-    """Build a card's network; its id is upstream's name, with the room's before it or not."""
-    for variant in (card.id, card.id[len(card.model) + 1 :]):
+    """Build a card's network; its id is upstream's name, with words of ours before it or not."""
+    words = card.id.split("_")
+    for first in range(len(words)):
         try:
-            return room.build(variant)
+            return room.build("_".join(words[first:]))
         except FaceZooError:
             continue
     raise CardError(f"{card.id} has no PyTorch network here; name an .onnx of it")
