@@ -37,7 +37,13 @@ def test_one_many_and_a_batch_give_the_same(model):
     with open_backend(model) as backend:
         alone = [backend.infer(image) for image in images]
         many = list(backend.infer_many(images))
+        grouped = list(backend.infer_many(images, batch=4))
         batch = backend.infer_batch(images)
+    assert [raw.placements for raw in grouped] == [raw.placements for raw in alone]
+    for one, other in zip(alone, grouped):
+        for name in one.arrays:
+            assert other.arrays[name].shape == one.arrays[name].shape
+            np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-5)
     assert [raw.placements for raw in many] == [raw.placements for raw in alone]
     for index, (one, other) in enumerate(zip(alone, many)):
         assert batch.placements[index] == one.placements[0]

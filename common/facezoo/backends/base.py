@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -393,6 +394,38 @@ class HostBackend(Backend):
             return self.run_tensor(*self.prepare([image_rgb]), many=True)
 
         return map_in_order(partial(function, infer), items, self.threads)
+
+    def infer_many(self, images_rgb: Iterable[np.ndarray], batch: int = 1) -> Iterator[RawOutputs]:
+        """Run the network on many pictures; order is kept and memory bounded.
+
+        Parameters
+        ----------
+        images_rgb
+            Each (H, W, 3), uint8, RGB.
+        batch
+            Pictures in a call of the network: some pay for small inputs such as aligned faces. The
+            last bits of the outputs may depend on it.
+
+        Yields
+        ------
+        RawOutputs
+            One a picture, in their order.
+        """
+        self._graph(True, self.normalisation is not None)
+
+        def run(images: Sequence[np.ndarray]) -> List[RawOutputs]:
+            raw = self.run_tensor(*self.prepare(images), many=True)
+            return [
+                RawOutputs(
+                    {name: array[row : row + 1] for name, array in raw.arrays.items()}, (placement,)
+                )
+                for row, placement in enumerate(raw.placements)
+            ]
+
+        pictures = iter(images_rgb)
+        groups = iter(lambda: list(islice(pictures, batch)), [])
+        for rows in map_in_order(run, groups, self.threads):
+            yield from rows
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the outputs: the runtime, the file and the pre-processing."""
