@@ -242,7 +242,7 @@ def main() -> int:
     args = parser.parse_args()
     photos = sorted(p for p in args.photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg"))
     paths = [str(path) for path in photos] * args.repeat
-    with tempfile.TemporaryDirectory() as name, open(Path(name, "log"), "w+") as log:
+    with tempfile.TemporaryDirectory() as name, Path(name, "log").open("w+") as log:
         sides = {}
         try:
             sides = open_sides(args, Path(name), log)
