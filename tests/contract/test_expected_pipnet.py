@@ -1,15 +1,10 @@
-"""PIPNet's page is run as it stands there: it learns, and draws.
-
-``python tests/contract/test_expected_pipnet.py`` draws the portrait anew, after a change that
-is meant to change it.
-"""
+"""PIPNet's page is run as it stands there: it learns, and draws."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +18,6 @@ from facezoo.models import find_weights
 REPOSITORY = Path(facezoo.__file__).parent.parent.parent
 RECIPE = Path("face_alignment/pipnet")
 EXPECTED = REPOSITORY / RECIPE / "expected"
-PICTURE = REPOSITORY / "images" / RECIPE / "astronaut.jpg"
 FILES = ("scrfd_500m_bnkps", "astronaut", "players", "gdp", "yaoming")
 
 
@@ -96,10 +90,3 @@ def test_the_page_prints_and_learns_what_it_says(tmp_path):
     assert network <= 0.7 * meanface, f"{network} after {seconds:.0f} s"
     assert (workspace / "ced.png").stat().st_size > 10_000
     assert (workspace / "photo_output" / "pictures" / "astronaut.jpg").is_file()
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        where = clone(Path(name) / "clone")
-        print(run(fence("7 fit") + fence("Expected output"), where, home_with(Path(name) / "home")))
-        shutil.copy(where / "photo_output" / "pictures" / "astronaut.jpg", PICTURE)
