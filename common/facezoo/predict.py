@@ -35,6 +35,7 @@ __all__ = [
     "ScoreLimit",
     "find_model",
     "measure_face",
+    "number_people",
     "read_score_limit",
 ]
 
@@ -360,6 +361,32 @@ def read_score_limit(path: Path, name: str) -> ScoreLimit:
     if name not in thresholds:
         raise InputError(f"{str(path)!r} has no threshold {name!r}; it has {sorted(thresholds)}")
     return dataclasses.replace(limit, threshold=thresholds[name])
+
+
+def number_people(vectors: Sequence[np.ndarray], alike: float) -> List[int]:
+    """Give a number to each person among faces, in the order they are first seen.
+
+    Parameters
+    ----------
+    vectors
+        Embeddings, (D,) each.
+    alike
+        Two faces are one person's where their cosine is above this. A face joins the person of the
+        most similar face before it.
+
+    Returns
+    -------
+    list of int
+        One a face, from 0.
+    """
+    people: List[int] = []
+    units = np.array([v / np.linalg.norm(v.astype(np.float64)) for v in vectors], np.float64)
+    for index in range(len(vectors)):
+        cosines = units[:index] @ units[index]
+        nearest = int(np.argmax(cosines)) if index else 0
+        known = index and cosines[nearest] > alike
+        people.append(people[nearest] if known else max(people, default=-1) + 1)
+    return people
 
 
 def find_model(text: str, model: str, **options: Any) -> FaceModel[Any]:

@@ -3,6 +3,9 @@ r"""Find out what scores mean on your own pictures, and keep it as a profile.
   facezoo calibrate quality --images DIR --model_prefix_path PREFIX --output quality.json
   facezoo calibrate quality --images DIR --model_prefix_path PREFIX --output quality.json \
       --recognizer w600k_mbf --fnmr 0.05 --fmr 1e-3
+  facezoo calibrate similarity --identities DIR --model w600k_mbf --output similarity.json
+  facezoo calibrate similarity --pairs pairs.txt --model onnx/magface_iresnet50.onnx \
+      --detector scrfd_500m_bnkps --output similarity.json
 
 A profile belongs to one model file and is refused for another.
 """
@@ -12,26 +15,44 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
+from ..datasets.image_list import read_lines
 from ..datasets.scores import QualityScores
 from ..errors import ImageError, InputError
 from ..image.files import find_images, relative_names
-from ..pipeline import load
+from ..metrics.verification import cosine_similarity
+from ..pipeline import PhotoEmbedder, load
+from ..predict import find_model
 from ..quality_profile import (
     QualityProfile,
     fnmr_threshold,
     make_profile,
     write_profile,
 )
+from ..recognition import resolve_names
+from ..results import FaceEmbeddings
 from ..runs import fingerprint_files
+from ..similarity_profile import (
+    SimilarityProfile,
+    calibrate_similarity,
+    people_indices,
+    write_similarity,
+)
 from .evaluate_quality import add_people_options, embeddings_of, pairs_of
-from .options import EXIT_SOME_REFUSED, add_model_options, progress, runtime_of
+from .options import (
+    EXIT_SOME_REFUSED,
+    add_model_options,
+    add_runtime_options,
+    progress,
+    runtime_of,
+)
 
 __all__ = ["configure", "run"]
 
+RUNTIME = ("engine", "device_id", "provider", "precision")
 SHOWN = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 _log = logging.getLogger(__name__)
@@ -58,6 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--fmr", type=float, default=1e-3, help="at this false match rate")
     quality.add_argument("--seed", type=int, default=0, help="of the impostor pairs, if many")
     quality.set_defaults(calibrate=_calibrate_quality)
+    _add_similarity(kinds, parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,4 +138,124 @@ def _lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
     for name, threshold in profile.thresholds.items():
         dropped = int((values < threshold).sum())
         lines.append(f"{name}: below {threshold:.4f}, {dropped} of {len(values)} pictures")
+    return lines
+
+
+# Similarity ---------------------------------------------------------------------------------------
+
+
+def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
+    similarity = kinds.add_parser(
+        "similarity",
+        help="from which similarity on two faces are one person's",
+        description="Thresholds at false accept rates 1e-2, 1e-3 and 1e-4, with 95 %% intervals, "
+        "as cosine, L2 of unit vectors and angle. A rate is refused where fewer than ten false "
+        "accepts are expected.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    source = similarity.add_mutually_exclusive_group(required=True)
+    source.add_argument("--identities", type=Path, metavar="DIR", help="a folder a person")
+    source.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="list: two pictures a line, then 1 for one person, 0 for two",
+    )
+    similarity.add_argument(
+        "--model", required=True, metavar="M", help="recogniser: a card's id, or a file"
+    )
+    similarity.add_argument(
+        "--detector",
+        metavar="M",
+        help="find and align the largest face first; without it pictures are aligned faces",
+    )
+    similarity.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the profile to write"
+    )
+    similarity.add_argument("--seed", type=int, default=0, help="of the drawing of people")
+    add_runtime_options(similarity)
+    similarity.set_defaults(calibrate=_calibrate_similarity)
+
+
+def _calibrate_similarity(args: argparse.Namespace) -> int:
+    runtime = {name: getattr(args, name) for name in RUNTIME}
+    paths, names, first, second, is_same, whose = _pictures_of(args)
+    embedder: Any = find_model(args.model, "magface", **runtime)
+    model: Any = embedder
+    if args.detector:
+        detector: Any = find_model(args.detector, "scrfd", threads=1, **runtime)
+        model = PhotoEmbedder(detector, embedder)
+    vectors: Dict[int, np.ndarray] = {}
+    with model:
+        card, sha256 = embedder.contract.card_id, embedder.settings().get("model_sha256")
+        for index, (path, found) in enumerate(progress(model.stream(paths), len(paths))):
+            if isinstance(found, ImageError):
+                _log.warning("refused: %s", found)
+            elif args.detector and not len(found):
+                _log.warning("refused: no face was found in %r", str(path))
+            else:
+                vectors[index] = _largest(found) if args.detector else found.vector
+    usable = np.array([a in vectors and b in vectors for a, b in zip(first, second)])
+    if not usable.any():
+        raise InputError("no pair is left whose two pictures have a face")
+    a, b = (np.stack([vectors[i] for i in side[usable]]) for side in (first, second))
+    cosines = cosine_similarity(a.astype(np.float64), b.astype(np.float64))
+    same, people = is_same[usable], None if whose is None else whose[usable]
+    points = calibrate_similarity(cosines, same, people=people, seed=args.seed)
+    genuine = int(np.count_nonzero(same))
+    profile = SimilarityProfile(card, sha256, genuine, len(same) - genuine, points)
+    refused = len(paths) - len(vectors)
+    settings = {
+        "pictures": len(paths),
+        "refused": refused,
+        "pictures_sha256": fingerprint_files(paths, names),
+        "detector": args.detector,
+        "interval": "people drawn anew" if whose is not None else "pairs taken as independent",
+    }
+    write_similarity(args.output, profile, settings)
+    print("\n".join(_similarity_lines(profile)))
+    print(f"{len(vectors)} pictures, {refused} refused; profile of {card} in {args.output}")
+    return EXIT_SOME_REFUSED if refused else 0
+
+
+def _largest(found: FaceEmbeddings) -> np.ndarray:
+    left, top, right, bottom = found.faces.boxes_xyxy.T
+    return found.embeddings[int(np.argmax((right - left) * (bottom - top)))].vector
+
+
+def _pictures_of(args: argparse.Namespace) -> Tuple[Any, ...]:
+    """Return files, names, the two of each pair, whether they show one person, and whom."""
+    if args.identities is not None:
+        paths = find_images(args.identities)
+        names = relative_names(paths, args.identities)
+        pairs, is_same, whose = people_indices([name.rpartition("/")[0] for name in names])
+        return paths, names, pairs[:, 0], pairs[:, 1], is_same, whose
+    rows: List[List[str]] = []
+    for number, line in read_lines(args.pairs):
+        words = line.split()
+        if len(words) != 3 or words[2] not in ("0", "1"):
+            raise InputError(
+                f"{str(args.pairs)!r}: line {number} must be two pictures and 1 for one person or "
+                f"0 for two, got {line[:80]!r}"
+            )
+        rows.append(words)
+    names = tuple(dict.fromkeys(name for row in rows for name in row[:2]))
+    index = {name: number for number, name in enumerate(names)}
+    first, second = (np.array([index[row[side]] for row in rows]) for side in (0, 1))
+    is_same = np.array([row[2] == "1" for row in rows])
+    return resolve_names(names, args.pairs), names, first, second, is_same, None
+
+
+def _similarity_lines(profile: SimilarityProfile) -> List[str]:
+    lines = [f"{profile.genuine} pairs of one person, {profile.impostors} of two"]
+    for point in profile.points:
+        if point.refusal:
+            lines.append(f"FAR {point.far:g}: refused, {point.refusal}")
+            continue
+        shown = ", ".join(
+            f"{name} {value:.4f} ({strict:.4f} to {loose:.4f})"
+            for name, (value, strict, loose) in point.scales().items()
+        )
+        lines.append(f"FAR {point.far:g}: {shown}; TAR {point.tar:.4f}")
     return lines

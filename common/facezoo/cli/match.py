@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from .. import weights
 from ..errors import InputError
 from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_bytes, write_image_rgb
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
-from ..models.magface.graph import export_released as export_recogniser
-from ..models.scrfd.graph import export_released as export_detector
-from ..pipeline import PhotoEmbedder, load
+from ..pipeline import PhotoEmbedder
+from ..predict import find_model
 from ..recognition import Match, match_photos
 from ..results import FaceDetections, FaceEmbeddings
+from ..similarity_profile import read_similarity
 from .options import add_runtime_options
 
 __all__ = ["configure", "draw_match", "open_released", "run"]
@@ -41,6 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="COSINE", help="one person from here on; -1 to 1"
     )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="threshold of facezoo calibrate similarity, in place of the built-in one",
+    )
+    parser.add_argument("--far", type=float, default=1e-3, help="which of the profile's")
     parser.add_argument(
         "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
     )
@@ -59,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
     with _open(args) as model:
         card_id = model.contract.card_id
-        threshold, origin = _threshold(args.threshold, card_id)
+        sha256 = model.embedder.settings().get("model_sha256")
+        threshold, origin = _threshold(args, card_id, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
@@ -90,9 +96,6 @@ def _open(args: argparse.Namespace) -> PhotoEmbedder:
     runtime = {
         name: getattr(args, name) for name in ("engine", "device_id", "provider", "precision")
     }
-    if args.detector and args.recogniser:
-        detector = load("scrfd", args.detector, **runtime)
-        return PhotoEmbedder(detector, load("magface", args.recogniser, **runtime))
     return open_released(args.detector, args.recogniser, **runtime)
 
 
@@ -113,21 +116,17 @@ def open_released(
     WeightsMissing
         If a released file is not on this machine; says how to get it.
     """
-    with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
-        if detector is None:
-            detector = Path(folder) / f"{DETECTOR}.onnx"
-            export_detector(weights.find(DETECTOR), detector)
-        if recogniser is None:
-            recogniser = Path(folder) / f"{RECOGNISER}.onnx"
-            export_recogniser(weights.find(RECOGNISER), recogniser)
-        return PhotoEmbedder(
-            load("scrfd", detector, **runtime), load("magface", recogniser, **runtime)
-        )
+    first: Any = find_model(str(detector or DETECTOR), "scrfd", **runtime)
+    second: Any = find_model(str(recogniser or RECOGNISER), "magface", **runtime)
+    return PhotoEmbedder(first, second)
 
 
-def _threshold(asked: Optional[float], card_id: str) -> Tuple[float, str]:
-    if asked is not None:
-        return Threshold.from_cosine(asked).cosine, "yours"
+def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:
+    if args.threshold is not None:
+        return Threshold.from_cosine(args.threshold).cosine, "yours"
+    if args.profile is not None:
+        cosine = read_similarity(args.profile, sha256).cosine_at(args.far)
+        return cosine, f"that of {args.profile} at FAR {args.far:g}"
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
             f"no threshold was measured for {card_id}; give --threshold, which "

@@ -23,11 +23,12 @@ import io
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import cv2
 import numpy as np
 
+from ..errors import InputError
 from ..image.draw import draw_predicted
 from ..image.files import (
     find_images,
@@ -45,9 +46,11 @@ from ..predict import (
     Limits,
     PredictedPhoto,
     find_model,
+    number_people,
     read_score_limit,
 )
 from ..runs import RunFolder, fingerprint_files
+from ..similarity_profile import read_similarity
 from .options import (
     add_flag,
     add_run_options,
@@ -63,7 +66,7 @@ FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
 PICTURES_SHOWN = 48
 COLUMNS = (
     "photo face reasons score left top right bottom size sharpness turn cut_off quality magnitude "
-    "embedding"
+    "embedding person"
 ).split()
 
 
@@ -97,6 +100,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help=_LIMIT_HELP[field.name],
         )
     add_flag(gate, "--embed_refused", action="store_true", help="embed refused faces, too")
+    people = parser.add_argument_group("who is who")
+    people.add_argument(
+        "--similarity",
+        type=Path,
+        metavar="FILE",
+        help="of facezoo calibrate similarity: number the people among the embedded faces",
+    )
+    people.add_argument("--far", type=float, default=1e-3, help="which of its thresholds")
     output = parser.add_argument_group("output")
     output.add_argument("--draw", action="store_true", help="write annotated pictures")
     output.add_argument(
@@ -118,7 +129,15 @@ def run(args: argparse.Namespace) -> int:
     """Run the chain over the photos."""
     paths = find_images(args.path)
     names = relative_names(paths, args.path)
+    with open_predictor(args) as model:
+        return _run(args, model, paths, names)
+
+
+def _run(
+    args: argparse.Namespace, model: FacePredictor, paths: Sequence[Path], names: Sequence[str]
+) -> int:
     name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
+    alike = _similarity(args, model)
 
     def files_of(name: str) -> Iterator[Path]:
         if args.draw:
@@ -128,10 +147,10 @@ def run(args: argparse.Namespace) -> int:
         for picture in files_of(name_of[path]):
             write_image_rgb(picture, _drawn_entry(image, photo.to_dict()))
 
-    with open_predictor(args) as model, RunFolder(
+    with RunFolder(
         args.save_dir,
         command="predict",
-        settings={**model.settings(), "draw": args.draw, "csv": args.csv},
+        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
         inputs_sha256=fingerprint_files(paths, names),
         owned=("pictures", FACES_FILE, CSV_FILE, ARRAYS_FILE),
         overwrite=args.overwrite,
@@ -143,13 +162,22 @@ def run(args: argparse.Namespace) -> int:
             folder.record(name_of[path], photo)
         seconds = time.perf_counter() - started
         if not folder.finished:
-            write_results(args.save_dir, folder.entries(), args.csv, args.embedder is not None)
+            write_results(args, folder.entries(), alike)
             folder.finish()
         if args.html:
             _write_page(args, model.settings(), dict(zip(names, paths)))
         if not args.quiet:
             print(_summary(args.save_dir / FACES_FILE))
         return report_run(folder, len(paths), done, seconds)
+
+
+def _similarity(args: argparse.Namespace, model: FacePredictor) -> Optional[float]:
+    if args.similarity is None:
+        return None
+    if model.embedder is None:
+        raise InputError("--similarity compares embeddings; name an --embedder")
+    sha256 = model.embedder.settings().get("model_sha256")
+    return read_similarity(args.similarity, sha256).cosine_at(args.far)
 
 
 def open_predictor(args: argparse.Namespace) -> FacePredictor:
@@ -232,36 +260,37 @@ def _drawn_entry(image: np.ndarray, entry: Dict[str, Any], scale: float = 1.0) -
 
 
 def write_results(
-    folder: Path, entries: Iterator[Dict[str, Any]], with_csv: bool, with_arrays: bool
+    args: argparse.Namespace, entries: Iterator[Dict[str, Any]], alike: Optional[float]
 ) -> None:
     """Write the lines, the table and the embeddings of a run."""
-    lines: List[str] = []
-    rows: List[Sequence[Any]] = []
-    vectors: List[np.ndarray] = []
-    owners: List[Sequence[Any]] = []
-    for entry in entries:
-        for index, face in enumerate(entry.get("faces", ())):
-            vector = face.pop("vector", None)
-            face["embedding"] = None
-            if vector is not None:
-                face["embedding"] = len(vectors)
-                vectors.append(np.frombuffer(base64.b64decode(vector), "<f4"))
-                owners.append((entry["path"], index))
-            rows.append(_row(entry["path"], index, face))
-        lines.append(json.dumps({"schema": SCHEMA, **entry}) + "\n")
+    folder: Path = args.save_dir
+    photos = list(entries)
+    faces = [
+        (photo["path"], i, f) for photo in photos for i, f in enumerate(photo.get("faces", ()))
+    ]
+    texts = [face.pop("vector", None) for _, _, face in faces]
+    embedded = [index for index, text in enumerate(texts) if text is not None]
+    vectors = [np.frombuffer(base64.b64decode(texts[index]), "<f4") for index in embedded]
+    row_of = {index: row for row, index in enumerate(embedded)}
+    for index, (_, _, face) in enumerate(faces):
+        face["embedding"] = row_of.get(index)
+    if alike is not None:
+        for index, person in zip(embedded, number_people(vectors, alike)):
+            faces[index][2]["person"] = person
+    lines = [json.dumps({"schema": SCHEMA, **photo}) + "\n" for photo in photos]
     write_bytes(folder / FACES_FILE, "".join(lines).encode())
-    if with_csv:
+    if args.csv:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
+        writer.writerows([COLUMNS, *(_row(*face) for face in faces)])
         write_bytes(folder / CSV_FILE, text.getvalue().encode())
-    if with_arrays:
+    if args.embedder is not None:
         buffer = io.BytesIO()
         np.savez(
             buffer,
             embeddings=np.array(vectors, np.float32).reshape(len(vectors), -1),
-            photos=np.array([photo for photo, _ in owners], str),
-            faces=np.array([index for _, index in owners], np.int64),
+            photos=np.array([faces[index][0] for index in embedded], str),
+            faces=np.array([faces[index][1] for index in embedded], np.int64),
         )
         write_bytes(folder / ARRAYS_FILE, buffer.getvalue())
 

@@ -1,0 +1,210 @@
+"""Thresholds of similarity: by hand, refused where there is too little, kept with the file."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from facezoo.cli.main import main
+from facezoo.errors import InputError
+from facezoo.image.files import write_image_rgb
+from facezoo.predict import number_people
+from facezoo.similarity_profile import (
+    SimilarityPoint,
+    SimilarityProfile,
+    calibrate_similarity,
+    people_indices,
+    read_similarity,
+    write_similarity,
+)
+from facezoo.testing import tiny_magface, tiny_scrfd
+
+
+def pairs(impostors, genuine=(0.9,)):
+    cosines = np.concatenate([genuine, impostors])
+    return cosines, np.arange(len(cosines)) < len(genuine)
+
+
+def test_a_threshold_by_hand():
+    cosines, is_same = pairs(np.linspace(-1, 0.99, 2000), [0.5, 0.985, 0.995])
+    hundredth, thousandth, _ = calibrate_similarity(cosines, is_same)
+    # 20 of 2,000 impostors may pass: the threshold is the 21st.
+    descending = np.sort(cosines[~is_same])[::-1]
+    assert hundredth.cosine == descending[20]
+    assert np.mean(descending > hundredth.cosine) == 0.01
+    assert hundredth.tar == pytest.approx(2 / 3)
+    assert hundredth.low < hundredth.cosine < hundredth.high
+    assert thousandth.refusal == "FAR 0.001 needs at least 10000 impostor pairs, there are 2000"
+    assert thousandth.cosine is None and thousandth.scales() == {}
+
+
+def test_scales_agree():
+    point = SimilarityPoint(1e-2, 0.3, 0.2, 0.4, 0.9)
+    scales = point.scales()
+    for index, cosine in enumerate((0.3, 0.4, 0.2)):
+        assert scales["cosine"][index] == pytest.approx(cosine, abs=1e-9)
+        assert scales["l2"][index] == pytest.approx(math.sqrt(2 - 2 * cosine), abs=1e-9)
+        assert scales["degrees"][index] == pytest.approx(math.degrees(math.acos(cosine)), abs=1e-7)
+
+
+def test_the_interval_holds_the_threshold_of_the_population():
+    rng = np.random.default_rng(7)
+    true = 0.1 * 2.3263478740408408  # the normal's 99 % point
+    held = 0
+    for _ in range(100):
+        cosines, is_same = pairs(rng.normal(0, 0.1, 2000))
+        point = calibrate_similarity(cosines, is_same, fars=[1e-2])[0]
+        held += point.low <= true <= point.high
+    assert 88 <= held <= 100
+
+
+def test_people_drawn_anew_widen_the_interval():
+    rng = np.random.default_rng(3)
+    people = [str(index // 4) for index in range(120)]
+    index, is_same, whose = people_indices(people)
+    # Each person has a direction of looking like everybody: pairs of one are alike.
+    habit = rng.normal(0, 0.1, 30)
+    cosines = habit[whose].sum(axis=1) + rng.normal(0, 0.02, len(index))
+    cosines[is_same] = 0.9
+    alone = calibrate_similarity(cosines, is_same, fars=[1e-2])[0]
+    drawn = calibrate_similarity(cosines, is_same, people=whose, fars=[1e-2])[0]
+    assert drawn.cosine == alone.cosine
+    assert drawn.high - drawn.low > 2 * (alone.high - alone.low)
+    again = calibrate_similarity(cosines, is_same, people=whose, fars=[1e-2])[0]
+    assert again == drawn
+
+
+def test_people_make_pairs_of_both_kinds():
+    index, is_same, whose = people_indices(["a", "b", "a"])
+    assert index.tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert is_same.tolist() == [False, True, False]
+    assert whose.tolist() == [[0, 1], [0, 0], [1, 0]]
+    for people in (["a", "a"], ["a", "b"]):
+        with pytest.raises(InputError, match="no pairs of both kinds"):
+            people_indices(people)
+
+
+PROFILE = SimilarityProfile(
+    "w600k_mbf",
+    "a" * 64,
+    10,
+    2000,
+    (SimilarityPoint(1e-2, 0.3, 0.2, 0.4, 0.9), SimilarityPoint(1e-3, refusal="too few")),
+)
+
+
+def test_a_profile_is_read_back_for_its_file_only(tmp_path):
+    path = tmp_path / "profile.json"
+    write_similarity(path, PROFILE, {"detector": None})
+    found = read_similarity(path, "a" * 64)
+    assert found.cosine_at(1e-2) == pytest.approx(0.3)
+    assert found.points[0].low == pytest.approx(0.2)
+    with pytest.raises(InputError, match="too few"):
+        found.cosine_at(1e-3)
+    with pytest.raises(InputError, match=r"has FAR 0\.01, 0\.001, not 0\.5"):
+        found.cosine_at(0.5)
+    with pytest.raises(InputError, match="belongs to one file"):
+        read_similarity(path, "b" * 64)
+    for text in ("[]", "{}", path.read_text().replace("profile/1", "profile/2")):
+        path.write_text(text)
+        with pytest.raises(InputError, match="no similarity profile"):
+            read_similarity(path, "a" * 64)
+
+
+def test_people_are_numbered_as_they_are_seen():
+    def at(angle):
+        return np.array([math.cos(angle), math.sin(angle)], np.float32) * 7
+
+    vectors = [at(0.0), at(2.0), at(0.1), at(2.1), at(4.0), at(0.2)]
+    assert number_people(vectors, 0.9) == [0, 1, 0, 1, 2, 0]
+    assert number_people(vectors, 1.0) == [0, 1, 2, 3, 4, 5]
+    assert number_people([], 0.9) == []
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Eight people of six pictures: noise of their own, and a little of each picture."""
+    rng = np.random.default_rng(9)
+    for person in range(8):
+        face = rng.integers(0, 256, (112, 112, 3))
+        for index in range(6):
+            picture = np.clip(face + rng.normal(0, 8, face.shape), 0, 255).astype(np.uint8)
+            write_image_rgb(tmp_path / "people" / f"p{person}" / f"{index}.png", picture)
+    return tmp_path, tiny_magface(tmp_path / "tiny.onnx")
+
+
+def test_folders_of_people_to_a_profile(people, capsys):
+    folder, model = people
+    profile = folder / "profile.json"
+    words = ["calibrate", "similarity", "--model", str(model), "--output", str(profile)]
+    assert main([*words, "--identities", str(folder / "people")]) == 0
+    said = capsys.readouterr().out
+    assert "120 pairs of one person, 1008 of two" in said
+    assert "FAR 0.01: cosine" in said and "TAR 1.0000" in said
+    assert "FAR 0.0001: refused" in said
+    entry = json.loads(profile.read_text())
+    assert entry["settings"]["interval"] == "people drawn anew"
+    assert entry["points"][0]["l2"]["strict"] < entry["points"][0]["l2"]["loose"]
+
+
+def test_listed_pairs_to_a_profile(people, capsys):
+    folder, model = people
+    rows = [f"people/p{p}/{i}.png people/p{p}/{i + 1}.png 1" for p in range(8) for i in range(5)]
+    rows += [
+        f"people/p{p}/{i}.png people/p{q}/{j}.png 0"
+        for p in range(8)
+        for q in range(p)
+        for i in range(6)
+        for j in range(6)
+    ]
+    (folder / "pairs.txt").write_text("\n".join(rows) + "\n")
+    words = ["calibrate", "similarity", "--model", str(model), "--output", str(folder / "o.json")]
+    assert main([*words, "--pairs", str(folder / "pairs.txt")]) == 0
+    assert "40 pairs of one person, 1008 of two" in capsys.readouterr().out
+    (folder / "pairs.txt").write_text("a.png b.png 2\n")
+    assert main([*words, "--pairs", str(folder / "pairs.txt")]) == 2
+    assert "line 1 must be two pictures" in capsys.readouterr().err
+
+
+def test_similarity_without_an_embedder_is_refused(people, capsys):
+    folder, _ = people
+    detector = tiny_scrfd(folder / "detector.onnx")
+    words = ["predict", str(folder / "people"), "--save_dir", str(folder / "out")]
+    assert main([*words, "--detector", str(detector), "--similarity", "x.json"]) == 2
+    assert "name an --embedder" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.shared
+def test_match_takes_the_profile(shared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    for name in ("scrfd/scrfd_500m_bnkps.onnx", "recognition/w600k_mbf.onnx"):
+        (tmp_path / "home" / name.rpartition("/")[2]).symlink_to(shared / "assets" / name)
+    for person in ("s1", "s2", "s3", "s4", "s5", "s6", "s7"):
+        (tmp_path / "att" / person).mkdir(parents=True)
+        for index in range(1, 8):
+            picture = shared / "assets/att_faces" / person / f"{index}.pgm"
+            (tmp_path / "att" / person / picture.name).symlink_to(picture)
+    profile = tmp_path / "profile.json"
+    words = ["calibrate", "similarity", "--identities", str(tmp_path / "att")]
+    words += ["--model", "w600k_mbf", "--detector", "scrfd_500m_bnkps", "--output", str(profile)]
+    assert main(words) == 0
+    photos = [str(shared / f"assets/photos/Rob_Lowe_000{index}.jpg") for index in (1, 2)]
+    draw = ["--draw", str(tmp_path / "match.jpg"), "--profile", str(profile)]
+    assert main(["match", *photos, *draw, "--far", "1e-2"]) == 0
+    said = capsys.readouterr().out
+    cosine = read_similarity(profile, json.loads(profile.read_text())["model_sha256"]).cosine_at(
+        1e-2
+    )
+    assert f"threshold {cosine:.4f}, above: one person" in said
+    assert main(["match", *photos, *draw, "--far", "1e-4"]) == 2
+    assert "needs at least 100000 impostor pairs" in capsys.readouterr().err
+    (tmp_path / "photos").mkdir()
+    for photo in photos:
+        (tmp_path / "photos" / photo.rpartition("/")[2]).symlink_to(photo)
+    words = ["predict", str(tmp_path / "photos"), "--save_dir", str(tmp_path / "out"), "--csv"]
+    words += ["--embedder", "w600k_mbf", "--similarity", str(profile), "--far", "1e-2"]
+    assert main(words) == 0
+    lines = (tmp_path / "out/faces.jsonl").read_text().splitlines()
+    assert [json.loads(line)["faces"][0]["person"] for line in lines] == [0, 0]
