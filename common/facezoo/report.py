@@ -15,6 +15,7 @@ The words after ``begin`` are the block's name, its argument and, on a Chinese p
 ``weights MODEL``  one row a downloadable file, with its licence
 ``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
 ``ledger MODEL``   what each departure from the evaluation protocol costs, from ledger.json
+``speed``          ratios against peers and against the machine, from the benchmarks' results
 ``file PATH``      a file of the repository, such as a recorded console text
 ================== =============================================================================
 """
@@ -25,7 +26,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .card import ModelCard, Preprocess, Reference, WeightFile
 from .errors import InputError
@@ -51,6 +52,7 @@ LEDGER_FILE = "ledger.json"
 LEDGER_SCHEMA = "facezoo.ledger/1"
 BUILDS = ("fp32", "fp16", "int8")
 DEVICE_ENGINE = "vsx"
+BENCHMARKS = Path("tests", "benchmarks", "results")
 
 _BEGIN = re.compile(r"<!-- facezoo:begin (?P<words>\S.*?) -->")
 _END = "<!-- facezoo:end -->"
@@ -114,6 +116,24 @@ _CHINESE = {
     "Engine": "引擎",
     "images/s": "张/秒",
     "In brackets: difference from the published number.": "括号内：与官方数值之差。",
+    "Work": "任务",
+    "against": "对比",
+    "ours": "我们",
+    "theirs": "对方",
+    "times": "倍数",
+    "of the roofline": "占上限",
+    "Same runtime, same precision:": "相同的运行时与精度：",
+    "What choosing the backend buys:": "选择后端带来的提升：",
+    "By amount of work:": "随工作量的变化：",
+    "JPEGs to faces": "JPEG 到人脸",
+    "aligned faces": "对齐的人脸",
+    "one decoded picture": "一张已解码的图片",
+    "photos": "照片数",
+    "workers": "线程数",
+    "megapixels": "百万像素",
+    "megapixels, --fast_decode": "百万像素，--fast_decode",
+    "peak memory, MiB": "峰值内存, MiB",
+    "void: other processes were busy": "无效：其他进程占用了处理器",
 }
 
 
@@ -582,6 +602,107 @@ def render_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
     )
 
 
+def _speed(root: Path, say: Say) -> str:
+    """Show the benchmarks that were run; the two kinds of comparison stay apart."""
+    results = {name: _read_benchmark(root, name) for name in ("peers", "embedding", "latency")}
+    try:
+        rows = [
+            *_peer_rows(results["peers"], say),
+            *_embedding_rows(results["embedding"], say),
+            *_latency_rows(results["latency"], say),
+        ]
+        parts = []
+        head = ("Work", "ours", "against", "theirs", "times", "of the roofline")
+        for table, title in (
+            ("same", "Same runtime, same precision:"),
+            ("backend", "What choosing the backend buys:"),
+        ):
+            chosen = [cells for kind, cells in rows if kind == table]
+            if chosen:
+                parts += [say(title), _table(map(say, head), chosen, numbers=(1, 3, 4, 5))]
+        parts += _peer_notes(results["peers"], say)
+        parts += _scaling(_read_benchmark(root, "scaling"), say)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        where = str(root / BENCHMARKS)
+        raise InputError(f"a result in {where!r} is another's ({error!r}); run it again") from error
+    return "\n\n".join(parts) or say("not measured")
+
+
+def _read_benchmark(root: Path, name: str) -> Dict[str, Any]:
+    path = root / BENCHMARKS / f"{name}.json"
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no result of a benchmark ({error})") from error
+
+
+def _peer_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
+    for row in result.get("rows", ()):
+        ours, theirs = (f"{rate:.1f} {say('images/s')}" for rate in row["rates"])
+        share = result["share_of_roofline"].get(row["ours"])
+        cells = [f"{say('JPEGs to faces')}, {row['ours']}", ours, row["theirs"], theirs]
+        yield (
+            row["table"],
+            [*cells, _number(row["ratio"]), _EMPTY if share is None else _number(share)],
+        )
+
+
+def _embedding_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
+    best: List[Tuple[str, Mapping[str, Any]]] = list(result.get("best", {}).items())
+    # The first is the released file in ONNX Runtime, which the others are held against.
+    rates = [
+        f"{row['faces_per_second']:.0f}/s, {row['sessions']} x {row['batch']}" for _, row in best
+    ]
+    for (name, row), rate in zip(best[1:], rates[1:]):
+        kind = "same" if "ONNX Runtime" in name else "backend"
+        work = f"{say('aligned faces')}, {result['model']}, {name}"
+        yield kind, [work, rate, best[0][0], rates[0], _number(row["ratio"]), _EMPTY]
+
+
+def _latency_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
+    if result:
+        ours, raw = (f"{result['milliseconds'][k]:.1f} ms" for k in ("facezoo", "session.run"))
+        cells = [say("one decoded picture"), ours, "session.run", raw]
+        yield "same", [*cells, _number(1 / result["ratio"]), _EMPTY]
+
+
+def _peer_notes(result: Mapping[str, Any], say: Say) -> List[str]:
+    if not result:
+        return []
+    machine, versions = result["machine"], result["peers"]
+    others = max((one for one in result["others"] if one is not None), default=None)
+    session = ", ".join(f"{name} {value:.2f}" for name, value in result["session"]["ratio"].items())
+    notes = [
+        f"{len(result['photos'])} JPEG, {result['images']} {say('photos')}",
+        f"{machine['cpu']}, {machine['cores']} cores, {result['threads']} threads",
+        f"score {result['score']}, IoU {result['nms']}; {result['rounds']} rounds, medians",
+        *(f"{name} {version}" for name, version in versions.items()),
+        f"session.run: {session}",
+    ]
+    if others is not None:
+        notes.append(f"others {100 * others:.1f} %")
+    if result["void"]:
+        notes.append(f"*{say('void: other processes were busy')}*")
+    return ["; ".join(notes)]
+
+
+def _scaling(result: Mapping[str, Any], say: Say) -> List[str]:
+    if not result:
+        return []
+    rows = []
+    for key, name in (("by_images", "photos"), ("by_workers", "workers")):
+        for amount, one in result[key].items():
+            rows.append([say(name), amount, one["images_per_second"], one["mib"]])
+    for amount, both in result["by_megapixels"].items():
+        for key, name in (("full", "megapixels"), ("fast_decode", "megapixels, --fast_decode")):
+            rows.append([say(name), amount, both[key]["images_per_second"], both[key]["mib"]])
+    cells = [[name, amount, f"{rate:.1f}", f"{mib:.0f}"] for name, amount, rate, mib in rows]
+    head = (say("Work"), "", say("images/s"), say("peak memory, MiB"))
+    return [say("By amount of work:"), _table(head, cells, numbers=(1, 2, 3))]
+
+
 def _published(card: ModelCard, dataset: str) -> Dict[str, Dict[str, float]]:
     """Gather the references on a data set by the place where they are printed."""
     printed: Dict[str, Dict[str, float]] = {}
@@ -666,7 +787,11 @@ def _table(
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
 
 
-_OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {"models": _models, "status": _status}
+_OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {
+    "models": _models,
+    "status": _status,
+    "speed": _speed,
+}
 _OF_MODEL: Mapping[str, Callable[[Path, str, Say], str]] = {
     "facts": _facts,
     "variants": _variants,

@@ -3,9 +3,11 @@
     python -m tests.benchmarks                 all that can run here
     python -m tests.benchmarks latency prelu   some
 
-Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED. Results go to
-tests/benchmarks/results; each is a ratio of medians taken in one run, so that a busy machine shows
-as a wider spread and not as another ratio.
+Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, the interpreter of
+an environment with insightface and uniface through FACEZOO_PEERS, an int8 artifact of scrfd_2.5g
+through FACEZOO_INT8. Results go to tests/benchmarks/results, from where ``facezoo docs`` puts them
+into the pages; each is a ratio of medians taken in one run, so that a busy machine shows as a wider
+spread and not as another ratio.
 """
 
 import argparse
@@ -42,6 +44,24 @@ def latency():
     return ["--onnx", str(onnx), "--image", str(weights.fetch("players"))]
 
 
+def peers():
+    words = ["--photos", shared("assets", "photos"), "--weights", shared("assets", "scrfd")]
+    for flag, name in (("--peers", "FACEZOO_PEERS"), ("--int8", "FACEZOO_INT8")):
+        words += [flag, os.environ[name]] if os.environ.get(name) else []
+    needs("openvino")
+    return words
+
+
+def embedding():
+    needs("openvino")
+    return [str(weights.fetch("w600k_mbf"))]
+
+
+def scaling():
+    onnx = weights.fetch("scrfd_500m_bnkps")
+    return ["--onnx", str(onnx), "--photos", shared("assets", "photos")]
+
+
 def widerface_eval():
     return [
         shared("assets", "widerface", "pred_retinaface_ajmalrasi.tar.gz"),
@@ -61,7 +81,10 @@ def training():
 
 # Name of the file after bench_ to what gives its arguments.
 BENCHMARKS = {
+    "peers": peers,
+    "embedding": embedding,
     "latency": latency,
+    "scaling": scaling,
     "prelu": prelu,
     "image2npz": list,
     "widerface_eval": widerface_eval,

@@ -158,6 +158,8 @@ def copy(tmp_path):
     for pattern in ("face_*/*/expected", "face_*/*/build_in"):
         for folder in REPOSITORY.glob(pattern):
             shutil.copytree(folder, tmp_path / folder.relative_to(REPOSITORY))
+    results = Path("tests", "benchmarks", "results")
+    shutil.copytree(REPOSITORY / results, tmp_path / results)
     for path in REPOSITORY.glob("face_*/*/source_code/export_onnx.py"):
         target = tmp_path / path.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -338,3 +340,80 @@ def test_files_of_another_kind_are_refused(tmp_path, text):
     with pytest.raises(InputError, match=r"numerics\.json"):
         read_numerics(tmp_path / "numerics.json")
     assert read_numerics(tmp_path / "absent.json") == []
+
+
+# Speed --------------------------------------------------------------------------------------------
+
+PEERS = {
+    "machine": {"cpu": "a CPU", "cores": 2},
+    "photos": ["a.jpg", "b.jpg"],
+    "images": 6,
+    "threads": 2,
+    "score": 0.5,
+    "nms": 0.4,
+    "rounds": 9,
+    "peers": {"insightface": "2.1"},
+    "rows": [
+        {"table": kind, "ours": ours, "theirs": "theirs", "rates": [60.0, 40.0], "ratio": 1.5}
+        for kind, ours in (("same", "fp32"), ("backend", "bf16"))
+    ],
+    "share_of_roofline": {"fp32": 0.93},
+    "others": [0.01, 0.04],
+    "void": False,
+    "session": {"ratio": {"insightface": 1.01}},
+}
+EMBEDDING = {
+    "model": "m.onnx",
+    "best": {
+        name: {"faces_per_second": 100.0 * ratio, "sessions": 2, "batch": 8, "ratio": ratio}
+        for name, ratio in (
+            ("released, ONNX Runtime fp32", 1.0),
+            ("rewritten, ONNX Runtime fp32", 1.7),
+            ("released, OpenVINO bf16", 4.0),
+        )
+    },
+}
+LATENCY = {"milliseconds": {"facezoo": 13.0, "session.run": 12.0}, "ratio": 1.08}
+RATE = {"images_per_second": 50.0, "mib": 200.0}
+SCALING = {
+    "by_images": {"100": RATE},
+    "by_workers": {"2": RATE},
+    "by_megapixels": {"24.0": {"full": RATE, "fast_decode": {**RATE, "images_per_second": 80.0}}},
+}
+
+
+def speed(tmp_path, **results):
+    folder = tmp_path / "tests" / "benchmarks" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        (folder / f"{name}.json").write_text(json.dumps(result))
+    return render_block(tmp_path, ["speed"])
+
+
+def test_the_two_kinds_of_speed_stand_apart(tmp_path):
+    assert speed(tmp_path) == "not measured"
+    text = speed(tmp_path, peers=PEERS, embedding=EMBEDDING, latency=LATENCY, scaling=SCALING)
+    same, rest = text.split("What choosing the backend buys:")
+    backend, amounts = rest.split("By amount of work:")
+    cells = [rows(part)[2:] for part in (same, backend)]
+    assert [[row[0].split(", ", 1)[-1], *row[1:]] for row in cells[0]] == [
+        ["fp32", "60.0 images/s", "theirs", "40.0 images/s", "1.50", "0.93"],
+        ["m.onnx, rewritten, ONNX Runtime fp32", "170/s, 2 x 8", "released, ONNX Runtime fp32"]
+        + ["100/s, 2 x 8", "1.70", "–"],
+        ["one decoded picture", "13.0 ms", "session.run", "12.0 ms", "0.93", "–"],
+    ]
+    assert [row[4] for row in cells[1]] == ["1.50", "4.00"]
+    assert "insightface 2.1" in backend and "others 4.0 %" in backend and "void" not in backend
+    assert [row[2] for row in rows(amounts)[2:]] == ["50.0", "50.0", "50.0", "80.0"]
+
+
+def test_a_void_run_says_so(tmp_path):
+    assert "*void: other processes" in speed(tmp_path, peers={**PEERS, "void": True})
+
+
+def test_a_result_of_something_else_is_refused(tmp_path):
+    with pytest.raises(InputError, match="run it again"):
+        speed(tmp_path, peers={"rows": [{"table": "same"}]})
+    (tmp_path / "tests" / "benchmarks" / "results" / "peers.json").write_text("{")
+    with pytest.raises(InputError, match="no result of a benchmark"):
+        render_block(tmp_path, ["speed"])
