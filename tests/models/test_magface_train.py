@@ -221,11 +221,19 @@ def test_foreign_and_torn_checkpoints_are_refused(whole):
     torn.unlink()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     trainer = make()
-    trainer.head.weight.data.fill_(float("nan"))
-    with pytest.raises(InputError, match="loss at step 1 is nan"):
+    learn = trainer.learn
+
+    def spoiled(*batch):
+        if trainer.step == 6:
+            trainer.head.weight.data[0, 0] = float("inf")
+        return learn(*batch)
+
+    trainer.learn = spoiled
+    with pytest.raises(InputError, match="weights at step 8 are not finite"):
         go(trainer, tmp_path)
+    assert [path.stem for path in train.saved(tmp_path)] == ["00000004"]
 
 
 @pytest.mark.parametrize(("precision", "steps"), [("bf16", 4), ("fp16", 1)])

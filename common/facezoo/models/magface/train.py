@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -314,11 +313,6 @@ class Trainer:
         row = {"step": self.step, **self._recent.row(self.processes)}
         self._recent = Meter(self.processes.device)
         self.history.append(row)
-        if not math.isfinite(row["loss"]):
-            raise InputError(
-                f"the loss at step {self.step} is {row['loss']}; lower --learning-rate, or choose "
-                "l_a and u_a around what --measure-norms prints, and go on from a checkpoint"
-            )
         left = int((self.steps - self.step) / rate)
         say(
             f"epoch {(self.step - 1) // self.batches.per_epoch + 1}/{self.settings.epochs} "
@@ -368,7 +362,17 @@ class Trainer:
             The run's.
         keep
             Checkpoints that stay; older ones are removed.
+
+        Raises
+        ------
+        InputError
+            If weights are no longer finite; the checkpoints before stay.
         """
+        if not bool(self.head.weight.isfinite().all()):
+            raise InputError(
+                f"the weights at step {self.step} are not finite; lower --learning-rate, or choose "
+                "l_a and u_a around what --measure-norms prints, and go on from the last checkpoint"
+            )
         # Slices are put together, so that any number of processes can go on.
         state = {
             "settings": self.settings.to_dict(),
