@@ -326,3 +326,52 @@ def test_the_released_recogniser_is_known_by_its_hash(tmp_path, shared):
     aligned = read_image_rgb(shared / "assets" / "photos" / "Tom_Hanks_54745.png")
     with load("magface", tmp_path / "w.onnx") as embedder:
         assert 15 < embedder(aligned).norm < 35
+
+
+# The AT&T faces -----------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.shared
+def test_people_of_att_are_told_apart_aligned_and_less_so_unaligned(tmp_path, shared):
+    from facezoo.models.scrfd.graph import export_released as export_detector
+
+    assets = shared / "assets"
+    export_detector(assets / "scrfd" / "scrfd_500m_bnkps.onnx", tmp_path / "d.onnx")
+    export_released(assets / "recognition" / "w600k_mbf.onnx", tmp_path / "r.onnx")
+    detector = load("scrfd", tmp_path / "d.onnx", threads=1)
+    with PhotoEmbedder(detector, load("magface", tmp_path / "r.onnx")) as photos:
+        report = evaluate_people(photos, assets / "att_faces", "AT&T")
+    assert (report.pictures, report.with_face, report.people) == (300, 300, 30)
+    found = report.verification
+    assert (found.genuine, found.impostors) == (1350, 1350)
+    assert found.best_accuracy >= 0.99
+    assert found.accuracy >= 0.99
+    assert found.interval[0] >= 0.99
+    with load("magface", tmp_path / "r.onnx") as crops:
+        plain = evaluate_people(crops, assets / "att_faces", "AT&T").verification
+    assert 0.97 <= plain.best_accuracy <= 0.995
+
+
+@pytest.mark.long
+@pytest.mark.shared
+def test_all_routes_agree_on_the_faces_of_att(tmp_path, shared, repository, scripts):
+    export_released(shared / "assets" / "recognition" / "w600k_mbf.onnx", tmp_path / "r.onnx")
+    faces = tmp_path / "faces"
+    for path in sorted((shared / "assets" / "att_faces").rglob("*.pgm")):
+        name = f"{path.parent.name}/{path.stem}.png"
+        write_image_rgb(faces / name, read_image_rgb(path))
+    vdsp = repository / RECIPE / "build_in/vdsp_params/official-w600k_mbf-vdsp_params.json"
+    flags = ("--model_prefix_path", tmp_path / "r.onnx", "--vdsp_params_info", vdsp)
+    assert scripts("runner", "--file_path", faces, *flags, "--save_dir", tmp_path / "a")[0] == 0
+    inputs, listed, outputs = (tmp_path / name for name in ("inputs", "list.txt", "outputs"))
+    paths = ("--target_path", inputs, "--text_path", listed)
+    assert scripts("image2npz", "--dataset_path", faces, *paths)[0] == 0
+    where = ("--datalist", listed, "--path_output", outputs)
+    assert scripts("vamp", "-m", tmp_path / "r.onnx", "-i", 1, "-b", 1, *where)[0] == 0
+    decoded = ("--vamp_datalist_path", listed, "--vamp_output_dir", outputs)
+    assert scripts("decode", *decoded, "--save_dir", tmp_path / "b")[0] == 0
+    a, b = arrays_of(tmp_path / "a"), arrays_of(tmp_path / "b")
+    assert a["names"].tolist() == b["names"].tolist()
+    assert len(a["names"]) == 300
+    assert all(cosine(*pair) >= 0.9999 for pair in zip(a["vectors"], b["vectors"]))
