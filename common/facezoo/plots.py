@@ -167,10 +167,11 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
         If the suffix is of no format that can be written.
     """
     figure, axes = _new_figure((6.0, 4.5))
-    lowest = 1.0
+    lowest = bottom = 1.0
     for (name, curve), (colour, dashes) in zip(curves.items(), STYLES):
         seen = curve.far > 0
         lowest = min(lowest, float(curve.far[seen].min()))
+        bottom = min(bottom, float(curve.tar[seen].min()))
         label = f"{name}: area {curve.area:.5f}"
         axes.step(
             curve.far[seen],
@@ -186,7 +187,8 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
         ylabel="true accept rate: share of pairs of one accepted",
         xscale="log",
         xlim=(lowest, 1),
-        ylim=(0, 1.01),
+        # As much of the axis as the curves need: good ones differ near 1 only.
+        ylim=(max(0.0, 1.0 - 1.5 * (1.0 - bottom) - 0.01), 1.0 + 0.02 * (1.0 - bottom) + 0.001),
     )
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="lower right")
@@ -214,6 +216,7 @@ def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude")
     """
     figure, axes = _new_figure((6.0, 4.0))
     axes.hist(magnitudes, bins="auto", color=STYLES[0][0])
+    axes.set_axisbelow(True)
     axes.set(
         title=f"{len(magnitudes)} faces, median {np.median(magnitudes):.2f}",
         xlabel=f"{name}; higher is better",

@@ -16,6 +16,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_bytes, write_image_rgb
 from ..metrics.verification import Threshold
@@ -141,7 +142,7 @@ def _count(found: FaceEmbeddings) -> str:
 
 
 def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.ndarray:
-    """Draw the two faces that were compared, each in its photo.
+    """Draw the two faces that were compared, each in its photo and, below, as the network saw it.
 
     Parameters
     ----------
@@ -159,8 +160,9 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     """
     sides = ((match.first.faces, match.index), (match.second.faces, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
-    cosine = f"cosine {match.cosines[match.best]:.4f}"
-    return contact_sheet(drawn, [f"{name}: {cosine}" for name in names], columns=2)
+    aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
+    cosine = f"aligned, cosine {match.cosines[match.best]:.4f}"
+    return contact_sheet([*drawn, *aligned], [*names, cosine, cosine], columns=2)
 
 
 def _only(faces: FaceDetections, index: int) -> FaceDetections:
