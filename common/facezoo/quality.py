@@ -19,14 +19,16 @@ from .image.draw import contact_sheet
 from .image.files import read_image_rgb
 from .metrics.quality import DiscardCurve, error_versus_discard, spearman
 from .models.sdd_fiqa.decode import decode
-from .pipeline import FaceQuality
+from .pipeline import FaceModel, FaceQuality
 from .quality_sets import Embeddings
+from .vacc.artifact import read_artifact
 
 __all__ = [
     "CopyRanking",
     "FacePairs",
     "Response",
     "compare_scores",
+    "describe_model",
     "face_pairs",
     "quality_sheet",
     "rank_copies",
@@ -34,6 +36,31 @@ __all__ = [
 ]
 
 SHEET_COLUMNS, SHEET_FACES = 10, 100
+
+
+def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
+    """Say whose a file of scores is.
+
+    Parameters
+    ----------
+    model
+        Opened from ``source``.
+    source
+        An artifact prefix or an .onnx file.
+
+    Returns
+    -------
+    dict
+        ``card``, ``build``, ``engine`` and ``model_sha256``; JSON values.
+    """
+    # A lone .onnx is what it was exported as; the vendor's files do not say.
+    build = "fp32" if source.suffix == ".onnx" else read_artifact(source).dtype
+    return {
+        "card": model.contract.card_id,
+        "build": build,
+        "engine": f"{model.backend.name} {model.backend.version}",
+        "model_sha256": model.settings().get("model_sha256"),
+    }
 
 
 def quality_sheet(results: Path, images: Path) -> np.ndarray:

@@ -94,7 +94,9 @@ def test_faces_become_scores_and_a_sorted_listing(scripts, faces, model, tmp_pat
     assert [line.split()[0] for line in listing] == list(NAMES[::-1])
     assert said.splitlines()[:5] == listing
     assert read_image_rgb(out / "contact_sheet.jpg").shape == (152, 608, 3)
-    assert read_scores(out / "results.json").model_sha256 is not None
+    made_by = read_scores(out / "results.json").made_by
+    assert (made_by["card"], made_by["build"]) == ("sdd_fiqa_r50", "fp32")
+    assert made_by["engine"].startswith("ort ")
     before = (out / "results.json").read_bytes()
     assert scripts(*command)[0] == 0
     assert (out / "results.json").read_bytes() == before

@@ -13,6 +13,7 @@ from facezoo.image.files import write_image_rgb
 from facezoo.quality import compare_scores, face_pairs, rank_copies
 from facezoo.quality_profile import DROPS, fnmr_threshold, make_profile, read_profile, write_profile
 from facezoo.quality_sets import Embeddings, choose_people, write_embeddings
+from facezoo.report import read_numerics
 from facezoo.testing import tiny_sdd_fiqa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,10 +95,15 @@ def test_scores_are_read_whoever_wrote_them(tmp_path):
         found = read_scores(tmp_path / name)
         assert found.names == expected.names
         assert np.array_equal(found.values, expected.values)
-    assert read_scores(tmp_path / "results.json").model_sha256 == "ab"
+    assert read_scores(tmp_path / "results.json").made_by == {"model_sha256": "ab"}
     assert found.of(["b c.png", "a/1.png"]).tolist() == [-1.25, 3.5]
     with pytest.raises(DatasetError, match=r"no score, such as 'c\.png'"):
         found.of(["a/1.png", "c.png"])
+
+
+def test_the_lengths_of_a_feature_list_are_scores(tmp_path):
+    (tmp_path / "feat.list").write_text("a.png 3.0 -4.0 \nb.png 0.6 0.8 \n")
+    assert read_scores(tmp_path / "feat.list").values.tolist() == [5.0, 1.0]
 
 
 def test_faces_of_photos_have_numbers(tmp_path):
@@ -286,6 +292,25 @@ def test_evaluate_quality_prints_writes_and_draws(faces, tmp_path, capsys, rng):
     assert [one["scores"] for one in entry["curves"]] == ["sdd", "noise"]
     assert len(entry["curves"][0]["fnmr"]) == 96
     assert "false match rate 0.05" in (tmp_path / "out.svg").read_text()
+
+
+def test_numbers_are_recorded_for_our_own_scores(faces, tmp_path):
+    embeddings, quality = faces
+    write_embeddings(tmp_path / "e.npz", embeddings)
+    entries = [{"path": n, "quality": q} for n, q in zip(quality.names, quality.values.tolist())]
+    head = {"card": "sdd_fiqa_mobilefacenet", "build": "fp16", "engine": "ort 1.0"}
+    text = json.dumps({**head, "model_sha256": "ab" * 32, "images": entries})
+    (tmp_path / "results.json").write_text(text)
+    words = ["evaluate", "quality", "--scores", f"ours={tmp_path / 'results.json'}"]
+    words += ["--scores", f"norms={tmp_path / 'e.npz'}", "--embeddings", str(tmp_path / "e.npz")]
+    words += ["--fmr", "0.05", "--resamples", "20", "--record", str(tmp_path / "numerics.json")]
+    assert main(words) == 2
+    assert main([*words, "--dataset", "drawn, 72 faces"]) == 0
+    (found,) = read_numerics(tmp_path / "numerics.json")
+    assert (found.card, found.build, found.dataset) == (
+        "sdd_fiqa_mobilefacenet", "fp16", "drawn, 72 faces",
+    )  # fmt: skip
+    assert 0.0 < found.metrics["AUC at FMR 0.05"].value < 100.0
 
 
 @pytest.mark.parametrize(

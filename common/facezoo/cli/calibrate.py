@@ -101,7 +101,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
             else:
                 scored.append(name)
                 values.append(found.value)
-    scores = QualityScores(tuple(scored), np.array(values), None)
+    scores = QualityScores(tuple(scored), np.array(values))
     refused = len(paths) - len(scored)
     profile = make_profile(scores.values, card, sha256, _by_errors(args, scores, refused))
     settings = {

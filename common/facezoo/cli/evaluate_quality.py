@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import __version__
+from ..backends.base import describe_machine
 from ..datasets.image_list import inside, read_lines, read_paths
 from ..datasets.scores import QualityScores, read_scores
 from ..errors import DatasetError, ImageError, InputError
@@ -36,6 +37,7 @@ from ..quality_sets import (
     read_copies,
     read_embeddings,
 )
+from ..report import Measurement, Metric, record_measurement
 from .options import add_flag, add_model_options, progress, runtime_of
 
 __all__ = ["add_people_options", "configure_quality", "embeddings_of", "pairs_of"]
@@ -69,6 +71,13 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
     quality.add_argument("--seed", type=int, default=0, help="of the draws")
     quality.add_argument("--json", type=Path, metavar="FILE", help="write everything")
     quality.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
+    quality.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="put the numbers of our own runners' scores into this numerics.json",
+    )
+    quality.add_argument("--dataset", help="with --record: what the faces are, and how many")
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",
@@ -164,6 +173,8 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
         )
         print("\n".join(_curve_lines(pairs, curves, left_out)))
         entry.update(_curves_entry(args, pairs, curves, left_out))
+        if args.record:
+            _record(args, scores, curves)
         if args.plot:
             # Imported here because matplotlib is an extra.
             from ..plots import plot_discard_curves
@@ -172,6 +183,41 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
     if args.json:
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0
+
+
+def _record(
+    args: argparse.Namespace,
+    scores: Mapping[str, QualityScores],
+    curves: Mapping[str, Mapping[float, DiscardCurve]],
+) -> None:
+    """Put one entry a runner's scores into a numerics.json."""
+    if not args.dataset:
+        raise InputError("--record needs --dataset: a number means nothing without its data")
+    machine = describe_machine()
+    for name, one in scores.items():
+        if one.made_by.get("build") is None:
+            continue
+        metrics: Dict[str, Metric] = {}
+        for rate, curve in curves[name].items():
+            metrics[f"FNMR at FMR {rate:g}"] = Metric(100 * curve.fnmr[0], "%", False)
+            area = Metric(100 * curve.relative_auc.value, "% of random discard's", False)
+            metrics[f"AUC at FMR {rate:g}"] = area
+        if args.copies is not None:
+            ranking = rank_copies(one, _copies(args.copies))
+            metrics["Spearman within a picture"] = Metric(ranking.spearman, "-1 to 1", False)
+        measurement = Measurement(
+            card=one.made_by["card"],
+            build=one.made_by["build"],
+            engine=one.made_by["engine"],
+            dataset=args.dataset,
+            settings={"weights sha256": str(one.made_by["model_sha256"])[:12]},
+            metrics=metrics,
+            images_per_second=None,
+            machine=f"{machine['cores']} cores of {machine['cpu']}",
+            command="facezoo evaluate quality --scores NAME=results.json --embeddings NPZ "
+            "--references references.txt --copies copies.txt",
+        )
+        record_measurement(args.record, measurement)
 
 
 def _copies(path: Path) -> Iterator[Tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
@@ -40,13 +40,14 @@ class QualityScores:
         Of the pictures; ``photo.jpg#2`` for the third face of a photo.
     values
         Shape (N,), float64; higher is better.
-    model_sha256
-        Of the network that gave them; None if the file does not say.
+    made_by
+        What a runner notes of the network that gave them: ``card``, ``build``, ``engine``,
+        ``model_sha256``; empty for other files.
     """
 
     names: Tuple[str, ...]
     values: np.ndarray
-    model_sha256: Any = None
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,8 +83,7 @@ def finish_scores(
     folder
         With one entry a picture; is finished.
     head
-        What stands in front of the pictures in results.json; ``model_sha256`` says whose the
-        scores are.
+        What stands in front of the pictures in results.json: whose the scores are.
     percentile_of
         Tells where scores lie among others, from 0 to 100; becomes a column of scores.csv.
 
@@ -93,7 +93,7 @@ def finish_scores(
         In the order of the pictures.
     """
     rows = list(_rows(folder.entries()))
-    scores = _scores(rows, head.get("model_sha256"))
+    scores = _scores(rows, head)
     lines = [f"{name} {value:.9g}\n" for name, value in sorted(rows, key=lambda row: row[1])]
     write_bytes(folder.folder / SORTED_FILE, "".join(lines).encode())
     text = io.StringIO()
@@ -121,9 +121,9 @@ def _rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[Tuple[str, float]]:
             yield f"{name}#{index}", float(face.get("quality", face.get("norm")))
 
 
-def _scores(rows: List[Tuple[str, float]], model_sha256: Any) -> QualityScores:
+def _scores(rows: List[Tuple[str, float]], made_by: Mapping[str, Any]) -> QualityScores:
     names, values = zip(*rows) if rows else ((), ())
-    return QualityScores(tuple(names), np.array(values, dtype=np.float64), model_sha256)
+    return QualityScores(tuple(names), np.array(values, dtype=np.float64), made_by)
 
 
 def read_scores(path: Path) -> QualityScores:
@@ -134,7 +134,8 @@ def read_scores(path: Path) -> QualityScores:
     path
         A results.json of SDD-FIQA's runner or of MagFace's, whose norms are the qualities; a .csv
         with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz with ``names``
-        and ``norms``; else text, ``path score`` a line.
+        and ``norms``; else text, ``path score`` a line, or MagFace's feature list, ``path v0 v1 …``
+        a line, whose lengths are the qualities.
 
     Returns
     -------
@@ -167,14 +168,15 @@ def read_scores(path: Path) -> QualityScores:
 
 def _read_json(path: Path) -> QualityScores:
     content: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return _scores(list(_rows(content["images"])), content.get("model_sha256"))
+    head = {key: value for key, value in content.items() if key not in ("schema", "images")}
+    return _scores(list(_rows(content["images"])), head)
 
 
 def _read_csv(path: Path) -> QualityScores:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     column = "quality" if rows and "quality" in rows[0] else "score"
-    return _scores([(row["path"], float(row[column])) for row in rows], None)
+    return _scores([(row["path"], float(row[column])) for row in rows], {})
 
 
 def _read_npz(path: Path) -> QualityScores:
@@ -183,5 +185,21 @@ def _read_npz(path: Path) -> QualityScores:
 
 
 def _read_text(path: Path) -> QualityScores:
-    parts = (line.rsplit(None, 1) for _, line in read_lines(path))
-    return _scores([(name, float(value)) for name, value in parts], None)
+    return _scores([_parse(line) for _, line in read_lines(path)], {})
+
+
+def _parse(line: str) -> Tuple[str, float]:
+    """Take a line apart: path and score, or path and embedding, whose length is the score."""
+    name, *words = line.split()
+    if len(words) > 1 and all(map(_is_number, words)):
+        return name, float(np.linalg.norm(np.array(words, dtype=np.float64)))
+    name, value = line.rsplit(None, 1)
+    return name, float(value)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_
 from facezoo.errors import InputError
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.pipeline import PhotoQuality
-from facezoo.quality import quality_sheet
+from facezoo.quality import describe_model, quality_sheet
 from facezoo.quality_profile import read_profile
 from facezoo.runs import RunFolder, fingerprint_files
 
@@ -70,9 +70,8 @@ def run(args: argparse.Namespace) -> int:
         owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE, SHEET_FILE),
         overwrite=args.overwrite,
     ) as folder:
-        sha256 = model.settings().get("model_sha256")
-        head = {"faces": args.faces, "card": model.contract.card_id, "model_sha256": sha256}
-        profile = args.profile and read_profile(args.profile, sha256)
+        head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
+        profile = args.profile and read_profile(args.profile, head["model_sha256"])
         done = folder.completed(names)
         started = time.perf_counter()
         results = model.stream(paths[done:])
