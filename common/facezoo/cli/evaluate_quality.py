@@ -199,23 +199,24 @@ def _record(
             continue
         metrics: Dict[str, Metric] = {}
         for rate, curve in curves[name].items():
-            metrics[f"FNMR at FMR {rate:g}"] = Metric(100 * curve.fnmr[0], "%", False)
-            area = Metric(100 * curve.relative_auc.value, "% of random discard's", False)
-            metrics[f"AUC at FMR {rate:g}"] = area
+            area = round(100 * curve.relative_auc.value, 4)
+            metrics[f"AUC at FMR {rate:g}"] = Metric(area, "% of random discard's", False)
         if args.copies is not None:
             ranking = rank_copies(one, _copies(args.copies))
-            metrics["Spearman within a picture"] = Metric(ranking.spearman, "-1 to 1", False)
+            rank = round(ranking.spearman, 4)
+            metrics["Spearman within a picture"] = Metric(rank, "from -1 to 1", False)
         measurement = Measurement(
             card=one.made_by["card"],
             build=one.made_by["build"],
             engine=one.made_by["engine"],
             dataset=args.dataset,
-            settings={"weights sha256": str(one.made_by["model_sha256"])[:12]},
+            settings={"model sha256": str(one.made_by["model_sha256"])[:12]},
             metrics=metrics,
             images_per_second=None,
             machine=f"{machine['cores']} cores of {machine['cpu']}",
             command="facezoo evaluate quality --scores NAME=results.json --embeddings NPZ "
-            "--references references.txt --copies copies.txt",
+            "--references references.txt --copies copies.txt "
+            f"--fmr {' '.join(f'{rate:g}' for rate in args.fmr)}",
         )
         record_measurement(args.record, measurement)
 
