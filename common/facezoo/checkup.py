@@ -21,7 +21,7 @@ from .backends.base import HostBackend, describe_machine
 from .backends.ort import available_providers
 from .backends.vsx import check_card
 from .card import ModelCard, Preprocess
-from .contract import Contract, find_contract, sha256_of
+from .contract import Contract, find_contract, load_graph, sha256_of
 from .diagnosis import TOLERANCE, Diagnosis, Hypothesis, Patient, hypotheses_of
 from .errors import BackendError, GraphError
 from .models import WEIGHTS, find_card
@@ -182,7 +182,7 @@ def check_weights(subject: Subject) -> List[Finding]:
 
 def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
     # The packages behind this are not everybody's.
-    from .graph_info import read_graph, shapes_at
+    from .graph_info import shapes_at
 
     sha256 = sha256_of(subject.path)
     yield "note", "file", f"{subject.path}, {subject.path.stat().st_size / 1e6:.2f} MB"
@@ -201,7 +201,7 @@ def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
         yield "warning", "contract", says, "export it with the recipe, so that the file says itself"
     else:
         yield "ok", "contract", f"{own.card_id}, outputs {', '.join(own.output_names)}"
-    graph = read_graph(subject.path)
+    graph = load_graph(subject.path, check=True)
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     status = "ok" if opset <= 17 and graph.ir_version <= 10 else "warning"

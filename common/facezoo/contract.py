@@ -16,7 +16,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from .card import ModelCard, Preprocess
 from .errors import GraphError
 
-__all__ = ["METADATA_KEY", "Contract", "find_contract", "read_contract", "sha256_of"]
+__all__ = ["METADATA_KEY", "Contract", "find_contract", "load_graph", "read_contract", "sha256_of"]
 
 METADATA_KEY = "facezoo.contract"
 SCHEMA = 1
@@ -116,6 +116,46 @@ class Contract:
             ) from error
 
 
+def load_graph(path: Path, *, check: bool = False) -> Any:
+    """Read an .onnx file whose weights are inside it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    check
+        Let onnx check the whole graph, which takes as long as loading it.
+
+    Returns
+    -------
+    onnx.ModelProto
+
+    Raises
+    ------
+    GraphError
+        If the file cannot be read, is no ONNX graph, or names other files to be read with it.
+    """
+    import onnx
+
+    try:
+        # Weights outside the file could be any file of the disk.
+        model = onnx.load(str(path), load_external_data=False)
+        if check:
+            onnx.checker.check_model(model)
+    except OSError as error:
+        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf raises unrelated classes.
+        reason = " ".join(str(error).split())[:200]
+        raise GraphError(f"{str(path)!r} is no valid ONNX graph: {reason}") from error
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise GraphError(
+                f"{str(path)!r} keeps {tensor.name!r} in another file, which is not read; expected "
+                "all weights inside: save it without external data"
+            )
+    return model
+
+
 def find_contract(path: Path) -> Optional[Contract]:
     """Read the contract of an .onnx file; None if it carries none.
 
@@ -124,14 +164,7 @@ def find_contract(path: Path) -> Optional[Contract]:
     GraphError
         If the file cannot be read, is no ONNX graph, or its contract cannot be understood.
     """
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf raises unrelated classes.
-        raise GraphError(f"{str(path)!r} is no ONNX graph: {str(error)[:200]}") from error
+    model = load_graph(path)
     return Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -18,9 +17,9 @@ from onnx import helper
 
 from .backends.ort import run_graph
 from .contract import Contract
-from .errors import GraphError, InputError
+from .errors import InputError
 
-__all__ = ["GraphInfo", "Shape", "count_node_macs", "describe_graph", "read_graph", "shapes_at"]
+__all__ = ["GraphInfo", "Shape", "count_node_macs", "describe_graph", "shapes_at"]
 
 Shape = Tuple[int, ...]
 
@@ -77,26 +76,6 @@ class GraphInfo:
     opset: int
     ir_version: int
     contract: Optional[Contract]
-
-
-def read_graph(path: Path) -> onnx.ModelProto:
-    """Read an .onnx file.
-
-    Raises
-    ------
-    GraphError
-        If there is no such file, or it is no valid ONNX graph.
-    """
-    try:
-        # External data could name any file on the disk; weights are expected inside the graph.
-        model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(model)
-    except OSError as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf and onnx raise unrelated classes.
-        reason = str(error).strip().split("\n")[0]
-        raise GraphError(f"{str(path)!r} is no valid ONNX graph: {reason[:200]}") from error
-    return model
 
 
 def describe_graph(model: onnx.ModelProto, input_hw: Optional[Tuple[int, int]] = None) -> GraphInfo:

@@ -25,6 +25,9 @@ from scipy.io import savemat
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = "face_detection/scrfd"
 
+# The matrix as a page shows it; rewritten by running this file.
+TABLE = Path(__file__).with_name("matrix.txt")
+
 # What is in the place of a model, a list or a picture after a download through a portal's login.
 WEB_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body></body></html>\n" * 40
 
@@ -103,11 +106,12 @@ def entry_point(script: str) -> Callable[[list], int]:
 # Inputs ----------------------------------------------------------------------------------------
 
 
-def photos(folder: Path) -> None:
+def photos(folder: Path, count: int = 5) -> None:
     rng = np.random.default_rng(3)
-    for index in range(5):
+    for index in range(count):
         image = rng.integers(0, 60, (50 + index, 70, 3), np.uint8)
-        image[20:32, 10 * index : 10 * index + 12] = 250
+        left = 10 * index % 58
+        image[20:32, left : left + 12] = 250
         write_image_rgb(folder / "photos" / f"{index % 2}--Event" / f"photo_{index}.png", image)
 
 
@@ -132,7 +136,7 @@ def build(folder: Path) -> None:
 
 
 def widerface(folder: Path) -> None:
-    """Write the ground truth of the photos' squares, and predictions for them."""
+    """Write the ground truth of the first photos' squares, and predictions for them."""
     (folder / "truth").mkdir()
 
     def cells(items: list) -> np.ndarray:
@@ -297,6 +301,33 @@ FAULTS = {
 # Only a file can be cut short or be something else; a file in a folder's place is a picture.
 FILES_ONLY = ("cut short", "a folder", "a web page")
 
+
+def broken_inputs():
+    """Yield command, path and fault of the matrix."""
+    for command in COMMANDS.values():
+        for path in (*command.needs, *command.skips):
+            for fault in FAULTS:
+                of_a_file = fault in FILES_ONLY and not Path(path).suffix
+                # Then it is not one of the folder's files.
+                gone = path in command.of_a_folder and fault in ("missing", "a folder")
+                if not of_a_file and not gone:
+                    yield command, path, fault
+
+
+def render() -> str:
+    """Return the matrix as a table: the exit code that the test of a cell holds a command to."""
+    code = {
+        (command.name, path, fault): "1" if path in command.skips else "2"
+        for command, path, fault in broken_inputs()
+    }
+    rows = [("command", "file", *FAULTS)]
+    for name, path in dict.fromkeys((name, path) for name, path, _ in code):
+        rows.append((name, path, *(code.get((name, path, fault), "-") for fault in FAULTS)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
 NAMES = {
     "spaces": "a photo of  us.png",
     "Chinese": "全家福.png",
@@ -338,3 +369,7 @@ def full_disk(room: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+if __name__ == "__main__":
+    TABLE.write_text(render())

@@ -13,7 +13,7 @@ from facezoo.backends.ort import OrtBackend, open_session
 from facezoo.checkup import check_environment, check_network, patient_of, subject_of
 from facezoo.cli import doctor as doctor_cli
 from facezoo.cli.main import main
-from facezoo.contract import Contract
+from facezoo.contract import Contract, load_graph
 from facezoo.diagnosis import (
     Faces,
     diagnose_faces,
@@ -25,7 +25,6 @@ from facezoo.errors import GraphError, InputError
 from facezoo.image.align import align_face
 from facezoo.image.files import read_image_rgb
 from facezoo.models import CARDS
-from facezoo.models.scrfd.graph import load_graph
 from facezoo.reference import distance_from, drawn_pictures, read_reference, reference_file
 from facezoo.testing import tiny_scrfd
 from onnx import helper

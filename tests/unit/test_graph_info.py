@@ -7,9 +7,9 @@ import onnx
 import pytest
 from facezoo.card import Preprocess
 from facezoo.cli.main import main
-from facezoo.contract import Contract
+from facezoo.contract import Contract, load_graph
 from facezoo.errors import GraphError, InputError
-from facezoo.graph_info import describe_graph, read_graph, shapes_at
+from facezoo.graph_info import describe_graph, shapes_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -190,10 +190,10 @@ def test_shapes_of_inner_tensors():
 
 def test_files_that_are_no_graphs(tmp_path):
     with pytest.raises(GraphError, match="cannot be read: No such file"):
-        read_graph(tmp_path / "gone.onnx")
+        load_graph(tmp_path / "gone.onnx", check=True)
     (tmp_path / "text.onnx").write_text("not a graph")
     with pytest.raises(GraphError, match="no valid ONNX graph"):
-        read_graph(tmp_path / "text.onnx")
+        load_graph(tmp_path / "text.onnx", check=True)
 
 
 @pytest.fixture
@@ -271,5 +271,5 @@ def test_the_verb_counts_a_card_without_a_file(
     ],
 )
 def test_released_graphs_cost_what_the_authors_networks_cost(shared, file, macs):
-    model = read_graph(shared / "assets" / "scrfd" / file)
+    model = load_graph(shared / "assets" / "scrfd" / file, check=True)
     assert describe_graph(model, (640, 640)).macs == macs

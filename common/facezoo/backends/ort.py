@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 
 from ..card import Preprocess
-from ..contract import Contract
+from ..contract import Contract, load_graph
 from ..errors import BackendUnavailable, GraphError, InputError
 from .base import HostBackend, first_line
 
@@ -40,6 +40,7 @@ def open_session(
     threads: int,
     batch: Optional[int] = None,
     provider: str = "cpu",
+    name: str = "",
 ) -> Any:
     """Load a graph into ONNX Runtime.
 
@@ -53,6 +54,8 @@ def open_session(
         Fix a free batch axis named ``batch`` to this size, which lets the runtime plan memory.
     provider
         One of ``PROVIDERS``.
+    name
+        What to call a serialised graph in errors.
 
     Returns
     -------
@@ -85,8 +88,9 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no public base.
-        name = "the graph" if isinstance(model, bytes) else repr(str(model))
-        raise GraphError(f"{name} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
+        name = name or ("" if isinstance(model, bytes) else str(model))
+        what = repr(name) if name else "the graph"
+        raise GraphError(f"{what} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
     used = session.get_providers()[0]
     if used != wanted:
         raise BackendUnavailable(
@@ -189,12 +193,10 @@ class OrtBackend(HostBackend):
         threads = 1 if many else self.threads
         model: Union[Path, bytes] = self.model
         if pixels and self.normalisation:
-            # Imported here, as wherever a contract is read: a command's help must not wait for it.
-            import onnx
-
+            # Imported here, as wherever a graph is read: a command's help must not wait for onnx.
             from ..vacc.rewrite import normalise_inside
 
-            graph = onnx.load(str(self.model))
+            graph = load_graph(self.model)
             normalise_inside(graph, *self.normalisation)
             model = graph.SerializeToString()
-        return _OrtGraph(open_session(model, threads, provider=self.provider))
+        return _OrtGraph(open_session(model, threads, provider=self.provider, name=str(self.model)))

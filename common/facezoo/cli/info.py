@@ -109,9 +109,10 @@ def _downloaded(card: ModelCard) -> Optional[Path]:
 
 def _graph_rows(path: Path, size: Optional[Tuple[int, int]]) -> List[Tuple[str, str]]:
     # The packages behind this are not everybody's, and the help must work without them.
-    from ..graph_info import describe_graph, read_graph
+    from ..contract import load_graph
+    from ..graph_info import describe_graph
 
-    info = describe_graph(read_graph(path), size)
+    info = describe_graph(load_graph(path, check=True), size)
     height_width = info.inputs[0][1][2:]
     contract = info.contract
     return [

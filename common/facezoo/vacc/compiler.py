@@ -21,7 +21,7 @@ import numpy as np
 from .. import __version__
 from ..backends.base import first_line, usable_cores
 from ..backends.ort import open_session
-from ..contract import Contract, sha256_of
+from ..contract import Contract, load_graph, sha256_of
 from ..errors import BackendUnavailable, ConfigError, GraphError
 from .artifact import Artifact, BuildInfo, write_artifact
 from .build_config import DTYPES, BuildConfig
@@ -222,16 +222,12 @@ def _warn_of_misleading_name(config: BuildConfig) -> None:
 
 def _read_source(config: BuildConfig) -> Any:
     path = config.frontend.checkpoint
-    try:
-        model = onnx.load(str(path))
-    except OSError as error:
+    if not path.exists():
         raise ConfigError(
-            f"{config.file}: frontend.checkpoint {str(path)!r} cannot be read ({error.strerror}); "
-            "paths are relative to the working directory"
-        ) from error
-    except Exception as error:  # protobuf and onnx raise unrelated classes.
-        reason = " ".join(str(error).split())[:200]
-        raise GraphError(f"{str(path)!r} is no ONNX graph: {reason}") from error
+            f"{config.file}: frontend.checkpoint {str(path)!r} cannot be read: there is no "
+            "such file; paths are relative to the working directory"
+        )
+    model = load_graph(path)
     if not model.graph.node:
         raise GraphError(f"{str(path)!r} is no ONNX graph: it holds no operators")
     rewrite.drop_initializer_inputs(model)

@@ -328,7 +328,8 @@ def read_datalist(path: Path) -> List[Path]:
     lines = text[:-1].split("\n") if text.endswith("\n") else text.split("\n")
     paths = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or "\0" in line:
+        # No system takes a longer path.
+        if not line.strip() or "\0" in line or len(line) > 4096:
             raise InputError(f"{str(path)!r}, line {number}: {line[:40]!r} is no path of an npz")
         paths.append(Path(line.rstrip("\r")))
     return paths

@@ -15,9 +15,8 @@ from onnx import helper
 
 from ...backends.ort import run_graph
 from ...card import ModelCard
-from ...contract import Contract, sha256_of
+from ...contract import Contract, load_graph, sha256_of
 from ...errors import GraphError, InputError
-from ...graph_info import read_graph
 from ...image.files import write_bytes
 from .card import CARDS, WEIGHTS
 
@@ -59,7 +58,7 @@ def export_released(
         If the file cannot be read or is no such network, or its output changes with the batch;
         nothing is written then.
     """
-    model = read_graph(source)
+    model = load_graph(source, check=True)
     sha256 = sha256_of(source)
     card = _card_of(source, sha256, card_id)
     size = card.preprocess.input_hw

@@ -16,9 +16,8 @@ import onnx
 from onnx import helper
 
 from ...backends.ort import run_graph
-from ...contract import Contract, sha256_of
+from ...contract import Contract, load_graph, sha256_of
 from ...errors import GraphError, InputError
-from ...graph_info import read_graph
 from ...image.files import write_bytes
 from .card import CARDS, NUM_NEIGHBORS, OUTPUTS
 from .decode import PACKAGED, MeanFace, load_meanface, read_meanface
@@ -153,7 +152,7 @@ def export_released(
         If the file cannot be read, is no PIPNet, or does not fit the mean face; nothing is written
         then.
     """
-    model = read_graph(source)
+    model = load_graph(source, check=True)
     heads = recognise_heads(model)
     channels = _channels_of_outputs(model)
     landmarks = channels[heads["cls"]]

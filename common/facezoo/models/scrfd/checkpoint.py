@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from ...card import ModelCard
-from ...contract import Contract, sha256_of
+from ...contract import Contract, load_graph, sha256_of
 from ...export import (
     compare_with_graph,
     export_network,
@@ -17,7 +17,7 @@ from ...export import (
     save_checkpoint,
 )
 from .card import CARDS
-from .graph import Size, load_graph, recognise_heads, recognise_variant, to_raw_heads
+from .graph import Size, recognise_heads, recognise_variant, to_raw_heads
 from .network import build, deploy, load_official
 
 __all__ = ["export_checkpoint", "import_released"]
@@ -109,7 +109,7 @@ def import_released(source: Path, target: Path) -> Tuple[ModelCard, float]:
     WeightsError
         If the graph does not hold every weight of the network.
     """
-    model = load_graph(source)
+    model = load_graph(source, check=True)
     card = recognise_variant(model, recognise_heads(model))
     raw = to_raw_heads(model)
     network = build(card.id)

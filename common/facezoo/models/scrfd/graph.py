@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from ...backends.ort import run_graph
 from ...card import ModelCard
-from ...contract import Contract, sha256_of
+from ...contract import Contract, load_graph, sha256_of
 from ...errors import GraphError, InputError
 from ...image.files import write_bytes
 from .card import ANCHORS_PER_CELL, CARDS, STRIDES
@@ -353,7 +353,7 @@ def export_released(
     GraphError
         If the file cannot be read, is no SCRFD, or the two graphs disagree.
     """
-    model = load_graph(source)
+    model = load_graph(source, check=True)
     raw = to_raw_heads(model, batch=batch, size=size, source_sha256=sha256_of(source))
     contract = Contract.from_metadata({p.key: p.value for p in raw.metadata_props})
     if contract is None:
@@ -370,22 +370,3 @@ def export_released(
         )
     write_bytes(target, raw.SerializeToString())
     return CARDS[contract.card_id], worst
-
-
-def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an .onnx file.
-
-    Raises
-    ------
-    GraphError
-        If there is no such file or it is no ONNX graph.
-    """
-    try:
-        # External data could name any file on the disk; released weights are inside the graph.
-        model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(model)
-    except OSError as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf and onnx raise unrelated classes.
-        raise GraphError(f"{str(path)!r} is no valid ONNX graph: {str(error)[:200]}") from error
-    return model
