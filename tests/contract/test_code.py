@@ -14,6 +14,7 @@ from pathlib import Path
 import facezoo
 import pytest
 from facezoo.cli.main import VERBS, build_parser
+from facezoo.vacc.toolchain import TOOLS
 
 PACKAGE = Path(facezoo.__file__).parent
 REPOSITORY = PACKAGE.parent.parent
@@ -294,7 +295,7 @@ def check_verbs(verbs, modules):
 
 
 CLI_MODULES = {name[len("cli.") :] for name in SOURCES if name.startswith("cli.")}
-NO_VERBS = {"__init__", "evaluate_quality", "main", "options"}
+NO_VERBS = {"__init__", "evaluate_page", "evaluate_quality", "main", "options"}
 FACTS = [name for name in SOURCES if re.fullmatch(r"models\.\w+\.(card|decode)", name)]
 
 
@@ -332,14 +333,28 @@ def test_verbs_are_the_modules_of_the_command():
     assert check_verbs(VERBS, CLI_MODULES - NO_VERBS) == []
 
 
+def check_example(verb, doc):
+    """A verb says what it does in a sentence, and shows itself at work."""
+    problems = [] if doc and doc.splitlines()[0].endswith(".") else [f"{verb} says nothing"]
+    shown = [line.strip() for line in (doc or "").splitlines()]
+    own = verb if verb in TOOLS else f"facezoo {verb}"
+    shows = any(line.startswith((own, f'eval "$({own}', f"facezoo {verb}")) for line in shown)
+    return problems + [f"{verb} shows no example"] * (not shows)
+
+
 def test_every_verb_has_help_and_an_example():
-    for verb in VERBS:
-        doc = ast.get_docstring(parsed(SOURCES[f"cli.{verb}"]))
-        assert doc and doc.splitlines()[0].endswith("."), verb
+    docs = {verb: ast.get_docstring(parsed(SOURCES[f"cli.{verb}"])) for verb in VERBS}
+    assert [problem for item in docs.items() for problem in check_example(*item)] == []
+    assert check_example("list", "List the models.") == ["list shows no example"]
+    assert check_example("list", "List the models\n\n  facezoo list") == ["list says nothing"]
 
 
 def test_the_help_fits_a_screen():
-    assert len(build_parser().format_help().splitlines()) <= 36
+    lines = build_parser().format_help().splitlines()
+    assert len(lines) <= 32
+    assert max(map(len, lines)) <= 80
+    for verb in VERBS:
+        assert any(f" {verb} " in line for line in lines), verb
 
 
 def test_the_package_imports_without_runtimes():

@@ -50,6 +50,7 @@ from ..report import (
     render_ledger,
 )
 from ..vacc.artifact import read_artifact
+from .evaluate_page import show_detections, show_landmarks, show_people
 from .evaluate_quality import configure_quality
 from .options import add_flag, add_model_options, add_runtime_options, progress, runtime_of
 
@@ -142,6 +143,7 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw precision against recall")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -345,6 +347,8 @@ def evaluate_widerface(
         from ..plots import plot_precision_recall
 
         plot_precision_recall(report, args.plot)
+    if args.html:
+        show_detections(args, report, predictions)
     if args.csv:
         write_bytes(args.csv, _csv(report).encode())
     if args.json:
@@ -392,6 +396,7 @@ def _add_landmark_options(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE", help="write everything, each error too"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the error distribution")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
 
 
 def _evaluate_landmarks(args: argparse.Namespace) -> int:
@@ -402,6 +407,8 @@ def _evaluate_landmarks(args: argparse.Namespace) -> int:
         from ..plots import plot_cumulative_errors
 
         plot_cumulative_errors({f"{report.crop} crop": report.errors}, args.plot)
+    if args.html:
+        show_landmarks(args, report)
     if args.json:
         text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
         write_bytes(args.json, text.encode())
@@ -425,6 +432,7 @@ def _add_people_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pairs of two people")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
     )
@@ -459,6 +467,8 @@ def _evaluate_people(args: argparse.Namespace) -> int:
         from ..plots import plot_roc
 
         plot_roc({name: report.verification.roc}, args.plot)
+    if args.html:
+        show_people(args, report)
     return 0
 
 

@@ -38,6 +38,7 @@ from ..quality_sets import (
     read_embeddings,
 )
 from ..report import Measurement, Metric, record_measurement
+from .evaluate_page import show_discards
 from .options import add_flag, add_model_options, progress, runtime_of
 
 __all__ = ["add_people_options", "configure_quality", "embeddings_of", "pairs_of"]
@@ -78,6 +79,7 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         help="put the numbers of our own runners' scores into this numerics.json",
     )
     quality.add_argument("--dataset", help="with --record: what the faces are, and how many")
+    quality.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",
@@ -180,6 +182,8 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
             from ..plots import plot_discard_curves
 
             plot_discard_curves(curves, args.plot)
+        if args.html:
+            show_discards(args, curves)
     if args.json:
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0

@@ -1,6 +1,9 @@
 """List the models, and the files they are made from: where from, which licence, what is here.
 
 Commercial use and licence are those of the file, not of its authors' code.
+
+  facezoo list
+  facezoo list --json
 """
 
 from __future__ import annotations

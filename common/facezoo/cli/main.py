@@ -11,32 +11,60 @@ from .. import __version__
 from ..vacc.toolchain import TOOLS, hand_over
 from .options import _HelpFormatter, run_command
 
-__all__ = ["VERBS", "build_parser", "main"]
+__all__ = ["CHAPTERS", "VERBS", "build_parser", "main"]
 
 # In the order of the work; the help reads like a table of contents.
-VERBS = {
-    "list": "models and weights: where from, which licence, what is here",
-    "download": "fetch weights, checked by size and sha256",
-    "info": "parameters, MACs, inputs and outputs of a graph",
-    "prepare": "unpack and check a data set",
-    "compile": "build YAML to artifact, with our own overrides",
-    "vamc": "the vendor's compiler verbs, with the card's tool or without",
-    "sensitivity": "layers that int8 hurts, and what to leave in float",
-    "compare": "two builds on pictures: outputs, results, time",
-    "vamp": "run for speed, or over a list of npz files, as the vendor's profiler does",
-    "bench": "speed in MLPerf's scenarios, by stages, and over settings",
-    "predict": "photos to faces, points, quality, embeddings, and why a face is refused",
-    "evaluate": "metrics of result files against ground truth",
-    "doctor": "the machine, a file of weights, and which mistake explains wrong numbers",
-    "eject": "a stand-alone folder of one model, to copy into a product",
-    "match": "is the person of one photo in another",
-    "calibrate": "what scores mean on your own pictures, kept as a profile",
-    "recipes": "render the vdsp JSONs and build YAMLs from the cards",
-    "docs": "render the tables in the READMEs from result files",
-    "shims": "commands named vamc and vamp for machines without the vendor's",
-    "vacc": "a selftest of the vendor's card and tools",
-    "demo": "weights to boxed photos in one go",
+CHAPTERS = {
+    "weights": {
+        "list": "models and weights: where from, which licence, what is here",
+        "download": "fetch weights, checked by size and sha256",
+        "info": "parameters, MACs, inputs and outputs of a graph",
+    },
+    "build": {
+        "compile": "build YAML to artifact, with our own overrides",
+        "vamc": "the vendor's compiler verbs, with its tool or without",
+        "sensitivity": "layers that int8 hurts, and what to leave in float",
+        "compare": "two builds on pictures: outputs, results, time",
+    },
+    "use": {
+        "predict": "photos to faces and embeddings; why a face is refused",
+        "match": "is the person of one photo in another",
+        "eject": "a stand-alone folder of one model, to copy into a product",
+        "demo": "weights to boxed photos in one go",
+    },
+    "measure": {
+        "prepare": "unpack and check a data set",
+        "evaluate": "metrics of result files against ground truth",
+        "calibrate": "what scores mean on your own pictures, kept as a profile",
+        "bench": "speed in MLPerf's scenarios, by stages, and over settings",
+        "vamp": "speed, or over npz files, as the vendor's profiler",
+    },
+    "trouble": {
+        "doctor": "machine, weights, and which mistake explains wrong numbers",
+        "vacc": "a selftest of the vendor's card and tools",
+    },
+    "house": {
+        "recipes": "render the vdsp JSONs and build YAMLs from the cards",
+        "docs": "render the tables in the READMEs from result files",
+        "shims": "vamc and vamp for machines without the vendor's",
+        "completion": "for bash, zsh and fish",
+    },
 }
+VERBS = {verb: text for chapter in CHAPTERS.values() for verb, text in chapter.items()}
+
+
+class _Contents(argparse.ArgumentParser):
+    """Shows its verbs as a table of contents, a line each, with the chapters at the side."""
+
+    def format_help(self) -> str:
+        if self.prog != "facezoo":
+            return super().format_help()
+        lines = ["usage: facezoo VERB ...", "", f"{self.description}", ""]
+        for chapter, verbs in CHAPTERS.items():
+            for index, (verb, text) in enumerate(verbs.items()):
+                lines.append(f"  {'' if index else chapter:8} {verb:12}{text}")
+        lines += ["", "facezoo VERB --help explains one, with examples; facezoo --version"]
+        return "\n".join(lines) + "\n"
 
 
 def build_parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
@@ -47,9 +75,9 @@ def build_parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
     verb
         Load only this verb's module; all of them if None.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Contents(
         prog="facezoo",
-        description="Face models from the authors' checkpoint to a measured deployment.",
+        description="Face models, from the checkpoint to a measured deployment.",
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
