@@ -16,13 +16,13 @@ __all__ = ["CHAPTERS", "VERBS", "build_parser", "main"]
 # In the order of the work; the help reads like a table of contents.
 CHAPTERS = {
     "weights": {
-        "list": "models and weights: where from, which licence, what is here",
+        "list": "models and weights: origin, licence, what is here",
         "download": "fetch weights, checked by size and sha256",
         "info": "parameters, MACs, inputs and outputs of a graph",
     },
     "build": {
         "compile": "build YAML to artifact, with our own overrides",
-        "vamc": "the vendor's compiler verbs, with its tool or without",
+        "vamc": "the vendor's compiler verbs, with its tool or not",
         "sensitivity": "layers that int8 hurts, and what to leave in float",
         "compare": "two builds on pictures: outputs, results, time",
     },
@@ -40,7 +40,7 @@ CHAPTERS = {
         "vamp": "speed, or over npz files, as the vendor's profiler",
     },
     "trouble": {
-        "doctor": "machine, weights, and which mistake explains wrong numbers",
+        "doctor": "machine, weights, and what explains wrong numbers",
         "vacc": "a selftest of the vendor's card and tools",
     },
     "house": {
