@@ -313,3 +313,20 @@ def test_large_photos_keep_their_faces_when_read_in_part(shared, raw_heads, tmp_
     assert drift.faces > 20
     assert drift.missed <= 0.02 * drift.faces
     assert drift.mean_iou > 0.95
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("precision", "iou", "score"), [("f32", 0.9999, 1e-5), ("bf16", 0.985, 0.05)]
+)
+def test_openvino_finds_the_same_faces(shared, raw_heads, precision, iou, score):
+    pytest.importorskip("openvino")
+    paths = [shared / "assets" / "photos" / name for name in GOLDEN_PHOTOS]
+    other = {"engine": "openvino", "precision": precision}
+    with load("scrfd", raw_heads) as ort, load("scrfd", raw_heads, **other) as openvino:
+        results = zip(ort.stream(paths), openvino.stream(paths))
+        drift = compare_detections([(one, two) for (_, one), (_, two) in results])
+    assert drift.faces > 20
+    assert max(drift.missed, drift.extra) <= 0.03 * drift.faces
+    assert drift.mean_iou >= iou
+    assert drift.mean_score <= score
