@@ -74,6 +74,11 @@ def pipnet_decode():
     return []
 
 
+def predict():
+    weights.fetch("scrfd_500m_bnkps"), weights.fetch("w600k_mbf")
+    return ["--photos", shared("assets", "photos")]
+
+
 def training():
     needs("torch")
     return []
@@ -91,6 +96,7 @@ BENCHMARKS = {
     "verification": list,
     "pseudo_labels": list,
     "pipnet_decode": pipnet_decode,
+    "predict": predict,
     "training": training,
 }
 
