@@ -26,10 +26,8 @@ PHOTOS_OF_A_SIZE = 8
 
 def run_folder(args):
     """Load, run once over the folder, report."""
-    import cv2
     import facezoo
 
-    cv2.setNumThreads(1)
     photos = sorted(args.photos.iterdir())
     paths = [photos[index % len(photos)] for index in range(args.images)]
     options = {"threads": args.workers, "fast_decode": args.fast_decode}

@@ -30,11 +30,9 @@ class Facezoo:
     """The project, on one of its runtimes."""
 
     def __init__(self, args):
-        import cv2
         import facezoo
         from facezoo.models.scrfd.decode import Profile
 
-        cv2.setNumThreads(1)
         profile = Profile(args.score, args.nms)
         self.model = facezoo.load(
             "scrfd",
@@ -51,9 +49,12 @@ class Facezoo:
 
     def stages(self, paths):
         """Do the folder's work on one core, without threads; the sum of its stages."""
+        import cv2
         from facezoo.image.files import read_image_rgb
         from facezoo.models.scrfd.decode import decode
 
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
         backend, model = self.model.backend, self.model
         sums = {"read": 0.0, "prepare": 0.0, "network": 0.0, "decode": 0.0}
         for path in paths:
@@ -68,6 +69,7 @@ class Facezoo:
             times.append(time.perf_counter())
             for stage, start, end in zip(sums, times, times[1:]):
                 sums[stage] += end - start
+        cv2.setNumThreads(threads)
         return sums
 
 

@@ -121,6 +121,21 @@ def test_openvino_gives_what_onnx_runtime_gives(model, precision):
                 np.testing.assert_allclose(batch.arrays[name][index], array[0], atol=tolerance)
 
 
+def test_opencv_has_its_threads_back_after_a_run(model):
+    before, during = cv2.getNumThreads(), []
+    cv2.setNumThreads(2)
+    try:
+        with open_backend(model, threads=2) as backend:
+            for _ in backend.map(lambda infer, image: infer(image), pictures(3)):
+                during.append(cv2.getNumThreads())
+            stopped = backend.infer_many(pictures(9))
+            next(stopped)
+            stopped.close()
+        assert (during, cv2.getNumThreads()) == ([1, 1, 1], 2)
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_a_provider_that_is_not_there_is_refused(model):
     with pytest.raises(BackendUnavailable, match="'cuda' is not in this onnxruntime"):
         open_backend(model, provider="cuda")

@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from typing import (
     TypeVar,
 )
 
+import cv2
 import numpy as np
 
 from ..card import Preprocess
@@ -106,6 +108,17 @@ def map_in_order(
         for future in waiting:
             future.cancel()
         pool.shutdown(wait=True)
+
+
+@contextmanager
+def _opencv_on_one_core() -> Iterator[None]:
+    """Keep OpenCV from starting threads while every core has a thread of ours."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 class Backend(ABC):
@@ -393,7 +406,8 @@ class HostBackend(Backend):
         def infer(image_rgb: np.ndarray) -> RawOutputs:
             return self.run_tensor(*self.prepare([image_rgb]), many=True)
 
-        return map_in_order(partial(function, infer), items, self.threads)
+        with _opencv_on_one_core():
+            yield from map_in_order(partial(function, infer), items, self.threads)
 
     def infer_many(self, images_rgb: Iterable[np.ndarray], batch: int = 1) -> Iterator[RawOutputs]:
         """Run the network on many pictures; order is kept and memory bounded.
@@ -424,8 +438,9 @@ class HostBackend(Backend):
 
         pictures = iter(images_rgb)
         groups = iter(lambda: list(islice(pictures, batch)), [])
-        for rows in map_in_order(run, groups, self.threads):
-            yield from rows
+        with _opencv_on_one_core():
+            for rows in map_in_order(run, groups, self.threads):
+                yield from rows
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the outputs: the runtime, the file and the pre-processing."""
