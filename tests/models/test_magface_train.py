@@ -166,7 +166,7 @@ def start(function, *arguments):
 
 
 def test_killed_in_the_middle_of_an_epoch_it_goes_on(whole, tmp_path):
-    process = start(child_run, tmp_path, 0.01)
+    process = start(child_run, tmp_path, 0.03)
     wanted = tmp_path / "checkpoints" / "00000006.pth"
     end = time.monotonic() + 60
     while not wanted.exists() and time.monotonic() < end:
@@ -177,7 +177,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on(whole, tmp_path):
     assert process.exitcode == -signal.SIGKILL
     again = make()
     again.resume(train.saved(tmp_path)[-1])
-    assert again.step in (6, 8) and again.step < 20
+    assert 6 <= again.step < 20
     assert go(again, tmp_path)[0]
     assert_same(whole[0], again)
 

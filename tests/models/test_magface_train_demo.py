@@ -22,13 +22,13 @@ def demo(shared, to, *more):
 
 
 def rows(text):
-    table = text.split("seed  untrained  trained\n")[1]
+    table = text.split("seed  untrained  trained  minutes\n")[1]
     return [tuple(map(float, line.split())) for line in table.splitlines()]
 
 
 def test_two_faces_of_each_person(shared, tmp_path, capsys):
     assert demo(shared, tmp_path, "--seeds", 3, "--epochs", 1, "--faces", 2) == 0
-    ((seed, untrained, trained),) = rows(capsys.readouterr().out)
+    ((seed, untrained, trained, _),) = rows(capsys.readouterr().out)
     assert seed == 3
     assert 0.0 <= untrained <= 1.0 and 0.0 <= trained <= 1.0
     train = (tmp_path / "train.list").read_text().splitlines()
@@ -43,6 +43,6 @@ def test_two_faces_of_each_person(shared, tmp_path, capsys):
 @pytest.mark.long
 def test_it_learns_to_tell_people_apart(shared, tmp_path, capsys):
     assert demo(shared, tmp_path, "--seeds", 0) == 0
-    ((_, untrained, trained),) = rows(capsys.readouterr().out)
+    ((_, untrained, trained, _),) = rows(capsys.readouterr().out)
     assert trained >= 0.92
     assert trained - untrained >= 0.10

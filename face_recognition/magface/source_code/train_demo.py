@@ -10,6 +10,7 @@ import csv
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from facezoo.cli import options
@@ -81,13 +82,13 @@ def run(args: argparse.Namespace) -> int:
         command += ["--val_folds", str(FOLDS), "--epochs", str(args.epochs), "--seed", str(seed)]
         command += ["--pth-save-fold", str(folder), "--pth-save-epoch", str(args.epochs)]
         print(shlex.join(["python", *command[1:]]), flush=True)
+        began = time.monotonic()
         subprocess.run(command, check=True)
-        with (folder / "epochs.csv").open() as file:
-            last = list(csv.DictReader(file))[-1]
-        rows.append((seed, untrained(training, seed, pairs), float(last["verification"])))
-    print("seed  untrained  trained")
-    for seed, before, after in rows:
-        print(f"{seed:4}  {before:9.4f}  {after:7.4f}")
+        minutes = (time.monotonic() - began) / 60
+        last = list(csv.DictReader((folder / "epochs.csv").read_text().splitlines()))[-1]
+        before, after = untrained(training, seed, pairs), float(last["verification"])
+        rows.append(f"{seed:4}  {before:9.4f}  {after:7.4f}  {minutes:7.1f}")
+    print("\n".join(["seed  untrained  trained  minutes", *rows]))
     return 0
 
 
