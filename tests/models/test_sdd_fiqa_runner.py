@@ -169,6 +169,26 @@ def test_photos_are_scored_face_by_face(scripts, model, tmp_path, rng):
     assert names == tuple(f"bright.png#{index}" for index in range(len(bright["faces"])))
 
 
+def test_a_profile_gives_percentiles_to_its_own_model_only(scripts, faces, model, tmp_path):
+    profile = tmp_path / "quality.json"
+    code, said, error = scripts(
+        "calibrate", "quality", "--images", faces, "--model_prefix_path", model,
+        "--output", profile,
+    )  # fmt: skip
+    assert code == 0, error
+    assert "5 pictures, 0 refused" in said
+    runner = ["runner", "--image_dir", faces, "--profile", profile]
+    code, _, error = scripts(*runner, "--model_prefix_path", model, "--save_dir", tmp_path / "out")
+    assert code == 0, error
+    with (tmp_path / "out" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["percentile"]) for row in rows] == [100.0, 75.0, 50.0, 25.0, 0.0]
+    other = tiny_sdd_fiqa(tmp_path / "other.onnx", card_id="sdd_fiqa_mobilefacenet")
+    code, _, error = scripts(*runner, "--model_prefix_path", other, "--save_dir", tmp_path / "two")
+    assert code == 2
+    assert "two networks share no scale" in error
+
+
 def test_a_detector_needs_to_be_asked_for(scripts, faces, model, tmp_path):
     runner = ["runner", "--image_dir", faces, "--model_prefix_path", model]
     for stray in (["--faces", "detect"], ["--detector", "scrfd.onnx"]):

@@ -5,6 +5,7 @@ import runpy
 
 import numpy as np
 import pytest
+from facezoo.cli.main import main
 from facezoo.contract import Contract
 from facezoo.errors import DatasetError, GraphError, InputError
 from facezoo.image.degrade import degrade
@@ -120,6 +121,30 @@ def test_labels_are_those_of_the_embeddings(script, degraded, tmp_path):
     assert script("make_pseudo_labels", *words)[0] == 0
     assert (tmp_path / "labels" / "labels.txt").read_bytes() == before
     assert script("make_pseudo_labels", *words, "--seed", "1")[0] == 4
+
+
+def test_an_evaluation_makes_the_same_embeddings_itself(script, degraded, tmp_path, capsys):
+    recognizer = tiny_recognizer(tmp_path / "tiny.onnx")
+    images = degraded / "images"
+    words = ["--image_dir", images, "--recognizer", recognizer, "--save_dir", tmp_path / "labels"]
+    assert script("make_pseudo_labels", *words)[0] == 0
+    evaluate = ["evaluate", "quality", "--scores", f"labels={tmp_path / 'labels' / 'labels.txt'}"]
+    evaluate += ["--references", degraded / "references.txt", "--copies", degraded / "copies.txt"]
+    evaluate += ["--fmr", "0.2", "--resamples", "20"]
+    sources = (
+        ["--embeddings", tmp_path / "labels" / "embeddings.npz"],
+        ["--images", images, "--recognizer", recognizer],
+    )
+    said = []
+    for source in sources:
+        assert main([str(word) for word in (*evaluate, *source)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    # A person's four pictures make six pairs; each of eight copies meets the three others.
+    assert f"{9 * (6 + 8 * 3)} genuine and " in said[0]
+    (images / "s2" / "broken.png").write_bytes(b"")
+    assert main([str(word) for word in (*evaluate, *sources[1])]) == 2
+    assert "needs every picture" in capsys.readouterr().err
 
 
 def test_a_list_says_who_is_who(script, degraded, tmp_path):
