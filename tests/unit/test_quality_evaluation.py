@@ -164,6 +164,8 @@ def test_pairs_are_all_there_once(faces, rng):
     cosines = (unit[found.indices[:, 0]] * unit[found.indices[:, 1]]).sum(axis=1)
     np.testing.assert_allclose(found.distances, 1 - cosines, atol=1e-6)
     assert np.array_equal(found.is_same, found.people[:, 0] == found.people[:, 1])
+    scores = QualityScores(embeddings.names, np.arange(float(count)))
+    assert np.array_equal(found.quality(scores), found.indices.min(axis=1))
 
 
 def test_many_impostor_pairs_are_drawn(faces):

@@ -272,3 +272,21 @@ def test_people_must_fit_the_pairs(rng):
     for wrong in (owners[:, :1], owners[::-1]):
         with pytest.raises(InputError, match="people must be the two"):
             error_versus_discard(distances, same, quality, 0.05, people=wrong, resamples=2)
+
+
+def test_a_pair_counts_as_often_as_both_its_people_are_drawn(rng, monkeypatch):
+    distances, owners, quality = pairs_of_people(rng)
+    same = owners[:, 0] == owners[:, 1]
+    drawn = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 12])
+    times = np.bincount(drawn, minlength=15)
+
+    class Fixed:
+        def integers(self, count, size):
+            return drawn
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Fixed())
+    found = error_versus_discard(distances, same, quality, 0.03, people=owners, resamples=1)
+    counts = times[owners[:, 0]] * times[owners[:, 1]]
+    threshold = np.quantile(np.repeat(distances[~same], counts[~same]), 0.03)
+    genuine = np.repeat(distances[same], times[owners[same, 0]])
+    assert found.low[0] == pytest.approx((genuine >= threshold).mean(), abs=1e-12)

@@ -126,7 +126,8 @@ class Training:
         self.settings = settings
         self.faces = faces
         self.validation = validation
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._on_cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda" if self._on_cuda else "cpu")
         wanted = settings.precision
         self.precision = ("fp32", "bf16")[has_bf16(self.device)] if wanted == "auto" else wanted
         torch.manual_seed(settings.seed)
@@ -235,6 +236,7 @@ class Training:
                 "state_dict": self.network.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state() if self._on_cuda else None,
                 "batch": self.batch,
                 "epochs": [epoch.to_dict() for epoch in self.epochs],
             },
@@ -258,6 +260,8 @@ class Training:
                 self.network.load_state_dict(state["state_dict"])
                 self._optimizer.load_state_dict(state["optimizer"])
                 torch.set_rng_state(state["random"])
+                if self._on_cuda:
+                    torch.cuda.set_rng_state(state["random_cuda"])
                 self.batch = state["batch"]
                 self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
                 return
