@@ -175,6 +175,22 @@ def test_an_excluded_layer_computes_in_float(rng):
     assert "w0" not in dict(float_weights(whole.model))
 
 
+def test_the_runtime_does_not_quantise_an_excluded_layer_after_all(rng):
+    """One of its channels has large weights that cancel out; one scale would lose the others."""
+    kernels = [rng.uniform(0, 1, (4, 3)), rng.uniform(0.1, 0.3, (4, 4)), np.eye(4)]
+    kernels[0][1] = kernels[0][0]
+    kernels[1][0] = 100, -99, 0, 0
+    weights, nodes = {}, []
+    for index, (kernel, source) in enumerate(zip(kernels, ("x", "r0", "r1"))):
+        weights.update({f"w{index}": kernel[..., None, None], f"b{index}": np.zeros(len(kernel))})
+        output = "y" if index == 2 else f"c{index}"
+        nodes.append(helper.make_node("Conv", [source, f"w{index}", f"b{index}"], [output]))
+        nodes += [helper.make_node("Relu", [output], [f"r{index}"])] * (index < 2)
+    model, data = make_graph(nodes, weights), pictures(rng)
+    quantised = insert_qdq(calibrate(model, Quantize(), data), ["c1"], U8S8)
+    assert worst_lost(model, quantised, data) < 0.01
+
+
 def float_weights(model):
     for entry in model.graph.initializer:
         if entry.data_type == TensorProto.FLOAT and len(entry.dims) == 4:

@@ -64,15 +64,17 @@ OLDEST_OPSET = 13  # the first whose DequantizeLinear has one scale a channel
 ARM = ("arm64", "aarch64")
 VNNI = ("avx512_vnni", "avx_vnni")  # as Linux spells them
 
-# Operators that ONNX Runtime computes in 8 bits on a CPU, or that pass 8 bits on.
-QUANTISED = (
-    "Add AveragePool Clip Concat Conv Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul "
-    "Relu Reshape Resize Sigmoid Slice Softmax Split Squeeze Transpose Unsqueeze"
+# Operators that ONNX Runtime computes in 8 bits on a CPU, and those that only pass 8 bits on.
+COMPUTING = (
+    "Add AveragePool Concat Conv Gemm GlobalAveragePool LeakyRelu MatMul Mul Sigmoid Softmax"
 ).split()
+PASSING = "Clip Flatten MaxPool Relu Reshape Resize Slice Split Squeeze Transpose Unsqueeze".split()
+QUANTISED = (*COMPUTING, *PASSING)
 PRODUCTS = ("Gemm", "MatMul")  # what skip_matmul_layers counts
 # A tensor that keeps fewer than this many of the 255 steps of a common range is as good as lost.
 FEWEST_STEPS = 16
 BIAS_PICTURES = 32  # mean errors settle early
+LOWEST = "facezoo_lowest"  # an initializer of quantised graphs, see _shield_float_layers
 
 _log = logging.getLogger(__name__)
 
@@ -471,7 +473,7 @@ def insert_qdq(
     calibrated
         The graph and its ranges; not changed.
     excluded
-        Names of layers.
+        Names of layers; what only passes on their outputs is left out with them.
     arithmetic
         The types.
     per_channel
@@ -484,6 +486,7 @@ def insert_qdq(
     onnx.ModelProto
     """
     model = copy.deepcopy(calibrated.model)
+    excluded = _with_followers(model.graph, excluded)
     if data is not None:
         _cancel_mean_errors(model, calibrated, excluded, arithmetic, per_channel, data)
     ends = {
@@ -513,9 +516,50 @@ def insert_qdq(
             "backend.quantize.exclude_layers, or compile with dtype fp16"
         ) from error
     quantised: onnx.ModelProto = quantiser.model.model
+    _shield_float_layers(quantised.graph, excluded)
     del quantised.metadata_props[:]
     quantised.metadata_props.extend(model.metadata_props)
     return quantised
+
+
+def _with_followers(graph: onnx.GraphProto, excluded: Collection[str]) -> Set[str]:
+    """Add what only passes on an excluded layer's output.
+
+    A ReLU in 8 bits after a layer in float would spend half of the range on what it throws away.
+    """
+    names, in_float = set(excluded), set()
+    for node in graph.node:
+        if node.op_type in PASSING and node.input[0] in in_float:
+            names.add(node.name)
+        if node.name in names:
+            in_float.update(node.output)
+    return names
+
+
+def _shield_float_layers(graph: onnx.GraphProto, excluded: Collection[str]) -> None:
+    """Keep the runtime from quantising an excluded layer after all.
+
+    Where such a layer lies between two quantised ones, ONNX Runtime's WeightBiasQuantization gives
+    it 8-bit weights with one scale for all channels when the graph is loaded. An operator between
+    it and what it is fed, which changes no value, hides the pattern.
+    """
+    fed_by_dequantize = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    nodes = []
+    for node in graph.node:
+        bare = node.op_type in ("Conv", *PRODUCTS) and node.name in excluded
+        if bare and node.input[0] in fed_by_dequantize:
+            shielded = f"{node.name}_shielded"
+            nodes.append(helper.make_node("Clip", [node.input[0], LOWEST], [shielded]))
+            node.input[0] = shielded
+        nodes.append(node)
+    if len(nodes) > len(graph.node):
+        graph.initializer.append(
+            numpy_helper.from_array(np.array(np.finfo(np.float32).min, np.float32), LOWEST)
+        )
+        # A repeated field copies what it is extended with, so the old nodes go after that.
+        before = len(graph.node)
+        graph.node.extend(nodes)
+        del graph.node[:before]
 
 
 def _cancel_mean_errors(
@@ -528,7 +572,8 @@ def _cancel_mean_errors(
 ) -> None:
     """Shift the biases of the convolutions by what quantising changes their outputs on average.
 
-    Each convolution is judged by itself: fed with what the float network has there, quantised.
+    Each convolution is judged by itself: fed with what the float network has there, quantised. One
+    that stays in float has a mean error too if what it is fed comes from a quantised layer.
 
     References
     ----------
@@ -536,15 +581,18 @@ def _cancel_mean_errors(
        arXiv:1906.04721, section 4.2; here with data, as its appendix D describes.
     """
     weights = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    quantised = [n for n in model.graph.node if n.op_type in QUANTISED and n.name not in excluded]
+    rounded = {name for node in quantised for name in (*node.input, *node.output)}
     probe = copy.deepcopy(model)
     names: Dict[str, str] = {}
     for node in model.graph.node:
         parameters = [weights.get(name) for name in node.input[1:]]
-        if node.op_type != "Conv" or node.name in excluded or len(parameters) < 2:
+        if node.op_type != "Conv" or node.input[0] not in rounded or len(parameters) < 2:
             continue
         kernel = parameters[0]
         if kernel is not None and parameters[1] is not None:
-            kernel = _rounded(kernel, arithmetic, per_channel)
+            if node.name not in excluded:
+                kernel = _rounded(kernel, arithmetic, per_channel)
             ends = calibrated.ranges[node.input[0]]
             names[node.name] = _add_mean_error(probe.graph, node, kernel, ends)
     run = open_probe(probe, names.values())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Dict, Iterable, Iterator, List, Sequence, Union
+from typing import Collection, Dict, Iterable, Iterator, List, Sequence, Tuple, Union
 
 import onnx
 
 from ..metrics.drift import DriftSum, TensorDrift
-from .quantize import Arithmetic, Calibrated, Layer, insert_qdq
+from .quantize import COMPUTING, Arithmetic, Calibrated, Layer, insert_qdq
 from .ranges import Feeds, open_probe
 
 __all__ = [
@@ -22,10 +22,6 @@ __all__ = [
     "propose",
 ]
 
-# Operators that 8 bits change something in; the others pass on what they get.
-COMPUTING = (
-    "Add AveragePool Concat Conv Gemm GlobalAveragePool LeakyRelu MatMul Mul Sigmoid Softmax"
-).split()
 HALF = 0.5  # of the error energy is what a proposal takes away
 SHARE_OF_LAYERS = 8  # one in so many may be left out
 
@@ -76,9 +72,10 @@ def measure_layers(
     """
     layers = [layer for layer in calibrated.layers if layer.op_type in COMPUTING]
     names = {layer.name for layer in layers}
+    recorded = list(_record(calibrated.model, data))
     for layer in layers:
         model = insert_qdq(calibrated, names - {layer.name}, arithmetic, per_channel)
-        lost = measure_error(calibrated.model, model, data)
+        lost = {name: drift.lost for name, drift in _drift_from(recorded, model).items()}
         worst = max(lost, key=lost.__getitem__)
         yield LayerError(layer, sum(lost.values()) / len(lost), worst, lost[worst])
 
@@ -112,14 +109,28 @@ def measure_drift(
     dict
         Output name to its drift.
     """
-    graphs = [onnx.load(str(g)) if isinstance(g, Path) else g for g in (reference, model)]
-    names = [entry.name for entry in graphs[0].graph.output]
-    runs = [open_probe(graph, names) for graph in graphs]
-    sums = {name: DriftSum() for name in names}
+    expected, found = (
+        onnx.load(str(graph)) if isinstance(graph, Path) else graph for graph in (reference, model)
+    )
+    return _drift_from(_record(expected, data), found)
+
+
+def _record(model: onnx.ModelProto, data: Iterable[Feeds]) -> Iterator[Tuple[Feeds, Feeds]]:
+    """Yield feeds with what a graph makes of them."""
+    run = open_probe(model, [entry.name for entry in model.graph.output])
     for feeds in data:
-        expected, found = (run(feeds) for run in runs)
-        for name in names:
-            sums[name].add(expected[name], found[name])
+        yield feeds, run(feeds)
+
+
+def _drift_from(
+    recorded: Iterable[Tuple[Feeds, Feeds]], model: onnx.ModelProto
+) -> Dict[str, TensorDrift]:
+    sums = {entry.name: DriftSum() for entry in model.graph.output}
+    run = open_probe(model, sums)
+    for feeds, expected in recorded:
+        found = run(feeds)
+        for name, drift in sums.items():
+            drift.add(expected[name], found[name])
     return {name: drift.result() for name, drift in sums.items()}
 
 
