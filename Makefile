@@ -41,7 +41,7 @@ $(VENV)-peers/.done:
 	$(VENV)-peers/bin/python -m pip install --quiet insightface==2.1 uniface==4.2.1 onnxruntime
 	touch $@
 
-demo: $(VENV)/.demo  ## weights to boxed photos, fp32 and fp16, in minutes
+demo: $(VENV)/.demo  ## weights to boxed photos, fp32, fp16 and int8, in minutes
 	$(BIN)/facezoo demo --to .demo
 
 train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of the AT&T faces

@@ -84,6 +84,11 @@ def training():
     return []
 
 
+def int8():
+    needs("openvino")
+    return [shared("assets", "photos")]
+
+
 # Name of the file after bench_ to what gives its arguments.
 BENCHMARKS = {
     "peers": peers,
@@ -91,6 +96,7 @@ BENCHMARKS = {
     "latency": latency,
     "scaling": scaling,
     "prelu": prelu,
+    "int8": int8,
     "image2npz": list,
     "widerface_eval": widerface_eval,
     "verification": list,

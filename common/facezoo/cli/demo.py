@@ -1,7 +1,7 @@
 """Weights to boxed photos in one go.
 
-Fetches SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32 and
-fp16, finds the faces with both, compares them, goes the vendor's npz route with the recipe's
+Fetches SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32, fp16
+and int8, finds the faces with each, compares them, goes the vendor's npz route with the recipe's
 scripts, looks for one person in a group, and leaves a contact sheet.
 
     facezoo demo --to .demo
@@ -23,6 +23,7 @@ import numpy as np
 from .. import weights
 from ..compare import compare_detections
 from ..errors import BackendRunError, InputError
+from ..gate import GateSettings, open_gate
 from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_bytes, write_image_rgb
 from ..models import find_card
@@ -33,6 +34,7 @@ from ..recognition import match_photos
 from ..results import FaceDetections
 from ..vacc.artifact import Artifact
 from ..vacc.build_config import parse_build_config
+from ..vacc.calibration import open_calibration
 from ..vacc.compiler import compile_model
 from .compile import override
 from .match import RECOGNISER, open_released
@@ -43,7 +45,8 @@ __all__ = ["configure", "run"]
 CARD = "scrfd_500m_bnkps"
 PHOTOS = ("astronaut", "players", "gdp", "yaoming")
 PERSON, GROUP = "yaoming", "players"
-DTYPES = ("fp32", "fp16")
+HELD_OUT = "astronaut"  # judges the int8 build, which is calibrated on the others
+DTYPES = ("fp32", "fp16", "int8")
 ROUNDS = 7
 
 
@@ -61,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     onnx = folder / "onnx" / f"{CARD}.onnx"
     card, worst = export_released(files[CARD], onnx)
     print(f"  {onnx}: recognised as {card.id}, largest difference {worst:.1e}")
-    print(f"3 compile {' and '.join(DTYPES)}")
+    print(f"3 compile {', '.join(DTYPES)}; int8 on {len(PHOTOS) - 1} photos, judged by the other")
+    copy_photos(files, folder)
     artifacts = [compile_demo(folder, onnx, dtype) for dtype in DTYPES]
     print(f"4 find faces in {len(PHOTOS)} photos")
     images = [read_image_rgb(files[name]) for name in PHOTOS]
@@ -71,12 +75,14 @@ def run(args: argparse.Namespace) -> int:
         size = artifact.model.stat().st_size / 1e6 if artifact.model else 0.0
         total = sum(len(one) for one in faces)
         print(f"  {artifact.dtype:6}{total:>7}{latency:>10.1f}{rate:>10.1f}{size:>7.1f}")
-    drift = compare_detections(zip(found[0][0], found[1][0]))
-    print(
-        f"5 fp16 against fp32: {drift.missed} missed, {drift.extra} extra, mean IoU "
-        f"{drift.mean_iou:.4f}, corners within {drift.worst_corner:.2f} px, scores within "
-        f"{drift.worst_score:.4f}"
-    )
+    print("5 against fp32")
+    for artifact, (faces, _, _) in zip(artifacts[1:], found[1:]):
+        drift = compare_detections(zip(found[0][0], faces))
+        print(
+            f"  {artifact.dtype}: {drift.missed} missed, {drift.extra} extra, mean IoU "
+            f"{drift.mean_iou:.4f}, corners within {drift.worst_corner:.2f} px, scores within "
+            f"{drift.worst_score:.4f}"
+        )
     print("6 the npz route: image2npz, vamp, npz_decode, against the runner")
     npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
     print(f"7 match: the face of {PERSON} among those of {GROUP}")
@@ -105,15 +111,30 @@ def fetch(*names: str) -> Dict[str, Path]:
     return files
 
 
+def copy_photos(files: Dict[str, Path], folder: Path) -> None:
+    """Lay out the pictures that int8 is calibrated on, and the one it is judged by."""
+    for name in PHOTOS:
+        target = folder / ("held_out" if name == HELD_OUT else "calibration") / files[name].name
+        write_bytes(target, files[name].read_bytes())
+
+
 def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
-    """Compile the recipe's YAML into the demo's folder."""
+    """Compile the recipe's YAML into the demo's folder; the gate judges int8."""
     recipe = folder / "official_scrfd.yaml"
     text = render_build(find_card(CARD), "official_scrfd")
     text = text.replace("./deploy_weights/", f"{folder.as_posix()}/deploy_weights/")
+    text = text.replace("path: calibration/", f"path: {folder.as_posix()}/calibration/")
+    text = text.replace("suffix: jpg, get_data_num: 50", f"get_data_num: {len(PHOTOS) - 1}")
     write_bytes(recipe, text.encode())
-    config = parse_build_config(text.encode(), recipe)
-    artifact = compile_model(override(config, dtype=dtype, checkpoint=onnx))
+    config = override(parse_build_config(text.encode(), recipe), dtype=dtype, checkpoint=onnx)
+    calibration = gate = None
+    if dtype == "int8":
+        calibration = open_calibration(config, find_card(CARD).preprocess)
+        gate = open_gate(config, GateSettings(images=folder / "held_out"), calibration)
+    artifact = compile_model(config, gate=gate, calibration=calibration)
     print(f"  {artifact.prefix}")
+    for check in gate.checks if gate else ():
+        print(f"    {check}")
     return artifact
 
 

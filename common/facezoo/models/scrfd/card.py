@@ -75,6 +75,11 @@ CHECKPOINTS = {
     "scrfd_34g": ("AswpsDO2toNKqyKZwFebVlmlOvzz?e=V2rqUy", "1w9QOPilC9EhU0JgiVJoX0PLvfNSlm1XE"),
 }
 
+# Convolutions that int8 hurts most, by `facezoo sensitivity`; on large, thin maps it gains no time
+# there either.
+# source: measured on WIDER FACE val, see face_detection/scrfd/numerics.json
+LEFT_IN_FLOAT = {"scrfd_500m_bnkps": [*range(8)], "scrfd_2.5g_bnkps": [0, 1]}
+
 
 def _checkpoint(variant: str) -> WeightFile:
     onedrive, google = CHECKPOINTS[variant]
@@ -167,6 +172,7 @@ def _card(variant: str) -> ModelCard:
         outputs=_outputs(landmarks),
         decode={"strides": list(STRIDES), "anchors_per_cell": ANCHORS_PER_CELL},
         weights=WEIGHTS_OF.get(variant, ""),
+        quantize=({"skip_conv_layers": LEFT_IN_FLOAT[variant]} if variant in LEFT_IN_FLOAT else {}),
         references=tuple(
             Reference(
                 dataset="WIDER FACE val",
