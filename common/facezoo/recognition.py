@@ -433,6 +433,7 @@ def evaluate_people(
     name: str,
     *,
     seed: int = 0,
+    everything: bool = False,
     progress: Progress = lambda items, total: items,
 ) -> PeopleReport:
     """Measure how well a folder of people, one folder each, is told apart.
@@ -445,8 +446,8 @@ def evaluate_people(
         The folder.
     name
         What the report calls it.
-    seed
-        Of the pairs of two people.
+    seed, everything
+        Of the pairs of two people: as many as there are of one, or all.
     progress
         Wraps the loop.
 
@@ -477,7 +478,7 @@ def evaluate_people(
     seconds = time.perf_counter() - started
     if not vectors:
         raise DatasetError(f"no face was found in any of {len(paths)} pictures of {str(images)!r}")
-    pairs, is_same = people_pairs(people, seed)
+    pairs, is_same = people_pairs(people, seed, everything=everything)
     stacked = np.array(vectors, np.float64)
     report = verify_pairs(name, stacked[pairs[:, 0]], stacked[pairs[:, 1]], is_same)
     return PeopleReport(len(paths), len(vectors), len(set(people)), report, len(paths) / seconds)

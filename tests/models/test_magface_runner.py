@@ -231,6 +231,9 @@ def test_people_are_told_apart_and_recorded(tmp_path, scripts, model, faces):
     assert result["metrics"]["accuracy at the best threshold"]["value"] == 100
     content = json.loads(report.read_text())
     assert content["sets"][0]["pairs"] == {"genuine": 12, "impostor": 12}
+    flags = ("--images", faces, "--model_prefix_path", model, "--all-pairs")
+    _, said, _ = scripts("evaluate", "verification", *flags)
+    assert "12 genuine and 54 impostor pairs" in said
     assert "refused" in content["sets"][0]["operating_points"][0]
 
 

@@ -579,6 +579,9 @@ def test_pairs_of_people_are_all_or_seeded():
     assert all(people[i] != people[j] for i, j in others)
     assert (people_pairs(people, seed=1)[0] == pairs).all()
     assert (people_pairs(people, seed=2)[0] != pairs).any()
+    pairs, same = people_pairs(people, everything=True)
+    assert len({tuple(pair) for pair in pairs.tolist()}) == 15
+    assert [people[i] == people[j] for i, j in pairs] == same.tolist()
     with pytest.raises(DatasetError, match="0 pairs of one person"):
         people_pairs(["a", "b"])
 

@@ -86,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     people = models.add_parser(
         "verification",
         help="recognition accuracy over a folder of people",
-        description="All pairs of one person and as many of two, from a folder a person.",
+        description="All pairs of one person and as many or all of two, from a folder a person.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
@@ -430,6 +430,9 @@ def _add_people_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
     parser.add_argument("--seed", type=int, default=0, help="of the pairs of two people")
+    parser.add_argument(
+        "--all-pairs", action="store_true", help="all pairs of two people, not as many as of one"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
     parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
@@ -451,7 +454,14 @@ def _evaluate_people(args: argparse.Namespace) -> int:
         model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
     name = args.dataset or args.images.name
     with model:
-        report = evaluate_people(model, args.images, name, seed=args.seed, progress=progress)
+        report = evaluate_people(
+            model,
+            args.images,
+            name,
+            seed=args.seed,
+            everything=args.all_pairs,
+            progress=progress,
+        )
         print(
             f"a face in {report.with_face} of {report.pictures} pictures of {report.people} people"
         )
@@ -478,16 +488,18 @@ def _people_measurement(
     found = report.verification
     low, high = share_interval(found.best_accuracy, found.genuine + found.impostors)
     crop = "aligned" if args.detector else "not aligned"
+    which = "all" if args.all_pairs else f"seed {args.seed}"
     detector = f"--detector {_short(args.detector)} " if args.detector else ""
     return Measurement(
         card=embedder.contract.card_id,
         build=_dtype(args.model_prefix_path),
         engine=f"{embedder.backend.name} {embedder.backend.version}",
-        dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}",
+        dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}"
+        + ", all pairs" * args.all_pairs,
         settings={
             **({"faces found": report.with_face} if args.detector else {}),
             "pairs of one person": found.genuine,
-            "pairs of two": f"{found.impostors} (seed {args.seed})",
+            "pairs of two": f"{found.impostors} ({which})",
             "best threshold: cosine": round(found.threshold.cosine, 4),
             "flip": args.flip,
         },
@@ -503,7 +515,7 @@ def _people_measurement(
         images_per_second=None,
         machine=_machine(),
         command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "
-        f"{_short(args.model_prefix_path)}",
+        f"{_short(args.model_prefix_path)}{' --all-pairs' * args.all_pairs}",
     )
 
 

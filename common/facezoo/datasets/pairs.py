@@ -136,8 +136,10 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
     return FeatureList(tuple(names), np.array(vectors))
 
 
-def people_pairs(people: Sequence[str], seed: int = 0) -> Tuple[np.ndarray, np.ndarray]:
-    """Choose pairs of pictures: all that show one person, and as many of two people.
+def people_pairs(
+    people: Sequence[str], seed: int = 0, *, everything: bool = False
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Choose pairs of pictures: all that show one person, and as many or all of two people.
 
     Parameters
     ----------
@@ -145,12 +147,14 @@ def people_pairs(people: Sequence[str], seed: int = 0) -> Tuple[np.ndarray, np.n
         Who each picture shows.
     seed
         Of the choice among pairs of two people, each taken once at most, and of the order.
+    everything
+        Take all pairs of two people; their number grows with the square of the pictures'.
 
     Returns
     -------
     pairs : numpy.ndarray
-        Shape (P, 2): indices of pictures. Genuine and impostor pairs take turns, so that every
-        fold holds both.
+        Shape (P, 2): indices of pictures. Genuine and impostor pairs take turns, or all are
+        shuffled, so that every fold holds both.
     is_same : numpy.ndarray
         Shape (P,), bool.
 
@@ -160,19 +164,38 @@ def people_pairs(people: Sequence[str], seed: int = 0) -> Tuple[np.ndarray, np.n
         If no person has two pictures, or there are fewer pairs of two people than of one.
     """
     numbers = np.unique(np.asarray(people), return_inverse=True)[1].ravel()
-    pairs = np.stack(np.triu_indices(len(numbers), k=1), axis=1)
-    same = numbers[pairs[:, 0]] == numbers[pairs[:, 1]]
-    genuine, impostors = pairs[same], pairs[~same]
-    if not len(genuine) or len(impostors) < len(genuine):
+    pictures = np.argsort(numbers, kind="stable")
+    groups = np.split(pictures, np.cumsum(np.bincount(numbers))[:-1])
+    genuine = np.concatenate([group[_all_pairs(len(group))] for group in groups])
+    impostors = len(numbers) * (len(numbers) - 1) // 2 - len(genuine)
+    if not len(genuine) or impostors < len(genuine):
         raise DatasetError(
-            f"{len(numbers)} pictures of {len(set(people))} people make {len(genuine)} pairs of "
-            f"one person and {len(impostors)} of two; expected at least one of the first and as "
-            "many of the second"
+            f"{len(numbers)} pictures of {len(groups)} people make {len(genuine)} pairs of one "
+            f"person and {impostors} of two; expected at least one of the first and as many of the "
+            "second"
         )
     rng = np.random.default_rng(seed)
-    chosen = impostors[rng.choice(len(impostors), len(genuine), replace=False)]
+    if everything:
+        pairs = rng.permutation(_all_pairs(len(numbers)))
+        return pairs, numbers[pairs[:, 0]] == numbers[pairs[:, 1]]
+    chosen = _pairs_of_two(numbers, len(genuine), rng)
     both = np.stack([rng.permutation(genuine), chosen], axis=1).reshape(-1, 2)
     return both, np.tile([True, False], len(genuine))
+
+
+def _all_pairs(count: int) -> np.ndarray:
+    return np.stack(np.triu_indices(count, k=1), axis=1)
+
+
+def _pairs_of_two(numbers: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw pairs of two people, each once; there may be too many to list them all."""
+    keys = np.empty(0, dtype=np.int64)
+    while len(keys) < count:
+        low, high = np.sort(rng.integers(len(numbers), size=(2, 2 * count)), axis=0)
+        differ = numbers[low] != numbers[high]
+        keys = np.concatenate([keys, (low * len(numbers) + high)[differ]])
+        keys = keys[np.sort(np.unique(keys, return_index=True)[1])]
+    return np.stack(np.divmod(keys[:count], len(numbers)), axis=1)
 
 
 def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
