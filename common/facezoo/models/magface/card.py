@@ -218,8 +218,8 @@ MATCH_THRESHOLDS: Dict[str, MatchThreshold] = {
     "w600k_mbf": MatchThreshold(
         0.3383,
         "half way between all 1,350 pairs of one person and all 43,500 pairs of two that the AT&T "
-        "faces of 30 people make, aligned by SCRFD-500M; it decides every one of them rightly. That "
-        "is a small, friendly set: where a mistake costs something, choose your own with facezoo "
-        "evaluate verification",
+        "faces of 30 people make, aligned by SCRFD-500M; it decides every one of them rightly. "
+        "That is a small, friendly set: where a mistake costs something, choose your own with "
+        "facezoo evaluate verification",
     )
 }
