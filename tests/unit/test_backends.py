@@ -9,7 +9,7 @@ import onnx
 import pytest
 from facezoo.backends import open_backend
 from facezoo.backends.base import map_in_order, usable_cores
-from facezoo.backends.ort import OrtBackend, run_graph
+from facezoo.backends.ort import PROVIDERS, OrtBackend, run_graph
 from facezoo.backends.replay import ReplayBackend
 from facezoo.contract import METADATA_KEY, Contract, read_contract
 from facezoo.errors import BackendRunError, BackendUnavailable, GraphError, InputError
@@ -141,6 +141,14 @@ def test_a_provider_that_is_not_there_is_refused(model):
         open_backend(model, provider="cuda")
     with pytest.raises(InputError, match="provider 'gpu' is not known"):
         open_backend(model, provider="gpu")
+
+
+def test_the_provider_that_runs_is_said(model, monkeypatch, caplog):
+    """Another name for the CPU's stands in for a provider that is not on this machine."""
+    monkeypatch.setitem(PROVIDERS, "cuda", PROVIDERS["cpu"])
+    with caplog.at_level("INFO"), open_backend(model, provider="cuda"):
+        assert "provider cuda: ONNX Runtime" in caplog.text
+        assert "runs on CPUExecutionProvider" in caplog.text
 
 
 def test_results_come_in_order_and_few_are_under_way():

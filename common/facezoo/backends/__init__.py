@@ -115,7 +115,12 @@ def open_backend(
         return OpenVinoBackend(model, contract, wanted, half, threads, precision)
     from .ort import OrtBackend
 
-    return OrtBackend(model, contract, wanted, half, threads, provider)
+    backend = OrtBackend(model, contract, wanted, half, threads, provider)
+    if provider != "cpu":
+        _log.info(
+            "provider %s: ONNX Runtime %s runs on %s", provider, backend.version, backend.device
+        )
+    return backend
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:
