@@ -363,6 +363,9 @@ _REMEDIES = {
     "sigmoid never": "apply 1 / (1 + exp(-x)) to the scores",
     "stride missing": "multiply by the stride of each map",
     "x/y swapped": "write boxes as left, top, right, bottom",
+    "wrong mean face": "take the meanface.txt of the data set the network was trained on",
+    "neighbours left out": "average as facezoo.models.pipnet.decode does",
+    "true division": "use //, or torch.div(..., rounding_mode='floor')",
     "letterbox anchor": "use one placement for both ways: facezoo.image.resize.fit_image",
 }
 

@@ -17,6 +17,7 @@ import numpy as np
 from .card import Preprocess
 from .errors import InputError
 from .image.resize import placement_of
+from .models.pipnet import decode as pipnet
 from .results import Placement
 from .vacc.vdsp import VdspOperation
 
@@ -27,6 +28,7 @@ __all__ = [
     "Patient",
     "diagnose_faces",
     "diagnose_outputs",
+    "diagnose_points",
     "diagnose_tensor",
     "hypotheses_of",
     "rows_of",
@@ -45,10 +47,12 @@ EXACT = 1e-5
 CROP_SLACK = 5.0
 FACES_COMPARED = 20
 ROWS_COMPARED = 1000
+SHARE_OF_SIDE = 0.01  # landmarks this near, of the crop's longer side, are the same
 SHARE_OF_FACES = 0.8
 # source: torchvision's and ImageNet's usual mean and std, as copied into many programs
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+Points = pipnet.Points
 Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
@@ -395,7 +399,8 @@ class _Outputs:
 
     def _readings(self) -> Iterator[Tuple[str, str, str]]:
         if not self.patient.strides:
-            if sum(array.size for array in self.right.values()) > 1:
+            sizes = [array.size for array in self.right.values()]
+            if len(sizes) == 1 and sizes[0] > 1:
                 says = "the vector has length 1: the norm, a MagFace network's quality, is lost"
                 yield "unit", "normalised before the norm", says
             return
@@ -585,6 +590,98 @@ def rows_of(
 def _by_cell(maps: np.ndarray, size: int) -> np.ndarray:
     """Turn (1, A * size, H, W) into (H * W * A, size)."""
     return np.asarray(maps[0].transpose(1, 2, 0).reshape(-1, size))
+
+
+# Landmarks ----------------------------------------------------------------------------------------
+
+
+def diagnose_points(
+    patient: Patient,
+    observed_xy: np.ndarray,
+    *,
+    meanface: Points,
+    num_neighbors: int,
+    given: Optional[np.ndarray] = None,
+) -> Diagnosis:
+    """Explain the landmarks that a program finds in the patient's picture, a crop.
+
+    Parameters
+    ----------
+    patient
+        A PIPNet and the crop it is fed.
+    observed_xy
+        Shape (N, 2), in the crop's pixels.
+    meanface, num_neighbors
+        Of the network's contract.
+    given
+        The mean face the program uses, (N, 2), if it is known.
+
+    Raises
+    ------
+    InputError
+        If there are not as many points as the network has.
+    """
+    tables = {"": pipnet.load_meanface(meanface, num_neighbors)}
+    if given is not None:
+        tables["given"] = pipnet.load_meanface(given, num_neighbors)
+    count = len(tables[""].points_xy)
+    observed = np.asarray(observed_xy, np.float32)
+    if observed.shape != (count, 2):
+        raise InputError(f"landmarks must have shape ({count}, 2), got {observed.shape}")
+    known: Dict[Any, Mapping[str, np.ndarray]] = {}
+    near = SHARE_OF_SIDE * max(patient.image.shape[:2])
+
+    def points(hypothesis: Hypothesis) -> np.ndarray:
+        key = hypothesis.preprocess
+        if key not in known:
+            known[key] = patient.run(hypothesis.tensor())
+        table = tables.get(hypothesis.read, tables[""])
+        return _points_of(known[key], table, hypothesis.placement(), hypothesis.read)
+
+    right = hypotheses_of(patient)[0]
+
+    def wrong_readings(base: Hypothesis) -> Iterator[Hypothesis]:
+        for read, (mistake, says) in _POINT_READINGS.items():
+            if read != "given" or given is not None:
+                mistakes = (*base.mistakes, mistake)
+                yield dataclasses.replace(base, mistakes=mistakes, says=says, read=read)
+
+    pairs = hypotheses_of(patient, pairs=True)
+    for one in hypotheses_of(patient)[1:]:
+        pairs += wrong_readings(one)
+    reference = points(right)
+    return _judge(
+        [*hypotheses_of(patient), *wrong_readings(right)],
+        pairs,
+        lambda hypothesis: _rms(points(hypothesis) - observed) / near * TOLERANCE,
+        lambda hypothesis: _rms(points(hypothesis) - reference) / near * TOLERANCE,
+    )
+
+
+_POINT_READINGS = {
+    "given": ("wrong mean face", "the mean face is not the one of the network's data set"),
+    "own": ("neighbours left out", "each landmark is its own opinion; average the neighbours' in"),
+    "division": (
+        "true division",
+        "the best cell's row is index / width; it is index // width",
+    ),
+    "swapped": ("x/y swapped", "x and y are swapped"),
+}
+
+
+def _points_of(
+    arrays: Mapping[str, np.ndarray], table: pipnet.MeanFace, placement: Placement, read: str
+) -> np.ndarray:
+    arrays = dict(arrays)
+    if read == "division":
+        width = arrays["cls"].shape[3]
+        # index / width is the row and the column's share of a row.
+        share = np.arange(width, dtype=np.float32) / width
+        arrays["y"], arrays["nb_y"] = arrays["y"] + share, arrays["nb_y"] + share
+    found = pipnet.decode_maps(arrays, table)
+    points = (found.own_xy if read == "own" else found.points_xy)[0]
+    points = placement.undo(points * np.array(placement.input_hw[::-1], np.float32))
+    return points[:, ::-1] if read == "swapped" else points
 
 
 # The verdict --------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ from facezoo.errors import GraphError, InputError
 from facezoo.image.align import align_face
 from facezoo.image.files import read_image_rgb
 from facezoo.models import CARDS
+from facezoo.models.pipnet.decode import format_meanface, load_meanface
 from facezoo.reference import distance_from, drawn_pictures, read_reference, reference_file
-from facezoo.testing import tiny_scrfd
+from facezoo.testing import tiny_pipnet, tiny_scrfd
 from onnx import helper
 
 PHOTOS = ("src_meeting.jpg", "t1.jpg")
@@ -363,6 +364,91 @@ def test_two_mistakes_with_a_recogniser_are_not_explained(photo, recogniser, sha
     assert diagnosis.verdict == "not explained"
 
 
+# Landmarks ----------------------------------------------------------------------------------------
+
+
+def noisy_pipnet(path):
+    """A PIPNet whose maps have a best cell of their own, and neighbours that disagree."""
+    tiny_pipnet(path)
+    model = onnx.load(str(path))
+    rng = np.random.default_rng(11)
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        spread = 0.3 if tensor.name.endswith("weight") and "cls" in tensor.name else 0.02
+        noise = rng.normal(0, spread / np.sqrt(array[0].size), array.shape).astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array + noise, tensor.name))
+    onnx.save(model, str(path))
+    return path
+
+
+def landmarks_of(outputs, meanface, size, *, own=False, divide=False, neighbors=10):
+    """Decode as a user's program would: loops, and an index divided by the width."""
+    count, width = len(meanface), outputs["cls"].shape[3]
+    near = np.array(
+        [
+            np.argsort(((meanface - p) ** 2).sum(1), kind="stable")[1 : neighbors + 1]
+            for p in meanface
+        ]
+    )
+    opinions = [[] for _ in range(count)]
+    alone = np.zeros((count, 2))
+    for n in range(count):
+        best = int(outputs["cls"][0, n].argmax())
+        cell = np.array([best % width, best / width if divide else best // width])
+        row, column = divmod(best, width)
+        alone[n] = cell + [outputs[axis][0, n, row, column] for axis in "xy"]
+        for k, m in enumerate(near[n]):
+            channel = n * neighbors + k
+            said = [outputs[axis][0, channel, row, column] for axis in ("nb_x", "nb_y")]
+            opinions[m].append(cell + said)
+    longest = max(map(len, opinions))
+    if not own:
+        for n, said in enumerate(opinions):
+            repeated = [said[index % len(said)] for index in range(longest)]
+            alone[n] = np.mean([alone[n], *repeated], axis=0)
+    return alone / width * size
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({}, ""),
+        ({"own": True}, "neighbours left out"),
+        ({"divide": True}, "true division"),
+        ({"swap": True}, "x/y swapped"),
+        ({"order": "BGR"}, "BGR"),
+        ({"meanface": True}, "wrong mean face"),
+        ({"order": "BGR", "divide": True}, None),
+    ],
+)
+def test_wrong_landmarks_are_explained(change, mistake, tmp_path, capsys):
+    path = noisy_pipnet(tmp_path / "pipnet.onnx")
+    crop = cv2.resize(drawn_pictures()[0], (256, 256))
+    cv2.imwrite(str(tmp_path / "crop.png"), crop[:, :, ::-1])
+    change = dict(change)
+    image = crop[:, :, ::-1] if change.pop("order", "RGB") == "BGR" else crop
+    x = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    session = open_session(path, 1)
+    names = [output.name for output in session.get_outputs()]
+    tensor = np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32)
+    outputs = dict(zip(names, session.run(names, {session.get_inputs()[0].name: tensor})))
+    meanface = load_meanface("WFLW", 10).points_xy
+    words = ["doctor", "--onnx", str(path), "--image", str(tmp_path / "crop.png")]
+    if change.pop("meanface", False):
+        meanface = meanface[np.random.default_rng(1).permutation(98)]
+        (tmp_path / "mine.txt").write_text(format_meanface(meanface))
+        words += ["--meanface", str(tmp_path / "mine.txt")]
+    swap = change.pop("swap", False)
+    points = landmarks_of(outputs, meanface, 256, **change)
+    points = points[:, ::-1] if swap else points
+    (tmp_path / "mine.json").write_text(json.dumps({"points_xy": points.tolist()}))
+    exit_code = main([*words, "--observed", str(tmp_path / "mine.json")])
+    said = [line for line in capsys.readouterr().out.splitlines() if " mine.json " in line]
+    assert exit_code == (0 if mistake == "" else 3)
+    expected = {"": "consistent", None: "not explained: no one mistake"}.get(mistake, f"{mistake}:")
+    assert expected in said[0], said
+
+
 # The network itself -------------------------------------------------------------------------------
 
 
@@ -541,7 +627,8 @@ def test_a_photo_is_aligned_for_a_recogniser(recogniser, scrfd, shared, tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("x.json", "{}", "holds no faces"),
+        ("x.json", "{}", "cannot be used"),
+        ("x.json", '{"faces": [{"box": 1}]}', "holds no faces"),
         ("x.json", '{"faces": []}', "no face in what was handed in"),
         ("x.npz", "text", "no .npz, .npy or .json"),
         ("absent.npz", None, "absent.npz"),

@@ -26,7 +26,7 @@ from facezoo.predict import (
     read_score_limit,
 )
 from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
-from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
 SCHEMA = json.loads(
     (Path(facezoo.__file__).parent / "schemas" / "predict.schema.json").read_text("utf-8")
@@ -324,6 +324,31 @@ def test_the_chain_gives_what_its_stages_give(run):
         for face, embedding, marks in zip(entry["faces"], embeddings, landmarks):
             assert (arrays["embeddings"][face["embedding"]] == embedding.vector).all()
             assert face["points_xy"] == marks.points_xy.tolist()
+
+
+def test_a_calibrated_quality_refuses_faces(run, capsys):
+    command, folder = run
+    quality = tiny_sdd_fiqa(folder / "models/quality.onnx")
+    rng = np.random.default_rng(6)
+    for index in range(30):
+        picture = rng.integers(0, 40 + 7 * index, (112, 112, 3)).astype(np.uint8)
+        write_image_rgb(folder / "faces" / f"{index}.png", picture)
+    words = ["calibrate", "quality", "--images", str(folder / "faces")]
+    words += ["--model_prefix_path", str(quality), "--output", str(folder / "quality.json")]
+    assert main(words) == 0
+    profile = json.loads((folder / "quality.json").read_text())
+    asked = ["--quality", str(quality), "--profile", str(folder / "quality.json")]
+    assert command(*asked, "--threshold", "drop 10 %", "--min_sharpness", "0", folder="q") == 1
+    lines = (folder / "q/faces.jsonl").read_text().splitlines()
+    faces = [face for line in lines for face in json.loads(line).get("faces", ())]
+    limit = profile["thresholds"]["drop 10 %"]
+    assert faces
+    for face in faces:
+        assert (face["reasons"] == ["low_quality"]) == (face["quality"] < limit)
+    capsys.readouterr()
+    other = tiny_sdd_fiqa(folder / "models/other.onnx", card_id="sdd_fiqa_mobilefacenet")
+    asked[1] = str(other)
+    assert command(*asked, folder="q2") == 2
 
 
 def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsys):

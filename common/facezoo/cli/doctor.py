@@ -16,6 +16,7 @@ What --observed takes, made by your program from the same picture:
   .npz of the outputs under their names      raw outputs; an embedding alone needs no name
   .json {"faces": [{"box_xyxy": [l, t, r, b], "score": s, "landmarks_xy": [[x, y], ...]}, ...]}
                                              a detector's faces; landmarks if there are any
+  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the picture is the crop it is fed
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from ..diagnosis import (
     Patient,
     diagnose_faces,
     diagnose_outputs,
+    diagnose_points,
     diagnose_tensor,
     unaligned_crops,
 )
@@ -57,6 +59,7 @@ from ..errors import GateError, InputError
 from ..image.align import align_face
 from ..image.files import read_image_rgb, write_bytes
 from ..models import find_card
+from ..models.pipnet.decode import read_meanface
 from ..models.scrfd.decode import decode
 from ..reference import drawn_pictures, write_reference
 from ..vacc.artifact import read_artifact
@@ -97,6 +100,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="SCRFD that finds the face to align, for networks of aligned faces; by default the "
         f"downloaded {DETECTOR}. A picture of the network's own size counts as aligned",
+    )
+    parser.add_argument(
+        "--meanface", type=Path, metavar="FILE", help="the mean face your PIPNet program uses"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
     parser.add_argument(
@@ -193,7 +199,7 @@ def _behaviour(
     if args.observed is not None:
         if args.image is None:
             raise InputError("--observed is about a picture; give it as --image")
-        diagnosis = _diagnose(patient, args.observed)
+        diagnosis = _diagnose(args, subject, patient)
         findings += describe_diagnosis(args.observed.name, diagnosis)
     return findings, diagnosis
 
@@ -223,7 +229,14 @@ def _picture(
     return crop, unaligned_crops(image, faces.boxes_xyxy[0].tolist(), input_hw)
 
 
-def _diagnose(patient: Patient, observed: Path) -> Diagnosis:
+def _diagnose(args: argparse.Namespace, subject: Subject, patient: Patient) -> Diagnosis:
+    observed: Path = args.observed
+    if observed.suffix == ".json" and subject.card.model == "pipnet":
+        given = read_meanface(args.meanface) if args.meanface else None
+        points = _read_json(observed, "points_xy")
+        return diagnose_points(
+            patient, np.array(points, np.float32), given=given, **subject.contract.decode
+        )
     if observed.suffix == ".json":
         return diagnose_faces(patient, _read_faces(observed))
     arrays = _read_arrays(observed)
@@ -246,16 +259,28 @@ def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
     return arrays
 
 
-def _read_faces(path: Path) -> Faces:
+def _read_json(path: Path, key: str) -> List[Any]:
     try:
-        faces = json.loads(path.read_text(encoding="utf-8"))["faces"]
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        if not isinstance(found, list):
+            raise ValueError(f"{key!r} is no list")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f'{str(path)!r} cannot be used ({error}); expected {{"{key}": [...]}}, see --help'
+        ) from error
+    return found
+
+
+def _read_faces(path: Path) -> Faces:
+    faces = _read_json(path, "faces")
+    try:
         marks = [face["landmarks_xy"] for face in faces if face.get("landmarks_xy")]
         return Faces(
             np.array([face["box_xyxy"] for face in faces], np.float32).reshape(-1, 4),
             np.array([face["score"] for face in faces], np.float32),
             np.array(marks, np.float32) if marks and len(marks) == len(faces) else None,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'{str(path)!r} holds no faces ({error}); expected {{"faces": [{{"box_xyxy": '
             '[l, t, r, b], "score": s}, ...]}'

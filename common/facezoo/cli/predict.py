@@ -288,7 +288,7 @@ def write_results(
         buffer = io.BytesIO()
         np.savez(
             buffer,
-            embeddings=np.array(vectors, np.float32).reshape(len(vectors), -1),
+            embeddings=np.stack(vectors) if vectors else np.zeros((0, 0), np.float32),
             photos=np.array([faces[index][0] for index in embedded], str),
             faces=np.array([faces[index][1] for index in embedded], np.int64),
         )
