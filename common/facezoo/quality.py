@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .image.draw import contact_sheet
 from .image.files import read_image_rgb
 from .metrics.quality import DiscardCurve, error_versus_discard, spearman
 from .models.sdd_fiqa.decode import decode
-from .pipeline import FaceModel, FaceQuality
+from .pipeline import FaceEmbedder, FaceModel, FaceQuality
 from .quality_sets import Embeddings
 from .vacc.artifact import read_artifact
 
@@ -333,14 +333,16 @@ class Response:
 
 
 def response_curves(
-    model: FaceQuality, paths: Iterable[Path], levels: Mapping[str, Sequence[float]]
+    model: Union[FaceQuality, FaceEmbedder],
+    paths: Iterable[Path],
+    levels: Mapping[str, Sequence[float]],
 ) -> Dict[str, Response]:
     """Score aligned faces as they are made worse.
 
     Parameters
     ----------
     model
-        A quality network.
+        A quality network, or a recogniser, the length of whose embeddings is the quality.
     paths
         The faces.
     levels
@@ -359,10 +361,15 @@ def response_curves(
         If a kind or a level is not known.
     """
 
+    def score(infer: Infer, image: np.ndarray) -> float:
+        if isinstance(model, FaceEmbedder):
+            return model.embed(infer, image).norm
+        return decode(infer(image))[0].value
+
     def one(infer: Infer, path: Path) -> Dict[str, List[float]]:
         image = read_image_rgb(path)
         return {
-            kind: [decode(infer(degrade(image, kind, level)))[0].value for level in steps]
+            kind: [score(infer, degrade(image, kind, level)) for level in steps]
             for kind, steps in levels.items()
         }
 

@@ -14,7 +14,7 @@ from facezoo.quality import compare_scores, face_pairs, rank_copies
 from facezoo.quality_profile import DROPS, fnmr_threshold, make_profile, read_profile, write_profile
 from facezoo.quality_sets import Embeddings, choose_people, write_embeddings
 from facezoo.report import read_numerics
-from facezoo.testing import tiny_sdd_fiqa
+from facezoo.testing import tiny_magface, tiny_sdd_fiqa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -370,3 +370,18 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     (pictures / "p0" / "broken.png").write_bytes(b"no picture")
     assert main([str(word) for word in words]) == 1
     assert main([str(word) for word in (*words, *more)]) == 2
+
+
+def test_the_length_of_embeddings_is_a_quality_too(pictures, tmp_path, capsys):
+    model = tiny_magface(tmp_path / "tiny.onnx")
+    common = ["--images", pictures / "p0", "--recipe", "magface", "--model_prefix_path", model]
+    words = ["evaluate", "quality-response", *common, "--json", tmp_path / "r.json"]
+    assert main([str(word) for word in (*words, "--kinds", "occlusion")]) == 0
+    found = json.loads((tmp_path / "r.json").read_text())["responses"]["occlusion"]
+    plain = np.array(found["scores"])[:, 0]
+    words = ["calibrate", "quality", *common, "--output", tmp_path / "quality.json"]
+    assert main([str(word) for word in words]) == 0
+    percentiles = json.loads((tmp_path / "quality.json").read_text())["percentiles"]
+    assert (percentiles[0], percentiles[-1]) == (plain.min(), plain.max())
+    wrong = ["calibrate", "quality", "--images", pictures, "--model_prefix_path", model]
+    assert main([str(word) for word in (*wrong, "--output", tmp_path / "q.json")]) == 2

@@ -33,7 +33,7 @@ from ..quality_profile import (
     write_profile,
 )
 from ..recognition import resolve_names
-from ..results import FaceEmbeddings
+from ..results import Embedding, FaceEmbeddings
 from ..runs import fingerprint_files
 from ..similarity_profile import (
     SimilarityProfile,
@@ -41,7 +41,7 @@ from ..similarity_profile import (
     people_indices,
     write_similarity,
 )
-from .evaluate_quality import add_people_options, embeddings_of, pairs_of
+from .evaluate_quality import add_people_options, add_recipe_option, embeddings_of, pairs_of
 from .options import (
     EXIT_SOME_REFUSED,
     add_model_options,
@@ -73,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the profile to write"
     )
+    add_recipe_option(quality)
     add_model_options(quality)
     add_people_options(quality, required=True)
     quality.add_argument("--fnmr", type=float, help="wanted false non-match rate; needs people")
@@ -92,7 +93,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
     names = relative_names(paths, args.images)
     scored: List[str] = []
     values: List[float] = []
-    with load("sdd_fiqa", args.model_prefix_path, **runtime_of(args)) as model:
+    with load(args.recipe, args.model_prefix_path, **runtime_of(args)) as model:
         card, sha256 = model.contract.card_id, model.settings().get("model_sha256")
         results = progress(model.stream(paths), len(paths))
         for name, (_, found) in zip(names, results):
@@ -100,7 +101,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
                 _log.warning("refused: %s", found)
             else:
                 scored.append(name)
-                values.append(found.value)
+                values.append(found.norm if isinstance(found, Embedding) else found.value)
     scores = QualityScores(tuple(scored), np.array(values))
     refused = len(paths) - len(scored)
     profile = make_profile(scores.values, card, sha256, _by_errors(args, scores, refused))

@@ -41,7 +41,13 @@ from ..report import Measurement, Metric, record_measurement
 from .evaluate_page import show_discards
 from .options import add_flag, add_model_options, progress, runtime_of
 
-__all__ = ["add_people_options", "configure_quality", "embeddings_of", "pairs_of"]
+__all__ = [
+    "add_people_options",
+    "add_recipe_option",
+    "configure_quality",
+    "embeddings_of",
+    "pairs_of",
+]
 
 SCHEMA, RESPONSE_SCHEMA = "facezoo.discard/1", "facezoo.response/1"
 RATES = (1e-2, 1e-3, 1e-4)
@@ -92,6 +98,7 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
     response.add_argument(
         "--list", type=Path, metavar="FILE", help="of the pictures to take below it; all if none"
     )
+    add_recipe_option(response)
     add_model_options(response)
     response.add_argument(
         "--kinds", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS), help="which"
@@ -99,6 +106,16 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
     response.add_argument("--json", type=Path, metavar="FILE", help="write everything")
     response.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
     response.set_defaults(evaluate=_evaluate_response)
+
+
+def add_recipe_option(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says what the model's quality is."""
+    parser.add_argument(
+        "--recipe",
+        choices=("sdd_fiqa", "magface"),
+        default="sdd_fiqa",
+        help="sdd_fiqa: the score; magface: the length of the embedding",
+    )
 
 
 def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -306,7 +323,7 @@ def _evaluate_response(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     if args.list is not None:
         paths = [inside(args.images, name) for name in read_paths(args.list)]
-    with load("sdd_fiqa", args.model_prefix_path, **runtime_of(args)) as model:
+    with load(args.recipe, args.model_prefix_path, **runtime_of(args)) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)
         card = model.contract.card_id
