@@ -225,7 +225,7 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
     return Similarities(tuple(pairs), cosines, is_same)
 
 
-def resolve_names(names: Sequence[str], listed_in: Path, root: Optional[Path] = None) -> List[Path]:
+def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:
     """Find the pictures of a list whose paths start from no one says where.
 
     Parameters
@@ -235,8 +235,6 @@ def resolve_names(names: Sequence[str], listed_in: Path, root: Optional[Path] = 
     listed_in
         The list. Relative paths are tried from the working folder, as the authors do, then from the
         list's folder and the two above; where the first picture is found, all are taken from.
-    root
-        Where relative paths start, if it is known.
 
     Returns
     -------
@@ -244,7 +242,7 @@ def resolve_names(names: Sequence[str], listed_in: Path, root: Optional[Path] = 
         One a name, existing or not.
     """
     folder = Path(listed_in).parent
-    bases = [root] if root else [Path(), folder, folder / "..", folder / ".." / ".."]
+    bases = [Path(), folder, folder / "..", folder / ".." / ".."]
     base = next((base for base in bases if (base / names[0]).is_file()), bases[0])
     return [base / name for name in names]
 

@@ -288,7 +288,12 @@ def test_three_sets_in_one_command(tmp_path, script, model):
     assert (tmp_path / "features" / "cfp.list").is_file()
     assert script("eval_recognition", *flags)[1] == said
     assert script("eval_recognition", "--data", data)[0] == 2
-    (data / "lfw" / "imgs" / "p3" / "0.png").unlink()
+    picture = data / "lfw" / "imgs" / "p3" / "0.png"
+    picture.write_bytes(b"damaged")
+    code, _, error = script("eval_recognition", *flags, "--overwrite")
+    assert code == 2
+    assert "p3/0.png" in error
+    picture.unlink()
     code, _, error = script("eval_recognition", *flags)
     assert code == 2
     assert "1 of 40 pictures" in error
@@ -444,6 +449,24 @@ def test_the_reject_curve_in_both_rules(tmp_path, script):
     code, _, error = script("eval_quality", *flags, "--fmr", "0.001")
     assert code == 2
     assert "needs at least 1000 impostor pairs" in error
+
+
+@pytest.mark.shared
+def test_the_script_gives_the_originals_curve(tmp_path, shared, script):
+    data = np.load(shared / "golden" / "numerics" / "evrc.npz")
+    rows = np.stack([data["emb1"], data["emb2"]], axis=1).reshape(-1, data["emb1"].shape[1])
+    features, pairs = tmp_path / "feat.list", tmp_path / "pair.list"
+    features.write_text("".join(feature_line(f"{i}.jpg", row) for i, row in enumerate(rows)))
+    pairs.write_text("".join(f"a b {int(same)}\n" for same in data["issame"]))
+    report = tmp_path / "q.json"
+    flags = ("--feat-list", features, "--pair-list", pairs, "--embedding_size", rows.shape[1])
+    code, said, _ = script("eval_quality", *flags, "--original", "--json", report)
+    assert code == 0
+    found = json.loads(report.read_text())["fnmr"]
+    np.testing.assert_allclose(found, data["fnmr"], rtol=0, atol=1e-12)
+    printed = [line.split("THRESHOLD = ")[1].split(":")[0].strip() for line in said.splitlines()]
+    expected = [f"{value:.10f}" for value in data["threshold_printed"]]
+    assert printed == expected
 
 
 # Lists and data -----------------------------------------------------------------------------------

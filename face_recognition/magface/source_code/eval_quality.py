@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(
         parser, "--pair_list", type=Path, required=True, help="its last column: 1 same, 0 not"
     )
+    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values a feature")
     parser.add_argument("--original", action="store_true", help="the authors' rank rule")
     parser.add_argument("--fmr", type=float, default=ORIGINAL_FMR, help="false match rate")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
@@ -63,7 +64,7 @@ def show_interpolated(curve):
 
 
 def run(args: argparse.Namespace) -> int:
-    pairs = read_feature_pairs(args.feat_list, args.pair_list)
+    pairs = read_feature_pairs(args.feat_list, args.pair_list, args.embedding_size)
     distances = angular_distance(pairs.first, pairs.second)
     worse = quality.pair_quality(pairs.first, pairs.second)
     if args.original:
