@@ -1,0 +1,177 @@
+"""Parsers of files from elsewhere: they return, or raise an error of the package, whatever comes.
+
+``python tests/faults/fuzz_targets.py NAME --seconds 600`` searches with atheris (pip install
+atheris), guided by coverage, and keeps what it finds in tests/faults/corpus; the tests replay that
+and go on from it without a guide.
+"""
+
+import argparse
+import io
+import json
+import random
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from facezoo.datasets.image_list import read_image_list, read_paths
+from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
+from facezoo.datasets.wflw import read_annotations
+from facezoo.datasets.widerface import read_predictions
+from facezoo.errors import FaceZooError
+from facezoo.models import find_card
+from facezoo.vacc.build_config import parse_build_config
+from facezoo.vacc.npz import read_datalist, read_npz, read_pictures
+from facezoo.vacc.vdsp import read_vdsp, render_vdsp
+
+CORPUS = Path(__file__).with_name("corpus")
+PREPROCESS = find_card("scrfd_500m_bnkps").preprocess
+
+
+def archive_of(name: str, content: bytes) -> bytes:
+    text = io.BytesIO()
+    with tarfile.open(fileobj=text, mode="w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return text.getvalue()
+
+
+def npz_of(**arrays: np.ndarray) -> bytes:
+    text = io.BytesIO()
+    np.savez(text, **arrays)
+    return text.getvalue()
+
+
+def read_manifest(path: Path) -> None:
+    """Read a list whose manifest is the file."""
+    datalist = path.with_name("list.txt")
+    datalist.write_text("/in/0--Event/a.npz\n")
+    path.replace(path.with_name("list.txt.manifest.json"))
+    read_pictures(datalist)
+
+
+TEXT = b"0--Event/a.jpg\n2\n1 2 30 40 0.9\n5 6 7.5 8 0.125\n"
+MANIFEST = {
+    "schema": "facezoo.npz/1",
+    "facezoo": "0.1.0",
+    "root": "/photos",
+    "npz_folder": "/in",
+    "items": [
+        {
+            "path": "0--Event/a.jpg",
+            "width": 70,
+            "height": 50,
+            "npz": "0--Event/a.npz",
+            "sha256": "0" * 64,
+        },
+        {"path": "b.jpg", "error": "cannot be read"},
+    ],
+}
+YAML = b"""name: official_scrfd_fp16
+frontend: {type: onnx, checkpoint: net.onnx, shape: {input.1: [1, 3, 64, 64]}, dtype: fp32}
+backend: {type: tvm_vacc, dtype: int8, quantize: {calibrate_mode: max}}
+dataset:
+  type: tvm
+  path: photos/
+  sampler: {suffix: jpg, get_data_num: 5}
+  process_ops:
+  - {type: DecodeImage}
+  - {type: Resize, size: [64, -1], adaptive_side: long}
+  - {type: ToTensor}
+workspace: {path: ./deploy_weights/}
+"""
+
+# Name -> the file's name, what reads it, valid content to begin with.
+TARGETS = {
+    "predictions": ("a.txt", lambda path: read_predictions(path.parent.parent), [TEXT]),
+    "archive": (
+        "predictions.tar.gz",
+        read_predictions,
+        [archive_of("0--Event/a.txt", TEXT), archive_of("0--Event/b.txt", b"b\n0\n")],
+    ),
+    "vdsp": (
+        "vdsp.json",
+        lambda path: read_vdsp(path, PREPROCESS),
+        [json.dumps(render_vdsp(PREPROCESS), indent=4).encode()],
+    ),
+    "yaml": ("build.yaml", lambda path: parse_build_config(path.read_bytes(), path), [YAML]),
+    "manifest": ("manifest.json", read_manifest, [json.dumps(MANIFEST).encode()]),
+    "datalist": ("list.txt", read_datalist, [b"/in/a.npz\n/in/b c.npz\r\n", b"a.npz"]),
+    "npz": ("a.npz", read_npz, [npz_of(input_0=np.zeros((3, 2, 2), np.uint8))]),
+    "image list": (
+        "img.list",
+        lambda path: (read_image_list(path), read_paths(path)),
+        [b"a.jpg 0\nb c.jpg 1\n", b"0 a.jpg 0 1\n", b"a.jpg;0\nb.jpg;1\n"],
+    ),
+    "features": (
+        "feat.list",
+        lambda path: read_feature_list(path, 4),
+        [b"a.jpg 0.5 1 -2e-3 4\nb.jpg 1 2 3 4\n"],
+    ),
+    "pairs": ("pair.list", read_pair_labels, [b"a.jpg b.jpg 1\na.jpg c.jpg 0\n"]),
+    "bin": ("lfw.bin", read_bin, [b"\x80\x03]q\x00(C\x01aC\x01be]q\x01\x88a\x86q\x02."]),
+    "WFLW": (
+        "list_98pt_rect_attr_test.txt",
+        read_annotations,
+        [(" ".join(["1.5"] * 196 + ["1", "2", "30", "40"] + ["0"] * 6) + " a/b.jpg\n").encode()],
+    ),
+}
+
+
+def try_content(name: str, data: bytes) -> None:
+    """Let a parser read a file of this content; only an error of the package is an answer."""
+    file, read, _ = TARGETS[name]
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as here:
+        path = Path(here, "0--Event", file)
+        path.parent.mkdir()
+        path.write_bytes(data)
+        try:
+            read(path)
+        except FaceZooError as error:
+            text = str(error)
+            if len(text) > 2000 or "\n" in text:
+                raise AssertionError(f"not one line of a screen: {text[:200]!r}") from error
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Change a few places: bytes, pieces cut, doubled or moved, and what parsers trip over."""
+    tokens = [b"\0", b"\xff", b"-1", b"0", b"1e999", b"NaN", b"null", b"\n", b" ", b"[", b"{"]
+    tokens += [b"99999999999999999999", b"..", b"/", b"\xe9", b"\xe5\x85\xa8", b"true", b'"', b"&a"]
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randint(0, len(out))
+        end = min(len(out), start + rng.choice([0, 1, 1, 2, 8, 60]))
+        kind = rng.randrange(4)
+        if kind == 0:
+            out[start:end] = rng.choice(tokens)
+        elif kind == 1:
+            out[start:end] = b""
+        elif kind == 2:
+            out[start:start] = out[start:end] * rng.choice([1, 2, 50])
+        else:
+            out[start:end] = rng.randbytes(end - start)
+    return bytes(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=600)
+    args = parser.parse_args()
+    import atheris
+
+    corpus = CORPUS / args.name.replace(" ", "_")
+    corpus.mkdir(parents=True, exist_ok=True)
+    for index, seed in enumerate(TARGETS[args.name][2]):
+        (corpus / f"seed_{index}").write_bytes(seed)
+    atheris.instrument_all()
+    flags = [f"-max_total_time={args.seconds}", "-max_len=4096", "-timeout=10"]
+    flags.append(f"-artifact_prefix={corpus}/found_")
+    atheris.Setup([sys.argv[0], str(corpus), *flags], lambda data: try_content(args.name, data))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What fuzzing found stays found, and a little more of it each time."""
+
+import os
+import random
+import time
+
+import pytest
+from fuzz_targets import CORPUS, TARGETS, mutate, try_content
+
+# Formats that come from other tools, or that two commands hand to each other, get more.
+SECONDS = {name: 5 for name in ("predictions", "archive", "vdsp", "yaml", "manifest")}
+
+
+def corpus_of(name):
+    kept = sorted((CORPUS / name.replace(" ", "_")).glob("*"))
+    return [*TARGETS[name][2], *(path.read_bytes() for path in kept)]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_valid_content_is_read(name, tmp_path):
+    file, read, seeds = TARGETS[name]
+    for index, seed in enumerate(seeds):
+        path = tmp_path / str(index) / "0--Event" / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(seed)
+        try:
+            read(path)
+        except Exception as error:
+            # A file alone says what it lacks around it, which is no objection to its content.
+            assert "does not exist" in str(error), error
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_parsers_answer_or_refuse(name):
+    for content in corpus_of(name):
+        try_content(name, content)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_parsers_answer_or_refuse_what_comes_from_mutations(name):
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = random.Random(seed)
+    corpus = corpus_of(name)
+    end = time.monotonic() + SECONDS.get(name, 1)
+    while time.monotonic() < end:
+        content = mutate(rng.choice(corpus), rng)
+        try:
+            try_content(name, content)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {name} with {content!r}") from error
