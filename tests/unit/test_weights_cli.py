@@ -5,11 +5,12 @@ import hashlib
 import json
 import socket
 import subprocess
+from email import message_from_string
 
 import pytest
 from facezoo import models, weights
 from facezoo.card import WeightFile, Wheel
-from facezoo.cli import download
+from facezoo.cli import download, licences
 from facezoo.cli import list as list_verb
 from facezoo.errors import CardError, InputError, WeightsMissing
 
@@ -205,3 +206,46 @@ def test_list_as_json(home, capsys):
         "model": "scrfd",
         "weights": "scrfd_500m_bnkps",
     }
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that the package needs three others, of which one is not there."""
+    facts = {"plain": "License: MIT\n", "classified": (
+        "License: a whole\n text\nClassifier: License :: OSI Approved :: BSD License\n"
+    )}  # fmt: skip
+
+    def metadata(name):
+        if name not in facts:
+            raise licences.PackageNotFoundError(name)
+        return message_from_string(f"Name: {name}\nVersion: 1.2\n{facts[name]}\n")
+
+    lines = ["plain>=1", "classified<3; extra == 'ort'", "absent[x]"]
+    monkeypatch.setattr(licences, "requires", lambda name: lines)
+    monkeypatch.setattr(licences, "metadata", metadata)
+
+
+def test_licences_of_packages_and_weights(installed, capsys):
+    assert call(licences, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["packages"] == [
+        {"package": "absent", "version": "-", "licence": "not installed"},
+        {"package": "classified", "version": "1.2", "licence": "BSD License"},
+        {"package": "plain", "version": "1.2", "licence": "MIT"},
+    ]
+    stated = {entry["weights"]: entry["licence"] for entry in content["weights"]}
+    assert stated["scrfd_500m_bnkps"] == models.WEIGHTS["scrfd_500m_bnkps"].licence
+    assert set(stated) == set(models.WEIGHTS)
+    assert call(licences) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("facezoo: Apache-2.0")
+    assert "scrfd_500m_bnkps" in text
+
+
+def test_licences_without_being_installed(monkeypatch, capsys):
+    def nowhere(name):
+        raise licences.PackageNotFoundError(name)
+
+    monkeypatch.setattr(licences, "requires", nowhere)
+    assert call(licences) == 0
+    assert "scrfd_500m_bnkps" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Sequence
 from .. import models, weights
 from ..card import WeightFile
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "run", "table_of"]
 
 SCHEMA = "facezoo.list/1"
 
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         catalogue = {"schema": SCHEMA, "home": str(weights.home())}
         print(json.dumps({**catalogue, "variants": variants, "files": files}, indent=2))
         return 0
-    print(_table([{k: v or "-" for k, v in variant.items()} for variant in variants]))
+    print(table_of([{k: v or "-" for k, v in variant.items()} for variant in variants]))
     print()
-    print(_table([_row(facts) for facts in files]))
+    print(table_of([_row(facts) for facts in files]))
     print(f'\nfiles live in "{weights.home()}"; get them with: facezoo download NAME')
     return 0
 
@@ -83,8 +83,14 @@ def _row(facts: Dict[str, Any]) -> Dict[str, str]:
     }
 
 
-def _table(rows: Sequence[Dict[str, str]]) -> str:
-    """Align rows of equal keys under their headings; the last column is not padded."""
+def table_of(rows: Sequence[Dict[str, str]]) -> str:
+    """Align rows of equal keys under their headings; the last column is not padded.
+
+    Parameters
+    ----------
+    rows
+        At least one; the keys are the headings.
+    """
     lines: List[List[str]] = [list(rows[0])] + [list(row.values()) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(

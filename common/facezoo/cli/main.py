@@ -19,6 +19,7 @@ CHAPTERS = {
         "list": "models and weights: origin, licence, what is here",
         "download": "fetch weights, checked by size and sha256",
         "info": "parameters, MACs, inputs and outputs of a graph",
+        "licences": "of the code, the packages it uses, and the weights",
     },
     "build": {
         "compile": "build YAML to artifact, with our own overrides",

@@ -1,0 +1,85 @@
+"""Licences of the code, of the packages it uses, and of the weights it fetches.
+
+A package's licence is what the installed version says of itself. "commercial" is about the file of
+weights, not about its authors' code.
+
+  facezoo licences
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from importlib.metadata import PackageNotFoundError, metadata, requires
+from typing import Dict, List
+
+from .. import models
+from .list import table_of
+
+__all__ = ["configure", "run"]
+
+SCHEMA = "facezoo.licences/1"
+OURS = "Apache-2.0"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's flags."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the licences.
+
+    Parameters
+    ----------
+    args
+        ``json``.
+
+    Returns
+    -------
+    int
+        0.
+    """
+    packages = [_package(requirement) for requirement in _requirements()]
+    weights = [
+        {"weights": file.name, "commercial": file.commercial, "licence": file.licence}
+        for file in models.WEIGHTS.values()
+    ]
+    if args.json:
+        content = {"schema": SCHEMA, "facezoo": OURS, "packages": packages, "weights": weights}
+        print(json.dumps(content, indent=2))
+        return 0
+    print(f"facezoo: {OURS}; see LICENSE and NOTICE\n")
+    if packages:
+        print(f"{table_of(packages)}\n")
+    print(table_of(weights))
+    return 0
+
+
+def _requirements() -> List[str]:
+    """Return the package's requirements, those of its extras too, each once."""
+    try:
+        lines = requires("facezoo") or []
+    except PackageNotFoundError:  # Run from the sources, without being installed.
+        lines = []
+    names = (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines)
+    return sorted(set(names), key=str.lower)
+
+
+def _package(name: str) -> Dict[str, str]:
+    """Say of a package what it is for the law: licence fields are free text or classifiers."""
+    try:
+        facts = metadata(name)
+    except PackageNotFoundError:
+        return {"package": name, "version": "-", "licence": "not installed"}
+    classified = [
+        line.rpartition(" :: ")[2]
+        for line in facts.get_all("Classifier") or []
+        if line.startswith("License :: ") and line.count(" :: ") > 1
+    ]
+    stated = " ".join(facts.get_all("License-Expression") or [])
+    stated = stated or "; ".join(classified) or " ".join(facts.get_all("License") or [])
+    # Some packages put the whole text there.
+    short = stated.strip().split("\n")[0][:60]
+    return {"package": name, "version": facts["Version"], "licence": short or "not stated"}
