@@ -286,8 +286,16 @@ def check_network(subject: Subject, backend: HostBackend) -> Finding:
     if distances[best][0] <= TOLERANCE:
         remedy = "export it again with the recipe's source_code"
         return Finding("behaviour", "problem", what, distances[best][1], remedy)
+    if not best and _is_quantised(subject.model):
+        says = f"an int8 build, {right:.2g} of the outputs' spread away from what is recorded"
+        remedy = "facezoo compare tells on photos what int8 costs"
+        return Finding("behaviour", "note", what, says, remedy)
     says = f"not explained: {right:.2g} of the outputs' spread away from what is recorded"
     return Finding("behaviour", "problem", what, says, "other weights, or a broken build")
+
+
+def _is_quantised(model: Path) -> bool:
+    return any(node.op_type == "DequantizeLinear" for node in load_graph(model).graph.node)
 
 
 def _readings(

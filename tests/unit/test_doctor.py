@@ -503,10 +503,25 @@ def other_weights(model):
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
+def coarse_weights(model):
+    """Round the first layers' weights to a few steps, as int8 would, with its operation."""
+    for tensor in [t for t in model.graph.initializer if len(t.dims) == 4][:6]:
+        array = onnx.numpy_helper.to_array(tensor)
+        step = float(np.abs(array).max()) / 12
+        levels = np.round(array / step).astype(np.int8)
+        for name, value in (("levels", levels), ("step", np.float32(step)), ("zero", np.int8(0))):
+            stored = onnx.numpy_helper.from_array(np.asarray(value), f"{tensor.name}.{name}")
+            model.graph.initializer.append(stored)
+        inputs = [f"{tensor.name}.{name}" for name in ("levels", "step", "zero")]
+        model.graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, [tensor.name]))
+        model.graph.initializer.remove(tensor)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("change", "status", "says"),
     [
+        (coarse_weights, "note", "an int8 build"),
         (lambda model: None, "ok", "as recorded"),
         (squash_scores, "problem", "sigmoid is in the graph"),
         (swap_channels, "problem", "BGR"),
@@ -648,7 +663,9 @@ def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
     assert main(["doctor", "--onnx", str(tiny), "--observed", "x.npz"]) == 2
     assert "--image" in capsys.readouterr().err
     assert main(["doctor", "--image", "x.png"]) == 2
-    assert "name the network" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "name the network" in said.err
+    assert "environment" in said.out
     assert main(["doctor", "scrfd_2.5g_bnkps", "--onnx", str(tiny)]) == 2
     assert "says it is scrfd_500m_bnkps" in capsys.readouterr().err
     bare = onnx.load(str(tiny))

@@ -114,6 +114,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look, say what was found, and end with 3 if something is wrong."""
     findings = check_environment()
+    # What follows may not get far; the machine is shown whatever comes.
+    if not args.record:
+        _print(findings)
+    shown = len(findings)
     diagnosis: Optional[Diagnosis] = None
     with tempfile.TemporaryDirectory(prefix="facezoo-doctor-") as folder:
         subject = _subject(args, Path(folder))
@@ -127,8 +131,7 @@ def run(args: argparse.Namespace) -> int:
                 findings += behaviour
         elif args.observed or args.image or args.vdsp_params_info or args.record:
             raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
-    for line in _lines(findings):
-        print(line)
+    _print(findings[shown:])
     if args.json:
         entry: Dict[str, Any] = {"schema": SCHEMA, "findings": [one.to_dict() for one in findings]}
         entry["diagnosis"] = diagnosis and diagnosis.to_dict()
@@ -139,8 +142,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _print(findings: List[Finding]) -> None:
+    for line in _lines(findings):
+        print(line)
+
+
 def _lines(findings: List[Finding]) -> Iterator[str]:
-    width = max(len(finding.what) for finding in findings)
+    width = max((len(finding.what) for finding in findings), default=0)
     part = ""
     for finding in findings:
         if finding.part != part:
