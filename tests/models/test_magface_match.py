@@ -9,6 +9,7 @@ from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.card import MATCH_THRESHOLDS
 from facezoo.pipeline import PhotoEmbedder, load
 from facezoo.recognition import match_photos
+from facezoo.results import Embedding, FaceDetections, FaceEmbeddings
 from facezoo.testing import tiny_magface, tiny_scrfd
 
 
@@ -63,6 +64,32 @@ def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, ph
         match = match_photos(model, *map(read_image_rgb, photos[:2]))
     sides = match.first.faces.boxes_xyxy[:, 2:] - match.first.faces.boxes_xyxy[:, :2]
     assert match.index == int(np.argmax(sides.prod(axis=1)))
+
+
+def faces_of(*sides_and_vectors):
+    """Faces of these sides, one below the other, with these embeddings."""
+    sides = np.float32([side for side, _ in sides_and_vectors])
+    corners = np.zeros((len(sides), 2), np.float32)
+    faces = FaceDetections(
+        np.hstack([corners, corners + sides[:, None]]),
+        np.full(len(sides), 0.9, np.float32),
+        np.zeros((len(sides), 5, 2), np.float32),
+        (100, 100),
+    )
+    return FaceEmbeddings(faces, tuple(Embedding(np.float32(v)) for _, v in sides_and_vectors))
+
+
+def test_the_largest_face_of_the_first_photo_is_meant_by_hand():
+    first = faces_of((10, [1, 0]), (30, [0, 2]), (20, [1, 0]))
+    second = faces_of((90, [5, 0]), (10, [3, 4]))
+    found = {1: first, 2: second}
+    match = match_photos(found.get, 1, 2)
+    assert match.index == 1
+    np.testing.assert_allclose(match.cosines, [0.0, 0.8], atol=1e-6)
+    assert match.best == 1
+    assert match.next_cosine == pytest.approx(0.0, abs=1e-6)
+    assert match_photos(found.get, 1, 1).best == 1
+    assert match_photos({1: second, 2: faces_of((5, [1, 0]))}.get, 1, 2).next_cosine is None
 
 
 def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):

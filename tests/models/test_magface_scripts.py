@@ -293,6 +293,7 @@ def test_three_sets_in_one_command(tmp_path, script, model):
     code, _, error = script("eval_recognition", *flags, "--overwrite")
     assert code == 2
     assert "p3/0.png" in error
+    assert "two a pair" not in error
     picture.unlink()
     code, _, error = script("eval_recognition", *flags)
     assert code == 2
