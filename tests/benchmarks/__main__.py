@@ -86,7 +86,8 @@ def training():
 
 def int8():
     needs("openvino")
-    return [shared("assets", "photos")]
+    large = shared("assets", "scrfd", "scrfd_2.5g.onnx")
+    return [shared("assets", "photos"), "--large", large]
 
 
 # Name of the file after bench_ to what gives its arguments.

@@ -44,7 +44,8 @@ SMALLEST_FACE = 24  # pixels
 class Network:
     """A network of the zoo, built in any dtype from pictures of a folder."""
 
-    def __init__(self, name, folder, quantize=None):
+    def __init__(self, name, folder, released=None, quantize=None):
+        released = released or weights.fetch(name)
         self.card = find_card(name)
         if quantize:
             self.card = dataclasses.replace(self.card, quantize=quantize)
@@ -52,9 +53,9 @@ class Network:
         self.folder = folder
         self.onnx = folder / f"{name}.onnx"
         if self.card.model == "scrfd":
-            export_released(weights.fetch(name), self.onnx)
+            export_released(released, self.onnx)
         else:
-            model = onnx.load(str(weights.fetch(name)))
+            model = onnx.load(str(released))
             onnx.helper.set_model_props(model, self.contract.to_metadata())
             onnx.save(model, str(self.onnx))
 
@@ -165,12 +166,12 @@ def measure_embeddings(network, crops, folder):
     return {"crops": len(held), "arithmetic": built.build.arithmetic, **task}
 
 
-def measure(photos, threads, rounds):
+def measure(photos, large, threads, rounds):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = lay_out(folder / "photos", photos)
-        detectors = [Network(name, folder) for name in DETECTORS]
-        embedder = Network(EMBEDDER, folder, EMBEDDER_QUANTIZE)
+        detectors = [Network(*entry) for entry in zip(DETECTORS, (folder, folder), (large, None))]
+        embedder = Network(EMBEDDER, folder, quantize=EMBEDDER_QUANTIZE)
         crops = cut_crops(detectors[0], photos, folder / "crops")
         return {
             "machine": describe_machine(),
@@ -226,11 +227,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", type=Path, help="a folder of photos with faces")
+    parser.add_argument(
+        "--large", type=Path, metavar="ONNX", help=f"released {DETECTORS[0]}; fetched by default"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=25, help="of each network")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     args = parser.parse_args()
-    result = measure(find_images(args.photos), args.threads, args.rounds)
+    result = measure(find_images(args.photos), args.large, args.threads, args.rounds)
     print(render(result), end="")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
