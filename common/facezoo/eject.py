@@ -19,7 +19,7 @@ import numpy as np
 
 from . import __version__
 from .backends.ort import OrtBackend
-from .contract import Contract, sha256_of
+from .contract import Contract, load_graph, sha256_of
 from .errors import InputError
 from .image.files import write_bytes, write_image_rgb
 from .models import CARDS, WEIGHTS
@@ -80,6 +80,7 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     to = Path(to)
     if to.exists() and any(to.iterdir()):
         raise InputError(f"{str(to)!r} is not empty; name a new folder")
+    load_graph(Path(model), check=True)
     room = importlib.import_module(f"{__package__}.models.{contract.model}.decode")
     source = _write_module(contract, model)
     with OrtBackend(Path(model), contract, threads=1) as backend:
@@ -124,7 +125,7 @@ def _write_module(contract: Contract, model: Path) -> str:
             f"the pre-processing {preprocess.fit} with {preprocess.resize} cannot be ejected; "
             "expected letterbox or stretch with BILINEAR_CV"
         )
-    parts = (*_PARTS[contract.model], ("eject", "to_json"))
+    parts = (*_PARTS.get(contract.model, ()), ("eject", "to_json"))
     letterbox = (("image.resize", "letterbox_size"),) * (preprocess.fit == "letterbox")
     decode = f"models.{contract.model}.decode"
     imports, body = bundle(

@@ -18,8 +18,10 @@ from typing import Callable, Dict, Tuple
 
 import numpy as np
 from facezoo.cli.main import main
-from facezoo.image.files import write_image_rgb
-from facezoo.testing import tiny_pipnet, tiny_scrfd
+from facezoo.contract import read_contract
+from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd
+from facezoo.vacc.vdsp import VdspOperation
 from scipy.io import savemat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -162,6 +164,19 @@ def widerface(folder: Path) -> None:
             path.write_text(f"photo_{index}\n2\n{rows}")
 
 
+def predict(folder: Path) -> None:
+    scrfd(folder)
+    tiny_magface(folder / "embedder.onnx")
+
+
+def one_photo(folder: Path) -> None:
+    scrfd(folder)
+    image = read_image_rgb(folder / PHOTO)
+    contract = read_contract(folder / "net.onnx")
+    tensor, _ = VdspOperation(contract.preprocess)(image)
+    np.savez(folder / "mine.npz", x=tensor[None])
+
+
 PHOTO = "photos/1--Event/photo_3.png"
 RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort", "--quiet")
 
@@ -225,6 +240,42 @@ COMMANDS = {
             skips=(PHOTO,),
             of_a_folder=(PHOTO,),
             writes=("out",),
+        ),
+        Command(
+            "predict",
+            ("predict", "photos", "--save_dir", "out", "--detector", "net.onnx", "--embedder")
+            + ("embedder.onnx", "--engine", "ort", "--draw", "--csv", "--quiet"),
+            inputs=predict,
+            needs=("photos", "net.onnx", "embedder.onnx"),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("out",),
+        ),
+        Command(
+            "doctor",
+            ("doctor", "--onnx", "net.onnx", "--image", PHOTO, "--observed", "mine.npz")
+            + ("--json", "found.json"),
+            inputs=one_photo,
+            needs=("net.onnx", PHOTO, "mine.npz"),
+            writes=("found.json",),
+            resumes=False,
+        ),
+        Command(
+            "eject",
+            (
+                "eject",
+                "scrfd_500m_bnkps",
+                "--onnx",
+                "net.onnx",
+                "--to",
+                "product",
+                "--image",
+                PHOTO,
+            ),
+            inputs=one_photo,
+            needs=("net.onnx", PHOTO),
+            writes=("product",),
+            resumes=False,
         ),
         Command(
             "evaluate --pred",

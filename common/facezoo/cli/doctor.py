@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -260,7 +261,7 @@ def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if hasattr(loaded, "files") else {"array": loaded}
         arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} is no .npz, .npy or .json: {error}") from error
     if not arrays:
         raise InputError(f"{str(path)!r} holds no array; expected the network's input or outputs")
