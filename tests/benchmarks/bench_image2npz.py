@@ -80,7 +80,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, help="folder of .jpg")
-    parser.add_argument("--count", type=int, default=240, help="how many to generate otherwise")
+    parser.add_argument("--count", type=int, default=960, help="how many to generate otherwise")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

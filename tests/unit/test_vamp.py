@@ -309,7 +309,7 @@ def test_a_lost_worker_is_noticed_and_named(model, when):
 
 def test_a_model_that_cannot_be_loaded_is_refused_as_elsewhere(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
-    with pytest.raises(Exception, match="is no ONNX graph"), Workers(
+    with pytest.raises(Exception, match="is no valid ONNX graph"), Workers(
         Job(tmp_path / "x.onnx"), prog=""
     ):
         pass
