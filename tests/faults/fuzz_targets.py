@@ -1,8 +1,8 @@
 """Parsers of files from elsewhere: they return, or raise an error of the package, whatever comes.
 
 ``python tests/faults/fuzz_targets.py NAME --seconds 600`` searches with atheris (pip install
-atheris), guided by coverage, and keeps what it finds in tests/faults/corpus; the tests replay that
-and go on from it without a guide.
+atheris), guided by coverage, and keeps what breaks a parser in tests/faults/corpus; the tests replay that and
+go on from it without a guide.
 """
 
 import argparse
@@ -163,16 +163,19 @@ def main() -> None:
     args = parser.parse_args()
     import atheris
 
-    corpus = CORPUS / args.name.replace(" ", "_")
-    corpus.mkdir(parents=True, exist_ok=True)
+    found = CORPUS / args.name.replace(" ", "_")
+    found.mkdir(parents=True, exist_ok=True)
+    corpus = Path(tempfile.mkdtemp())
     for index, seed in enumerate(TARGETS[args.name][2]):
         (corpus / f"seed_{index}").write_bytes(seed)
     for module in [each for name, each in sys.modules.items() if name.startswith("facezoo.")]:
         for function in filter(inspect.isfunction, vars(module).values()):
             atheris.instrument_func(function)
     flags = [f"-max_total_time={args.seconds}", "-max_len=4096", "-timeout=10"]
-    flags.append(f"-artifact_prefix={corpus}/found_")
-    atheris.Setup([sys.argv[0], str(corpus), *flags], lambda data: try_content(args.name, data))
+    flags.append(f"-artifact_prefix={found}/found_")
+    atheris.Setup(
+        [sys.argv[0], str(corpus), str(found), *flags], lambda data: try_content(args.name, data)
+    )
     atheris.Fuzz()
 
 

@@ -611,9 +611,9 @@ _PROCESS_OPS: Dict[str, Dict[str, Callable[[_Node], Any]]] = {
 
 def _process_op(node: _Node) -> ProcessOp:
     values = node.free_mapping()
-    if values.get("type") not in _PROCESS_OPS:
-        raise node.child("type", values.get("type")).error(f"one of {', '.join(_PROCESS_OPS)}")
-    name: str = values["type"]
+    name = values.get("type")
+    if not isinstance(name, str) or name not in _PROCESS_OPS:
+        raise node.child("type", name).error(f"one of {', '.join(_PROCESS_OPS)}")
     readers = {key.rstrip("*"): read for key, read in _PROCESS_OPS[name].items()}
     required = [key.rstrip("*") for key in _PROCESS_OPS[name] if key.endswith("*")]
     entries = node.mapping(" ".join(["type", *readers]), required=" ".join(["type", *required]))

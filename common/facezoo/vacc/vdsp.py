@@ -222,7 +222,7 @@ def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
             "OpType and OpConfig: write it anew with 'make recipes'"
         )
     op_type = entry.get("OpType")
-    if op_type not in FIT_OF_OP:
+    if not isinstance(op_type, str) or op_type not in FIT_OF_OP:
         raise ConfigError(
             f"{str(path)!r}: OpType {op_type!r} does not prepare an RGB or BGR picture; expected "
             f"one of {', '.join(FIT_OF_OP)}"
