@@ -1,8 +1,8 @@
 """Parsers of files from elsewhere: they return, or raise an error of the package, whatever comes.
 
 ``python tests/faults/fuzz_targets.py NAME --seconds 600`` searches with atheris (pip install
-atheris), guided by coverage, and keeps what breaks a parser in tests/faults/corpus; the tests replay that and
-go on from it without a guide.
+atheris), guided by coverage, and keeps what breaks a parser in tests/faults/corpus; the tests
+replay that and go on from it without a guide.
 """
 
 import argparse
