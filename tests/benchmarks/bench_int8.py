@@ -182,7 +182,7 @@ def measure(photos, large, threads, rounds):
                 **{n.card.id: measure_times(n, pictures, threads, rounds) for n in detectors},
                 EMBEDDER: measure_times(embedder, folder / "crops", threads, rounds),
             },
-            "folds": {n.card.id: measure_folds(n, photos, folder / n.card.id) for n in detectors},
+            "folds": {DETECTORS[1]: measure_folds(detectors[1], photos, folder / DETECTORS[1])},
             "embeddings": measure_embeddings(embedder, crops, folder),
         }
 
@@ -231,7 +231,7 @@ def main() -> int:
         "--large", type=Path, metavar="ONNX", help=f"released {DETECTORS[0]}; fetched by default"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=25, help="of each network")
+    parser.add_argument("--rounds", type=int, default=15, help="of each network")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     args = parser.parse_args()
     result = measure(find_images(args.photos), args.large, args.threads, args.rounds)
