@@ -315,7 +315,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path, rng):
         text = YAML.format(
             path=folder, shape="[1, 3, 640, 640]", suffix="jpg", count=count, ops=ops
         )
-        text = text.replace("toy.onnx", str(tmp_path / "toy.onnx")).replace(" x:", " input.1:")
+        text = text.replace("toy.onnx", str(tmp_path / "toy.onnx")).replace("{x:", "{input.1:")
         text = text.replace("dtype: int8", "dtype: int8, quantize: {calibrate_mode: percentile}")
         (tmp_path / "toy.yaml").write_text(text)
         command = [sys.executable, "-c", MEASURE, str(tmp_path / "toy.yaml")]
