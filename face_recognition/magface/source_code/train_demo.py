@@ -22,7 +22,7 @@ from facezoo.models.magface.faces import read_face_pairs
 
 TRAINED, VERIFIED = range(1, 26), range(26, 31)
 FOLDS = 2
-FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 16 21 --workers 1 --print-freq 7"
+FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 7 9 --workers 1 --print-freq 7"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--att_dir", type=Path, required=True, help="folder with s1 to s30")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--epochs", type=int, default=24, help="of each run")
+    parser.add_argument("--epochs", type=int, default=10, help="of each run")
     parser.add_argument("--faces", type=int, default=10, help="pictures of each person to learn")
     return parser
 
