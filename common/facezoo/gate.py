@@ -326,7 +326,11 @@ def open_gate(
     """
     if settings.images is None:
         if calibration is None:
-            _log.warning("%s: not judged by the gate, for want of pictures: --images", config.file)
+            _log.warning(
+                "%s: no pictures, so the gate does not judge the build against fp32; give it some: "
+                "--images",
+                config.file,
+            )
             return None
         _log.warning(
             "%s: the gate judges by the calibration files themselves, which flatters the build; "

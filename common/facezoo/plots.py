@@ -215,7 +215,8 @@ def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude")
         If the suffix is of no format that can be written.
     """
     figure, axes = _new_figure((6.0, 4.0))
-    axes.hist(magnitudes, bins="auto", color=STYLES[0][0])
+    axes.hist(magnitudes, bins="auto", color=STYLES[0][0], edgecolor="white", linewidth=0.5)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_axisbelow(True)
     axes.set(
         title=f"{len(magnitudes)} faces, median {np.median(magnitudes):.2f}",

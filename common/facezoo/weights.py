@@ -34,7 +34,7 @@ from . import __version__
 from .card import WeightFile, Wheel
 from .errors import ChecksumMismatch, WeightsError, WeightsMissing
 
-__all__ = ["fetch", "fetch_many", "find", "home"]
+__all__ = ["fetch", "fetch_many", "find", "home", "locate"]
 
 TIMEOUT_SECONDS = 10.0
 PAUSES_SECONDS = (0.5, 1.0)  # before the second and the third try of one address
@@ -92,6 +92,43 @@ def find(name: str) -> Path:
         )
     if not file.sha256:
         _log.warning('%s: nobody publishes its sha256, so "%s" is taken as it is', name, path)
+    return path
+
+
+def locate(name: Union[str, Path]) -> Path:
+    """Find a model that is given as a path, by its published file name, or by the zoo's name.
+
+    Parameters
+    ----------
+    name
+        A path, which is taken as it is if the file is there or the zoo does not know it; else
+        a name as ``facezoo list`` prints it, or the file name that such a file has in :func:`home`.
+
+    Returns
+    -------
+    pathlib.Path
+        The path that was given, which need not exist, or the file in :func:`home`.
+
+    Raises
+    ------
+    CardError
+        If it is neither a path with a suffix of a model nor a name the zoo knows.
+    WeightsMissing
+        If the zoo knows the file and it is not here; the message says how to get it.
+    ChecksumMismatch
+        If something else lies in its place.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix not in (".onnx", ".pth"):
+        return find(str(name))
+    # The catalogue stands above this module; importing it here keeps both free of a cycle.
+    from . import models
+
+    for file in models.WEIGHTS.values():
+        if file.file == str(name):
+            return find(file.name)
     return path
 
 

@@ -144,6 +144,18 @@ def test_a_missing_picture_is_skipped_or_fatal(tmp_path, script, model):
     assert script("gen_feat", "--inf_list", listed, "--feat_list", tmp_path / "d.list")[0] == 2
 
 
+@pytest.mark.parametrize("name", ["magface_epoch_00025.pth", "magface_iresnet100_ms1mv2_pth"])
+def test_a_published_checkpoint_is_looked_for_where_it_belongs(tmp_path, script, monkeypatch, name):
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "home"))
+    make_faces(tmp_path, 1, 1)
+    listed = write_list(tmp_path / "img.list", ["p0/0.png"])
+    flags = ("--inf_list", listed, "--feat_list", tmp_path / "feat.list")
+    code, _, error = script("gen_feat", *flags, "--resume", name)
+    assert code == 2
+    assert "magface_iresnet100_ms1mv2_pth can only be had by hand" in error
+    assert str(tmp_path / "home" / "magface_epoch_00025.pth") in error
+
+
 @pytest.mark.torch
 def test_a_checkpoint_is_exported_once(tmp_path, script):
     pytest.importorskip("torch")

@@ -100,7 +100,7 @@ def test_a_missing_artifact_is_told_what_there_is(prefix):
         read_artifact(prefix.parent.with_name("toy_int8") / "mod")
     assert "toy_fp16/mod" in str(caught.value)
     assert "official_int8/mod" in str(caught.value)
-    with pytest.raises(InputError, match="no artifact is beside it"):
+    with pytest.raises(InputError, match="and none beside it; make it with"):
         read_artifact(prefix.parent.parent.parent / "x" / "y" / "mod")
 
 

@@ -156,7 +156,10 @@ def test_held_out_pictures_or_the_calibrations_own_with_a_warning(workspace, cap
     assert (own.held_out, own.pictures) == (False, data.paths)
     assert "by the calibration files themselves, which flatters" in caplog.text
     assert open_gate(config, GateSettings()) is None
-    assert "not judged by the gate, for want of pictures: --images" in caplog.text
+    assert (
+        "no pictures, so the gate does not judge the build against fp32; give it some"
+        in caplog.text
+    )
 
 
 def test_held_out_pictures_that_were_calibrated_on_are_noticed(workspace, caplog):

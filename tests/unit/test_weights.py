@@ -170,6 +170,23 @@ def test_find_returns_a_file_that_is_what_it_should_be(zoo, put, no_connections)
     assert weights.find("net") == path
 
 
+def test_locate_takes_paths_names_and_published_file_names(zoo, put, tmp_path, monkeypatch):
+    file = zoo(published("net"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsMissing, match=r"^net can only be had"):
+        weights.locate("net")
+    with pytest.raises(WeightsMissing, match=r"^net can only be had"):
+        weights.locate("net.onnx")
+    path = put(file, CONTENT)
+    assert weights.locate("net") == weights.locate("net.onnx") == path
+    assert weights.locate(tmp_path / "net.onnx") == tmp_path / "net.onnx"
+    assert str(weights.locate("other.pth")) == "other.pth"
+    with pytest.raises(CardError):
+        weights.locate("other")
+    (tmp_path / "net.onnx").write_bytes(OTHER)
+    assert str(weights.locate("net.onnx")) == "net.onnx"
+
+
 def test_find_says_how_to_get_what_is_missing(zoo, home, no_connections):
     zoo(published(url="http://127.0.0.1:1/net.onnx"), published("seen", manual="open <page>"))
     with pytest.raises(WeightsMissing, match=f'not in "{home}"; run: facezoo download net'):

@@ -122,7 +122,10 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("model")
     source = group.add_mutually_exclusive_group()
     source.add_argument(
-        "--resume", type=Path, metavar="CKPT", help="a checkpoint of the authors; needs torch"
+        "--resume",
+        type=Path,
+        metavar="CKPT",
+        help="a checkpoint, or the name `facezoo list` shows it under; needs torch",
     )
     source.add_argument("--onnx", type=Path, help="what export_onnx.py has written")
     add_flag(source, "--model_prefix_path", type=Path, metavar="PREFIX", help="an artifact")
@@ -161,17 +164,21 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
     ------
     InputError
         If none is named.
+    WeightsMissing
+        If the checkpoint is one that the zoo knows and it is not here.
     """
     # Imported here because it takes most of a command's start.
+    from .. import weights
     from ..pipeline import load
 
     source = args.onnx or args.model_prefix_path
     if args.resume:
-        source = workspace / f"{args.resume.stem}_{args.arch}.onnx"
-        if not _is_export_of(source, args.resume):
+        checkpoint = weights.locate(args.resume)
+        source = workspace / f"{checkpoint.stem}_{args.arch}.onnx"
+        if not _is_export_of(source, checkpoint):
             part = import_torch_part("facezoo.models.magface.checkpoint")
-            worst = part.export_checkpoint(args.resume, args.arch, source)
-            print(f"{source}: from {args.resume}, largest difference from torch {worst:.2e}")
+            worst = part.export_checkpoint(checkpoint, args.arch, source)
+            print(f"{source}: from {checkpoint}, largest difference from torch {worst:.2e}")
     if source is None:
         raise InputError("which network? give --resume CKPT, --onnx FILE or --model_prefix_path")
     return load("magface", source, flip=args.flip, **runtime_of(args))

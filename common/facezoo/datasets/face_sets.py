@@ -130,6 +130,11 @@ def unpack_sets(archive: Path, root: Path) -> int:
         If the archive cannot be read, holds links or paths that lead out of it, or none of the
         sets; nothing outside the folder is written.
     """
+    if not archive.exists():
+        raise DatasetError(
+            f"{str(archive)!r} does not exist; facezoo prepare lfw_cfp_agedb --help says where it "
+            "lies"
+        )
     try:
         with tarfile.open(archive) as tar:
             members = [(target, one) for one in tar for target in _targets(one, archive)]

@@ -236,9 +236,9 @@ def _nothing_there(prefix: Path) -> InputError:
             f"{str(prefix)!r} is a folder; expected a prefix: give {str(prefix / 'mod')!r}"
         )
     others = _prefixes_below(prefix.parent.parent)
-    found = f"there are {', '.join(others)}" if others else "no artifact is beside it"
+    found = f"; there are {', '.join(others)}" if others else " and none beside it"
     return InputError(
-        f"no artifact at {str(prefix)!r}; {found}; make it with: facezoo vamc compile YAML"
+        f"no artifact at {str(prefix)!r}{found}; make it with: facezoo vamc compile YAML"
     )
 
 

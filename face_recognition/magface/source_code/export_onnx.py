@@ -34,17 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_source(name: str) -> Path:
-    return Path(name) if Path(name).suffix in (".onnx", ".pth") else weights.find(name)
-
-
 def run(args: argparse.Namespace) -> int:
     if (args.arch is None) != (args.checkpoint is None) or (args.card and args.checkpoint):
         raise InputError("--arch goes with --checkpoint, and --card with --onnx")
     if args.checkpoint:
         checkpoint = import_torch_part("facezoo.models.magface.checkpoint")
         worst = checkpoint.export_checkpoint(
-            find_source(args.checkpoint), args.arch, args.output, batch=args.batch
+            weights.locate(args.checkpoint), args.arch, args.output, batch=args.batch
         )
         card = CARDS[f"magface_{args.arch}"]
     else:
@@ -52,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         from facezoo.models.magface.graph import export_released
 
         card, worst = export_released(
-            find_source(args.onnx), args.output, card_id=args.card, batch=args.batch
+            weights.locate(args.onnx), args.output, card_id=args.card, batch=args.batch
         )
     print(f"{args.output}: {card.id}, output {' '.join(card.output_names)}")
     print(f"largest difference from the source, of the output's root mean square: {worst:.2e}")

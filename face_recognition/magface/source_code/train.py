@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from facezoo import weights
 from facezoo.cli import options
 from facezoo.datasets.image_list import check_image_list, read_image_list
 from facezoo.errors import InputError
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--val_pairs", type=Path, help="lines 'first second 1' (or 0)")
     add("--embedding-size", type=int, choices=(512,), default=512, help="of the network")
     add("--last-fc-size", type=int, help="number of people, to be checked against the list")
-    add("--pretrained", type=Path, help="checkpoint to start from")
+    add("--pretrained", type=Path, help="checkpoint to start from, or its name")
     add("--measure-norms", type=int, metavar="N", help="only show lengths of N faces with it")
     for kind in (settings.LossSettings, settings.TrainSettings, settings.RunSettings):
         for flags, how in settings.flags_of(kind):
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         )
     faces = FaceSet(images, chosen.seed, args.image_root)
     pairs = read_face_pairs(args.val_pairs, args.image_root) if args.val_pairs else None
+    if args.pretrained:
+        args.pretrained = weights.locate(args.pretrained)
     build = training.builder(chosen.arch, args.pretrained)
     if args.measure_norms:
         lengths = training.lengths_of(build(), faces, args.measure_norms, chosen.seed)
