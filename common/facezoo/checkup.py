@@ -344,7 +344,7 @@ def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
     right = diagnosis.distances["right"]
     if diagnosis.verdict == "consistent":
         yield Finding(
-            "behaviour", "ok", what, f"consistent with the right set-up ({right:.2g} of 1)"
+            "behaviour", "ok", what, f"consistent with the right set-up (distance {right:.2g})"
         )
     for cause in diagnosis.causes if diagnosis.verdict == "explained" else ():
         says = f"{cause.mistakes[0]}: {cause.says}"

@@ -36,6 +36,7 @@ __all__ = [
     "find_model",
     "measure_face",
     "number_people",
+    "published_graph",
     "read_score_limit",
 ]
 
@@ -410,12 +411,27 @@ def find_model(text: str, model: str, **options: Any) -> FaceModel[Any]:
     source, _, engine = text.partition("@")
     if engine:
         options["engine"] = engine
-    path = _published(source, model) if source in CARDS else Path(source)
+    path = published_graph(source, model) if source in CARDS else Path(source)
     return load(model, path, **options)
 
 
-def _published(card_id: str, model: str) -> Path:
-    """Return the raw-head graph of published weights, made once and kept beside them."""
+def published_graph(card_id: str, model: str) -> Path:
+    """Return the raw-head graph of published weights, made once and kept beside them.
+
+    Parameters
+    ----------
+    card_id
+        Whose weights.
+    model
+        Which recipe the card must be of.
+
+    Raises
+    ------
+    InputError
+        If it is of another, or its weights are not published as ONNX.
+    WeightsMissing
+        If they are not on this machine; says how to get them.
+    """
     card = find_card(card_id)
     if card.model != model:
         raise InputError(f"{card_id} is a model of {card.model}; expected one of {model}")

@@ -209,6 +209,7 @@ def test_text_json_and_a_page_with_pictures(workspace, capsys):
     assert printed.startswith("scrfd_500m_bnkps, 3 pictures\nA  tiny.onnx on ort ")
     assert re.search(r"^score_8 +(1\.0|0\.9)\d+ +\d+\.\d ", printed, re.MULTILINE)
     assert re.search(r"^network +[\d.]+ ms +[\d.]+ ms +[\d.]+x$", printed, re.MULTILINE)
+    assert re.search(r"^time +A +B +B/A$", printed, re.MULTILINE)
     report = json.loads(Path("c.json").read_text())
     assert report["schema"] == "facezoo.compare/1"
     assert report["pictures"] == 3
@@ -217,6 +218,8 @@ def test_text_json_and_a_page_with_pictures(workspace, capsys):
     figures = len(re.findall("<figure>", page))
     assert page.count("data:image/jpeg;base64,") == 2 * figures > 0
     assert "scrfd_500m_bnkps: two builds compared" in page
+    assert re.search(r"A \(left\) (1 face|0 faces|\d+ faces), B \(right\) \d+ face", page)
+    assert " 1 faces" not in page
 
 
 def test_recorded_outputs_are_a_build_too(workspace, repository, capsys):

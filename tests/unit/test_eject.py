@@ -13,6 +13,7 @@ import pytest
 import yaml
 from facezoo.backends.ort import OrtBackend
 from facezoo.card import Preprocess
+from facezoo.cli import eject as cli
 from facezoo.cli.main import main
 from facezoo.contract import Contract, read_contract
 from facezoo.eject import EJECTED_FILES, bundle, eject, to_json
@@ -73,6 +74,17 @@ def detector(tmp_path_factory):
     words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(folder / "out")]
     assert main([*words, "--image", str(folder / "bright.png")]) == 0
     return folder / "out"
+
+
+def test_without_a_file_the_published_weights_are_ejected(tmp_path, monkeypatch):
+    model = tiny_scrfd(tmp_path / "tiny.onnx")
+    asked = []
+    monkeypatch.setattr(cli, "published_graph", lambda *names: asked.append(names) or model)
+    write_image_rgb(tmp_path / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--to", str(tmp_path / "out")]
+    assert main([*words, "--image", str(tmp_path / "bright.png")]) == 0
+    assert asked == [("scrfd_500m_bnkps", "scrfd")]
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == model.read_bytes()
 
 
 def test_the_folder_is_whole_and_free_of_facezoo(detector):

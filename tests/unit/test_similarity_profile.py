@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -142,6 +143,8 @@ def test_folders_of_people_to_a_profile(people, capsys):
     assert "120 pairs of one person, 1008 of two" in said
     assert "FAR 0.01: cosine" in said and "TAR 1.0000" in said
     assert "FAR 0.0001: refused" in said
+    for low, high in re.findall(r"\((-?[\d.]+) to (-?[\d.]+)\)", said):
+        assert float(low) <= float(high)
     entry = json.loads(profile.read_text())
     assert entry["settings"]["interval"] == "people drawn anew"
     assert entry["points"][0]["l2"]["strict"] < entry["points"][0]["l2"]["loose"]

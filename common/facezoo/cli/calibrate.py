@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "quality",
         help="percentiles and thresholds of quality scores",
         description="Percentiles, the thresholds that drop 1, 5 and 10 %, and with --fnmr, where "
-        "folders are people, the one for a wanted false non-match rate.",
+        "folders are\npeople, the one for a wanted false non-match rate.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
@@ -149,9 +149,10 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
     similarity = kinds.add_parser(
         "similarity",
         help="from which similarity on two faces are one person's",
-        description="Thresholds at false accept rates 1e-2, 1e-3 and 1e-4, with 95 %% intervals, "
-        "as cosine, L2 of unit vectors and angle. A rate is refused where fewer than ten false "
-        "accepts are expected.",
+        description="Thresholds at false accept rates 1e-2, 1e-3 and 1e-4, with 95 % intervals, "
+        "as cosine, L2 of\nunit vectors and angle. A rate is refused where fewer than ten false "
+        "accepts are expected: 1e-2\nneeds 1,000 pairs of two people, such as five people with "
+        "ten pictures each.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
@@ -255,8 +256,8 @@ def _similarity_lines(profile: SimilarityProfile) -> List[str]:
             lines.append(f"FAR {point.far:g}: refused, {point.refusal}")
             continue
         shown = ", ".join(
-            f"{name} {value:.4f} ({strict:.4f} to {loose:.4f})"
-            for name, (value, strict, loose) in point.scales().items()
+            f"{name} {value:.4f} ({min(ends):.4f} to {max(ends):.4f})"
+            for name, (value, *ends) in point.scales().items()
         )
         lines.append(f"FAR {point.far:g}: {shown}; TAR {point.tar:.4f}")
     return lines

@@ -3,6 +3,10 @@
 A and B are artifact prefixes or .onnx files, with a runtime before a colon if it is not to be
 chosen (ort:, openvino:, vsx:), or folders of vamp's outputs with the list they were made from.
 
+Lost is the share of a channel's variance that the difference takes, mean over the channels; one
+that hardly varies is lost easily. worst_corner is in pixels of the photo; a time is the median of
+the pictures'.
+
   facezoo compare deploy_weights/x_fp32/mod deploy_weights/x_int8/mod --images photos/ --html x.html
   facezoo compare x.onnx openvino:x.onnx --images photos/
   facezoo compare x.onnx vamp_out/ --images photos/ --datalist list.txt
@@ -110,9 +114,10 @@ def _replay(folder: Path, datalist: Path, images: Path) -> ReplayBackend:
 def render_text(found: Comparison) -> str:
     """Write a comparison as aligned text."""
     lines = [
-        f"{found.model}, {found.pictures} pictures",
+        f"{found.model}, {found.pictures} picture{'s' * (found.pictures != 1)}",
         f"A  {found.builds[0]}",
         f"B  {found.builds[1]}",
+        "",
         "output            cosine   SNR dB   max error     lost  worst channel",
     ]
     lines += [
@@ -120,7 +125,10 @@ def render_text(found: Comparison) -> str:
         f"{drift.lost:>9.2%}{drift.worst_lost:>15.2%}"
         for name, drift in found.outputs.items()
     ]
+    if found.task:
+        lines += ["", "results of B, held against A's"]
     lines += [f"{name:20}{value:>12.5g}" for name, value in found.task.items()]
+    lines += ["", f"{'time':20}{'A':>12}{'B':>12}     B/A"]
     lines += [
         f"{stage:20}{a:>9.2f} ms{b:>9.2f} ms   {f'{b / a:.2f}x' if a else ''}"
         for stage, (a, b) in found.milliseconds.items()
@@ -155,7 +163,7 @@ def render_html(found: Comparison) -> str:
 def _figure(pair: Pair) -> str:
     image = read_image_rgb(pair.path)
     sides, words = zip(*(_draw(image, result) for result in (pair.reference, pair.other)))
-    caption = html.escape(f"{pair.path.name}: A {words[0]}, B {words[1]}")
+    caption = html.escape(f"{pair.path.name}: A (left) {words[0]}, B (right) {words[1]}")
     pictures = "".join(f'<img alt="" src="data:image/jpeg;base64,{side}">' for side in sides)
     return f"<figure>{pictures}<figcaption>{caption}</figcaption></figure>"
 
@@ -164,7 +172,7 @@ def _draw(image: Any, result: Any) -> Tuple[str, str]:
     """Return a small drawing as base64 JPEG, and the result in words."""
     words = repr(result)
     if isinstance(result, FaceDetections):
-        image, words = draw_faces(image, result), f"{len(result)} faces"
+        image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"
     elif isinstance(result, Landmarks):
         image = draw_landmarks(image, result)
     elif isinstance(result, Embedding):

@@ -4,7 +4,7 @@ One NumPy file with pre-processing and decode, runners for ONNX Runtime and the 
 vendor's YAML and JSON, a picture and its expected result.
 
   facezoo eject scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx --to product/detector
-  facezoo eject w600k_mbf --onnx w600k_mbf.onnx --to product/recogniser --image aligned_face.png
+  facezoo eject w600k_mbf --to product/recogniser --image aligned_face.png
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..eject import EJECTED_FILES, eject
 from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
+from ..predict import published_graph
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
@@ -28,7 +29,12 @@ SAMPLE = "astronaut"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("model", metavar="MODEL", help="a card's id, as facezoo list prints it")
-    parser.add_argument("--onnx", type=Path, required=True, metavar="F", help="raw-head .onnx")
+    parser.add_argument(
+        "--onnx",
+        type=Path,
+        metavar="F",
+        help="what the recipe's export_onnx.py wrote; by default made of the downloaded weights",
+    )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument(
         "--image",
@@ -41,11 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the folder and list it."""
     card = find_card(args.model)
-    contract = find_contract(args.onnx) or Contract.from_card(card)
+    graph = args.onnx or published_graph(card.id, card.model)
+    contract = find_contract(graph) or Contract.from_card(card)
     if contract.card_id != card.id:
-        raise InputError(f"{str(args.onnx)!r} says it is {contract.card_id}, not {card.id}")
+        raise InputError(f"{str(graph)!r} says it is {contract.card_id}, not {card.id}")
     sample = read_image_rgb(args.image or weights.find(SAMPLE))
-    eject(args.onnx, contract, _build_yaml(contract), sample, args.to)
+    eject(graph, contract, _build_yaml(contract), sample, args.to)
     for name in EJECTED_FILES:
         print(args.to / name)
     print(f"try it: python {args.to / 'run_ort.py'}")

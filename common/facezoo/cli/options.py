@@ -47,7 +47,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         super().__init__(prog, max_help_position=32, width=100)
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
-        if action.default in (None, False, argparse.SUPPRESS) or action.required:
+        if action.default in (None, False, [], argparse.SUPPRESS) or action.required:
             return action.help
         return super()._get_help_string(action)
 
