@@ -328,13 +328,13 @@ def open_gate(
         if calibration is None:
             _log.warning(
                 "%s: no pictures, so the gate does not judge the build against fp32; give it some: "
-                "--images",
+                "facezoo compile --images DIR",
                 config.file,
             )
             return None
         _log.warning(
             "%s: the gate judges by the calibration files themselves, which flatters the build; "
-            "give it others: --images",
+            "give it others: facezoo compile --images DIR",
             config.file,
         )
         return Gate(calibration.paths, False, settings, calibration)
