@@ -201,7 +201,7 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where a model comes from."""
+    """Where a model comes from; ``paper`` is an address, "" if there is none."""
 
     paper: str
     repository: str

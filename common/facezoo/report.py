@@ -428,13 +428,13 @@ def _facts(root: Path, model: str, say: Say) -> str:
     for output in card.outputs:
         meanings.setdefault(output.meaning, []).append(f"`{output.name}`")
     outputs = "<br>".join(f"{' '.join(names)}: {what}" for what, names in meanings.items())
-    upstream = card.upstream
+    source = f"[{card.upstream.commit[:7]}]({card.upstream.repository})"
     rows = [
-        ("Source", f"[{upstream.commit[:7]}]({upstream.repository}), {_paper_link(card)}"),
+        ("Source", _joined((source, _paper_link(card)))),
         ("Input", f"`{card.input_name}`, B x 3 x {height} x {width}, float32"),
         ("Outputs", outputs),
         ("Pre-processing", _describe(card.preprocess)),
-        ("Licence of the code", upstream.code_licence),
+        ("Licence of the code", card.upstream.code_licence),
         ("Licence of the weights", _joined((file.licence for file in _files(model)), "; ")),
     ]
     return _table(map(say, ("Fact", "Value")), [(say(fact), value) for fact, value in rows])
@@ -758,7 +758,7 @@ def _page_link(root: Path, model: str, say: Say) -> str:
 
 def _paper_link(card: ModelCard) -> str:
     address = card.upstream.paper
-    return f"[arXiv {address.rpartition('/')[2]}]({address})"
+    return address and f"[arXiv {address.rpartition('/')[2]}]({address})"
 
 
 def _number(value: float) -> str:
@@ -771,7 +771,7 @@ def _as_printed(value: float) -> str:
 
 
 def _joined(values: Iterable[str], separator: str = ", ") -> str:
-    return separator.join(dict.fromkeys(values)) or _EMPTY
+    return separator.join(dict.fromkeys(filter(None, values))) or _EMPTY
 
 
 def _merged(lists: Iterable[Iterable[str]]) -> List[str]:

@@ -275,7 +275,7 @@ def check_sources(name, source):
         while first and lines[first - 1].startswith("#"):
             first -= 1
         if not re.search(r"#.*\bsource: ", "\n".join(lines[first : node.end_lineno])):
-            problems.append(f"{name}:{node.lineno} {target.id} names no source")
+            problems.append(f"{name}:{node.lineno} {target.id} names no source: # source: …")
     return problems
 
 

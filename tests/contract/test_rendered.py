@@ -302,6 +302,15 @@ def test_facts_describe_the_preprocessing(monkeypatch, tmp_path, preprocess, wor
     assert re.search(words, text)
 
 
+def test_a_model_without_a_paper_has_no_empty_link(monkeypatch):
+    card = CARDS["scrfd_500m"]
+    card = dataclasses.replace(card, upstream=dataclasses.replace(card.upstream, paper=""))
+    monkeypatch.setattr("facezoo.report.CARDS", {card.id: card})
+    source = rows(render_block(REPOSITORY, ["facts", "scrfd"]))[2]
+    assert source[1].endswith("/detection/scrfd)")
+    assert rows(render_block(REPOSITORY, ["models"]))[2][3] == "–"
+
+
 @pytest.mark.parametrize("model", models.MODELS)
 @pytest.mark.parametrize("block", ["weights", "variants", "accuracy"])
 def test_every_model_can_be_shown(block, model):
