@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
@@ -203,7 +204,6 @@ class _Scale:
     """From values to pixels of the plot."""
 
     limits: Tuple[float, float, float, float]
-    ticks: int = field(default=5)
 
     def x(self, value: float) -> float:
         low, high = self.limits[:2]
@@ -223,19 +223,30 @@ def _limits(curves: Curves) -> Tuple[float, float, float, float]:
     return left, right if right > left else left + 1, low, high if high > low else low + 1
 
 
+def _round_values(low: float, high: float) -> List[float]:
+    """Return three to nine multiples of 1, 2 or 5 times a power of ten, for the grid."""
+    least = (high - low) / 8
+    if not 1e-300 < least < math.inf:
+        return []  # Nothing to lay a grid over, such as values that are not numbers.
+    power = 10.0 ** math.floor(math.log10(least))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+    slack = 1e-9 * (high - low) / step
+    first, last = math.ceil(low / step - slack), math.floor(high / step + slack)
+    return [step * number for number in range(first, last + 1)]
+
+
 def _plot(curves: Curves) -> str:
     scale = _Scale(_limits(curves))
     label = html.escape(curves.title)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     left, right, low, high = scale.limits
-    for step in range(scale.ticks + 1):
-        share = step / scale.ticks
-        x, y = left + share * (right - left), low + share * (high - low)
+    for x in _round_values(left, right):
         parts.append(
             f'<line class="grid" x1="{scale.x(x):.1f}" x2="{scale.x(x):.1f}" y1="{TOP}" '
             f'y2="{HEIGHT - BOTTOM}"/><text x="{scale.x(x):.1f}" y="{HEIGHT - BOTTOM + 16}" '
             f'text-anchor="middle">{x:.3g}</text>'
         )
+    for y in _round_values(low, high):
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{scale.y(y):.1f}" '
             f'y2="{scale.y(y):.1f}"/><text x="{LEFT - 6}" y="{scale.y(y) + 4:.1f}" '

@@ -74,6 +74,11 @@ def test_the_report_prints_what_the_authors_print(crops):
     assert written["errors"] == report.errors.tolist()
 
 
+def test_results_that_are_not_there(crops):
+    with pytest.raises(InputError, match=r"nope.json' cannot be read: No such file"):
+        evaluate_results(crops / "nope.json", crops)
+
+
 def test_another_data_sets_normaliser(crops):
     with_box = evaluate_results(crops / "results.json", crops, "AFLW")
     np.testing.assert_allclose(with_box.errors, EYES * np.array([0.01, 0.02, 0.2, 0.05]), atol=1e-6)

@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -424,6 +425,7 @@ def test_a_page_is_whole_and_quotes_everything(tmp_path):
             Pictures(evil, [image], [evil], evil),
             Curves(evil, evil, evil, {evil: (line, line**2), "flat": (line, line * 0)}),
             Curves("flat", "x", "y", {"one": (np.ones(1), np.ones(1))}),
+            Curves("no numbers", "x", "y", {"one": (np.ones(2), np.array([1.0, np.nan]))}),
         ],
     )
     text = (tmp_path / "page.html").read_text()
@@ -436,3 +438,14 @@ def test_a_page_is_whole_and_quotes_everything(tmp_path):
     assert max(cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape) == 560
     assert max(len(points.split()) for points in text.split('points="')[1:]) < 700
     assert "nan" not in text.lower().replace("isnan", "")
+
+
+def test_the_grid_of_a_plot_lies_at_round_values(tmp_path):
+    faces = Curves(
+        "Faces", "faces", "score", {"score": (np.arange(1, 11), np.r_[18.2, [25.8] * 9])}
+    )
+    write_page(tmp_path / "p.html", "t", [faces])
+    text = (tmp_path / "p.html").read_text()
+    assert re.findall(r'text-anchor="middle">([\d.]+)<', text) == ["2", "4", "6", "8", "10"]
+    ends = re.findall(r'text-anchor="end">([\d.]+)<', text)
+    assert ends == ["19", "20", "21", "22", "23", "24", "25"]

@@ -181,7 +181,17 @@ def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") ->
 def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
     """Return the crop, and each picture's landmarks or, as text, why it has none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read: {error.strerror}; make it with vsx_infer.py"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{str(path)!r} is no {RESULTS_SCHEMA}; make it with vsx_infer.py"
+        ) from error
+    try:
+        content = json.loads(text)
         if content["schema"] != RESULTS_SCHEMA or content["crop"] not in CROPS:
             raise ValueError(f"schema {content['schema']!r}, crop {content.get('crop')!r}")
         parse = FaceLandmarks.from_dict if content["crop"] == "detector" else Landmarks.from_dict
@@ -189,7 +199,7 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
             entry["path"]: str(entry["error"]) if "error" in entry else parse(entry)
             for entry in content["images"]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{str(path)!r} is no {RESULTS_SCHEMA} ({error!r}); make it with vsx_infer.py"
         ) from error
