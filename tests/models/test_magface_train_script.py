@@ -158,6 +158,7 @@ def test_lengths_are_measured_and_bounds_proposed(main, data, trained, capsys, t
         (("--precision", "fp16"), "fp16 needs a GPU"),
         (("--batch-size", 13), "batch size 13 must be"),
         (("--print-freq", 0), "must be at least 1"),
+        (("--measure-norms", 5), "--measure-norms needs --pretrained"),
     ],
 )
 def test_what_does_not_go_together_is_refused(main, data, tmp_path, capsys, more, message):

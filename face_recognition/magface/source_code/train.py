@@ -1,8 +1,7 @@
 """Train MagFace, Mag-CosFace or ArcFace on a list of aligned faces; resumable.
 
 Alone, or with torchrun on several processes. --pth-save-fold gets checkpoints, weights that the
-authors' loader and ours take, steps.csv, epochs.csv and plots. Interrupted, by Ctrl-C, SIGTERM or
-worse, the same command goes on.
+authors' loader and ours take, tables and plots. Interrupted, the same command goes on.
 """
 
 import argparse
@@ -47,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.magface.train")
     distributed = options.import_torch_part("facezoo.models.magface.distributed")
     chosen, how = settings.settings_of(vars(args)), settings.run_settings_of(vars(args))
+    if args.measure_norms and not args.pretrained:
+        raise InputError("--measure-norms needs --pretrained: fresh weights' lengths say nothing")
     images = read_image_list(args.train_list)
     check_image_list(images, args.image_root)
     if args.last_fc_size not in (None, images.classes):
@@ -55,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
         )
     faces = FaceSet(images, chosen.seed, args.image_root)
     pairs = read_face_pairs(args.val_pairs, args.image_root) if args.val_pairs else None
-    if args.pretrained:
-        args.pretrained = weights.locate(args.pretrained)
+    args.pretrained = args.pretrained and weights.locate(args.pretrained)
     build = training.builder(chosen.arch, args.pretrained)
     if args.measure_norms:
         lengths = training.lengths_of(build(), faces, args.measure_norms, chosen.seed)
