@@ -78,7 +78,7 @@ CHECKPOINTS = {
 # Convolutions that int8 hurts most, by `facezoo sensitivity`; on large, thin maps it gains no time
 # there either.
 # source: measured on WIDER FACE val, see face_detection/scrfd/numerics.json
-LEFT_IN_FLOAT = {"scrfd_500m_bnkps": [*range(8)], "scrfd_2.5g_bnkps": [0, 1, 2]}
+LEFT_IN_FLOAT = {"scrfd_500m_bnkps": [*range(8)], "scrfd_2.5g_bnkps": [0, 1]}
 
 
 def _checkpoint(variant: str) -> WeightFile:
