@@ -45,10 +45,19 @@ __all__ = [
 ]
 
 
+# A name out of a hostile file can be as long as the file.
+_LONGEST = 1600
+
+
 class FaceZooError(Exception):
     """Base of all errors of this package; ``exit_code`` is what a command ends with."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        half = _LONGEST // 2
+        return text if len(text) <= _LONGEST else f"{text[:half]} […] {text[-half:]}"
 
 
 class InputError(FaceZooError, ValueError):
