@@ -109,7 +109,7 @@ class Contract:
             entry["preprocess"] = Preprocess(**fields)
             entry["output_names"] = tuple(entry["output_names"])
             return cls(**entry)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise GraphError(
                 f"the model's metadata entry {METADATA_KEY!r} cannot be read ({error}); "
                 "export the model again"

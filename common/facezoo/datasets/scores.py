@@ -153,7 +153,7 @@ def read_scores(path: Path) -> QualityScores:
         scores = readers.get(path.suffix.lower(), _read_text)(path)
     except OSError as error:
         raise DatasetError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DatasetError(
             f"{str(path)!r} holds no quality scores ({reason}); expected results.json of a runner, "

@@ -426,7 +426,7 @@ def read_pictures(datalist: Path, image_dir: Optional[Path] = None) -> List[Pict
         named = _npz_paths(manifest)
         count = itertools.count()
         pictures = [_picture_from(item, count) for item in manifest["items"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(
             f"{str(manifest_file)!r} cannot be understood ({error!r}); make it with image2npz.py"
         ) from error
