@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     check_names([str(target), *names])
     owned = {MANIFEST_FILE, datalist.name, f"{datalist.name}.{MANIFEST_FILE}"}
     with RunFolder(
-        target,
+        args.target_path,
         command="image2npz",
         settings={"dataset_path": str(root)},
         inputs_sha256=fingerprint_files(paths, names),
