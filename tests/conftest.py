@@ -1,11 +1,13 @@
 """What all tests share: where the assets and large goldens are, and a seeded generator."""
 
 import os
+import runpy
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.cli.main import main as facezoo_main
 
 # Started in the background, this process ignores Ctrl-C, and so would every command that a test
 # starts and interrupts.
@@ -37,3 +39,27 @@ def shared() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(2026)
+
+
+@pytest.fixture
+def run_here(repository, capsys, caplog):
+    """Run a script by its path in the repository, or a verb, in this process.
+
+    Returns its exit code, what it printed, and its errors with what was logged.
+    """
+
+    def run(name, *arguments):
+        if name.endswith(".py"):
+            main = runpy.run_path(str(repository / name))["main"]
+        else:
+            main, arguments = facezoo_main, (name, *arguments)
+        capsys.readouterr()
+        caplog.clear()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+        said, error = capsys.readouterr()
+        return code, said, error + caplog.text
+
+    return run

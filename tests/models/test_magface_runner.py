@@ -1,12 +1,10 @@
 """The MagFace recipe's runner, npz route and export as a user starts them."""
 
 import json
-import runpy
 
 import numpy as np
 import onnx
 import pytest
-from facezoo.cli.main import main as facezoo_main
 from facezoo.contract import read_contract
 from facezoo.datasets.pairs import read_feature_list
 from facezoo.errors import GraphError, InputError
@@ -21,8 +19,8 @@ RECIPE = "face_recognition/magface"
 
 
 @pytest.fixture
-def scripts(repository, capsys, caplog):
-    """Run a script of the recipe or a verb; return exit code, text, errors with what was logged."""
+def scripts(run_here):
+    """Run a script of the recipe by its short name, or a verb."""
     paths = {
         "runner": f"{RECIPE}/build_in/vsx/python/magface_vsx.py",
         "decode": f"{RECIPE}/build_in/decode/decode_vamp.py",
@@ -30,22 +28,7 @@ def scripts(repository, capsys, caplog):
         "image2npz": "common/utils/image2npz.py",
     }
 
-    def run(name, *arguments):
-        main = facezoo_main
-        if name in paths:
-            main = runpy.run_path(str(repository / paths[name]))["main"]
-        else:
-            arguments = (name, *arguments)
-        capsys.readouterr()
-        caplog.clear()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as error:
-            code = error.code
-        said, error = capsys.readouterr()
-        return code, said, error + caplog.text
-
-    return run
+    return lambda name, *arguments: run_here(paths.get(name, name), *arguments)
 
 
 @pytest.fixture

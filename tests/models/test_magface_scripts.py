@@ -4,14 +4,12 @@ import io
 import json
 import os
 import pickle
-import runpy
 import struct
 import tarfile
 
 import cv2
 import numpy as np
 import pytest
-from facezoo.cli.main import main as facezoo_main
 from facezoo.datasets.image_list import read_image_list
 from facezoo.datasets.pairs import feature_line, people_pairs, read_feature_list
 from facezoo.errors import DatasetError, InputError
@@ -40,23 +38,12 @@ toy_imgs/9.jpg 30.25
 
 
 @pytest.fixture
-def script(repository, capsys, caplog):
-    """Run a script or a verb; return exit code, text, errors with what was logged."""
+def script(repository, run_here):
+    """Run a script by its short name, or a verb."""
 
     def run(name, *arguments):
-        path = repository / SOURCE / f"{name}.py"
-        if path.is_file():
-            main = runpy.run_path(str(path))["main"]
-        else:
-            main, arguments = facezoo_main, (name, *arguments)
-        capsys.readouterr()
-        caplog.clear()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as error:
-            code = error.code
-        said, error = capsys.readouterr()
-        return code, said, error + caplog.text
+        path = f"{SOURCE}/{name}.py"
+        return run_here(path if (repository / path).is_file() else name, *arguments)
 
     return run
 

@@ -2,11 +2,9 @@
 
 import csv
 import json
-import runpy
 
 import numpy as np
 import pytest
-from facezoo.cli.main import main as facezoo_main
 from facezoo.datasets.scores import read_scores
 from facezoo.errors import DatasetError, InputError
 from facezoo.image.align import align_face
@@ -22,30 +20,15 @@ NAMES = ("a/1.png", "a/2.png", "b/1.png", "b/10.png", "b/2.png")
 
 
 @pytest.fixture
-def scripts(repository, capsys, caplog):
-    """Run a script of the recipe, return exit code, text, and errors with what was logged."""
+def scripts(run_here):
+    """Run a script of the recipe by its short name, or a verb."""
     paths = {
         "runner": f"{RECIPE}/build_in/vsx/python/sdd_fiqa_vsx.py",
         "decode_vamp": f"{RECIPE}/build_in/decode/decode_vamp.py",
         "image2npz": "common/utils/image2npz.py",
     }
 
-    def run(name, *arguments):
-        main = facezoo_main
-        if name in paths:
-            main = runpy.run_path(str(repository / paths[name]))["main"]
-        else:
-            arguments = (name, *arguments)
-        capsys.readouterr()
-        caplog.clear()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as error:
-            code = error.code
-        said, error = capsys.readouterr()
-        return code, said, error + caplog.text
-
-    return run
+    return lambda name, *arguments: run_here(paths.get(name, name), *arguments)
 
 
 @pytest.fixture
