@@ -304,7 +304,29 @@ class LandmarkDetector(FaceModel[Landmarks]):
         return FaceLandmarks(faces, tuple(map(DetectorCrop.to_photo, crops, found)))
 
 
-class PhotoLandmarker(FaceModel[FaceLandmarks]):
+class _PhotoModel(FaceModel[Result]):
+    """A detector, then a network on every face that it finds."""
+
+    def __init__(self, detector: FaceDetector, network: Any) -> None:
+        super().__init__(network.backend, network.contract)
+        self.detector = detector
+        self.network = network
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results, as JSON values for a run's fingerprint."""
+        return {**self.network.settings(), "detector": self.detector.settings()}
+
+    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Result:
+        found: Result = self.network._on_faces(infer, image_rgb, self.detector(image_rgb))
+        return found
+
+    def close(self) -> None:
+        """Free the resources of both."""
+        self.detector.close()
+        self.network.close()
+
+
+class PhotoLandmarker(_PhotoModel[FaceLandmarks]):
     """SCRFD, then PIPNet on every face: ``faces = model(photo_rgb)``.
 
     Parameters
@@ -312,26 +334,9 @@ class PhotoLandmarker(FaceModel[FaceLandmarks]):
     detector
         Finds the faces. Load it with ``threads=1`` for :meth:`stream`, which runs several photos
         at a time.
-    landmarks
+    network
         Finds their landmarks.
     """
-
-    def __init__(self, detector: FaceDetector, landmarks: LandmarkDetector) -> None:
-        super().__init__(landmarks.backend, landmarks.contract)
-        self.detector = detector
-        self.landmarks = landmarks
-
-    def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
-        return {**self.landmarks.settings(), "detector": self.detector.settings()}
-
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceLandmarks:
-        return self.landmarks._on_faces(infer, image_rgb, self.detector(image_rgb))
-
-    def close(self) -> None:
-        """Free the resources of both."""
-        self.detector.close()
-        self.landmarks.close()
 
 
 class FaceEmbedder(FaceModel[Embedding]):
@@ -410,7 +415,7 @@ class FaceEmbedder(FaceModel[Embedding]):
         return FaceEmbeddings(faces, tuple(self._apply(infer, crop) for crop in crops))
 
 
-class PhotoEmbedder(FaceModel[FaceEmbeddings]):
+class PhotoEmbedder(_PhotoModel[FaceEmbeddings]):
     """SCRFD, then a recogniser on every face: ``faces = model(photo_rgb)``.
 
     Parameters
@@ -418,26 +423,9 @@ class PhotoEmbedder(FaceModel[FaceEmbeddings]):
     detector
         Finds the faces; a variant with landmarks. Load it with ``threads=1`` for :meth:`stream`,
         which runs several photos at a time.
-    embedder
+    network
         Embeds them.
     """
-
-    def __init__(self, detector: FaceDetector, embedder: FaceEmbedder) -> None:
-        super().__init__(embedder.backend, embedder.contract)
-        self.detector = detector
-        self.embedder = embedder
-
-    def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
-        return {**self.embedder.settings(), "detector": self.detector.settings()}
-
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceEmbeddings:
-        return self.embedder._on_faces(infer, image_rgb, self.detector(image_rgb))
-
-    def close(self) -> None:
-        """Free the resources of both."""
-        self.detector.close()
-        self.embedder.close()
 
 
 class FaceQuality(FaceModel[QualityScore]):
@@ -470,7 +458,7 @@ class FaceQuality(FaceModel[QualityScore]):
         return FaceQualities(faces, tuple(self._apply(infer, crop) for crop in crops))
 
 
-class PhotoQuality(FaceModel[FaceQualities]):
+class PhotoQuality(_PhotoModel[FaceQualities]):
     """SCRFD, then SDD-FIQA on every face: ``faces = model(photo_rgb)``.
 
     Parameters
@@ -478,26 +466,9 @@ class PhotoQuality(FaceModel[FaceQualities]):
     detector
         Finds the faces; a variant with landmarks, which the alignment needs. Load it with
         ``threads=1`` for :meth:`stream`, which runs several photos at a time.
-    quality
+    network
         Scores them.
     """
-
-    def __init__(self, detector: FaceDetector, quality: FaceQuality) -> None:
-        super().__init__(quality.backend, quality.contract)
-        self.detector = detector
-        self.quality = quality
-
-    def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
-        return {**self.quality.settings(), "detector": self.detector.settings()}
-
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceQualities:
-        return self.quality._on_faces(infer, image_rgb, self.detector(image_rgb))
-
-    def close(self) -> None:
-        """Free the resources of both."""
-        self.detector.close()
-        self.quality.close()
 
 
 MODELS: Dict[str, Type[FaceModel[Any]]] = {

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
     with _open(args) as model:
         card_id = model.contract.card_id
-        sha256 = model.embedder.settings().get("model_sha256")
+        sha256 = model.network.settings().get("model_sha256")
         threshold, origin = _threshold(args, card_id, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
