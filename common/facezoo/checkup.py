@@ -6,6 +6,7 @@ Each look gives findings; none stops at the first.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import platform
 import re
 import sys
@@ -21,11 +22,13 @@ from .backends.base import HostBackend, describe_machine
 from .backends.ort import available_providers
 from .backends.vsx import check_card
 from .card import ModelCard, Preprocess
-from .contract import Contract, find_contract, load_graph, sha256_of
+from .contract import Contract, find_contract, load_graph, read_contract, sha256_of
 from .diagnosis import TOLERANCE, Diagnosis, Hypothesis, Patient, hypotheses_of
 from .errors import BackendError, GraphError
+from .image.degrade import degrade
 from .models import WEIGHTS, find_card
 from .reference import distance_from, drawn_pictures, read_reference
+from .traits import blur_trait, traits_of
 from .vacc.toolchain import describe_toolchain
 from .vacc.vdsp import describe_differences
 
@@ -35,6 +38,7 @@ __all__ = [
     "check_environment",
     "check_network",
     "check_preprocess",
+    "check_traits",
     "check_weights",
     "describe_diagnosis",
     "patient_of",
@@ -52,6 +56,7 @@ RIVALS = (
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
 # A build that keeps its arithmetic stays below this, as a share of the outputs' spread.
 SAME_ARITHMETIC = 1e-3
+BLUR = 3.5  # sigma in pixels of a face of 112: nobody's features are left
 
 
 @dataclass(frozen=True)
@@ -266,7 +271,11 @@ def check_network(subject: Subject, backend: HostBackend) -> Finding:
     what = "network"
     recorded = read_reference(subject.card.id, subject.source_sha256)
     if recorded is None:
-        says = f"no values are recorded for these weights of {subject.card.id}: not compared"
+        says = (
+            f"no values are recorded for these weights of {subject.card.id}: channels or range "
+            "changed inside the graph would not show here; your program's mistakes do, with "
+            "--observed"
+        )
         return Finding("behaviour", "note", what, says)
     patients = [patient_of(subject, backend, picture) for picture in drawn_pictures()]
     right = max(
@@ -292,6 +301,31 @@ def check_network(subject: Subject, backend: HostBackend) -> Finding:
         return Finding("behaviour", "note", what, says, remedy)
     says = f"not explained: {right:.2g} of the outputs' spread away from what is recorded"
     return Finding("behaviour", "problem", what, says, "other weights, or a broken build")
+
+
+def check_traits(
+    subject: Subject, backend: HostBackend, face: Optional[np.ndarray] = None
+) -> List[Finding]:
+    """Look at what needs no recorded value; for weights of which none is recorded.
+
+    ``face`` is a sharp one as the network takes it, (H, W, 3), uint8, RGB, which a network of
+    quality must like better than a blurred copy. See :mod:`facezoo.traits`.
+    """
+    outputs = [backend.infer(picture).arrays for picture in drawn_pictures()]
+    traits = traits_of(subject.card.model, subject.contract.decode, outputs)
+    if face is not None and subject.card.task == "face_quality":
+        pictures = (face, degrade(face, "blur", BLUR))
+        traits.append(blur_trait(*(_only_number(backend.infer(one).arrays) for one in pictures)))
+    wrong = [says for holds, says in traits if not holds]
+    remedy = "export it again with the recipe's source_code, from trained weights"
+    if wrong:
+        return [Finding("behaviour", "problem", "traits", says, remedy) for says in wrong]
+    says = f"sound as far as they show: {'; '.join(says for _, says in traits)}"
+    return [Finding("behaviour", "ok", "traits", says)]
+
+
+def _only_number(arrays: Mapping[str, np.ndarray]) -> float:
+    return float(next(iter(arrays.values())).reshape(-1)[0])
 
 
 def _is_quantised(model: Path) -> bool:
@@ -379,7 +413,7 @@ _REMEDIES = {
 
 
 def subject_of(path: Path, card: Optional[ModelCard], folder: Path) -> Subject:
-    """Take a file for a network; a released detector is cut back to raw heads in ``folder``.
+    """Take a file for a network; a released one is cut back to raw heads in ``folder``.
 
     Raises
     ------
@@ -396,13 +430,13 @@ def subject_of(path: Path, card: Optional[ModelCard], folder: Path) -> Subject:
         raise GraphError(
             f"{str(path)!r} carries no contract; say which network it is, such as scrfd_500m_bnkps"
         )
-    if card.model != "scrfd":
+    if card.model not in ("scrfd", "pipnet"):
         return Subject(path, path, card, Contract.from_card(card), sha256_of(path))
     # The package onnx behind this is not everybody's.
-    from .models.scrfd.graph import export_released
-
+    room = importlib.import_module(f"{__package__}.models.{card.model}.graph")
     model = folder / "raw.onnx"
-    found, _ = export_released(path, model)
-    if found != card:
-        raise GraphError(f"{str(path)!r} is {found.id}, not {card.id}")
-    return Subject(path, model, card, Contract.from_card(card), sha256_of(path))
+    room.export_released(path, model)
+    contract = read_contract(model)
+    if contract.card_id != card.id:
+        raise GraphError(f"{str(path)!r} is {contract.card_id}, not {card.id}")
+    return Subject(path, model, card, contract, sha256_of(path))

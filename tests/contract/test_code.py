@@ -40,7 +40,7 @@ LAYERS = (
         *("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
         *("page", "similarity_profile", "quality*"),
     ),
-    ("reference", "diagnosis", "checkup", "predict"),
+    ("reference", "traits", "diagnosis", "checkup", "predict"),
     ("cli.*",),
 )
 TORCH_PARTS = (
@@ -63,8 +63,8 @@ NEEDS_TORCH = HOMES["torch"]
 SCRIPT_LINES = 100
 # Python 3.8 cannot list its own modules; these are the ones that decoders use.
 OLD_STDLIB = ("dataclasses", "functools", "importlib", "math", "pathlib", "typing")
-# Limits of our own, which decide speed and no result.
-OWN = {"models.scrfd.decode.MOST_PAIRS"}
+# Limits of our own, which decide no result.
+OWN = {"models.scrfd.decode.MOST_PAIRS", "models.pipnet.decode.LEAST_CORRELATION"}
 
 
 @lru_cache(maxsize=None)

@@ -27,7 +27,8 @@ from facezoo.image.files import read_image_rgb
 from facezoo.models import CARDS
 from facezoo.models.pipnet.decode import format_meanface, load_meanface
 from facezoo.reference import distance_from, drawn_pictures, read_reference, reference_file
-from facezoo.testing import tiny_pipnet, tiny_scrfd
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
+from facezoo.traits import traits_of
 from onnx import helper
 
 PHOTOS = ("src_meeting.jpg", "t1.jpg")
@@ -417,6 +418,7 @@ def landmarks_of(outputs, meanface, size, *, own=False, divide=False, neighbors=
         ({"divide": True}, "true division"),
         ({"swap": True}, "x/y swapped"),
         ({"order": "BGR"}, "BGR"),
+        ({"norm": "0..1"}, "0..1"),
         ({"meanface": True}, "wrong mean face"),
         ({"order": "BGR", "divide": True}, None),
     ],
@@ -427,10 +429,9 @@ def test_wrong_landmarks_are_explained(change, mistake, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "crop.png"), crop[:, :, ::-1])
     change = dict(change)
     image = crop[:, :, ::-1] if change.pop("order", "RGB") == "BGR" else crop
-    x = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     session = open_session(path, 1)
     names = [output.name for output in session.get_outputs()]
-    tensor = np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32)
+    tensor = normalise(image, change.pop("norm", "mean-std"))
     outputs = dict(zip(names, session.run(names, {session.get_inputs()[0].name: tensor})))
     meanface = load_meanface("WFLW", 10).points_xy
     words = ["doctor", "--onnx", str(path), "--image", str(tmp_path / "crop.png")]
@@ -533,6 +534,89 @@ def test_a_graph_is_held_against_the_recorded_values(change, status, says, scrfd
     with OrtBackend(subject.model, subject.contract, threads=1) as backend:
         finding = check_network(subject, backend)
     assert (finding.status, says in finding.says) == (status, True), finding
+
+
+# Without recorded values --------------------------------------------------------------------------
+
+AXES = {"x": "y", "y": "x", "nb_x": "nb_y", "nb_y": "nb_x"}
+TINY = {
+    "pipnet": tiny_pipnet,
+    "scrfd": tiny_scrfd,
+    "magface": tiny_magface,
+    "sdd_fiqa": tiny_sdd_fiqa,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "says"),
+    [
+        ("pipnet", lambda maps: maps, ""),
+        ("pipnet", lambda m: {n: m[AXES.get(n, n)] for n in m}, "x/y swapped"),
+        ("pipnet", lambda m: {**m, "nb_x": m["nb_x"][:, ::-1]}, "wrong mean face, or"),
+        ("pipnet", lambda m: {**m, "cls": 1 / (1 + np.exp(-m["cls"] / 9))}, "cls went through"),
+        ("pipnet", lambda m: {n: a if n == "cls" else 32 * a for n, a in m.items()}, "in pixels"),
+        ("scrfd", lambda maps: maps, ""),
+        ("scrfd", lambda m: {n: 1 / (1 + np.exp(-a)) for n, a in m.items()}, "it comes twice"),
+        ("scrfd", lambda m: {n: 32 * a for n, a in m.items()}, "distances are in pixels"),
+        ("magface", lambda maps: maps, ""),
+        ("magface", lambda m: {n: a / np.linalg.norm(a) for n, a in m.items()}, "before the norm"),
+        ("sdd_fiqa", lambda maps: maps, ""),
+        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same to different pictures"),
+        ("sdd_fiqa", lambda m: {n: a / 0 for n, a in m.items()}, "not finite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_what_needs_no_recorded_value(model, change, says, tmp_path):
+    subject = subject_of(TINY[model](tmp_path / "tiny.onnx"), None, tmp_path)
+    with OrtBackend(subject.model, subject.contract, threads=1) as backend:
+        arrays = [backend.infer(picture).arrays for picture in drawn_pictures()]
+    traits = traits_of(model, subject.contract.decode, [change(dict(one)) for one in arrays])
+    wrong = [trait for holds, trait in traits if not holds]
+    assert len(wrong) == bool(says), traits
+    assert not says or says in wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake", "stages"),
+    [
+        ({}, "consistent", 2),
+        ({"order": "BGR"}, "BGR:", 1),
+        ({"norm": "0..1"}, "0..1:", 2),
+        ({"norm": "mean-std"}, "mean-std:", 2),
+        ({"order": "BGR", "norm": "0..1"}, "not explained", 1),
+    ],
+)
+def test_a_quality_networks_mistakes_are_named(change, mistake, stages, tmp_path, capsys):
+    """Its tensors tell all; its one number what a network that looks at grey can tell."""
+    path = tiny_sdd_fiqa(tmp_path / "quality.onnx")
+    crop = cv2.resize(drawn_pictures()[1], (112, 112))
+    cv2.imwrite(str(tmp_path / "crop.png"), crop[:, :, ::-1])
+    image = crop[:, :, ::-1] if change.get("order") == "BGR" else crop
+    tensor = normalise(image, change.get("norm", "right"), right=127.5)
+    np.savez(tmp_path / "tensor.npz", tensor)
+    np.savez(tmp_path / "score.npz", open_session(path, 1).run(None, {"input": tensor})[0])
+    for name in ("tensor.npz", "score.npz")[:stages]:
+        words = ["doctor", "--onnx", str(path), "--image", str(tmp_path / "crop.png")]
+        assert main([*words, "--observed", str(tmp_path / name)]) == 3 * (mistake != "consistent")
+        said = capsys.readouterr().out
+        assert f" {name} " in said and mistake in said.split(f" {name} ")[1].splitlines()[0]
+        assert "a blurred copy scores lower" in said
+
+
+def test_a_community_pipnet_gets_its_names_first(tmp_path, monkeypatch, capsys):
+    model = onnx.load(str(tiny_pipnet(tmp_path / "tiny.onnx")))
+    del model.metadata_props[:]
+    for index, output in enumerate(model.graph.output):
+        for node in model.graph.node:
+            node.output[:] = [f"{400 + index}" if n == output.name else n for n in node.output]
+        output.name = f"{400 + index}"
+    path = tmp_path / "community.onnx"
+    onnx.save(model, str(path))
+    monkeypatch.setattr("facezoo.models.pipnet.graph.BACKBONE_OF", {5: "resnet18"})
+    assert main(["doctor", "pip_resnet18", "--onnx", str(path)]) == 0
+    assert "neighbours lie where the mean face has them" in capsys.readouterr().out
+    assert main(["doctor", "pip_resnet101", "--onnx", str(path)]) == 2
+    assert "is pip_resnet18, not pip_resnet101" in capsys.readouterr().err
 
 
 # The command --------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from ..checkup import (
     check_environment,
     check_network,
     check_preprocess,
+    check_traits,
     check_weights,
     describe_diagnosis,
     patient_of,
@@ -190,6 +191,8 @@ def _behaviour(
     findings = [check_network(subject, backend)]
     diagnosis: Optional[Diagnosis] = None
     image, unaligned = _picture(args, subject, folder)
+    if findings[0].status == "note":
+        findings += check_traits(subject, backend, image if args.image else None)
     patient = patient_of(subject, backend, image, unaligned)
     own = subject.contract.preprocess
     given = read_vdsp(args.vdsp_params_info, own) if args.vdsp_params_info else own

@@ -18,6 +18,7 @@ from ...errors import DecodeError, InputError
 from ...results import Landmarks, RawOutputs
 
 __all__ = [
+    "LEAST_CORRELATION",
     "CropLandmarks",
     "MeanFace",
     "compute_meanface",
@@ -25,11 +26,16 @@ __all__ = [
     "decode_maps",
     "format_meanface",
     "load_meanface",
+    "neighbor_correlation",
     "read_meanface",
 ]
 
 DATA = Path(__file__).with_name("data")
 PACKAGED = {"WFLW": DATA / "meanface_WFLW.txt"}
+
+# A mean face explains at least this much of where a trained network sees neighbours; of another
+# data set's, or with x and y exchanged, it explains next to nothing.
+LEAST_CORRELATION = 0.7
 
 Points = Union[np.ndarray, Sequence[Sequence[float]]]
 
@@ -229,6 +235,33 @@ def _checked_maps(
                 f"{neighbors} neighbours, got {maps[name].shape}"
             )
     return maps
+
+
+def neighbor_correlation(outputs: Mapping[str, np.ndarray], meanface: MeanFace) -> float:
+    """Tell how well a mean face explains where a trained network sees neighbours.
+
+    Parameters
+    ----------
+    outputs
+        As of :func:`decode_maps`, for any input: what a network learnt about faces in general
+        shows in the means of its maps.
+    meanface
+        Of the data set it was trained on.
+
+    Returns
+    -------
+    float
+        The smaller of the two axes' correlations, at most 1.
+    """
+    count, neighbors = meanface.neighbors.shape
+    correlations = []
+    for axis, (own, nearby) in enumerate((("x", "nb_x"), ("y", "nb_y"))):
+        seen = outputs[nearby].mean(axis=(0, 2, 3)).reshape(count, neighbors)
+        seen = seen - outputs[own].mean(axis=(0, 2, 3))[:, None]
+        points = meanface.points_xy[:, axis]
+        expected = points[meanface.neighbors] - points[:, None]
+        correlations.append(float(np.corrcoef(seen.ravel(), expected.ravel())[0, 1]))
+    return min(correlations)
 
 
 def load_meanface(meanface: Union[str, Points], num_neighbors: int) -> MeanFace:

@@ -20,7 +20,14 @@ from ...contract import Contract, load_graph, sha256_of
 from ...errors import GraphError, InputError
 from ...image.files import write_bytes
 from .card import CARDS, NUM_NEIGHBORS, OUTPUTS
-from .decode import PACKAGED, MeanFace, load_meanface, read_meanface
+from .decode import (
+    LEAST_CORRELATION,
+    PACKAGED,
+    MeanFace,
+    load_meanface,
+    neighbor_correlation,
+    read_meanface,
+)
 
 __all__ = ["check_neighbors", "export_released", "make_contract", "recognise_heads"]
 
@@ -34,9 +41,6 @@ BACKBONE_OF = {
     57: "mobilenet_v2",
     51: "mobilenet_v3",
 }
-# A mean face explains at least this much of where a trained network sees neighbours; of another
-# data set's, or with x and y exchanged, it explains next to nothing.
-LEAST_CORRELATION = 0.7
 
 _PROBE_BATCH = 2
 
@@ -250,31 +254,20 @@ def check_neighbors(outputs: Dict[str, np.ndarray], meanface: MeanFace) -> float
 
     Parameters
     ----------
-    outputs
-        By the contract's names, for any input: what a network learnt about faces in general shows
-        in the means of its maps.
-    meanface
-        Of the data set it was trained on.
+    outputs, meanface
+        As of :func:`~facezoo.models.pipnet.decode.neighbor_correlation`.
 
     Returns
     -------
     float
-        The smaller of the two axes' correlations.
+        The correlation.
 
     Raises
     ------
     GraphError
         If it is below 0.7: outputs in another order, or another data set's mean face.
     """
-    count, neighbors = meanface.neighbors.shape
-    correlations = []
-    for axis, (own, nearby) in enumerate((("x", "nb_x"), ("y", "nb_y"))):
-        seen = outputs[nearby].mean(axis=(0, 2, 3)).reshape(count, neighbors)
-        seen = seen - outputs[own].mean(axis=(0, 2, 3))[:, None]
-        points = meanface.points_xy[:, axis]
-        expected = points[meanface.neighbors] - points[:, None]
-        correlations.append(float(np.corrcoef(seen.ravel(), expected.ravel())[0, 1]))
-    worst = min(correlations)
+    worst = neighbor_correlation(outputs, meanface)
     if not worst >= LEAST_CORRELATION:
         raise GraphError(
             f"the network's neighbours do not lie where the mean face has them (correlation "
