@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import re
+import time
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
-from facezoo.image.files import write_image_rgb
+from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
 from facezoo.page import Curves, Facts, Pictures, Section, Table, write_page
 from facezoo.predict import (
     REASONS,
@@ -385,12 +386,17 @@ def test_the_schema_names_every_reason():
     assert Limits() == Gate().looks
 
 
-@pytest.mark.shared
-def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypatch):
+def published(shared, tmp_path, monkeypatch):
+    """Put published weights where they are looked for."""
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     for name in ("scrfd/scrfd_500m_bnkps.onnx", "recognition/w600k_mbf.onnx"):
         (tmp_path / "home" / Path(name).name).symlink_to(shared / "assets" / name)
+
+
+@pytest.mark.shared
+def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypatch):
+    published(shared, tmp_path, monkeypatch)
     for name in ("src_meeting.jpg", "left_face.jpeg", "blur.jpg", "view_noface.jpg"):
         (tmp_path / name).symlink_to(shared / "assets/photos" / name)
     words = ["predict", str(tmp_path), "--save_dir", str(tmp_path / "out"), "--quiet"]
@@ -406,6 +412,44 @@ def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypat
     assert entries["view_noface.jpg"]["faces"] == []
     assert "turned" in entries["left_face.jpeg"]["faces"][0]["reasons"]
     assert "cut_off" in entries["blur.jpg"]["faces"][0]["reasons"]
+
+
+@pytest.mark.shared
+@pytest.mark.long
+def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
+    shared, tmp_path, monkeypatch
+):
+    published(shared, tmp_path, monkeypatch)
+    stages = {
+        "detector": find_model("scrfd_500m_bnkps", "scrfd", threads=1),
+        "landmarks": find_model(str(tiny_pipnet(tmp_path / "p.onnx")), "pipnet", threads=1),
+        "quality": find_model(str(tiny_sdd_fiqa(tmp_path / "q.onnx")), "sdd_fiqa", threads=1),
+        "embedder": find_model("w600k_mbf", "magface", threads=1),
+    }
+    chain = FacePredictor(**stages, gate=Gate(embed_refused=True))
+    images = [read_image_rgb(path) for path in find_images(shared / "assets/photos")]
+    seconds = {"chain": [], "stages": []}
+    for _ in range(3):
+        for image in images:
+            started = time.perf_counter()
+            photo = chain(image)
+            seconds["chain"].append(time.perf_counter() - started)
+            found = {"schema": "facezoo.predict/1", "path": "x", **photo.to_dict()}
+            for face in found["faces"]:
+                face.update(embedding=0 if face.pop("vector") else None)
+            assert wrong(found, SCHEMA) == []
+            started = time.perf_counter()
+            faces = stages["detector"](image)
+            stages["landmarks"].on_faces(image, faces)
+            for points in faces.landmarks_xy:
+                crop = align_face(image, points)
+                stages["quality"](crop)
+                stages["embedder"](crop)
+            seconds["stages"].append(time.perf_counter() - started)
+    rounds = {name: np.reshape(values, (3, -1)).sum(axis=1) for name, values in seconds.items()}
+    ratio = np.median(rounds["chain"] / rounds["stages"])
+    print(f"chain / stages {ratio:.3f}")
+    assert ratio <= 1.1
 
 
 # The page -----------------------------------------------------------------------------------------
