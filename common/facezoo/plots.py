@@ -289,7 +289,8 @@ def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
         If the suffix is of no format that can be written.
     """
     figure, axes = _new_figure((6.0, 4.5))
-    axes.scatter(lengths, cosines, s=4, color=STYLES[0][0], alpha=0.5, linewidths=0)
+    size = float(np.clip(20_000 / max(len(lengths), 1), 4, 36))
+    axes.scatter(lengths, cosines, s=size, color=STYLES[0][0], alpha=0.5, linewidths=0)
     axes.set(
         title=f"{len(lengths)} faces in training",
         xlabel="length of the embedding",
@@ -406,7 +407,7 @@ def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
 
 
 def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any, Any]:
-    """Return a figure with its axes, or with a list of so many side by side."""
+    """Return a figure with its axes, or with a list of so many side by side on one scale."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -419,7 +420,12 @@ def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any,
     FigureCanvasAgg(figure)
     if not panels:
         return figure, figure.add_subplot()
-    return figure, [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    first = figure.add_subplot(1, panels, 1)
+    # Panels show one quantity, so that they are read against each other.
+    others = [figure.add_subplot(1, panels, n + 1, sharey=first) for n in range(1, panels)]
+    for axes in others:
+        axes.tick_params(labelleft=False)
+    return figure, [first, *others]
 
 
 def _save(figure: Any, path: Path) -> None:

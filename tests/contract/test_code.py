@@ -41,7 +41,7 @@ LAYERS = (
         *("page", "similarity_profile", "quality*"),
     ),
     ("reference", "traits", "diagnosis", "checkup", "predict"),
-    ("cli.*",),
+    ("cli.*", "__main__"),
 )
 TORCH_PARTS = (
     "models.*.network",

@@ -7,6 +7,7 @@ it sees.
 import argparse
 import ast
 import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -384,13 +385,17 @@ def check_makefile(readme, commands_of):
     return problems
 
 
-def made(folder):
+def made(folder, **variables):
+    """Give the commands of a target; as pages show them, with files where they lie by default."""
+    environment = {k: v for k, v in os.environ.items() if k != "FACEZOO_HOME"}
+
     def commands_of(target):
         done = subprocess.run(
             ["make", "--no-print-directory", "-n", "-C", str(folder), target],
             capture_output=True,
             text=True,
             check=True,
+            env={**environment, **variables},
         )
         lines = done.stdout.replace("\\\n", " ").splitlines()
         return [shlex.split(line.replace("cd workspace && ", "", 1)) for line in lines]
@@ -448,7 +453,7 @@ def test_makefiles_run_the_steps(recipe):
 
 
 def test_the_map_of_the_package_is_whole():
-    parts = {path.name for path in PACKAGE.iterdir() if re.match(r"[a-z]", path.name)}
+    parts = {path.name for path in PACKAGE.iterdir() if re.match(r"[a-z]|__main__", path.name)}
     assert check_map(TEXTS["common/README.md"], parts - {"py.typed"}) == []
 
 
@@ -562,6 +567,15 @@ def test_a_differing_makefile_is_noticed():
     commands_of = made(REPOSITORY / "face_detection/scrfd")
     assert check_makefile(SCRFD, commands_of) == []
     assert check_makefile(replaced(SCRFD, "-b 22", "-b 2"), commands_of) != []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(("recipe", "target"), [("scrfd", "example"), ("pipnet", "fit")])
+def test_makefiles_take_files_from_where_they_are(recipe, target):
+    folder = next(REPOSITORY.glob(f"face_*/{recipe}"))
+    words = [word for line in made(folder, FACEZOO_HOME="/elsewhere")(target) for word in line]
+    assert any(word.startswith("/elsewhere") for word in words)
+    assert not any(".cache" in word for word in words)
 
 
 def test_other_tools_are_checked_too():

@@ -50,7 +50,7 @@ def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, ph
     entry = json.loads(report.read_text())
     best = int(np.argmax(entry["cosines"]))
     cosine = entry["cosines"][best]
-    assert f"face {best + 1} of {photos[1]} is the nearest" in said
+    assert f"face {best} of {photos[1]}, counted from 0, is the nearest" in said
     assert f"cosine {cosine:.4f}" in said
     assert cosine == pytest.approx(1.0, abs=1e-3)
     assert "the next one has" in said
@@ -104,7 +104,7 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
     unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")
     code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
     assert code == 2
-    assert "no threshold was measured for magface_iresnet50; give --threshold" in error
+    assert "no threshold was measured for magface_iresnet50; give a --profile" in error
     assert run(capsys, photos[:2], (models[0], unknown), *flags, "--threshold", "0")[0] == 0
 
 

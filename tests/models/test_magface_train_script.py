@@ -118,7 +118,7 @@ def test_a_finished_run_has_nothing_to_do(main, data, trained, capsys):
     before = (trained / "steps.csv").read_bytes()
     pairs = ("--val_pairs", data / "pairs.list", "--val_folds", 2)
     assert main(arguments(data, trained, "two", *pairs)) == 0
-    assert capsys.readouterr().out == "done: 2 of 2 batches\n"
+    assert capsys.readouterr().out == f"done: 2 of 2 batches; in {trained}\n"
     assert (trained / "steps.csv").read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """The scripts that make shells complete do complete."""
 
+import runpy
 import shutil
 import subprocess
 
@@ -49,3 +50,13 @@ def test_other_shells_get_every_verb(shell, capsys):
     assert ("bashcompinit" in script) == (shell == "zsh")
     if shutil.which(shell):
         subprocess.run([shell, "-c", script], check=True, capture_output=True)
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["facezoo", "completion", "bash"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("facezoo", run_name="__main__")
+    assert end.value.code == 0
+    assert main(["completion", "bash"]) == 0
+    said = capsys.readouterr().out
+    assert said[: len(said) // 2] == said[len(said) // 2 :]

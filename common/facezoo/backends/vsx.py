@@ -96,8 +96,7 @@ def import_runtime() -> Any:
         import vaststreamx
     except Exception as error:  # A missing driver shows as an OSError or worse.
         raise BackendUnavailable(
-            f"the vendor's package vaststreamx cannot be imported ({error}); install the card's "
-            "SDK, or take --engine ort"
+            f"the vendor's package vaststreamx cannot be imported ({error}); install the card's SDK"
         ) from error
     return vaststreamx
 

@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     with open_released() as recogniser:
         match = match_photos(recogniser, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
     print(
-        f"  face {match.best + 1} of {len(match.second)}: cosine {match.cosines.max():.2f}, the "
-        f"next one {match.next_cosine:.2f}; one person from "
+        f"  face {match.best} of {len(match.second)}, counted from 0: cosine "
+        f"{match.cosines.max():.2f}, the next one {match.next_cosine:.2f}; one person from "
         f"{MATCH_THRESHOLDS[RECOGNISER].cosine:.2f} on"
     )
     sheet = folder / "faces.png"

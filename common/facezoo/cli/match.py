@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
     print(f"{args.first}: {_count(match.first)}; {args.second}: {_count(match.second)}")
-    print(f"face {match.best + 1} of {args.second} is the nearest to the largest of {args.first}")
+    where = f"face {match.best} of {args.second}, counted from 0,"
+    print(f"{where} is the nearest to the largest of {args.first}")
     following = "" if match.next_cosine is None else f"; the next one has {match.next_cosine:.4f}"
     print(f"cosine {cosine:.4f}, angle {angle:.2f} degrees{following}")
     verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad picture"
@@ -130,8 +131,8 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
         return cosine, f"that of {args.profile} at FAR {args.far:g}"
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
-            f"no threshold was measured for {card_id}; give --threshold, which "
-            "facezoo evaluate verification finds on pictures of your own"
+            f"no threshold was measured for {card_id}; give a --profile, which "
+            "facezoo calibrate similarity makes of pictures of your own, or --threshold"
         )
     found = MATCH_THRESHOLDS[card_id]
     return found.cosine, found.origin

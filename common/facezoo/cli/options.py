@@ -47,9 +47,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         super().__init__(prog, max_help_position=32, width=100)
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
-        if action.default in (None, False, [], argparse.SUPPRESS) or action.required:
+        default = action.default
+        # A default of 0 is shown, one that is False is not.
+        if default is False or default in (None, [], argparse.SUPPRESS) or action.required:
             return action.help
         return super()._get_help_string(action)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {int: "N", float: "X", Path: "PATH"}.get(action.type, "NAME")  # type: ignore
 
 
 def make_parser(doc: Optional[str]) -> argparse.ArgumentParser:
@@ -86,7 +91,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PREFIX",
-        help="artifact prefix such as deploy_weights/official_scrfd_fp16/mod, or an .onnx file",
+        help="artifact prefix such as deploy_weights/NAME/mod, or an .onnx file",
     )
     add_flag(
         group,

@@ -40,14 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_source(name: str) -> Path:
-    return Path(name) if Path(name).suffix in (".onnx", ".pth") else weights.find(name)
-
-
 def run(args: argparse.Namespace) -> int:
     if args.onnx:
         contract, correlation = export_released(
-            find_source(args.onnx),
+            weights.locate(args.onnx),
             args.output,
             meanface_txt=args.meanface_txt,
             batch=args.batch,
@@ -58,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError("a checkpoint does not say its backbone; give --backbone")
         checkpoint = import_torch_part("facezoo.models.pipnet.checkpoint")
         contract, worst = checkpoint.export_checkpoint(
-            find_source(args.checkpoint),
+            weights.locate(args.checkpoint),
             args.backbone,
             args.output,
             meanface_txt=args.meanface_txt,

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 def from_released(args: argparse.Namespace) -> int:
     if args.variant or args.decoded:
         raise InputError("--variant and --decoded go with --checkpoint; a released file says both")
-    source = Path(args.onnx) if args.onnx.endswith(".onnx") else weights.find(args.onnx)
+    source = weights.locate(args.onnx)
     card, worst = export_released(source, args.output, batch=args.batch, size=args.size)
     print(f"{args.output}: {card.id}, outputs {' '.join(card.output_names)}")
     print(f"largest difference from {source.name} in ONNX Runtime: {worst:.2e}")

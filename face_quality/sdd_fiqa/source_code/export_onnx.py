@@ -29,8 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     checkpoint = import_torch_part("facezoo.models.sdd_fiqa.checkpoint")
-    is_file = args.checkpoint.endswith(".pth")
-    source = Path(args.checkpoint) if is_file else weights.find(args.checkpoint)
+    source = weights.locate(args.checkpoint)
     worst = checkpoint.export_checkpoint(source, args.variant, args.output, batch=args.batch)
     print(f"{args.output}: {checkpoint.card_id_of(args.variant)}, output quality")
     print(f"largest difference from PyTorch in ONNX Runtime, relative to the score: {worst:.2e}")

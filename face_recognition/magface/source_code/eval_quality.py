@@ -50,6 +50,7 @@ def show_original(curve):
 
 def show_interpolated(curve):
     entry = {"rule": "interpolated", "fmr": curve.fmr, "threshold": curve.threshold}
+    print(f"false match rate {curve.fmr:g}: distances from {curve.threshold:.5f} on are missed")
     for name in ("auc", "partial_auc", "relative_auc", "aoc"):
         area = getattr(curve, name)
         print(f"{name:12} {area.value:.5f} [{area.low:.5f}, {area.high:.5f}]")

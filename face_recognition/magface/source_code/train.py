@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
     images = read_image_list(args.train_list)
     check_image_list(images, args.image_root)
     if args.last_fc_size not in (None, images.classes):
-        raise InputError(
-            f"the list has {images.classes} people, --last-fc-size {args.last_fc_size}"
-        )
+        raise InputError(f"--last-fc-size {args.last_fc_size}, but {images.classes} in the list")
     faces = FaceSet(images, chosen.seed, args.image_root)
     pairs = read_face_pairs(args.val_pairs, args.image_root) if args.val_pairs else None
     args.pretrained = args.pretrained and weights.locate(args.pretrained)
@@ -88,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
             if done and is_first:
                 folder.finish()
     if is_first:
-        print(f"{'done' if done else 'stopped'}: {trainer.step} of {trainer.steps} batches")
+        state = "done" if done else "stopped"
+        print(f"{state}: {trainer.step} of {trainer.steps} batches; in {args.pth_save_fold}")
     return 0
 
 

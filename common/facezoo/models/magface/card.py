@@ -220,6 +220,6 @@ MATCH_THRESHOLDS: Dict[str, MatchThreshold] = {
         "half way between all 1,350 pairs of one person and all 43,500 pairs of two that the AT&T "
         "faces of 30 people make, aligned by SCRFD-500M; it decides every one of them rightly. "
         "That is a small, friendly set: where a mistake costs something, choose your own with "
-        "facezoo evaluate verification",
+        "facezoo calibrate similarity",
     )
 }

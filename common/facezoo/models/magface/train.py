@@ -274,10 +274,12 @@ class Trainer:
         )
         handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         began, first, saved_at = time.monotonic(), self.step, time.monotonic()
+        # Where epochs are shorter than that, each has its line.
+        print_freq = min(options.print_freq, self.batches.per_epoch)
         try:
             for batch in loader:
                 self.learn(*batch)
-                if self.step % options.print_freq == 0:
+                if self.step % print_freq == 0:
                     self._note(say, (self.step - first) / (time.monotonic() - began))
                 ended = self.step % self.batches.per_epoch == 0
                 if ended:
