@@ -187,7 +187,7 @@ def check_weights(subject: Subject) -> List[Finding]:
 
 def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
     # The packages behind this are not everybody's.
-    from .graph_info import shapes_at
+    from .graph_info import shapes_at, zeros
 
     sha256 = sha256_of(subject.path)
     yield "note", "file", f"{subject.path}, {subject.path.stat().st_size / 1e6:.2f} MB"
@@ -215,11 +215,13 @@ def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
     shape = graph.graph.input[0].type.tensor_type.shape.dim
     batch = shape[0].dim_value
     yield "note", "batch", f"fixed to {batch}" if batch else "free"
-    feed = np.zeros(
-        (batch or 1, 3, *(d.dim_value or s for d, s in zip(shape[2:], _hw(subject)))), np.float32
-    )
+    feed_shape = (batch or 1, 3, *(d.dim_value or s for d, s in zip(shape[2:], _hw(subject))))
     names = [entry.name for entry in graph.graph.output]
-    real = shapes_at(graph, {graph.graph.input[0].name: feed}, names)
+    try:
+        feed = zeros(feed_shape)
+        real = shapes_at(graph, {graph.graph.input[0].name: feed}, names)
+    except GraphError as error:
+        raise GraphError(f"{str(subject.path)!r}: {error}") from error
     stale = []
     for entry in graph.graph.output:
         dims = [d.dim_value for d in entry.type.tensor_type.shape.dim]

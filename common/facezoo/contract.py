@@ -109,7 +109,14 @@ class Contract:
             entry["preprocess"] = Preprocess(**fields)
             entry["output_names"] = tuple(entry["output_names"])
             return cls(**entry)
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise GraphError(
                 f"the model's metadata entry {METADATA_KEY!r} cannot be read ({error}); "
                 "export the model again"
@@ -165,7 +172,10 @@ def find_contract(path: Path) -> Optional[Contract]:
         If the file cannot be read, is no ONNX graph, or its contract cannot be understood.
     """
     model = load_graph(path)
-    return Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    try:
+        return Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    except GraphError as error:
+        raise GraphError(f"{str(path)!r}: {error}") from error
 
 
 def read_contract(path: Path) -> Contract:

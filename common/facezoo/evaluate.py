@@ -116,7 +116,7 @@ def detect_folder(
                 run.record(name, _Packed(_rows(faces)))
             rows = {photo_name(entry["path"]): _Packed.unpack(entry) for entry in run.entries()}
             _save(folder / PREDICTIONS_FILE, rows)
-            run.finish()
+            run.finish(PREDICTIONS_FILE)
     return _load(folder / PREDICTIONS_FILE)
 
 

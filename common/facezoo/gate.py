@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-import yaml
-
 from .backends.ort import OrtBackend
 from .card import GATE_LIMITS
 from .compare import compare_backends
@@ -32,7 +30,7 @@ from .datasets.widerface import read_ground_truth
 from .errors import CardError, ConfigError, DecodeError, GateError, GraphError
 from .image.files import find_images
 from .models import CARDS, MODELS, find_card
-from .vacc.build_config import BuildConfig
+from .vacc.build_config import LARGEST_FILE, BuildConfig, load_yaml
 from .vacc.calibration import CalibrationSet
 from .vacc.sensitivity import measure_drift
 
@@ -44,7 +42,6 @@ AT_LEAST = ("mean_iou", "cosine", "cosine_mean", "cosine_min", "norm_rank", "ran
 # that the worst channel of any output loses.
 RAW_LIMITS: Mapping[str, float] = {"cosine": 0.98, "worst_channel": 0.5}
 SETTINGS = ("images", "ground_truth", "eval_list", "limits")
-LARGEST_FILE = 1 << 16
 
 _log = logging.getLogger(__name__)
 
@@ -94,11 +91,10 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
         return GateSettings()
     try:
         with file.open("rb") as opened:
-            entries = yaml.safe_load(opened.read(LARGEST_FILE)) or {}
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(
-            f"{file}: not readable as YAML ({' '.join(str(error).split())})"
-        ) from error
+            data = opened.read(LARGEST_FILE + 1)  # One more is too many, and says so.
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+    entries = load_yaml(data, str(file)) or {}
     if not isinstance(entries, dict):
         raise ConfigError(f"{file}: expected the keys {', '.join(SETTINGS)}")
     _check_known(file, "key", entries, SETTINGS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -17,11 +17,13 @@ from onnx import helper
 
 from .backends.ort import run_graph
 from .contract import Contract
-from .errors import InputError
+from .errors import GraphError, InputError
 
-__all__ = ["GraphInfo", "Shape", "count_node_macs", "describe_graph", "shapes_at"]
+__all__ = ["GraphInfo", "Shape", "count_node_macs", "describe_graph", "shapes_at", "zeros"]
 
 Shape = Tuple[int, ...]
+
+LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
 
 # Which inputs of an operation are learnt, if they are stored in the graph. Running means and
 # variances of batch norms are not counted, as in PyTorch.
@@ -145,7 +147,17 @@ def _zeros(entry: onnx.ValueInfoProto, input_hw: Optional[Tuple[int, int]]) -> n
             f"axis {shape.index(0)} of input {entry.name!r} is free; say at which height and "
             "width to count, such as --size 640 640"
         )
-    return np.zeros(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return zeros(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+
+
+def zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+    """Make an input for a graph; GraphError if no machine would hold it."""
+    if math.prod(shape) > LARGEST_INPUT:
+        raise GraphError(
+            f"an input of {'x'.join(map(str, shape))} is more than {LARGEST_INPUT} values; "
+            "expected a picture: export the model again"
+        )
+    return np.zeros(shape, dtype)
 
 
 def _shapes_needed(node: onnx.NodeProto) -> List[str]:

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import importlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -353,8 +354,10 @@ def read_score_limit(path: Path, name: str) -> ScoreLimit:
     try:
         entry = json.loads(Path(path).read_text(encoding="utf-8"))
         thresholds = {key: float(value) for key, value in entry["thresholds"].items()}
+        if not all(map(math.isfinite, thresholds.values())):
+            raise ValueError("a threshold is not finite")
         limit = ScoreLimit(str(entry["card"]), entry["model_sha256"], float("nan"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} is no quality profile ({error}); make one with: facezoo calibrate "
             "quality"

@@ -88,7 +88,7 @@ def quality_sheet(results: Path, images: Path) -> np.ndarray:
         if content["schema"] != RESULTS_SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}")
         faces = sorted(_faces(content["images"]), key=lambda face: face[0])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DatasetError(f"{str(results)!r} holds no quality results ({error})") from error
     if not faces:
         raise DatasetError(f"{str(results)!r} holds no face, so there is nothing to show")

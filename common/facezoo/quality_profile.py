@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple
@@ -185,6 +186,8 @@ def read_profile(path: Path, model_sha256: Any) -> QualityProfile:
         thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
         if len(percentiles) != 101 or list(percentiles) != sorted(percentiles):
             raise ValueError("its percentiles are not 101 rising numbers")
+        if not all(map(math.isfinite, (*percentiles, *thresholds.values()))):
+            raise ValueError("a number is not finite")
         profile = QualityProfile(
             str(content["card"]),
             content["model_sha256"],
@@ -192,7 +195,7 @@ def read_profile(path: Path, model_sha256: Any) -> QualityProfile:
             percentiles,
             thresholds,
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} is no quality profile ({error}); make one: facezoo calibrate quality"
         ) from error

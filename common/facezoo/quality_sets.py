@@ -24,6 +24,7 @@ from .models import CARDS
 from .models.magface.decode import decode
 from .models.sdd_fiqa.pseudo_labels import PseudoLabels, pseudo_labels
 from .results import Embedding
+from .vacc.npz import read_arrays
 from .weights import find
 
 __all__ = [
@@ -430,12 +431,14 @@ def read_embeddings(path: Path) -> Embeddings:
         If it is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names, vectors = tuple(file["names"].tolist()), file["vectors"]
+        arrays = read_arrays(path)
+        names, vectors = tuple(arrays["names"].tolist()), arrays["vectors"].astype(np.float32)
         if vectors.ndim != 2 or len(names) != len(vectors):
             raise ValueError(f"{len(names)} names, vectors of shape {vectors.shape}")
-    except (OSError, KeyError, ValueError) as error:
+        if not np.isfinite(vectors).all():
+            raise ValueError("a vector is not finite")
+    except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{str(path)!r} holds no embeddings ({error}); expected an .npz with names and vectors"
         ) from error
-    return Embeddings(names, vectors.astype(np.float32))
+    return Embeddings(names, vectors)

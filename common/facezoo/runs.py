@@ -125,6 +125,7 @@ class RunFolder:
         self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
         self._started = time.monotonic()
+        self._results: Dict[str, int] = {}
         self.finished = False
         self.refused = 0
 
@@ -207,7 +208,8 @@ class RunFolder:
             differing = [key for key, value in self._wanted.items() if found.get(key) != value]
             self.finished = bool(found.get("finished"))
             self.refused = int(found.get("refused", 0))
-        except (ValueError, AttributeError, OSError) as error:
+            results = {str(name): int(size) for name, size in found.get("results", {}).items()}
+        except (ValueError, AttributeError, OSError, RecursionError) as error:
             raise RunFolderError(
                 f"{str(run_file)!r} cannot be read ({error}); use --overwrite to start anew"
             ) from error
@@ -217,6 +219,19 @@ class RunFolder:
                 f"{str(self.folder)!r} belongs to another run ({'; '.join(parts)}); name another "
                 "folder or use --overwrite to start anew"
             )
+        changed = [name for name, size in results.items() if self._size_of(name) != size]
+        if self.finished and changed:
+            self._start_again(f"{changed[0]!r} is gone or has changed")
+
+    def _size_of(self, name: str) -> int:
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else -1
+
+    def _start_again(self, reason: str) -> None:
+        _log.warning("%s was finished, but %s; it is done again", self.folder, reason)
+        self.finished = False
+        self.refused = 0
+        self._write_run_file(finished=False)
 
     def _describe(self, key: str, found: Any) -> str:
         if key == "settings" and isinstance(found, dict):
@@ -235,6 +250,7 @@ class RunFolder:
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
             "refused": self.refused,
+            "results": self._results,
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
@@ -245,7 +261,8 @@ class RunFolder:
         """Count the leading items that an earlier start of this run finished.
 
         What comes after the first item that is torn, out of order or without its files is
-        forgotten, and done again.
+        forgotten, and done again. Of a finished run that lost files nothing is known item by item,
+        so that all of it is done again.
 
         Parameters
         ----------
@@ -260,7 +277,11 @@ class RunFolder:
             Items that need not be done again.
         """
         if self.finished:
-            return len(names)
+            lost = sum(not all(file.exists() for file in files_of(name)) for name in names)
+            # A refused item left none.
+            if lost <= self.refused:
+                return len(names)
+            self._start_again(f"{lost - self.refused} items have lost their files")
         path = self.folder / JOURNAL_FILE
         if not path.exists():
             return 0
@@ -338,11 +359,20 @@ class RunFolder:
                     file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
             file.write(b"\n]}\n")
         temporary.replace(target)
+        self._results[name] = target.stat().st_size
         return target
 
-    def finish(self) -> None:
-        """Mark the run as complete and drop the journal, whose content the result files hold."""
+    def finish(self, *results: str) -> None:
+        """Mark the run as complete and drop the journal, whose content the result files hold.
+
+        Parameters
+        ----------
+        *results
+            Names of files, beside those of :meth:`write_items`, without which the run is not
+            complete.
+        """
         self._close_journal()
+        self._results.update({name: self._size_of(name) for name in results})
         self._write_run_file(finished=True)
         self.finished = True
         # A run may have had no items.
@@ -371,7 +401,7 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
         return None
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 

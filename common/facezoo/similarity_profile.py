@@ -7,6 +7,7 @@ people anew where they are known, since pairs share faces; of listed pairs, from
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -271,7 +272,7 @@ def read_similarity(path: Path, model_sha256: Any) -> SimilarityProfile:
             int(content["impostors"]),
             tuple(map(_point_of, content["points"])),
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} is no similarity profile ({error}); make one: facezoo calibrate "
             "similarity"
@@ -289,4 +290,7 @@ def _point_of(entry: Mapping[str, Any]) -> SimilarityPoint:
     if "refusal" in entry:
         return SimilarityPoint(float(entry["far"]), refusal=str(entry["refusal"]))
     value, loose, strict = (float(entry["cosine"][key]) for key in ("threshold", "loose", "strict"))
-    return SimilarityPoint(float(entry["far"]), value, loose, strict, float(entry["tar"]))
+    far, tar = float(entry["far"]), float(entry["tar"])
+    if not all(map(math.isfinite, (value, loose, strict, far, tar))):
+        raise ValueError("a number is not finite")
+    return SimilarityPoint(far, value, loose, strict, tar)

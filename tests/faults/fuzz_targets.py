@@ -9,10 +9,14 @@ import argparse
 import inspect
 import io
 import json
+import os
 import random
+import signal
 import sys
 import tarfile
 import tempfile
+import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ from facezoo.vacc.build_config import parse_build_config
 from facezoo.vacc.npz import read_datalist, read_npz, read_pictures
 from facezoo.vacc.vdsp import read_vdsp, render_vdsp
 
+SLOWEST = 5  # seconds of processor time for one file of 4 KB
 CORPUS = Path(__file__).with_name("corpus")
 PREPROCESS = find_card("scrfd_500m_bnkps").preprocess
 
@@ -156,26 +161,67 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+def instrument() -> None:
+    """Let the package's functions and methods report which of their branches are taken."""
+    import atheris
+
+    for module in [each for name, each in sys.modules.items() if name.startswith("facezoo.")]:
+        own = [each for each in vars(module).values() if inspect.getmodule(each) is module]
+        methods = [vars(each).values() for each in own if inspect.isclass(each)]
+        for function in filter(inspect.isfunction, [*own, *(m for each in methods for m in each)]):
+            atheris.instrument_func(function)
+
+
+def too_slow(number, frame):
+    raise TimeoutError(f"not answered within {SLOWEST} s of processor time")
+
+
+def try_and_keep(name: str, data: bytes, found: Path) -> None:
+    """Try content; keep the first that breaks a parser in one place, and go on."""
+    signal.setitimer(signal.ITIMER_PROF, SLOWEST)
+    try:
+        try_content(name, data)
+    except Exception as error:
+        last = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
+        path = found / f"{type(error).__name__}_{Path(last.filename).stem}_{last.lineno}"
+        if not path.exists():
+            path.write_bytes(data)
+            print(f"FOUND {path}: {error!r}"[:2000], file=sys.stderr, flush=True)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=TARGETS)
-    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--seconds", type=int, default=600, help="of processor time")
     args = parser.parse_args()
     import atheris
 
     found = CORPUS / args.name.replace(" ", "_")
     found.mkdir(parents=True, exist_ok=True)
-    corpus = Path(tempfile.mkdtemp())
+    corpus = Path(tempfile.gettempdir(), "facezoo_fuzz", args.name)
+    corpus.mkdir(parents=True, exist_ok=True)
     for index, seed in enumerate(TARGETS[args.name][2]):
         (corpus / f"seed_{index}").write_bytes(seed)
-    for module in [each for name, each in sys.modules.items() if name.startswith("facezoo.")]:
-        for function in filter(inspect.isfunction, vars(module).values()):
-            atheris.instrument_func(function)
-    flags = [f"-max_total_time={args.seconds}", "-max_len=4096", "-timeout=10"]
-    flags.append(f"-artifact_prefix={found}/found_")
-    atheris.Setup(
-        [sys.argv[0], str(corpus), str(found), *flags], lambda data: try_content(args.name, data)
-    )
+    instrument()
+    signal.signal(signal.SIGPROF, too_slow)
+    end = time.process_time() + args.seconds
+
+    def one(data: bytes) -> None:
+        if time.process_time() > end:
+            os.kill(os.getpid(), signal.SIGINT)
+        try_and_keep(args.name, data, found)
+
+    def change(data: bytes, longest: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if rng.random() < 0.5:
+            data = mutate(data, rng)[:longest]
+        return data if data and rng.random() < 0.5 else atheris.Mutate(data, longest)
+
+    # SLOWEST says what one file may take; by the clock a busy machine would be a finding.
+    flags = ["-max_len=4096", "-timeout=1000000", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], str(corpus), str(found), *flags], one, custom_mutator=change)
     atheris.Fuzz()
 
 

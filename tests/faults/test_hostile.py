@@ -1,55 +1,22 @@
 """Files that mean harm: refused with their name, in bounded time and memory, nothing run."""
 
-import contextlib
 import io
 import json
-import os
-import resource
-import signal
 import struct
 import tarfile
 import time
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from fault_table import COMMANDS, WEB_PAGE, build, entry_point, scrfd, widerface
-from onnx import TensorProto
+from fault_table import COMMANDS, PHOTO, WEB_PAGE, build, entry_point, one_photo, scrfd, widerface
+from limits import Payload, bounds
+from onnx import TensorProto, helper
 from PIL import Image
-
-SECONDS = 30  # On a machine that does other things too; each takes less than one otherwise.
-MEBIBYTES = 1500
-
-
-@contextlib.contextmanager
-def bounds():
-    """End what takes too long, and let allocations beyond the limit fail."""
-
-    def too_long(number, frame):
-        raise TimeoutError(f"not refused within {SECONDS} s")
-
-    here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    previous = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (here + (MEBIBYTES << 20), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-class Payload:
-    """Unpickled, it leaves a file."""
-
-    def __reduce__(self):
-        return (os.mkdir, ("executed",))
-
 
 # Pictures --------------------------------------------------------------------------------------
 
@@ -71,20 +38,54 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-def jpeg(**options) -> bytes:
+def jpeg(shape=(40, 40, 3), **options) -> bytes:
     text = io.BytesIO()
-    pixels = np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     Image.fromarray(pixels).save(text, "JPEG", **options)
     return text.getvalue()
 
 
+@lru_cache(maxsize=None)
 def bomb_png() -> bytes:
     text = io.BytesIO()
-    Image.fromarray(np.zeros((15_000, 15_000), np.uint8)).save(text, "PNG")
+    Image.fromarray(np.zeros((15_000, 15_000), np.uint8)).save(text, "PNG", compress_level=1)
     return text.getvalue()
 
 
+def encoded(mode: str, kind: str) -> bytes:
+    text = io.BytesIO()
+    grey = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40)
+    (grey if mode == "I;16" else Image.new(mode, (40, 40))).save(text, kind)
+    return text.getvalue()
+
+
+def animated(kind: str) -> bytes:
+    text = io.BytesIO()
+    frames = [Image.new("RGB", (40, 40), (shade, 0, 0)) for shade in (0, 90, 180)]
+    frames[0].save(text, kind, save_all=True, append_images=frames[1:])
+    return text.getvalue()
+
+
+def png_with_a_text_bomb() -> bytes:
+    """Return a PNG whose note unpacks to 8 MB, in front of its pixels."""
+    note = b"note\0\0" + zlib.compress(b"\0" * (8 << 20))
+    chunk = struct.pack(">I", len(note)) + b"zTXt" + note
+    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + note))
+    plain = picture(8, 8)
+    return plain[:33] + chunk + plain[33:]
+
+
+def bmp_header(width: int, height: int) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 154, 0, 0, 54) + head + b"\0" * 100
+
+
 REFUSED_PICTURES = {
+    "65,535 x 3,000.bmp": bmp_header(65_535, 3_000),
+    "65,535 x 3,000.ppm": b"P6 65535 3000 255\n" + b"\0" * 100,
+    "note of 8 MB.png": png_with_a_text_bomb,
+    "animated and cut.webp": lambda: animated("WEBP")[:-20],
+    "a GIF.png": lambda: animated("GIF")[:60],
     "65,535 x 65,535.png": png_header(65_535, 65_535),
     "0 x 10.png": png_header(0, 10),
     "bomb.png": bomb_png,
@@ -96,6 +97,15 @@ REFUSED_PICTURES = {
 DONE_PICTURES = {
     "broken profile.jpg": lambda: jpeg(icc_profile=b"no profile" * 30),
     "broken exif.jpg": lambda: jpeg(exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 64),
+    "cmyk.jpg": lambda: encoded("CMYK", "JPEG"),
+    "16 bit.png": lambda: encoded("I;16", "PNG"),
+    "palette.png": lambda: encoded("P", "PNG"),
+    "black and white.png": lambda: encoded("1", "PNG"),
+    "transparent.webp": lambda: encoded("RGBA", "WEBP"),
+    "animated.webp": lambda: animated("WEBP"),
+    "animated.png": lambda: animated("PNG"),
+    "1 x 65535.png": lambda: picture(1, 65_535),
+    "65500 x 1.jpg": lambda: jpeg(shape=(65_500, 1, 3)),
     "1x1.png": lambda: picture(1, 1),
     "1 x 3000.png": lambda: picture(1, 3000),
     "3000 x 1.png": lambda: picture(3000, 1),
@@ -135,9 +145,18 @@ def test_hostile_pictures_are_named_and_the_others_done(here, capfd, caplog, nam
 
 def network(folder: Path, change) -> None:
     scrfd(folder)
+    broken(change)
+
+
+def broken(change) -> None:
     model = onnx.load("net.onnx")
     change(model)
     Path("net.onnx").write_bytes(model.SerializeToString())
+
+
+def compared(folder: Path) -> None:
+    scrfd(folder)
+    Path("other.onnx").write_bytes(Path("net.onnx").read_bytes())
 
 
 def external_data(location: str):
@@ -153,6 +172,15 @@ def external_data(location: str):
     return change
 
 
+def constant_elsewhere(model):
+    """Let a node's own value be read from elsewhere, which no list of weights shows."""
+    value = TensorProto(name="k", data_type=TensorProto.UINT8, dims=[100])
+    value.data_location = TensorProto.EXTERNAL
+    value.external_data.add(key="location", value="/etc/passwd")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value=value))
+    model.graph.output.append(helper.make_tensor_value_info("k", TensorProto.UINT8, [100]))
+
+
 def loop(model):
     node = model.graph.node[0]
     node.input[0] = node.output[0]
@@ -160,6 +188,24 @@ def loop(model):
 
 def too_new(model):
     model.opset_import[0].version = 99
+
+
+def huge_input(model):
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 100_000
+
+
+def huge_contract(model):
+    """Let the file say of itself that it takes pictures of a petabyte."""
+    entry = next(entry for entry in model.metadata_props if "input_hw" in entry.value)
+    content = json.loads(entry.value)
+    content["preprocess"]["input_hw"] = [20_000_000, 20_000_000]
+    entry.value = json.dumps(content)
+
+
+def deep_contract(model):
+    entry = next(entry for entry in model.metadata_props if "input_hw" in entry.value)
+    entry.value = '{"schema":' + "[" * 100_000
 
 
 def huge_weight(model):
@@ -183,11 +229,17 @@ def npz_of(**arrays):
     return make
 
 
-def raw_npz(name: str, content: bytes, compression=zipfile.ZIP_STORED):
+def raw_npz(name: str, content: bytes, claims=None):
     def make(folder):
         scrfd(folder)
-        with zipfile.ZipFile("a.npz", "w", compression) as archive:
+        text = io.BytesIO()
+        with zipfile.ZipFile(text, "w") as archive:
             archive.writestr(name, content)
+        data = bytearray(text.getvalue())
+        if claims is not None:
+            place = data.index(b"PK\1\2") + 24
+            data[place : place + 4] = struct.pack("<I", claims)
+        Path("a.npz").write_bytes(data)
         Path("list.txt").write_text(f"{folder / 'a.npz'}\n")
 
     return make
@@ -210,6 +262,16 @@ def yaml(text: str):
     return make
 
 
+def custom_func(folder: Path) -> None:
+    photos = "dataset: {type: tvm, path: photos, sampler: {suffix: png, get_data_num: 1}, "
+    photos += "process_ops: [{type: CustomFunc, module_path: mine.py, func_name: f}]}\n"
+    scrfd(folder)
+    build(folder)
+    plain = Path("build.yaml").read_text().replace("dtype: fp16", "dtype: int8")
+    Path("build.yaml").write_text(plain + photos)
+    Path("mine.py").write_text("import os\nos.mkdir('executed')\n")
+
+
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
 )
@@ -220,7 +282,7 @@ def vdsp(**changes):
         scrfd(folder)
         source = next((COMMANDS_ROOT / "face_detection/scrfd/build_in/vdsp_params").glob("*.json"))
         content = json.loads(source.read_text())
-        content.update(changes)
+        content["OpConfig"].update(changes)
         Path("vdsp.json").write_text(json.dumps(content))
 
     return make
@@ -279,6 +341,9 @@ HOSTILE = {
     "onnx: a loop": (INFER, "net.onnx", lambda f: network(f, loop)),
     "onnx: opset 99": (INFER, "net.onnx", lambda f: network(f, too_new)),
     "onnx: a weight of 3 GB": (INFER, "net.onnx", lambda f: network(f, huge_weight)),
+    "onnx: an input of 100,000 px": (INFER, "net.onnx", lambda f: network(f, huge_input)),
+    "onnx: says 20,000,000 px": (INFER, "net.onnx", lambda f: network(f, huge_contract)),
+    "onnx: a deep contract": (INFER, "net.onnx", lambda f: network(f, deep_contract)),
     "onnx: weights in /etc, compiled": (
         COMPILE,
         "net.onnx",
@@ -289,6 +354,7 @@ HOSTILE = {
         "build.yaml",
         yaml("x: !!python/object/apply:os.mkdir [executed]\nREST"),
     ),
+    "yaml: code of its own": (COMPILE, "mine.py", custom_func),
     "yaml: aliases of aliases": (COMPILE, "build.yaml", yaml(ALIASES + "REST")),
     "yaml: nested 50,000 deep": (COMPILE, "build.yaml", yaml("[" * 50_000)),
     "yaml: NUL bytes": (COMPILE, "build.yaml", yaml("a: \0\nREST")),
@@ -300,7 +366,7 @@ HOSTILE = {
     "npz: unpacks to 700 MB": (
         VAMP,
         "a.npz",
-        raw_npz("input_0.npy", b"\0" * (700 << 20), zipfile.ZIP_DEFLATED),
+        raw_npz("input_0.npy", npy_claiming((700 << 20,)), claims=(700 << 20) + 128),
     ),
     "list: NUL bytes": (VAMP, "list.txt", datalist(b"/tmp/a\0b.npz\n")),
     "list: latin-1": (VAMP, "caf", datalist(b"/tmp/caf\xe9.npz\n")),
@@ -346,12 +412,43 @@ HOSTILE = {
         truth(WEB_PAGE),
     ),
 }
-for size in ("0", "-1", "1e9", "NaN", '"640"'):
-    HOSTILE[f"vdsp: width {size}"] = (
-        (*INFER, "--vdsp_params_info", "vdsp.json"),
-        "vdsp.json",
-        vdsp(WIDTH=json.loads(size)),
-    )
+for key in ("OimageWidth", "OimageHeight"):
+    for size in ("0", "-1", "1e9", "1000000000", "NaN", "Infinity", '"640"', "null", "true"):
+        HOSTILE[f"vdsp: {key} {size}"] = (
+            (*INFER, "--vdsp_params_info", "vdsp.json"),
+            "vdsp.json",
+            vdsp(**{key: json.loads(size)}),
+        )
+for key in ("Mean", "Std"):
+    for number in ("NaN", "Infinity", "1e999", "1e9", "null"):
+        HOSTILE[f"vdsp: {key} {number}"] = (
+            (*INFER, "--vdsp_params_info", "vdsp.json"),
+            "vdsp.json",
+            vdsp(**{key: [json.loads(number)] * 3}),
+        )
+# The same broken graphs for every verb that opens one.
+for verb, arguments, inputs in (
+    ("info", ("net.onnx",), scrfd),
+    ("doctor", ("--onnx", "net.onnx", "--image", PHOTO, "--observed", "mine.npz"), one_photo),
+    ("eject", ("net.onnx", "--image", PHOTO, "--to", "product"), one_photo),
+    ("compare", ("net.onnx", "other.onnx", "--images", "photos"), compared),
+):
+    for fault, change in (
+        ("weights in /etc", external_data("/etc/passwd")),
+        ("weights in ..", external_data("../../x")),
+        ("a constant in /etc", constant_elsewhere),
+        ("a loop", loop),
+        ("opset 99", too_new),
+        ("a weight of 3 GB", huge_weight),
+        ("an input of 100,000 px", huge_input),
+        ("says 20,000,000 px", huge_contract),
+        ("a deep contract", deep_contract),
+    ):
+        HOSTILE[f"onnx: {fault}, {verb}"] = (
+            ("", verb, *arguments),
+            "net.onnx",
+            lambda folder, inputs=inputs, change=change: (inputs(folder), broken(change)),
+        )
 
 
 @pytest.mark.parametrize("what", HOSTILE)

@@ -233,7 +233,7 @@ def test_a_custom_function_runs_only_when_allowed(photo):
         "    assert image_file.endswith('p.png')\n"
         "    return np.full(input_shape, 3)\n"
     )
-    with pytest.raises(ConfigError, match=r"'mine.py', which is not allowed.*--allow-code"):
+    with pytest.raises(ConfigError, match=r"'mine.py', which is not allowed.*--allow-custom-code"):
         load(CUSTOM)
     assert (load(CUSTOM, allow_code=True) == 3).all()
     Path("mine.py").write_text("def read(image_file, input_shape):\n    raise KeyError('k')\n")

@@ -366,4 +366,4 @@ def test_code_and_leaks_are_allowed_by_hand_only(workspace, capsys):
     Path("toy.yaml").write_text(text[:start] + custom + text[end:])
     capsys.readouterr()
     assert main(["compile", "toy.yaml", "--allow-leak"]) == 2
-    assert "--allow-code" in capsys.readouterr().err
+    assert "--allow-custom-code" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--allow-leak", action="store_true", help="only warn of calibration files that are"
     )
     group.add_argument(
-        "--allow-code", action="store_true", help="run the Python code a CustomFunc names"
+        "--allow-custom-code", action="store_true", help="run the Python code a CustomFunc names"
     )
 
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         eval_list=args.eval_list,
         allow_leak=args.allow_leak,
-        allow_code=args.allow_code,
+        allow_code=args.allow_custom_code,
     )
     return 0
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -65,6 +64,7 @@ from ..models.pipnet.decode import read_meanface
 from ..models.scrfd.decode import decode
 from ..reference import drawn_pictures, write_reference
 from ..vacc.artifact import read_artifact
+from ..vacc.npz import read_arrays
 from ..vacc.vdsp import VdspOperation, read_vdsp
 from .options import add_flag, add_runtime_options, runtime_of
 
@@ -261,10 +261,8 @@ def _diagnose(args: argparse.Namespace, subject: Subject, patient: Patient) -> D
 
 def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded) if hasattr(loaded, "files") else {"array": loaded}
-        arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = {k: np.asarray(array, np.float32) for k, array in read_arrays(path).items()}
+    except (TypeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is no .npz, .npy or .json: {error}") from error
     if not arrays:
         raise InputError(f"{str(path)!r} holds no array; expected the network's input or outputs")
@@ -276,7 +274,7 @@ def _read_json(path: Path, key: str) -> List[Any]:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
         if not isinstance(found, list):
             raise ValueError(f"{key!r} is no list")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f'{str(path)!r} cannot be used ({error}); expected {{"{key}": [...]}}, see --help'
         ) from error
@@ -287,11 +285,12 @@ def _read_faces(path: Path) -> Faces:
     faces = _read_json(path, "faces")
     try:
         marks = [face["landmarks_xy"] for face in faces if face.get("landmarks_xy")]
-        return Faces(
-            np.array([face["box_xyxy"] for face in faces], np.float32).reshape(-1, 4),
-            np.array([face["score"] for face in faces], np.float32),
-            np.array(marks, np.float32) if marks and len(marks) == len(faces) else None,
-        )
+        boxes = np.array([face["box_xyxy"] for face in faces], np.float32).reshape(-1, 4)
+        scores = np.array([face["score"] for face in faces], np.float32)
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError("a number is not finite")
+        with_marks = np.array(marks, np.float32) if marks and len(marks) == len(faces) else None
+        return Faces(boxes, scores, with_marks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'{str(path)!r} holds no faces ({error}); expected {{"faces": [{{"box_xyxy": '

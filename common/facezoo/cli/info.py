@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .. import weights
 from ..card import ModelCard
-from ..errors import CardError, FaceZooError, InputError, WeightsMissing
+from ..errors import CardError, FaceZooError, GraphError, InputError, WeightsMissing
 from ..image.files import write_bytes
 from ..models import CARDS, find_card, find_weights
 from ..report import COUNTS_SCHEMA, read_counts
@@ -112,7 +112,10 @@ def _graph_rows(path: Path, size: Optional[Tuple[int, int]]) -> List[Tuple[str, 
     from ..contract import load_graph
     from ..graph_info import describe_graph
 
-    info = describe_graph(load_graph(path, check=True), size)
+    try:
+        info = describe_graph(load_graph(path, check=True), size)
+    except (GraphError, InputError) as error:
+        raise type(error)(f"{str(path)!r}: {error}") from error
     height_width = info.inputs[0][1][2:]
     contract = info.contract
     return [

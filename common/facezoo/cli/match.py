@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..image.align import align_face
-from ..image.draw import contact_sheet, draw_faces
-from ..image.files import read_image_rgb, write_bytes, write_image_rgb
+from ..image.draw import contact_sheet, draw_faces, write_drawing
+from ..image.files import read_image_rgb, write_bytes
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..pipeline import PhotoEmbedder
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad picture"
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
-    write_image_rgb(args.draw, draw_match(match, photos, [args.first.name, args.second.name]))
+    write_drawing(args.draw, draw_match(match, photos, [args.first.name, args.second.name]))
     print(f"look at {args.draw}")
     if args.json:
         entry = {

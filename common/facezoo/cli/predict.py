@@ -29,14 +29,13 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..image.draw import draw_predicted
+from ..image.draw import draw_predicted, write_drawing
 from ..image.files import (
     find_images,
     names_with_suffix,
     read_image_rgb,
     relative_names,
     write_bytes,
-    write_image_rgb,
 )
 from ..page import LONGEST_SIDE, Curves, Facts, Pictures, Section, Table, versions, write_page
 from ..predict import (
@@ -145,7 +144,7 @@ def _run(
 
     def draw(path: Path, image: np.ndarray, photo: PredictedPhoto) -> None:
         for picture in files_of(name_of[path]):
-            write_image_rgb(picture, _drawn_entry(image, photo.to_dict()))
+            write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
     with RunFolder(
         args.save_dir,

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="F.png", help="also draw the errors as bars")
     parser.add_argument("--json", type=Path, metavar="F.json", help="also write them here")
     parser.add_argument(
-        "--allow-code", action="store_true", help="run the Python code a CustomFunc names"
+        "--allow-custom-code", action="store_true", help="run the Python code a CustomFunc names"
     )
 
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from ..vacc.sensitivity import format_exclusions, measure_error, measure_layers, propose
 
     config = override(read_build_config(args.yaml), dtype="int8", checkpoint=args.checkpoint)
-    data = open_data(config, None, False, args.allow_code)
+    data = open_data(config, None, False, args.allow_custom_code)
     settings, arithmetic = config.backend.quantize, choose_arithmetic()
     calibrated = calibrate(prepare_source(config).folded, settings, data)
     for finding in lint_graph(calibrated.model, calibrated.stats):

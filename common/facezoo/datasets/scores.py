@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import DatasetError
 from ..image.files import write_bytes
 from ..runs import RunFolder
+from ..vacc.npz import read_arrays
 from .image_list import read_lines
 
 __all__ = [
@@ -105,7 +106,7 @@ def finish_scores(
         writer.writerow([name, f"{value:.9g}", *more])
     write_bytes(folder.folder / CSV_FILE, text.getvalue().encode())
     folder.write_items(RESULTS_FILE, RESULTS_SCHEMA, "images", head)
-    folder.finish()
+    folder.finish(SORTED_FILE, CSV_FILE)
     return scores
 
 
@@ -153,7 +154,15 @@ def read_scores(path: Path) -> QualityScores:
         scores = readers.get(path.suffix.lower(), _read_text)(path)
     except OSError as error:
         raise DatasetError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+        csv.Error,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DatasetError(
             f"{str(path)!r} holds no quality scores ({reason}); expected results.json of a runner, "
@@ -180,8 +189,10 @@ def _read_csv(path: Path) -> QualityScores:
 
 
 def _read_npz(path: Path) -> QualityScores:
-    with np.load(path, allow_pickle=False) as file:
-        return QualityScores(tuple(file["names"].tolist()), file["norms"].astype(np.float64))
+    arrays = read_arrays(path)
+    if len(arrays["names"]) != len(arrays["norms"]):
+        raise ValueError(f"{len(arrays['names'])} names, {len(arrays['norms'])} norms")
+    return _scores(list(zip(arrays["names"].tolist(), arrays["norms"].tolist())), {})
 
 
 def _read_text(path: Path) -> QualityScores:

@@ -287,7 +287,15 @@ def read_rectangles(path: Path) -> Dict[str, List[Optional[Box]]]:
             ]
             for name, entries in lists
         }
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise DatasetError(
             f'{str(path)!r} cannot be read ({error}); expected JSON like {{"rects": {{"'
             f'{LISTS["blur"]}": [[left, top, right, bottom], null]}}}}'

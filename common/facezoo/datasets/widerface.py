@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -64,6 +65,8 @@ GROUND_TRUTH_FOLDER = "eval_tools/ground_truth"
 TEXT_LAYOUT = "expected its photo's name, the number of boxes, then 'x y width height score' lines"
 BYTES_AT_ONCE = 4 << 20  # Texts are parsed in batches: fast, and the memory does not grow.
 LARGEST_TEXT = 16 << 20  # 300,000 boxes in one photo; more is a decompression bomb.
+LARGEST_MAT = 64 << 20  # The largest of the four unpacks to 3 MiB.
+COMPRESSED = 15  # source: MAT-File Format (R2024a), miCOMPRESSED
 LARGEST_ARCHIVE = 2 << 30  # WIDER_val.zip unpacks to 0.4 GB.
 
 _PHOTO_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
@@ -173,12 +176,33 @@ def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
             "facezoo prepare widerface says where to get them"
         )
     try:
+        _check_size_of_mat(path)
         content: Dict[str, Any] = loadmat(path, variable_names=names)
     except Exception as error:  # A damaged file makes the reader raise nearly anything.
         raise _not_official(path) from error
     if not set(names) <= set(content):
         raise _not_official(path)
     return content
+
+
+def _check_size_of_mat(path: Path) -> None:
+    """Refuse what would fill the memory, before the reader of .mat files allocates it."""
+    if path.stat().st_size > LARGEST_MAT:
+        raise ValueError("too large")
+    data = path.read_bytes()
+    # source: MAT-File Format (R2024a), level 5: 128 bytes of header, then elements that begin with
+    # type and size; the header's last two bytes tell the order of the bytes.
+    tag = struct.Struct("<II" if data[126:128] == b"IM" else ">II")
+    position, room = 128, LARGEST_MAT
+    while position + tag.size <= len(data):
+        kind, size = tag.unpack_from(data, position)
+        position += tag.size
+        if kind == COMPRESSED:
+            content = zlib.decompressobj().decompress(data[position : position + size], room)
+            room -= len(content)
+        if room <= 0:
+            raise ValueError("unpacks to too much")
+        position += size
 
 
 def _not_official(path: Path) -> DatasetError:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Sequence, Tuple, Union
 
 import cv2
 import numpy as np
 
 from ..results import FaceDetections, FaceLandmarks, Landmarks
+from .files import write_image_rgb
 
-__all__ = ["contact_sheet", "draw_faces", "draw_landmarks", "draw_predicted"]
+__all__ = ["contact_sheet", "draw_faces", "draw_landmarks", "draw_predicted", "write_drawing"]
+
+LONGEST_JPEG = 65_500  # source: libjpeg-turbo@3.0.0 jmorecfg.h, JPEG_MAX_DIMENSION
 
 BOX_COLOR = (64, 220, 96)
 REFUSED_COLOR = (255, 160, 64)
@@ -17,6 +21,23 @@ LABEL_COLOR = (16, 40, 20)
 POINT_COLOR = (64, 255, 96)
 # Left eye, right eye, nose, left and right mouth corner, as seen in the picture.
 LANDMARK_COLORS = ((255, 96, 96), (96, 160, 255), (255, 220, 64), (240, 96, 255), (96, 255, 255))
+
+
+def write_drawing(path: Path, drawn_rgb: np.ndarray) -> None:
+    """Write a drawing, shrunk if it has more pixels a side than a JPEG can have.
+
+    Parameters
+    ----------
+    path
+        Where to; its folder is made if needed.
+    drawn_rgb
+        Shape (H, W, 3), uint8, RGB.
+    """
+    share = LONGEST_JPEG / max(drawn_rgb.shape[:2])
+    if share < 1:
+        height, width = (max(1, int(side * share)) for side in drawn_rgb.shape[:2])
+        drawn_rgb = cv2.resize(drawn_rgb, (width, height), interpolation=cv2.INTER_AREA)
+    write_image_rgb(path, drawn_rgb)
 
 
 def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:

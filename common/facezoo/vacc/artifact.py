@@ -212,7 +212,15 @@ def _read_build(record: Path) -> BuildInfo:
             entry[key] = tuple(entry[key])
         entry["inputs"] = {name: tuple(shape) for name, shape in entry["inputs"].items()}
         return BuildInfo(**entry)
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(
             f"{str(record)!r} cannot be read ({error}); compile the artifact again"
         ) from error

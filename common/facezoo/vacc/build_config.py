@@ -29,6 +29,7 @@ __all__ = [
     "Quantize",
     "Sampler",
     "Workspace",
+    "load_yaml",
     "parse_build_config",
     "read_build_config",
 ]
@@ -253,7 +254,7 @@ def read_build_config(path: Path) -> BuildConfig:
 
 def parse_build_config(data: bytes, file: Path) -> BuildConfig:
     """Parse the text of a build YAML; see :func:`read_build_config`."""
-    root = _Node(str(file), "", _load_yaml(data, str(file)))
+    root = _Node(str(file), "", load_yaml(data, str(file)))
     if isinstance(root.value, dict) and ("model" in root.value or "engine" in root.value):
         raise ConfigError(
             f"{file}: this is the superseded schema of vamc 1 (top level model, engine); expected "
@@ -274,7 +275,14 @@ def parse_build_config(data: bytes, file: Path) -> BuildConfig:
     )
 
 
-def _load_yaml(data: bytes, file: str) -> Any:
+def load_yaml(data: bytes, file: str) -> Any:
+    """Read a small YAML of plain values; ``file`` is what errors call it.
+
+    Raises
+    ------
+    ConfigError
+        If it is too large, nested too deep, uses aliases or tags, or has a key twice.
+    """
     if len(data) > LARGEST_FILE:
         raise ConfigError(
             f"{file}: larger than {LARGEST_FILE} bytes; expected a build YAML of a page or two"

@@ -349,7 +349,7 @@ def _load_function(op: ProcessOp, file: Path, allow_code: bool) -> Callable[...,
     if not allow_code:
         raise ConfigError(
             f"{file}: CustomFunc runs the Python code in {str(path)!r}, which is not allowed; read "
-            "it, and if you trust it: facezoo compile --allow-code"
+            "it, and if you trust it: facezoo compile --allow-custom-code"
         )
     try:
         spec = importlib.util.spec_from_file_location("facezoo_custom_func", path)

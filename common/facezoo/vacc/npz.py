@@ -25,7 +25,19 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    IO,
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import cv2
 import numpy as np
@@ -43,6 +55,7 @@ __all__ = [
     "check_names",
     "convert_picture",
     "load_json",
+    "read_arrays",
     "read_datalist",
     "read_input",
     "read_npz",
@@ -58,6 +71,9 @@ INPUT_KEY = "input_0"  # source: VastModelZOO@43aff36 cv/face_detection/common/u
 
 # Three bytes a pixel of the largest picture that is read; a claim beyond it is no picture's.
 LARGEST_ARRAY = 3 * MAX_PIXELS
+
+# vamp numbers its outputs with six digits.
+LONGEST_LIST = 1_000_000
 
 
 # Single files ----------------------------------------------------------------------------------
@@ -156,31 +172,68 @@ def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {
-                info.filename[: -len(".npy")]: _read_member(archive, info)
+                info.filename[: -len(".npy")]: _read_member(archive, info, LARGEST_ARRAY)
                 for info in archive.infolist()
             }
     except Exception as error:  # zipfile, zlib and numpy raise anything on hostile bytes.
         raise InputError(f"{str(path)!r} is no intact npz file: {error}") from error
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def read_arrays(path: Path) -> Dict[str, np.ndarray]:
+    """Read an npz or npy file of any size, such as embeddings; nothing in it is ever unpickled.
+
+    Parameters
+    ----------
+    path
+        The file; compressed arrays may not unpack to more than a picture has, or than the file.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Key to read-only array, in the file's order; an npy's is ``array``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or claims to be larger than it is.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if not zipfile.is_zipfile(file):
+                file.seek(0)
+                return {"array": _read_array(file, path.name, size, size)}
+            with zipfile.ZipFile(file) as archive:
+                largest = max(LARGEST_ARRAY, size)
+                return {
+                    info.filename[: -len(".npy")]: _read_member(archive, info, largest)
+                    for info in archive.infolist()
+                }
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except Exception as error:  # As above.
+        raise InputError(f"{str(path)!r} is no intact npz or npy file: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int) -> np.ndarray:
     if not info.filename.endswith(".npy"):
         raise ValueError(f"{info.filename!r} in it is no array")
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran_order, dtype = read_header(member)
-        size = math.prod(shape) * dtype.itemsize
-        # Before anything of that size is allocated.
-        if dtype.hasobject or size != info.file_size - member.tell() or size > LARGEST_ARRAY:
-            raise ValueError(
-                f"{info.filename!r} claims to be {dtype} {shape} in {info.file_size} bytes"
-            )
-        flat = np.frombuffer(member.read(), dtype)
-    return flat.reshape(shape, order="F" if fortran_order else "C")
+        return _read_array(member, info.filename, info.file_size, largest)
+
+
+def _read_array(file: IO[bytes], name: str, file_size: int, largest: int) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran_order, dtype = read_header(file)
+    size = math.prod(shape) * dtype.itemsize
+    # Before anything of that size is allocated.
+    if dtype.hasobject or size != file_size - file.tell() or size > largest:
+        raise ValueError(f"{name!r} claims to be {dtype} {shape} in {file_size} bytes")
+    return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 # Pictures in -----------------------------------------------------------------------------------
@@ -316,15 +369,22 @@ def read_datalist(path: Path) -> List[Path]:
     Raises
     ------
     InputError
-        If it cannot be read, is empty, or has an empty line.
+        If it cannot be read, is empty, has an empty line or more than a million.
     """
     try:
-        text = os.fsdecode(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"{str(path)!r} cannot be read ({error.strerror}); expected a list of npz files, "
             "made with image2npz.py"
         ) from error
+    count = data.count(b"\n")
+    if count > LONGEST_LIST:
+        raise InputError(
+            f"{str(path)!r} has {count} lines; expected at most {LONGEST_LIST}, "
+            "which is what vamp's outputs are numbered for: split the list"
+        )
+    text = os.fsdecode(data)
     lines = text[:-1].split("\n") if text.endswith("\n") else text.split("\n")
     paths = []
     for number, line in enumerate(lines, 1):

@@ -199,7 +199,7 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
             entry["path"]: str(entry["error"]) if "error" in entry else parse(entry)
             for entry in content["images"]
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} is no {RESULTS_SCHEMA} ({error!r}); make it with vsx_infer.py"
         ) from error

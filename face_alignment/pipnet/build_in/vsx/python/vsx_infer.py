@@ -11,8 +11,8 @@ from pathlib import Path
 import facezoo
 from facezoo.cli import options
 from facezoo.errors import InputError
-from facezoo.image.draw import draw_landmarks
-from facezoo.image.files import names_with_suffix, write_image_rgb
+from facezoo.image.draw import draw_landmarks, write_drawing
+from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet import evaluation
 from facezoo.models.pipnet.decode import read_meanface
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     def write(path, image, found):
         for picture in files_of(name_of[path]):
-            write_image_rgb(picture, draw_landmarks(image, found))
+            write_drawing(picture, draw_landmarks(image, found))
 
     with open_model(args) as model, RunFolder(
         args.save_dir,

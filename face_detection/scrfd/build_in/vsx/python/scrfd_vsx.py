@@ -12,13 +12,12 @@ from pathlib import Path
 import facezoo
 from facezoo.cli import options
 from facezoo.datasets.widerface import format_widerface
-from facezoo.image.draw import draw_faces
+from facezoo.image.draw import draw_faces, write_drawing
 from facezoo.image.files import (
     find_images,
     names_with_suffix,
     relative_names,
     write_bytes,
-    write_image_rgb,
 )
 from facezoo.models.scrfd.decode import PROFILES
 from facezoo.runs import RunFolder, fingerprint_files
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         text, *pictures = files_of(name)
         write_bytes(text, format_widerface(name, faces).encode())
         for picture in pictures:
-            write_image_rgb(picture, draw_faces(image, faces.resized(image.shape[:2])))
+            write_drawing(picture, draw_faces(image, faces.resized(image.shape[:2])))
 
     with facezoo.load(
         "scrfd",
