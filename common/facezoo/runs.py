@@ -277,7 +277,7 @@ class RunFolder:
             Items that need not be done again.
         """
         if self.finished:
-            lost = sum(not all(file.exists() for file in files_of(name)) for name in names)
+            lost = sum(not all(made.exists() for made in files_of(name)) for name in names)
             # A refused item left none.
             if lost <= self.refused:
                 return len(names)
@@ -297,8 +297,8 @@ class RunFolder:
                     break
                 count += 1
                 intact += len(line)
-        with path.open("r+b") as file:
-            file.truncate(intact)
+        with path.open("r+b") as journal:
+            journal.truncate(intact)
         return count
 
     def record(self, name: str, result: Union[ImageError, SupportsToDict]) -> None:
