@@ -64,7 +64,11 @@ SCRIPT_LINES = 100
 # Python 3.8 cannot list its own modules; these are the ones that decoders use.
 OLD_STDLIB = ("dataclasses", "functools", "importlib", "math", "pathlib", "typing")
 # Limits of our own, which decide no result.
-OWN = {"models.scrfd.decode.MOST_PAIRS", "models.pipnet.decode.LEAST_CORRELATION"}
+OWN = {
+    "models.scrfd.decode.MOST_PAIRS",
+    "models.pipnet.decode.LONGEST_MEANFACE",
+    "models.pipnet.decode.LEAST_CORRELATION",
+}
 
 
 @lru_cache(maxsize=None)
