@@ -153,7 +153,7 @@ def test_lengths_are_measured_and_bounds_proposed(main, data, trained, capsys, t
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--last-fc-size", 85742), "the list has 3 people, --last-fc-size 85742"),
+        (("--last-fc-size", 85742), "--last-fc-size 85742, but 3 in the list"),
         (("--lambda_g", 20), "lambda_g 20 is below its bound 22.587"),
         (("--precision", "fp16"), "fp16 needs a GPU"),
         (("--batch-size", 13), "batch size 13 must be"),
