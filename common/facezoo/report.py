@@ -9,7 +9,7 @@ The words after ``begin`` are the block's name, its argument and, on a Chinese p
 
 ================== =============================================================================
 ``models``         one row a model: task, paper, licences
-``status``         one row a model: what there is, with measured numbers or "not measured"
+``status``         one row a model: what there is, with measured numbers, or why there are none
 ``facts MODEL``    source, input, outputs, pre-processing
 ``variants MODEL`` one row a variant, with the numbers its authors publish
 ``weights MODEL``  one row a downloadable file, with its licence
@@ -90,6 +90,8 @@ _CHINESE = {
     "Measured": "测量对象",
     "on a card": "加速卡",
     "not measured": "未测量",
+    "neither weights nor data were at hand": "手头既没有权重也没有数据",
+    "no card at hand": "手头没有加速卡",
     "in progress": "进行中",
     "fetched": "可自动下载",
     "by hand": "需手动下载",
@@ -399,9 +401,9 @@ def _status(root: Path, say: Say) -> str:
                 say("yes" if written.exists() else "in progress"),
                 f"{len(fetched)} {say('fetched')}, {by_hand} {say('by hand')}",
                 say("yes" if exported.exists() else "in progress"),
-                _subject(results[0]) if results else _EMPTY,
-                *(_headline(by_build[build], say) for build in BUILDS),
-                _headline(on_card, say),
+                _subject(results[0]) if results else say("neither weights nor data were at hand"),
+                *(_headline(by_build[build]) or say("not measured") for build in BUILDS),
+                _headline(on_card) or say("no card at hand"),
             ]
         )
     return _table(map(say, header), rows)
@@ -414,11 +416,9 @@ def _subject(result: Measurement) -> str:
     return f"{result.card}, {result.dataset}: {names} in {units}"
 
 
-def _headline(results: Sequence[Measurement], say: Say) -> str:
+def _headline(results: Sequence[Measurement]) -> str:
     """Show the first result, which a recipe lists first because it is the one to look at."""
-    if not results:
-        return say("not measured")
-    return " / ".join(_number(metric.value) for metric in results[0].metrics.values())
+    return " / ".join(_number(m.value) for one in results[:1] for m in one.metrics.values())
 
 
 def _facts(root: Path, model: str, say: Say) -> str:

@@ -241,7 +241,8 @@ def test_what_is_not_measured_says_so(tmp_path):
     (tmp_path / "face_detection" / "scrfd").mkdir(parents=True)
     scrfd = rows(render_block(tmp_path, ["status"]))[2]
     assert scrfd[0] == "scrfd"
-    assert scrfd[-4:] == ["not measured"] * 4
+    assert scrfd[-5] == "neither weights nor data were at hand"
+    assert scrfd[-4:] == [*["not measured"] * 3, "no card at hand"]
     assert "scrfd_34g" in render_block(tmp_path, ["accuracy", "scrfd"])
     assert "not measured" in render_block(tmp_path, ["accuracy", "scrfd"]).lower()
     assert "未测量" in render_block(tmp_path, ["accuracy", "scrfd", "zh"])
