@@ -29,10 +29,10 @@ import cv2
 import numpy as np
 
 from .backends import open_backend
-from .backends.base import Backend, Infer
+from .backends.base import Backend, Infer, naming
 from .card import Preprocess
 from .contract import Contract
-from .errors import ImageError, InputError
+from .errors import DecodeError, ImageError, InputError
 from .image.align import align_face
 from .image.files import read_image_rgb, read_reduced_rgb
 from .models import CARDS
@@ -127,11 +127,17 @@ class FaceModel(ABC, Generic[Result]):
             In the order given.
         result : Result or ImageError
             The error if the file cannot be read; the stream goes on.
+
+        Raises
+        ------
+        BackendRunError, DecodeError, GraphError
+            If the network fails; names the picture.
         """
 
         def one(infer: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
             try:
-                image, result = self._apply_to_file(infer, path)
+                with naming(path):
+                    image, result = self._apply_to_file(infer, path)
             except ImageError as error:
                 return path, error
             if visit is not None:
@@ -401,12 +407,23 @@ class FaceEmbedder(FaceModel[Embedding]):
     def _embed(
         self, infer: Callable[[Sequence[np.ndarray]], RawOutputs], faces_rgb: Sequence[np.ndarray]
     ) -> List[Embedding]:
-        found = magface.decode(infer(faces_rgb))
+        found = self._decode(infer(faces_rgb))
         if self.flip == "none":
             return found
         mirrored = [np.ascontiguousarray(face[:, ::-1]) for face in faces_rgb]
-        others = magface.decode(infer(mirrored))
+        others = self._decode(infer(mirrored))
         return [Embedding(one.vector + other.vector) for one, other in zip(found, others)]
+
+    def _decode(self, raw: RawOutputs) -> List[Embedding]:
+        found = magface.decode(raw)
+        card = CARDS.get(self.contract.card_id)
+        for embedding in found:
+            if card and embedding.vector.size != card.outputs[0].channels:
+                raise DecodeError(
+                    f"an embedding has {embedding.vector.size} numbers, those of {card.id} have "
+                    f"{card.outputs[0].channels}; export the model again"
+                )
+        return found
 
     def _on_faces(
         self, infer: Infer, image_rgb: np.ndarray, faces: FaceDetections

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 import cv2
 import numpy as np
 
-from .backends.base import Backend, Infer
+from .backends.base import Backend, Infer, naming
 from .backends.ort import OrtBackend
 from .contract import Contract, read_contract
 from .datasets.image_list import read_lines, read_paths, write_image_list
@@ -408,7 +408,8 @@ def embed_pictures(
             image = read_image_rgb(path)
         except ImageError as error:
             return path, error
-        return path, decode(infer(image))[0]
+        with naming(path):
+            return path, decode(infer(image))[0]
 
     return backend.map(one, paths)
 

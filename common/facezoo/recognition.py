@@ -56,6 +56,7 @@ __all__ = [
     "Match",
     "PeopleReport",
     "Similarities",
+    "check_some_exist",
     "compare_listed",
     "evaluate_encoded",
     "evaluate_people",
@@ -240,11 +241,48 @@ def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:
     -------
     list of Path
         One a name, existing or not.
+
+    Raises
+    ------
+    DatasetError
+        If there is none of them.
     """
     folder = Path(listed_in).parent
     bases = [Path(), folder, folder / "..", folder / ".." / ".."]
-    base = next((base for base in bases if (base / names[0]).is_file()), bases[0])
-    return [base / name for name in names]
+    base = next((base for base in bases if _is_there(base / names[0])), bases[0])
+    paths = [base / name for name in names]
+    check_some_exist(paths, listed_in)
+    return paths
+
+
+def check_some_exist(paths: Sequence[Path], listed_in: Path) -> None:
+    """Refuse a list of which no picture is there: it is another file, or starts elsewhere.
+
+    Parameters
+    ----------
+    paths
+        Of the list.
+    listed_in
+        The list.
+
+    Raises
+    ------
+    DatasetError
+        If none exists.
+    """
+    if not any(map(_is_there, paths)):
+        raise DatasetError(
+            f"{str(listed_in)!r}: not one of its {len(paths)} pictures exists, such as "
+            f"{str(paths[0])[:200]!r}; correct the list or the folder it starts from"
+        )
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a file is there; a line of a text that is no list may be no name at all."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def stream_batches(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -149,6 +150,10 @@ class RunFolder:
             self._lock = (self.folder / LOCK_FILE).open("w")
             if fcntl is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _is_same_file(self._lock, self.folder / LOCK_FILE):
+                    # A run that ended meanwhile took its lock away, and another may have its own.
+                    self._lock.close()
+                    self._take_lock()
         except BlockingIOError as error:
             if self._lock is not None:
                 self._lock.close()
@@ -393,6 +398,13 @@ class RunFolder:
     ) -> None:
         self._close_journal()
         self._release_lock()
+
+
+def _is_same_file(opened: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:

@@ -227,7 +227,7 @@ def _how_to_get(file: WeightFile) -> str:
     if _offline():
         where = f"where there is a connection, {_by_hand(file)}"
         return f"{file.name} is not here and FACEZOO_OFFLINE=1 forbids fetching it; {where}"
-    return f'{file.name} is not in "{home()}"; run: facezoo download {file.name}'
+    return f'{file.name}: "{home() / file.file}" is not there; run: facezoo download {file.name}'
 
 
 def _by_hand(file: WeightFile) -> str:
@@ -247,6 +247,13 @@ def _by_hand(file: WeightFile) -> str:
 
 def _problem(file: WeightFile, path: Path) -> str:
     """Compare a file with what is published; return what is wrong, as the end of a sentence."""
+    try:
+        return _difference(file, path)
+    except OSError as exc:
+        return f"cannot be read ({exc.strerror})"
+
+
+def _difference(file: WeightFile, path: Path) -> str:
     size = path.stat().st_size
     with path.open("rb") as stream:
         is_page = stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))

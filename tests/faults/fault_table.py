@@ -7,28 +7,43 @@ of those files. The matrix is every command's every file with every fault.
 
 import contextlib
 import ctypes
+import hashlib
+import importlib
 import importlib.util
+import io
 import os
 import re
 import resource
 import shutil
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple
+from unittest import mock
 
 import numpy as np
+import onnx
+from facezoo import models, weights
+from facezoo.card import WeightFile
 from facezoo.cli.main import main
-from facezoo.contract import read_contract
+from facezoo.contract import read_contract, sha256_of
 from facezoo.image.files import read_image_rgb, write_image_rgb
-from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd
+from facezoo.similarity_profile import SimilarityPoint, SimilarityProfile, write_similarity
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 from facezoo.vacc.vdsp import VdspOperation
+from onnx import TensorProto, helper, numpy_helper
 from scipy.io import savemat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = "face_detection/scrfd"
+MAGFACE = "face_recognition/magface"
+SDD_FIQA = "face_quality/sdd_fiqa"
 
+HERE = Path(__file__).parent
 # The matrix as a page shows it; rewritten by running this file.
-TABLE = Path(__file__).with_name("matrix.txt")
+TABLE = HERE / "matrix.txt"
+# What was killed twenty times, and resumed; rewritten by those tests.
+KILLS = HERE / "kills.txt"
 
 # What is in the place of a model, a list or a picture after a download through a portal's login.
 WEB_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body></body></html>\n" * 40
@@ -61,8 +76,16 @@ class Command:
         Path of the script in the repository; ``facezoo`` if empty.
     resumes
         Whether it writes a run folder.
+    lists
+        Texts among its inputs that do not say where they end: cut short, they are shorter lists.
     spawns
         Whether it starts new programs, which have root's powers again.
+    torch
+        Whether it needs PyTorch.
+    grows
+        Patterns of output files that change while it runs, such as a training's state.
+    around
+        What is set up while it runs, such as a small network in a large one's place.
     """
 
     name: str
@@ -74,15 +97,20 @@ class Command:
     prepare: Tuple[str, ...] = ()
     script: str = ""
     resumes: bool = True
+    lists: Tuple[str, ...] = ()
     spawns: bool = False
+    torch: bool = False
+    grows: Tuple[str, ...] = ()
+    around: Callable[[], Any] = contextlib.nullcontext
     inputs: Callable[[Path], None] = field(default=lambda folder: None)
 
     def run(self, *more: str) -> int:
         """Run it in this process, in the folder that is the current one; return its exit code."""
-        try:
-            return entry_point(self.script)([*self.arguments, *more])
-        except SystemExit as error:
-            return int(error.code or 0)
+        with self.around():
+            try:
+                return entry_point(self.script)([*self.arguments, *more])
+            except SystemExit as error:
+                return int(error.code or 0)
 
     def results(self) -> Dict[str, bytes]:
         """Return what stands under a final name, but for how long it took."""
@@ -177,6 +205,178 @@ def one_photo(folder: Path) -> None:
     np.savez(folder / "mine.npz", x=tensor[None])
 
 
+def photos_and(make: Callable[[Path], Path], count: int = 5) -> Callable[[Path], None]:
+    """Return what writes photos, a network, and lists of the photos and of pairs of them."""
+
+    def inputs(folder: Path) -> None:
+        photos(folder, count)
+        make(folder / "net.onnx")
+        write_lists(folder)
+
+    return inputs
+
+
+def write_lists(folder: Path) -> None:
+    """List the photos with a number of the person, with a label, and two pairs of them."""
+    names = sorted(path.relative_to(folder / "photos").as_posix() for path in folder.rglob("*.png"))
+    (folder / "img.list").write_text("".join(f"{name} {name[0]}\n" for name in names))
+    (folder / "labels.txt").write_text("".join(f"{n} {i}.5\n" for i, n in enumerate(names)))
+    (folder / "pairs.list").write_text(f"{names[0]} {names[1]} 1\n{names[0]} {names[3]} 0\n")
+
+
+def pair_of_photos(folder: Path) -> None:
+    """Write two photos, the networks of a comparison, and its profile."""
+    predict(folder)
+    point = SimilarityPoint(1e-3, 0.5, 0.4, 0.6, 0.9)
+    profile = SimilarityProfile("w600k_mbf", sha256_of(folder / "embedder.onnx"), 9, 9, (point,))
+    write_similarity(folder / "profile.json", profile, {})
+
+
+def released_scrfd(folder: Path) -> None:
+    """Write a graph that ends as the authors' do: a convolution a head, then rows and scores."""
+    weights, nodes, outputs = [], [], []
+
+    def conv(source: str, name: str, shape: Tuple[int, ...], **how: Any) -> str:
+        values = np.random.default_rng(len(weights)).normal(0.0, 0.1, shape).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"{name}.weight"))
+        nodes.append(helper.make_node("Conv", [source, f"{name}.weight"], [name], **how))
+        return name
+
+    for stride in (8, 16, 32):
+        level = conv("image", f"level_{stride}", (64, 3, 1, 1), strides=[stride] * 2)
+        level = conv(level, f"depthwise_{stride}", (64, 1, 1, 1), group=64)
+        for head, size in (("score", 1), ("bbox", 4), ("kps", 10)):
+            maps = conv(level, f"{head}_maps_{stride}", (2 * size, 64, 1, 1))
+            shape, name = f"{head}_shape_{stride}", f"{head}_rows_{stride}"
+            weights.append(numpy_helper.from_array(np.array([-1, size], np.int64), shape))
+            nodes.append(helper.make_node("Transpose", [maps], [f"{maps}_t"], perm=[0, 2, 3, 1]))
+            nodes.append(helper.make_node("Reshape", [f"{maps}_t", shape], [name]))
+            if head == "score":
+                nodes.append(helper.make_node("Sigmoid", [name], [f"{name}_s"]))
+                name += "_s"
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 64, 64])
+    graph = helper.make_graph(nodes, "released", [image], outputs, weights)
+    opset = [helper.make_opsetid("", 11)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "released.onnx")
+
+
+def released_pipnet(folder: Path) -> None:
+    """Write a graph with the maps of a PIPNet and as many convolutions as its backbone has."""
+    model = onnx.load(tiny_pipnet(folder / "released.onnx"))
+    first = model.graph.node[0]
+    for index in range(25 - len(model.graph.node)):
+        node = helper.make_node("Conv", [*first.input], [f"unused_{index}"])
+        node.attribute.extend(first.attribute)
+        model.graph.node.append(node)
+    onnx.save(model, folder / "released.onnx")
+
+
+def quality_checkpoint(folder: Path) -> None:
+    import torch
+    from facezoo.models.sdd_fiqa.network import build as build_network
+
+    torch.manual_seed(1)
+    torch.save(build_network("mobilefacenet").state_dict(), folder / "net.pth")
+
+
+def landmark_crops(folder: Path) -> None:
+    """Write what PIPNet is trained on: crops, and five points of each."""
+    rng = np.random.default_rng(4)
+    face = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    for split, count in (("train", 4), ("test", 2)):
+        lines = []
+        for index in range(count):
+            crop = rng.integers(0, 256, (64, 64, 3), np.uint8)
+            write_image_rgb(folder / "data" / f"images_{split}" / f"{index}.png", crop)
+            points = (face + rng.normal(0.0, 0.02, face.shape)).ravel()
+            lines.append(" ".join([f"{index}.png", *map(repr, points.tolist())]) + "\n")
+        (folder / "data" / f"{split}.txt").write_text("".join(lines))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep PyTorch to one core, where a test of this size is quicker; save every second batch."""
+    import torch
+
+    trainings = [
+        importlib.import_module(f"facezoo.models.{model}.train") for model in ("sdd_fiqa", "pipnet")
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.ExitStack() as patches:
+            for training in trainings:
+                patches.enter_context(mock.patch.object(training, "SAVE_EVERY", 2))
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def small_recogniser() -> Iterator[None]:
+    """Let MagFace's training have a network of two layers in place of eighteen."""
+    import torch
+
+    def build_network() -> torch.nn.Module:
+        layers = (torch.nn.Conv2d(3, 4, 16, stride=16), torch.nn.Flatten())
+        return torch.nn.Sequential(*layers, torch.nn.Linear(196, 512), torch.nn.BatchNorm1d(512))
+
+    training = importlib.import_module("facezoo.models.magface.train")
+    with one_thread(), mock.patch.object(training, "builder", lambda *which: build_network):
+        yield
+
+
+PUBLISHED = bytes(range(256)) * 400
+
+
+def origin(folder: Path) -> None:
+    (folder / "origin").mkdir()
+    (folder / "origin" / "net.onnx").write_bytes(PUBLISHED)
+
+
+def fetched(folder: Path) -> None:
+    (folder / "home").mkdir()
+    (folder / "home" / "net.onnx").write_bytes(PUBLISHED)
+
+
+class Answer(io.FileIO):
+    """A file as a server's answer, which does not announce its length."""
+
+    length = None
+
+
+@contextlib.contextmanager
+def zoo_of_one() -> Iterator[None]:
+    """Let the catalogue hold one file, whose server is the current folder."""
+    file = WeightFile(
+        name="net",
+        model="scrfd",
+        file="net.onnx",
+        size=len(PUBLISHED),
+        sha256=hashlib.sha256(PUBLISHED).hexdigest(),
+        licence="MIT",
+        commercial="yes",
+        holds="a network",
+        url="https://origin/net.onnx",
+    )
+
+    def urlopen(request: Any, timeout: float) -> Answer:
+        return Answer(request.full_url.split("//")[1])
+
+    catalogue = {"CARDS": {}, "WEIGHTS": {"net": file}}
+    with contextlib.ExitStack() as patches:
+        for owner, name, value in (
+            (models, "_catalogue", lambda: catalogue),
+            (weights, "PAUSES_SECONDS", ()),
+            (urllib.request, "urlopen", urlopen),
+        ):
+            patches.enter_context(mock.patch.object(owner, name, value))
+        home = {"FACEZOO_HOME": "home", "FACEZOO_OFFLINE": "0"}
+        patches.enter_context(mock.patch.dict(os.environ, home))
+        yield
+
+
 PHOTO = "photos/1--Event/photo_3.png"
 RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort", "--quiet")
 
@@ -240,6 +440,168 @@ COMMANDS = {
             skips=(PHOTO,),
             of_a_folder=(PHOTO,),
             writes=("out",),
+        ),
+        Command(
+            "download",
+            ("download", "net"),
+            inputs=origin,
+            around=zoo_of_one,
+            needs=("origin/net.onnx",),
+            writes=("home",),
+            resumes=False,
+        ),
+        Command(
+            "download --check",
+            ("download", "--check", "net"),
+            inputs=fetched,
+            around=zoo_of_one,
+            needs=("home/net.onnx",),
+            writes=(),
+            resumes=False,
+        ),
+        Command(
+            "export_onnx.py, SCRFD",
+            ("--onnx", "released.onnx", "--output", "raw.onnx"),
+            script=f"{RECIPE}/source_code/export_onnx.py",
+            inputs=released_scrfd,
+            needs=("released.onnx",),
+            writes=("raw.onnx",),
+            resumes=False,
+        ),
+        Command(
+            "export_onnx.py, PIPNet",
+            ("--onnx", "released.onnx", "--output", "raw.onnx"),
+            script="face_alignment/pipnet/source_code/export_onnx.py",
+            inputs=released_pipnet,
+            needs=("released.onnx",),
+            writes=("raw.onnx",),
+            resumes=False,
+        ),
+        Command(
+            "export_onnx.py, MagFace",
+            ("--onnx", "released.onnx", "--card", "w600k_mbf", "--output", "raw.onnx"),
+            script=f"{MAGFACE}/source_code/export_onnx.py",
+            inputs=lambda folder: tiny_magface(folder / "released.onnx"),
+            needs=("released.onnx",),
+            writes=("raw.onnx",),
+            resumes=False,
+        ),
+        Command(
+            "export_onnx.py, SDD-FIQA",
+            ("--checkpoint", "net.pth", "--variant", "mobilefacenet", "--output", "raw.onnx"),
+            script=f"{SDD_FIQA}/source_code/export_onnx.py",
+            inputs=quality_checkpoint,
+            around=one_thread,
+            torch=True,
+            needs=("net.pth",),
+            writes=("raw.onnx",),
+            resumes=False,
+        ),
+        Command(
+            "magface_vsx.py",
+            ("--file_path", "photos", "--save_dir", "out", "--pairs", "pairs.list", *RUN),
+            script=f"{MAGFACE}/build_in/vsx/python/magface_vsx.py",
+            inputs=photos_and(tiny_magface),
+            needs=("photos", "net.onnx", "pairs.list"),
+            lists=("pairs.list",),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("out",),
+        ),
+        Command(
+            "gen_feat.py",
+            ("--inf_list", "img.list", "--root", "photos", "--feat_list", "feat/feat.list")
+            + ("--onnx", "net.onnx", "--engine", "ort", "--quiet"),
+            script=f"{MAGFACE}/source_code/gen_feat.py",
+            inputs=photos_and(tiny_magface),
+            needs=("img.list", "net.onnx"),
+            lists=("img.list",),
+            skips=(PHOTO,),
+            writes=("feat",),
+        ),
+        Command(
+            "match",
+            ("match", PHOTO, PHOTO, "--detector", "net.onnx", "--recogniser", "embedder.onnx")
+            + ("--engine", "ort", "--profile", "profile.json", "--draw", "out/match.jpg")
+            + ("--json", "out/match.json"),
+            inputs=pair_of_photos,
+            needs=(PHOTO, "net.onnx", "embedder.onnx", "profile.json"),
+            writes=("out",),
+            resumes=False,
+        ),
+        Command(
+            "calibrate similarity",
+            ("calibrate", "similarity", "--identities", "photos", "--model", "net.onnx")
+            + ("--engine", "ort", "--output", "similarity.json"),
+            inputs=photos_and(tiny_magface),
+            needs=("photos", "net.onnx"),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("similarity.json",),
+            resumes=False,
+        ),
+        Command(
+            "train.py, MagFace",
+            ("--train_list", "img.list", "--image_root", "photos", "--pth-save-fold", "run")
+            + ("--epochs", "2", "--batch-size", "2", "--save-every", "1", "--workers", "0")
+            + ("--device", "cpu", "--vis_mag", "0", "--quiet"),
+            script=f"{MAGFACE}/source_code/train.py",
+            inputs=photos_and(tiny_magface),
+            around=small_recogniser,
+            torch=True,
+            needs=("img.list", PHOTO),
+            lists=("img.list",),
+            writes=("run",),
+            grows=("run/checkpoints/*", "run/*.csv"),
+        ),
+        Command(
+            "sdd_fiqa_vsx.py",
+            ("--image_dir", "photos", "--save_dir", "out", "--contact_sheet", *RUN),
+            script=f"{SDD_FIQA}/build_in/vsx/python/sdd_fiqa_vsx.py",
+            inputs=photos_and(tiny_sdd_fiqa),
+            needs=("photos", "net.onnx"),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("out",),
+        ),
+        Command(
+            "make_pseudo_labels.py",
+            ("--image_dir", "photos", "--references", "img.list", "--recognizer", "net.onnx")
+            + ("--save_dir", "labels", "--pairs", "0", "--quiet"),
+            script=f"{SDD_FIQA}/source_code/make_pseudo_labels.py",
+            inputs=photos_and(tiny_magface, 8),
+            needs=("photos", "img.list", "net.onnx"),
+            lists=("img.list",),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("labels",),
+        ),
+        Command(
+            "train.py, SDD-FIQA",
+            ("--image_dir", "photos", "--labels", "labels.txt", "--save_dir", "trained")
+            + ("--epochs", "2", "--batch_size", "2", "--precision", "fp32", "--quiet"),
+            script=f"{SDD_FIQA}/source_code/train.py",
+            inputs=photos_and(tiny_sdd_fiqa),
+            around=one_thread,
+            torch=True,
+            needs=("labels.txt", PHOTO),
+            lists=("labels.txt",),
+            writes=("trained",),
+            grows=("trained/state.pth",),
+        ),
+        Command(
+            "fit.py",
+            ("--data_dir", "data", "--save_dir", "fitted", "--backbone", "mobilenet_v3")
+            + ("--num_neighbors", "3", "--input_size", "64", "--epochs", "2", "--batch_size", "2")
+            + ("--quiet", "--normalizer", "AFLW"),
+            script="face_alignment/pipnet/source_code/fit.py",
+            inputs=landmark_crops,
+            around=one_thread,
+            torch=True,
+            needs=("data/train.txt", "data/images_train/2.png"),
+            lists=("data/train.txt",),
+            writes=("fitted",),
+            grows=("fitted/state.pth",),
         ),
         Command(
             "predict",
@@ -361,7 +723,8 @@ def broken_inputs():
                 of_a_file = fault in FILES_ONLY and not Path(path).suffix
                 # Then it is not one of the folder's files.
                 gone = path in command.of_a_folder and fault in ("missing", "a folder")
-                if not of_a_file and not gone:
+                shorter = path in command.lists and fault == "cut short"
+                if not of_a_file and not gone and not shorter:
                     yield command, path, fault
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from facezoo import runs
 from facezoo.errors import ImageError, RunFolderError
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, RunFolder, fingerprint_files
 
@@ -143,6 +144,23 @@ def test_two_runs_at_once_are_refused(tmp_path):
     assert "in use by another run" in other.stderr
     with open_run(tmp_path):
         pass
+
+
+def test_a_lock_that_its_owner_takes_away_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    flock, calls = runs.fcntl.flock, []
+
+    def slow(file, how):
+        if not calls:
+            # Between opening and locking, the run before ends.
+            (tmp_path / runs.LOCK_FILE).unlink()
+        calls.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr(runs.fcntl, "flock", slow)
+    with open_run(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(RunFolderError, match="in use by another run"), open_run(tmp_path):
+            pass
 
 
 def test_a_lock_left_by_a_killed_run_does_not_block(tmp_path):

@@ -41,7 +41,7 @@ import numpy as np
 
 from ..card import Preprocess
 from ..contract import Contract, sha256_of
-from ..errors import BackendRunError, GraphError
+from ..errors import BackendRunError, DecodeError, GraphError
 from ..results import Placement, RawOutputs
 from ..vacc.vdsp import VdspOperation, affine_normalisation
 
@@ -52,6 +52,7 @@ __all__ = [
     "describe_machine",
     "first_line",
     "map_in_order",
+    "naming",
     "usable_cores",
 ]
 
@@ -108,6 +109,15 @@ def map_in_order(
         for future in waiting:
             future.cancel()
         pool.shutdown(wait=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a network say with which picture it came."""
+    try:
+        yield
+    except (BackendRunError, DecodeError, GraphError) as error:
+        raise type(error)(f"{str(path)!r}: {error}") from error
 
 
 @contextmanager

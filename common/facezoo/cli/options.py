@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 EXIT_SOME_REFUSED = 1
+
+# What Ctrl-C and SIGTERM wait for: the pictures that are under way.
+STOP_SECONDS = 10.0
 
 Item = TypeVar("Item")
 
@@ -330,7 +334,8 @@ def run_command(
     """
     args = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    stop = _Stop(parser.prog)
+    previous = {number: signal.signal(number, stop) for number in stop.numbers()}
     try:
         return function(args)
     except FaceZooError as error:
@@ -352,12 +357,42 @@ def run_command(
         print(f"{parser.prog}: terminated; the same command goes on from here", file=sys.stderr)
         return 143
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        stop.done()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class _Terminated(BaseException):
     """SIGTERM, so that files are closed and locks freed on the way out."""
 
 
-def _terminate(number: int, frame: Optional[FrameType]) -> None:
-    raise _Terminated
+class _Stop:
+    """Handles Ctrl-C and SIGTERM: files are closed on the way out, unless something hangs there."""
+
+    def __init__(self, prog: str) -> None:
+        self._prog = prog
+        self._watchdog: Optional[threading.Timer] = None
+
+    def numbers(self) -> Iterator[int]:
+        """Give the signals to handle: Ctrl-C only where it was not switched off from outside."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            yield signal.SIGINT
+        yield signal.SIGTERM
+
+    def __call__(self, number: int, frame: Optional[FrameType]) -> None:
+        if self._watchdog is None:
+            # A call into a runtime that hangs can be neither waited for nor broken off.
+            self._watchdog = threading.Timer(STOP_SECONDS, self._give_up, (number,))
+            self._watchdog.daemon = True
+            self._watchdog.start()
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    def _give_up(self, number: int) -> None:
+        text = f"{self._prog}: stopped while something hung; the same command goes on from here\n"
+        os.write(2, text.encode(errors="replace"))
+        os._exit(128 + number)
+
+    def done(self) -> None:
+        """Nothing hangs."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()

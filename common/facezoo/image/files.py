@@ -211,17 +211,31 @@ def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[
     Raises
     ------
     InputError
-        If there is no such file or folder, or no picture in it.
+        If there is no such file or folder, no picture in it, or one whose name is no line of text:
+        results name pictures line by line, in UTF-8.
     """
     folder = Path(folder)
     if folder.is_file():
+        _check_name(folder.name, folder)
         return [folder]
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} does not exist; expected a picture or a folder of them")
     found = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
     if not found:
         raise InputError(f"{str(folder)!r} holds no picture ({', '.join(suffixes)}, any depth)")
+    for path in found:
+        _check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
+
+
+def _check_name(name: str, path: Path) -> None:
+    problem = "" if name.splitlines() == [name] else "has a line break"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        problem = "is not UTF-8"
+    if problem:
+        raise InputError(f"{str(path)!r}: the name {problem}, and results name pictures; rename it")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

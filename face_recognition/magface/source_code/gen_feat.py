@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     names = read_paths(args.inf_list)
     if args.root:
         paths = [inside(args.root, name) for name in names]
+        recognition.check_some_exist(paths, args.inf_list)
     else:
         paths = recognition.resolve_names(names, args.inf_list)
     with options.open_embedder(args, args.feat_list.parent / "onnx") as model:

@@ -210,6 +210,8 @@ def decode_maps(arrays: Mapping[str, np.ndarray], meanface: MeanFace) -> CropLan
     merged /= grid
     own /= grid
     scores = maps["cls"].take(at, mode="clip").reshape(batch, count)
+    if not (np.isfinite(merged).all() and np.isfinite(scores).all()):
+        raise DecodeError("landmarks are not finite; check the weights and the input")
     return CropLandmarks(merged.transpose(1, 2, 0), own.transpose(1, 2, 0), scores)
 
 

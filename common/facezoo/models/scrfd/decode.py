@@ -126,6 +126,9 @@ def _decode_one(
     scores, corners, points = [], [], []
     for stride in strides:
         logits = raw.arrays[f"score_{stride}"][index]
+        if np.isnan(logits).any():
+            # No comparison holds for it, so it would look like a picture without faces.
+            raise DecodeError(f"output 'score_{stride}' holds NaN; check the weights and the input")
         found = np.flatnonzero(logits >= cut)
         anchor, cell = np.divmod(found, logits[0].size)
         # Location first, anchor last: the order the authors number candidates in.
@@ -145,6 +148,8 @@ def _decode_one(
     order = np.argsort(-np.concatenate(scores), kind="stable")
     all_scores = np.concatenate(scores)[order]
     boxes = placement.undo(np.concatenate(corners)[order].reshape(-1, 2, 2)).reshape(-1, 4)
+    if not np.isfinite(boxes).all():
+        raise DecodeError("outputs 'bbox_*' are not finite where faces are; check the weights")
     if profile.rounded:
         # The vendor's runner clips and rounds before it suppresses.
         boxes = np.round(_clip(boxes, placement.image_hw))
