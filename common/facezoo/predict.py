@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from . import weights
@@ -22,6 +21,7 @@ from .backends.base import Infer
 from .contract import sha256_of
 from .errors import InputError
 from .image.align import align_face
+from .looks import Limits, default_limits, measure_face
 from .models import CARDS, find_card, find_weights
 from .pipeline import FaceDetector, FaceModel, load
 from .results import FaceDetections, Landmarks
@@ -30,12 +30,10 @@ __all__ = [
     "REASONS",
     "FacePredictor",
     "Gate",
-    "Limits",
     "PredictedFace",
     "PredictedPhoto",
     "ScoreLimit",
     "find_model",
-    "measure_face",
     "number_people",
     "published_graph",
     "read_score_limit",
@@ -43,31 +41,6 @@ __all__ = [
 
 REASONS = ("too_small", "blurred", "turned", "cut_off", "low_quality")
 SIDE = 112
-
-
-@dataclass(frozen=True)
-class Limits:
-    """From where on a face is refused by its looks.
-
-    The values come from looking at photos, not from a calibration.
-
-    Attributes
-    ----------
-    min_size
-        Shorter side of the box in pixels of the photo.
-    min_sharpness
-        Variance of the Laplacian of the aligned face, 112x112, grey.
-    max_turn
-        How far the nose lies beside the middle of the eyes, in distances of the eyes; a face from
-        the front has 0, a profile about 1.
-    max_cut_off
-        Share of the aligned face that lies outside the photo.
-    """
-
-    min_size: float = 32.0
-    min_sharpness: float = 40.0
-    max_turn: float = 0.5
-    max_cut_off: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -98,7 +71,7 @@ class PredictedFace:
     box_xyxy, score, landmarks_xy
         The detector's, in the photo's pixels.
     looks
-        ``size``, ``sharpness``, ``turn`` and ``cut_off`` as :class:`Limits` has them.
+        ``size``, ``sharpness``, ``turn`` and ``cut_off``, see :mod:`facezoo.looks`.
     points
         98 landmarks; None without that stage.
     quality, magnitude
@@ -160,14 +133,14 @@ class Gate:
     Attributes
     ----------
     looks
-        Limits of size, sharpness, turn and cut.
+        Limits of size, sharpness, turn and cut; by default those that come with the package.
     scores
         Limits of networks' scores.
     embed_refused
         Embed refused faces, too.
     """
 
-    looks: Limits = dataclasses.field(default_factory=Limits)
+    looks: Limits = dataclasses.field(default_factory=default_limits)
     scores: Tuple[ScoreLimit, ...] = ()
     embed_refused: bool = False
 
@@ -185,41 +158,6 @@ class Gate:
         """Tell whether a network's score is below its limit."""
         limits = [limit.threshold for limit in self.scores if limit.card == card]
         return score is not None and any(score < limit for limit in limits)
-
-
-def measure_face(
-    image_rgb: np.ndarray, box_xyxy: Sequence[float], landmarks_xy: np.ndarray, crop: np.ndarray
-) -> Dict[str, float]:
-    """Measure what makes a face useless whatever network looks at it.
-
-    Parameters
-    ----------
-    image_rgb
-        The photo, (H, W, 3), uint8.
-    box_xyxy, landmarks_xy
-        The face's, in the photo's pixels; five points.
-    crop
-        The aligned face, (112, 112, 3), uint8.
-
-    Returns
-    -------
-    dict
-        ``size``, ``sharpness``, ``turn`` and ``cut_off``, see :class:`Limits`.
-    """
-    left, top, right, bottom = box_xyxy
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-    eyes = landmarks_xy[1] - landmarks_xy[0]
-    apart = float(np.hypot(*eyes))
-    nose = landmarks_xy[2] - (landmarks_xy[0] + landmarks_xy[1]) / 2
-    # Eyes in one point are seen from the side, as far as can be.
-    turn = abs(float(nose @ eyes)) / apart**2 if apart else float("inf")
-    inside = align_face(np.full(image_rgb.shape[:2], 255, np.uint8), landmarks_xy)
-    return {
-        "size": float(min(right - left, bottom - top)),
-        "sharpness": float(cv2.Laplacian(grey, cv2.CV_64F).var()),
-        "turn": min(turn, 10.0),
-        "cut_off": 1.0 - float(inside.mean()) / 255.0,
-    }
 
 
 class FacePredictor(FaceModel[PredictedPhoto]):

@@ -523,12 +523,7 @@ def evaluate_people(
 def _main_vector(result: Union[Embedding, FaceEmbeddings]) -> Optional[np.ndarray]:
     if isinstance(result, Embedding):
         return result.vector
-    return result.embeddings[_largest(result)].vector if len(result) else None
-
-
-def _largest(found: FaceEmbeddings) -> int:
-    sides = found.faces.boxes_xyxy[:, 2:] - found.faces.boxes_xyxy[:, :2]
-    return int(np.argmax(sides.prod(axis=1)))
+    return result.embeddings[result.faces.largest()].vector if len(result) else None
 
 
 def match_photos(model: PhotoEmbedder, first: np.ndarray, second: np.ndarray) -> Match:
@@ -550,7 +545,7 @@ def match_photos(model: PhotoEmbedder, first: np.ndarray, second: np.ndarray) ->
     for found, which in ((a, "first"), (b, "second")):
         if not len(found):
             raise InputError(f"no face was found in the {which} photo; expected at least one")
-    index = _largest(a)
+    index = a.faces.largest()
     units = np.stack([embedding.unit for embedding in b.embeddings]).astype(np.float64)
     return Match(a, b, index, units @ a.embeddings[index].unit)
 

@@ -106,6 +106,11 @@ class FaceDetections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def largest(self) -> int:
+        """Return the index of the face with the largest box; there must be one."""
+        sides = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+        return int(np.argmax(sides.prod(axis=1)))
+
     def resized(self, image_hw: Tuple[int, int]) -> FaceDetections:
         """Return the faces as they lie in the same picture at another size, in pixels."""
         height, width = self.image_hw

@@ -38,7 +38,7 @@ LAYERS = (
     ("models.*",),
     (
         *("evaluate", "gate", "compare", "report", "plots", "pipeline", "eject", "recognition"),
-        *("page", "similarity_profile", "quality*"),
+        *("looks", "page", "similarity_profile", "quality*"),
     ),
     ("reference", "traits", "diagnosis", "checkup", "predict"),
     ("cli.*", "__main__"),

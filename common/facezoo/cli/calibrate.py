@@ -6,8 +6,9 @@ r"""Find out what scores mean on your own pictures, and keep it as a profile.
   facezoo calibrate similarity --identities DIR --model w600k_mbf --output similarity.json
   facezoo calibrate similarity --pairs pairs.txt --model onnx/magface_iresnet50.onnx \
       --detector scrfd_500m_bnkps --output similarity.json
+  facezoo calibrate looks --identities DIR --model w600k_mbf --output looks.json
 
-A profile belongs to one model file and is refused for another.
+A profile of quality or similarity belongs to one model file and is refused for another.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import numpy as np
 from ..datasets.image_list import read_lines
 from ..datasets.scores import QualityScores
 from ..errors import ImageError, InputError
-from ..image.files import find_images, relative_names
+from ..image.align import align_face
+from ..image.files import find_images, read_image_rgb, relative_names
+from ..looks import LOOKS, find_limit, shares_missed, worsened, write_limits
 from ..metrics.verification import cosine_similarity
 from ..pipeline import PhotoEmbedder, load
 from ..predict import find_model
@@ -33,7 +36,7 @@ from ..quality_profile import (
     write_profile,
 )
 from ..recognition import resolve_names
-from ..results import Embedding, FaceEmbeddings
+from ..results import Embedding
 from ..runs import fingerprint_files
 from ..similarity_profile import (
     SimilarityProfile,
@@ -81,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--seed", type=int, default=0, help="of the impostor pairs, if many")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
+    _add_looks(kinds, parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -197,7 +201,8 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
             elif args.detector and not len(found):
                 _log.warning("refused: no face was found in %r", str(path))
             else:
-                vectors[index] = _largest(found) if args.detector else found.vector
+                face = found.embeddings[found.faces.largest()] if args.detector else found
+                vectors[index] = face.vector
     usable = np.array([a in vectors and b in vectors for a, b in zip(first, second)])
     if not usable.any():
         raise InputError("no pair is left whose two pictures have a face")
@@ -219,11 +224,6 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
     print("\n".join(_similarity_lines(profile)))
     print(f"{len(vectors)} pictures, {refused} refused; profile of {card} in {args.output}")
     return EXIT_SOME_REFUSED if refused else 0
-
-
-def _largest(found: FaceEmbeddings) -> np.ndarray:
-    left, top, right, bottom = found.faces.boxes_xyxy.T
-    return found.embeddings[int(np.argmax((right - left) * (bottom - top)))].vector
 
 
 def _pictures_of(args: argparse.Namespace) -> Tuple[Any, ...]:
@@ -261,3 +261,91 @@ def _similarity_lines(profile: SimilarityProfile) -> List[str]:
         )
         lines.append(f"FAR {point.far:g}: {shown}; TAR {point.tar:.4f}")
     return lines
+
+
+# Looks --------------------------------------------------------------------------------------------
+
+
+def _add_looks(kinds: Any, parser: argparse.ArgumentParser) -> None:
+    looks = kinds.add_parser(
+        "looks",
+        help="how small, blurred, turned or cut off a face may be",
+        description="Each face is shrunk, blurred and cut off step by step, and compared with the "
+        "person's other\npictures as they are: a limit lies where more than --fnmr of the pairs "
+        "are missed. How far a\nface is turned cannot be changed; where nobody was missed, the "
+        "limit is the worst that was seen.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    looks.add_argument(
+        "--identities", type=Path, required=True, metavar="DIR", help="a folder of photos a person"
+    )
+    looks.add_argument(
+        "--model", required=True, metavar="M", help="recogniser: a card's id, or a file"
+    )
+    looks.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
+    looks.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the profile to write"
+    )
+    looks.add_argument("--fnmr", type=float, default=0.01, help="share of pairs that may be missed")
+    looks.add_argument("--fmr", type=float, default=1e-3, help="false match rate of the threshold")
+    add_runtime_options(looks)
+    looks.set_defaults(calibrate=_calibrate_looks)
+
+
+def _calibrate_looks(args: argparse.Namespace) -> int:
+    runtime = {name: getattr(args, name) for name in RUNTIME}
+    paths = find_images(args.identities)
+    names = relative_names(paths, args.identities)
+    people: List[str] = []
+    vectors: List[np.ndarray] = []
+    trials: List[Tuple[int, str, float, np.ndarray]] = []
+    detector: Any = find_model(args.detector, "scrfd", **runtime)
+    embedder: Any = find_model(args.model, "magface", **runtime)
+    with detector, embedder:
+        found = progress(detector.stream(paths), len(paths))
+        for name, (path, faces) in zip(names, found):
+            if isinstance(faces, ImageError) or not len(faces):
+                _log.warning("refused: %s", faces if isinstance(faces, ImageError) else "no face")
+                continue
+            best = faces.largest()
+            image, points = read_image_rgb(path), faces.landmarks_xy[best]
+            crop = align_face(image, points)
+            vectors.append(embedder(crop).vector)
+            people.append(name.rpartition("/")[0])
+            # The first of each look is the face as it is, which needs no second time.
+            known = {crop.tobytes(): vectors[-1]}
+            for look, value, worse in worsened(image, faces.boxes_xyxy[best].tolist(), points):
+                vector = known.get(worse.tobytes())
+                vector = embedder(worse).vector if vector is None else vector
+                trials.append((len(vectors) - 1, look, value, vector))
+        settings = {
+            "identities": args.identities.name,
+            "people": len(set(people)),
+            "pictures": len(vectors),
+            "refused": len(paths) - len(vectors),
+            "pictures_sha256": fingerprint_files(paths, names),
+            "detector": detector.contract.card_id,
+            "recogniser": embedder.contract.card_id,
+            "recogniser_sha256": embedder.settings().get("model_sha256"),
+            "fmr": args.fmr,
+            "fnmr": args.fnmr,
+        }
+    numbers = np.unique(people, return_inverse=True)[1].ravel()
+    of, kinds, values, worse = zip(*trials)
+    cosine, missed = shares_missed(
+        np.stack(vectors), numbers, np.stack(worse), np.array(of), args.fmr
+    )
+    limits = {}
+    for look, (_, more_is_better) in LOOKS.items():
+        of_look = (np.array(kinds) == look) & np.isfinite(missed)
+        limits[look] = find_limit(
+            np.array(values)[of_look], missed[of_look], args.fnmr, more_is_better=more_is_better
+        )
+    write_limits(args.output, limits, {**settings, "cosine": round(cosine, 4)})
+    for look, limit in limits.items():
+        why = "further on they are missed" if limit.reached else "the worst that was seen"
+        print(f"{LOOKS[look][0]:14} {limit.limit:8.3f}  {why}")
+    refused = len(paths) - len(vectors)
+    print(f"{len(vectors)} pictures, {refused} refused; profile in {args.output}")
+    return EXIT_SOME_REFUSED if refused else 0

@@ -37,12 +37,12 @@ from ..image.files import (
     relative_names,
     write_bytes,
 )
+from ..looks import LOOKS, default_limits, read_limits
 from ..page import LONGEST_SIDE, Curves, Facts, Pictures, Section, Table, versions, write_page
 from ..predict import (
     REASONS,
     FacePredictor,
     Gate,
-    Limits,
     PredictedPhoto,
     find_model,
     number_people,
@@ -89,15 +89,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of facezoo calibrate quality, for low_quality; may be given again",
     )
     gate.add_argument("--threshold", default="drop 5 %", help="which of the profile's thresholds")
-    for field in dataclasses.fields(Limits):
-        add_flag(
-            gate,
-            f"--{field.name}",
-            type=float,
-            default=field.default,
-            metavar="X",
-            help=_LIMIT_HELP[field.name],
-        )
+    gate.add_argument(
+        "--looks",
+        type=Path,
+        metavar="FILE",
+        help="of facezoo calibrate looks, for the other reasons, in place of the package's; "
+        "single limits of it are replaced by:",
+    )
+    for field, _ in LOOKS.values():
+        add_flag(gate, f"--{field}", type=float, metavar="X", help=_LIMIT_HELP[field])
     add_flag(gate, "--embed_refused", action="store_true", help="embed refused faces, too")
     people = parser.add_argument_group("who is who")
     people.add_argument(
@@ -187,7 +187,10 @@ def open_predictor(args: argparse.Namespace) -> FacePredictor:
         "provider": args.provider,
         "precision": args.precision,
     }
-    limits = Limits(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Limits)})
+    limits = read_limits(args.looks) if args.looks else default_limits()
+    given = {field: getattr(args, field) for field, _ in LOOKS.values()}
+    given = {field: value for field, value in given.items() if value is not None}
+    limits = dataclasses.replace(limits, **given)
     scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
     rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
     others = {
