@@ -2,8 +2,10 @@
 
 Every side is a process of its own, loaded once: the same weights, thresholds, threads and photos.
 In each round all sides run in turn, so that what else the machine does hits all of them; a ratio is
-the median over the rounds. CPU time that other processes took meanwhile is recorded; a round in
-which they took more than a twentieth is run again, and void if there are not enough others.
+the median over the rounds. Right after its folder each of our sides does the same photos stage by
+stage on one core: what all cores could do if none ever waited. CPU time that other processes took
+meanwhile is recorded; a round in which they took more than a twentieth is run again, and void if
+there are not enough others.
 
     python tests/benchmarks/bench_peers.py --photos photos --weights folder --peers PYTHON --json j
 
@@ -143,36 +145,46 @@ def open_sides(args, folder, log):
 
 
 def measure(args, sides, paths):
-    """Return seconds by side and round, and the share of other processes in each round."""
+    """Return seconds and stages by side and round, and the share of other processes in each."""
     faces = {name: side.ask(folder=paths)["faces"] for name, side in sides.items()}
+    ours = [name for name in sides if name in OURS or name == INT8]
+    photos = sorted(set(paths))
     rounds, others, repeated = [], [], 0
     while len(rounds) < args.rounds:
         # The order turns, so that no side always comes after the same other one.
         names = list(sides)
         turn = len(rounds) % len(names)
+        seconds, stages = {}, {}
         with Watch(sides.values()) as watch:
-            seconds = {
-                name: sides[name].ask(folder=paths)["seconds"]
-                for name in names[turn:] + names[:turn]
-            }
+            for name in names[turn:] + names[:turn]:
+                seconds[name] = sides[name].ask(folder=paths)["seconds"]
+                if name in ours:
+                    stages[name] = sides[name].ask(stages=photos)["stages"]
         too_busy = watch.others is not None and watch.others > args.most_others
         if too_busy and repeated < args.rounds:
             repeated += 1
             continue
-        rounds.append(seconds)
+        rounds.append({"seconds": seconds, "stages": stages})
         others.append(watch.others)
     return faces, rounds, others, repeated
 
 
-def rooflines(args, sides, paths):
-    """Return images a second if all cores did nothing but the stages, none waiting."""
+def rooflines(args, paths, rounds):
+    """Return what all cores could do if none ever waited, and the share of it that was done."""
     found = {}
-    for name in (name for name in sides if name in OURS or name == INT8):
-        sums = [sides[name].ask(stages=paths)["stages"] for _ in range(args.stage_rounds + 1)][1:]
-        stages = {stage: statistics.median(one[stage] for one in sums) for stage in sums[0]}
-        rate = args.threads * len(paths) / sum(stages.values())
-        per_image = {stage: 1e3 * value / len(paths) for stage, value in stages.items()}
-        found[name] = {"images_per_second": rate, "ms": per_image}
+    photos = len(set(paths))
+    for name in rounds[0]["stages"]:
+        limits = [args.threads * photos / sum(one["stages"][name].values()) for one in rounds]
+        rates = [len(paths) / one["seconds"][name] for one in rounds]
+        per_image = {
+            stage: 1e3 * statistics.median(one["stages"][name][stage] for one in rounds) / photos
+            for stage in rounds[0]["stages"][name]
+        }
+        found[name] = {
+            "images_per_second": statistics.median(limits),
+            "share": statistics.median(rate / limit for rate, limit in zip(rates, limits)),
+            "ms": per_image,
+        }
     return found
 
 
@@ -181,8 +193,9 @@ def session_check(args, sides):
     users = [name for name in ("ort_500m", "insightface_500m", "uniface_500m") if name in sides]
     file = str(args.weights / f"{SMALL}.onnx")
     times = {name: [] for name in users}
-    for _ in range(5):
-        for name in users:
+    for turn in range(args.rounds):
+        turn %= len(users)
+        for name in users[turn:] + users[:turn]:
             times[name].append(sides[name].ask(session=file, runs=20)["ms"])
     medians = {name: statistics.median(values) for name, values in times.items()}
     ours = medians["ort_500m"]
@@ -201,7 +214,9 @@ def peer_versions(python):
     return json.loads(subprocess.check_output([python, "-c", code], text=True)) if python else {}
 
 
-def summarise(args, names, faces, rounds, others, repeated, roofs):
+def summarise(args, names, faces, rounds, others, repeated):
+    roofs = rooflines(args, names, rounds)
+    rounds = [one["seconds"] for one in rounds]
     rate = {name: statistics.median(len(names) / one[name] for one in rounds) for name in faces}
     rows = []
     for table, ours, theirs, wanted in ROWS:
@@ -209,7 +224,7 @@ def summarise(args, names, faces, rounds, others, repeated, roofs):
             ratio = statistics.median(one[theirs] / one[ours] for one in rounds)
             row = {"table": table, "ours": NAMES[ours], "theirs": NAMES[theirs], "wanted": wanted}
             rows.append({**row, "rates": [rate[ours], rate[theirs]], "ratio": ratio})
-    shares = {NAMES[name]: rate[name] / roof["images_per_second"] for name, roof in roofs.items()}
+    shares = {NAMES[name]: roof["share"] for name, roof in roofs.items()}
     return {
         "rows": rows,
         "images_per_second": {name: round(value, 2) for name, value in rate.items()},
@@ -236,7 +251,6 @@ def main() -> int:
     parser.add_argument("--nms", type=float, default=0.4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeat", type=int, default=3, help="times each photo is in the folder")
-    parser.add_argument("--stage-rounds", type=int, default=3)
     parser.add_argument("--most-others", type=float, default=MOST_OTHERS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -247,7 +261,6 @@ def main() -> int:
         try:
             sides = open_sides(args, Path(name), log)
             faces, rounds, others, repeated = measure(args, sides, paths)
-            roofs = rooflines(args, sides, paths)
             check = session_check(args, sides)
         except Exception:
             log.seek(0)
@@ -265,7 +278,7 @@ def main() -> int:
         "nms": args.nms,
         "rounds": args.rounds,
         "peers": peer_versions(args.peers),
-        **summarise(args, paths, faces, rounds, others, repeated, roofs),
+        **summarise(args, paths, faces, rounds, others, repeated),
         "session": check,
     }
     for row in result["rows"]:

@@ -5,6 +5,9 @@ optimiser. Against it stand the trainer in bf16 with channels last, and that wit
 curves are the trainer's in fp32 and in bf16, over the same batches with the same dropout.
 
   OMP_NUM_THREADS=2 python tests/benchmarks/bench_training.py --json training.json
+
+``speed`` wants a quiet machine, ``curves`` only time: ``--only`` measures one of them anew, and
+keeps the other as the file has it.
 """
 
 import argparse
@@ -50,105 +53,120 @@ def batches(faces, steps):
         yield tuple(torch.from_numpy(np.stack(column)) for column in zip(*rows))
 
 
-def plain_loop(settings, steps):
-    """Return seconds a step."""
+def plain_loop(settings):
+    """Return a function that learns from a batch."""
     network = seeded(lambda: build("iresnet18"), settings.seed)
     head = MagHead(EMBEDDING_SIZE, CLASSES, settings.loss)
     parameters = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(parameters, settings.lr, 0.9, weight_decay=5e-4)
-    seconds = []
-    for faces, labels, _ in batches(Patterns(steps * BATCH), steps):
-        start = time.perf_counter()
+
+    def learn(faces, labels, _):
         output = head(network(faces.float() / 255.0), labels)
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+
+    return learn
 
 
-def trainer_loop(settings, steps, compiled=False):
-    """Return seconds and loss of each step."""
-    faces = Patterns(steps * BATCH)
-    trainer = Trainer(settings, faces, CLASSES, lambda: build("iresnet18"), compiled=compiled)
-    seconds, losses = [], []
-    for batch in batches(faces, steps):
-        start = time.perf_counter()
-        losses.append(trainer.learn(*batch).loss.item())
-        seconds.append(time.perf_counter() - start)
-    return seconds, losses
+def trainer(precision, faces, compiled=False):
+    settings = settings_of(precision)
+    return Trainer(settings, faces, CLASSES, lambda: build("iresnet18"), compiled=compiled)
 
 
-def rate(seconds):
-    return round(BATCH / float(np.median(seconds[WARM_UP:])), 1)
+def settings_of(precision):
+    loss = LossSettings()
+    return TrainSettings(loss=loss, epochs=1, batch_size=BATCH, lr=0.02, precision=precision)
 
 
-def measure(steps, timed):
-    def settings(precision):
-        loss = LossSettings()
-        return TrainSettings(loss=loss, epochs=1, batch_size=BATCH, lr=0.02, precision=precision)
-
-    plain = plain_loop(settings("fp32"), timed)
-    _, fp32 = trainer_loop(settings("fp32"), steps)
-    half, bf16 = trainer_loop(settings("bf16"), steps)
-    compiled, _ = trainer_loop(settings("bf16"), timed, compiled=True)
-    rates = {"plain_fp32": rate(plain), "bf16": rate(half), "bf16_compiled": rate(compiled)}
+def measure_speed(steps):
+    """Time a step of each in turns, so that what else the machine does hits all of them."""
+    faces = Patterns((WARM_UP + steps) * BATCH)
+    sides = {
+        "plain_fp32": plain_loop(settings_of("fp32")),
+        "fp32": trainer("fp32", faces).learn,
+        "bf16": trainer("bf16", faces).learn,
+        "bf16_compiled": trainer("bf16", faces, compiled=True).learn,
+    }
+    seconds = {name: [] for name in sides}
+    for batch in batches(faces, WARM_UP + steps):
+        for name, learn in sides.items():
+            start = time.perf_counter()
+            learn(*batch)
+            seconds[name].append(time.perf_counter() - start)
+    times = {name: np.array(values[WARM_UP:]) for name, values in seconds.items()}
+    plain = times["plain_fp32"]
     return {
-        "network": "iresnet18",
-        "batch": BATCH,
-        "classes": CLASSES,
         "machine": f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{platform.machine()}",
-        "images_per_s": rates,
-        "bf16_over_plain": round(rates["bf16"] / rates["plain_fp32"], 2),
-        "compiled_over_plain": round(rates["bf16_compiled"] / rates["plain_fp32"], 2),
-        "loss_fp32": [round(loss, 3) for loss in fp32],
-        "loss_bf16": [round(loss, 3) for loss in bf16],
+        "steps": steps,
+        "images_per_s": {name: round(BATCH / np.median(t), 1) for name, t in times.items()},
+        "times_plain": {name: round(np.median(plain / t), 2) for name, t in times.items()},
     }
+
+
+def measure_curves(steps):
+    """Return the losses of the same batches in two precisions."""
+    faces = Patterns(steps * BATCH)
+    curves = {}
+    for precision in ("fp32", "bf16"):
+        learn = trainer(precision, faces).learn
+        curves[precision] = [round(learn(*batch).loss.item(), 3) for batch in batches(faces, steps)]
+    return curves
 
 
 def text_of(result):
     """Write rates and curves as a page shows them."""
-    setting = f"{result['network']}, batch {result['batch']}, {result['classes']} classes"
-    lines = [
-        f"{setting}; {result['machine']}",
-        "",
-        "                            images/s   times the plain loop",
-    ]
-    plain = result["images_per_s"]["plain_fp32"]
-    for name, value in result["images_per_s"].items():
-        lines.append(f"{name:26}  {value:8.1f}   {value / plain:6.2f}")
-    lines += ["", "steps      loss fp32  loss bf16   (means over the steps)"]
-    curves = [np.array(result[f"loss_{name}"]) for name in ("fp32", "bf16")]
-    size = max(1, len(curves[0]) // 10)
-    for start in range(0, len(curves[0]), size):
-        means = [curve[start : start + size].mean() for curve in curves]
-        end = min(start + size, len(curves[0]))
-        lines.append(f"{start + 1:3} to {end:3}  {means[0]:9.3f}  {means[1]:9.3f}")
-    return "\n".join(lines) + "\n"
+    lines = []
+    if "speed" in result:
+        speed = result["speed"]
+        lines += [
+            f"iresnet18, batch {BATCH}, {CLASSES} classes; {speed['machine']}",
+            "",
+            "                images/s   times the plain loop",
+        ]
+        for name, rate in speed["images_per_s"].items():
+            lines.append(f"{name:14}  {rate:8.1f}   {speed['times_plain'][name]:6.2f}")
+    if "curves" in result:
+        lines += ["", "steps       loss fp32  loss bf16   (means over the steps)"]
+        curves = [np.array(values) for values in result["curves"].values()]
+        size = max(1, len(curves[0]) // 10)
+        for start in range(0, len(curves[0]), size):
+            means = [curve[start : start + size].mean() for curve in curves]
+            end = min(start + size, len(curves[0]))
+            lines.append(f"{start + 1:3} to {end:3}  {means[0]:9.3f}  {means[1]:9.3f}")
+    return "\n".join(lines).strip() + "\n"
+
+
+PARTS = {"speed": measure_speed, "curves": measure_curves}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", choices=PARTS, help="measure this alone")
+    parser.add_argument("--timed", type=int, default=30, help="steps of the speed")
     parser.add_argument("--steps", type=int, default=200, help="of the curves")
-    parser.add_argument("--timed", type=int, default=33, help="steps of the plain and compiled run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     parser.add_argument(
         "--text", type=Path, metavar="FILE", help="also write it as a page shows it"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves here")
     args = parser.parse_args()
-    result = measure(args.steps, args.timed)
+    result = {}
+    if args.only and args.json and args.json.exists():
+        result = json.loads(args.json.read_text("utf-8"))
+    for part, steps in (("speed", args.timed), ("curves", args.steps)):
+        if args.only in (None, part):
+            result[part] = PARTS[part](steps)
     print(text_of(result))
     if args.json:
         args.json.write_text(json.dumps(result) + "\n", encoding="utf-8")
     if args.text:
         args.text.write_text(text_of(result), encoding="utf-8")
-    if args.plot:
-        curves = {"fp32": result["loss_fp32"], "bf16": result["loss_bf16"]}
-        plot_losses(curves, args.plot)
+    if args.plot and "curves" in result:
+        plot_losses(result["curves"], args.plot)
     return 0
 
 

@@ -133,17 +133,16 @@ def _decode_one(
         anchor, cell = np.divmod(found, logits[0].size)
         # Location first, anchor last: the order the authors number candidates in.
         order = np.argsort(cell * anchors + anchor)
-        found, anchor, cell = found[order], anchor[order], cell[order]
-        row, column = np.divmod(cell, logits.shape[2])
-        score = 1.0 / (1.0 + np.exp(-logits.reshape(-1)[found]))
+        anchor, cell = anchor[order], cell[order]
+        score = 1.0 / (1.0 + np.exp(-logits.reshape(anchors, -1)[anchor, cell]))
         keep = score >= threshold
-        row, column, anchor = row[keep], column[keep], anchor[keep]
+        cell, anchor = cell[keep], anchor[keep]
         scores.append(score[keep])
-        centre = np.stack([column, row], axis=-1).astype(np.float32) * stride
-        distance = _gather(raw.arrays[f"bbox_{stride}"][index], 4, row, column, anchor) * stride
+        centre = np.stack(np.divmod(cell, logits.shape[2])[::-1], axis=-1).astype(np.float32) * stride
+        distance = _gather(raw.arrays[f"bbox_{stride}"][index], 4, cell, anchor) * stride
         corners.append(np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], 1))
         if landmarks:
-            offset = _gather(raw.arrays[f"kps_{stride}"][index], 10, row, column, anchor) * stride
+            offset = _gather(raw.arrays[f"kps_{stride}"][index], 10, cell, anchor) * stride
             points.append(centre[:, None] + offset.reshape(-1, 5, 2))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     all_scores = np.concatenate(scores)[order]
@@ -165,12 +164,10 @@ def _decode_one(
     )
 
 
-def _gather(
-    maps: np.ndarray, size: int, row: np.ndarray, column: np.ndarray, anchor: np.ndarray
-) -> np.ndarray:
+def _gather(maps: np.ndarray, size: int, cell: np.ndarray, anchor: np.ndarray) -> np.ndarray:
     """Pick (N, size) values out of maps (A * size, H, W), channel = anchor * size + component."""
-    channel = anchor[:, None] * size + np.arange(size)
-    picked: np.ndarray = maps[channel, row[:, None], column[:, None]]
+    height, width = maps.shape[1:]
+    picked: np.ndarray = maps.reshape(-1, size, height * width)[anchor, :, cell]
     return picked
 
 
