@@ -1,4 +1,4 @@
-"""source_code/train_demo.py: a step of it always, all of it in the long tests."""
+"""source_code/train_demo.py: two minutes of it, all of it in the long tests."""
 
 import importlib.util
 from pathlib import Path
@@ -26,18 +26,18 @@ def rows(text):
     return [tuple(map(float, line.split())) for line in table.splitlines()]
 
 
-def test_two_faces_of_each_person(shared, tmp_path, capsys):
-    assert demo(shared, tmp_path, "--seeds", 3, "--epochs", 1, "--faces", 2) == 0
+def test_a_third_of_it_learns(shared, tmp_path, capsys):
+    assert demo(shared, tmp_path, "--seeds", 0, "--epochs", 1) == 0
     ((seed, untrained, trained, _),) = rows(capsys.readouterr().out)
-    assert seed == 3
-    assert 0.0 <= untrained <= 1.0 and 0.0 <= trained <= 1.0
+    assert seed == 0
+    assert trained - untrained >= 0.05
     train = (tmp_path / "train.list").read_text().splitlines()
     pairs = [line.split() for line in (tmp_path / "pairs.list").read_text().splitlines()]
-    assert len(train) == 50 and train[-1].endswith(".png 24")
-    assert [pair[2] for pair in pairs] == ["1", "0"] * 5
+    assert len(train) == 25 * 10 * 5 and train[-1].endswith(".png 24")
+    assert [pair[2] for pair in pairs] == ["1", "0"] * 225
     people = {Path(path).parent.name for pair in pairs for path in pair[:2]}
-    assert people <= {f"s{number}" for number in range(26, 31)}
-    assert (tmp_path / "seed_3" / "weights" / "00001.pth").exists()
+    assert people == {f"s{number}" for number in range(26, 31)}
+    assert (tmp_path / "seed_0" / "weights" / "00001.pth").exists()
 
 
 @pytest.mark.long

@@ -168,6 +168,7 @@ class Trainer:
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            fused=True,  # one pass over the weights instead of four
         )
         self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.batches = Batches(

@@ -123,52 +123,47 @@ def _decode_one(
     # The threshold as a logit; a hair lower, since the exact comparison follows on the scores.
     threshold = profile.score_threshold
     cut = np.log(threshold / (1.0 - threshold)) - 1e-4 if 0.0 < threshold < 1.0 else -np.inf
-    scores, corners, points = [], [], []
+    heads = [("bbox", 4), *([("kps", 10)] if landmarks else [])]
+    logits, rows = [np.zeros(0, np.float32)], [np.zeros((0, 16 if landmarks else 6), np.float32)]
     for stride in strides:
-        logits = raw.arrays[f"score_{stride}"][index]
-        if np.isnan(logits).any():
+        maps = raw.arrays[f"score_{stride}"][index]
+        if np.isnan(maps).any():
             # No comparison holds for it, so it would look like a picture without faces.
             raise DecodeError(f"output 'score_{stride}' holds NaN; check the weights and the input")
-        found = np.flatnonzero(logits >= cut)
-        anchor, cell = np.divmod(found, logits[0].size)
+        found = np.flatnonzero(maps >= cut)
+        # Faces of a picture are rarely of all sizes.
+        if not len(found):
+            continue
+        anchor, cell = np.divmod(found, maps[0].size)
         # Location first, anchor last: the order the authors number candidates in.
         order = np.argsort(cell * anchors + anchor)
         anchor, cell = anchor[order], cell[order]
-        score = 1.0 / (1.0 + np.exp(-logits.reshape(anchors, -1)[anchor, cell]))
-        keep = score >= threshold
-        cell, anchor = cell[keep], anchor[keep]
-        scores.append(score[keep])
-        centre = np.stack(np.divmod(cell, logits.shape[2])[::-1], axis=-1).astype(np.float32) * stride
-        distance = _gather(raw.arrays[f"bbox_{stride}"][index], 4, cell, anchor) * stride
-        corners.append(np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], 1))
-        if landmarks:
-            offset = _gather(raw.arrays[f"kps_{stride}"][index], 10, cell, anchor) * stride
-            points.append(centre[:, None] + offset.reshape(-1, 5, 2))
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    all_scores = np.concatenate(scores)[order]
-    boxes = placement.undo(np.concatenate(corners)[order].reshape(-1, 2, 2)).reshape(-1, 4)
+        logits.append(maps.reshape(anchors, -1)[anchor, cell])
+        picked = [
+            raw.arrays[f"{head}_{stride}"][index].reshape(anchors, size, -1)[anchor, :, cell]
+            for head, size in heads
+        ]
+        y, x = np.divmod(cell[:, None], maps.shape[2])
+        rows.append(np.concatenate([x, y, *picked], axis=1, dtype=np.float32) * stride)
+    scores = 1.0 / (1.0 + np.exp(-np.concatenate(logits)))
+    order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= threshold)]
+    scores, cells = scores[order], np.concatenate(rows)[order]
+    centres = cells[:, :2]
+    corners = np.concatenate([centres - cells[:, 2:4], centres + cells[:, 4:6]], axis=1)
+    boxes = placement.undo(corners.reshape(-1, 2, 2)).reshape(-1, 4)
     if not np.isfinite(boxes).all():
         raise DecodeError("outputs 'bbox_*' are not finite where faces are; check the weights")
     if profile.rounded:
         # The vendor's runner clips and rounds before it suppresses.
         boxes = np.round(_clip(boxes, placement.image_hw))
     kept = non_maximum_suppression(boxes, profile.nms_iou)
-    marks = np.zeros((len(kept), 0, 2), np.float32)
-    if landmarks:
-        marks = placement.undo(np.concatenate(points)[order][kept])
+    offsets = cells[kept][:, 6:].reshape(len(kept), 5 if landmarks else 0, 2)
     return FaceDetections(
         boxes_xyxy=_clip(boxes[kept], placement.image_hw),
-        scores=all_scores[kept].astype(np.float32),
-        landmarks_xy=marks,
+        scores=scores[kept],
+        landmarks_xy=placement.undo(centres[kept][:, None] + offsets),
         image_hw=placement.image_hw,
     )
-
-
-def _gather(maps: np.ndarray, size: int, cell: np.ndarray, anchor: np.ndarray) -> np.ndarray:
-    """Pick (N, size) values out of maps (A * size, H, W), channel = anchor * size + component."""
-    height, width = maps.shape[1:]
-    picked: np.ndarray = maps.reshape(-1, size, height * width)[anchor, :, cell]
-    return picked
 
 
 def _clip(boxes_xyxy: np.ndarray, image_hw: Tuple[int, int]) -> np.ndarray:
