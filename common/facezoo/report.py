@@ -662,10 +662,10 @@ def _embedding_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, 
 
 
 def _latency_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
-    if result:
-        ours, raw = (f"{result['milliseconds'][k]:.1f} ms" for k in ("facezoo", "session.run"))
-        cells = [say("one decoded picture"), ours, "session.run", raw]
-        yield "same", [*cells, _number(1 / result["ratio"]), _EMPTY]
+    for picture in result.get("pictures", ()):
+        ours, raw = (f"{ms:.1f} ms" for ms in (picture["ms"], result["session_ms"]))
+        cells = [f"{say('one decoded picture')}, {picture['holds']}", ours, "session.run", raw]
+        yield "same", [*cells, _number(1 / picture["ratio"]), _EMPTY]
 
 
 def _peer_notes(result: Mapping[str, Any], say: Say) -> List[str]:

@@ -41,7 +41,8 @@ def prelu():
 
 def latency():
     onnx = weights.fetch("scrfd_500m_bnkps")
-    return ["--onnx", str(onnx), "--image", str(weights.fetch("players"))]
+    pictures = [str(weights.fetch(name)) for name in ("players", "gdp", "astronaut")]
+    return ["--onnx", str(onnx), "--images", *pictures]
 
 
 def peers():
@@ -84,6 +85,12 @@ def training():
     return []
 
 
+def long_run():
+    pictures = HERE.parent.parent / "images"
+    where = ["--text", str(RESULTS / "long_run.txt"), "--plot", str(pictures / "long_run.png")]
+    return ["--photos", shared("assets", "photos"), *where]
+
+
 def int8():
     needs("openvino")
     large = shared("assets", "scrfd", "scrfd_2.5g.onnx")
@@ -105,6 +112,7 @@ BENCHMARKS = {
     "pipnet_decode": pipnet_decode,
     "predict": predict,
     "training": training,
+    "long_run": long_run,
 }
 
 

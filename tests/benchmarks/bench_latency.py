@@ -1,9 +1,9 @@
-"""One decoded picture through SCRFD, against session.run of the released file on a ready tensor.
+"""Decoded pictures through SCRFD one by one, against session.run of the released file alone.
 
 Each side is a process of its own with two threads, loaded once; they take turns of some runs each,
 and what counts is the median over the turns of the ratio of their medians.
 
-    python tests/benchmarks/bench_latency.py --onnx scrfd_500m.onnx --image t1.jpg --json out.json
+    python tests/benchmarks/bench_latency.py --onnx scrfd_500m.onnx --images t1.jpg --json out.json
 """
 
 import argparse
@@ -16,10 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-TURNS, RUNS, THREADS = 120, 4, 2
+TURNS, RUNS, THREADS = 40, 12, 2
+RAW = "session.run"
 
 
-def raw_call(onnx: Path, image: Path):
+def raw_call(onnx: Path):
     import numpy as np
     import onnxruntime
 
@@ -47,11 +48,8 @@ def our_call(onnx: Path, image: Path):
     return lambda: detector(picture)
 
 
-SIDES = {"session.run": raw_call, "facezoo": our_call}
-
-
 def take_turns(call) -> None:
-    """Answer each line with the median of some runs, in ms."""
+    """Answer each line with the median of some runs in ms."""
     for _ in sys.stdin:
         call(), call()
         times = []
@@ -62,32 +60,57 @@ def take_turns(call) -> None:
         print(statistics.median(times) * 1e3, flush=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--onnx", type=Path, required=True, help="a released SCRFD file")
-    parser.add_argument("--image", type=Path, required=True)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.side:
-        take_turns(SIDES[args.side](args.onnx, args.image))
-        return 0
+def measure(onnx: Path, images) -> dict:
+    """Return the times of each side by turn, in ms."""
+    sides = {RAW: ["--raw"], **{image.name: ["--images", str(image)] for image in images}}
+    times = {side: [] for side in sides}
     with contextlib.ExitStack() as stack:
         processes = {}
-        for side in SIDES:
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+        for side, words in sides.items():
+            command = [sys.executable, __file__, "--onnx", str(onnx), *words, "--side"]
             pipe = subprocess.PIPE
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
             processes[side] = stack.enter_context(process)
             stack.callback(process.stdin.close)
-        times = {side: [] for side in SIDES}
         for _ in range(TURNS):
             for side, process in processes.items():
                 print(file=process.stdin, flush=True)
                 times[side].append(float(process.stdout.readline()))
-    medians = {side: statistics.median(values) for side, values in times.items()}
-    ratio = statistics.median(b / a for a, b in zip(times["session.run"], times["facezoo"]))
-    result = {"milliseconds": medians, "ratio": ratio, "turns": TURNS, "threads": THREADS}
+    return times
+
+
+def describe(onnx: Path, image: Path) -> str:
+    from facezoo.image.files import read_image_rgb
+
+    height, width = read_image_rgb(image).shape[:2]
+    faces = len(our_call(onnx, image)())
+    return f"{width}x{height}, {faces} face{'s' * (faces != 1)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--onnx", type=Path, required=True, help="a released SCRFD file")
+    parser.add_argument("--images", type=Path, nargs="+", default=[])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--raw", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        take_turns(raw_call(args.onnx) if args.raw else our_call(args.onnx, args.images[0]))
+        return 0
+    times = measure(args.onnx, args.images)
+    pictures = []
+    for image in args.images:
+        pairs = list(zip(times[RAW], times[image.name]))
+        picture = {
+            "name": image.name,
+            "holds": describe(args.onnx, image),
+            "ms": statistics.median(times[image.name]),
+            "ratio": statistics.median(ours / raw for raw, ours in pairs),
+        }
+        pictures.append(picture)
+    raw = statistics.median(times[RAW])
+    result = {"session_ms": raw, "pictures": pictures, "turns": TURNS, "threads": THREADS}
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -4,7 +4,7 @@ Both are the commands a user types, watched from outside four times a second: re
 files and threads of all their processes, and how many items their journal holds. What counts is the
 last fifth of a run against its second fifth, since the first one still fills caches.
 
-    python tests/benchmarks/bench_long_run.py --photos photos --json j --plot p.png
+    python tests/benchmarks/bench_long_run.py --photos photos --text t.txt --plot p.png
 """
 
 import argparse
@@ -98,8 +98,8 @@ def photo_run(photos, folder, count):
         original = originals[number % len(originals)]
         (folder / "photos" / f"{number:05}.jpg").symlink_to(original.resolve())
     script = SCRFD / "build_in" / "vsx" / "python" / "scrfd_vsx.py"
-    words = [script, "--file_path", folder / "photos", "-m", model, "--quiet"]
-    return [sys.executable, *words, "--save_dir"], folder / "faces"
+    words = [script, "--file_path", folder / "photos", "--model_prefix_path", model]
+    return [sys.executable, *words, "--quiet", "--save_dir"], folder / "faces"
 
 
 def vamp_run(photos, folder, count):
@@ -133,6 +133,18 @@ def vamp_run(photos, folder, count):
 RUNS = {"photos through scrfd_vsx.py": photo_run, "inputs through vamp": vamp_run}
 
 
+def text_of(result):
+    """Write the two fifths as a page shows them."""
+    names = {"per_second": "a second", "mib": "MiB", "open_files": "open files"}
+    columns = ["per_second", "mib", "open_files", "threads"]
+    heads = "".join(f"  {names.get(name, name):>16}" for name in columns)
+    lines = [f"{'second fifth, last fifth':28}  {'items':>6}  {'minutes':>7}{heads}"]
+    for name, run in result["runs"].items():
+        pairs = "".join(f"  {'{:.1f}, {:.1f}'.format(*run[column]):>16}" for column in columns)
+        lines.append(f"{name:28}  {run['items']:6}  {run['minutes']:7}{pairs}")
+    return "\n".join(lines) + "\n"
+
+
 def draw(curves, path):
     from matplotlib.figure import Figure
 
@@ -156,6 +168,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, required=True, help="folder; its JPEGs are taken")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--text", type=Path, metavar="FILE", help="as a page shows it")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     result, curves = {"machine": describe_machine(), "runs": {}}, {}
@@ -164,9 +177,11 @@ def main() -> int:
             command, output = prepare(args.photos, Path(folder), args.count)
             curves[name] = watch([*command, output], output / ".items.jsonl")
         result["runs"][name] = summarise(curves[name], args.count)
-    print(json.dumps(result, indent=2))
+    print(text_of(result), end="")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
+    if args.text:
+        args.text.write_text(text_of(result), encoding="utf-8")
     if args.plot:
         draw(curves, args.plot)
     return 0

@@ -98,12 +98,13 @@ def cpu_seconds(processes):
         return None
     tick = os.sysconf("SC_CLK_TCK")
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    user, nice, system, _, _, irq, softirq, _ = fields
+    # Stolen is what the host of a virtual machine gave to others.
+    user, nice, system, _, _, irq, softirq, stolen = fields
     ours = 0
     for pid in processes:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ours += int(words[11]) + int(words[12])
-    return (user + nice + system + irq + softirq) / tick, ours / tick
+    return (user + nice + system + irq + softirq + stolen) / tick, ours / tick
 
 
 class Watch:

@@ -2,8 +2,9 @@
 
 ATT_DIR holds s1 to s30 with ten pictures each. They are cropped to squares and resized to 112x112,
 not aligned: of a picture to learn five squares, so that the place of a face counts less, of one to
-verify the middle one. Each seed is trained by train.py; the table compares the accuracy on all pairs of one
-person, and as many of two, with the untrained network's; the threshold is the other half's best.
+verify the middle one. Each seed is trained by train.py; the table compares the accuracy on all
+pairs of one person, and as many of two, with the untrained network's; the threshold is the other
+half's best.
 """
 
 import argparse
