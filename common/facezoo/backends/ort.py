@@ -79,8 +79,6 @@ def open_session(
     options.log_severity_level = 3
     # Idle threads that spin take the core another session or the JPEG decoder needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
-    # Between two runs the cores are for pre-processing and decoding.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     if batch is not None:
         options.add_free_dimension_override_by_name("batch", batch)
     source = model if isinstance(model, bytes) else str(model)
