@@ -1,10 +1,9 @@
 """Train iresnet18 on 25 people of the AT&T faces and verify it on five others; a smoke test.
 
-ATT_DIR holds s1 to s30 with ten pictures each. They are cropped to squares and resized to 112x112,
-not aligned: of a picture to learn five squares, so that the place of a face counts less, of one to
-verify the middle one. Each seed is trained by train.py; the table compares the accuracy on all
-pairs of one person, and as many of two, with the untrained network's; the threshold is the other
-half's best.
+ATT_DIR holds s1 to s30. They are cropped to squares and resized to 112x112, not aligned: of a
+picture to learn five squares, so that a face's place counts less, of one to verify the middle one.
+The table has the accuracy on all pairs of one person, and as many of two, before and after each
+seed's training by train.py; the threshold is the other half's best.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, Tuple
+from typing import List
 
 from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
@@ -24,7 +23,8 @@ from facezoo.image.resize import resize_image
 from facezoo.models.magface.faces import read_face_pairs
 
 TRAINED, VERIFIED = range(1, 26), range(26, 31)
-SQUARES, ZOOM = 5, 0.87  # of a picture to learn; side of a smaller one
+# Top, left and side in pictures of 112x92; the first is the middle one.
+SQUARES = ((10, 0, 92), (0, 0, 92), (20, 0, 92), (16, 0, 80), (16, 12, 80))
 FOLDS = 2
 FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 2 --workers 1 --print-freq 13"
 
@@ -35,38 +35,27 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
     parser.add_argument("--epochs", type=int, default=3, help="of each run")
-    parser.add_argument("--faces", type=int, default=10, help="pictures of each person to learn")
     return parser
-
-
-def squares(height: int, width: int) -> List[Tuple[int, int, int]]:
-    """Return top, left and side of squares in an upright picture, the middle one first."""
-    smaller = int(ZOOM * width)
-    lower, right, down = height - width, width - smaller, (height - smaller) // 2
-    whole = [(top, 0, width) for top in (lower // 2, 0, lower)]
-    return [*whole, (down, 0, smaller), (down, right, smaller)]
 
 
 def crop(source: Path, target: Path, count: int) -> List[str]:
     """Cut squares out of a picture, resize them, and return where they are."""
     image = read_image_rgb(source)
-    paths = []
-    for number, (top, left, side) in enumerate(squares(*image.shape[:2])[:count]):
-        path = target.with_name(f"{target.stem}_{number}.png")
+    paths = [target.with_name(f"{target.stem}_{number}.png") for number in range(count)]
+    for path, (top, left, side) in zip(paths, SQUARES):
         square = image[top : top + side, left : left + side]
         write_image_rgb(path, resize_image(square, (112, 112), "BILINEAR_CV"))
-        paths.append(str(path))
-    return paths
+    return list(map(str, paths))
 
 
 def prepare(args: argparse.Namespace) -> None:
     """Write the faces, the training list and the pairs."""
     lists = {}
-    for part, people, count in (("train", TRAINED, SQUARES), ("val", VERIFIED, 1)):
+    for part, people, count in (("train", TRAINED, len(SQUARES)), ("val", VERIFIED, 1)):
         lists[part] = [
             (face, person)
             for person in people
-            for path in find_images(args.att_dir / f"s{person}")[: args.faces]
+            for path in find_images(args.att_dir / f"s{person}")
             for face in crop(path, args.save_dir / "faces" / f"s{person}" / path.name, count)
         ]
     paths, people = zip(*lists["train"])
@@ -76,12 +65,6 @@ def prepare(args: argparse.Namespace) -> None:
     pairs, is_same = people_pairs([str(person) for person in people])
     lines = [f"{paths[i]} {paths[j]} {int(same)}\n" for (i, j), same in zip(pairs, is_same)]
     write_bytes(args.save_dir / "pairs.list", "".join(lines).encode())
-
-
-def untrained(training, seed: int, pairs: Path) -> float:
-    """Return the accuracy of the network that a seed starts from."""
-    network = training.seeded(training.builder("iresnet18"), seed)
-    return training.verify(network, read_face_pairs(pairs), FOLDS, "cpu").mean
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
         subprocess.run(command, check=True)
         minutes = (time.monotonic() - began) / 60
         last = list(csv.DictReader((folder / "epochs.csv").read_text().splitlines()))[-1]
-        before, after = untrained(training, seed, pairs), float(last["verification"])
+        network = training.seeded(training.builder("iresnet18"), seed)
+        before = training.verify(network, read_face_pairs(pairs), FOLDS, "cpu").mean
+        after = float(last["verification"])
         rows.append(f"{seed:4}  {before:9.4f}  {after:7.4f}  {minutes:7.1f}")
     print("\n".join(["seed  untrained  trained  minutes", *rows]))
     return 0
