@@ -387,3 +387,10 @@ def test_what_the_bombs_were_made_from_is_read(here):
         ("faces as tar", tar_of("lfw/a.jpg")),
     ):
         assert reads(kind, content, f"in/{kind}"), kind
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["datalist", "image list", "paths", "pairs", "features"])
+def test_ten_million_lines_take_bounded_time_and_memory(here, kind):
+    # Training lists may be as long, so that some are read; all within the bounds of every reader.
+    assert reads(kind, b"a.jpg 1\n" * 10_000_000) == (kind in ("image list", "paths", "pairs"))

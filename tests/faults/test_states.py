@@ -35,7 +35,7 @@ IN_MAKE_TEST = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(IN_MAKE_TEST, max_examples=3000, stateful_step_count=40)
+LONG = settings(IN_MAKE_TEST, max_examples=600, stateful_step_count=40)
 
 
 class Value:
