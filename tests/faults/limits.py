@@ -11,16 +11,16 @@ MEBIBYTES = 1500
 
 
 @contextlib.contextmanager
-def bounds():
+def bounds(seconds=SECONDS):
     """End what takes too long, and let allocations beyond the limit fail."""
 
     def too_long(number, frame):
-        raise TimeoutError(f"not refused within {SECONDS} s")
+        raise TimeoutError(f"not refused within {seconds} s")
 
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     previous = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     resource.setrlimit(resource.RLIMIT_AS, (here + (MEBIBYTES << 20), before[1]))
     try:
         yield
