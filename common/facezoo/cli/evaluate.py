@@ -29,7 +29,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 
 from .. import __version__
 from ..backends import open_backend
-from ..backends.base import describe_machine
+from ..backends.base import Backend, describe_machine
 from ..datasets.widerface import read_ground_truth, read_predictions
 from ..errors import DatasetError, GateError, InputError
 from ..evaluate import detect_folder, ledger_of
@@ -234,7 +234,7 @@ def _measurement(
     return Measurement(
         card=detector.contract.card_id,
         build=_dtype(args.model_prefix_path),
-        engine=f"{detector.backend.name} {detector.backend.version}",
+        engine=_engine(detector.backend),
         dataset=f"WIDER FACE val, {report.images:,} photos",
         settings={
             "scores from": profile.score_threshold,
@@ -249,8 +249,21 @@ def _measurement(
         images_per_second=rate,
         machine=_machine(),
         command=f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
-        f"{_short(args.model_prefix_path)} --save_dir DIR",
+        f"{_short(args.model_prefix_path)} --save_dir DIR{_runtime_flags(args)}",
     )
+
+
+def _engine(backend: Backend) -> str:
+    """Name a runtime, its version and, if it is not float32, what it computes in."""
+    precision = getattr(backend, "precision", "f32")
+    return f"{backend.name} {backend.version}" + f" {precision}" * (precision != "f32")
+
+
+def _runtime_flags(args: argparse.Namespace) -> str:
+    """Repeat the flags that choose another runtime than the usual one."""
+    usual = {"engine": "auto", "provider": "cpu", "precision": "f32"}
+    given = {name: getattr(args, name) for name in usual}
+    return "".join(f" --{name} {given[name]}" for name in usual if given[name] != usual[name])
 
 
 def _machine() -> str:
@@ -493,7 +506,7 @@ def _people_measurement(
     return Measurement(
         card=embedder.contract.card_id,
         build=_dtype(args.model_prefix_path),
-        engine=f"{embedder.backend.name} {embedder.backend.version}",
+        engine=_engine(embedder.backend),
         dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}"
         + ", all pairs" * args.all_pairs,
         settings={
@@ -515,7 +528,7 @@ def _people_measurement(
         images_per_second=None,
         machine=_machine(),
         command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "
-        f"{_short(args.model_prefix_path)}{' --all-pairs' * args.all_pairs}",
+        f"{_short(args.model_prefix_path)}{' --all-pairs' * args.all_pairs}{_runtime_flags(args)}",
     )
 
 
