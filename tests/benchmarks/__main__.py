@@ -87,7 +87,7 @@ def training():
 
 def long_run():
     pictures = HERE.parent.parent / "images"
-    where = ["--text", str(RESULTS / "long_run.txt"), "--plot", str(pictures / "long_run.png")]
+    where = ["--text", str(RESULTS / "long_run.txt"), "--plot", str(pictures / "plot_long_run.png")]
     return ["--photos", shared("assets", "photos"), *where]
 
 
