@@ -13,10 +13,11 @@ import pytest
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.runs import fingerprint_files
 from facezoo.vacc.npz import read_npz
-from fault_table import COMMANDS, REPOSITORY
+from fault_table import COMMANDS, REPOSITORY, write_lists
 from limits import bounds
 
-OF_PICTURES = [name for name, command in COMMANDS.items() if command.skips]
+DRAWING = ["scrfd_vsx.py", "vsx_infer.py", "predict"]
+OF_PICTURES = [*DRAWING, "image2npz.py", "magface_vsx.py", "sdd_fiqa_vsx.py"]
 ALIKE = ["a/x.png", "a/x.jpg", "a/x.png.jpg", "b/x.png", "b/c/x.png", "b/c/X.PNG", "x.png"]
 
 
@@ -40,6 +41,7 @@ def test_pictures_of_one_name_stay_apart(tmp_path, monkeypatch, name):
         path.unlink()
     for index, file in enumerate(ALIKE):
         write_image_rgb(Path("photos", file), np.full((20 + index, 30, 3), 9, np.uint8))
+    write_lists(tmp_path)
     assert command.run() == 0
     entries = entries_of(command)
     assert sorted(entry["path"] for entry in entries) == sorted(ALIKE)
@@ -48,7 +50,7 @@ def test_pictures_of_one_name_stay_apart(tmp_path, monkeypatch, name):
         for entry in entries:
             planes = read_npz(Path("npz", entry["npz"]))["input_0"]
             assert planes.shape[1] == 20 + ALIKE.index(entry["path"])
-    else:
+    elif name in DRAWING:
         drawn = [path for path in command.results() if path.startswith("out/pictures/")]
         assert len(drawn) == len(ALIKE)
 
