@@ -189,7 +189,7 @@ def test_locate_takes_paths_names_and_published_file_names(zoo, put, tmp_path, m
 
 def test_find_says_how_to_get_what_is_missing(zoo, home, no_connections):
     zoo(published(url="http://127.0.0.1:1/net.onnx"), published("seen", manual="open <page>"))
-    with pytest.raises(WeightsMissing, match='net.onnx" is not there; run: facezoo download net'):
+    with pytest.raises(WeightsMissing, match=r'net\.onnx" is not there; run: facezoo download net'):
         weights.find("net")
     with pytest.raises(WeightsMissing) as caught:
         weights.find("seen")
