@@ -1,6 +1,8 @@
 """Reading pictures: what is refused by name, and what comes back upright and in RGB."""
 
+import errno
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -251,3 +253,14 @@ def test_what_cannot_be_read_in_full_cannot_be_read_in_part(tmp_path, picture):
         read_reduced_rgb(path, (10, 10))
     with pytest.raises(ImageError, match="cannot be read"):
         read_reduced_rgb(tmp_path / "none.jpg", (10, 10))
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_bytes(tmp_path / "a.txt", b"x")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []

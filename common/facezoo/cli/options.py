@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -348,7 +349,9 @@ def run_command(
     except OSError as error:
         # What the library could not foresee: a disk that is full, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""
-        print(f"{parser.prog}: {where}{error.strerror or error}", file=sys.stderr)
+        full = error.errno == errno.ENOSPC
+        advice = "; make room there, and the same command goes on" if full else ""
+        print(f"{parser.prog}: {where}{error.strerror or error}{advice}", file=sys.stderr)
         return FaceZooError.exit_code
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)

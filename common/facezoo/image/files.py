@@ -271,6 +271,10 @@ def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
         with temporary.open("wb") as file:
             file.writelines(pieces)
         temporary.replace(path)
+    except OSError as error:
+        # On a full disk a write fails without saying where.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         if temporary.exists():
             temporary.unlink()
