@@ -168,7 +168,8 @@ class Trainer:
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            fused=True,  # one pass over the weights instead of four
+            # One pass over the weights instead of four; on a CPU it would not skip overflows.
+            fused=settings.precision != "fp16",
         )
         self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.batches = Batches(
