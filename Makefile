@@ -6,7 +6,7 @@ FACEZOO_SHARED ?= $(abspath $(wildcard ../shared))
 export FACEZOO_SHARED
 ATT ?= $(FACEZOO_SHARED)/assets/att_faces
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-TESTS := $(BIN)/python -m pytest -n auto
+TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: help demo train-demo test test-all test-long check bench docs recipes clean
 
