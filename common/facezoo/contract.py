@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .card import ModelCard, Preprocess
-from .errors import GraphError
+from .errors import UNREADABLE, GraphError
 
 __all__ = ["METADATA_KEY", "Contract", "find_contract", "load_graph", "read_contract", "sha256_of"]
 
@@ -109,14 +109,7 @@ class Contract:
             entry["preprocess"] = Preprocess(**fields)
             entry["output_names"] = tuple(entry["output_names"])
             return cls(**entry)
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            OverflowError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+        except UNREADABLE as error:
             raise GraphError(
                 f"the model's metadata entry {METADATA_KEY!r} cannot be read ({error}); "
                 "export the model again"

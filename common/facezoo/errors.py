@@ -25,7 +25,10 @@ prints them on one line and ends with the class's ``exit_code``.
 
 from __future__ import annotations
 
+from typing import Tuple, Type
+
 __all__ = [
+    "UNREADABLE",
     "BackendError",
     "BackendRunError",
     "BackendUnavailable",
@@ -47,6 +50,18 @@ __all__ = [
 
 # A name out of a hostile file can be as long as the file.
 _LONGEST = 1600
+
+# What reading a foreign JSON and taking it apart may raise: it is none or nested too deeply, keys
+# are missing, values are of another kind, numbers are infinite.
+UNREADABLE: Tuple[Type[Exception], ...] = (
+    OSError,
+    ValueError,
+    OverflowError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class FaceZooError(Exception):

@@ -19,7 +19,7 @@ import numpy as np
 from . import weights
 from .backends.base import Infer
 from .contract import sha256_of
-from .errors import InputError
+from .errors import UNREADABLE, InputError
 from .image.align import align_face
 from .looks import Limits, default_limits, measure_face
 from .models import CARDS, find_card, find_weights
@@ -295,7 +295,7 @@ def read_score_limit(path: Path, name: str) -> ScoreLimit:
         if not all(map(math.isfinite, thresholds.values())):
             raise ValueError("a threshold is not finite")
         limit = ScoreLimit(str(entry["card"]), entry["model_sha256"], float("nan"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{str(path)!r} is no quality profile ({error}); make one with: facezoo calibrate "
             "quality"

@@ -12,7 +12,7 @@ import numpy as np
 from .backends.base import Infer
 from .datasets.image_list import inside
 from .datasets.scores import RESULTS_SCHEMA, QualityScores
-from .errors import DatasetError, InputError
+from .errors import UNREADABLE, DatasetError, InputError
 from .image.align import TEMPLATE_SIZE, align_face
 from .image.degrade import degrade
 from .image.draw import contact_sheet
@@ -88,7 +88,7 @@ def quality_sheet(results: Path, images: Path) -> np.ndarray:
         if content["schema"] != RESULTS_SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}")
         faces = sorted(_faces(content["images"]), key=lambda face: face[0])
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DatasetError(f"{str(results)!r} holds no quality results ({error})") from error
     if not faces:
         raise DatasetError(f"{str(results)!r} holds no face, so there is nothing to show")

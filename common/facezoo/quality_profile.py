@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping, Tuple
 import numpy as np
 
 from . import __version__
-from .errors import InputError
+from .errors import UNREADABLE, InputError
 from .image.files import write_bytes
 from .quality import FacePairs
 
@@ -195,7 +195,7 @@ def read_profile(path: Path, model_sha256: Any) -> QualityProfile:
             percentiles,
             thresholds,
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{str(path)!r} is no quality profile ({error}); make one: facezoo calibrate quality"
         ) from error

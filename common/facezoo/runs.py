@@ -32,7 +32,7 @@ from typing import (
 )
 
 from . import __version__
-from .errors import ImageError, RunFolderError
+from .errors import UNREADABLE, ImageError, RunFolderError
 from .image.files import write_bytes
 
 try:
@@ -214,7 +214,7 @@ class RunFolder:
             self.finished = bool(found.get("finished"))
             self.refused = int(found.get("refused", 0))
             results = {str(name): int(size) for name, size in found.get("results", {}).items()}
-        except (ValueError, AttributeError, OSError, RecursionError) as error:
+        except UNREADABLE as error:
             raise RunFolderError(
                 f"{str(run_file)!r} cannot be read ({error}); use --overwrite to start anew"
             ) from error

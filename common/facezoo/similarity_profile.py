@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from . import __version__
-from .errors import InputError
+from .errors import UNREADABLE, InputError
 from .image.files import write_bytes
 from .metrics.verification import Threshold, operating_points
 
@@ -272,7 +272,7 @@ def read_similarity(path: Path, model_sha256: Any) -> SimilarityProfile:
             int(content["impostors"]),
             tuple(map(_point_of, content["points"])),
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{str(path)!r} is no similarity profile ({error}); make one: facezoo calibrate "
             "similarity"

@@ -127,8 +127,9 @@ def test_results_without_a_run_file_are_refused(tmp_path):
         pass
 
 
-def test_a_broken_run_file_is_refused(tmp_path):
-    (tmp_path / RUN_FILE).write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"refused": []}', '{"refused": 1e999}'])
+def test_a_broken_run_file_is_refused(tmp_path, text):
+    (tmp_path / RUN_FILE).write_text(text)
     with pytest.raises(RunFolderError, match="cannot be read"), open_run(tmp_path):
         pass
 

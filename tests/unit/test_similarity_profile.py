@@ -106,7 +106,10 @@ def test_a_profile_is_read_back_for_its_file_only(tmp_path):
         found.cosine_at(0.5)
     with pytest.raises(InputError, match="belongs to one file"):
         read_similarity(path, "b" * 64)
-    for text in ("[]", "{}", path.read_text().replace("profile/1", "profile/2")):
+    written = path.read_text()
+    infinite = written.replace(f'"genuine": {PROFILE.genuine}', '"genuine": 1e999')
+    assert infinite != written
+    for text in ("[]", "{}", infinite, written.replace("profile/1", "profile/2")):
         path.write_text(text)
         with pytest.raises(InputError, match="no similarity profile"):
             read_similarity(path, "a" * 64)

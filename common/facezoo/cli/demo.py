@@ -95,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
     )
     sheet = folder / "faces.png"
     drawn = [draw_faces(image, faces) for image, faces in zip(images, found[0][0])]
-    captions = [f"{name}: {len(faces)} faces" for name, faces in zip(PHOTOS, found[0][0])]
+    captions = [
+        f"{name}: {len(faces)} face{'s' * (len(faces) != 1)}"
+        for name, faces in zip(PHOTOS, found[0][0])
+    ]
     write_image_rgb(sheet, contact_sheet(drawn, captions, columns=2))
     print(f"look at {sheet}; the artifacts are in {folder / 'deploy_weights'}")
     return 0

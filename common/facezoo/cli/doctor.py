@@ -56,7 +56,7 @@ from ..diagnosis import (
     diagnose_tensor,
     unaligned_crops,
 )
-from ..errors import GateError, InputError
+from ..errors import UNREADABLE, GateError, InputError
 from ..image.align import align_face
 from ..image.files import read_image_rgb, write_bytes
 from ..models import find_card
@@ -274,7 +274,7 @@ def _read_json(path: Path, key: str) -> List[Any]:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
         if not isinstance(found, list):
             raise ValueError(f"{key!r} is no list")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f'{str(path)!r} cannot be used ({error}); expected {{"{key}": [...]}}, see --help'
         ) from error

@@ -7,11 +7,11 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Type
 
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import UNREADABLE, DatasetError
 from ..image.files import write_bytes
 from ..runs import RunFolder
 from ..vacc.npz import read_arrays
@@ -29,6 +29,8 @@ __all__ = [
 
 RESULTS_FILE, CSV_FILE, SORTED_FILE = "results.json", "scores.csv", "sorted.txt"
 RESULTS_SCHEMA = "facezoo.quality/1"
+
+_UNREADABLE: Tuple[Type[Exception], ...] = (csv.Error, *UNREADABLE)
 
 
 @dataclass(frozen=True)
@@ -154,15 +156,7 @@ def read_scores(path: Path) -> QualityScores:
         scores = readers.get(path.suffix.lower(), _read_text)(path)
     except OSError as error:
         raise DatasetError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        AttributeError,
-        RecursionError,
-        csv.Error,
-    ) as error:
+    except _UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise DatasetError(
             f"{str(path)!r} holds no quality scores ({reason}); expected results.json of a runner, "

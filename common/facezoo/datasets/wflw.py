@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import UNREADABLE, DatasetError
 from ..image.files import write_bytes
 from ..image.resize import resize_image
 
@@ -287,15 +287,7 @@ def read_rectangles(path: Path) -> Dict[str, List[Optional[Box]]]:
             ]
             for name, entries in lists
         }
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except UNREADABLE as error:
         raise DatasetError(
             f'{str(path)!r} cannot be read ({error}); expected JSON like {{"rects": {{"'
             f'{LISTS["blur"]}": [[left, top, right, bottom], null]}}}}'

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ..contract import sha256_of
-from ..errors import ConfigError, InputError
+from ..errors import UNREADABLE, ConfigError, InputError
 from ..image.files import write_bytes
 
 __all__ = ["Artifact", "BuildInfo", "read_artifact", "write_artifact"]
@@ -212,15 +212,7 @@ def _read_build(record: Path) -> BuildInfo:
             entry[key] = tuple(entry[key])
         entry["inputs"] = {name: tuple(shape) for name, shape in entry["inputs"].items()}
         return BuildInfo(**entry)
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{str(record)!r} cannot be read ({error}); compile the artifact again"
         ) from error

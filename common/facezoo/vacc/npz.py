@@ -43,7 +43,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import ImageError, InputError
+from ..errors import UNREADABLE, ImageError, InputError
 from ..image.files import MAX_PIXELS, find_images, read_image_rgb, relative_names, write_bytes
 
 __all__ = [
@@ -581,7 +581,7 @@ def load_json(path: Path, schema: str) -> Dict[str, Any]:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         found = entry.get("schema")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); make it again") from error
     if found != schema:
         raise InputError(f"{str(path)!r} has schema {found!r}; expected {schema!r}: make it again")

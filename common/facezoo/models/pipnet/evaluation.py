@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from ...datasets import wflw
-from ...errors import DatasetError, ImageError, InputError
+from ...errors import UNREADABLE, DatasetError, ImageError, InputError
 from ...image.boxes import match_boxes
 from ...image.files import find_images, relative_names, write_bytes
 from ...metrics.landmarks import LandmarkMetrics, evaluate_subsets, normalized_mean_error
@@ -199,7 +199,7 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
             entry["path"]: str(entry["error"]) if "error" in entry else parse(entry)
             for entry in content["images"]
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{str(path)!r} is no {RESULTS_SCHEMA} ({error!r}); make it with vsx_infer.py"
         ) from error
