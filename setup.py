@@ -1,4 +1,4 @@
-"""Build the optional Cython kernel; everything else is in pyproject.toml.
+"""Build the optional Cython kernel; everything else but the licence is in pyproject.toml.
 
 Without a C compiler the install still succeeds and the NumPy twin of the kernel is used.
 """
@@ -11,4 +11,6 @@ kernel = Extension(
     ["common/facezoo/metrics/_detection_kernel.pyx"],
     optional=True,
 )
-setup(ext_modules=cythonize([kernel], language_level=3))
+# Said here, since pyproject.toml has one form for setuptools below 77 (Python 3.8) and another from
+# there on, and each setuptools warns about or refuses the other's.
+setup(license="Apache-2.0", ext_modules=cythonize([kernel], language_level=3))
