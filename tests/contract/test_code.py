@@ -46,6 +46,7 @@ LAYERS = (
 TORCH_PARTS = (
     "models.*.network",
     "models.*.train",
+    "models.training",
     "models.magface.loss",
     "models.magface.distributed",
     "export",

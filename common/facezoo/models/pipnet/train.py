@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...errors import WeightsError
-from ...image.files import write_bytes
-from .network import PipNet, build
+from ..training import ResumableTraining
+from .network import build
 from .settings import FitSettings
 
 __all__ = ["EpochLosses", "Fit", "pip_losses"]
@@ -27,9 +23,6 @@ OFFSET_WEIGHT = 1.0
 DECAY_AT = (1 / 2, 5 / 6)  # source: same file, epochs 30 and 50 of 60
 DECAY = 0.1  # source: PIPNet@b9eab58 lib/train.py MultiStepLR
 WEIGHT_DECAY = 5e-4  # source: same file, where no pre-trained weights are used
-SAVE_EVERY = 50  # batches
-
-Progress = Callable[[Iterable[int], int], Iterable[int]]
 
 
 def pip_losses(
@@ -90,8 +83,8 @@ class EpochLosses:
         return dataclasses.asdict(self)
 
 
-class Fit:
-    """A training, one batch at a time; saved and resumed it gives what it gives in one go.
+class Fit(ResumableTraining):
+    """PIPNet's training; saved and resumed it gives what it gives in one go.
 
     Parameters
     ----------
@@ -103,16 +96,10 @@ class Fit:
         Shape (M, N, 2): the landmarks of all faces, in [0, 1] of the crop.
     neighbors
         Shape (N, K), from the mean face.
-
-    Attributes
-    ----------
-    network
-        In training mode.
-    batch
-        How many batches are done; the run is over at ``batches``.
-    epochs
-        One entry an epoch begun.
     """
+
+    settings: FitSettings
+    epochs: list[EpochLosses]
 
     def __init__(
         self,
@@ -121,12 +108,11 @@ class Fit:
         points_xy: np.ndarray,
         neighbors: np.ndarray,
     ) -> None:
-        self.settings = settings
         self._read = read
         self._points = torch.from_numpy(np.asarray(points_xy, np.float32))
         self._neighbors = torch.from_numpy(neighbors)
         torch.manual_seed(settings.seed)
-        self.network: PipNet = build(
+        network = build(
             settings.backbone,
             num_landmarks=self._points.shape[1],
             num_neighbors=settings.num_neighbors,
@@ -134,13 +120,11 @@ class Fit:
             net_stride=settings.net_stride,
         )
         # As the authors: batches are full, and faces left over wait for another epoch's order.
-        self.batches_per_epoch = max(1, len(self._points) // settings.batch_size)
-        self.batches = settings.epochs * self.batches_per_epoch
-        self.batch = 0
-        self.epochs: list[EpochLosses] = []
-        self._optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
+        batches_per_epoch = max(1, len(self._points) // settings.batch_size)
+        optimizer = torch.optim.Adam(
+            network.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
+        super().__init__(settings, network, optimizer, batches_per_epoch, EpochLosses)
 
     def step(self) -> float:
         """Learn from the next batch; return its loss."""
@@ -167,62 +151,3 @@ class Fit:
             setattr(self.epochs[-1], name, mean)
         self.batch += 1
         return float(loss.item())
-
-    def run(self, state: Path, progress: Progress) -> None:
-        """Learn from all batches that are left.
-
-        Parameters
-        ----------
-        state
-            Where the run is saved now and then, and from where it goes on if the file is there.
-        progress
-            Wraps the batches to show how far it is; called with them and with their number.
-        """
-        if state.exists():
-            self.resume(state)
-        left = range(self.batch, self.batches)
-        for _ in progress(left, len(left)):
-            self.step()
-            if self.batch % SAVE_EVERY == 0 or self.batch == self.batches:
-                self.save(state)
-
-    def save(self, path: Path) -> None:
-        """Write everything the rest of the run needs, all or nothing."""
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "settings": dataclasses.asdict(self.settings),
-                "state_dict": self.network.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "batch": self.batch,
-                "epochs": [losses.to_dict() for losses in self.epochs],
-            },
-            buffer,
-        )
-        write_bytes(Path(path), buffer.getvalue())
-
-    def resume(self, path: Path) -> None:
-        """Go on where :meth:`save` was called.
-
-        Raises
-        ------
-        WeightsError
-            If the file cannot be read, or is another training's.
-        """
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["settings"]
-            if found == dataclasses.asdict(self.settings):
-                self.network.load_state_dict(state["state_dict"])
-                self._optimizer.load_state_dict(state["optimizer"])
-                torch.set_rng_state(state["random"])
-                self.batch = state["batch"]
-                self.epochs = [EpochLosses(**losses) for losses in state["epochs"]]
-                return
-        except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
-            raise WeightsError(
-                f"{str(path)!r} is no saved training ({type(error).__name__}); delete it to start "
-                "anew"
-            ) from error
-        raise WeightsError(f"{str(path)!r} is another training's: {found}; delete it to start anew")

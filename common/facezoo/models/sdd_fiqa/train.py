@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import InputError, WeightsError
-from ...image.files import write_bytes
+from ...errors import InputError
 from ...metrics.quality import spearman
+from ..training import ResumableTraining
 from .network import build, load_trunk
 from .settings import TrainSettings
 
@@ -28,9 +27,6 @@ DECAY = 0.1  # source: TFace@171ec14 quality/train.py, scheduler_gamma
 BETAS = (0.9, 0.99)  # source: same file, Adam
 EPSILON = 1e-6  # source: same file, Adam
 LOSSES = {"smooth_l1": nn.SmoothL1Loss, "l1": nn.L1Loss, "l2": nn.MSELoss}
-SAVE_EVERY = 50  # batches
-
-Progress = Callable[[Iterable[int], int], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,15 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and asked is not None and bool(asked())
 
 
-class Training:
-    """A training, one batch at a time; saved and resumed it gives what it gives in one go.
+def _start_near(network: nn.Module, score: float) -> None:
+    """Let the fresh head say the labels' mean, which small steps would take long to reach."""
+    last = network.quality[-1]
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, score)
+
+
+class Training(ResumableTraining):
+    """SDD-FIQA's training; saved and resumed it gives what it gives in one go.
 
     Parameters
     ----------
@@ -102,12 +105,6 @@ class Training:
 
     Attributes
     ----------
-    network
-        In float32.
-    batch
-        How many batches are done; the run is over at ``batches``.
-    epochs
-        One entry an epoch begun.
     precision
         ``bf16`` or ``fp32``: what ``auto`` came to.
 
@@ -116,6 +113,9 @@ class Training:
     .. [1] TFace@171ec14, ``quality/train.py``.
     """
 
+    settings: TrainSettings
+    epochs: list[Epoch]
+
     def __init__(
         self,
         settings: TrainSettings,
@@ -123,37 +123,30 @@ class Training:
         validation: LabelledFaces | None = None,
         trunk: Path | None = None,
     ) -> None:
-        self.settings = settings
         self.faces = faces
         self.validation = validation
-        self._on_cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda" if self._on_cuda else "cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         wanted = settings.precision
         self.precision = ("fp32", "bf16")[has_bf16(self.device)] if wanted == "auto" else wanted
         torch.manual_seed(settings.seed)
-        self.network = build(settings.variant)
+        network = build(settings.variant)
         if trunk is not None:
-            load_trunk(self.network, trunk)
-        self._start_near_the_labels()
-        self.network.to(self.device, memory_format=torch.channels_last)
-        self.batches_per_epoch = -(-len(faces.labels) // settings.batch_size)
-        self.batches = settings.epochs * self.batches_per_epoch
-        self.batch = 0
-        self.epochs: list[Epoch] = []
+            load_trunk(network, trunk)
+        _start_near(network, float(faces.labels.mean()))
+        network.to(self.device, memory_format=torch.channels_last)
         self._loss = LOSSES[settings.loss]()
-        self._optimizer = torch.optim.Adam(
-            self.network.parameters(),
+        optimizer = torch.optim.Adam(
+            network.parameters(),
             lr=settings.learning_rate,
             betas=BETAS,
             eps=EPSILON,
             weight_decay=WEIGHT_DECAY,
         )
+        batches_per_epoch = -(-len(faces.labels) // settings.batch_size)
+        super().__init__(settings, network, optimizer, batches_per_epoch, Epoch)
 
-    def _start_near_the_labels(self) -> None:
-        """Let the fresh head say the labels' mean, which small steps would take long to reach."""
-        last = self.network.quality[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.constant_(last.bias, float(self.faces.labels.mean()))
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "precision": self.precision}
 
     def step(self) -> float:
         """Learn from the next batch; return its loss."""
@@ -207,67 +200,3 @@ class Training:
                     for first in range(0, len(indices), size)
                 ]
             )
-
-    def run(self, state: Path, progress: Progress) -> None:
-        """Learn from all batches that are left.
-
-        Parameters
-        ----------
-        state
-            Where the run is saved now and then, and from where it goes on if the file is there.
-        progress
-            Wraps the batches to show how far it is; called with them and with their number.
-        """
-        if state.exists():
-            self.resume(state)
-        left = range(self.batch, self.batches)
-        for _ in progress(left, len(left)):
-            self.step()
-            if self.batch % SAVE_EVERY == 0 or self.batch == self.batches:
-                self.save(state)
-
-    def save(self, path: Path) -> None:
-        """Write everything the rest of the run needs, all or nothing."""
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "settings": dataclasses.asdict(self.settings),
-                "precision": self.precision,
-                "state_dict": self.network.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state() if self._on_cuda else None,
-                "batch": self.batch,
-                "epochs": [epoch.to_dict() for epoch in self.epochs],
-            },
-            buffer,
-        )
-        write_bytes(Path(path), buffer.getvalue())
-
-    def resume(self, path: Path) -> None:
-        """Go on where :meth:`save` was called.
-
-        Raises
-        ------
-        WeightsError
-            If the file cannot be read, or is another training's.
-        """
-        wanted = (dataclasses.asdict(self.settings), self.precision)
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = (state["settings"], state["precision"])
-            if found == wanted:
-                self.network.load_state_dict(state["state_dict"])
-                self._optimizer.load_state_dict(state["optimizer"])
-                torch.set_rng_state(state["random"])
-                if self._on_cuda:
-                    torch.cuda.set_rng_state(state["random_cuda"])
-                self.batch = state["batch"]
-                self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
-                return
-        except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
-            raise WeightsError(
-                f"{str(path)!r} is no saved training ({type(error).__name__}); delete it to start "
-                "anew"
-            ) from error
-        raise WeightsError(f"{str(path)!r} is another training's: {found}; delete it to start anew")
