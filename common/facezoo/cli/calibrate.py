@@ -55,7 +55,6 @@ from .options import (
 
 __all__ = ["configure", "run"]
 
-RUNTIME = ("engine", "device_id", "provider", "precision")
 SHOWN = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 _log = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
 
 
 def _calibrate_similarity(args: argparse.Namespace) -> int:
-    runtime = {name: getattr(args, name) for name in RUNTIME}
+    runtime = runtime_of(args)
     paths, names, first, second, is_same, whose = _pictures_of(args)
     embedder: Any = find_model(args.model, "magface", **runtime)
     model: Any = embedder
@@ -294,7 +293,7 @@ def _add_looks(kinds: Any, parser: argparse.ArgumentParser) -> None:
 
 
 def _calibrate_looks(args: argparse.Namespace) -> int:
-    runtime = {name: getattr(args, name) for name in RUNTIME}
+    runtime = runtime_of(args)
     paths = find_images(args.identities)
     names = relative_names(paths, args.identities)
     people: List[str] = []

@@ -26,7 +26,7 @@ from ..predict import find_model
 from ..recognition import Match, match_photos
 from ..results import FaceDetections, FaceEmbeddings
 from ..similarity_profile import read_similarity
-from .options import add_runtime_options
+from .options import add_runtime_options, runtime_of
 
 __all__ = ["configure", "draw_match", "open_released", "run"]
 
@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
-    with _open(args) as model:
+    with open_released(args.detector, args.recogniser, **runtime_of(args)) as model:
         card_id = model.contract.card_id
         sha256 = model.network.settings().get("model_sha256")
         threshold, origin = _threshold(args, card_id, sha256)
@@ -92,13 +92,6 @@ def run(args: argparse.Namespace) -> int:
         }
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0
-
-
-def _open(args: argparse.Namespace) -> PhotoEmbedder:
-    runtime = {
-        name: getattr(args, name) for name in ("engine", "device_id", "provider", "precision")
-    }
-    return open_released(args.detector, args.recogniser, **runtime)
 
 
 def open_released(

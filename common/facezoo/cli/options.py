@@ -202,10 +202,13 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
 
 
 def runtime_of(args: argparse.Namespace) -> Dict[str, Any]:
-    """Return what ``facezoo.load`` needs of the flags of :func:`add_model_options`."""
+    """Return what ``facezoo.load`` needs of the flags of :func:`add_runtime_options`.
+
+    A vdsp JSON is among it where the command takes one; of several models it could be any's.
+    """
     return {
         "engine": args.engine,
-        "vdsp": args.vdsp_params_info,
+        "vdsp": getattr(args, "vdsp_params_info", None),
         "device_id": args.device_id,
         "provider": args.provider,
         "precision": args.precision,

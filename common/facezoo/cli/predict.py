@@ -56,6 +56,7 @@ from .options import (
     add_runtime_options,
     progress,
     report_run,
+    runtime_of,
 )
 
 __all__ = ["configure", "run"]
@@ -181,12 +182,7 @@ def _similarity(args: argparse.Namespace, model: FacePredictor) -> Optional[floa
 
 def open_predictor(args: argparse.Namespace) -> FacePredictor:
     """Open the stages that the arguments name."""
-    runtime: Dict[str, Any] = {
-        "engine": args.engine,
-        "device_id": args.device_id,
-        "provider": args.provider,
-        "precision": args.precision,
-    }
+    runtime = runtime_of(args)
     limits = read_limits(args.looks) if args.looks else default_limits()
     given = {field: getattr(args, field) for field, _ in LOOKS.values()}
     given = {field: value for field, value in given.items() if value is not None}
