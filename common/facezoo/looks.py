@@ -7,6 +7,7 @@ where a recogniser begins to miss them.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 
 from . import __version__
-from .errors import InputError
+from .errors import UNREADABLE, InputError
 from .image.align import align_face
 from .image.degrade import degrade
 from .image.files import write_bytes
@@ -298,8 +299,11 @@ def read_limits(path: Path) -> Limits:
         entry = json.loads(Path(path).read_text(encoding="utf-8"))
         if entry["schema"] != SCHEMA:
             raise ValueError(f"its schema is {entry['schema']!r}")
-        return Limits(**{field: float(entry["limits"][field]) for field, _ in LOOKS.values()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        limits = {field: float(entry["limits"][field]) for field, _ in LOOKS.values()}
+        if not all(map(math.isfinite, limits.values())):
+            raise ValueError("a limit is not finite")
+        return Limits(**limits)
+    except UNREADABLE as error:
         raise InputError(
             f"{str(path)!r} is no profile of looks ({error}); make one: facezoo calibrate looks"
         ) from error

@@ -120,7 +120,9 @@ def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
         In their order.
     """
     body = "\n".join(_show(part) for part in parts)
-    page = _PAGE.replace("TITLE", html.escape(title)).replace("BODY", body)
+    # Cut first: a title may hold the word, such as a folder's name.
+    head, foot = _PAGE.split("BODY")
+    page = head.replace("TITLE", html.escape(title)) + body + foot
     write_bytes(Path(path), page.encode("utf-8"))
 
 

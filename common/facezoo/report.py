@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .card import ModelCard, Preprocess, Reference, WeightFile
-from .errors import InputError
+from .errors import UNREADABLE, InputError
 from .image.files import write_bytes
 from .models import CARDS, MODELS, WEIGHTS
 
@@ -209,7 +209,7 @@ def read_numerics(path: Path) -> List[Measurement]:
         entry = json.loads(path.read_text(encoding="utf-8"))
         schema = entry["schema"]
         results = [_measurement(result) for result in entry["results"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{str(path)!r} is no numerics file ({reason}); measure again") from error
     if schema != SCHEMA:
@@ -248,7 +248,7 @@ def read_counts(path: Path) -> Dict[str, Dict[str, Any]]:
         if entry["schema"] != COUNTS_SCHEMA:
             raise ValueError(f"its schema is {entry['schema']!r}")
         return dict(entry["cards"])
-    except (KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{str(path)!r} holds no counts ({error}); count again") from error
 
 
@@ -557,7 +557,7 @@ def _ledger(root: Path, model: str, say: Say) -> str:
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         return render_ledger(entry, say)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{str(path)!r} is no ledger ({error!r}); measure again") from error
 
 

@@ -743,6 +743,15 @@ def test_what_cannot_be_compared_is_said(name, content, says, tiny, tmp_path, ca
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "points", ['[["a", 1]]', "[[1, 2], [3]]", "[[NaN, 1]]", "[[1" + "0" * 400 + ", 1]]"]
+)
+def test_landmarks_that_are_no_numbers_are_refused(points, tmp_path):
+    (tmp_path / "x.json").write_text(f'{{"points_xy": {points}}}')
+    with pytest.raises(InputError, match="holds no landmarks"):
+        doctor_cli._read_points(tmp_path / "x.json")
+
+
 def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
     assert main(["doctor", "--onnx", str(tiny), "--observed", "x.npz"]) == 2
     assert "--image" in capsys.readouterr().err

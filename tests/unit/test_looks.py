@@ -116,6 +116,17 @@ def test_folders_of_people_to_limits(tmp_path, capsys):
     entry = json.loads(profile.read_text())
     assert entry["settings"]["people"] == 7 and entry["settings"]["identities"] == "people"
     assert read_limits(profile) == Limits(**entry["limits"])
-    profile.write_text(profile.read_text().replace("profile/1", "profile/2"))
+    write_image_rgb(tmp_path / "dark" / "p0" / "0.png", np.zeros((64, 64, 3), np.uint8))
+    words[3] = str(tmp_path / "dark")
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "no picture in" in said and "has a face" in said
+    good = profile.read_text()
+    profile.write_text(
+        good.replace(f'"min_size": {entry["limits"]["min_size"]}', '"min_size": NaN')
+    )
+    with pytest.raises(InputError, match="not finite"):
+        read_limits(profile)
+    profile.write_text(good.replace("profile/1", "profile/2"))
     with pytest.raises(InputError, match="no profile of looks"):
         read_limits(profile)

@@ -304,8 +304,10 @@ def _calibrate_looks(args: argparse.Namespace) -> int:
     with detector, embedder:
         found = progress(detector.stream(paths), len(paths))
         for name, (path, faces) in zip(names, found):
-            if isinstance(faces, ImageError) or not len(faces):
-                _log.warning("refused: %s", faces if isinstance(faces, ImageError) else "no face")
+            if not isinstance(faces, ImageError) and not len(faces):
+                faces = ImageError(f"{str(path)!r} shows no face that SCRFD finds")
+            if isinstance(faces, ImageError):
+                _log.warning("refused: %s", faces)
                 continue
             best = faces.largest()
             image, points = read_image_rgb(path), faces.landmarks_xy[best]
@@ -330,6 +332,8 @@ def _calibrate_looks(args: argparse.Namespace) -> int:
             "fmr": args.fmr,
             "fnmr": args.fnmr,
         }
+    if not trials:
+        raise InputError(f"no picture in {str(args.identities)!r} has a face; see the lines above")
     numbers = np.unique(people, return_inverse=True)[1].ravel()
     of, kinds, values, worse = zip(*trials)
     cosine, missed = shares_missed(

@@ -245,10 +245,8 @@ def _diagnose(args: argparse.Namespace, subject: Subject, patient: Patient) -> D
     observed: Path = args.observed
     if observed.suffix == ".json" and subject.card.model == "pipnet":
         given = read_meanface(args.meanface) if args.meanface else None
-        points = _read_json(observed, "points_xy")
-        return diagnose_points(
-            patient, np.array(points, np.float32), given=given, **subject.contract.decode
-        )
+        points = _read_points(observed)
+        return diagnose_points(patient, points, given=given, **subject.contract.decode)
     if observed.suffix == ".json":
         return diagnose_faces(patient, _read_faces(observed))
     arrays = _read_arrays(observed)
@@ -281,6 +279,19 @@ def _read_json(path: Path, key: str) -> List[Any]:
     return found
 
 
+def _read_points(path: Path) -> np.ndarray:
+    points = _read_json(path, "points_xy")
+    try:
+        found = np.array(points, np.float32)
+        if not np.isfinite(found).all():
+            raise ValueError("a number is not finite")
+    except UNREADABLE as error:
+        raise InputError(
+            f'{str(path)!r} holds no landmarks ({error}); expected {{"points_xy": [[x, y], ...]}}'
+        ) from error
+    return found
+
+
 def _read_faces(path: Path) -> Faces:
     faces = _read_json(path, "faces")
     try:
@@ -291,7 +302,7 @@ def _read_faces(path: Path) -> Faces:
             raise ValueError("a number is not finite")
         with_marks = np.array(marks, np.float32) if marks and len(marks) == len(faces) else None
         return Faces(boxes, scores, with_marks)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f'{str(path)!r} holds no faces ({error}); expected {{"faces": [{{"box_xyxy": '
             '[l, t, r, b], "score": s}, ...]}'
