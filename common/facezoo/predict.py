@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -17,13 +15,15 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from . import weights
+from .backends import ENGINES
 from .backends.base import Infer
 from .contract import sha256_of
-from .errors import UNREADABLE, InputError
+from .errors import InputError
 from .image.align import align_face
 from .looks import Limits, default_limits, measure_face
 from .models import CARDS, find_card, find_weights
 from .pipeline import FaceDetector, FaceModel, load
+from .quality_profile import read_any_profile
 from .results import FaceDetections, Landmarks
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 REASONS = ("too_small", "blurred", "turned", "cut_off", "low_quality")
-SIDE = 112
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ class FacePredictor(FaceModel[PredictedPhoto]):
         points: Optional[Landmarks],
     ) -> PredictedFace:
         box, marks = faces.boxes_xyxy[index], faces.landmarks_xy[index]
-        crop = align_face(image_rgb, marks, SIDE)
+        crop = align_face(image_rgb, marks)
         looks = measure_face(image_rgb, box.tolist(), marks, crop)
         reasons = self.gate.by_looks(looks)
         quality = magnitude = vector = None
@@ -289,20 +288,11 @@ def read_score_limit(path: Path, name: str) -> ScoreLimit:
     InputError
         If it is no such profile, or has no threshold of that name.
     """
-    try:
-        entry = json.loads(Path(path).read_text(encoding="utf-8"))
-        thresholds = {key: float(value) for key, value in entry["thresholds"].items()}
-        if not all(map(math.isfinite, thresholds.values())):
-            raise ValueError("a threshold is not finite")
-        limit = ScoreLimit(str(entry["card"]), entry["model_sha256"], float("nan"))
-    except UNREADABLE as error:
-        raise InputError(
-            f"{str(path)!r} is no quality profile ({error}); make one with: facezoo calibrate "
-            "quality"
-        ) from error
-    if name not in thresholds:
-        raise InputError(f"{str(path)!r} has no threshold {name!r}; it has {sorted(thresholds)}")
-    return dataclasses.replace(limit, threshold=thresholds[name])
+    profile = read_any_profile(path)
+    if name not in profile.thresholds:
+        known = sorted(profile.thresholds)
+        raise InputError(f"{str(path)!r} has no threshold {name!r}; it has {known}")
+    return ScoreLimit(profile.card, profile.model_sha256, profile.thresholds[name])
 
 
 def number_people(vectors: Sequence[np.ndarray], alike: float) -> List[int]:
@@ -349,9 +339,11 @@ def find_model(text: str, model: str, **options: Any) -> FaceModel[Any]:
     InputError
         If there is neither such a card nor such a file.
     """
-    source, _, engine = text.partition("@")
-    if engine:
+    source, at, engine = text.rpartition("@")
+    if at and engine in ENGINES:
         options["engine"] = engine
+    else:
+        source = text
     path = published_graph(source, model) if source in CARDS else Path(source)
     return load(model, path, **options)
 

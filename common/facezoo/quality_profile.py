@@ -20,6 +20,7 @@ __all__ = [
     "QualityProfile",
     "fnmr_threshold",
     "make_profile",
+    "read_any_profile",
     "read_profile",
     "write_profile",
 ]
@@ -163,6 +164,42 @@ def write_profile(path: Path, profile: QualityProfile, settings: Mapping[str, An
     write_bytes(path, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
 
 
+def read_any_profile(path: Path) -> QualityProfile:
+    """Read a profile, whichever network it was made for.
+
+    Parameters
+    ----------
+    path
+        What ``facezoo calibrate quality`` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is no profile.
+    """
+    try:
+        content: Dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}")
+        percentiles = tuple(float(value) for value in content["percentiles"])
+        thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
+        if len(percentiles) != 101 or list(percentiles) != sorted(percentiles):
+            raise ValueError("its percentiles are not 101 rising numbers")
+        if not all(map(math.isfinite, (*percentiles, *thresholds.values()))):
+            raise ValueError("a number is not finite")
+        return QualityProfile(
+            str(content["card"]),
+            content["model_sha256"],
+            int(content["pictures"]),
+            percentiles,
+            thresholds,
+        )
+    except UNREADABLE as error:
+        raise InputError(
+            f"{str(path)!r} is no quality profile ({error}); make one: facezoo calibrate quality"
+        ) from error
+
+
 def read_profile(path: Path, model_sha256: Any) -> QualityProfile:
     """Read a profile for the network it was made for.
 
@@ -178,27 +215,7 @@ def read_profile(path: Path, model_sha256: Any) -> QualityProfile:
     InputError
         If the file is no profile, or another network's.
     """
-    try:
-        content: Dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}")
-        percentiles = tuple(float(value) for value in content["percentiles"])
-        thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
-        if len(percentiles) != 101 or list(percentiles) != sorted(percentiles):
-            raise ValueError("its percentiles are not 101 rising numbers")
-        if not all(map(math.isfinite, (*percentiles, *thresholds.values()))):
-            raise ValueError("a number is not finite")
-        profile = QualityProfile(
-            str(content["card"]),
-            content["model_sha256"],
-            int(content["pictures"]),
-            percentiles,
-            thresholds,
-        )
-    except UNREADABLE as error:
-        raise InputError(
-            f"{str(path)!r} is no quality profile ({error}); make one: facezoo calibrate quality"
-        ) from error
+    profile = read_any_profile(path)
     if profile.model_sha256 != model_sha256:
         raise InputError(
             f"{str(path)!r} was made for {profile.card} with sha256 "

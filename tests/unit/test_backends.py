@@ -151,6 +151,11 @@ def test_the_provider_that_runs_is_said(model, monkeypatch, caplog):
         assert "runs on CPUExecutionProvider" in caplog.text
 
 
+def test_what_the_engine_has_no_use_for_is_said(model, caplog):
+    open_backend(model, precision="bf16").close()
+    assert "precision bf16 is for engine openvino and does nothing on ort" in caplog.text
+
+
 def test_results_come_in_order_and_few_are_under_way():
     active, most, lock = 0, 0, threading.Lock()
     taken = []

@@ -26,6 +26,7 @@ from facezoo.predict import (
     find_model,
     read_score_limit,
 )
+from facezoo.quality_profile import make_profile, write_profile
 from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
@@ -218,9 +219,9 @@ def test_profiles_belong_to_a_file(tmp_path):
     with pytest.raises(InputError, match="no stage here"):
         predictor(faces_at(), None, scores=SCORES)
     path = tmp_path / "quality.json"
-    entry = {"card": "sdd_fiqa_r50", "model_sha256": "a", "thresholds": {"drop 5 %": 31.5}}
-    path.write_text(json.dumps(entry))
-    assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a", 31.5)
+    profile = make_profile(np.arange(100.0), "sdd_fiqa_r50", "a", {})
+    write_profile(path, profile, {})
+    assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a", 5.0)
     with pytest.raises(InputError, match="has no threshold 'drop 7 %'"):
         read_score_limit(path, "drop 7 %")
     path.write_text("[]")
@@ -232,6 +233,8 @@ def test_stages_are_found_by_name_or_file(tmp_path):
     path = tiny_scrfd(tmp_path / "tiny.onnx")
     with find_model(f"{path}@ort", "scrfd") as model:
         assert model.backend.name == "ort"
+    # An @ in a path names no engine.
+    find_model(str(tiny_scrfd(tmp_path / "me@home" / "tiny.onnx")), "scrfd").close()
     with pytest.raises(InputError, match="model of scrfd"):
         find_model("scrfd_500m_bnkps", "magface")
     with pytest.raises(InputError, match=r"no published \.onnx"):
@@ -448,7 +451,7 @@ def test_a_page_is_whole_and_quotes_everything(tmp_path):
     line = np.linspace(0, 1, 5000)
     write_page(
         tmp_path / "page.html",
-        evil,
+        f"NOBODY {evil}",
         [
             Section(evil, evil),
             Table(evil, [evil, "n"], [[evil, 1.5], ["b", None]]),
@@ -460,7 +463,8 @@ def test_a_page_is_whole_and_quotes_everything(tmp_path):
     )
     text = (tmp_path / "page.html").read_text()
     assert "alert(" in text and evil not in text
-    assert text.count("<script>") == 1
+    assert text.count("<script>") == 1 and text.count("<h2>") == 6
+    assert text.count("NOBODY") == 2
     for word in ("<link", 'src="http', "@import", "url("):
         assert word not in text
     start = text.index("base64,") + 7

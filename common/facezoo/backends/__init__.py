@@ -78,6 +78,12 @@ def open_backend(
     artifact = None if source.suffix == ".onnx" else read_artifact(source)
     if engine == "auto":
         engine = _choose(artifact, device_id)
+    for name, value, usual, its in (
+        ("provider", provider, "cpu", "ort"),
+        ("precision", precision, "f32", "openvino"),
+    ):
+        if value != usual and engine != its:
+            _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend, contract_from_cards, read_shapes
 
