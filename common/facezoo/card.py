@@ -20,7 +20,6 @@ __all__ = [
     "Wheel",
 ]
 
-FITS = ("letterbox", "letterbox_pads", "stretch", "stretch_crop", "crop_stretch", "none")
 NORMS = (
     "EQUAL",
     "MINUSMEAN_DIVSTD",

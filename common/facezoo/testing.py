@@ -109,7 +109,7 @@ def tiny_scrfd(
             bias = np.full(output.channels, -3.0)
         return kernel, bias
 
-    return _write_heads(Path(path), card, input_hw, weights_of)
+    return _write_heads(path, card, input_hw, weights_of)
 
 
 def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
@@ -141,7 +141,7 @@ def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
             return kernel + 1.0 / kernel[0].size, np.linspace(0.0, 0.1, output.channels)
         return kernel, offsets[output.name].ravel()
 
-    return _write_heads(Path(path), card, card.preprocess.input_hw, weights_of)
+    return _write_heads(path, card, card.preprocess.input_hw, weights_of)
 
 
 def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
@@ -161,7 +161,7 @@ def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
     Path
         The file.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     card = find_card(card_id)
     (output,), (height, width) = card.outputs, card.preprocess.input_hw
@@ -179,16 +179,8 @@ def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
         helper.make_node("Reshape", ["cells", "shape"], ["row"]),
         helper.make_node("MatMul", ["row", "weight"], [output.name]),
     ]
-    shapes = ((card.input_name, 3, height, width), (output.name, output.channels))
-    image, embedding = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-        for name, *shape in shapes
-    )
-    graph = helper.make_graph(nodes, "tiny_magface", [image], [embedding], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
-    helper.set_model_props(model, Contract.from_card(card).to_metadata())
-    write_bytes(Path(path), model.SerializeToString())
-    return Path(path)
+    outputs = {output.name: (output.channels,)}
+    return _write_graph(path, Contract.from_card(card), nodes, weights, outputs)
 
 
 def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
@@ -209,7 +201,7 @@ def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
     Path
         The file.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     card = find_card(card_id)
     kernel = np.zeros((1, 3, 1, 2), np.float32)
@@ -219,18 +211,8 @@ def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
         helper.make_node("Abs", ["differences"], ["sizes"]),
         helper.make_node("ReduceMean", ["sizes"], ["quality"], axes=[2, 3], keepdims=0),
     ]
-    shape = ["batch", 3, *card.preprocess.input_hw]
-    graph = helper.make_graph(
-        nodes,
-        "tiny_sdd_fiqa",
-        [helper.make_tensor_value_info(card.input_name, TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("quality", TensorProto.FLOAT, ["batch", 1])],
-        [numpy_helper.from_array(kernel, "kernel")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
-    helper.set_model_props(model, Contract.from_card(card).to_metadata())
-    write_bytes(Path(path), model.SerializeToString())
-    return Path(path)
+    weights = [numpy_helper.from_array(kernel, "kernel")]
+    return _write_graph(path, Contract.from_card(card), nodes, weights, {"quality": (1,)})
 
 
 def _write_heads(
@@ -240,9 +222,9 @@ def _write_heads(
     weights_of: Callable[[OutputSpec], Weights],
 ) -> Path:
     """Write a graph of one convolution a head, kernel and stride as large as a cell."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
-    nodes, weights, outputs = [], [], []
+    nodes, weights, outputs = [], [], {}
     for output in card.outputs:
         stride = output.stride
         for suffix, array in zip(("weight", "bias"), weights_of(output)):
@@ -251,13 +233,28 @@ def _write_heads(
             )
         inputs = [card.input_name, f"{output.name}.weight", f"{output.name}.bias"]
         nodes.append(helper.make_node("Conv", inputs, [output.name], strides=[stride, stride]))
-        shape = ["batch", output.channels, input_hw[0] // stride, input_hw[1] // stride]
-        outputs.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
-    image = helper.make_tensor_value_info(
-        card.input_name, TensorProto.FLOAT, ["batch", 3, *input_hw]
+        outputs[output.name] = (output.channels, input_hw[0] // stride, input_hw[1] // stride)
+    contract = Contract.from_card(card, input_hw=input_hw)
+    return _write_graph(path, contract, nodes, weights, outputs)
+
+
+def _write_graph(
+    path: Path,
+    contract: Contract,
+    nodes: Sequence[Any],
+    weights: Sequence[Any],
+    outputs: Mapping[str, Tuple[int, ...]],
+) -> Path:
+    """Write nodes as a self-describing graph; outputs are names to shapes without the batch."""
+    from onnx import TensorProto, helper
+
+    shapes = {contract.input_name: (3, *contract.preprocess.input_hw), **outputs}
+    image, *found = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in shapes.items()
     )
-    graph = helper.make_graph(nodes, f"tiny_{card.model}", [image], outputs, weights)
+    graph = helper.make_graph(nodes, f"tiny_{contract.model}", [image], found, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
-    helper.set_model_props(model, Contract.from_card(card, input_hw=input_hw).to_metadata())
-    write_bytes(path, model.SerializeToString())
-    return path
+    helper.set_model_props(model, contract.to_metadata())
+    write_bytes(Path(path), model.SerializeToString())
+    return Path(path)

@@ -75,7 +75,6 @@ def test_feeds_are_the_files_in_order_every_time_anew(pictures):
         levels = [int(feeds["x"].max()) for feeds in data]
         assert levels == [int(Path(name).stem) for name in data.names]
     assert [path.name for path in data.first(2).paths] == list(data.names[:2])
-    assert data.holds_pictures
 
 
 def test_folders_below_are_searched_and_hidden_files_left(pictures):
@@ -256,7 +255,6 @@ def test_an_npz_without_operations_holds_the_feeds(photo):
         load("[]")
     data = open_calibration(config_of(ops="[]", suffix="npz"))
     assert data.names == ("a.npz", "b.npz")
-    assert not data.holds_pictures
 
 
 def test_an_npz_with_operations_holds_a_picture(photo):

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from facezoo.errors import BackendRunError, ImageError, InputError
-from facezoo.vacc.workers import Last, Team, map_in_processes
+from facezoo.vacc.workers import Last, Team, map_in_processes, name_exit
 
 
 def double(number, slow=0.0, bad=None, lost=None):
@@ -62,6 +62,11 @@ def test_a_lost_process_is_named_with_the_reason():
     assert "was lost: signal 9, SIGKILL, perhaps for want of memory" in str(caught.value)
     with pytest.raises(BackendRunError, match="was lost: exit code 1"):
         list(map_in_processes(crash, range(2), 1))
+
+
+def test_every_way_to_end_has_words():
+    assert name_exit(3) == "exit code 3" and name_exit(-15) == "signal 15, SIGTERM"
+    assert name_exit(-(signal.SIGRTMIN + 1)) == f"signal {signal.SIGRTMIN + 1}"
 
 
 def nap(connection, seconds):

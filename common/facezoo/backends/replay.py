@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ..card import Preprocess
 from ..contract import Contract
 from ..errors import BackendRunError
 from ..image.resize import placement_of
@@ -24,24 +23,16 @@ class ReplayBackend(Backend):
     records
         Output name to array (1, ...), one mapping a picture.
     contract
-        Of the model that was recorded.
-    preprocess
-        How the pictures were placed when the outputs were recorded; the contract's if None.
+        Of the model that was recorded, with the pre-processing that was done.
     """
 
     name = "replay"
     version = "1"
     device = "recorded"
 
-    def __init__(
-        self,
-        records: Iterable[Mapping[str, np.ndarray]],
-        contract: Contract,
-        preprocess: Optional[Preprocess] = None,
-    ) -> None:
+    def __init__(self, records: Iterable[Mapping[str, np.ndarray]], contract: Contract) -> None:
         self._records = iter(records)
         self.contract = contract
-        self._preprocess = preprocess or contract.preprocess
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
         """Take the next record for each picture."""
@@ -55,7 +46,7 @@ class ReplayBackend(Backend):
             name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]
         }
         placements = tuple(
-            placement_of((image.shape[0], image.shape[1]), self._preprocess) for image in images_rgb
+            placement_of((image.shape[0], image.shape[1]), self.preprocess) for image in images_rgb
         )
         return RawOutputs(arrays, placements)
 

@@ -68,11 +68,6 @@ class CalibrationSet:
         """The files, in the order of ``names``."""
         return [self.folder / name for name in self.names]
 
-    @property
-    def holds_pictures(self) -> bool:
-        """Whether the files are pictures rather than arrays."""
-        return not self.names[0].endswith(".npz")
-
     def first(self, count: int) -> CalibrationSet:
         """Return a part of at most ``count`` files."""
         return dataclasses.replace(self, names=self.names[:count], sha256=self.sha256[:count])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-import signal
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +35,7 @@ from .compiler import compile_model
 from .tool_questions import VAMP_QUESTIONS, VampSetup, ask_vamc, run_tool
 from .toolchain import describe_toolchain, find_tool
 from .vdsp import VdspOperation, normalisation_table, render_vdsp
+from .workers import name_exit
 
 __all__ = [
     "SCHEMA",
@@ -127,7 +127,7 @@ def isolated(function: Callable[..., Any], *arguments: Any, seconds: float) -> A
         message = ours.recv()
     except EOFError:
         process.join(5)
-        raise BackendRunError(f"the process died with {_name_exit(process.exitcode)}") from None
+        raise BackendRunError(f"the process died with {name_exit(process.exitcode)}") from None
     finally:
         process.kill()
         process.join()
@@ -144,12 +144,6 @@ def _report_to(connection: Connection, function: Callable[..., Any], arguments: 
         connection.send(error)
     except Exception as error:  # The runtime's own classes may not be there to unpickle.
         connection.send(BackendRunError(f"{type(error).__name__}: {error}"))
-
-
-def _name_exit(code: Any) -> str:
-    if isinstance(code, int) and code < 0:
-        return f"signal {-code}, {signal.Signals(-code).name}"
-    return f"exit code {code}"
 
 
 # Recipes -----------------------------------------------------------------------------------------

@@ -197,8 +197,7 @@ def _outputs(setup: VampSetup) -> Answer:
 def _order(setup: VampSetup) -> Answer:
     """Pictures grow brighter by line; alone, each gives what it should have given in the list."""
     ran, output = _list(setup, "ordered")
-    alone, single = _list(setup, "one", count=1)
-    del alone
+    _, single = _list(setup, "one", count=1)
     paths = sorted(output.glob("*.npz"))
     first = [_numbers(path) for path in [*single.glob("*.npz"), *paths]]
     if len(first) != SEVERAL + 1:

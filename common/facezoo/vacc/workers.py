@@ -28,7 +28,7 @@ from typing import (
 
 from ..errors import BackendRunError, FaceZooError
 
-__all__ = ["Last", "Team", "map_in_processes"]
+__all__ = ["Last", "Team", "map_in_processes", "name_exit"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -106,13 +106,19 @@ class Worker:
     def lost(self) -> BackendRunError:
         """Say which process was lost, and how it ended."""
         self.process.join(5)
-        code = self.process.exitcode
-        reason = f"exit code {code}"
-        if code is not None and code < 0:
-            reason = f"signal {-code}, {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
+        reason = name_exit(self.process.exitcode)
+        if self.process.exitcode == -signal.SIGKILL:
             reason += ", perhaps for want of memory"
         return BackendRunError(f"{self.label} (pid {self.process.pid}) was lost: {reason}")
+
+
+def name_exit(code: Optional[int]) -> str:
+    """Say how a process ended, as ``multiprocessing`` notes it."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    # Not every signal has a name: most of the real-time ones have none.
+    names = {one.value: f", {one.name}" for one in signal.Signals}
+    return f"signal {-code}{names.get(-code, '')}"
 
 
 class Team:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import facezoo
-import numpy as np
 from facezoo.cli import options
 from facezoo.errors import ImageError
 from facezoo.image.align import align_face
@@ -36,8 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def chosen(faces, keep):
-    sides = faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]
-    return range(len(faces)) if keep == "all" else [int(np.argmax(sides.prod(axis=1)))]
+    return range(len(faces)) if keep == "all" or not len(faces) else [faces.largest()]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     name_of, stem_of = dict(zip(paths, names)), names_with_suffix(names, "")
 
     def cut(path, image, faces):
-        for index in chosen(faces, args.keep) if len(faces) else ():
+        for index in chosen(faces, args.keep):
             number = f"_{index}" if args.keep == "all" else ""
             target = args.save_dir / "aligned" / f"{stem_of[name_of[path]]}{number}.png"
             write_image_rgb(target, align_face(image, faces.landmarks_xy[index], args.size))
