@@ -8,71 +8,22 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import facezoo
 import pytest
-from facezoo import weights
 from facezoo.errors import WeightsError
-from facezoo.models import find_weights
+from recipe_clone import REPOSITORY, clone, fence, home_with, run
 
-REPOSITORY = Path(facezoo.__file__).parent.parent.parent
-RECIPE = REPOSITORY / "face_detection" / "scrfd"
-EXPECTED = RECIPE / "expected"
+RECIPE = "face_detection/scrfd"
+EXPECTED = REPOSITORY / RECIPE / "expected"
 PICTURE = REPOSITORY / "images" / "face_detection" / "scrfd" / "astronaut.jpg"
 FILES = ("scrfd_500m_bnkps", "astronaut")
 DEMO_FILES = (*FILES, "w600k_mbf", "players", "gdp", "yaoming")
 
 
-def fence(heading):
-    """Return the first commands below a heading of the page."""
-    page = (RECIPE / "README.md").read_text(encoding="utf-8")
-    return re.search(rf"^#+ {heading}\n.*?^```bash\n(.*?)^```$", page, re.M | re.S)[1]
-
-
 def steps():
-    return [fence("1 model"), fence("3 compile"), fence("Expected output")]
-
-
-def home_with(folder, names, shared=None):
-    """Fill a home folder with files from the user's own, or from the shared assets."""
-    cache = folder / ".cache" / "facezoo"
-    cache.mkdir(parents=True)
-    for name in names:
-        target = cache / find_weights(name).file
-        asset = Path(shared or "/nowhere") / "assets" / "scrfd" / target.name
-        shutil.copy(asset if asset.is_file() else weights.find(name), target)
-    return folder
-
-
-def clone(folder):
-    """Lay out a recipe with an empty workspace, everything else linked to this repository."""
-    workspace = folder / "face_detection" / "scrfd" / "workspace"
-    workspace.mkdir(parents=True)
-    for name in ("build_in", "source_code"):
-        (workspace.parent / name).symlink_to(RECIPE / name)
-    (folder / "common").symlink_to(REPOSITORY / "common")
-    tools = folder / "bin"
-    tools.mkdir()
-    for name, module in (("python", ""), ("facezoo", "-m facezoo.cli.main ")):
-        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
-        (tools / name).chmod(0o755)
-    return workspace
-
-
-def run(text, workspace, home):
-    """Run shell commands as a user would who has installed facezoo; return what they print."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEZOO_")}
-    environment["PATH"] = f"{workspace.parents[2] / 'bin'}{os.pathsep}{environment['PATH']}"
-    environment.update(HOME=str(home), FACEZOO_OFFLINE="1", OMP_NUM_THREADS="1")
-    done = subprocess.run(
-        ["bash", "-e", "-c", text], cwd=workspace, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.replace(f"{workspace.resolve()}/", "").replace(str(home), "~")
+    return [fence(RECIPE, heading) for heading in ("1 model", "3 compile", "Expected output")]
 
 
 def masked(text):
@@ -116,7 +67,7 @@ def home(tmp_path):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_the_page_prints_and_writes_what_it_says(tmp_path, home):
-    workspace = clone(tmp_path / "clone")
+    workspace = clone(RECIPE, tmp_path / "clone")
     said = "".join(run(text, workspace, home) for text in steps())
     assert masked(said) == masked(read("console.txt"))
     assert run("facezoo info onnx/scrfd_500m_bnkps.onnx", workspace, home) == read("info.txt")
@@ -134,7 +85,7 @@ def test_the_demonstration_prints_what_the_first_page_says(tmp_path):
         home = home_with(tmp_path / "home", DEMO_FILES, os.environ.get("FACEZOO_SHARED"))
     except WeightsError as error:
         pytest.skip(str(error))
-    said = run("facezoo demo --to .demo", clone(tmp_path / "clone"), home)
+    said = run("facezoo demo --to .demo", clone(RECIPE, tmp_path / "clone"), home)
     assert masked_demo(said) == masked_demo(read("demo.txt"))
 
 
@@ -163,7 +114,7 @@ def test_differences_are_noticed():
 def record():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        workspace, home = clone(folder / "clone"), home_with(folder / "home", DEMO_FILES)
+        workspace, home = clone(RECIPE, folder / "clone"), home_with(folder / "home", DEMO_FILES)
         EXPECTED.mkdir(exist_ok=True)
         console = "".join(run(text, workspace, home) for text in steps())
         info = run("facezoo info onnx/scrfd_500m_bnkps.onnx", workspace, home)
