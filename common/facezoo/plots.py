@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import BackendUnavailable, InputError
 from .image.degrade import DEGRADATIONS
+from .image.files import write_bytes
 from .metrics.detection import DetectionReport
 from .metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
 from .metrics.quality import DiscardCurve
@@ -73,9 +74,8 @@ def plot_precision_recall(report: DetectionReport, path: Path) -> None:
         xlim=(0, 1),
         ylim=(0, 1.01),
     )
-    axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="lower left")
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -114,9 +114,8 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
         xlim=(0, 100 * FAILURE_THRESHOLD),
         ylim=(0, 101),
     )
-    axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="lower right")
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
@@ -144,9 +143,8 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         ylabel="variance of the outputs that is lost, %",
         xlim=(-1, len(errors)),
     )
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
-    _save(figure, path)
+    _finish(figure, path, grid="y")
 
 
 def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
@@ -190,9 +188,8 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
         # As much of the axis as the curves need: good ones differ near 1 only.
         ylim=(max(0.0, 1.0 - 1.5 * (1.0 - bottom) - 0.01), 1.0 + 0.02 * (1.0 - bottom) + 0.001),
     )
-    axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="lower right")
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude") -> None:
@@ -223,8 +220,7 @@ def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude")
         xlabel=f"{name}; higher is better",
         ylabel="faces",
     )
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    _save(figure, path)
+    _finish(figure, path, grid="y")
 
 
 def plot_reject_curves(
@@ -266,9 +262,8 @@ def plot_reject_curves(
         xlim=(0, 100),
     )
     axes.set_ylim(bottom=0)
-    axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="best")
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
@@ -297,8 +292,7 @@ def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
         ylabel="cosine with the direction of the face's person",
         ylim=(-1, 1),
     )
-    axes.grid(color="#DDDDDD", linewidth=0.6)
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -323,9 +317,8 @@ def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
         steps = range(1, len(losses) + 1)
         axes.plot(steps, losses, color=colour, linestyle=dashes, linewidth=1, label=name)
     axes.set(title="Loss of the same batches", xlabel="batch", ylabel="loss")
-    axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.legend(loc="upper right")
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path: Path) -> None:
@@ -371,9 +364,8 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
             xlim=(0, 95),
         )
         axes.set_ylim(bottom=0)
-        axes.grid(color="#DDDDDD", linewidth=0.6)
         axes.legend(title="area over random discard's", fontsize=8, title_fontsize=8)
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
@@ -401,9 +393,8 @@ def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
         axes.plot(response.levels, middle, color=colour, marker="o", markersize=3)
         axes.set(title=kind, xlabel=DEGRADATIONS[kind])
         axes.xaxis.label.set_size(8)
-        axes.grid(color="#DDDDDD", linewidth=0.6)
     panels[0].set_ylabel("quality: median and quartiles")
-    _save(figure, path)
+    _finish(figure, path)
 
 
 def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any, Any]:
@@ -413,8 +404,8 @@ def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any,
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BackendUnavailable(
-            "plots need matplotlib, which is not installed; install the extra 'plot': "
-            "pip install -e '.[plot]'"
+            "plots need the package matplotlib, which is not here; install it with: "
+            'pip install "facezoo[plot]"'
         ) from error
     figure = Figure(figsize=size_inches, layout="constrained")
     FigureCanvasAgg(figure)
@@ -428,18 +419,16 @@ def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any,
     return figure, [first, *others]
 
 
-def _save(figure: Any, path: Path) -> None:
+def _finish(figure: Any, path: Path, grid: str = "both") -> None:
+    """Lay a light grid under every panel, along one axis or both, and write the file."""
+    for axes in figure.axes:
+        axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
     kinds = figure.canvas.get_supported_filetypes()
     kind = path.suffix[1:].lower()
     if kind not in kinds:
         raise InputError(
             f"{str(path)!r} has no suffix of a picture; expected one such as .png, .svg or .pdf"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=kind, dpi=150)
-        temporary.replace(path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+    picture = io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=150)
+    write_bytes(path, picture.getvalue())
