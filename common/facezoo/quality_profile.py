@@ -6,14 +6,17 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Tuple
 
 import numpy as np
 
 from . import __version__
 from .errors import UNREADABLE, InputError
 from .image.files import write_bytes
-from .quality import FacePairs
+
+if TYPE_CHECKING:
+    # Not at run time, since reading a profile needs nothing of what this brings along.
+    from .quality import FacePairs
 
 __all__ = [
     "DROPS",

@@ -85,22 +85,19 @@ def open_backend(
         if value != usual and engine != its:
             _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
     if engine == "vsx":
-        from .vsx import VsxBackend, contract_from_cards, read_shapes
+        from .vsx import VsxBackend
 
         if artifact is None or not artifact.has_vendor_files:
             raise InputError(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
                 "of what the vendor's vamc has compiled, or take --engine ort"
             )
-        if artifact.model is not None:
-            contract = read_contract(artifact.model)
-        else:
-            shapes = read_shapes(artifact.prefix, device_id)
-            contract = contract_from_cards(cards, shapes, artifact.prefix)
+        contract = _contract_on_card(artifact, cards, device_id)
+        wanted = _wanted(contract, preprocess, vdsp)
         return VsxBackend(
             artifact.prefix,
             contract,
-            _wanted(contract, preprocess, vdsp),
+            wanted,
             vdsp=vdsp,
             device_id=device_id,
             batch=batch,
@@ -149,6 +146,15 @@ def _ask_card(device_id: int) -> Tuple[str, str]:
     except BackendError as error:
         return "ort", str(error)
     return "vsx", f"die {device_id} of the card answers, and the vendor's three files are there"
+
+
+def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
+    """Read what our file beside the vendor's promises; of theirs alone the shapes must decide."""
+    from .vsx import contract_from_cards, read_shapes
+
+    if artifact.model is not None:
+        return read_contract(artifact.model)
+    return contract_from_cards(cards, read_shapes(artifact.prefix, device_id), artifact.prefix)
 
 
 def _wanted(

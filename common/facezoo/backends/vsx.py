@@ -45,7 +45,7 @@ from ..errors import BackendRunError, BackendUnavailable, ConfigError, FaceZooEr
 from ..image.resize import placement_of
 from ..results import RawOutputs
 from ..vacc.artifact import VENDOR_SUFFIXES
-from ..vacc.vdsp import render_vdsp
+from ..vacc.vdsp import check_picture, render_vdsp
 from .base import Backend, Infer, Item, Result, map_in_order, usable_cores
 
 __all__ = [
@@ -387,11 +387,7 @@ class CardStream:
         self._break(f"{self._where}: the stream is closed")
 
     def _as_fed(self, image_rgb: np.ndarray) -> np.ndarray:
-        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
-            raise ConfigError(
-                f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
-                f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
-            )
+        check_picture(image_rgb)
         image = image_rgb[:, :, ::-1] if self._bgr else image_rgb
         return np.ascontiguousarray(image.transpose(2, 0, 1) if self._planar else image)
 

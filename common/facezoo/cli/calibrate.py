@@ -36,7 +36,7 @@ from ..quality_profile import (
     write_profile,
 )
 from ..recognition import resolve_names
-from ..results import Embedding
+from ..results import Embedding, FaceDetections
 from ..runs import fingerprint_files
 from ..similarity_profile import (
     SimilarityProfile,
@@ -292,6 +292,23 @@ def _add_looks(kinds: Any, parser: argparse.ArgumentParser) -> None:
     looks.set_defaults(calibrate=_calibrate_looks)
 
 
+def _made_worse(
+    embedder: Any, image: np.ndarray, faces: FaceDetections
+) -> Tuple[np.ndarray, List[Tuple[str, float, np.ndarray]]]:
+    """Embed a photo's largest face, and after each step of each look what has become of it."""
+    best = faces.largest()
+    box, points = faces.boxes_xyxy[best].tolist(), faces.landmarks_xy[best]
+    crop = align_face(image, points)
+    vector = embedder(crop).vector
+    # The first of each look is the face as it is, which needs no second time.
+    known = {crop.tobytes(): vector}
+    trials = []
+    for look, value, worse in worsened(image, box, points):
+        found = known.get(worse.tobytes())
+        trials.append((look, value, embedder(worse).vector if found is None else found))
+    return vector, trials
+
+
 def _calibrate_looks(args: argparse.Namespace) -> int:
     runtime = runtime_of(args)
     paths = find_images(args.identities)
@@ -309,17 +326,10 @@ def _calibrate_looks(args: argparse.Namespace) -> int:
             if isinstance(faces, ImageError):
                 _log.warning("refused: %s", faces)
                 continue
-            best = faces.largest()
-            image, points = read_image_rgb(path), faces.landmarks_xy[best]
-            crop = align_face(image, points)
-            vectors.append(embedder(crop).vector)
+            vector, worse_ones = _made_worse(embedder, read_image_rgb(path), faces)
+            trials += [(len(vectors), *worse) for worse in worse_ones]
+            vectors.append(vector)
             people.append(name.rpartition("/")[0])
-            # The first of each look is the face as it is, which needs no second time.
-            known = {crop.tobytes(): vectors[-1]}
-            for look, value, worse in worsened(image, faces.boxes_xyxy[best].tolist(), points):
-                vector = known.get(worse.tobytes())
-                vector = embedder(worse).vector if vector is None else vector
-                trials.append((len(vectors) - 1, look, value, vector))
         settings = {
             "identities": args.identities.name,
             "people": len(set(people)),

@@ -26,6 +26,7 @@ from ..results import Placement
 __all__ = [
     "VdspOperation",
     "affine_normalisation",
+    "check_picture",
     "describe_differences",
     "normalisation_table",
     "read_vdsp",
@@ -113,6 +114,15 @@ def affine_normalisation(table: np.ndarray) -> Optional[Tuple[float, float]]:
     return (float(scale), float(shift)) if np.array_equal(table, [computed] * 3) else None
 
 
+def check_picture(image_rgb: np.ndarray) -> None:
+    """Refuse what is no picture (H, W, 3), uint8; ConfigError says what it is instead."""
+    if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
+        raise ConfigError(
+            f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
+            f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
+        )
+
+
 class VdspOperation:
     """One fusion op, ready to run: pictures in, network tensors out.
 
@@ -175,11 +185,7 @@ class VdspOperation:
         placement : Placement
             Where the picture lies in it.
         """
-        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
-            raise ConfigError(
-                f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
-                f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
-            )
+        check_picture(image_rgb)
         # Each thread fits its pictures into a canvas of its own: new memory costs page faults.
         canvas = getattr(self._local, "canvas", None)
         if canvas is None:
