@@ -24,7 +24,7 @@ from typing import (
 
 import numpy as np
 
-from .backends.base import Backend, HostBackend
+from .backends.base import Backend, HostBackend, naming
 from .backends.replay import ReplayBackend
 from .contract import Contract
 from .datasets.widerface import photo_name, predictions_from_faces
@@ -350,7 +350,8 @@ def compare_backends(
                 raise  # Recorded outputs follow each other; one left out would shift the rest.
             refused[str(path)] = str(error)
             continue
-        (raw_a, result_a), (raw_b, result_b) = (run(path, image) for run in runs)
+        with naming(path):
+            (raw_a, result_a), (raw_b, result_b) = (run(path, image) for run in runs)
         for name, drift in drifts.items():
             drift.add(raw_a.arrays[name], raw_b.arrays[name])
         pairs.append(Pair(path, result_a, result_b))

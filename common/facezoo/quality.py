@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from .backends.base import Infer
+from .backends.base import Infer, naming
 from .datasets.image_list import inside
 from .datasets.scores import RESULTS_SCHEMA, QualityScores
 from .errors import UNREADABLE, DatasetError, InputError
@@ -368,10 +368,11 @@ def response_curves(
 
     def one(infer: Infer, path: Path) -> Dict[str, List[float]]:
         image = read_image_rgb(path)
-        return {
-            kind: [score(infer, degrade(image, kind, level)) for level in steps]
-            for kind, steps in levels.items()
-        }
+        with naming(path):
+            return {
+                kind: [score(infer, degrade(image, kind, level)) for level in steps]
+                for kind, steps in levels.items()
+            }
 
     rows = list(model.backend.map(one, paths))
     return {

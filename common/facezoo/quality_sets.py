@@ -244,6 +244,7 @@ def label_pictures(
         seed=seed,
         references=allowed,
         originals=None if copies is None else read_copies(copies, names),
+        names=names,
     )
 
 

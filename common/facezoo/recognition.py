@@ -23,7 +23,7 @@ from typing import (
 
 import numpy as np
 
-from .backends.base import map_in_order, usable_cores
+from .backends.base import call_naming, map_in_order, naming, usable_cores
 from .datasets.face_sets import read_set
 from .datasets.image_list import read_lines
 from .datasets.pairs import (
@@ -321,8 +321,8 @@ def stream_batches(
     for start in range(0, len(paths), size):
         chunk = paths[start : start + size]
         images = list(map_in_order(read, chunk, usable_cores()))
-        readable = [image for image in images if isinstance(image, np.ndarray)]
-        found = iter(model.batch(readable) if readable else [])
+        readable = [pair for pair in zip(images, chunk) if isinstance(pair[0], np.ndarray)]
+        found = iter(call_naming(model.batch, *zip(*readable)) if readable else [])
         for path, image in zip(chunk, images):
             yield path, image if isinstance(image, ImageError) else next(found)
 
@@ -629,8 +629,10 @@ def evaluate_encoded(
     encoded = read_bin(path)
 
     def one(infer: Any, index: int) -> np.ndarray:
-        image = decode_image_rgb(encoded.images[index], f"{Path(path).name}: picture {index}")
-        return model.embed(infer, image).vector
+        name = f"{Path(path).name}: picture {index}"
+        image = decode_image_rgb(encoded.images[index], name)
+        with naming(name):
+            return model.embed(infer, image).vector
 
     found = model.backend.map(one, range(len(encoded.images)))
     vectors = np.array(list(progress(found, len(encoded.images))), np.float64)

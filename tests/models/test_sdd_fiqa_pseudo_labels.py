@@ -160,8 +160,14 @@ def test_blurred_copies_get_lower_labels_against_sharp_references(rng):
         ({"references": np.arange(60) == 59}, "picture 0 has no partner of the same person"),
         ({"identities": np.arange(3)}, r"got \(60, 32\), \(3,\) and \(60,\)"),
         ({"references": np.ones(3, bool)}, r"and \(3,\)"),
-        ({"embeddings": np.zeros((60, 32))}, r"embedding 0 is all zero or not finite \(60 such\)"),
-        ({"embeddings": np.full((60, 32), np.nan)}, "embedding 0 is all zero or not finite"),
+        (
+            {"embeddings": np.zeros((60, 32))},
+            r"embedding of picture 0 is all zero or not finite \(60 such\)",
+        ),
+        (
+            {"embeddings": np.full((60, 32), np.nan)},
+            "embedding of picture 0 is all zero or not finite",
+        ),
         ({"embeddings": np.ones((60, 32))}, "all pictures are equally far"),
         ({"embeddings": np.ones((0, 32)), "identities": np.ones(0)}, r"got \(0, 32\)"),
         ({"pairs": 0}, "must be at least 1"),

@@ -14,6 +14,8 @@ from facezoo.models import CARDS
 from facezoo.models.sdd_fiqa.pseudo_labels import pseudo_labels
 from facezoo.models.sdd_fiqa.settings import TrainSettings
 from facezoo.quality_sets import (
+    Embeddings,
+    label_pictures,
     open_recognizer,
     read_copies,
     read_embeddings,
@@ -222,3 +224,13 @@ def test_a_broken_picture_is_left_out(script, people, tmp_path):
     assert len((tmp_path / "set" / "faces.txt").read_text().splitlines()) == 6
     entries = json.loads((tmp_path / "set" / "faces.json").read_text())["images"]
     assert "error" in entries[1]
+
+
+def test_pictures_that_cannot_be_labelled_are_named():
+    found = Embeddings(("a/1.png", "b/1.png", "b/2.png"), np.ones((3, 4), np.float32))
+    chosen = {"pairs": None, "rounds": 1, "seed": 0}
+    with pytest.raises(InputError, match=r"'a/1\.png' has no partner of the same person"):
+        label_pictures(found, **chosen)
+    found.vectors[2] = 0.0
+    with pytest.raises(InputError, match=r"the embedding of 'b/2\.png' is all zero"):
+        label_pictures(found, **chosen)

@@ -19,6 +19,7 @@ from facezoo.cli import bench, vamp
 from facezoo.cli.main import build_parser, main
 from facezoo.contract import read_contract
 from facezoo.errors import BackendRunError, InputError
+from facezoo.results import RawOutputs
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc import profiler
 from facezoo.vacc.npz import write_npz
@@ -353,6 +354,7 @@ class Slow:
     def run_tensor(self, tensor, placements):
         self.calls.append(len(tensor))
         time.sleep(self.INFER)
+        return RawOutputs({}, ())
 
     def settings(self):
         return {}

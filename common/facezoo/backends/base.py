@@ -34,6 +34,7 @@ from typing import (
     Tuple,
     Type,
     TypeVar,
+    Union,
 )
 
 import cv2
@@ -49,6 +50,7 @@ __all__ = [
     "Backend",
     "HostBackend",
     "Infer",
+    "call_naming",
     "describe_machine",
     "first_line",
     "map_in_order",
@@ -59,6 +61,9 @@ __all__ = [
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Infer = Callable[[np.ndarray], RawOutputs]
+
+# What a network may raise while it runs, and its decoder after it.
+_OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
 
 
 def usable_cores() -> int:
@@ -112,12 +117,44 @@ def map_in_order(
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of a network say with which picture it came."""
+def naming(*pictures: Union[str, Path]) -> Iterator[None]:
+    """Let an error of a network say with which picture, or pictures of one call, it came."""
     try:
         yield
-    except (BackendRunError, DecodeError, GraphError) as error:
-        raise type(error)(f"{str(path)!r}: {error}") from error
+    except _OF_A_NETWORK as error:
+        names = ", ".join(repr(str(picture)) for picture in pictures)
+        raise type(error)(f"{names}: {error}") from error
+
+
+def call_naming(
+    call: Callable[[Sequence[np.ndarray]], Result],
+    images_rgb: Sequence[np.ndarray],
+    pictures: Sequence[Union[str, Path]],
+) -> Result:
+    """Run a network once on several pictures, and name the one that it fails on.
+
+    Parameters
+    ----------
+    call
+        Takes the pictures. After a failure it gets them one by one, to find the one to name.
+    images_rgb
+        The pictures, each (H, W, 3), uint8, RGB.
+    pictures
+        What errors call them.
+
+    Raises
+    ------
+    BackendRunError, DecodeError, GraphError
+        If the network fails; names the first picture that it fails on alone, else all.
+    """
+    try:
+        return call(images_rgb)
+    except _OF_A_NETWORK:
+        for image, picture in zip(images_rgb, pictures) if len(images_rgb) > 1 else ():
+            with naming(picture):
+                call([image])
+        with naming(*pictures):
+            raise
 
 
 @contextmanager

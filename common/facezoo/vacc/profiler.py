@@ -35,10 +35,10 @@ from typing import (
 import numpy as np
 
 from ..backends import open_backend
-from ..backends.base import Backend, map_in_order, usable_cores
+from ..backends.base import Backend, call_naming, map_in_order, usable_cores
 from ..card import ModelCard
 from ..contract import Contract
-from ..errors import InputError
+from ..errors import DecodeError, InputError
 from ..results import RawOutputs
 from .npz import read_input, write_npz
 from .workers import Last, Team
@@ -231,6 +231,7 @@ class _Instances:
             rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(job.batch)
         ]
         self.dtype = _output_dtype(job, self.first)
+        self.shapes: Dict[str, Tuple[int, ...]] = {}
 
     def facts(self) -> Facts:
         contract = self.first.contract
@@ -245,8 +246,8 @@ class _Instances:
         """Let every instance allocate what it needs, for a full batch where speed is measured."""
         pictures = self.pictures if isinstance(work, Synthetic) else self.pictures[:1]
         count = len(self.backends)
-        for _ in map_in_order(self._call, [pictures] * count, count):
-            pass
+        for _, raw in map_in_order(self._call, [pictures] * count, count):
+            self.shapes = {name: array.shape[1:] for name, array in raw.arrays.items()}
 
     def run(self, work: _Work) -> Iterator[Batch]:
         """Do a process's share of the work; lines in order."""
@@ -275,11 +276,26 @@ class _Instances:
 
     def _run_lines(self, lines: Sequence[Line]) -> Batch:
         began = time.perf_counter_ns()
-        times, raw = self._call([read_input(line.npz, line.sha256) for line in lines])
+        pictures = [read_input(line.npz, line.sha256) for line in lines]
+        times, raw = call_naming(self._checked_call, pictures, [line.npz for line in lines])
         outputs = tuple(
             (line.output.name, self._write(line.output, raw, row)) for row, line in enumerate(lines)
         )
         return Batch(len(lines), began, time.perf_counter_ns(), *times, outputs=outputs)
+
+    def _checked_call(
+        self, pictures: Sequence[np.ndarray]
+    ) -> Tuple[Tuple[int, int, int, int], RawOutputs]:
+        times, raw = self._call(pictures)
+        for name, array in raw.arrays.items():
+            if array.shape[1:] != self.shapes[name]:
+                raise DecodeError(
+                    f"output {name!r} has shape {array.shape[1:]} a picture, {self.shapes[name]} "
+                    "before; export the model again"
+                )
+            if np.isnan(array).any():
+                raise DecodeError(f"output {name!r} holds NaN; check the weights and the input")
+        return times, raw
 
     def _call(self, pictures: Sequence[np.ndarray]) -> Tuple[Tuple[int, int, int, int], RawOutputs]:
         """Run an instance; return latency, pre, infer and post in ns, and the outputs."""

@@ -7,7 +7,7 @@ is the Wasserstein distance between the similarities to the former and to the la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Callable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ SCALE = 100.0  # source: same file, norm_labels
 
 # Similarities held at a time, 8 bytes each; with all pairs some ten times as much is needed.
 BLOCK = 1 << 23
+
+_Name = Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def pseudo_labels(
     seed: int = 0,
     references: Optional[np.ndarray] = None,
     originals: Optional[np.ndarray] = None,
+    names: Optional[Sequence[str]] = None,
 ) -> PseudoLabels:
     """Label pictures by the distance between their genuine and impostor similarities.
 
@@ -74,6 +77,8 @@ def pseudo_labels(
         Shape (N,), int: index of the picture that each was made from, its own where it is no copy;
         needs ``references`` without copies. A picture is then no partner of its copies, which
         resemble it for no merit of theirs, as it is none of itself.
+    names
+        Shape (N,), what errors call the pictures; their indices if None.
 
     Returns
     -------
@@ -97,8 +102,11 @@ def pseudo_labels(
             "pairs and rounds must be at least 1 and the seed at least 0, got "
             f"{pairs}, {rounds} and {seed}"
         )
-    unit, people, allowed = _check(embeddings, identities, references)
-    gallery = _Gallery(unit, people, allowed, _check_originals(originals, people, allowed))
+    name: _Name = "picture {}".format if names is None else lambda index: repr(names[index])
+    unit, people, allowed = _check(embeddings, identities, references, name)
+    own = _check_originals(originals, people, allowed, name)
+    gallery = _Gallery(unit, people, allowed, own)
+    gallery.check_partners(name)
     rounds = 1 if pairs is None else rounds
     distances = np.empty((rounds, len(gallery.unit)))
     for block, rows in enumerate(gallery.blocks()):
@@ -117,7 +125,10 @@ def pseudo_labels(
 
 
 def _check(
-    embeddings: np.ndarray, identities: np.ndarray, references: Optional[np.ndarray]
+    embeddings: np.ndarray,
+    identities: np.ndarray,
+    references: Optional[np.ndarray],
+    name: _Name,
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     unit = np.array(embeddings, dtype=np.float64)
     identities = np.asarray(identities)
@@ -131,7 +142,8 @@ def _check(
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0.0)))
     if len(bad):
         raise InputError(
-            f"embedding {bad[0]} is all zero or not finite ({len(bad)} such); extract them again"
+            f"the embedding of {name(bad[0])} is all zero or not finite ({len(bad)} such); extract "
+            "them again"
         )
     _, people = np.unique(identities, return_inverse=True)
     unit /= lengths[:, None]
@@ -139,7 +151,7 @@ def _check(
 
 
 def _check_originals(
-    originals: Optional[np.ndarray], people: np.ndarray, allowed: np.ndarray
+    originals: Optional[np.ndarray], people: np.ndarray, allowed: np.ndarray, name: _Name
 ) -> np.ndarray:
     """Return the index of the one picture that each may not have for a partner."""
     itself = np.arange(len(people))
@@ -151,8 +163,8 @@ def _check_originals(
     bad = np.flatnonzero((originals != itself) & (allowed | (people[originals] != people)))
     if len(bad):
         raise InputError(
-            f"picture {bad[0]} is a copy of picture {originals[bad[0]]} but a reference too, or "
-            f"of another person ({len(bad)} such); give references that are no copies"
+            f"{name(bad[0])} is a copy of {name(originals[bad[0]])} but a reference too, or of "
+            f"another person ({len(bad)} such); give references that are no copies"
         )
     return originals
 
@@ -180,14 +192,14 @@ class _Gallery:
         self.own = columns[originals]
         self.positives = self.size - allowed[originals]
         self.negatives = len(order) - self.size
-        self._check_partners()
 
-    def _check_partners(self) -> None:
+    def check_partners(self, name: _Name) -> None:
+        """Refuse pictures that would be compared with none."""
         for kind, available in (("the same", self.positives), ("another", self.negatives)):
             alone = np.flatnonzero(available < 1)
             if len(alone):
                 raise InputError(
-                    f"picture {alone[0]} has no partner of {kind} person ({len(alone)} such); "
+                    f"{name(alone[0])} has no partner of {kind} person ({len(alone)} such); "
                     "leave such pictures out, or allow more references"
                 )
 

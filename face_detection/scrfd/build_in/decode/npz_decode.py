@@ -9,7 +9,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, usable_cores
+from facezoo.backends.base import map_in_order, naming, usable_cores
 from facezoo.cli import options
 from facezoo.contract import sha256_of
 from facezoo.datasets.widerface import format_widerface
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         if picture.error:
             return ImageError(f"{picture.name!r} {picture.error}")
         raw = outputs.raw_outputs(picture, contract)
-        faces = decode(raw, profile=profile, **contract.decode)[0]
+        with naming(picture.name):
+            faces = decode(raw, profile=profile, **contract.decode)[0]
         text = format_widerface(picture.name, faces)
         write_bytes(args.txt / "txt" / text_of[picture.name], text.encode())
         return faces

@@ -9,7 +9,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, usable_cores
+from facezoo.backends.base import map_in_order, naming, usable_cores
 from facezoo.cli import options
 from facezoo.contract import sha256_of
 from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     def one(picture):
         if picture.error:
             return ImageError(f"{picture.name!r} {picture.error}")
-        return decode(outputs.raw_outputs(picture, contract))[0]
+        with naming(picture.name):
+            return decode(outputs.raw_outputs(picture, contract))[0]
 
     with RunFolder(
         args.save_dir,
