@@ -32,8 +32,8 @@ from typing import (
 )
 
 from . import __version__
-from .errors import UNREADABLE, ImageError, RunFolderError
-from .image.files import write_bytes
+from .errors import UNREADABLE, ImageError, InputError, RunFolderError
+from .image.files import about_file, write_bytes
 
 try:
     import fcntl
@@ -103,6 +103,8 @@ class RunFolder:
     ------
     RunFolderError
         If the folder belongs to another run, holds unknown files, or is in use.
+    InputError
+        If it cannot be made or written.
     """
 
     def __init__(
@@ -134,8 +136,8 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunFolderError(
-                f"{str(self.folder)!r} cannot be made: {error.strerror}"
+            raise InputError(
+                f"{str(self.folder)!r} cannot be made: {error.strerror}; name another folder"
             ) from error
         self._take_lock()
         try:
@@ -161,8 +163,8 @@ class RunFolder:
                 f"{str(self.folder)!r} is in use by another run; wait for it or name another folder"
             ) from error
         except OSError as error:
-            raise RunFolderError(
-                f"{str(self.folder)!r} cannot be written: {error.strerror}"
+            raise InputError(
+                f"{str(self.folder)!r} cannot be written: {error.strerror}; name another folder"
             ) from error
 
     def _release_lock(self) -> None:
@@ -323,11 +325,12 @@ class RunFolder:
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
-        if self._journal is None:
-            self._journal = (self.folder / JOURNAL_FILE).open("ab")
         line = json.dumps(entry, allow_nan=False) + "\n"
-        self._journal.write(line.encode("ascii"))
-        self._journal.flush()
+        with about_file(self.folder / JOURNAL_FILE):
+            if self._journal is None:
+                self._journal = (self.folder / JOURNAL_FILE).open("ab")
+            self._journal.write(line.encode("ascii"))
+            self._journal.flush()
 
     def entries(self) -> Iterator[Dict[str, Any]]:
         """Give what was recorded, item by item."""
@@ -357,13 +360,14 @@ class RunFolder:
         target = self.folder / name
         temporary = self.folder / f".{name}.tmp"
         opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
-        with temporary.open("wb") as file:
-            file.write(opening.encode())
-            with (self.folder / JOURNAL_FILE).open("rb") as journal:
-                for index, line in enumerate(journal):
-                    file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
-            file.write(b"\n]}\n")
-        temporary.replace(target)
+        with about_file(target):
+            with temporary.open("wb") as file:
+                file.write(opening.encode())
+                with (self.folder / JOURNAL_FILE).open("rb") as journal:
+                    for index, line in enumerate(journal):
+                        file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
+                file.write(b"\n]}\n")
+            temporary.replace(target)
         self._results[name] = target.stat().st_size
         return target
 
@@ -387,8 +391,9 @@ class RunFolder:
 
     def _close_journal(self) -> None:
         if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+            journal, self._journal = self._journal, None
+            with about_file(self.folder / JOURNAL_FILE):
+                journal.close()
 
     def __exit__(
         self,
@@ -396,8 +401,10 @@ class RunFolder:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self._close_journal()
-        self._release_lock()
+        try:
+            self._close_journal()
+        finally:
+            self._release_lock()
 
 
 def _is_same_file(opened: IO[str], path: Path) -> bool:

@@ -84,6 +84,8 @@ class Command:
         Whether it needs PyTorch.
     grows
         Patterns of output files that change while it runs, such as a training's state.
+    small
+        Whether no file that it writes has more than 4 KB.
     around
         What is set up while it runs, such as a small network in a large one's place.
     """
@@ -101,6 +103,7 @@ class Command:
     spawns: bool = False
     torch: bool = False
     grows: Tuple[str, ...] = ()
+    small: bool = False
     around: Callable[[], Any] = contextlib.nullcontext
     inputs: Callable[[Path], None] = field(default=lambda folder: None)
 
@@ -400,6 +403,7 @@ COMMANDS = {
             skips=(PHOTO,),
             of_a_folder=(PHOTO,),
             writes=("out",),
+            small=True,
         ),
         Command(
             "image2npz.py",
@@ -430,6 +434,7 @@ COMMANDS = {
             inputs=scrfd,
             needs=("list.txt", "list.txt.manifest.json", "output/output_000003.npz"),
             writes=("decoded",),
+            small=True,
         ),
         Command(
             "vsx_infer.py",
@@ -538,6 +543,7 @@ COMMANDS = {
             skips=(PHOTO,),
             of_a_folder=(PHOTO,),
             writes=("similarity.json",),
+            small=True,
             resumes=False,
         ),
         Command(
@@ -612,6 +618,7 @@ COMMANDS = {
             skips=(PHOTO,),
             of_a_folder=(PHOTO,),
             writes=("out",),
+            small=True,
         ),
         Command(
             "doctor",
@@ -620,6 +627,7 @@ COMMANDS = {
             inputs=one_photo,
             needs=("net.onnx", PHOTO, "mine.npz"),
             writes=("found.json",),
+            small=True,
             resumes=False,
         ),
         Command(
@@ -647,6 +655,7 @@ COMMANDS = {
             needs=("predictions/1--Event/photo_3.txt", "truth/wider_hard_val.mat"),
             of_a_folder=("predictions/1--Event/photo_3.txt",),
             writes=("ap.json", "ap.csv"),
+            small=True,
             resumes=False,
         ),
         Command(
@@ -656,10 +665,16 @@ COMMANDS = {
             inputs=lambda folder: (scrfd(folder), widerface(folder)),
             needs=("net.onnx", PHOTO, "truth/wider_face_val.mat"),
             of_a_folder=(PHOTO,),
-            writes=("ap.json", "run"),
+            writes=("run", "ap.json"),
+            small=True,
         ),
     )
 }
+
+
+# Runners that name their results after pictures.
+OF_EQUAL_NAMES = ("scrfd_vsx.py", "image2npz.py", "vsx_infer.py", "magface_vsx.py")
+OF_EQUAL_NAMES += ("sdd_fiqa_vsx.py", "predict")
 
 
 # Faults ----------------------------------------------------------------------------------------
@@ -729,14 +744,24 @@ def broken_inputs():
 
 
 def render() -> str:
-    """Return the matrix as a table: the exit code that the test of a cell holds a command to."""
-    code = {
-        (command.name, path, fault): "1" if path in command.skips else "2"
-        for command, path, fault in broken_inputs()
+    """Return the matrix as tables: the exit code that the test of a cell holds a command to."""
+    inputs: Dict[Tuple[str, ...], Dict[str, int]] = {}
+    for command, path, fault in broken_inputs():
+        code = 1 if path in command.skips else 2
+        inputs.setdefault((command.name, path), {})[fault] = code
+    outputs = {
+        (command.name, command.writes[0]): answers(command)
+        for command in COMMANDS.values()
+        if command.writes
     }
-    rows = [("command", "file", *FAULTS)]
-    for name, path in dict.fromkeys((name, path) for name, path, _ in code):
-        rows.append((name, path, *(code.get((name, path, fault), "-") for fault in FAULTS)))
+    return f"{table('file read', inputs)}\n{table('file written', outputs)}"
+
+
+def table(title: str, codes: Dict[Tuple[str, ...], Dict[str, int]]) -> str:
+    """Return a row a command and file, and a column a fault."""
+    faults = list(dict.fromkeys(fault for row in codes.values() for fault in row))
+    rows = [("command", title, *faults)]
+    rows += [(*key, *(str(row.get(fault, "-")) for fault in faults)) for key, row in codes.items()]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -774,15 +799,101 @@ def without_roots_powers():
         libc.capset(header, before)
 
 
+# Faults of outputs -------------------------------------------------------------------------------
+
+
+def leave(path: Path, is_file: bool) -> Path:
+    """Make a file, or a folder with one in it; return the file."""
+    file = path if is_file else path / "mine"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    return file
+
+
 @contextlib.contextmanager
-def full_disk(room: int):
+def strangers(path: Path) -> Iterator[None]:
+    """Something that someone else has made is there: a file is replaced, a folder is not."""
+    mine = leave(path, bool(path.suffix))
+    yield
+    if mine != path:
+        assert mine.read_text() == "mine"
+        mine.unlink()
+
+
+@contextlib.contextmanager
+def another_kind(path: Path) -> Iterator[None]:
+    """A folder is in a file's place, a file in a folder's: it is left alone."""
+    mine = leave(path, not path.suffix)
+    yield
+    assert mine.read_text() == "mine"
+    missing(path)
+
+
+@contextlib.contextmanager
+def closed_folder(path: Path) -> Iterator[None]:
+    """The folder that it would be made in may not be written."""
+    path.parent.chmod(0o555)
+    try:
+        with without_roots_powers():
+            yield
+    finally:
+        path.parent.chmod(0o755)
+
+
+@contextlib.contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """It is there, and may not be written; a file may be replaced."""
+    path.touch() if path.suffix else path.mkdir()
+    path.chmod(0o555)
+    try:
+        with without_roots_powers():
+            yield
+    finally:
+        path.chmod(0o755)
+
+
+@contextlib.contextmanager
+def full_disk(room: int) -> Iterator[None]:
     """Let every write beyond so many bytes of a file fail, as on a disk without room."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
-        yield
+        # A test's standard output is a file too.
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+OUTPUT_FAULTS = {
+    "someone else's": strangers,
+    "another kind": another_kind,
+    "closed folder": closed_folder,
+    "read-only": read_only,
+    "full at 700 B": lambda path: full_disk(700),
+    "full at 4 KB": lambda path: full_disk(4096),
+}
+# Of the output folders, one takes files beside others, and one must be empty.
+TAKEN = {"gen_feat.py": 0, "eject": 2}
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 128 + 9}
+
+
+def answers(command: Command) -> Dict[str, int]:
+    """Return a command's exit code for each fault of its output, or of its folder of pictures."""
+    is_file = bool(Path(command.writes[0]).suffix)
+    codes = {
+        "someone else's": TAKEN.get(command.name, 4 if command.resumes else 0),
+        "another kind": 2,
+        "closed folder": 2,
+        "read-only": 0 if is_file else 2,
+        "full at 700 B": 2,
+        "full at 4 KB": 0 if command.small else 2,
+    }
+    if command.name in OF_EQUAL_NAMES:
+        codes["equal names"] = 0
+    if PHOTO in command.of_a_folder:
+        codes["50,000 files"] = 0
+    return {**codes, **SIGNALS}
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from fault_table import (
     COMMANDS,
     FAULTS,
     NAMES,
+    OUTPUT_FAULTS,
     PHOTO,
     TABLE,
+    answers,
     broken_inputs,
-    full_disk,
     render,
     without_roots_powers,
 )
+from limits import bounds
 
 
 def cell(command, *more, marks=()):
@@ -24,7 +26,6 @@ def cell(command, *more, marks=()):
     return pytest.param(command.name, *more, id="-".join([command.name, *more]), marks=marks)
 
 
-WRITING = [cell(command) for command in COMMANDS.values() if command.writes]
 # Commands that read pictures by the name they have.
 OF_PICTURES = [
     cell(command)
@@ -145,54 +146,47 @@ def test_a_broken_input_is_named_and_mending_it_is_enough(start, said, name, pat
     assert command.results() == expected
 
 
-@pytest.mark.parametrize("name", WRITING)
-def test_an_output_that_is_in_the_way_is_left_alone(start, said, name):
-    command, _ = start(name)
-    first = Path(command.writes[0])
-    if first.suffix:
-        first.mkdir()
-        (first / "mine").write_text("kept")
-    else:
-        first.write_text("kept")
-    code = command.run()
-    text = said()
-    assert code in (2, 4), text
-    assert "Traceback" not in text
-    assert first.name in text
-    assert (first / "mine" if first.suffix else first).read_text() == "kept"
+# The others write what they wrote without the fault, which takes as long.
+OFTEN = ("another kind", "closed folder", "full at 700 B")
 
 
-@pytest.mark.parametrize("name", WRITING)
-def test_a_folder_that_may_not_be_written_is_named(start, said, name):
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        cell(command, fault, marks=[] if fault in OFTEN else [pytest.mark.long])
+        for command in COMMANDS.values()
+        for fault in OUTPUT_FAULTS
+        if command.writes
+    ],
+)
+def test_an_output_that_cannot_be_written_is_named_and_mending_it_is_enough(
+    start, said, name, fault
+):
     command, expected = start(name)
-    Path().chmod(0o555)
-    try:
-        with without_roots_powers():
-            code = command.run()
-    finally:
-        Path().chmod(0o755)
-    text = said()
-    assert code in (2, 4), text
+    with OUTPUT_FAULTS[fault](Path(command.writes[0])):
+        code = command.run()
+        text = said()
+    assert code == answers(command)[fault], text
     assert "Traceback" not in text
-    assert any(Path(path).name in text for path in command.writes), text
     check_nothing_half_written(command.results(), expected)
-    assert command.run() == 0
+    if code != 0:
+        # Where ONNX Runtime writes for us, it does not say what.
+        assert any(Path(path).name in text for path in command.writes) or "ONNX" in text, text
+        assert command.run() == 0
     assert command.results() == expected
 
 
-@pytest.mark.parametrize("room", [700, pytest.param(4096, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", WRITING)
-def test_a_full_disk_leaves_nothing_half_written(start, said, name, room):
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", [cell(command) for command in COMMANDS.values() if PHOTO in command.of_a_folder]
+)
+def test_pictures_among_50_000_files_are_found_and_done(start, said, name):
     command, expected = start(name)
-    with full_disk(room):
-        code = command.run()
-    text = said()
-    check_nothing_half_written(command.results(), expected)
-    if code != 0:
-        assert code in (2, 4), text
-        assert "Traceback" not in text
-        assert "File too large" in text or "ONNX Runtime cannot" in text
-        assert command.run() == 0
+    Path("note").write_text("no picture")
+    for index in range(50_000):
+        os.link("note", f"photos/0--Event/{index}.txt")
+    with bounds():
+        assert command.run() == answers(command)["50,000 files"], said()
     assert command.results() == expected
 
 

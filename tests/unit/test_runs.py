@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from facezoo import runs
-from facezoo.errors import ImageError, RunFolderError
+from facezoo.errors import ImageError, InputError, RunFolderError
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, RunFolder, fingerprint_files
 
 NAMES = [f"e/{index}.jpg" for index in range(5)]
@@ -178,8 +178,8 @@ def test_a_lock_left_by_a_killed_run_does_not_block(tmp_path):
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_text("x")
-    with pytest.raises(RunFolderError), open_run(path):
-        pass
+    with pytest.raises(InputError, match=r"file' cannot be made: .*; name another"):
+        open_run(path).__enter__()
 
 
 def test_the_fingerprint_follows_name_size_and_change(tmp_path):

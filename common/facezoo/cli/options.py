@@ -42,6 +42,14 @@ EXIT_SOME_REFUSED = 1
 # What Ctrl-C and SIGTERM wait for: the pictures that are under way.
 STOP_SECONDS = 10.0
 
+_MAKE_ROOM = "; make room there, and the same command goes on"
+_NAME_ANOTHER = "; free the place or name another"
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _MAKE_ROOM),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), _NAME_ANOTHER),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "; allow it or name another place"),
+}
+
 Item = TypeVar("Item")
 
 
@@ -352,8 +360,7 @@ def run_command(
     except OSError as error:
         # What the library could not foresee: a disk that is full, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""
-        full = error.errno == errno.ENOSPC
-        advice = "; make room there, and the same command goes on" if full else ""
+        advice = _ADVICE.get(error.errno or 0, "")
         print(f"{parser.prog}: {where}{error.strerror or error}{advice}", file=sys.stderr)
         return FaceZooError.exit_code
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import io
 import os
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
@@ -17,6 +18,7 @@ from ..errors import ImageError, InputError
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "about_file",
     "decode_image_rgb",
     "find_images",
     "names_with_suffix",
@@ -267,21 +269,28 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     write_bytes(path, encoded.tobytes())
 
 
+@contextmanager
+def about_file(path: Path) -> Iterator[None]:
+    """Let an error of the system name a file: a full disk's says none, others a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
     """Write a file under a temporary name and rename it, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(pieces)
-        temporary.replace(path)
-    except OSError as error:
-        # On a full disk a write fails without saying where.
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+    with about_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(pieces)
+            temporary.replace(path)
+        finally:
+            if temporary.exists():
+                temporary.unlink()
 
 
 def relative_names(paths: Sequence[Path], root: Path) -> Tuple[str, ...]:
