@@ -1,17 +1,25 @@
 """Both routes end in the same files: the runner; image2npz, vamp and npz_decode.
 
-Every command is a process of its own, as a user has them.
+One test has every command as a process of its own, as a user has them; the others call them here.
 """
 
+import contextlib
+import io
 import json
+import logging
+import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from facezoo.cli.main import main
 from facezoo.contract import read_contract
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
@@ -25,11 +33,12 @@ workspace: {path: %s}
 
 
 class Route:
-    """The commands, run in a folder; each returns the finished process."""
+    """The commands, run in a folder; each returns what a finished process has."""
 
-    def __init__(self, repository, folder):
+    def __init__(self, repository, folder, in_processes=False):
         recipe = repository / "face_detection/scrfd"
         self.folder = folder
+        self.start = self._in_a_process if in_processes else self._here
         self.scripts = {
             "export": recipe / "source_code/export_onnx.py",
             "runner": recipe / "build_in/vsx/python/scrfd_vsx.py",
@@ -39,14 +48,28 @@ class Route:
         }
 
     def __call__(self, name, *arguments, expect=0):
-        script = self.scripts.get(name)
-        start = [script] if script else ["-m", "facezoo.cli.main", name]
-        command = [sys.executable, *start, *arguments]
-        ran = subprocess.run(
-            list(map(str, command)), cwd=self.folder, capture_output=True, text=True
-        )
+        ran = self.start(self.scripts.get(name), name, list(map(str, arguments)))
         assert ran.returncode == expect, f"{name}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         return ran
+
+    def _in_a_process(self, script, name, arguments):
+        start = [script] if script else ["-m", "facezoo.cli.main", name]
+        command = [sys.executable, *start, *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+
+    def _here(self, script, name, arguments):
+        run = runpy.run_path(str(script))["main"] if script else main
+        said, errors, before = io.StringIO(), io.StringIO(), Path.cwd()
+        log = logging.StreamHandler(errors)
+        logging.getLogger().addHandler(log)
+        os.chdir(self.folder)
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+                code = run(arguments if script else [name, *arguments])
+        finally:
+            os.chdir(before)
+            logging.getLogger().removeHandler(log)
+        return subprocess.CompletedProcess(arguments, code, said.getvalue(), errors.getvalue())
 
     def compile(self, onnx, size, dtype):
         yaml = self.folder / "official_scrfd.yaml"
@@ -83,7 +106,7 @@ class Route:
 
 @pytest.fixture(scope="module")
 def make_route(repository):
-    return lambda folder: Route(repository, folder)
+    return partial(Route, repository)
 
 
 @pytest.fixture
@@ -110,8 +133,9 @@ def count_faces(results):
     return sum(len(entry.get("faces", [])) for entry in content["images"])
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_both_routes_write_the_same_files(route, tmp_path, dtype):
+@pytest.mark.parametrize(("dtype", "in_processes"), [("fp32", True), ("fp16", False)])
+def test_both_routes_write_the_same_files(make_route, tmp_path, dtype, in_processes):
+    route = make_route(tmp_path, in_processes)
     photos = make_photos(tmp_path / "photos")
     (photos / "0--Event" / "broken.png").write_bytes(b"no picture")
     onnx = tiny_scrfd(tmp_path / "tiny.onnx")

@@ -49,8 +49,8 @@ def checkpoint(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
 
 
-def refused(read, path):
-    with bounds(), pytest.raises(FaceZooError) as caught:
+def refused(read, path, what):
+    with bounds(what=f"checkpoint: {what}"), pytest.raises(FaceZooError) as caught:
         read(path)
     assert "net.pth" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -61,7 +61,7 @@ def test_a_network_takes_tensors_of_its_own_alone(checkpoint, what):
     from facezoo.export import load_checkpoint
 
     checkpoint.write_bytes(CONTENT[what])
-    refused(lambda path: load_checkpoint(torch.nn.Linear(2, 2), path), checkpoint)
+    refused(lambda path: load_checkpoint(torch.nn.Linear(2, 2), path), checkpoint, what)
 
 
 @pytest.mark.parametrize("what", sorted(set(CONTENT) - set(PLAIN)))
@@ -69,7 +69,7 @@ def test_a_training_goes_on_from_plain_states_alone(checkpoint, what):
     from facezoo.models.magface.train import _read
 
     checkpoint.write_bytes(CONTENT[what])
-    refused(_read, checkpoint)
+    refused(_read, checkpoint, what)
 
 
 def test_a_networks_own_tensors_are_taken(checkpoint):

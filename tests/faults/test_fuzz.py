@@ -7,8 +7,10 @@ import time
 import pytest
 from fuzz_targets import CORPUS, TARGETS, mutate, try_content
 
-# Formats that come from other tools, or that two commands hand to each other, get more.
-SECONDS = {name: 5 for name in ("predictions", "archive", "vdsp", "yaml", "manifest")}
+# Ten seconds for each of the parsers of files from elsewhere, the formats of lists together.
+LISTS = ("datalist", "image list", "features", "pairs", "WFLW")
+SECONDS = dict.fromkeys(("predictions", "vdsp", "yaml", "manifest"), 10)
+SECONDS.update(dict.fromkeys(LISTS, 10 / len(LISTS)))
 
 
 def corpus_of(name):

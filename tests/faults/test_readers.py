@@ -40,7 +40,7 @@ from facezoo.quality_sets import read_embeddings
 from facezoo.similarity_profile import read_similarity
 from facezoo.vacc.artifact import read_artifact
 from facezoo.vacc.build_config import read_build_config
-from facezoo.vacc.npz import read_datalist, read_npz, read_pictures
+from facezoo.vacc.npz import read_datalist, read_input, read_npz, read_pictures
 from facezoo.vacc.vdsp import read_vdsp
 from fault_table import WEB_PAGE
 from limits import SECONDS, Payload, bounds
@@ -83,6 +83,7 @@ READERS = {
     "gate YAML": ("toy.gate.yaml", gate_of),
     "vdsp": ("vdsp.json", lambda path: read_vdsp(path, PREPROCESS)),
     "npz": ("a.npz", read_npz),
+    "npz of a picture": ("a.npz", read_input),
     "datalist": ("list.txt", read_datalist),
     "manifest": ("list.txt.manifest.json", manifest_of),
     "observed arrays": ("mine.npz", _read_arrays),
@@ -137,14 +138,16 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def reads(kind: str, content: bytes, folder: str = "in", seconds: int = SECONDS) -> bool:
+def reads(
+    kind: str, content: bytes, folder: str = "in", seconds: int = SECONDS, what: str = ""
+) -> bool:
     """Let a reader have a file of this content; False if it refuses it by its name."""
     name, read = READERS[kind]
     path = Path(folder, name)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     try:
-        with bounds(seconds):
+        with bounds(seconds, what):
             read(path)
     except FaceZooError as error:
         text = str(error)
@@ -164,7 +167,7 @@ def check_nothing_was_done(here):
 def test_readers_answer_to_what_is_not_theirs(here, kind):
     for what, content in JUNK.items():
         # Some of it is a list to one who takes any line for a path.
-        reads(kind, content, f"in/{what}")
+        reads(kind, content, f"in/{what}", what=f"{kind}: {what}")
     check_nothing_was_done(here)
 
 
@@ -304,7 +307,19 @@ BOMBS = {
     "gate YAML: aliases of aliases": ("gate YAML", (ALIASES + "limits: *a11\n").encode()),
     "gate YAML: a python object": ("gate YAML", b"limits: !!python/object/apply:os.mkdir [x]\n"),
     "gate YAML: 1 MB": ("gate YAML", b"# " + b"x" * (1 << 20)),
-    "npz: a pickled object": ("npz", npz_of(input_0=np.array([Payload()], object))),
+    **{
+        f"npz of a picture: {what}": ("npz of a picture", content)
+        for what, content in {
+            "a pickled object": npz_of(input_0=np.array([Payload()], object)),
+            "floats": npz_of(input_0=np.full((3, 8, 8), np.nan)),
+            "two dimensions": npz_of(input_0=np.zeros((8, 8), np.uint8)),
+            "no array": zip_of("input_0.txt"),
+            "claims 10 TB": zip_of("input_0.npy", npy_of((10**13,))),
+            "unpacks to 700 MB": zip_of(
+                "input_0.npy", npy_of((700 << 20,)), claims=(700 << 20) + 128
+            ),
+        }.items()
+    },
     "observed arrays: a pickled object": (
         "observed arrays",
         npz_of(x=np.array([Payload()], object)),
@@ -366,7 +381,7 @@ BOMBS = {
 @pytest.mark.parametrize("what", BOMBS)
 def test_bombs_are_refused(here, what):
     kind, content = BOMBS[what]
-    assert not reads(kind, content() if callable(content) else content)
+    assert not reads(kind, content() if callable(content) else content, what=what)
     assert not Path("executed").exists()
     check_nothing_was_done(here)
 
@@ -377,6 +392,7 @@ def test_what_the_bombs_were_made_from_is_read(here):
         ("limit of scores", quality()),
         ("similarity profile", similarity(0.5)),
         ("predictions as JSON", faces()),
+        ("npz of a picture", npz_of(input_0=np.zeros((3, 8, 8), np.uint8))),
         ("embeddings", embeddings()),
         ("scores as npz", embeddings()),
         ("observed array", npy_of((64,))),
@@ -390,8 +406,10 @@ def test_what_the_bombs_were_made_from_is_read(here):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["datalist", "image list", "paths", "pairs", "features"])
+@pytest.mark.parametrize(
+    "kind", ["datalist", "image list", "paths", "pairs", "features", "scores as text"]
+)
 def test_ten_million_lines_take_bounded_time_and_memory(here, kind):
     # Training lists may be as long, so that some are read, in 20 seconds of an idle machine.
-    read = reads(kind, b"a.jpg 1\n" * 10_000_000, seconds=200)
+    read = reads(kind, b"a.jpg 1\n" * 10_000_000, seconds=200, what=f"{kind}: ten million lines")
     assert read == (kind in ("image list", "paths", "pairs"))

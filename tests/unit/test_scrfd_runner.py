@@ -15,16 +15,17 @@ from facezoo.image.files import write_image_rgb
 from facezoo.results import FaceDetections
 from facezoo.testing import tiny_scrfd
 
+RUNNER = "face_detection/scrfd/build_in/vsx/python/scrfd_vsx.py"
+
 
 @pytest.fixture
 def runner(repository):
-    script = repository / "face_detection/scrfd/build_in/vsx/python/scrfd_vsx.py"
+    script = repository / RUNNER
 
     def run(*arguments, **options):
         command = [sys.executable, str(script), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, **options)
 
-    run.script = script
     return run
 
 
@@ -78,29 +79,31 @@ def test_a_folder_becomes_texts_json_and_pictures(tmp_path, runner, model):
     assert len(read_predictions(out / "txt").images) == 6
 
 
-def test_one_picture_is_a_folder_of_one(tmp_path, runner, model):
+def test_one_picture_is_a_folder_of_one(tmp_path, run_here, model):
     photo = next(make_photos(tmp_path / "photos", 1).rglob("*.png"))
     out = tmp_path / "out"
-    ran = runner("--file-path", photo, "--model-prefix-path", model, "--save-dir", out)
-    assert ran.returncode == 0, ran.stderr
+    words = ("--file-path", photo, "--model-prefix-path", model, "--save-dir", out)
+    code, _, error = run_here(RUNNER, *words)
+    assert code == 0, error
     assert (out / "txt" / "photo 0.txt").exists()
 
 
-def test_a_bad_picture_is_named_counted_and_passed_over(tmp_path, runner, model):
+def test_a_bad_picture_is_named_counted_and_passed_over(tmp_path, run_here, model):
     photos = make_photos(tmp_path / "photos")
     (photos / "broken.jpg").write_bytes(b"")
     out = tmp_path / "out"
-    ran = runner("--file_path", photos, "--model_prefix_path", model, "--save_dir", out)
-    assert ran.returncode == 1
-    assert "broken.jpg' is empty" in ran.stderr
-    assert "1 refused" in ran.stdout
+    words = ("--file_path", photos, "--model_prefix_path", model, "--save_dir", out)
+    code, said, error = run_here(RUNNER, *words)
+    assert code == 1
+    assert "broken.jpg' is empty" in error
+    assert "1 refused" in said
     entries = json.loads((out / "results.json").read_text())["images"]
     assert [e["error"] for e in entries if "error" in e] == [
         "is empty (0 bytes); expected a picture"
     ]
-    again = runner("--file_path", photos, "--model_prefix_path", model, "--save_dir", out)
-    assert again.returncode == 1
-    assert "7 kept from before" in again.stdout
+    code, said, _ = run_here(RUNNER, *words)
+    assert code == 1
+    assert "7 kept from before" in said
 
 
 @pytest.mark.parametrize(
@@ -114,45 +117,46 @@ def test_a_bad_picture_is_named_counted_and_passed_over(tmp_path, runner, model)
         ({"--devise": "0"}, 2, "unrecognized arguments"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(tmp_path, runner, model, change, code, message):
+def test_what_is_wrong_is_said_in_a_line(tmp_path, run_here, model, change, code, message):
     options = {
         "--file_path": make_photos(tmp_path / "photos", 1),
         "--model_prefix_path": model,
         "--save_dir": tmp_path / "out",
         **change,
     }
-    ran = runner(*[word for pair in options.items() for word in pair])
-    assert ran.returncode == code
-    assert message in ran.stderr
-    assert "Traceback" not in ran.stderr
+    ended, _, error = run_here(RUNNER, *[word for pair in options.items() for word in pair])
+    assert ended == code
+    assert message in error
+    assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
 
 
-def test_another_run_is_refused_until_told_to_overwrite(tmp_path, runner, model):
+def test_another_run_is_refused_until_told_to_overwrite(tmp_path, run_here, model):
     photos = make_photos(tmp_path / "photos")
     common = ("--file_path", photos, "--model_prefix_path", model, "--save_dir", tmp_path / "out")
-    assert runner(*common).returncode == 0
-    ran = runner(*common, "--profile", "vendor")
-    assert ran.returncode == 4
-    assert "belongs to another run" in ran.stderr
-    assert runner(*common, "--profile", "vendor", "--overwrite").returncode == 0
+    assert run_here(RUNNER, *common)[0] == 0
+    code, _, error = run_here(RUNNER, *common, "--profile", "vendor")
+    assert code == 4
+    assert "belongs to another run" in error
+    assert run_here(RUNNER, *common, "--profile", "vendor", "--overwrite")[0] == 0
+
+
+@pytest.fixture(scope="module")
+def whole(repository, tmp_path_factory):
+    """Return a command over many photos but for its folder, and what it leaves undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    model, photos = tiny_scrfd(folder / "tiny.onnx"), make_photos(folder / "photos", 150)
+    common = ("--file_path", photos, "--model_prefix_path", model, "--draw")
+    command = [sys.executable, repository / RUNNER, *common, "--save_dir", folder / "out"]
+    subprocess.run(command, check=True, capture_output=True)
+    return common, files_below(folder / "out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, runner, model, number):
-    photos = make_photos(tmp_path / "photos", 300)
-    common = ("--file_path", photos, "--model_prefix_path", model)
-    whole = runner(*common, "--save_dir", tmp_path / "whole", "--draw")
-    assert whole.returncode == 0, whole.stderr
+def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, run_here, repository, whole, number):
+    common, expected_files = whole
     out = tmp_path / "parts"
-    command = [
-        sys.executable,
-        str(runner.script),
-        *map(str, common),
-        "--save_dir",
-        str(out),
-        "--draw",
-    ]
+    command = [sys.executable, repository / RUNNER, *common, "--save_dir", out]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = out / ".items.jsonl"
     deadline = time.monotonic() + 60
@@ -168,10 +172,10 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, runner, model, number
         assert "goes on from here" in errors
         assert "Traceback" not in errors
     assert not (out / "results.json").exists()
-    again = runner(*common, "--save_dir", out, "--draw")
-    assert again.returncode == 0, again.stderr
-    assert "kept from before" in again.stdout
-    assert files_below(out) == files_below(tmp_path / "whole")
+    code, said, error = run_here(RUNNER, *common, "--save_dir", out)
+    assert code == 0, error
+    assert "kept from before" in said
+    assert files_below(out) == expected_files
 
 
 def test_export_needs_a_scrfd_graph(tmp_path, repository, model):
