@@ -226,7 +226,7 @@ def test_the_verb_prints_a_file(written, capsys):
     "arguments, message",
     [
         (["scrfd_9g"], "no card"),
-        (["missing.onnx"], "cannot be read"),
+        (["missing.onnx"], "facezoo: 'missing.onnx' cannot be read"),
         (["scrfd_1g", "--size", "0", "640"], "--size 0 640 must be"),
     ],
 )

@@ -370,6 +370,9 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     (pictures / "p0" / "broken.png").write_bytes(b"no picture")
     assert main([str(word) for word in words]) == 1
     assert main([str(word) for word in (*words, *more)]) == 2
+    words[3] = pictures / "p0" / "broken.png"
+    assert main([str(word) for word in words]) == 2
+    assert "broken.png' can be read" in capsys.readouterr().err
 
 
 def test_the_length_of_embeddings_is_a_quality_too(pictures, tmp_path, capsys):

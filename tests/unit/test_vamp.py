@@ -504,6 +504,8 @@ def test_bench_reads_another_vamps_report(model, tmp_path, capsys):
     assert "ended with 3" in capsys.readouterr().err
     assert main(["bench", *flags, "--vamp", "/none/vamp"]) == 2
     assert "cannot be started" in capsys.readouterr().err
+    assert main(["bench", *flags, "--vamp", "'vamp"]) == 2
+    assert "No closing quotation" in capsys.readouterr().err
 
 
 def test_help_names_every_flag_of_the_vendor(capsys):

@@ -25,7 +25,7 @@ from typing import Any, Dict, Iterator, List, Optional
 from .. import __version__
 from ..backends.base import describe_machine, usable_cores
 from ..contract import Contract
-from ..errors import BackendRunError, BackendUnavailable
+from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..image.files import write_bytes
 from ..results import RawOutputs
 from ..vacc.profiler import (
@@ -154,7 +154,10 @@ def _measure_ours(
 
 
 def _measure_theirs(vamp: str, job: Job, scenario: Scenario) -> Dict[str, Any]:
-    command = [*shlex.split(vamp), "-m", str(job.model)]
+    try:
+        command = [*shlex.split(vamp), "-m", str(job.model)]
+    except ValueError as error:
+        raise InputError(f"--vamp {vamp!r} is no command a shell would take: {error}") from error
     if job.vdsp is not None:
         command += ["--vdsp_params", str(job.vdsp)]
     if job.picture_hw is not None:

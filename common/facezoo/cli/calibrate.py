@@ -105,6 +105,8 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
             else:
                 scored.append(name)
                 values.append(found.norm if isinstance(found, Embedding) else found.value)
+    if not scored:
+        raise InputError(f"no picture in {str(args.images)!r} can be read; see the lines above")
     scores = QualityScores(tuple(scored), np.array(values))
     refused = len(paths) - len(scored)
     profile = make_profile(scores.values, card, sha256, _by_errors(args, scores, refused))

@@ -112,8 +112,9 @@ def _graph_rows(path: Path, size: Optional[Tuple[int, int]]) -> List[Tuple[str, 
     from ..contract import load_graph
     from ..graph_info import describe_graph
 
+    graph = load_graph(path, check=True)
     try:
-        info = describe_graph(load_graph(path, check=True), size)
+        info = describe_graph(graph, size)
     except (GraphError, InputError) as error:
         raise type(error)(f"{str(path)!r}: {error}") from error
     height_width = info.inputs[0][1][2:]
