@@ -182,6 +182,8 @@ def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, mo
     printed = capsys.readouterr().out
     assert render_ledger(entry) in printed
     assert "| in all |" in printed
+    assert official(*common, "--engine", "openvino") == 2
+    assert "leave --engine openvino out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -197,9 +199,10 @@ def test_what_an_evaluation_of_photos_needs_is_said(official, capsys, words, mes
 
 
 def test_flags_for_photos_need_photos(capsys, tmp_path):
-    words = ["evaluate", "scrfd", "--pred", str(tmp_path), "--gt", "gt", "--record", "n.json"]
-    assert main(words) == 2
-    assert "--record needs photos" in capsys.readouterr().err
+    words = ["evaluate", "scrfd", "--pred", str(tmp_path), "--gt", "gt"]
+    for flag in ("--record", "--save_dir"):
+        assert main([*words, flag, "x"]) == 2
+        assert f"{flag} needs photos" in capsys.readouterr().err
 
 
 def test_deviations_that_change_no_detection_share_a_run():

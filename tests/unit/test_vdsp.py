@@ -190,6 +190,7 @@ def test_sizes_left_out_come_from_the_model(tmp_path):
         ({"ResizeType": "CUBIC"}, "ResizeType"),
         ({"ColorCvtCode": "YUV2RGB_NV12"}, "ColorCvtCode"),
         ({"IimageFormat": "YUV_NV12"}, "IimageFormat"),
+        ({"EdgePaddingType": "REPLICATE"}, "EdgePaddingType"),
         ({"ResizeWidht": 3}, "did you mean 'ResizeWidth'"),
     ],
 )

@@ -58,6 +58,8 @@ __all__ = ["add_widerface_options", "configure", "evaluate_widerface", "run"]
 
 SCHEMA = "facezoo.widerface/1"
 NAMES_SHOWN = 10
+# Flags of ``evaluate scrfd`` that mean nothing without inference.
+NEED_PHOTOS = "model_prefix_path vdsp_params_info save_dir overwrite record ledger build".split()
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +183,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
 def _evaluate_scrfd(args: argparse.Namespace) -> int:
     """Evaluate predictions, or photos and a model."""
     if args.images is None:
-        stray = [name for name in ("record", "ledger", "build") if getattr(args, name)]
+        stray = [name for name in NEED_PHOTOS if getattr(args, name)]
         if stray:
             raise InputError(f"--{stray[0]} needs photos and a model: --images DIR")
         evaluate_widerface(args)
@@ -284,6 +286,12 @@ def _short(prefix: Path) -> str:
 
 
 def _write_ledger(args: argparse.Namespace) -> int:
+    chosen = _runtime_flags(args)
+    if chosen or args.vdsp_params_info:
+        raise InputError(
+            "--ledger measures in ONNX Runtime on the CPU, by the network's own pre-processing; "
+            f"leave{chosen or ' --vdsp_params_info'} out"
+        )
     truth = read_ground_truth(args.gt)
     builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
     ledger = ledger_of(

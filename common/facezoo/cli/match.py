@@ -37,10 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is meant")
     parser.add_argument("second", type=Path, metavar="B", help="a photo with any number of faces")
-    parser.add_argument(
+    threshold = parser.add_mutually_exclusive_group()
+    threshold.add_argument(
         "--threshold", type=float, metavar="COSINE", help="one person from here on; -1 to 1"
     )
-    parser.add_argument(
+    threshold.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",

@@ -268,6 +268,7 @@ def _preprocess_from(fit: str, config: Mapping[str, Any], base: Preprocess) -> P
             "IimageFormat is absent, which the vendor takes as YUV_NV12; pictures are RGB here: "
             'set "IimageFormat": "RGB_PLANAR"'
         )
+    _choice("EdgePaddingType", config.get("EdgePaddingType", "CONSTANT"), ("CONSTANT",))
     input_hw = _size(config, "Oimage", base.input_hw)
     read = replace(
         base,
