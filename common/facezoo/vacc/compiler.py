@@ -396,7 +396,7 @@ def _fold(model: Any) -> Any:
 def _build(source: Source, config: BuildConfig, calibration: Optional[CalibrationSet]) -> Built:
     folded = copy.deepcopy(source.folded)
     if config.backend.dtype != "int8":
-        return _BUILDERS[config.backend.dtype](folded, config)
+        return _BUILDERS[config.backend.dtype](folded)
     if calibration is None:
         calibration = open_calibration(
             config, source.contract.preprocess if source.contract else None
@@ -404,12 +404,12 @@ def _build(source: Source, config: BuildConfig, calibration: Optional[Calibratio
     return _build_int8(folded, config, calibration)
 
 
-def _build_fp32(model: Any, config: BuildConfig) -> Built:
+def _build_fp32(model: Any) -> Built:
     done = {"prelu_rewritten": rewrite.rewrite_prelu(model)}
     return Built(model, "float32", tolerance=1e-4, done=done)
 
 
-def _build_fp16(model: Any, config: BuildConfig) -> Built:
+def _build_fp16(model: Any) -> Built:
     # Rounded before the rewrite, whose 1 - s is then exact for the slope that is used.
     rewrite.round_weights_to_half(model)
     done = {
@@ -439,7 +439,7 @@ def _build_int8(model: Any, config: BuildConfig, calibration: CalibrationSet) ->
     return Built(found.model, arithmetic, math.inf, done, calibration.record())
 
 
-_BUILDERS: Dict[str, Callable[[Any, BuildConfig], Built]] = {
+_BUILDERS: Dict[str, Callable[[Any], Built]] = {
     "fp32": _build_fp32,
     "fp16": _build_fp16,
 }

@@ -25,9 +25,10 @@ __all__ = ["PLATFORMS", "build_engine", "engine_command", "render_triton", "writ
 PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 # An engine in half precision turns an embedding by less than this says.
 LEAST_COSINE = 0.999
+MOST_IN_A_CALL = 32  # pictures that Triton may join
 
 
-def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx", max_batch: int = 32) -> str:
+def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx") -> str:
     """Write Triton's ``config.pbtxt`` of a recogniser.
 
     Parameters
@@ -36,8 +37,6 @@ def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx", max_batch
         Name, input and output are taken from it.
     platform
         One of ``PLATFORMS``.
-    max_batch
-        Pictures the server may join into one call.
 
     Returns
     -------
@@ -53,7 +52,7 @@ def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx", max_batch
 # Input: aligned faces, {order}, {card.preprocess.norm}. Not run on a server here.
 name: "{card.id}"
 platform: "{platform}"
-max_batch_size: {max_batch}
+max_batch_size: {MOST_IN_A_CALL}
 input [
   {{
     name: "{card.input_name}"

@@ -46,9 +46,9 @@ MOBILENET_V3_BLOCKS = (
 class SqueezeExcite(nn.Module):  # type: ignore[misc]
     """Scale each channel by a factor computed from all channels' means."""
 
-    def __init__(self, channels: int, reduction: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = _multiple_of_8(channels // reduction)
+        hidden = _multiple_of_8(channels // 4)
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Sequential(
             nn.Linear(channels, hidden),

@@ -43,6 +43,7 @@ _SIZE_OF_FEATURES = {
 # Every input side must be a multiple of the largest stride, or the neck's maps do not line up.
 _GRID = max(STRIDES)
 _PROBE_HW = (640, 640)
+TOLERANCE = 1e-4  # largest difference of an output from the released graph
 
 
 def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
@@ -326,7 +327,6 @@ def export_released(
     *,
     batch: Optional[int] = None,
     size: Size = None,
-    tolerance: float = 1e-4,
 ) -> Tuple[ModelCard, float]:
     """Write the raw-head graph of a released file, after comparing both.
 
@@ -338,8 +338,6 @@ def export_released(
         Where to write.
     batch, size
         As for :func:`to_raw_heads`.
-    tolerance
-        Largest difference allowed.
 
     Returns
     -------
@@ -363,10 +361,10 @@ def export_released(
     # The comparison needs a raw graph that takes the source's size and one picture.
     free = to_raw_heads(model)
     worst = compare_with_source(model, free, hw)
-    if not worst <= tolerance:
+    if not worst <= TOLERANCE:
         raise GraphError(
             f"{str(source)!r}: its raw heads differ from it by {worst:.3g}, more than "
-            f"{tolerance:g}; nothing was written"
+            f"{TOLERANCE:g}; nothing was written"
         )
     write_bytes(target, raw.SerializeToString())
     return CARDS[contract.card_id], worst
