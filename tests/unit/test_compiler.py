@@ -390,7 +390,7 @@ def test_an_output_without_a_batch_axis_is_refused(build, rng):
 
 
 def test_a_broken_rewrite_is_never_written(build, rng, tmp_path, monkeypatch):
-    def halve(model, config):
+    def halve(model):
         weight = next(entry for entry in model.graph.initializer if len(entry.dims) == 4)
         array = numpy_helper.to_array(weight) * np.float32(0.999)
         weight.CopyFrom(numpy_helper.from_array(array, weight.name))
