@@ -26,7 +26,7 @@ TRAINED, VERIFIED = range(1, 26), range(26, 31)
 # Top, left and side in pictures of 112x92; the first is the middle one.
 SQUARES = ((10, 0, 92), (0, 0, 92), (20, 0, 92), (16, 0, 80), (16, 12, 80))
 FOLDS = 2
-FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 2 --workers 1 --print-freq 13"
+FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 3 --workers 1 --print-freq 13"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--att_dir", type=Path, required=True, help="folder with s1 to s30")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--epochs", type=int, default=3, help="of each run")
+    parser.add_argument("--epochs", type=int, default=4, help="of each run")
     return parser
 
 
