@@ -46,7 +46,8 @@ __all__ = [
 ]
 
 PACKAGES = (
-    "numpy opencv-python-headless pillow pyyaml scipy tqdm onnx onnxruntime openvino torch"
+    "numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm "
+    "onnx onnxruntime openvino torch"
 ).split()
 # Distributions that own the same import name: of each line only one may be installed.
 RIVALS = (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from facezoo.errors import ImageError, InputError
 from facezoo.image.files import (
+    decode_image_rgb,
     find_images,
     names_with_suffix,
     read_image_rgb,
@@ -72,6 +73,33 @@ def test_grey_palette_16_bit_cmyk_and_alpha_become_rgb(tmp_path, picture):
         assert image.dtype == np.uint8, path
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "grey16.png")[..., 0], grey)
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "alpha.png"), picture)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_have_the_pixels_that_opencv_gives(picture, mode, progressive):
+    for subsampling, (height, width) in enumerate([(48, 61), (33, 64), (1, 17)]):
+        buffer = io.BytesIO()
+        image = Image.fromarray(picture).resize((width, height)).convert(mode)
+        image.save(buffer, "JPEG", subsampling=subsampling, progressive=progressive, quality=70)
+        data = buffer.getvalue()
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(decode_image_rgb(data, "a.jpg"), bgr[..., ::-1])
+
+
+def test_a_damaged_jpeg_is_what_opencv_makes_of_it(picture):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG")
+    data = bytearray(buffer.getvalue())
+    data[-40:-30] = b"\xff\x00" * 5
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_image_rgb(bytes(data), "a.jpg"), bgr[..., ::-1])
+
+
+def test_a_broken_note_in_a_jpeg_does_no_harm(tmp_path, picture):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\x01", quality=98)
+    assert read_image_rgb(path).shape == picture.shape
 
 
 @pytest.mark.parametrize(
