@@ -41,6 +41,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(2026)
 
 
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """Let PyTorch compute on one core, where sums have one order."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def run_here(repository, capsys, caplog):
     """Run a script by its path in the repository, or a verb, in this process.

@@ -11,18 +11,10 @@ from facezoo.models.magface.settings import LOSSES, LossSettings, TrainSettings,
 torch = pytest.importorskip("torch")
 from facezoo.models.magface.loss import MagHead  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "magface"
 MODES = [("easy", True), ("hard", False)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

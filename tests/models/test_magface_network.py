@@ -11,20 +11,12 @@ from facezoo.testing import fill_from_names
 torch = pytest.importorskip("torch")
 from facezoo.models.magface.network import BLOCKS, build, load_official  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "magface"
 TOLERANCE = 1e-4  # times the standard deviation; measured: 0 on the machine of the recording
 PREFIXES = json.loads((GOLDEN / "magface_checkpoint_prefixes.json").read_text())["results"]
 ACCEPTED = ("module.features.", "features.module.", "features.")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def read_manifest(variant):

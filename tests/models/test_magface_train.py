@@ -18,17 +18,9 @@ from facezoo.models.magface.distributed import Processes  # noqa: E402
 from facezoo.models.magface.train import Trainer  # noqa: E402
 from torch import nn  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 PEOPLE, EMBEDDING = 5, 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Squares:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from facezoo.export import load_checkpoint  # noqa: E402
 from facezoo.models.pipnet.network import BACKBONES, build  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 OUTPUTS = ("cls", "x", "y", "nb_x", "nb_y")
 MANIFESTS = {
@@ -22,14 +22,6 @@ MANIFESTS = {
     "mobilenet_v3": "pip_mbnetv3",
 }
 TOLERANCE = 1e-4  # times the output's standard deviation; measured: 6e-7 (r18), 3e-6 (mbv3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def read_manifest(golden: Path, backbone: str):

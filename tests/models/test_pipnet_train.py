@@ -11,17 +11,9 @@ from facezoo.models.pipnet.settings import FitSettings
 torch = pytest.importorskip("torch")
 from facezoo.models.pipnet.train import Fit, pip_losses  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 NAMES = ("cls", "x", "y", "nb_x", "nb_y")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def perfect_maps(points, neighbors, height, width):

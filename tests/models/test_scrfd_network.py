@@ -26,7 +26,7 @@ from facezoo.export import count_network, run_network  # noqa: E402
 from facezoo.models.scrfd.checkpoint import export_checkpoint, import_released  # noqa: E402
 from facezoo.models.scrfd.network import VARIANTS, build, deploy, load_official  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 TOLERANCE = 1e-4  # times the output's standard deviation; measured: up to 9e-6
 
@@ -41,14 +41,6 @@ PUBLISHED_MILLIONS = {
     "scrfd_10g_bnkps": 4.23,
     "scrfd_34g": 9.80,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def read_manifest(golden, variant):

@@ -14,18 +14,10 @@ torch = pytest.importorskip("torch")
 from facezoo.export import export_network  # noqa: E402
 from facezoo.models.sdd_fiqa.network import build, load_official  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sdd_fiqa"
 MANIFESTS = {"r50": "sddfiqa_r50", "mobilefacenet": "sddfiqa_mfn_qua"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def filled(variant):

@@ -13,18 +13,10 @@ torch = pytest.importorskip("torch")
 from facezoo.models.sdd_fiqa.network import build, load_trunk  # noqa: E402
 from facezoo.models.sdd_fiqa.train import LabelledFaces, Training, has_bf16  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
 RECIPE = "face_quality/sdd_fiqa"
 SMALL = {"variant": "mobilefacenet", "epochs": 2, "batch_size": 2, "precision": "fp32"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
