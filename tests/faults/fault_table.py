@@ -879,7 +879,7 @@ SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 128 + 9}
 
 
 def answers(command: Command) -> Dict[str, int]:
-    """Return a command's exit code for each fault of its output, or of its folder of pictures."""
+    """Return a command's exit code for each fault of its output or of its folder of pictures."""
     is_file = bool(Path(command.writes[0]).suffix)
     codes = {
         "someone else's": TAKEN.get(command.name, 4 if command.resumes else 0),
@@ -889,6 +889,8 @@ def answers(command: Command) -> Dict[str, int]:
         "full at 700 B": 2,
         "full at 4 KB": 0 if command.small else 2,
     }
+    if PHOTO in command.skips and "img.list" not in command.needs:
+        codes.update({"odd names": 0, "line break in a name": 2})
     if command.name in OF_EQUAL_NAMES:
         codes["equal names"] = 0
     if PHOTO in command.of_a_folder:

@@ -304,9 +304,9 @@ def about_file(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
     """Write a file under a temporary name and rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     with about_file(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 file.writelines(pieces)
