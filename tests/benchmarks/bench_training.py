@@ -1,8 +1,9 @@
 """Time MagFace's training on this CPU, and lay its loss in bf16 beside the one in fp32.
 
 The plain loop is what one writes first: float32, contiguous tensors, the same network, loss and
-optimiser. Against it stand the trainer in bf16 with channels last, and that with torch.compile. The
-curves are the trainer's in fp32 and in bf16, over the same batches with the same dropout.
+optimiser. Against it stand the trainer in fp32, in bf16 with channels last, and that with
+torch.compile; each is a process of its own, and they take turns step by step. The curves are the
+trainer's in fp32 and in bf16, over the same batches with the same dropout.
 
   OMP_NUM_THREADS=2 python tests/benchmarks/bench_training.py --json training.json
 
@@ -11,8 +12,11 @@ keeps the other as the file has it.
 """
 
 import argparse
+import contextlib
 import json
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,11 +26,12 @@ from facezoo.models.magface.loss import MagHead
 from facezoo.models.magface.network import EMBEDDING_SIZE, build
 from facezoo.models.magface.settings import LossSettings, TrainSettings
 from facezoo.models.magface.train import Trainer, seeded
+from facezoo.models.training import keep_freed_memory
 from facezoo.plots import plot_losses
 
 CLASSES, BATCH = 1000, 32
-CURVE_BATCH = 8  # so that two hundred steps in float32 take minutes
 WARM_UP = 3
+SETTLE = 0.5  # seconds, until the other side's idle threads have stopped spinning
 
 
 class Patterns:
@@ -48,9 +53,9 @@ class Patterns:
         return (face + noise).astype(np.uint8), label, rng.random(512, dtype=np.float32)
 
 
-def batches(faces, steps, size=BATCH):
+def batches(faces, steps):
     for step in range(steps):
-        rows = [faces[0, step * size + row] for row in range(size)]
+        rows = [faces[0, step * BATCH + row] for row in range(BATCH)]
         yield tuple(torch.from_numpy(np.stack(column)) for column in zip(*rows))
 
 
@@ -71,6 +76,7 @@ def plain_loop(settings):
 
 
 def trainer(precision, faces, compiled=False):
+    keep_freed_memory()
     settings = settings_of(precision)
     return Trainer(settings, faces, CLASSES, lambda: build("iresnet18"), compiled=compiled)
 
@@ -80,41 +86,58 @@ def settings_of(precision):
     return TrainSettings(loss=loss, epochs=1, batch_size=BATCH, lr=0.02, precision=precision)
 
 
+SIDES = {
+    "plain_fp32": lambda faces: plain_loop(settings_of("fp32")),
+    "fp32": lambda faces: trainer("fp32", faces).learn,
+    "bf16": lambda faces: trainer("bf16", faces).learn,
+    "bf16_compiled": lambda faces: trainer("bf16", faces, compiled=True).learn,
+}
+
+
+def take_turns(side, steps):
+    """Answer each line with the seconds of the next step."""
+    faces = Patterns((WARM_UP + steps) * BATCH)
+    learn = SIDES[side](faces)
+    for _, batch in zip(sys.stdin, batches(faces, WARM_UP + steps)):
+        start = time.perf_counter()
+        learn(*batch)
+        print(time.perf_counter() - start, flush=True)
+
+
 def measure_speed(steps):
     """Time a step of each in turns, so that what else the machine does hits all of them."""
-    faces = Patterns((WARM_UP + steps) * BATCH)
-    sides = {
-        "plain_fp32": plain_loop(settings_of("fp32")),
-        "fp32": trainer("fp32", faces).learn,
-        "bf16": trainer("bf16", faces).learn,
-        "bf16_compiled": trainer("bf16", faces, compiled=True).learn,
-    }
-    seconds = {name: [] for name in sides}
-    for batch in batches(faces, WARM_UP + steps):
-        for name, learn in sides.items():
-            start = time.perf_counter()
-            learn(*batch)
-            seconds[name].append(time.perf_counter() - start)
-    times = {name: np.array(values[WARM_UP:]) for name, values in seconds.items()}
+    seconds = {side: [] for side in SIDES}
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for side in SIDES:
+            command = [sys.executable, __file__, "--side", side, "--timed", str(steps)]
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+            processes[side] = stack.enter_context(process)
+            stack.callback(process.stdin.close)
+        for _ in range(WARM_UP + steps):
+            for side, process in processes.items():
+                time.sleep(SETTLE)
+                print(file=process.stdin, flush=True)
+                seconds[side].append(float(process.stdout.readline()))
+    times = {side: np.array(values[WARM_UP:]) for side, values in seconds.items()}
     plain = times["plain_fp32"]
     return {
         "machine": f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{platform.machine()}",
         "steps": steps,
-        "images_per_s": {name: round(BATCH / np.median(t), 1) for name, t in times.items()},
-        "times_plain": {name: round(np.median(plain / t), 2) for name, t in times.items()},
+        "images_per_s": {side: round(BATCH / np.median(t), 1) for side, t in times.items()},
+        "times_plain": {side: round(np.median(plain / t), 2) for side, t in times.items()},
     }
 
 
 def measure_curves(steps):
     """Return the losses of the same batches in two precisions."""
-    faces = Patterns(steps * CURVE_BATCH)
+    faces = Patterns(steps * BATCH)
     curves = {}
     for precision in ("fp32", "bf16"):
         learn = trainer(precision, faces).learn
-        curves[precision] = [
-            round(learn(*batch).loss.item(), 3) for batch in batches(faces, steps, CURVE_BATCH)
-        ]
+        curves[precision] = [round(learn(*batch).loss.item(), 3) for batch in batches(faces, steps)]
     return curves
 
 
@@ -131,7 +154,7 @@ def text_of(result):
         for name, rate in speed["images_per_s"].items():
             lines.append(f"{name:14}  {rate:8.1f}   {speed['times_plain'][name]:6.2f}")
     if "curves" in result:
-        lines += ["", f"batch {CURVE_BATCH}     loss fp32  loss bf16   (means over the steps)"]
+        lines += ["", f"batch {BATCH}     loss fp32  loss bf16   (means over the steps)"]
         curves = [np.array(values) for values in result["curves"].values()]
         size = max(1, len(curves[0]) // 10)
         for start in range(0, len(curves[0]), size):
@@ -156,7 +179,11 @@ def main() -> int:
         "--text", type=Path, metavar="FILE", help="also write it as a page shows it"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves here")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.side:
+        take_turns(args.side, args.timed)
+        return 0
     result = {}
     if args.only and args.json and args.json.exists():
         result = json.loads(args.json.read_text("utf-8"))

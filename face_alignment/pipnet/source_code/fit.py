@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     ) as folder:
         state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
         if not folder.finished:
+            options.import_torch_part("facezoo.models.training").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
             fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")

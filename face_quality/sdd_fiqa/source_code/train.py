@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     ) as folder:
         state = args.save_dir / "state.pth"
         if not folder.finished:
+            options.import_torch_part("facezoo.models.training").keep_freed_memory()
             fit = training.Training(settings, faces, validation or None, trunk=args.trunk)
             fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         owned=("checkpoints", "weights", "vis", "steps.csv", "epochs.csv"),
         overwrite=args.overwrite,
     )
+    options.import_torch_part("facezoo.models.training").keep_freed_memory()
     with distributed.Processes.started(args.device, chosen.precision) as processes:
         trainer = training.Trainer(
             chosen, faces, images.classes, build, processes, args.workers, args.compile
