@@ -30,6 +30,7 @@ from facezoo.models.training import keep_freed_memory
 from facezoo.plots import plot_losses
 
 CLASSES, BATCH = 1000, 32
+CURVE_BATCH = 8  # so that two hundred steps in float32 take minutes
 WARM_UP = 3
 SETTLE = 0.5  # seconds, until the other side's idle threads have stopped spinning
 
@@ -53,9 +54,9 @@ class Patterns:
         return (face + noise).astype(np.uint8), label, rng.random(512, dtype=np.float32)
 
 
-def batches(faces, steps):
+def batches(faces, steps, size=BATCH):
     for step in range(steps):
-        rows = [faces[0, step * BATCH + row] for row in range(BATCH)]
+        rows = [faces[0, step * size + row] for row in range(size)]
         yield tuple(torch.from_numpy(np.stack(column)) for column in zip(*rows))
 
 
@@ -133,11 +134,13 @@ def measure_speed(steps):
 
 def measure_curves(steps):
     """Return the losses of the same batches in two precisions."""
-    faces = Patterns(steps * BATCH)
+    faces = Patterns(steps * CURVE_BATCH)
     curves = {}
     for precision in ("fp32", "bf16"):
         learn = trainer(precision, faces).learn
-        curves[precision] = [round(learn(*batch).loss.item(), 3) for batch in batches(faces, steps)]
+        curves[precision] = [
+            round(learn(*batch).loss.item(), 3) for batch in batches(faces, steps, CURVE_BATCH)
+        ]
     return curves
 
 
@@ -154,7 +157,7 @@ def text_of(result):
         for name, rate in speed["images_per_s"].items():
             lines.append(f"{name:14}  {rate:8.1f}   {speed['times_plain'][name]:6.2f}")
     if "curves" in result:
-        lines += ["", f"batch {BATCH}     loss fp32  loss bf16   (means over the steps)"]
+        lines += ["", f"batch {CURVE_BATCH}     loss fp32  loss bf16   (means over the steps)"]
         curves = [np.array(values) for values in result["curves"].values()]
         size = max(1, len(curves[0]) // 10)
         for start in range(0, len(curves[0]), size):

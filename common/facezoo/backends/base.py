@@ -373,6 +373,11 @@ class HostBackend(Backend):
         """What is done to a picture before the network: the vdsp JSON's word, if there is one."""
         return self.operation.preprocess
 
+    @property
+    def workers(self) -> int:
+        """How many pictures are under way at a time where many are done."""
+        return self.threads
+
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
         """Run the network once on several pictures, on all cores."""
         return self.run_tensor(*self.prepare(images_rgb))
@@ -454,7 +459,7 @@ class HostBackend(Backend):
             return self.run_tensor(*self.prepare([image_rgb]), many=True)
 
         with _opencv_on_one_core():
-            yield from map_in_order(partial(function, infer), items, self.threads)
+            yield from map_in_order(partial(function, infer), items, self.workers)
 
     def infer_many(self, images_rgb: Iterable[np.ndarray], batch: int = 1) -> Iterator[RawOutputs]:
         """Run the network on many pictures; order is kept and memory bounded.
@@ -486,7 +491,7 @@ class HostBackend(Backend):
         pictures = iter(images_rgb)
         groups = iter(lambda: list(islice(pictures, batch)), [])
         with _opencv_on_one_core():
-            for rows in map_in_order(run, groups, self.threads):
+            for rows in map_in_order(run, groups, self.workers):
                 yield from rows
 
     def settings(self) -> Dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..card import Preprocess
 from ..contract import Contract
 from ..errors import BackendUnavailable, GraphError
-from .base import HostBackend, first_line
+from .base import HostBackend, first_line, usable_cores
 
 try:
     import openvino
@@ -35,6 +35,9 @@ class _OpenVinoGraph:
         self._compiled: Dict[bool, Any] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
+        # The first array that OpenVINO is given makes it look NumPy up, and two threads that do so
+        # at once wait for one another for ever.
+        openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True)
         precision = self._compiled_for(True).get_property("INFERENCE_PRECISION_HINT").to_string()
         self.device = f"CPU {precision}"
         self.inputs = {
@@ -101,6 +104,11 @@ class OpenVinoBackend(HostBackend):
         self.precision = precision
         super().__init__(model, contract, preprocess, half_input, threads)
         self.version = str(openvino.__version__).split("-")[0]
+
+    @property
+    def workers(self) -> int:
+        """One more than cores where all are ours: the runtime computes in threads of its own."""
+        return self.threads + (self.threads >= usable_cores())
 
     def _load(self, many: bool, pixels: bool) -> _OpenVinoGraph:
         config = {
