@@ -1,5 +1,6 @@
 """Feature, pair and picture lists, and verification sets: what is read, and what is refused."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -8,10 +9,12 @@ import pickletools
 import numpy as np
 import pytest
 from facezoo.datasets.image_list import (
+    MAX_LINE,
     ImageList,
     check_image_list,
     inside,
     read_image_list,
+    read_lines,
     read_paths,
     write_image_list,
 )
@@ -90,6 +93,25 @@ def test_hostile_feature_lists_are_refused_by_line(tmp_path, text, message):
         read_feature_list(path, size=3)
     assert "feat.list" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (b"end", ""),
+        (b"end\n\n\n", ""),
+        (b"\n\nend\n", "line 200001 is empty"),
+        (b"a\n\xe9\n", "line 200002 is not UTF-8"),
+        (b"a\nb\n\0\n", "line 200003 holds NUL"),
+        (b"a\n" + b"x" * (2 << 20) + b"\n", "line 200002 is longer"),
+    ],
+)
+def test_lines_of_long_texts_are_counted_over_what_is_read_at_once(tmp_path, rest, message):
+    lines = [f"photo {index}" for index in range(200_000)]
+    path = write(tmp_path / "img.list", "".join(f"{line}\r\n" for line in lines).encode() + rest)
+    assert path.stat().st_size > 2 * MAX_LINE
+    with pytest.raises(DatasetError, match=message) if message else contextlib.nullcontext():
+        assert list(read_lines(path)) == list(enumerate([*lines, "end"], start=1))
 
 
 def test_five_hundred_and_eleven_values_are_one_too_few(tmp_path):
