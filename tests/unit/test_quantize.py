@@ -295,7 +295,7 @@ def test_heads_of_different_ranges_are_found_lost_and_repaired(names, high, seed
     assert "exclude_layers: [4]" in finding
     assert worst_lost(model, broken.model, data) > 0.5
     repaired = quantize_graph(model, Quantize(exclude_layers=(4,)), data, arithmetic=U8S8)
-    assert worst_lost(model, repaired.model, data) < 0.02
+    assert worst_lost(model, repaired.model, data) < 0.1
 
 
 @settings(max_examples=4, deadline=None)
