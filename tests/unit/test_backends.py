@@ -32,9 +32,11 @@ def pictures(count):
     ]
 
 
-def test_one_many_and_a_batch_give_the_same(model):
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_one_many_and_a_batch_give_the_same(model, engine):
+    pytest.importorskip("onnxruntime" if engine == "ort" else engine)
     images = pictures(10)
-    with open_backend(model) as backend:
+    with open_backend(model, engine=engine) as backend:
         alone = [backend.infer(image) for image in images]
         many = list(backend.infer_many(images))
         grouped = list(backend.infer_many(images, batch=4))
@@ -99,6 +101,17 @@ def test_what_a_graph_would_round_otherwise_stays_a_table(tmp_path):
     with open_backend(tiny_pipnet(tmp_path / "tiny.onnx")) as backend:
         assert backend.normalisation is None
         assert backend.prepare(pictures(1))[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("threads, workers", [(1, 1), (2, 3)])
+def test_openvino_has_one_more_worker_where_all_cores_are_ours(
+    model, monkeypatch, threads, workers
+):
+    runtime = pytest.importorskip("facezoo.backends.openvino")
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 2)
+    with open_backend(model, engine="openvino", threads=threads) as backend:
+        assert backend.workers == workers
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
