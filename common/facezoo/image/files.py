@@ -146,7 +146,7 @@ def _read(path: Path) -> bytes:
 
 def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int = 0) -> np.ndarray:
     if header.plain and not reduced:
-        # The pixels are OpenCV's, whose decoder is the same library, in two thirds of the time.
+        # The pixels are OpenCV's, whose decoder is the same library, in less time.
         with suppress(ValueError):
             return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
         # It is strict; what OpenCV can still make of a damaged file decides.
