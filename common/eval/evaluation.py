@@ -6,7 +6,7 @@ The same as ``facezoo evaluate scrfd``. The metric is facezoo.metrics.detection.
 the files are read by facezoo.datasets.widerface.
 """
 
-from facezoo.cli.evaluate import add_widerface_options, evaluate_widerface
+from facezoo.cli.evaluate.detection import add_widerface_options, evaluate_widerface
 from facezoo.cli.options import make_parser, run_command
 
 

@@ -13,7 +13,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> object:
     # Importing the package stays light: OpenCV and the runtimes load with the first model.
     if name == "load":
-        from .pipeline import load
+        from .pipeline.load import load
 
         return load
     raise AttributeError(f"module 'facezoo' has no attribute {name!r}")

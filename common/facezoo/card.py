@@ -27,9 +27,9 @@ NORMS = (
     "DIV1275_MINUSONE",
     "DIV255",
 )
-# How far a build may be from fp32 before the gate refuses it, by task; see ``facezoo.gate`` for
-# which are at most and which at least. Borderline faces come and go with any rounding, so that
-# some must be allowed; a network that int8 has broken misses these limits by far.
+# How far a build may be from fp32 before the gate refuses it, by task; see
+# ``facezoo.compiler.gate`` for which are at most and which at least. Borderline faces come and go
+# with any rounding, so some must be allowed; a network that int8 has broken misses these by far.
 GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "face_detection": {
         "missed_share": 0.06,

@@ -7,7 +7,6 @@ runner needs (pre-processing, output names, decode constants) and where the file
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +15,17 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from .card import ModelCard, Preprocess
 from .errors import UNREADABLE, GraphError
 
-__all__ = ["METADATA_KEY", "Contract", "find_contract", "load_graph", "read_contract", "sha256_of"]
+__all__ = [
+    "METADATA_KEY",
+    "Contract",
+    "find_contract",
+    "load_graph",
+    "read_contract",
+]
+
 
 METADATA_KEY = "facezoo.contract"
 SCHEMA = 1
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, lower-case hex, reading it in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from typing import (
 
 from . import __version__
 from .errors import UNREADABLE, ImageError, InputError, RunFolderError
-from .image.files import about_file, write_bytes
+from .files import about_file, write_bytes
 
 try:
     import fcntl

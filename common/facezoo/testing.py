@@ -12,7 +12,7 @@ import numpy as np
 from .card import ModelCard, OutputSpec
 from .contract import Contract
 from .errors import InputError
-from .image.files import write_bytes
+from .files import write_bytes
 from .models import find_card
 from .models.pipnet.decode import load_meanface
 

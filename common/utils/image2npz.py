@@ -10,7 +10,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from facezoo.backends.base import usable_cores
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.image.files import find_images, names_with_suffix, relative_names
@@ -23,7 +22,7 @@ from facezoo.vacc.npz import (
     convert_picture,
     write_datalist,
 )
-from facezoo.vacc.workers import map_in_processes
+from facezoo.workers import map_in_processes, usable_cores
 
 
 def build_parser() -> argparse.ArgumentParser:

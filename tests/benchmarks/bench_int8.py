@@ -16,21 +16,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 from facezoo import weights
-from facezoo.backends.base import describe_machine
 from facezoo.backends.openvino import OpenVinoBackend
 from facezoo.backends.ort import OrtBackend
 from facezoo.cli.recipes import render_build
-from facezoo.compare import compare_backends, time_in_turns
+from facezoo.compiler.build import compile_model, prepare_source
+from facezoo.compiler.calibration import open_calibration
+from facezoo.compiler.quantize import Arithmetic, calibrate, excluded_layers, insert_qdq
 from facezoo.contract import Contract
+from facezoo.evaluation.drift import compare_backends, time_in_turns
 from facezoo.image.align import align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
+from facezoo.machine import describe_machine
 from facezoo.models import find_card
 from facezoo.models.scrfd.graph import export_released
-from facezoo.pipeline import load
+from facezoo.pipeline.load import load
 from facezoo.vacc.build_config import Sampler, parse_build_config
-from facezoo.vacc.calibration import open_calibration
-from facezoo.vacc.compiler import compile_model, prepare_source
-from facezoo.vacc.quantize import Arithmetic, calibrate, excluded_layers, insert_qdq
 
 DETECTORS = ("scrfd_2.5g_bnkps", "scrfd_500m_bnkps")
 EMBEDDER = "w600k_mbf"

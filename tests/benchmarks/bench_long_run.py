@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from facezoo import weights
-from facezoo.backends.base import describe_machine
+from facezoo.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
 SCRFD = ROOT / "face_detection" / "scrfd"
@@ -105,8 +105,9 @@ def photo_run(photos, folder, count):
 def vamp_run(photos, folder, count):
     """Return vamp's command, and its output folder."""
     import numpy as np
+    from facezoo.arrays import write_npz
     from facezoo.models.magface.graph import export_released
-    from facezoo.vacc.npz import INPUT_KEY, write_npz
+    from facezoo.vacc.npz import INPUT_KEY
 
     model = folder / "w600k_mbf.onnx"
     export_released(weights.fetch("w600k_mbf"), model)

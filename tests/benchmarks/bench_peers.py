@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from facezoo.backends.base import describe_machine
+from facezoo.machine import describe_machine
 
 HERE = Path(__file__).parent
 SMALL, LARGE = "scrfd_500m_bnkps", "scrfd_2.5g"

@@ -13,10 +13,13 @@ import statistics
 import time
 from pathlib import Path
 
-from facezoo.backends.base import describe_machine
 from facezoo.image.align import align_face
+from facezoo.image.appearance import measure_face
 from facezoo.image.files import find_images, read_image_rgb
-from facezoo.predict import FacePredictor, Gate, find_model, measure_face
+from facezoo.machine import describe_machine
+from facezoo.pipeline.acceptance import Gate
+from facezoo.pipeline.load import find_model
+from facezoo.pipeline.photo import FacePredictor
 
 
 def timed(function):

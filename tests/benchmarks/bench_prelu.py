@@ -15,7 +15,7 @@ from typing import Dict
 import numpy as np
 import onnx
 from facezoo.backends.ort import open_session
-from facezoo.vacc.rewrite import rewrite_prelu
+from facezoo.compiler.rewrite import rewrite_prelu
 
 
 def measure(model: Path, *, batch: int, size: tuple, threads: int, runs: int) -> Dict[str, object]:

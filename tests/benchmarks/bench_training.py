@@ -26,8 +26,8 @@ from facezoo.models.magface.loss import MagHead
 from facezoo.models.magface.network import EMBEDDING_SIZE, build
 from facezoo.models.magface.settings import LossSettings, TrainSettings
 from facezoo.models.magface.train import Trainer, seeded
-from facezoo.models.training import keep_freed_memory
-from facezoo.plots import plot_losses
+from facezoo.models.resumable import keep_freed_memory
+from facezoo.reports.plots import plot_losses
 
 CLASSES, BATCH = 1000, 32
 CURVE_BATCH = 8  # so that two hundred steps in float32 take minutes

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import facezoo
 import pytest
-from facezoo import pipeline
 from facezoo.card import GATE_LIMITS
 from facezoo.cli.recipes import RECIPES
 from facezoo.models import CARDS, MODELS, WEIGHTS
+from facezoo.pipeline import load as pipeline
 
 PACKAGE = Path(facezoo.__file__).parent
 REPOSITORY = PACKAGE.parent.parent
@@ -28,7 +28,7 @@ ROOMS = {name.split("/")[3] for name in FILES if re.match(r"common/facezoo/model
 TEXTS = {
     name: (REPOSITORY / name).read_text(encoding="utf-8")
     for name in (
-        *("NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "common/facezoo/pipeline.py"),
+        *("NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "common/facezoo/pipeline/load.py"),
         *(name for name in FILES if re.fullmatch(r"face_\w+/(\w+/)?README(\.zh-CN)?\.md", name)),
     )
 }
@@ -51,9 +51,11 @@ def forgotten(room, files=FILES, texts=TEXTS, models=MODELS, recipes=RECIPES, lo
         wanted[f"common/facezoo/models/{room}/data/reference.json"] = how
     problems = []
     if room not in loads:
-        problems.append(f"common/facezoo/pipeline.py: MODELS does not name {room}; load() needs it")
-    elif f'Literal["{room}"]' not in texts["common/facezoo/pipeline.py"]:
-        problems.append(f"common/facezoo/pipeline.py: load() has no overload for {room}")
+        problems.append(
+            f"common/facezoo/pipeline/load.py: MODELS does not name {room}; load() needs it"
+        )
+    elif f'Literal["{room}"]' not in texts["common/facezoo/pipeline/load.py"]:
+        problems.append(f"common/facezoo/pipeline/load.py: load() has no overload for {room}")
     for task in {card.task for card in CARDS.values() if card.model == room} - set(GATE_LIMITS):
         problems.append(f"common/facezoo/card.py: GATE_LIMITS has no task {task}")
     if room in recipes:
@@ -124,7 +126,7 @@ def test_every_missing_entry_is_noticed():
     for name, word in (
         ("NOTICE", "SCRFD"),
         ("CHANGELOG.md", "SCRFD"),
-        ("common/facezoo/pipeline.py", '"scrfd"'),
+        ("common/facezoo/pipeline/load.py", '"scrfd"'),
         ("face_detection/README.md", "(scrfd/"),
         ("face_detection/README.zh-CN.md", "(scrfd/"),
     ):

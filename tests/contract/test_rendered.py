@@ -14,10 +14,12 @@ from facezoo.cli.docs import render_pages
 from facezoo.cli.main import main
 from facezoo.cli.recipes import RECIPES, process_ops, render_recipes
 from facezoo.errors import InputError
+from facezoo.image.preprocess import describe_differences
 from facezoo.models import CARDS
-from facezoo.report import read_numerics, render_block, render_blocks
+from facezoo.reports.numerics import read_numerics
+from facezoo.reports.readme import render_block, render_blocks
 from facezoo.vacc.build_config import read_build_config
-from facezoo.vacc.vdsp import describe_differences, read_vdsp
+from facezoo.vacc.vdsp import read_vdsp
 
 REPOSITORY = Path(facezoo.__file__).parent.parent.parent
 YAMLS = sorted(REPOSITORY.glob("face_*/*/build_in/build/*.yaml"))
@@ -277,7 +279,7 @@ def test_published_numbers_keep_their_digits(monkeypatch, tmp_path):
     card = CARDS["scrfd_500m"]
     reference = Reference("Some set", "accuracy", 99.817, "%", True, "a paper")
     cards = {card.id: dataclasses.replace(card, references=(reference,))}
-    monkeypatch.setattr("facezoo.report.CARDS", cards)
+    monkeypatch.setattr("facezoo.reports.readme.CARDS", cards)
     (tmp_path / "face_detection" / "scrfd").mkdir(parents=True)
     assert rows(render_block(tmp_path, ["variants", "scrfd"]))[2][5] == "99.817"
 
@@ -298,7 +300,7 @@ def test_published_numbers_keep_their_digits(monkeypatch, tmp_path):
 )
 def test_facts_describe_the_preprocessing(monkeypatch, tmp_path, preprocess, words):
     card = dataclasses.replace(CARDS["scrfd_500m"], preprocess=preprocess)
-    monkeypatch.setattr("facezoo.report.CARDS", {card.id: card})
+    monkeypatch.setattr("facezoo.reports.readme.CARDS", {card.id: card})
     text = " ".join(" ".join(row) for row in rows(render_block(tmp_path, ["facts", "scrfd"])))
     assert re.search(words, text)
 
@@ -306,7 +308,7 @@ def test_facts_describe_the_preprocessing(monkeypatch, tmp_path, preprocess, wor
 def test_a_model_without_a_paper_has_no_empty_link(monkeypatch):
     card = CARDS["scrfd_500m"]
     card = dataclasses.replace(card, upstream=dataclasses.replace(card.upstream, paper=""))
-    monkeypatch.setattr("facezoo.report.CARDS", {card.id: card})
+    monkeypatch.setattr("facezoo.reports.readme.CARDS", {card.id: card})
     source = rows(render_block(REPOSITORY, ["facts", "scrfd"]))[2]
     assert source[1].endswith("/detection/scrfd)")
     assert rows(render_block(REPOSITORY, ["models"]))[2][3] == "–"

@@ -26,11 +26,12 @@ import onnx
 from facezoo import models, weights
 from facezoo.card import WeightFile
 from facezoo.cli.main import main
-from facezoo.contract import read_contract, sha256_of
+from facezoo.contract import read_contract
+from facezoo.files import sha256_of
 from facezoo.image.files import read_image_rgb, write_image_rgb
-from facezoo.similarity_profile import SimilarityPoint, SimilarityProfile, write_similarity
+from facezoo.image.preprocess import VdspOperation
+from facezoo.profiles.similarity import SimilarityPoint, SimilarityProfile, write_similarity
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
-from facezoo.vacc.vdsp import VdspOperation
 from onnx import TensorProto, helper, numpy_helper
 from scipy.io import savemat
 
@@ -302,7 +303,7 @@ def one_thread() -> Iterator[None]:
     """Keep PyTorch to one core, where a test of this size is quicker; save every second batch."""
     import torch
 
-    training = importlib.import_module("facezoo.models.training")
+    training = importlib.import_module("facezoo.models.resumable")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

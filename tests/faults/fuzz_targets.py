@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+from facezoo.arrays import read_npz
 from facezoo.datasets.image_list import read_image_list, read_paths
 from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
 from facezoo.datasets.wflw import read_annotations
@@ -27,7 +28,7 @@ from facezoo.datasets.widerface import read_predictions
 from facezoo.errors import FaceZooError
 from facezoo.models import find_card
 from facezoo.vacc.build_config import parse_build_config
-from facezoo.vacc.npz import read_datalist, read_npz, read_pictures
+from facezoo.vacc.npz import read_datalist, read_pictures
 from facezoo.vacc.vdsp import read_vdsp, render_vdsp
 
 SLOWEST = 5  # seconds of processor time for one file of 4 KB

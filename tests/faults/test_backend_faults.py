@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.arrays import write_npz
 from facezoo.backends import ort
 from facezoo.errors import FaceZooError
+from facezoo.evaluation import speed as profiler
 from facezoo.image.files import write_image_rgb
 from facezoo.testing import tiny_magface
-from facezoo.vacc import profiler
-from facezoo.vacc.npz import write_npz
 from facezoo.vacc.outputs import output_name
 from fault_table import COMMANDS, MAGFACE, PHOTO, SDD_FIQA, entry_point
 
@@ -52,7 +52,7 @@ def test_a_failing_network_ends_the_run_at_its_picture(
         return fault(outputs) if next(calls) >= 2 else outputs
 
     monkeypatch.setattr(ort._OrtGraph, "run", fails_from_the_third)
-    monkeypatch.setattr("facezoo.backends.base.usable_cores", lambda: 1)
+    monkeypatch.setattr("facezoo.workers.usable_cores", lambda: 1)
     assert command.run() == 2
     said = capfd.readouterr().err + caplog.text
     assert "Traceback" not in said

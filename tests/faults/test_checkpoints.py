@@ -58,7 +58,7 @@ def refused(read, path, what):
 
 @pytest.mark.parametrize("what", CONTENT)
 def test_a_network_takes_tensors_of_its_own_alone(checkpoint, what):
-    from facezoo.export import load_checkpoint
+    from facezoo.graphs.export import load_checkpoint
 
     checkpoint.write_bytes(CONTENT[what])
     refused(lambda path: load_checkpoint(torch.nn.Linear(2, 2), path), checkpoint, what)
@@ -73,7 +73,7 @@ def test_a_training_goes_on_from_plain_states_alone(checkpoint, what):
 
 
 def test_a_networks_own_tensors_are_taken(checkpoint):
-    from facezoo.export import load_checkpoint
+    from facezoo.graphs.export import load_checkpoint
 
     checkpoint.write_bytes(saved(TENSORS))
     load_checkpoint(torch.nn.Linear(2, 2), checkpoint)

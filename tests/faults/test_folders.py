@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.arrays import read_npz
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.runs import fingerprint_files
-from facezoo.vacc.npz import read_npz
 from fault_table import COMMANDS, OF_EQUAL_NAMES, REPOSITORY, answers, write_lists
 from limits import bounds
 

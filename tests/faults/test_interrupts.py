@@ -28,9 +28,15 @@ TIMES = 20
 # may have threads, would not do.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["facezoo.pipeline", "facezoo.predict", "facezoo.testing", "facezoo.vacc.profiler"]
+    [
+        "facezoo.pipeline.load",
+        "facezoo.pipeline.photo",
+        "facezoo.testing",
+        "facezoo.evaluation.speed",
+    ]
     + ["onnx.helper", "scipy.io", "facezoo.cli.main"]
-    + ["facezoo.models.sdd_fiqa.train", "facezoo.export"] * bool(importlib.util.find_spec("torch"))
+    + ["facezoo.models.sdd_fiqa.train", "facezoo.graphs.export"]
+    * bool(importlib.util.find_spec("torch"))
 )
 
 

@@ -13,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.arrays import read_npz
+from facezoo.artifact import read_artifact
 from facezoo.cli.doctor import _read_arrays, _read_faces
+from facezoo.compiler.gate import read_gate_settings
 from facezoo.contract import find_contract
+from facezoo.datasets.embeddings import read_embeddings
 from facezoo.datasets.face_sets import unpack_sets
 from facezoo.datasets.image_list import read_image_list, read_paths
 from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
@@ -29,18 +33,15 @@ from facezoo.datasets.widerface import (
     unpack_photos,
 )
 from facezoo.errors import FaceZooError
-from facezoo.gate import read_gate_settings
+from facezoo.evaluation.landmarks import evaluate_results
 from facezoo.image.files import read_image_rgb
 from facezoo.models import find_card
 from facezoo.models.pipnet.decode import read_meanface
-from facezoo.models.pipnet.evaluation import evaluate_results
-from facezoo.predict import read_score_limit
-from facezoo.quality_profile import read_profile
-from facezoo.quality_sets import read_embeddings
-from facezoo.similarity_profile import read_similarity
-from facezoo.vacc.artifact import read_artifact
+from facezoo.pipeline.acceptance import read_score_limit
+from facezoo.profiles.quality import read_profile
+from facezoo.profiles.similarity import read_similarity
 from facezoo.vacc.build_config import read_build_config
-from facezoo.vacc.npz import read_datalist, read_input, read_npz, read_pictures
+from facezoo.vacc.npz import read_datalist, read_input, read_pictures
 from facezoo.vacc.vdsp import read_vdsp
 from fault_table import WEB_PAGE
 from limits import SECONDS, Payload, bounds

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from facezoo.image.preprocess import normalisation_table
 from facezoo.models import CARDS, WEIGHTS
-from facezoo.vacc.vdsp import normalisation_table
 
 RECOGNITION = ("magface_iresnet18", "magface_iresnet34", "magface_iresnet50", "magface_iresnet100")
 QUALITY = ("sdd_fiqa_r50", "sdd_fiqa_mobilefacenet")

@@ -7,8 +7,9 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.card import MATCH_THRESHOLDS
-from facezoo.pipeline import PhotoEmbedder, load
-from facezoo.recognition import match_photos
+from facezoo.pipeline.load import load
+from facezoo.pipeline.people import match_photos
+from facezoo.pipeline.photo import PhotoEmbedder
 from facezoo.results import Embedding, FaceDetections, FaceEmbeddings
 from facezoo.testing import tiny_magface, tiny_scrfd
 

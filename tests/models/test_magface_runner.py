@@ -8,10 +8,12 @@ import pytest
 from facezoo.contract import read_contract
 from facezoo.datasets.pairs import read_feature_list
 from facezoo.errors import GraphError, InputError
+from facezoo.evaluation.features import stream_batches
+from facezoo.evaluation.recognition import evaluate_people
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.graph import export_released
-from facezoo.pipeline import PhotoEmbedder, load
-from facezoo.recognition import evaluate_people, stream_batches
+from facezoo.pipeline.load import load
+from facezoo.pipeline.photo import PhotoEmbedder
 from facezoo.testing import tiny_magface, tiny_scrfd
 from onnx import helper
 

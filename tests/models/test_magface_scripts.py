@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from facezoo.datasets.image_list import read_image_list
 from facezoo.datasets.pairs import feature_line, people_pairs, read_feature_list
+from facezoo.deploy.triton import render_triton
 from facezoo.errors import DatasetError, InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.metrics.quality import ofiq_score
 from facezoo.metrics.verification import pool_templates, roc_curve, tar_at_nearest_far
 from facezoo.models import CARDS
-from facezoo.models.magface.serving import render_triton
-from facezoo.pipeline import load
+from facezoo.pipeline.load import load
 from facezoo.testing import tiny_magface, tiny_scrfd
 
 SOURCE = "face_recognition/magface/source_code"
@@ -146,7 +146,7 @@ def test_a_published_checkpoint_is_looked_for_where_it_belongs(tmp_path, script,
 @pytest.mark.torch
 def test_a_checkpoint_is_exported_once(tmp_path, script):
     pytest.importorskip("torch")
-    from facezoo.export import save_checkpoint
+    from facezoo.graphs.export import save_checkpoint
     from facezoo.models.magface.network import build
 
     save_checkpoint(build("iresnet18"), tmp_path / "fresh.pth")

@@ -371,7 +371,7 @@ def test_in_single_precision_the_first_loss_is_the_same(tmp_path, head):
 
 def test_curves_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    from facezoo.plots import plot_lengths, plot_losses
+    from facezoo.reports.plots import plot_lengths, plot_losses
 
     plot_losses({"fp32": [3.0, 2.0, 1.0], "bf16": [3.0, 2.1, 1.1]}, tmp_path / "losses.svg")
     plot_lengths(np.array([11.0, 12.0]), np.array([0.5, 0.9]), tmp_path / "lengths.svg")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from facezoo.datasets.wflw import NormalisedList, write_normalised_list
 from facezoo.errors import DatasetError, InputError
+from facezoo.evaluation.landmarks import evaluate_results, evaluate_run, find_pictures
 from facezoo.image.files import write_image_rgb
 from facezoo.models.pipnet.decode import load_meanface
-from facezoo.models.pipnet.evaluation import evaluate_results, evaluate_run, find_pictures
 from facezoo.results import FaceDetections, FaceLandmarks, Landmarks
 
 MEANFACE = load_meanface("WFLW", 10).points_xy

@@ -9,7 +9,7 @@ from facezoo.errors import InputError, WeightsError
 from facezoo.testing import fill_from_names
 
 torch = pytest.importorskip("torch")
-from facezoo.export import load_checkpoint  # noqa: E402
+from facezoo.graphs.export import load_checkpoint  # noqa: E402
 from facezoo.models.pipnet.network import BACKBONES, build  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]

@@ -9,7 +9,7 @@ from facezoo.errors import DecodeError, ImageError, InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.crop import DetectorCrop
 from facezoo.models.pipnet.decode import load_meanface
-from facezoo.pipeline import PhotoLandmarker
+from facezoo.pipeline.photo import PhotoLandmarker
 from facezoo.results import FaceDetections, FaceLandmarks, Landmarks
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 

@@ -5,15 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from facezoo.datasets.wflw import (
-    NormalisedList,
-    read_normalised_list,
-    write_normalised_list,
-)
+from facezoo.datasets.wflw import NormalisedList, read_normalised_list, write_normalised_list
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.card import CARDS
 from facezoo.models.pipnet.decode import load_meanface
-from facezoo.pipeline import LandmarkDetector
+from facezoo.models.pipnet.model import LandmarkDetector
 from facezoo.results import FaceLandmarks, Landmarks
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp

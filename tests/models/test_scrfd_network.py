@@ -12,17 +12,17 @@ import pytest
 from facezoo.backends.ort import run_graph
 from facezoo.contract import read_contract
 from facezoo.errors import CardError, GraphError, InputError, WeightsError
-from facezoo.graph_info import describe_graph
+from facezoo.graphs.info import describe_graph
 from facezoo.image.files import read_image_rgb
+from facezoo.image.preprocess import VdspOperation
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.decode import PROFILES, decode
-from facezoo.report import read_counts
+from facezoo.reports.numerics import read_counts
 from facezoo.results import RawOutputs
 from facezoo.testing import fill_from_names
-from facezoo.vacc.vdsp import VdspOperation
 
 torch = pytest.importorskip("torch")
-from facezoo.export import count_network, run_network  # noqa: E402
+from facezoo.graphs.export import count_network, run_network  # noqa: E402
 from facezoo.models.scrfd.checkpoint import export_checkpoint, import_released  # noqa: E402
 from facezoo.models.scrfd.network import VARIANTS, build, deploy, load_official  # noqa: E402
 

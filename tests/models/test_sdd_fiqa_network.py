@@ -11,7 +11,7 @@ from facezoo.models.sdd_fiqa.card import CARDS
 from facezoo.testing import fill_from_names
 
 torch = pytest.importorskip("torch")
-from facezoo.export import export_network  # noqa: E402
+from facezoo.graphs.export import export_network  # noqa: E402
 from facezoo.models.sdd_fiqa.network import build, load_official  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from facezoo.datasets.scores import read_scores
 from facezoo.errors import DatasetError, InputError
+from facezoo.evaluation.quality import quality_sheet
 from facezoo.image.align import align_face
 from facezoo.image.degrade import degrade
 from facezoo.image.files import read_image_rgb, write_image_rgb
-from facezoo.pipeline import FaceQuality, PhotoQuality, load
-from facezoo.quality import quality_sheet
+from facezoo.models.sdd_fiqa.model import FaceQuality
+from facezoo.pipeline.load import load
+from facezoo.pipeline.photo import PhotoQuality
 from facezoo.results import FaceDetections, FaceQualities, QualityScore
 from facezoo.testing import tiny_scrfd, tiny_sdd_fiqa
 

@@ -7,20 +7,15 @@ import numpy as np
 import pytest
 from facezoo.cli.main import main
 from facezoo.contract import Contract
+from facezoo.datasets.degraded import read_copies, read_labels
+from facezoo.datasets.embeddings import Embeddings, read_embeddings
 from facezoo.errors import DatasetError, GraphError, InputError
+from facezoo.evaluation.embeddings import open_recognizer
 from facezoo.image.degrade import degrade
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS
-from facezoo.models.sdd_fiqa.pseudo_labels import pseudo_labels
+from facezoo.models.sdd_fiqa.pseudo_labels import label_pictures, pseudo_labels
 from facezoo.models.sdd_fiqa.settings import TrainSettings
-from facezoo.quality_sets import (
-    Embeddings,
-    label_pictures,
-    open_recognizer,
-    read_copies,
-    read_embeddings,
-    read_labels,
-)
 
 RECIPE = "face_quality/sdd_fiqa/source_code"
 

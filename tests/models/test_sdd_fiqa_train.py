@@ -196,7 +196,7 @@ def measure(script, shared, tmp_path, people, pictures, levels, training):
 
 
 def check_ranking(scores, labels, copies):
-    from facezoo.quality import rank_copies
+    from facezoo.evaluation.quality import rank_copies
 
     assert rank_copies(labels, copies).spearman <= -0.9
     assert rank_copies(scores, copies).spearman <= -0.8
@@ -214,8 +214,9 @@ def test_a_short_training_ranks_blur_of_people_it_has_not_seen(script, shared, t
 @pytest.mark.long
 @pytest.mark.shared
 def test_the_training_of_the_readme_is_worth_what_it_says(script, shared, tmp_path):
-    from facezoo.quality import compare_scores, face_pairs
-    from facezoo.quality_sets import read_copies, read_embeddings
+    from facezoo.datasets.degraded import read_copies
+    from facezoo.datasets.embeddings import read_embeddings
+    from facezoo.evaluation.quality import compare_scores, face_pairs
 
     people = {"train": (1, 20), "test": (21, 30)}
     training = ("--epochs", "3", "--batch_size", "16")

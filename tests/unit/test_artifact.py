@@ -4,8 +4,8 @@ import json
 import logging
 
 import pytest
+from facezoo.artifact import BuildInfo, read_artifact, write_artifact
 from facezoo.errors import ConfigError, InputError
-from facezoo.vacc.artifact import BuildInfo, read_artifact, write_artifact
 
 BUILD = BuildInfo(
     name="toy_fp16",
@@ -143,7 +143,7 @@ def test_a_write_that_stops_half_way_is_noticed(prefix, monkeypatch):
         path.write_bytes(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("facezoo.vacc.artifact.write_bytes", write_only_graphs)
+        patch.setattr("facezoo.artifact.write_bytes", write_only_graphs)
         with pytest.raises(ConfigError, match="No space left"):
             write_artifact(prefix, b"newer", BUILD)
     with pytest.raises(InputError, match="sha256 differs"):

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from facezoo.backends import open_backend
-from facezoo.backends.base import map_in_order, usable_cores
 from facezoo.backends.ort import PROVIDERS, OrtBackend, run_graph
 from facezoo.backends.replay import ReplayBackend
 from facezoo.contract import METADATA_KEY, Contract, read_contract
@@ -16,6 +15,7 @@ from facezoo.errors import BackendRunError, BackendUnavailable, GraphError, Inpu
 from facezoo.models import CARDS
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
+from facezoo.workers import map_in_order, usable_cores
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from facezoo.card import Preprocess
+from facezoo.compiler.calibration import FileLoader, open_calibration
 from facezoo.errors import ConfigError, DatasetError, InputError
 from facezoo.image.files import write_image_rgb
 from facezoo.image.resize import fit_image, resize_image
 from facezoo.vacc.build_config import parse_build_config
-from facezoo.vacc.calibration import FileLoader, open_calibration
 
 YAML = """
 name: toy_int8

@@ -11,9 +11,15 @@ from facezoo.backends.ort import OrtBackend
 from facezoo.backends.replay import ReplayBackend
 from facezoo.cli.compare import render_html
 from facezoo.cli.main import main
-from facezoo.compare import Pair, compare_backends, compare_detections, task_drift, time_in_turns
 from facezoo.contract import read_contract
 from facezoo.errors import ImageError, InputError
+from facezoo.evaluation.drift import (
+    Pair,
+    compare_backends,
+    compare_detections,
+    task_drift,
+    time_in_turns,
+)
 from facezoo.image.files import write_image_rgb
 from facezoo.metrics.detection import GroundTruth
 from facezoo.results import Embedding, FaceDetections, Landmarks, QualityScore

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from facezoo.artifact import read_artifact
 from facezoo.backends.ort import run_graph
 from facezoo.card import Preprocess
 from facezoo.cli.main import main
+from facezoo.compiler import build as compiler
+from facezoo.compiler.build import compile_model
+from facezoo.compiler.rewrite import rewrite_prelu
 from facezoo.contract import Contract
 from facezoo.errors import ConfigError, GateError, GraphError
-from facezoo.vacc import compiler
-from facezoo.vacc.artifact import read_artifact
 from facezoo.vacc.build_config import Backend, BuildConfig, ExtraOps, Frontend, Workspace
-from facezoo.vacc.compiler import compile_model
-from facezoo.vacc.rewrite import rewrite_prelu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper

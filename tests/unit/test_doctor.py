@@ -8,27 +8,27 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from facezoo import checkup
 from facezoo.backends.ort import OrtBackend, open_session
-from facezoo.checkup import check_environment, check_network, patient_of, subject_of
 from facezoo.cli import doctor as doctor_cli
 from facezoo.cli.main import main
 from facezoo.contract import Contract, load_graph
-from facezoo.diagnosis import (
+from facezoo.doctor import checks as checkup
+from facezoo.doctor.checks import check_environment, check_network, patient_of, subject_of
+from facezoo.doctor.invariants import traits_of
+from facezoo.doctor.mistakes import (
     Faces,
     diagnose_faces,
     diagnose_outputs,
     diagnose_tensor,
     unaligned_crops,
 )
+from facezoo.doctor.reference import distance_from, drawn_pictures, read_reference, reference_file
 from facezoo.errors import GraphError, InputError
 from facezoo.image.align import align_face
 from facezoo.image.files import read_image_rgb
 from facezoo.models import CARDS
 from facezoo.models.pipnet.decode import format_meanface, load_meanface
-from facezoo.reference import distance_from, drawn_pictures, read_reference, reference_file
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
-from facezoo.traits import traits_of
 from onnx import helper
 
 PHOTOS = ("src_meeting.jpg", "t1.jpg")
@@ -784,7 +784,9 @@ def test_outputs_of_another_network_are_refused(tiny):
 
 
 def test_the_record_is_made_by_the_command(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("facezoo.reference.reference_file", lambda card_id: tmp_path / "r.json")
+    monkeypatch.setattr(
+        "facezoo.doctor.reference.reference_file", lambda card_id: tmp_path / "r.json"
+    )
     assert main(["doctor", "--onnx", str(tiny), "--record"]) == 0
     assert doctor_cli.SCHEMA == "facezoo.doctor/1"
     pictures = read_reference("scrfd_500m_bnkps", "")

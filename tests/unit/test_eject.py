@@ -16,7 +16,7 @@ from facezoo.card import Preprocess
 from facezoo.cli import eject as cli
 from facezoo.cli.main import main
 from facezoo.contract import Contract, read_contract
-from facezoo.eject import EJECTED_FILES, bundle, eject, to_json
+from facezoo.deploy.eject import EJECTED_FILES, bundle, eject, to_json
 from facezoo.errors import InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS

@@ -7,11 +7,13 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.datasets.widerface import predictions_from_faces
 from facezoo.errors import DatasetError, RunFolderError
-from facezoo.evaluate import ALONE, VENDOR_CHAIN, Deviation, detect_folder, ledger_of
+from facezoo.evaluation.detection import detect_folder
+from facezoo.evaluation.ledger import ALONE, VENDOR_CHAIN, Deviation, ledger_of
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.metrics.detection import GroundTruth, evaluate_detections
-from facezoo.pipeline import load
-from facezoo.report import read_numerics, render_ledger
+from facezoo.pipeline.load import load
+from facezoo.reports.numerics import read_numerics
+from facezoo.reports.readme import render_ledger
 from facezoo.testing import tiny_scrfd
 
 

@@ -251,7 +251,7 @@ def test_strict_is_content_with_complete_predictions(command, data):
 
 
 def test_many_missing_photos_are_named_in_short():
-    from facezoo.cli.evaluate import _listed
+    from facezoo.cli.evaluate.detection import _listed
 
     names = [f"e/{index}" for index in range(12)]
     assert (
@@ -378,7 +378,7 @@ def test_prepare_refuses_a_hostile_archive(archives, data, capsys):
 def test_plot_of_curves_without_points(data):
     pytest.importorskip("matplotlib")
     from facezoo.metrics.detection import GroundTruth, Predictions, evaluate_detections
-    from facezoo.plots import plot_precision_recall
+    from facezoo.reports.plots import plot_precision_recall
 
     truth = GroundTruth.from_rows(
         {"e/a": np.zeros((1, 4))}, {"easy": {"e/a": [False]}, "hard": {"e/a": [True]}}

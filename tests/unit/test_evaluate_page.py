@@ -4,17 +4,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from facezoo.cli.evaluate_page import (
-    show_detections,
-    show_discards,
-    show_landmarks,
-    show_people,
-)
+from facezoo.cli.evaluate.pages import show_detections, show_discards, show_landmarks, show_people
+from facezoo.evaluation.landmarks import LandmarkReport
+from facezoo.evaluation.recognition import PeopleReport
+from facezoo.evaluation.verification_report import verify_pairs
 from facezoo.image.files import write_image_rgb
 from facezoo.metrics.detection import Predictions
-from facezoo.metrics.verification_report import verify_pairs
-from facezoo.models.pipnet.evaluation import LandmarkReport
-from facezoo.recognition import PeopleReport
 
 
 def page(path):

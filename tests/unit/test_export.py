@@ -11,7 +11,7 @@ from facezoo.contract import Contract, read_contract
 from facezoo.errors import GraphError, InputError, WeightsError, WeightsMissing
 
 torch = pytest.importorskip("torch")
-from facezoo.export import (  # noqa: E402
+from facezoo.graphs.export import (  # noqa: E402
     count_network,
     export_network,
     load_checkpoint,

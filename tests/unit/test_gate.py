@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from facezoo.artifact import read_artifact
 from facezoo.card import GATE_LIMITS
 from facezoo.cli.compile import override
 from facezoo.cli.main import main
+from facezoo.compiler.calibration import open_calibration
+from facezoo.compiler.gate import Check, Gate, GateSettings, open_gate, read_gate_settings
 from facezoo.contract import read_contract
 from facezoo.errors import ConfigError, GateError, InputError
-from facezoo.gate import Check, Gate, GateSettings, open_gate, read_gate_settings
 from facezoo.image.files import write_image_rgb
 from facezoo.models import find_card
 from facezoo.testing import tiny_scrfd
-from facezoo.vacc.artifact import read_artifact
 from facezoo.vacc.build_config import read_build_config
-from facezoo.vacc.calibration import open_calibration
 from onnx import TensorProto, helper, numpy_helper
 
 YAML = """

@@ -9,7 +9,7 @@ from facezoo.card import Preprocess
 from facezoo.cli.main import main
 from facezoo.contract import Contract, load_graph
 from facezoo.errors import GraphError, InputError
-from facezoo.graph_info import describe_graph, shapes_at
+from facezoo.graphs.info import describe_graph, shapes_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -239,7 +239,7 @@ def test_the_verb_says_in_one_line_what_is_wrong(capsys, arguments, message):
 
 def test_the_verb_says_what_a_card_without_a_file_needs(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "facezoo.export", None)
+    monkeypatch.setitem(sys.modules, "facezoo.graphs.export", None)
     assert main(["info", "scrfd_500m_bnkps"]) == 2
     assert "no PyTorch to build the network" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from facezoo.errors import ImageError, InputError
+from facezoo.files import write_bytes
 from facezoo.image.files import (
     decode_image_rgb,
     find_images,
@@ -15,7 +16,6 @@ from facezoo.image.files import (
     read_image_rgb,
     read_reduced_rgb,
     relative_names,
-    write_bytes,
     write_image_rgb,
 )
 from PIL import Image

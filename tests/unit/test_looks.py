@@ -8,19 +8,18 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
+from facezoo.image.appearance import measure_face, worsened
 from facezoo.image.files import write_image_rgb
-from facezoo.looks import (
+from facezoo.pipeline.acceptance import Gate
+from facezoo.profiles.appearance import (
     DEFAULT,
     LOOKS,
     Limits,
     default_limits,
     find_limit,
-    measure_face,
     read_limits,
     shares_missed,
-    worsened,
 )
-from facezoo.predict import Gate
 from facezoo.testing import tiny_magface, tiny_scrfd
 
 NOISE = np.random.default_rng(4).integers(0, 256, (300, 300, 3)).astype(np.uint8)

@@ -6,19 +6,19 @@ import cv2
 import numpy as np
 import pytest
 from facezoo import load
-from facezoo.compare import compare_detections
 from facezoo.contract import Contract
 from facezoo.errors import ImageError, InputError
+from facezoo.evaluation.drift import compare_detections
 from facezoo.image.boxes import iou_matrix, match_boxes
 from facezoo.image.draw import contact_sheet, draw_faces
 from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.image.preprocess import VdspOperation
 from facezoo.models import CARDS
 from facezoo.models.scrfd.decode import PROFILES, Profile
 from facezoo.models.scrfd.graph import export_released
-from facezoo.pipeline import FaceDetector
+from facezoo.models.scrfd.model import FaceDetector
 from facezoo.results import FaceDetections, RawOutputs
 from facezoo.testing import tiny_scrfd
-from facezoo.vacc.vdsp import VdspOperation
 
 
 @pytest.fixture

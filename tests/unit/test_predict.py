@@ -16,17 +16,12 @@ from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
-from facezoo.looks import Limits
-from facezoo.page import Curves, Facts, Pictures, Section, Table, write_page
-from facezoo.predict import (
-    REASONS,
-    FacePredictor,
-    Gate,
-    ScoreLimit,
-    find_model,
-    read_score_limit,
-)
-from facezoo.quality_profile import make_profile, write_profile
+from facezoo.pipeline.acceptance import REASONS, Gate, ScoreLimit, read_score_limit
+from facezoo.pipeline.load import find_model
+from facezoo.pipeline.photo import FacePredictor
+from facezoo.profiles.appearance import Limits
+from facezoo.profiles.quality import make_profile, write_profile
+from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_page
 from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 

@@ -6,14 +6,21 @@ import json
 import numpy as np
 import pytest
 from facezoo.cli.main import main
+from facezoo.datasets.degraded import choose_people
+from facezoo.datasets.embeddings import Embeddings, write_embeddings
 from facezoo.datasets.scores import QualityScores, read_scores
 from facezoo.errors import DatasetError, FaceZooError, InputError
+from facezoo.evaluation.quality import compare_scores, face_pairs, rank_copies
 from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
 from facezoo.image.files import write_image_rgb
-from facezoo.quality import compare_scores, face_pairs, rank_copies
-from facezoo.quality_profile import DROPS, fnmr_threshold, make_profile, read_profile, write_profile
-from facezoo.quality_sets import Embeddings, choose_people, write_embeddings
-from facezoo.report import read_numerics
+from facezoo.profiles.quality import (
+    DROPS,
+    fnmr_threshold,
+    make_profile,
+    read_profile,
+    write_profile,
+)
+from facezoo.reports.numerics import read_numerics
 from facezoo.testing import tiny_magface, tiny_sdd_fiqa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,14 +264,14 @@ def test_the_threshold_for_a_wanted_error_reaches_it(faces):
         kept = same & (quality >= threshold)
         return (pairs.distances[kept] >= limit).mean()
 
-    threshold = fnmr_threshold(pairs, quality, fmr=0.05, fnmr=0.1)
+    threshold = fnmr_threshold(pairs.distances, same, quality, fmr=0.05, fnmr=0.1)
     assert rate(threshold) <= 0.1 < rate(-np.inf)
     lower = np.unique(quality[same & (quality < threshold)])
     assert all(rate(value) > 0.1 for value in lower)
     with pytest.raises(InputError, match="the least is"):
-        fnmr_threshold(pairs, quality, fmr=0.001, fnmr=0.0)
+        fnmr_threshold(pairs.distances, same, quality, fmr=0.001, fnmr=0.0)
     with pytest.raises(InputError, match="impostor pairs"):
-        fnmr_threshold(pairs, quality, fmr=1e-6, fnmr=0.1)
+        fnmr_threshold(pairs.distances, same, quality, fmr=1e-6, fnmr=0.1)
 
 
 # Commands -----------------------------------------------------------------------------------------

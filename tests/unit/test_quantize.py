@@ -5,10 +5,7 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
-from facezoo.errors import ConfigError, GraphError
-from facezoo.metrics.drift import DriftSum
-from facezoo.vacc.build_config import Quantize
-from facezoo.vacc.quantize import (
+from facezoo.compiler.quantize import (
     Arithmetic,
     calibrate,
     choose_arithmetic,
@@ -19,8 +16,8 @@ from facezoo.vacc.quantize import (
     list_layers,
     quantize_graph,
 )
-from facezoo.vacc.ranges import open_probe
-from facezoo.vacc.sensitivity import (
+from facezoo.compiler.ranges import open_probe
+from facezoo.compiler.sensitivity import (
     LayerError,
     format_exclusions,
     measure_drift,
@@ -28,6 +25,9 @@ from facezoo.vacc.sensitivity import (
     measure_layers,
     propose,
 )
+from facezoo.errors import ConfigError, GraphError
+from facezoo.metrics.drift import DriftSum
+from facezoo.vacc.build_config import Quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper

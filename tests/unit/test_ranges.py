@@ -5,8 +5,8 @@ import weakref
 import numpy as np
 import onnx
 import pytest
+from facezoo.compiler.ranges import BINS, LEVELS, TensorStats, collect_stats, estimate_range
 from facezoo.errors import GraphError, InputError
-from facezoo.vacc.ranges import BINS, LEVELS, TensorStats, collect_stats, estimate_range
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from facezoo.artifact import BuildInfo, write_artifact
 from facezoo.cli.main import main
 from facezoo.cli.vacc import task_drift
 from facezoo.contract import read_contract
+from facezoo.doctor import device_selftest as selftest
+from facezoo.doctor.device_probes import CARD_QUESTIONS, Setup
+from facezoo.doctor.device_selftest import compare_recipe, isolated, run_selftest
+from facezoo.doctor.tool_probes import VAMP_QUESTIONS, VampSetup, run_tool
 from facezoo.errors import BackendRunError, ConfigError, GraphError, InputError
 from facezoo.testing import tiny_scrfd
-from facezoo.vacc import selftest
-from facezoo.vacc.artifact import BuildInfo, write_artifact
-from facezoo.vacc.card_questions import CARD_QUESTIONS, Setup
-from facezoo.vacc.selftest import compare_recipe, isolated, run_selftest
-from facezoo.vacc.tool_questions import VAMP_QUESTIONS, VampSetup, run_tool
 from facezoo.vacc.toolchain import Tool
 
 FAKE = Path(__file__).with_name("fake_vaststreamx.py")
@@ -70,7 +70,7 @@ def direct(function, *arguments, seconds):
 @pytest.fixture
 def runtime(monkeypatch):
     modules = []
-    monkeypatch.setattr("facezoo.vacc.card_questions.BACK_PRESSURE_SECONDS", 1.0)
+    monkeypatch.setattr("facezoo.doctor.device_probes.BACK_PRESSURE_SECONDS", 1.0)
 
     def install(**settings):
         monkeypatch.setenv("FAKE_VSX", json.dumps(settings))

@@ -9,8 +9,8 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.files import write_image_rgb
-from facezoo.predict import number_people
-from facezoo.similarity_profile import (
+from facezoo.pipeline.people import number_people
+from facezoo.profiles.similarity import (
     SimilarityPoint,
     SimilarityProfile,
     calibrate_similarity,

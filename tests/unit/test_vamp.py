@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.arrays import write_npz
 from facezoo.backends.ort import OrtBackend
 from facezoo.card import Preprocess
 from facezoo.cli import bench, vamp
 from facezoo.cli.main import build_parser, main
 from facezoo.contract import read_contract
 from facezoo.errors import BackendRunError, InputError
+from facezoo.evaluation import speed as profiler
+from facezoo.evaluation.speed import Batch, Job, Line, Measurement, Synthetic, Workers
 from facezoo.results import RawOutputs
 from facezoo.testing import tiny_scrfd
-from facezoo.vacc import profiler
-from facezoo.vacc.npz import write_npz
 from facezoo.vacc.outputs import OutputFolder
-from facezoo.vacc.profiler import Batch, Job, Line, Measurement, Synthetic, Workers
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.artifact import BuildInfo, write_artifact
 from facezoo.backends import open_backend
 from facezoo.backends.ort import OrtBackend
 from facezoo.backends.vsx import (
@@ -22,21 +23,15 @@ from facezoo.backends.vsx import (
     contract_from_cards,
     read_shapes,
 )
-from facezoo.compare import compare_detections
 from facezoo.contract import read_contract
-from facezoo.errors import (
-    BackendRunError,
-    BackendUnavailable,
-    ConfigError,
-    GraphError,
-    InputError,
-)
+from facezoo.errors import BackendRunError, BackendUnavailable, ConfigError, GraphError, InputError
+from facezoo.evaluation.drift import compare_detections
+from facezoo.image.preprocess import VdspOperation
 from facezoo.image.resize import fit_image
 from facezoo.models import CARDS
-from facezoo.pipeline import load
+from facezoo.pipeline.load import load
 from facezoo.testing import tiny_scrfd
-from facezoo.vacc.artifact import BuildInfo, write_artifact
-from facezoo.vacc.vdsp import VdspOperation, render_vdsp
+from facezoo.vacc.vdsp import render_vdsp
 
 FAKE = Path(__file__).with_name("fake_vaststreamx.py")
 SHORT = 0.5  # seconds a planted fault may last

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from facezoo.errors import BackendRunError, ImageError, InputError
-from facezoo.vacc.workers import Last, Team, map_in_processes, name_exit
+from facezoo.workers import Last, Team, map_in_processes, name_exit
 
 
 def double(number, slow=0.0, bad=None, lost=None):

@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
+from ..artifact import Artifact, read_artifact
 from ..card import ModelCard, Preprocess
 from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
-from ..vacc.artifact import Artifact, read_artifact
-from ..vacc.vdsp import describe_differences, read_vdsp
+from ..image.preprocess import describe_differences
+from ..vacc.vdsp import read_vdsp
 from .base import Backend
 
 __all__ = ["ENGINES", "open_backend"]

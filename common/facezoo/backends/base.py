@@ -7,13 +7,8 @@ Nobody outside this folder knows which backend ran.
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import re
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -22,7 +17,6 @@ from types import TracebackType
 from typing import (
     Any,
     Callable,
-    Deque,
     Dict,
     Iterable,
     Iterator,
@@ -41,22 +35,22 @@ import cv2
 import numpy as np
 
 from ..card import Preprocess
-from ..contract import Contract, sha256_of
+from ..contract import Contract
 from ..errors import BackendRunError, DecodeError, GraphError
+from ..files import sha256_of
+from ..image.preprocess import VdspOperation, affine_normalisation
 from ..results import Placement, RawOutputs
-from ..vacc.vdsp import VdspOperation, affine_normalisation
+from ..workers import map_in_order, usable_cores
 
 __all__ = [
     "Backend",
     "HostBackend",
     "Infer",
     "call_naming",
-    "describe_machine",
     "first_line",
-    "map_in_order",
     "naming",
-    "usable_cores",
 ]
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,56 +58,6 @@ Infer = Callable[[np.ndarray], RawOutputs]
 
 # What a network may raise while it runs, and its decoder after it.
 _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def describe_machine() -> Dict[str, Any]:
-    """Name the processor and count the cores this process may use, for reports."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(errors="replace"))
-        name = match[1].strip() if match else name
-    return {"cpu": name, "cores": usable_cores()}
-
-
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    """Apply a function in threads, yield results in the order of the items.
-
-    At most three items a worker are under way, so memory does not grow with their number. The
-    first error is raised where its result would have come; then, as on an early stop by the
-    caller, waiting items are dropped and running ones are waited for.
-
-    Parameters
-    ----------
-    function
-        Must be safe to call from several threads.
-    items
-        Taken one by one, in the caller's thread.
-    workers
-        Number of threads.
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="facezoo")
-    waiting: Deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 3 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-        pool.shutdown(wait=True)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import numpy as np
 from ..card import Preprocess
 from ..contract import Contract
 from ..errors import BackendUnavailable, GraphError
-from .base import HostBackend, first_line, usable_cores
+from ..workers import usable_cores
+from .base import HostBackend, first_line
 
 try:
     import openvino

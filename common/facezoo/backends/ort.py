@@ -6,19 +6,30 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from ..card import Preprocess
 from ..contract import Contract, load_graph
 from ..errors import BackendUnavailable, GraphError, InputError
 from .base import HostBackend, first_line
 
+__all__ = [
+    "PROVIDERS",
+    "OrtBackend",
+    "available_providers",
+    "normalise_inside",
+    "open_session",
+    "replace_nodes",
+    "run_graph",
+]
+
+
 try:
     import onnxruntime
 except ImportError as error:  # pragma: no cover (tests run with it)
     onnxruntime = None
     _IMPORT_ERROR: Optional[ImportError] = error
-
-__all__ = ["PROVIDERS", "OrtBackend", "available_providers", "open_session", "run_graph"]
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -196,9 +207,45 @@ class OrtBackend(HostBackend):
         model: Union[Path, bytes] = self.model
         if pixels and self.normalisation:
             # Imported here, as wherever a graph is read: a command's help must not wait for onnx.
-            from ..vacc.rewrite import normalise_inside
+            pass
 
             graph = load_graph(self.model)
             normalise_inside(graph, *self.normalisation)
             model = graph.SerializeToString()
         return _OrtGraph(open_session(model, threads, provider=self.provider, name=str(self.model)))
+
+
+def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None:
+    """Let the graph take pixels: its input becomes uint8, its first nodes normalise.
+
+    Parameters
+    ----------
+    model
+        With one float32 input, which keeps its name and shape.
+    scale, shift
+        Of :func:`~facezoo.image.preprocess.affine_normalisation`.
+    """
+    (entry,) = model.graph.input
+    entry.type.tensor_type.elem_type = TensorProto.UINT8
+    name = entry.name
+    tensor, scaled = f"{name}_tensor", f"{name}_scaled"
+    for node in model.graph.node:
+        node.input[:] = [tensor if one == name else one for one in node.input]
+    constants = {f"{name}_scale": scale, f"{name}_shift": shift}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.float32), one)
+        for one, value in constants.items()
+    )
+    # One pass over the memory for cast and scale; Cast and Mul would take two.
+    first = [
+        helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [scaled], name=scaled),
+        helper.make_node("Sub", [scaled, f"{name}_shift"], [tensor], name=tensor),
+    ]
+    replace_nodes(model.graph, [*first, *model.graph.node])
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Replace all nodes of a graph in place."""
+    nodes = list(nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)

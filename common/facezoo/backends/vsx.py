@@ -39,14 +39,17 @@ from typing import (
 
 import numpy as np
 
+from ..artifact import VENDOR_SUFFIXES
 from ..card import ModelCard, Preprocess
-from ..contract import Contract, sha256_of
+from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, ConfigError, FaceZooError, GraphError
+from ..files import sha256_of
+from ..image.preprocess import check_picture
 from ..image.resize import placement_of
 from ..results import RawOutputs
-from ..vacc.artifact import VENDOR_SUFFIXES
-from ..vacc.vdsp import check_picture, render_vdsp
-from .base import Backend, Infer, Item, Result, map_in_order, usable_cores
+from ..vacc.vdsp import render_vdsp
+from ..workers import map_in_order, usable_cores
+from .base import Backend, Infer, Item, Result
 
 __all__ = [
     "TIMEOUT",

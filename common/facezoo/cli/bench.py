@@ -23,18 +23,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from .. import __version__
-from ..backends.base import describe_machine, usable_cores
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
-from ..image.files import write_bytes
+from ..evaluation.speed import Job, Measurement, Synthetic, Workers, parse_report
+from ..files import write_bytes
+from ..machine import describe_machine
 from ..results import RawOutputs
-from ..vacc.profiler import (
-    Job,
-    Measurement,
-    Synthetic,
-    Workers,
-    parse_report,
-)
+from ..workers import usable_cores
 from .vamp import add_job_options, job_from, seconds_above_0
 
 __all__ = ["configure", "decode_outputs", "run"]

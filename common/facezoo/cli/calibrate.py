@@ -20,38 +20,27 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from ..datasets.image_list import read_lines
+from ..datasets.image_list import read_lines, resolve_names
 from ..datasets.scores import QualityScores
 from ..errors import ImageError, InputError
 from ..image.align import align_face
+from ..image.appearance import worsened
 from ..image.files import find_images, read_image_rgb, relative_names
-from ..looks import LOOKS, find_limit, shares_missed, worsened, write_limits
 from ..metrics.verification import cosine_similarity
-from ..pipeline import PhotoEmbedder, load
-from ..predict import find_model
-from ..quality_profile import (
-    QualityProfile,
-    fnmr_threshold,
-    make_profile,
-    write_profile,
-)
-from ..recognition import resolve_names
-from ..results import Embedding, FaceDetections
-from ..runs import fingerprint_files
-from ..similarity_profile import (
+from ..pipeline.load import find_model, load
+from ..pipeline.photo import PhotoEmbedder
+from ..profiles.appearance import LOOKS, find_limit, shares_missed, write_limits
+from ..profiles.quality import QualityProfile, fnmr_threshold, make_profile, write_profile
+from ..profiles.similarity import (
     SimilarityProfile,
     calibrate_similarity,
     people_indices,
     write_similarity,
 )
-from .evaluate_quality import add_people_options, add_recipe_option, embeddings_of, pairs_of
-from .options import (
-    EXIT_SOME_REFUSED,
-    add_model_options,
-    add_runtime_options,
-    progress,
-    runtime_of,
-)
+from ..results import Embedding, FaceDetections
+from ..runs import fingerprint_files
+from .evaluate.quality import add_people_options, add_recipe_option, embeddings_of, pairs_of
+from .options import EXIT_SOME_REFUSED, add_model_options, add_runtime_options, progress, runtime_of
 
 __all__ = ["configure", "run"]
 
@@ -134,7 +123,9 @@ def _by_errors(args: argparse.Namespace, scores: QualityScores, refused: int) ->
     if embeddings is None:
         raise InputError("--fnmr needs --embeddings or --images")
     pairs = pairs_of(args, embeddings)
-    threshold = fnmr_threshold(pairs, pairs.quality(scores), args.fmr, args.fnmr)
+    threshold = fnmr_threshold(
+        pairs.distances, pairs.is_same, pairs.quality(scores), args.fmr, args.fnmr
+    )
     return {f"FNMR {args.fnmr:g} at FMR {args.fmr:g}": threshold}
 
 

@@ -26,11 +26,12 @@ import cv2
 from ..backends import ENGINES, open_backend
 from ..backends.base import Backend
 from ..backends.replay import ReplayBackend
-from ..compare import Comparison, Pair, compare_backends
 from ..datasets.widerface import read_ground_truth
 from ..errors import InputError
+from ..evaluation.drift import Comparison, Pair, compare_backends
+from ..files import write_bytes
 from ..image.draw import draw_faces, draw_landmarks
-from ..image.files import find_images, read_image_rgb, write_bytes
+from ..image.files import find_images, read_image_rgb
 from ..models import CARDS
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures

@@ -16,8 +16,8 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
+from ..artifact import Artifact, BuildInfo
 from ..errors import ConfigError, FaceZooError, GateError
-from ..vacc.artifact import Artifact, BuildInfo
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
 
 __all__ = ["build", "configure", "open_data", "override", "print_artifact", "run"]
@@ -82,10 +82,10 @@ def build(
     images, eval_list
         In place of what ``<yaml name>.gate.yaml`` says.
     allow_leak, allow_code
-        See :func:`facezoo.vacc.calibration.open_calibration`.
+        See :func:`facezoo.compiler.calibration.open_calibration`.
     """
-    from ..gate import open_gate, read_gate_settings
-    from ..vacc.compiler import compile_model
+    from ..compiler.build import compile_model
+    from ..compiler.gate import open_gate, read_gate_settings
 
     settings = read_gate_settings(config.file)
     settings = dataclasses.replace(
@@ -119,8 +119,8 @@ def open_data(
     -------
     CalibrationSet or None
     """
+    from ..compiler.calibration import open_calibration
     from ..contract import read_contract
-    from ..vacc.calibration import open_calibration
 
     dataset = config.dataset
     needed = config.backend.dtype == "int8"
@@ -182,10 +182,10 @@ def _time_builds(
     """Time a build against the fp32 build of the same source, in milliseconds a picture."""
     import onnx
 
-    from ..backends.base import usable_cores
     from ..backends.ort import open_session
-    from ..compare import time_in_turns
-    from ..vacc.rewrite import rewrite_prelu
+    from ..compiler.rewrite import rewrite_prelu
+    from ..evaluation.drift import time_in_turns
+    from ..workers import usable_cores
 
     model = onnx.load_model_from_string(reference)
     rewrite_prelu(model)

@@ -21,21 +21,23 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from .. import weights
-from ..compare import compare_detections
+from ..artifact import Artifact
+from ..compiler.build import compile_model
+from ..compiler.calibration import open_calibration
+from ..compiler.gate import GateSettings, open_gate
 from ..errors import BackendRunError, InputError
-from ..gate import GateSettings, open_gate
+from ..evaluation.drift import compare_detections
+from ..files import write_bytes
 from ..image.draw import contact_sheet, draw_faces
-from ..image.files import read_image_rgb, write_bytes, write_image_rgb
+from ..image.files import read_image_rgb, write_image_rgb
 from ..models import find_card
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..models.scrfd.graph import export_released
-from ..pipeline import FaceDetector, load
-from ..recognition import match_photos
+from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
+from ..pipeline.people import match_photos
 from ..results import FaceDetections
-from ..vacc.artifact import Artifact
 from ..vacc.build_config import parse_build_config
-from ..vacc.calibration import open_calibration
-from ..vacc.compiler import compile_model
 from .compile import override
 from .match import RECOGNISER, open_released
 from .recipes import render_build

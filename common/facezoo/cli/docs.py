@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Dict
 
 from ..errors import GateError, InputError
-from ..image.files import write_bytes
-from ..report import render_block, render_blocks
+from ..files import write_bytes
+from ..reports.readme import render_block, render_blocks
 
 __all__ = ["configure", "render_pages", "run"]
 

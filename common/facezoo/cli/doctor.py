@@ -30,11 +30,13 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import weights
+from ..arrays import read_arrays
+from ..artifact import read_artifact
 from ..backends import open_backend
 from ..backends.base import HostBackend
 from ..backends.ort import OrtBackend
 from ..card import ModelCard
-from ..checkup import (
+from ..doctor.checks import (
     Finding,
     Subject,
     check_environment,
@@ -46,7 +48,7 @@ from ..checkup import (
     patient_of,
     subject_of,
 )
-from ..diagnosis import (
+from ..doctor.mistakes import (
     Diagnosis,
     Faces,
     Patient,
@@ -56,16 +58,16 @@ from ..diagnosis import (
     diagnose_tensor,
     unaligned_crops,
 )
+from ..doctor.reference import drawn_pictures, write_reference
 from ..errors import UNREADABLE, GateError, InputError
+from ..files import write_bytes
 from ..image.align import align_face
-from ..image.files import read_image_rgb, write_bytes
+from ..image.files import read_image_rgb
+from ..image.preprocess import VdspOperation
 from ..models import find_card
 from ..models.pipnet.decode import read_meanface
 from ..models.scrfd.decode import decode
-from ..reference import drawn_pictures, write_reference
-from ..vacc.artifact import read_artifact
-from ..vacc.npz import read_arrays
-from ..vacc.vdsp import VdspOperation, read_vdsp
+from ..vacc.vdsp import read_vdsp
 from .options import add_flag, add_runtime_options, runtime_of
 
 __all__ = ["configure", "run"]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from .. import weights
 from ..contract import Contract, find_contract
-from ..eject import EJECTED_FILES, eject
+from ..deploy.eject import EJECTED_FILES, eject
 from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
-from ..predict import published_graph
+from ..pipeline.load import published_graph
 from .recipes import render_build
 
 __all__ = ["configure", "run"]

@@ -18,9 +18,9 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 from .. import weights
 from ..card import ModelCard
 from ..errors import CardError, FaceZooError, GraphError, InputError, WeightsMissing
-from ..image.files import write_bytes
+from ..files import write_bytes
 from ..models import CARDS, find_card, find_weights
-from ..report import COUNTS_SCHEMA, read_counts
+from ..reports.numerics import COUNTS_SCHEMA, read_counts
 
 __all__ = ["configure", "run"]
 
@@ -110,7 +110,7 @@ def _downloaded(card: ModelCard) -> Optional[Path]:
 def _graph_rows(path: Path, size: Optional[Tuple[int, int]]) -> List[Tuple[str, str]]:
     # The packages behind this are not everybody's, and the help must work without them.
     from ..contract import load_graph
-    from ..graph_info import describe_graph
+    from ..graphs.info import describe_graph
 
     graph = load_graph(path, check=True)
     try:
@@ -144,7 +144,7 @@ def _network_rows(card: ModelCard, size: Tuple[int, int]) -> List[Tuple[str, str
 
 def _count_card(card: ModelCard, size: Tuple[int, int]) -> Tuple[int, int]:
     try:
-        from ..export import count_network
+        from ..graphs.export import count_network
     except ImportError as error:
         raise WeightsMissing(
             f"{card.id}: there is no graph here to count, and no PyTorch to build the network "

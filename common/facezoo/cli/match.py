@@ -16,16 +16,17 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..files import write_bytes
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
-from ..image.files import read_image_rgb, write_bytes
+from ..image.files import read_image_rgb
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
-from ..pipeline import PhotoEmbedder
-from ..predict import find_model
-from ..recognition import Match, match_photos
+from ..pipeline.load import find_model
+from ..pipeline.people import Match, match_photos
+from ..pipeline.photo import PhotoEmbedder
+from ..profiles.similarity import read_similarity
 from ..results import FaceDetections, FaceEmbeddings
-from ..similarity_profile import read_similarity
 from .options import add_runtime_options, runtime_of
 
 __all__ = ["configure", "draw_match", "open_released", "run"]
@@ -142,7 +143,7 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     Parameters
     ----------
     match
-        What :func:`facezoo.recognition.match_photos` returned.
+        What :func:`facezoo.pipeline.people.match_photos` returned.
     photos
         The two photos, uint8, RGB.
     names

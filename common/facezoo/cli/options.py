@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
 
 from ..backends import ENGINES
-from ..contract import read_contract, sha256_of
+from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
+from ..files import sha256_of
 from ..runs import RunFolder
 
 __all__ = [
@@ -176,7 +177,7 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
 
     Returns
     -------
-    facezoo.pipeline.FaceEmbedder
+    facezoo.models.magface.model.FaceEmbedder
 
     Raises
     ------
@@ -187,7 +188,7 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
     """
     # Imported here because it takes most of a command's start.
     from .. import weights
-    from ..pipeline import load
+    from ..pipeline.load import load
 
     source = args.onnx or args.model_prefix_path
     if args.resume:
@@ -280,7 +281,7 @@ def import_torch_part(module: str) -> Any:
     Parameters
     ----------
     module
-        Such as ``facezoo.export``.
+        Such as ``facezoo.graphs.export``.
 
     Raises
     ------

@@ -29,27 +29,26 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..files import write_bytes
 from ..image.draw import draw_predicted, write_drawing
-from ..image.files import (
-    find_images,
-    names_with_suffix,
-    read_image_rgb,
-    relative_names,
-    write_bytes,
-)
-from ..looks import LOOKS, default_limits, read_limits
-from ..page import LONGEST_SIDE, Curves, Facts, Pictures, Section, Table, versions, write_page
-from ..predict import (
-    REASONS,
-    FacePredictor,
-    Gate,
-    PredictedPhoto,
-    find_model,
-    number_people,
-    read_score_limit,
+from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
+from ..pipeline.acceptance import REASONS, Gate, read_score_limit
+from ..pipeline.load import find_model
+from ..pipeline.people import number_people
+from ..pipeline.photo import FacePredictor, PredictedPhoto
+from ..profiles.appearance import LOOKS, default_limits, read_limits
+from ..profiles.similarity import read_similarity
+from ..reports.html import (
+    LONGEST_SIDE,
+    Curves,
+    Facts,
+    Pictures,
+    Section,
+    Table,
+    versions,
+    write_page,
 )
 from ..runs import RunFolder, fingerprint_files
-from ..similarity_profile import read_similarity
 from .options import (
     add_flag,
     add_run_options,

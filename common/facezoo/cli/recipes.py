@@ -14,10 +14,10 @@ from typing import Dict, List, Tuple
 import yaml
 
 from ..card import ModelCard, Preprocess
+from ..deploy.triton import render_triton
 from ..errors import GateError, InputError
-from ..image.files import write_bytes
+from ..files import write_bytes
 from ..models import CARDS
-from ..models.magface.serving import render_triton
 from ..vacc.vdsp import render_vdsp
 
 __all__ = ["configure", "render_build", "render_recipes", "run"]

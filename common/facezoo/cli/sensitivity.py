@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List
 
-from ..image.files import write_bytes
+from ..files import write_bytes
 from ..vacc.build_config import read_build_config
 from .compile import open_data, override
 from .options import progress
@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, propose."""
-    from ..vacc.compiler import prepare_source
-    from ..vacc.quantize import calibrate, choose_arithmetic, insert_qdq, lint_graph
-    from ..vacc.sensitivity import format_exclusions, measure_error, measure_layers, propose
+    from ..compiler.build import prepare_source
+    from ..compiler.quantize import calibrate, choose_arithmetic, insert_qdq, lint_graph
+    from ..compiler.sensitivity import format_exclusions, measure_error, measure_layers, propose
 
     config = override(read_build_config(args.yaml), dtype="int8", checkpoint=args.checkpoint)
     data = open_data(config, None, False, args.allow_custom_code)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         text = json.dumps({**report, "layers": entries}, indent=2) + "\n"
         write_bytes(args.json, text.encode())
     if args.plot:
-        from ..plots import plot_sensitivity
+        from ..reports.plots import plot_sensitivity
 
         plot_sensitivity({_label(e): e["error"] for e in entries}, args.plot)
     return 0

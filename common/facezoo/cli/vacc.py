@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ..backends.vsx import TIMEOUT, check_card
-from ..compare import compare_detections
 from ..contract import Contract
 from ..errors import BackendUnavailable
-from ..image.files import write_bytes
+from ..evaluation.drift import compare_detections
+from ..files import write_bytes
 from ..models.scrfd.decode import PROFILES, decode
 from ..results import RawOutputs
 from .options import EXIT_SOME_REFUSED, add_flag
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         check_card(args.device_id)
     except BackendUnavailable as error:
         raise BackendUnavailable(f"a selftest needs a card: {error}") from error
-    from ..vacc import selftest
+    from ..doctor import device_selftest as selftest
 
     report: Dict[str, Any] = {**selftest.describe_environment(args.device_id), "findings": []}
     with tempfile.TemporaryDirectory(prefix="facezoo-selftest-") as folder:
@@ -83,7 +83,8 @@ def task_drift(
     Returns
     -------
     dict
-        Of a :class:`~facezoo.compare.DetectionDrift`; empty for models without such a comparison.
+        Of a :class:`~facezoo.evaluation.drift.DetectionDrift`; empty for models without such a
+        comparison.
     """
     if contract.model != "scrfd":
         return {}

@@ -19,9 +19,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from .. import models
 from ..backends import ENGINES
 from ..errors import InputError
+from ..evaluation.speed import Job, Line, Measurement, Synthetic, Workers, format_report
 from ..runs import RunFolder, fingerprint_files
 from ..vacc import npz, outputs
-from ..vacc.profiler import Job, Line, Measurement, Synthetic, Workers, format_report
 from .options import add_flag, progress
 
 __all__ = ["add_job_options", "configure", "job_from", "run", "seconds_above_0"]

@@ -14,7 +14,7 @@ from typing import Dict, Iterable, List, Tuple
 import numpy as np
 
 from ..errors import DatasetError
-from ..image.files import write_bytes
+from ..files import write_bytes
 from .image_list import inside, read_paths
 from .pairs import read_pair_labels
 

@@ -15,24 +15,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import DatasetError, InputError
-from ..image.files import find_images, relative_names, write_bytes
+from ..files import write_bytes
+from ..image.files import find_images, relative_names
 
 __all__ = [
     "ImageList",
     "check_image_list",
+    "check_some_exist",
     "inside",
     "list_people",
     "read_image_list",
     "read_lines",
     "read_paths",
     "renumbered",
+    "resolve_names",
     "write_image_list",
 ]
+
 
 # Longest line that is read; a feature of 512 numbers takes about 10,000 bytes.
 MAX_LINE = 1 << 20
@@ -340,3 +344,62 @@ def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], fo
     line = "{0} 0 {1} 0\n" if form == FORMS[1] else "{0} {1}\n"
     text = "".join(line.format(name, label) for name, label in zip(paths, labels))
     write_bytes(Path(path), text.encode())
+
+
+def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:
+    """Find the pictures of a list whose paths start from no one says where.
+
+    Parameters
+    ----------
+    names
+        As the list has them.
+    listed_in
+        The list. Relative paths are tried from the working folder, as the authors do, then from the
+        list's folder and the two above; where the first picture is found, all are taken from.
+
+    Returns
+    -------
+    list of Path
+        One a name, existing or not.
+
+    Raises
+    ------
+    DatasetError
+        If there is none of them.
+    """
+    folder = Path(listed_in).parent
+    bases = [Path(), folder, folder / "..", folder / ".." / ".."]
+    base = next((base for base in bases if _is_there(base / names[0])), bases[0])
+    paths = [base / name for name in names]
+    check_some_exist(paths, listed_in)
+    return paths
+
+
+def check_some_exist(paths: Sequence[Path], listed_in: Path) -> None:
+    """Refuse a list of which no picture is there: it is another file, or starts elsewhere.
+
+    Parameters
+    ----------
+    paths
+        Of the list.
+    listed_in
+        The list.
+
+    Raises
+    ------
+    DatasetError
+        If none exists.
+    """
+    if not any(map(_is_there, paths)):
+        raise DatasetError(
+            f"{str(listed_in)!r}: not one of its {len(paths)} pictures exists, such as "
+            f"{str(paths[0])[:200]!r}; correct the list or the folder it starts from"
+        )
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a file is there; a line of a text that is no list may be no name at all."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

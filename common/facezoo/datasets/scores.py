@@ -12,10 +12,10 @@ from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, T
 
 import numpy as np
 
+from ..arrays import read_arrays
 from ..errors import UNREADABLE, DatasetError
-from ..image.files import write_bytes
+from ..files import write_bytes
 from ..runs import RunFolder
-from ..vacc.npz import read_arrays
 from .image_list import read_lines
 
 __all__ = [

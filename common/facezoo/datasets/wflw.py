@@ -20,7 +20,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import UNREADABLE, DatasetError
-from ..image.files import write_bytes
+from ..files import write_bytes
 from ..image.resize import resize_image
 
 __all__ = [

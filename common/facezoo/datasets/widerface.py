@@ -650,7 +650,7 @@ def unpack_ground_truth(archive: Path, folder: Path) -> int:
 
 def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) -> int:
     # Imported here because it needs the image libraries, and evaluating does not.
-    from ..image.files import write_bytes
+    from ..files import write_bytes
 
     with _opened_zip(archive) as zipped:
         chosen: Dict[str, zipfile.ZipInfo] = {}

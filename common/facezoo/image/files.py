@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
@@ -15,26 +15,23 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from ..arrays import MAX_PIXELS
 from ..errors import ImageError, InputError
+from ..files import write_bytes
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "about_file",
     "decode_image_rgb",
     "find_images",
     "names_with_suffix",
     "read_image_rgb",
     "read_reduced_rgb",
     "relative_names",
-    "write_bytes",
     "write_image_rgb",
 ]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
 
-# A picture of more pixels than this is a decompression bomb rather than a photo (16,000 x 11,125);
-# Pillow opens none of 178,956,971 or more.
-MAX_PIXELS = 178_000_000
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
 
 # Older OpenCV builds have no flag that decodes straight to RGB.
 _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
@@ -290,30 +287,6 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     if not done:
         raise InputError(f"{str(path)!r}: the picture cannot be encoded as {suffix}")
     write_bytes(path, encoded.tobytes())
-
-
-@contextmanager
-def about_file(path: Path) -> Iterator[None]:
-    """Let an error of the system name a file: a full disk's says none, others a temporary one."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
-
-
-def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
-    with about_file(path):
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(pieces)
-            temporary.replace(path)
-        finally:
-            if temporary.exists():
-                temporary.unlink()
 
 
 def relative_names(paths: Sequence[Path], root: Path) -> Tuple[str, ...]:

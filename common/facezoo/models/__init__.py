@@ -15,12 +15,13 @@ from __future__ import annotations
 import difflib
 from functools import lru_cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Collection, Dict
 
 from ..card import ModelCard, WeightFile
 from ..errors import CardError
 
-__all__ = ["CARDS", "MODELS", "WEIGHTS", "find_card", "find_weights"]
+__all__ = ["CARDS", "MODELS", "WEIGHTS", "find_card", "find_weights", "import_part"]
 
 MODELS = ("scrfd", "pipnet", "sdd_fiqa", "magface")
 
@@ -43,6 +44,19 @@ def __getattr__(name: str) -> Any:
     if name in ("CARDS", "WEIGHTS"):
         return _catalogue()[name]
     raise AttributeError(f'module "{__name__}" has no attribute "{name}"')
+
+
+def import_part(model: str, part: str) -> ModuleType:
+    """Import a module of one model, such as its ``decode`` or ``graph``.
+
+    Parameters
+    ----------
+    model
+        One of ``MODELS``.
+    part
+        Name of the module.
+    """
+    return import_module(f"{__name__}.{model}.{part}")
 
 
 def find_card(card_id: str) -> ModelCard:

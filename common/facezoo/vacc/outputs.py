@@ -13,12 +13,14 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from ..arrays import load_json, read_npz
 from ..card import ModelCard
-from ..contract import METADATA_KEY, Contract, sha256_of
+from ..contract import METADATA_KEY, Contract
 from ..errors import ConfigError, InputError
+from ..files import sha256_of
 from ..image.resize import placement_of
 from ..results import RawOutputs
-from .npz import Picture, load_json, read_datalist, read_npz
+from .npz import Picture, read_datalist
 
 __all__ = ["INDEX_FILE", "INDEX_SCHEMA", "OutputFolder", "index_head", "output_name"]
 

@@ -9,29 +9,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
-import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
-
-import cv2
-import numpy as np
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ..card import NORMS, RESIZES, Preprocess
 from ..errors import ConfigError
-from ..image.resize import fit_image
-from ..results import Placement
+from ..image.preprocess import as_half
 
 __all__ = [
-    "VdspOperation",
-    "affine_normalisation",
-    "check_picture",
-    "describe_differences",
-    "normalisation_table",
     "read_vdsp",
     "render_vdsp",
 ]
+
 
 # source: spec of the vendor's corpus, 825 JSON files; name of the fusion op to the order it names
 FIT_OF_OP = {
@@ -54,149 +44,6 @@ _KNOWN_KEYS = (
 ).split()
 _LARGEST_SIDE = 16384
 _LARGEST_FILE = 1 << 20
-
-
-def _half(values: Sequence[float]) -> np.ndarray:
-    """Round to float16 as the device does, in float64 for the arithmetic that follows."""
-    return np.asarray(values, np.float16).astype(np.float64)
-
-
-def normalisation_table(preprocess: Preprocess, half_output: bool = False) -> np.ndarray:
-    """Return what each pixel value becomes, per channel of the network.
-
-    Parameters
-    ----------
-    preprocess
-        Its NormaType, mean and std are used, the last two rounded to float16 as on the device.
-    half_output
-        Round the result to float16 too, as the device hands it to fp16 and int8 networks.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (3, 256), float32; row c is the network's channel c.
-    """
-    pixel = np.arange(256, dtype=np.float64)[None]
-    mean, std = _half(preprocess.mean)[:, None], _half(preprocess.std)[:, None]
-    if preprocess.norm == "EQUAL":
-        table = np.repeat(pixel, 3, axis=0)
-    elif preprocess.norm == "DIV255":
-        table = np.repeat(pixel / 255.0, 3, axis=0)
-    elif preprocess.norm == "DIV1275_MINUSONE":
-        table = np.repeat(pixel / 127.5 - 1.0, 3, axis=0)
-    elif preprocess.norm == "MINUSMEAN_DIVSTD":
-        table = (pixel - mean) / std
-    elif preprocess.norm == "DIV255_MINUSMEAN_DIVSTD":
-        table = (pixel / 255.0 - mean) / std
-    else:
-        raise ConfigError(f"NormaType {preprocess.norm!r} is not known; expected one of {NORMS}")
-    if half_output:
-        table = table.astype(np.float16)
-    return np.ascontiguousarray(table, dtype=np.float32)
-
-
-def affine_normalisation(table: np.ndarray) -> Optional[Tuple[float, float]]:
-    """Write a table as ``pixel * scale - shift`` for a graph to compute, if that changes no bit.
-
-    Parameters
-    ----------
-    table
-        From :func:`normalisation_table`.
-
-    Returns
-    -------
-    tuple of float or None
-        Scale and shift in float32, the same for all channels; None if rounding would show.
-    """
-    scale = np.float32((np.float64(table[0, 255]) - table[0, 0]) / 255.0)
-    shift = -table[0, 0]
-    computed = np.arange(256, dtype=np.float32) * scale - shift
-    return (float(scale), float(shift)) if np.array_equal(table, [computed] * 3) else None
-
-
-def check_picture(image_rgb: np.ndarray) -> None:
-    """Refuse what is no picture (H, W, 3), uint8; ConfigError says what it is instead."""
-    if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
-        raise ConfigError(
-            f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
-            f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
-        )
-
-
-class VdspOperation:
-    """One fusion op, ready to run: pictures in, network tensors out.
-
-    Parameters
-    ----------
-    preprocess
-        What to do.
-    half_output
-        Round the tensor to float16, as the device does for fp16 and int8 networks.
-    """
-
-    def __init__(self, preprocess: Preprocess, half_output: bool = False) -> None:
-        self.preprocess = preprocess
-        self.table = normalisation_table(preprocess, half_output)
-        self._local = threading.local()
-
-    def __call__(
-        self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
-    ) -> Tuple[np.ndarray, Placement]:
-        """Make one network input: all of the operation.
-
-        Parameters
-        ----------
-        image_rgb
-            Shape (H, W, 3), uint8, RGB.
-        out
-            Shape (3, input_h, input_w), float32: where to put the tensor.
-
-        Returns
-        -------
-        tensor : numpy.ndarray
-            Shape (3, input_h, input_w), float32, in the network's channel order.
-        placement : Placement
-            Where the picture lies in it.
-        """
-        planes, placement = self.planes(image_rgb)
-        if out is None:
-            out = np.empty(planes.shape, np.float32)
-        for channel, plane in enumerate(planes):
-            cv2.LUT(plane, self.table[channel], dst=out[channel])
-        return out, placement
-
-    def planes(
-        self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
-    ) -> Tuple[np.ndarray, Placement]:
-        """Make one network input but for the normalisation, which may be part of the graph.
-
-        Parameters
-        ----------
-        image_rgb
-            Shape (H, W, 3), uint8, RGB.
-        out
-            Shape (3, input_h, input_w), uint8: where to put the pixels; else the calling thread's
-            next call overwrites them.
-
-        Returns
-        -------
-        planes : numpy.ndarray
-            Shape (3, input_h, input_w), uint8, in the network's channel order.
-        placement : Placement
-            Where the picture lies in it.
-        """
-        check_picture(image_rgb)
-        # Each thread fits its pictures into a canvas of its own: new memory costs page faults.
-        canvas = getattr(self._local, "canvas", None)
-        if canvas is None:
-            hw = self.preprocess.input_hw
-            canvas = self._local.canvas = np.empty((*hw, 3), np.uint8)
-            self._local.planes = np.empty((3, *hw), np.uint8)
-        fitted, placement = fit_image(image_rgb, self.preprocess, canvas)
-        if out is None:
-            out = self._local.planes
-        cv2.split(fitted, list(out[::-1] if self.preprocess.swaps_channels else out))
-        return out, placement
 
 
 def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
@@ -284,7 +131,7 @@ def _preprocess_from(fit: str, config: Mapping[str, Any], base: Preprocess) -> P
         std=_three(config, "Std", (1.0, 1.0, 1.0)),
         pad_value=_color(config, base.pad_value),
     )
-    if read.norm.endswith("DIVSTD") and any(_half(read.std) == 0.0):
+    if read.norm.endswith("DIVSTD") and any(as_half(read.std) == 0.0):
         raise ConfigError(f"Std {list(read.std)} has a zero, and {read.norm} divides by it")
     if fit in ("letterbox_pads", "stretch_crop"):
         read = replace(read, resize_hw=_size(config, "Resize", input_hw))
@@ -380,8 +227,8 @@ def render_vdsp(preprocess: Preprocess) -> Dict[str, Any]:
         config["CropX"], config["CropY"] = preprocess.crop_xy
     if preprocess.crop_hw is not None:
         config["CropWidth"], config["CropHeight"] = preprocess.crop_hw[1], preprocess.crop_hw[0]
-    config["Mean"] = [float(v) for v in _half(preprocess.mean)]
-    config["Std"] = [float(v) for v in _half(preprocess.std)]
+    config["Mean"] = [float(v) for v in as_half(preprocess.mean)]
+    config["Std"] = [float(v) for v in as_half(preprocess.std)]
     config["NormaType"] = preprocess.norm
     config["ColorCvtCode"] = preprocess.color_conversion
     config["ResizeType"] = preprocess.resize
@@ -392,44 +239,3 @@ def render_vdsp(preprocess: Preprocess) -> Dict[str, Any]:
         for side, pad in zip(("Top", "Bottom", "Left", "Right"), preprocess.pads):
             config[f"Padding{side}"] = pad
     return {"OpType": OP_OF_FIT[preprocess.fit], "OpConfig": config}
-
-
-def describe_differences(given: Preprocess, contract: Preprocess) -> List[str]:
-    """Say in words where a pre-processing departs from a model's contract.
-
-    Parameters
-    ----------
-    given
-        What will be done.
-    contract
-        What the model was made for.
-
-    Returns
-    -------
-    list of str
-        One line a difference that can change a tensor; empty if there is none.
-    """
-    lines = []
-    for name in ("fit", "input_hw", "pad_value", "anchor", "rounding", "axis_scale", "resize"):
-        if getattr(given, name) != getattr(contract, name):
-            lines.append(
-                f"{name} {getattr(given, name)!r}, the model has {getattr(contract, name)!r}"
-            )
-    if given.swaps_channels != contract.swaps_channels:
-        order = {True: "BGR", False: "RGB"}
-        lines.append(
-            f"channels in {order[given.swaps_channels]} order, the model was made for "
-            f"{order[contract.swaps_channels]}"
-        )
-    here, there = normalisation_table(given), normalisation_table(contract)
-    gap = float(np.max(np.abs(here - there)))
-    if not math.isclose(gap, 0.0, abs_tol=1e-6):
-        lines.append(
-            f"normalisation {given.norm} to {_ranges(here)}, the model was made for "
-            f"{contract.norm} to {_ranges(there)}"
-        )
-    return lines
-
-
-def _ranges(table: np.ndarray) -> str:
-    return " ".join(f"[{row[0]:.4g}, {row[-1]:.4g}]" for row in np.unique(table, axis=0))

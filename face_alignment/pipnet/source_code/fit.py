@@ -2,8 +2,7 @@
 
 DATA_DIR holds train.txt (a line: crop.jpg x0 y0 x1 y1 ..., in [0, 1] of the crop), images_train,
 and the same for test. Writes SAVE_DIR/model.pth, model.onnx, meanface.txt and training.json, and
-prints how far the test crops' landmarks are off, beside those of the mean face. Crops are taken as
-they are: what shall vary in training must vary in them. Interrupted, the same command goes on.
+prints the test error beside the mean face's. No augmentation. Resumable: run the command again.
 """
 
 import argparse
@@ -14,14 +13,15 @@ import facezoo
 import numpy as np
 from facezoo.cli import options
 from facezoo.datasets.wflw import read_normalised_list
-from facezoo.image.files import read_image_rgb, write_bytes
+from facezoo.evaluation.landmarks import stack_units
+from facezoo.files import write_bytes
+from facezoo.image.files import read_image_rgb
+from facezoo.image.preprocess import VdspOperation
 from facezoo.metrics.landmarks import NORMALIZERS, normalized_mean_error
 from facezoo.models.pipnet.decode import MeanFace, compute_meanface, format_meanface
-from facezoo.models.pipnet.evaluation import stack_units
 from facezoo.models.pipnet.graph import BACKBONE_OF, make_contract
 from facezoo.models.pipnet.settings import FitSettings
 from facezoo.runs import RunFolder, fingerprint_files
-from facezoo.vacc.vdsp import VdspOperation
 
 OWNED = ("state.pth", "model.pth", "model.onnx", "meanface.txt", "training.json")
 
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    export = options.import_torch_part("facezoo.export")
+    export = options.import_torch_part("facezoo.graphs.export")
     training = options.import_torch_part("facezoo.models.pipnet.train")
     settings = FitSettings(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(FitSettings)}
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     ) as folder:
         state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
         if not folder.finished:
-            options.import_torch_part("facezoo.models.training").keep_freed_memory()
+            options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
             fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")

@@ -12,7 +12,8 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.datasets import wflw
 from facezoo.errors import DatasetError, ImageError
-from facezoo.image.files import read_image_rgb, write_bytes, write_image_rgb
+from facezoo.files import write_bytes
+from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.decode import compute_meanface, format_meanface
 from facezoo.runs import RunFolder, fingerprint_files
 

@@ -12,13 +12,13 @@ import argparse
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, usable_cores
 from facezoo.cli import options
+from facezoo.datasets.degraded import LISTS, choose_people, degraded_faces, person_of, write_lists
 from facezoo.errors import ImageError
 from facezoo.image.degrade import DEGRADATIONS
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
-from facezoo.quality_sets import LISTS, choose_people, degraded_faces, person_of, write_lists
 from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.workers import map_in_order, usable_cores
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,20 +13,19 @@ import time
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.contract import sha256_of
+from facezoo.datasets.degraded import write_labels
+from facezoo.datasets.embeddings import write_embeddings
 from facezoo.datasets.image_list import inside, read_image_list
 from facezoo.errors import ImageError
-from facezoo.image.files import find_images, relative_names
-from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS
-from facezoo.quality_sets import (
+from facezoo.evaluation.embeddings import (
     PackedEmbedding,
     embed_pictures,
-    label_pictures,
     open_recognizer,
     unpack_embeddings,
-    write_embeddings,
-    write_labels,
 )
+from facezoo.files import sha256_of
+from facezoo.image.files import find_images, relative_names
+from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS, label_pictures
 from facezoo.runs import RunFolder, fingerprint_files
 
 OWNED = ("labels.txt", "embeddings.npz")

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 from facezoo.cli import options
-from facezoo.contract import Contract, sha256_of
+from facezoo.contract import Contract
+from facezoo.datasets.degraded import read_labels
 from facezoo.datasets.image_list import inside
 from facezoo.errors import InputError
+from facezoo.files import sha256_of
 from facezoo.image.files import read_image_rgb
+from facezoo.image.preprocess import VdspOperation
 from facezoo.models.sdd_fiqa.card import CARDS
 from facezoo.models.sdd_fiqa.settings import TrainSettings
-from facezoo.quality_sets import read_labels
 from facezoo.runs import RunFolder, fingerprint_files
-from facezoo.vacc.vdsp import VdspOperation
 
 OWNED = ("state.pth", "model.pth", "model.onnx", "training.json")
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     settings = TrainSettings(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainSettings)}
     )
-    export = options.import_torch_part("facezoo.export")
+    export = options.import_torch_part("facezoo.graphs.export")
     training = options.import_torch_part("facezoo.models.sdd_fiqa.train")
     contract = Contract.from_card(CARDS[f"sdd_fiqa_{settings.variant}"])
     prepare = VdspOperation(contract.preprocess)
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     ) as folder:
         state = args.save_dir / "state.pth"
         if not folder.finished:
-            options.import_torch_part("facezoo.models.training").keep_freed_memory()
+            options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Training(settings, faces, validation or None, trunk=args.trunk)
             fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")

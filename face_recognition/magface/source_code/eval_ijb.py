@@ -15,7 +15,8 @@ from facezoo.cli import options
 from facezoo.datasets.pairs import read_feature_list
 from facezoo.datasets.templates import read_template_protocol
 from facezoo.errors import DatasetError
-from facezoo.image.files import write_bytes
+from facezoo.evaluation.verification_report import describe_point, point_entry
+from facezoo.files import write_bytes
 from facezoo.metrics.verification import (
     cosine_similarity,
     operating_points,
@@ -23,7 +24,6 @@ from facezoo.metrics.verification import (
     roc_curve,
     tar_at_nearest_far,
 )
-from facezoo.metrics.verification_report import describe_point, point_entry
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     if args.plot:
         # Imported here because matplotlib is an extra.
-        from facezoo.plots import plot_roc
+        from facezoo.reports.plots import plot_roc
 
         plot_roc({f"IJB-{args.type.upper()}": roc}, args.plot)
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facezoo.cli import options
 from facezoo.datasets.pairs import read_feature_pairs
-from facezoo.image.files import write_bytes
+from facezoo.files import write_bytes
 from facezoo.metrics import quality
 from facezoo.metrics.verification import angular_distance
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     if args.plot:
         # Imported here because matplotlib is an extra.
-        from facezoo.plots import plot_reject_curves
+        from facezoo.reports.plots import plot_reject_curves
 
         fmr = ORIGINAL_FMR if args.original else args.fmr
         plot_reject_curves({args.feat_list.stem: curve}, args.plot, fmr, band)

@@ -12,13 +12,13 @@ import json
 from functools import partial
 from pathlib import Path
 
-from facezoo import recognition
 from facezoo.cli import options
 from facezoo.datasets.face_sets import SETS
 from facezoo.datasets.pairs import read_feature_pairs
 from facezoo.errors import InputError
-from facezoo.image.files import write_bytes
-from facezoo.metrics.verification_report import PROTOCOLS, SCHEMA, reports_csv, verify_pairs
+from facezoo.evaluation import recognition
+from facezoo.evaluation.verification_report import PROTOCOLS, SCHEMA, reports_csv, verify_pairs
+from facezoo.files import write_bytes
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(args.csv, reports_csv(reports).encode())
     if args.plot:
         # Imported here because matplotlib is an extra.
-        from facezoo.plots import plot_roc
+        from facezoo.reports.plots import plot_roc
 
         plot_roc({report.name: report.roc for report in reports}, args.plot)
     return 0

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from facezoo.cli.options import add_flag, make_parser, run_command
 from facezoo.contract import read_contract
+from facezoo.deploy import triton as serving
 from facezoo.errors import InputError
-from facezoo.models.magface import serving
 from facezoo.models.magface.card import CARDS
 
 

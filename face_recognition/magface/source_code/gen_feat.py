@@ -9,9 +9,9 @@ numbers, not normalised. Interrupted, the same command goes on where it was.
 import argparse
 from pathlib import Path
 
-from facezoo import recognition
 from facezoo.cli import options
 from facezoo.datasets.image_list import inside, read_paths
+from facezoo.evaluation import recognition
 
 
 def build_parser() -> argparse.ArgumentParser:

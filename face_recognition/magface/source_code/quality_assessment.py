@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from facezoo.cli import options
+from facezoo.datasets.image_list import resolve_names
 from facezoo.datasets.pairs import read_feature_list
+from facezoo.evaluation.features import rank_by_magnitude
+from facezoo.files import write_bytes
 from facezoo.image.draw import contact_sheet
-from facezoo.image.files import read_image_rgb, write_bytes, write_image_rgb
-from facezoo.recognition import rank_by_magnitude, resolve_names
+from facezoo.image.files import read_image_rgb, write_image_rgb
 
 MOST_ON_SHEET = 400
 
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         write_image_rgb(args.sheet, draw_sheet(ranked, args.feat_list))
     if args.histogram:
         # Imported here because matplotlib is an extra.
-        from facezoo.plots import plot_magnitudes
+        from facezoo.reports.plots import plot_magnitudes
 
         plot_magnitudes(np.array([value for _, value in ranked]), args.histogram, args.scale)
     return 0

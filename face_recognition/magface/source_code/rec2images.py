@@ -14,7 +14,7 @@ from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
 from facezoo.datasets.recordio import RecordFile, UnpackedFace, file_name_of
 from facezoo.errors import DatasetError, ImageError
-from facezoo.image.files import write_bytes
+from facezoo.files import write_bytes
 from facezoo.runs import RunFolder, fingerprint_files
 
 

@@ -15,7 +15,7 @@ from facezoo.datasets.image_list import check_image_list, read_image_list
 from facezoo.errors import InputError
 from facezoo.models.magface import settings
 from facezoo.models.magface.faces import FaceSet, read_face_pairs
-from facezoo.plots import plot_lengths
+from facezoo.reports.plots import plot_lengths
 from facezoo.runs import RunFolder, fingerprint_files
 
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         owned=("checkpoints", "weights", "vis", "steps.csv", "epochs.csv"),
         overwrite=args.overwrite,
     )
-    options.import_torch_part("facezoo.models.training").keep_freed_memory()
+    options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
     with distributed.Processes.started(args.device, chosen.precision) as processes:
         trainer = training.Trainer(
             chosen, faces, images.classes, build, processes, args.workers, args.compile

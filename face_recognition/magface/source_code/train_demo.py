@@ -1,9 +1,8 @@
 """Train iresnet18 on 25 people of the AT&T faces and verify it on five others; a smoke test.
 
-ATT_DIR holds s1 to s30. They are cropped to squares and resized to 112x112, not aligned: of a
-picture to learn five squares, so that a face's place counts less, of one to verify the middle one.
-The table has the accuracy on all pairs of one person, and as many of two, before and after each
-seed's training by train.py; the threshold is the other half's best.
+ATT_DIR holds s1 to s30, which are cropped to squares and resized to 112x112, not aligned: five
+squares per training image, the middle square for verification. The table has the accuracy on all
+genuine and as many impostor pairs before and after each seed; threshold from the other half.
 """
 
 import argparse
@@ -18,7 +17,8 @@ from typing import List
 from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
 from facezoo.datasets.pairs import people_pairs
-from facezoo.image.files import find_images, read_image_rgb, write_bytes, write_image_rgb
+from facezoo.files import write_bytes
+from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
 from facezoo.image.resize import resize_image
 from facezoo.models.magface.faces import read_face_pairs
 

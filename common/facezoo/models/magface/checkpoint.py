@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from ...contract import Contract, sha256_of
-from ...export import export_network
+from ...contract import Contract
+from ...files import sha256_of
+from ...graphs.export import export_network
 from .card import CARDS
 from .network import build, load_official
 

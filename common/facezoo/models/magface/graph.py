@@ -15,9 +15,9 @@ from onnx import helper
 
 from ...backends.ort import run_graph
 from ...card import ModelCard
-from ...contract import Contract, load_graph, sha256_of
+from ...contract import Contract, load_graph
 from ...errors import GraphError, InputError
-from ...image.files import write_bytes
+from ...files import sha256_of, write_bytes
 from .card import CARDS, WEIGHTS
 
 __all__ = ["export_released"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...errors import CardError
-from ...export import load_checkpoint
+from ...graphs.export import load_checkpoint
 
 __all__ = ["BLOCKS", "MagFace", "build", "load_official"]
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ...errors import BackendUnavailable, InputError, WeightsError
-from ...image.files import write_bytes
+from ...files import write_bytes
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
 from .distributed import Processes, synchronise_batch_norms
 from .faces import Batches, FacePairs, Faces, FaceSet, read_face

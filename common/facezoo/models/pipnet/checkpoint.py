@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional, Tuple
 
-from ...contract import Contract, sha256_of
-from ...export import export_network, load_checkpoint
+from ...contract import Contract
+from ...files import sha256_of
+from ...graphs.export import export_network, load_checkpoint
 from .card import NET_STRIDE, NUM_NEIGHBORS
 from .decode import PACKAGED, read_meanface
 from .graph import make_contract

@@ -16,9 +16,9 @@ import onnx
 from onnx import helper
 
 from ...backends.ort import run_graph
-from ...contract import Contract, load_graph, sha256_of
+from ...contract import Contract, load_graph
 from ...errors import GraphError, InputError
-from ...image.files import write_bytes
+from ...files import sha256_of, write_bytes
 from .card import CARDS, NUM_NEIGHBORS, OUTPUTS
 from .decode import (
     LEAST_CORRELATION,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..training import ResumableTraining
+from ..resumable import ResumableTraining
 from .network import build
 from .settings import FitSettings
 

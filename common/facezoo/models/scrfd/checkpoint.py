@@ -8,8 +8,9 @@ from typing import Optional, Tuple
 import numpy as np
 
 from ...card import ModelCard
-from ...contract import Contract, load_graph, sha256_of
-from ...export import (
+from ...contract import Contract, load_graph
+from ...files import sha256_of
+from ...graphs.export import (
     compare_with_graph,
     export_network,
     load_onnx,

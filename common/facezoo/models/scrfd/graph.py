@@ -16,9 +16,9 @@ from onnx import helper, numpy_helper
 
 from ...backends.ort import run_graph
 from ...card import ModelCard
-from ...contract import Contract, load_graph, sha256_of
+from ...contract import Contract, load_graph
 from ...errors import GraphError, InputError
-from ...image.files import write_bytes
+from ...files import sha256_of, write_bytes
 from .card import ANCHORS_PER_CELL, CARDS, STRIDES
 
 __all__ = ["Size", "compare_with_source", "export_released", "recognise_heads", "to_raw_heads"]

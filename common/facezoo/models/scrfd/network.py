@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import CardError, InputError
-from ...export import load_checkpoint
+from ...graphs.export import load_checkpoint
 from .card import ANCHORS_PER_CELL, STRIDES
 
 __all__ = ["VARIANTS", "Scrfd", "Variant", "build", "deploy", "load_official"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...errors import CardError
-from ...export import load_checkpoint
+from ...graphs.export import load_checkpoint
 
 __all__ = ["VARIANTS", "build", "load_official", "load_trunk"]
 

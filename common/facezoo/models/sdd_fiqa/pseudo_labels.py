@@ -7,13 +7,23 @@ is the Wasserstein distance between the similarities to the former and to the la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Iterator, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ...errors import InputError
+from ...datasets.degraded import read_copies
+from ...datasets.embeddings import Embeddings
+from ...datasets.image_list import read_paths
+from ...errors import DatasetError, InputError
 
-__all__ = ["PseudoLabels", "pseudo_labels", "wasserstein_distance"]
+__all__ = [
+    "PseudoLabels",
+    "label_pictures",
+    "pseudo_labels",
+    "wasserstein_distance",
+]
+
 
 # source: TFace@171ec14 quality/generate_pseudo_labels/gen_pseudo_labels.py, fix_num and range(12)
 PAIRS = 24
@@ -282,3 +292,62 @@ def wasserstein_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     steps = np.where(order < first.shape[1], second.shape[1], -first.shape[1])
     gap = np.abs(np.cumsum(steps[:, :-1], axis=1)) / (first.shape[1] * second.shape[1])
     return np.asarray(np.sum(gap * np.diff(ascending, axis=1), axis=1))
+
+
+def label_pictures(
+    embeddings: Embeddings,
+    people: Optional[Mapping[str, int]] = None,
+    *,
+    pairs: Optional[int],
+    rounds: int,
+    seed: int,
+    references: Optional[Path] = None,
+    copies: Optional[Path] = None,
+) -> PseudoLabels:
+    """Label pictures by their embeddings.
+
+    Parameters
+    ----------
+    embeddings
+        Of the pictures.
+    people
+        Picture to the number of its person; by the folders if None.
+    pairs, rounds, seed
+        As for :func:`~facezoo.models.sdd_fiqa.pseudo_labels.pseudo_labels`.
+    references
+        List of the pictures that may be partners; all if None.
+    copies
+        List of copies with their originals, as :func:`read_copies` reads it.
+
+    Returns
+    -------
+    PseudoLabels
+        In the order of the embeddings.
+
+    Raises
+    ------
+    DatasetError
+        If a list does not name the pictures.
+    InputError
+        If the pictures cannot be labelled.
+    """
+    names, numbers = embeddings.names, embeddings.people
+    if people is not None:
+        numbers = np.array([people[name] for name in names])
+    allowed = None
+    if references is not None:
+        allowed = np.isin(names, read_paths(references))
+        if not allowed.any():
+            raise DatasetError(
+                f"{str(references)!r} names none of the pictures, such as {names[0]!r}"
+            )
+    return pseudo_labels(
+        embeddings.vectors,
+        numbers,
+        pairs=pairs,
+        rounds=rounds,
+        seed=seed,
+        references=allowed,
+        originals=None if copies is None else read_copies(copies, names),
+        names=names,
+    )

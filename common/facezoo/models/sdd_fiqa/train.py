@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import InputError
 from ...metrics.quality import spearman
-from ..training import ResumableTraining
+from ..resumable import ResumableTraining
 from .network import build, load_trunk
 from .settings import TrainSettings
 

@@ -9,17 +9,18 @@ import dataclasses
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, naming, usable_cores
+from facezoo.backends.base import naming
 from facezoo.cli import options
-from facezoo.contract import sha256_of
 from facezoo.errors import ImageError
+from facezoo.evaluation import landmarks as evaluation
+from facezoo.files import sha256_of
 from facezoo.metrics.landmarks import NORMALIZERS
-from facezoo.models.pipnet import evaluation
 from facezoo.models.pipnet.card import CARDS
 from facezoo.models.pipnet.decode import decode, read_meanface
 from facezoo.runs import RunFolder, fingerprint_files
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
+from facezoo.workers import map_in_order, usable_cores
 
 
 def build_parser() -> argparse.ArgumentParser:

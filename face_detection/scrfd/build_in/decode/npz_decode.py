@@ -9,17 +9,18 @@ import dataclasses
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, naming, usable_cores
+from facezoo.backends.base import naming
 from facezoo.cli import options
-from facezoo.contract import sha256_of
 from facezoo.datasets.widerface import format_widerface
 from facezoo.errors import ImageError
-from facezoo.image.files import names_with_suffix, write_bytes
+from facezoo.files import sha256_of, write_bytes
+from facezoo.image.files import names_with_suffix
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.decode import PROFILES, decode
 from facezoo.runs import RunFolder, fingerprint_files
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
+from facezoo.workers import map_in_order, usable_cores
 
 
 def build_parser() -> argparse.ArgumentParser:

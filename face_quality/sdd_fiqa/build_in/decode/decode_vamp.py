@@ -9,16 +9,17 @@ import dataclasses
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, naming, usable_cores
+from facezoo.backends.base import naming
 from facezoo.cli import options
-from facezoo.contract import sha256_of
 from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
 from facezoo.errors import ImageError
+from facezoo.files import sha256_of
 from facezoo.models.sdd_fiqa.card import CARDS
 from facezoo.models.sdd_fiqa.decode import decode
 from facezoo.runs import RunFolder, fingerprint_files
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
+from facezoo.workers import map_in_order, usable_cores
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,16 +9,17 @@ import dataclasses
 import time
 from pathlib import Path
 
-from facezoo.backends.base import map_in_order, naming, usable_cores
+from facezoo.backends.base import naming
 from facezoo.cli import options
-from facezoo.contract import sha256_of
 from facezoo.errors import ImageError
+from facezoo.evaluation.features import finish_embeddings
+from facezoo.files import sha256_of
 from facezoo.models.magface.card import CARDS
 from facezoo.models.magface.decode import decode
-from facezoo.recognition import finish_embeddings
 from facezoo.runs import RunFolder, fingerprint_files
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
+from facezoo.workers import map_in_order, usable_cores
 
 OWNED = ("results.json", "feat.list", "embeddings.npz")
 

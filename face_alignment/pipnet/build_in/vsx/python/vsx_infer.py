@@ -11,12 +11,12 @@ from pathlib import Path
 import facezoo
 from facezoo.cli import options
 from facezoo.errors import InputError
+from facezoo.evaluation import landmarks as evaluation
 from facezoo.image.draw import draw_landmarks, write_drawing
 from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
-from facezoo.models.pipnet import evaluation
 from facezoo.models.pipnet.decode import read_meanface
-from facezoo.pipeline import PhotoLandmarker
+from facezoo.pipeline.photo import PhotoLandmarker
 from facezoo.runs import RunFolder, fingerprint_files
 
 

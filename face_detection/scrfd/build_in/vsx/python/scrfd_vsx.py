@@ -12,13 +12,9 @@ from pathlib import Path
 import facezoo
 from facezoo.cli import options
 from facezoo.datasets.widerface import format_widerface
+from facezoo.files import write_bytes
 from facezoo.image.draw import draw_faces, write_drawing
-from facezoo.image.files import (
-    find_images,
-    names_with_suffix,
-    relative_names,
-    write_bytes,
-)
+from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.models.scrfd.decode import PROFILES
 from facezoo.runs import RunFolder, fingerprint_files
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import facezoo
 from facezoo.cli import options
-from facezoo.contract import sha256_of
 from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
 from facezoo.errors import InputError
+from facezoo.evaluation.quality import describe_model, quality_sheet
+from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
-from facezoo.pipeline import PhotoQuality
-from facezoo.quality import describe_model, quality_sheet
-from facezoo.quality_profile import read_profile
+from facezoo.pipeline.photo import PhotoQuality
+from facezoo.profiles.quality import read_profile
 from facezoo.runs import RunFolder, fingerprint_files
 
 SHEET_FILE = "contact_sheet.jpg"

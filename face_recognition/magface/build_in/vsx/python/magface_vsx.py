@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import facezoo
-from facezoo import recognition
 from facezoo.cli import options
 from facezoo.datasets.image_list import read_paths
-from facezoo.image.files import find_images, relative_names, write_bytes
-from facezoo.pipeline import FLIPS, PhotoEmbedder
+from facezoo.evaluation import recognition
+from facezoo.files import write_bytes
+from facezoo.image.files import find_images, relative_names
+from facezoo.models.magface.model import FLIPS
+from facezoo.pipeline.photo import PhotoEmbedder
 from facezoo.runs import RunFolder, fingerprint_files
 
 LISTS = (".list", ".txt")

@@ -1,0 +1,203 @@
+"""Arrays in .npz files: no pickle is read, and a file is written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, Dict, List, Mapping, Tuple, Union
+
+import numpy as np
+
+from .errors import UNREADABLE, InputError
+from .files import write_bytes
+
+__all__ = [
+    "load_json",
+    "read_arrays",
+    "read_npz",
+    "write_npz",
+]
+
+
+# A picture of more pixels than this is a decompression bomb rather than a photo (16,000 x 11,125);
+# Pillow opens none of 178,956,971 or more.
+MAX_PIXELS = 178_000_000
+
+# Three bytes a pixel of the largest picture that is read; a claim beyond it is no picture's.
+LARGEST_ARRAY = 3 * MAX_PIXELS
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write arrays as ``numpy.savez`` lays them out, uncompressed, all or nothing.
+
+    Parameters
+    ----------
+    path
+        Where to; its folder is made if needed.
+    arrays
+        Key to array, of any dtype but object.
+
+    Returns
+    -------
+    str
+        sha256 of the file, lower-case hex; the file holds no time, so it depends on the arrays
+        alone.
+    """
+    pieces: List[Union[bytes, memoryview]] = []
+    directory = b""
+    offset = 0
+    for key, array in arrays.items():
+        member, entry = _stored_member(f"{key}.npy".encode(), array, offset)
+        pieces += member
+        directory += entry
+        offset += sum(memoryview(piece).nbytes for piece in member)
+    end = (len(arrays), len(arrays), len(directory), offset, 0)
+    pieces += [directory, struct.pack("<4s4x2H2LH", b"PK\5\6", *end)]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    write_bytes(path, *pieces)
+    return digest.hexdigest()
+
+
+def _stored_member(
+    name: bytes, array: np.ndarray, offset: int
+) -> Tuple[List[Union[bytes, memoryview]], bytes]:
+    """Return a zip member in pieces, and its entry for the directory at the end.
+
+    zipfile writes the checksum after the data, which needs a file or a copy to go back in; here
+    the array's own memory goes to the file and to the hash. The layout is numpy.savez's.
+    """
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    text = io.BytesIO()
+    np.lib.format.write_array_header_1_0(text, np.lib.format.header_data_from_array_1_0(array))
+    header, data = text.getvalue(), array.reshape(-1).data
+    size = len(header) + array.nbytes
+    # source: PKWARE APPNOTE 6.3.9, 4.3.7 and 4.3.12; stored, of 1980-01-01, with ZIP64 sizes first
+    crc = zlib.crc32(data, zlib.crc32(header))
+    common = (45, 0, 0, 0, 0x21, crc)
+    unknown = 0xFFFFFFFF
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", *common, unknown, unknown, len(name), 20)
+    local += name + struct.pack("<2H2Q", 1, 16, size, size)
+    made_by_unix, user_reads_and_writes = 3 << 8 | 45, 0o600 << 16
+    entry = struct.pack(
+        "<4s6H3L5H2L",
+        b"PK\1\2",
+        *(made_by_unix, *common, size, size, len(name), 0, 0, 0, 0, user_reads_and_writes, offset),
+    )
+    return [local, header, data], entry + name
+
+
+def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
+    """Read the arrays of an npz file; nothing in it is ever unpickled.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        What the file must hash to, if given.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Key to read-only array, in the file's order.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, another than the hash says, or claims to be larger than
+        it is or than a picture can be.
+    """
+    try:
+        if path.stat().st_size > 2 * LARGEST_ARRAY:
+            raise InputError(f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; no picture is")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"{str(path)!r} is not the file that was recorded (its sha256 differs)")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {
+                info.filename[: -len(".npy")]: _read_member(archive, info, LARGEST_ARRAY)
+                for info in archive.infolist()
+            }
+    except Exception as error:  # zipfile, zlib and numpy raise anything on hostile bytes.
+        raise InputError(f"{str(path)!r} is no intact npz file: {error}") from error
+
+
+def read_arrays(path: Path) -> Dict[str, np.ndarray]:
+    """Read an npz or npy file of any size, such as embeddings; nothing in it is ever unpickled.
+
+    Parameters
+    ----------
+    path
+        The file; compressed arrays may not unpack to more than a picture has, or than the file.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Key to read-only array, in the file's order; an npy's is ``array``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or claims to be larger than it is.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if not zipfile.is_zipfile(file):
+                file.seek(0)
+                return {"array": _read_array(file, path.name, size, size)}
+            with zipfile.ZipFile(file) as archive:
+                largest = max(LARGEST_ARRAY, size)
+                return {
+                    info.filename[: -len(".npy")]: _read_member(archive, info, largest)
+                    for info in archive.infolist()
+                }
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except Exception as error:  # As above.
+        raise InputError(f"{str(path)!r} is no intact npz or npy file: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int) -> np.ndarray:
+    if not info.filename.endswith(".npy"):
+        raise ValueError(f"{info.filename!r} in it is no array")
+    with archive.open(info) as member:
+        return _read_array(member, info.filename, info.file_size, largest)
+
+
+def _read_array(file: IO[bytes], name: str, file_size: int, largest: int) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran_order, dtype = read_header(file)
+    size = math.prod(shape) * dtype.itemsize
+    # Before anything of that size is allocated.
+    if dtype.hasobject or size != file_size - file.tell() or size > largest:
+        raise ValueError(f"{name!r} claims to be {dtype} {shape} in {file_size} bytes")
+    return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def load_json(path: Path, schema: str) -> Dict[str, Any]:
+    """Read a JSON object that has a schema; InputError if it cannot be read or has another."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        found = entry.get("schema")
+    except UNREADABLE as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}); make it again") from error
+    if found != schema:
+        raise InputError(f"{str(path)!r} has schema {found!r}; expected {schema!r}: make it again")
+    content: Dict[str, Any] = entry
+    return content

@@ -1,0 +1,257 @@
+"""The artifact: what compiling leaves below ``deploy_weights/``, found by its prefix.
+
+``deploy_weights/<name>/mod`` is a prefix. The vendor's compiler writes ``mod.so``, ``mod.json`` and
+``mod.params`` there; ours writes ``mod.onnx`` and ``mod.build.json``, which can stand beside them
+and cannot be mistaken for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Tuple
+
+from .errors import UNREADABLE, ConfigError, InputError
+from .files import sha256_of, write_bytes
+
+__all__ = [
+    "Artifact",
+    "BuildInfo",
+    "read_artifact",
+    "write_artifact",
+]
+
+
+SCHEMA = "facezoo.build/1"
+VENDOR_SUFFIXES = (".so", ".json", ".params")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """What ``mod.build.json`` says about the ``mod.onnx`` beside it.
+
+    Attributes
+    ----------
+    name
+        Of the build YAML.
+    dtype
+        ``fp32``, ``fp16`` or ``int8``: what goes in and comes out, and what the weights are.
+    arithmetic
+        What is really computed in, in words; without a card this may differ from the dtype.
+    source, source_sha256
+        File name and hash of the ONNX it was compiled from.
+    card
+        Id of the contract's card; None if the source carried no contract.
+    inputs
+        Input name to shape; the batch axis, and others left free, are named.
+    outputs
+        Output names in the graph's order.
+    graph
+        What was done to the graph: counts by name.
+    deviation
+        Output name to the largest difference from the source on random inputs, as a share of the
+        output's root mean square.
+    tools
+        Tool to version.
+    calibration
+        Files used for calibration, each with ``file`` and ``sha256``.
+    gate
+        What the gate measured; None if none was asked for.
+    onnx_sha256
+        Of ``mod.onnx``; filled in when written.
+    """
+
+    name: str
+    dtype: str
+    arithmetic: str
+    source: str
+    source_sha256: str
+    card: Optional[str]
+    inputs: Mapping[str, Tuple[Any, ...]]
+    outputs: Tuple[str, ...]
+    graph: Mapping[str, Any] = field(default_factory=dict)
+    deviation: Mapping[str, float] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    calibration: Tuple[Mapping[str, str], ...] = ()
+    gate: Optional[Mapping[str, Any]] = None
+    onnx_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What there is under one prefix.
+
+    Attributes
+    ----------
+    prefix
+        Path without an extension, ending in ``mod``.
+    build
+        What our compiler recorded; None if only the vendor's files are there.
+    has_vendor_files
+        Whether ``.so``, ``.json`` and ``.params`` are all there, so that a card can run it.
+    """
+
+    prefix: Path
+    build: Optional[BuildInfo]
+    has_vendor_files: bool
+
+    @property
+    def model(self) -> Optional[Path]:
+        """The .onnx file; None if only the vendor's files are there."""
+        return _onnx_file(self.prefix) if self.build else None
+
+    @property
+    def name(self) -> str:
+        """The artifact's folder name."""
+        return self.prefix.parent.name
+
+    @property
+    def dtype(self) -> Optional[str]:
+        """Of our build; None if only the vendor's files are there, which do not say."""
+        return self.build.dtype if self.build else None
+
+
+def read_artifact(prefix: Path) -> Artifact:
+    """Find an artifact and check that its files belong together.
+
+    Parameters
+    ----------
+    prefix
+        ``deploy_weights/<name>/mod``. Of the seeds' names ``<x>_run_stream_<dtype>`` the middle
+        part is dropped where only ``<x>_<dtype>`` exists.
+
+    Returns
+    -------
+    Artifact
+
+    Raises
+    ------
+    InputError
+        If nothing is there, half of it is missing, or the two files do not belong together.
+    """
+    prefix = _resolve_seed_name(Path(prefix))
+    model, record = _onnx_file(prefix), _build_file(prefix)
+    has_vendor_files = all(_beside(prefix, suffix).is_file() for suffix in VENDOR_SUFFIXES)
+    if not model.is_file() and not record.is_file():
+        if not has_vendor_files:
+            raise _nothing_there(prefix)
+        return Artifact(prefix, None, True)
+    for file, other in ((model, record), (record, model)):
+        if not file.is_file():
+            raise InputError(
+                f"{str(other)!r} stands alone, {file.name} is missing; copy both files together, "
+                "or compile again"
+            )
+    build = _read_build(record)
+    if sha256_of(model) != build.onnx_sha256:
+        raise InputError(
+            f"{str(model)!r} is not the file that {record.name} describes (its sha256 differs), "
+            "so one of them was changed or copied alone; compile again"
+        )
+    return Artifact(prefix, build, has_vendor_files)
+
+
+def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifact:
+    """Write ``mod.onnx`` and then ``mod.build.json``, each under a temporary name first.
+
+    Parameters
+    ----------
+    prefix
+        ``deploy_weights/<name>/mod``; folders are made, an older build is replaced.
+    onnx_model
+        A serialised graph.
+    build
+        About it; the hash of the graph is filled in here.
+
+    Returns
+    -------
+    Artifact
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be written.
+    """
+    prefix = Path(prefix)
+    build = dataclasses.replace(build, onnx_sha256=hashlib.sha256(onnx_model).hexdigest())
+    entry = {"schema": SCHEMA, **dataclasses.asdict(build)}
+    text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        write_bytes(_onnx_file(prefix), onnx_model)
+        write_bytes(_build_file(prefix), text.encode("utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{str(prefix)!r} cannot be written ({error.strerror}); change workspace.path or name "
+            "in the build YAML, or free the place"
+        ) from error
+    has_vendor_files = all(_beside(prefix, suffix).is_file() for suffix in VENDOR_SUFFIXES)
+    return Artifact(prefix, build, has_vendor_files)
+
+
+def _beside(prefix: Path, suffix: str) -> Path:
+    """Append to the name; ``with_suffix`` would cut what follows a dot in it."""
+    return prefix.with_name(prefix.name + suffix)
+
+
+def _onnx_file(prefix: Path) -> Path:
+    return _beside(prefix, ".onnx")
+
+
+def _build_file(prefix: Path) -> Path:
+    return _beside(prefix, ".build.json")
+
+
+def _read_build(record: Path) -> BuildInfo:
+    try:
+        entry = json.loads(record.read_text(encoding="utf-8"))
+        if entry.pop("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        for key in ("outputs", "calibration"):
+            entry[key] = tuple(entry[key])
+        entry["inputs"] = {name: tuple(shape) for name, shape in entry["inputs"].items()}
+        return BuildInfo(**entry)
+    except UNREADABLE as error:
+        raise InputError(
+            f"{str(record)!r} cannot be read ({error}); compile the artifact again"
+        ) from error
+
+
+def _resolve_seed_name(prefix: Path) -> Path:
+    """Follow the vendor's renaming of ``<x>_run_stream_<dtype>`` to ``<x>_<dtype>``."""
+    match = re.fullmatch(r"(.+)_run_stream_(fp32|fp16|int8)", prefix.parent.name)
+    if match is None or prefix.parent.exists():
+        return prefix
+    renamed = prefix.parent.with_name(f"{match[1]}_{match[2]}")
+    if not renamed.is_dir():
+        return prefix
+    _log.warning("%s is not there; %s is its newer name and is taken", prefix.parent, renamed)
+    return renamed / prefix.name
+
+
+def _nothing_there(prefix: Path) -> InputError:
+    if prefix.is_dir():
+        return InputError(
+            f"{str(prefix)!r} is a folder; expected a prefix: give {str(prefix / 'mod')!r}"
+        )
+    others = _prefixes_below(prefix.parent.parent)
+    found = f"; there are {', '.join(others)}" if others else " and none beside it"
+    return InputError(
+        f"no artifact at {str(prefix)!r}{found}; make it with: facezoo vamc compile YAML"
+    )
+
+
+def _prefixes_below(workspace: Path) -> List[str]:
+    """List the prefixes of a workspace's artifacts, ours and the vendor's."""
+    prefixes = {
+        str(file)[: -len(suffix)]
+        for suffix in (".onnx", ".so")
+        for file in workspace.glob(f"*/mod{suffix}")
+    }
+    return sorted(prefixes)

@@ -1,0 +1,71 @@
+r"""Metrics of result files, or of a model on photos, against ground truth.
+
+  facezoo evaluate scrfd --pred runstream_output/txt --gt ground_truth --plot pr.png
+  facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
+      --model_prefix_path deploy_weights/official_scrfd_fp32/mod --save_dir evaluation
+  facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
+      --model_prefix_path onnx/scrfd_500m_bnkps.onnx --save_dir ledger --ledger ledger.json
+  facezoo evaluate pipnet --pred runstream_output/results.json --gt WFLW --plot ced.png
+  facezoo evaluate verification --images people --detector onnx/scrfd_500m_bnkps.onnx \
+      --model_prefix_path onnx/w600k_mbf.onnx --json people.json
+  facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
+      --embeddings labels/test/embeddings.npz --plot discard.png
+
+facezoo prepare widerface says where photos and ground truth come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from .detection import add_widerface_options, run_detection
+from .landmarks import add_landmark_options, run_landmarks
+from .quality import configure_quality
+from .recognition import add_people_options, run_people
+
+__all__ = [
+    "configure",
+    "run",
+]
+
+
+_log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add one sub-command per model, each with the options of its metric."""
+    models = parser.add_subparsers(dest="model", metavar="MODEL", required=True)
+    scrfd = models.add_parser(
+        "scrfd",
+        help="average precision on WIDER FACE",
+        description="Average precision on the WIDER FACE validation set.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    add_widerface_options(scrfd, with_inference=True)
+    scrfd.set_defaults(evaluate=run_detection)
+    pipnet = models.add_parser(
+        "pipnet",
+        help="normalised error, failure rate and area under the curve on WFLW",
+        description="Landmark metrics of a result file, of either crop, with subsets.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    add_landmark_options(pipnet)
+    pipnet.set_defaults(evaluate=run_landmarks)
+    people = models.add_parser(
+        "verification",
+        help="recognition accuracy over a folder of people",
+        description="All pairs of one person and as many or all of two, from a folder a person.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    add_people_options(people)
+    people.set_defaults(evaluate=run_people)
+    configure_quality(models, parser.formatter_class)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate as the model's sub-command says."""
+    return int(args.evaluate(args))

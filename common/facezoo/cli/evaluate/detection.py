@@ -1,0 +1,404 @@
+"""Detections against WIDER FACE's ground truth: flags, run and report."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import logging
+import math
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
+
+from ... import __version__
+from ...backends import open_backend
+from ...datasets.widerface import read_ground_truth, read_predictions
+from ...errors import DatasetError, GateError, InputError
+from ...evaluation.detection import detect_folder
+from ...evaluation.ledger import ledger_of
+from ...files import write_bytes
+from ...metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
+from ...models.scrfd.decode import PROFILES
+from ...models.scrfd.model import FaceDetector
+from ...pipeline.load import load
+from ...reports.numerics import Measurement, Metric, record_measurement
+from ...reports.readme import LEDGER_SCHEMA, render_ledger
+from ..options import add_flag, add_runtime_options, progress, runtime_of
+from .pages import show_detections
+from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
+
+__all__ = [
+    "add_widerface_options",
+    "evaluate_widerface",
+    "run_detection",
+]
+
+
+_log = logging.getLogger(__name__)
+
+SCHEMA = "facezoo.widerface/1"
+NAMES_SHOWN = 10
+# Flags of ``evaluate scrfd`` that mean nothing without inference.
+NEED_PHOTOS = "model_prefix_path vdsp_params_info save_dir overwrite record ledger build".split()
+
+
+def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool = False) -> None:
+    """Add what :func:`evaluate_widerface` takes; the script common/eval/evaluation.py does too.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    with_inference
+        Photos and a model may stand in for predictions.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    if with_inference:
+        _add_inference_options(parser, source)
+    source.add_argument(
+        "-p",
+        "--pred",
+        type=Path,
+        metavar="PRED",
+        help="predictions: a folder of <event>/<photo>.txt, a .tar.gz or .zip of it, or a .json",
+    )
+    parser.add_argument(
+        "-g",
+        "--gt",
+        type=Path,
+        required=True,
+        metavar="GT",
+        help="folder with the four official wider_*_val.mat",
+    )
+    parser.add_argument(
+        "--iou", type=float, default=0.5, metavar="T", help="smallest overlap of a hit"
+    )
+    parser.add_argument("--per-event", action="store_true", help="also each event's AP")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also 95 %% intervals, from N resamplings of the photos",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw precision against recall")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with 3 if photos lack predictions or are not in the ground truth",
+    )
+
+
+def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None:
+    source.add_argument("--images", type=Path, metavar="DIR", help="photos, one folder an event")
+    group = parser.add_argument_group("with --images")
+    add_flag(group, "--model_prefix_path", type=Path, metavar="PREFIX", help="artifact or .onnx")
+    add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
+    add_runtime_options(group)
+    group.add_argument("--profile", choices=PROFILES, default="eval", help="set of thresholds")
+    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder that makes it resumable")
+    group.add_argument("--overwrite", action="store_true", help="empty that folder first")
+    group.add_argument(
+        "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
+    )
+    group.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help="measure what each departure from the protocol costs, print and write it",
+    )
+    group.add_argument(
+        "--build",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="with --ledger: another build of the same network; may be given again",
+    )
+
+
+def run_detection(args: argparse.Namespace) -> int:
+    """Evaluate predictions, or photos and a model."""
+    if args.images is None:
+        stray = [name for name in NEED_PHOTOS if getattr(args, name)]
+        if stray:
+            raise InputError(f"--{stray[0]} needs photos and a model: --images DIR")
+        evaluate_widerface(args)
+        return 0
+    if args.model_prefix_path is None or args.save_dir is None:
+        raise InputError("--images needs --model_prefix_path and --save_dir")
+    if args.ledger:
+        return _write_ledger(args)
+    started = time.perf_counter()
+    fresh = []
+
+    def show(results: Iterable[Any], total: int) -> Iterator[Any]:
+        fresh.append(total)
+        return progress(results, total)
+
+    with load(
+        "scrfd",
+        args.model_prefix_path,
+        profile=args.profile,
+        **runtime_of(args),
+    ) as detector:
+        found = detect_folder(
+            detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show
+        )
+        seconds = time.perf_counter() - started
+        # A run that went on from an earlier start says nothing about speed.
+        whole = fresh == [len(found.images)]
+        report = evaluate_widerface(args, found)
+        if args.record:
+            if report.missing_images:
+                raise InputError(
+                    f"{len(report.missing_images)} photos are missing below {str(args.images)!r}; "
+                    "--record takes the numbers of the whole set only"
+                )
+            rate = round(len(found.images) / seconds, 1) if whole else None
+            record_measurement(args.record, _measurement(args, detector, report, rate))
+    if whole:
+        _log.info("%.1f s from files to boxes, %.1f images/s", seconds, len(found.images) / seconds)
+    return 0
+
+
+def _measurement(
+    args: argparse.Namespace,
+    detector: FaceDetector,
+    report: DetectionReport,
+    rate: Optional[float],
+) -> Measurement:
+    preprocess, profile = detector.backend.preprocess, detector.profile
+    height, width = preprocess.input_hw
+    return Measurement(
+        card=detector.contract.card_id,
+        build=dtype_of(args.model_prefix_path),
+        engine=engine_text(detector.backend),
+        dataset=f"WIDER FACE val, {report.images:,} photos",
+        settings={
+            "scores from": profile.score_threshold,
+            "NMS IoU": profile.nms_iou,
+            "input": f"{width}x{height}",
+            "placement": f"{preprocess.anchor} on {preprocess.pad_value[0]}",
+        },
+        metrics={
+            f"AP {level}": Metric(round(100 * result.ap, 4), "%", True)
+            for level, result in report.levels.items()
+        },
+        images_per_second=rate,
+        machine=machine_text(),
+        command=f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
+        f"{prefix_text(args.model_prefix_path)} --save_dir DIR{runtime_flags(args)}",
+    )
+
+
+def _write_ledger(args: argparse.Namespace) -> int:
+    chosen = runtime_flags(args)
+    if chosen or args.vdsp_params_info:
+        raise InputError(
+            "--ledger measures in ONNX Runtime on the CPU, by the network's own pre-processing; "
+            f"leave{chosen or ' --vdsp_params_info'} out"
+        )
+    truth = read_ground_truth(args.gt)
+    builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
+    ledger = ledger_of(
+        args.model_prefix_path,
+        args.images,
+        truth,
+        args.save_dir,
+        builds=builds,
+        progress=progress,
+        say=_log.info,
+    )
+    with open_backend(args.model_prefix_path) as backend:
+        card = backend.contract.card_id
+    entry = {
+        "schema": LEDGER_SCHEMA,
+        "card": card,
+        "dataset": f"WIDER FACE val, {len(truth.images):,} photos",
+        "machine": machine_text(),
+        "command": f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
+        f"{prefix_text(args.model_prefix_path)} --save_dir DIR --ledger ledger.json",
+        **ledger.to_dict(),
+    }
+    print(render_ledger(entry))
+    write_bytes(args.ledger, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+    return 0
+
+
+def evaluate_widerface(
+    args: argparse.Namespace, found: Optional[Predictions] = None
+) -> DetectionReport:
+    """Read, evaluate, print, write.
+
+    Parameters
+    ----------
+    args
+        What :func:`add_widerface_options` adds.
+    found
+        Predictions in place of those ``args.pred`` names.
+
+    Returns
+    -------
+    DetectionReport
+        What was printed and written.
+
+    Raises
+    ------
+    FaceZooError
+        If a file cannot be used.
+    GateError
+        With ``--strict``, after all is printed and written.
+    """
+    started = time.perf_counter()
+    truth = read_ground_truth(args.gt)
+    predictions = read_predictions(args.pred) if found is None else found
+    read = time.perf_counter()
+    report = evaluate_detections(
+        predictions,
+        truth,
+        iou_threshold=args.iou,
+        per_event=args.per_event,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+    )
+    seconds = {"reading": read - started, "evaluation": time.perf_counter() - read}
+    if len(report.missing_images) == report.images:
+        source = str(args.pred or args.images)
+        raise DatasetError(
+            f"{source!r} is about other photos, such as {predictions.images[0]!r}; "
+            f"expected those of the ground truth, such as {truth.images[0]!r}"
+        )
+    print("\n".join(_lines(report)))
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from ...reports.plots import plot_precision_recall
+
+        plot_precision_recall(report, args.plot)
+    if args.html:
+        show_detections(args, report, predictions)
+    if args.csv:
+        write_bytes(args.csv, _csv(report).encode())
+    if args.json:
+        source = str(args.pred or args.images)
+        entry = {**_entry(report), "pred": source, "gt": str(args.gt), "seconds": seconds}
+        write_bytes(args.json, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+    _log.info(
+        "%d boxes in %d of %d photos, %.2f s (%s kernel)",
+        report.detections,
+        report.images - len(report.missing_images),
+        report.images,
+        sum(seconds.values()),
+        report.kernel,
+    )
+    problems = list(_problems(report, truth.images))
+    if args.strict and problems:
+        raise GateError(f"--strict: {'; '.join(problems)}")
+    for message in (*problems, *report.warnings):
+        _log.warning("warning: %s", message)
+    return report
+
+
+def _lines(report: DetectionReport) -> Iterator[str]:
+    yield "==================== Results ===================="
+    for level, result in report.levels.items():
+        yield f"{level.capitalize():6} Val AP: {result.ap}"
+    yield "================================================="
+    for level, result in report.levels.items():
+        if result.ap_interval is not None:
+            low, high = result.ap_interval
+            yield f"{level.capitalize():6} 95 % interval: {low:.4f} to {high:.4f}"
+    events = next(iter(report.levels.values())).event_ap
+    if events:
+        width = max(map(len, events))
+        yield f"{'event':{width}} " + " ".join(f"{level:>7}" for level in report.levels)
+    for event in events:
+        aps = (result.event_ap[event] for result in report.levels.values())
+        cells = ("      -" if math.isnan(ap) else f"{ap:7.4f}" for ap in aps)
+        yield f"{event:{width}} {' '.join(cells)}"
+
+
+def _problems(report: DetectionReport, images: Sequence[str]) -> Iterator[str]:
+    if report.missing_images:
+        yield (
+            f"{len(report.missing_images)} photos have no predictions and count as photos without "
+            f"detections: {_listed(report.missing_images, images)}"
+        )
+    if report.unknown_images:
+        yield (
+            f"{len(report.unknown_images)} photos of the predictions are not in the ground truth: "
+            f"{_listed(report.unknown_images, ())}"
+        )
+
+
+def _listed(names: Sequence[str], images: Sequence[str]) -> str:
+    """Name the first few; an event of which all ``images`` are named is one name."""
+    photos_of = Counter(_event(name) for name in images)
+    named_of = Counter(map(_event, names))
+    whole = {event for event, count in named_of.items() if photos_of[event] == count}
+    short = [f"all {named_of[event]} of {event}" for event in named_of if event in whole]
+    short += [name for name in names if _event(name) not in whole]
+    shown = ", ".join(short[:NAMES_SHOWN])
+    more = len(short) - NAMES_SHOWN
+    return shown if more <= 0 else f"{shown} and {more} more (--json lists all)"
+
+
+def _event(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _entry(report: DetectionReport) -> Dict[str, Any]:
+    levels: Dict[str, Dict[str, Any]] = {}
+    for level, result in report.levels.items():
+        levels[level] = {"ap": _number(result.ap), "faces": result.faces}
+        if result.ap_interval is not None:
+            levels[level]["ap_interval_95"] = [_number(end) for end in result.ap_interval]
+        if result.event_ap:
+            levels[level]["event_ap"] = {
+                event: _number(ap) for event, ap in result.event_ap.items()
+            }
+    return {
+        "schema": SCHEMA,
+        "facezoo": __version__,
+        "levels": levels,
+        "settings": {
+            "iou_threshold": report.iou_threshold,
+            "score_steps": STEPS,
+            "score_range": report.score_range,
+            "bootstrap": report.bootstrap,
+            "seed": report.seed,
+            "kernel": report.kernel,
+        },
+        "counts": {
+            "photos": report.images,
+            "photos_with_predictions": report.images - len(report.missing_images),
+            "faces": report.faces,
+            "boxes": report.detections,
+        },
+        "missing_photos": report.missing_images,
+        "unknown_photos": report.unknown_images,
+        "warnings": report.warnings,
+    }
+
+
+def _number(value: float) -> Optional[float]:
+    """Return None for NaN, which means that no face counts and which JSON does not know."""
+    return None if math.isnan(value) else value
+
+
+def _csv(report: DetectionReport) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["event", "level", "faces", "ap", "ap_low_95", "ap_high_95"])
+    for level, result in report.levels.items():
+        interval = result.ap_interval or (math.nan, math.nan)
+        writer.writerow(["all", level, result.faces, *map(_number, (result.ap, *interval))])
+        for event, ap in result.event_ap.items():
+            writer.writerow([event, level, "", _number(ap), "", ""])
+    return text.getvalue()

@@ -1,0 +1,60 @@
+"""Landmarks against a data set's annotations: flags, run and report."""
+
+from __future__ import annotations
+
+__all__ = [
+    "add_landmark_options",
+    "run_landmarks",
+]
+
+import argparse
+import json
+from pathlib import Path
+
+from ...evaluation.landmarks import evaluate_results
+from ...files import write_bytes
+from ...metrics.landmarks import NORMALIZERS
+from .pages import show_landmarks
+
+
+def add_landmark_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of the landmark evaluation."""
+    parser.add_argument(
+        "-p",
+        "--pred",
+        type=Path,
+        required=True,
+        metavar="PRED",
+        help="results.json of vsx_infer.py or npz_decode.py",
+    )
+    parser.add_argument(
+        "-g",
+        "--gt",
+        type=Path,
+        required=True,
+        metavar="GT",
+        help="WFLW, as published or as preprocess_wflw.py leaves it",
+    )
+    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything, each error too"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the error distribution")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+
+
+def run_landmarks(args: argparse.Namespace) -> int:
+    """Evaluate, print and write what was asked for."""
+    report = evaluate_results(args.pred, args.gt, args.normalizer)
+    print("\n".join(report.lines()))
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from ...reports.plots import plot_cumulative_errors
+
+        plot_cumulative_errors({f"{report.crop} crop": report.errors}, args.plot)
+    if args.html:
+        show_landmarks(args, report)
+    if args.json:
+        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+        write_bytes(args.json, text.encode())
+    return 0

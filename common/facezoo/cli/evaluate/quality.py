@@ -1,0 +1,358 @@
+"""Metrics of quality scores: errors that remain as the worst are left out, and known degradations.
+
+A part of ``facezoo evaluate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from ... import __version__
+from ...datasets.degraded import read_copies
+from ...datasets.embeddings import Embeddings, read_embeddings
+from ...datasets.image_list import inside, read_lines, read_paths
+from ...datasets.scores import QualityScores, read_scores
+from ...errors import DatasetError, ImageError, InputError
+from ...evaluation.embeddings import embed_pictures, open_recognizer
+from ...evaluation.quality import (
+    CopyRanking,
+    FacePairs,
+    Response,
+    compare_scores,
+    face_pairs,
+    rank_copies,
+    response_curves,
+)
+from ...files import write_bytes
+from ...image.degrade import DEGRADATIONS, LEVELS
+from ...image.files import find_images, relative_names
+from ...machine import describe_machine
+from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...pipeline.load import load
+from ...reports.numerics import Measurement, Metric, record_measurement
+from ..options import add_flag, add_model_options, progress, runtime_of
+from .pages import show_discards
+
+__all__ = [
+    "add_people_options",
+    "add_recipe_option",
+    "configure_quality",
+    "embeddings_of",
+    "pairs_of",
+]
+
+
+SCHEMA, RESPONSE_SCHEMA = "facezoo.discard/1", "facezoo.response/1"
+RATES = (1e-2, 1e-3, 1e-4)
+
+
+def configure_quality(models: Any, formatter_class: Any) -> None:
+    """Add ``quality`` and ``quality-response`` to the sub-commands of ``facezoo evaluate``."""
+    quality = models.add_parser(
+        "quality",
+        help="error versus discard of quality scores",
+        description="Errors that remain as the pairs of lowest quality are left out, of any "
+        "scores, in one plot; with areas, and intervals from drawing people anew.",
+        formatter_class=formatter_class,
+        allow_abbrev=False,
+    )
+    quality.add_argument(
+        "--scores",
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="results.json of a runner, a .csv, or lines of path and score; may be given again",
+    )
+    add_people_options(quality, required=False)
+    quality.add_argument(
+        "--fmr", type=float, nargs="+", default=list(RATES), help="false match rates"
+    )
+    quality.add_argument("--resamples", type=int, default=1000, help="of the people")
+    quality.add_argument("--seed", type=int, default=0, help="of the draws")
+    quality.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    quality.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
+    quality.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="put the numbers of our own runners' scores into this numerics.json",
+    )
+    quality.add_argument("--dataset", help="with --record: what the faces are, and how many")
+    quality.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    quality.set_defaults(evaluate=_evaluate_quality)
+    response = models.add_parser(
+        "quality-response",
+        help="quality scores of faces made worse by known amounts",
+        description="Scores under blur, down-scaling, JPEG, brightness and occlusion.",
+        formatter_class=formatter_class,
+        allow_abbrev=False,
+    )
+    response.add_argument("--images", type=Path, required=True, metavar="DIR", help="aligned faces")
+    response.add_argument(
+        "--list", type=Path, metavar="FILE", help="of the pictures to take below it; all if none"
+    )
+    add_recipe_option(response)
+    add_model_options(response)
+    response.add_argument(
+        "--kinds", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS), help="which"
+    )
+    response.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    response.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
+    response.set_defaults(evaluate=_evaluate_response)
+
+
+def add_recipe_option(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says what the model's quality is."""
+    parser.add_argument(
+        "--recipe",
+        choices=("sdd_fiqa", "magface"),
+        default="sdd_fiqa",
+        help="sdd_fiqa: the score; magface: the length of the embedding",
+    )
+
+
+def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add the flags that say which faces are whose, and how similar they are."""
+    group = parser.add_argument_group("people")
+    group.add_argument(
+        "--embeddings", type=Path, metavar="NPZ", help="names and vectors of the faces"
+    )
+    if not required:
+        group.add_argument("--images", type=Path, metavar="DIR", help="or the faces themselves")
+    group.add_argument(
+        "--recognizer", default="w600k_mbf", help="for them: an .onnx, or a downloaded name"
+    )
+    add_flag(group, "--recognizer_card", default="w600k_mbf", help="of one without a contract")
+    group.add_argument(
+        "--references", type=Path, metavar="FILE", help="list: one of each pair is of these"
+    )
+    group.add_argument(
+        "--copies", type=Path, metavar="FILE", help="list of copies, each with its original"
+    )
+
+
+def embeddings_of(args: argparse.Namespace) -> Optional[Embeddings]:
+    """Read or compute the embeddings that the flags ask for; None if for none."""
+    if args.embeddings is not None:
+        return read_embeddings(args.embeddings)
+    if args.images is None:
+        return None
+    paths = find_images(args.images)
+    names = relative_names(paths, args.images)
+    vectors: List[np.ndarray] = []
+    with open_recognizer(args.recognizer, args.recognizer_card) as backend:
+        for path, found in progress(embed_pictures(backend, paths), len(paths)):
+            if isinstance(found, ImageError):
+                raise DatasetError(f"{found}; an evaluation needs every picture: {str(path)!r}")
+            vectors.append(found.vector)
+    return Embeddings(tuple(names), np.stack(vectors))
+
+
+def pairs_of(args: argparse.Namespace, embeddings: Embeddings) -> FacePairs:
+    """Pair faces as the flags say; people are the folders of the pictures."""
+    references = originals = None
+    if args.references is not None:
+        references = np.isin(embeddings.names, read_paths(args.references))
+    if args.copies is not None:
+        originals = read_copies(args.copies, embeddings.names)
+    return face_pairs(embeddings, references=references, originals=originals, seed=args.seed)
+
+
+def _named_scores(words: List[str]) -> Dict[str, QualityScores]:
+    scores = {}
+    for word in words:
+        name, equals, file = word.partition("=")
+        if not name or not equals or not file or name in scores:
+            raise InputError(f"--scores {word!r} must be NAME=FILE, each name once")
+        scores[name] = read_scores(Path(file))
+    return scores
+
+
+def _evaluate_quality(args: argparse.Namespace) -> int:
+    scores = _named_scores(args.scores)
+    embeddings = embeddings_of(args)
+    if embeddings is None and args.copies is None:
+        raise InputError("give --embeddings or --images for errors, or --copies for the ranking")
+    entry: Dict[str, Any] = {"schema": SCHEMA, "facezoo": __version__}
+    if args.copies is not None:
+        rankings = {name: rank_copies(one, _copies(args.copies)) for name, one in scores.items()}
+        print("\n".join(_ranking_lines(rankings)))
+        entry["ranking"] = {name: vars(ranking) for name, ranking in rankings.items()}
+    if embeddings is not None:
+        pairs = pairs_of(args, embeddings)
+        curves, left_out = compare_scores(
+            pairs, scores, args.fmr, resamples=args.resamples, seed=args.seed
+        )
+        print("\n".join(_curve_lines(pairs, curves, left_out)))
+        entry.update(_curves_entry(args, pairs, curves, left_out))
+        if args.record:
+            _record(args, scores, curves)
+        if args.plot:
+            # Imported here because matplotlib is an extra.
+            from ...reports.plots import plot_discard_curves
+
+            plot_discard_curves(curves, args.plot)
+        if args.html:
+            show_discards(args, curves)
+    if args.json:
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    return 0
+
+
+def _record(
+    args: argparse.Namespace,
+    scores: Mapping[str, QualityScores],
+    curves: Mapping[str, Mapping[float, DiscardCurve]],
+) -> None:
+    """Put one entry a runner's scores into a numerics.json."""
+    if not args.dataset:
+        raise InputError("--record needs --dataset: a number means nothing without its data")
+    machine = describe_machine()
+    for name, one in scores.items():
+        if one.made_by.get("build") is None:
+            continue
+        metrics: Dict[str, Metric] = {}
+        for rate, curve in curves[name].items():
+            area = round(100 * curve.relative_auc.value, 4)
+            metrics[f"AUC at FMR {rate:g}"] = Metric(area, "% of random discard's", False)
+        if args.copies is not None:
+            ranking = rank_copies(one, _copies(args.copies))
+            rank = round(ranking.spearman, 4)
+            metrics["Spearman within a picture"] = Metric(rank, "from -1 to 1", False)
+        measurement = Measurement(
+            card=one.made_by["card"],
+            build=one.made_by["build"],
+            engine=one.made_by["engine"],
+            dataset=args.dataset,
+            settings={"model sha256": str(one.made_by["model_sha256"])[:12]},
+            metrics=metrics,
+            images_per_second=None,
+            machine=f"{machine['cores']} cores of {machine['cpu']}",
+            command="facezoo evaluate quality --scores NAME=results.json --embeddings NPZ "
+            "--references references.txt --copies copies.txt "
+            f"--fmr {' '.join(f'{rate:g}' for rate in args.fmr)}",
+        )
+        record_measurement(args.record, measurement)
+
+
+def _copies(path: Path) -> Iterator[Tuple[str, str]]:
+    for _, line in read_lines(path):
+        copy, _, original = line.partition(" ")
+        yield copy, original.strip()
+
+
+def _ranking_lines(rankings: Mapping[str, CopyRanking]) -> Iterator[str]:
+    width = max(len("scores"), *map(len, rankings))
+    yield f"{'scores':{width}} pictures  Spearman within a picture  worst copy below its original"
+    for name, one in rankings.items():
+        below = f"{100 * one.last_below_original:.1f} %"
+        yield f"{name:{width}} {one.pictures:8d}  {one.spearman:25.4f}  {below:>29}"
+
+
+def _curve_lines(
+    pairs: FacePairs,
+    curves: Mapping[str, Mapping[float, DiscardCurve]],
+    left_out: Mapping[float, str],
+) -> Iterator[str]:
+    genuine = int(pairs.is_same.sum())
+    yield (
+        f"{genuine} genuine and {len(pairs.distances) - genuine} impostor pairs of "
+        f"{len(np.unique(pairs.people))} people; in brackets: 95 % intervals, people drawn anew"
+    )
+    width = max(len("scores"), *map(len, curves))
+    yield (
+        f"{'scores':{width}}    FMR    FNMR     AUC  AUC to 0.30  "
+        f"{'AUC over random':23}  {'AOC':23}  below random"
+    )
+    for name, by_rate in curves.items():
+        for rate, one in by_rate.items():
+            below = "yes" if one.relative_auc.high < 1.0 else "no"
+            yield (
+                f"{name:{width}} {rate:6g}  {one.fnmr[0]:.4f}  {one.auc.value:.4f}  "
+                f"{one.partial_auc.value:11.4f}  {_shown(one.relative_auc):23}  "
+                f"{_shown(one.aoc):23}  {below}"
+            )
+    for rate, reason in left_out.items():
+        yield f"FMR {rate:g} left out: {reason}"
+
+
+def _shown(one: Interval) -> str:
+    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+
+
+def _curves_entry(
+    args: argparse.Namespace,
+    pairs: FacePairs,
+    curves: Mapping[str, Mapping[float, DiscardCurve]],
+    left_out: Mapping[float, str],
+) -> Dict[str, Any]:
+    genuine = int(pairs.is_same.sum())
+    return {
+        "pairs": {
+            "genuine": genuine,
+            "impostor": len(pairs.distances) - genuine,
+            "people": len(np.unique(pairs.people)),
+        },
+        "settings": {"bootstrap": "people", "resamples": args.resamples, "seed": args.seed},
+        "curves": [
+            {
+                "scores": name,
+                "fmr": rate,
+                "threshold": one.threshold,
+                **{
+                    key: vars(getattr(one, key))
+                    for key in ("auc", "partial_auc", "relative_auc", "aoc")
+                },
+                **{key: getattr(one, key).tolist() for key in ("discards", "fnmr", "low", "high")},
+            }
+            for name, by_rate in curves.items()
+            for rate, one in by_rate.items()
+        ],
+        "left_out": {f"{rate:g}": reason for rate, reason in left_out.items()},
+    }
+
+
+def _evaluate_response(args: argparse.Namespace) -> int:
+    paths = find_images(args.images)
+    if args.list is not None:
+        paths = [inside(args.images, name) for name in read_paths(args.list)]
+    with load(args.recipe, args.model_prefix_path, **runtime_of(args)) as model:
+        levels = {kind: LEVELS[kind] for kind in args.kinds}
+        responses = response_curves(model, paths, levels)
+        card = model.contract.card_id
+    print("\n".join(_response_lines(responses)))
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from ...reports.plots import plot_responses
+
+        plot_responses(responses, args.plot)
+    if args.json:
+        kinds = {
+            kind: {"levels": one.levels.tolist(), "scores": one.scores.tolist()}
+            for kind, one in responses.items()
+        }
+        entry = {
+            "schema": RESPONSE_SCHEMA,
+            "facezoo": __version__,
+            "card": card,
+            "faces": list(relative_names(paths, args.images)),
+            "responses": kinds,
+        }
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    return 0
+
+
+def _response_lines(responses: Mapping[str, Response]) -> Iterator[str]:
+    for kind, one in responses.items():
+        yield f"{kind}: {DEGRADATIONS[kind]}; {len(one.scores)} faces"
+        yield "  level   " + " ".join(f"{level:8g}" for level in one.levels)
+        yield "  median  " + " ".join(f"{score:8.2f}" for score in np.median(one.scores, axis=0))
+        if kind != "brightness":
+            # Too dark and too bright are both bad, so there brightness has no order.
+            ranks = [spearman(one.levels, row) for row in one.scores]
+            yield f"  Spearman of level and score, mean over faces: {np.nanmean(ranks):.4f}"

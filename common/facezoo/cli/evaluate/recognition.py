@@ -1,0 +1,129 @@
+"""Embeddings of people against one another: flags, run and report."""
+
+from __future__ import annotations
+
+__all__ = [
+    "add_people_options",
+    "run_people",
+]
+
+import argparse
+import json
+from pathlib import Path
+from typing import Union
+
+from ...evaluation.recognition import PeopleReport, evaluate_people
+from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
+from ...files import write_bytes
+from ...metrics.verification import share_interval
+from ...models.magface.model import FLIPS, FaceEmbedder
+from ...pipeline.load import load
+from ...pipeline.photo import PhotoEmbedder
+from ...reports.numerics import Measurement, Metric, record_measurement
+from ..options import add_model_options, progress, runtime_of
+from .pages import show_people
+from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
+
+
+def add_people_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of the evaluation over a folder of people."""
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="pictures, one folder a person"
+    )
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        metavar="PREFIX",
+        help="SCRFD, to find and align the largest face; without it a picture is taken as it is",
+    )
+    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs of two people")
+    parser.add_argument(
+        "--all-pairs", action="store_true", help="all pairs of two people, not as many as of one"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
+    )
+    parser.add_argument("--dataset", default="", metavar="NAME", help="what the numbers are of")
+    add_model_options(parser)
+
+
+def run_people(args: argparse.Namespace) -> int:
+    """Embed, compare, print and record."""
+    runtime = runtime_of(args)
+    embedder = load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    if args.detector is None:
+        model: Union[FaceEmbedder, PhotoEmbedder] = embedder
+    else:
+        # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
+        runtime = {**runtime, "vdsp": None, "threads": 1}
+        model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
+    name = args.dataset or args.images.name
+    with model:
+        report = evaluate_people(
+            model,
+            args.images,
+            name,
+            seed=args.seed,
+            everything=args.all_pairs,
+            progress=progress,
+        )
+        print(
+            f"a face in {report.with_face} of {report.pictures} pictures of {report.people} people"
+        )
+        print("\n".join(report.verification.lines()))
+        if args.record:
+            record_measurement(args.record, _people_measurement(args, embedder, report))
+    if args.json:
+        counts = {"pictures": report.pictures, "with_face": report.with_face}
+        entry = {"schema": VERIFICATION_SCHEMA, **counts, "sets": [report.verification.to_dict()]}
+        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    if args.plot:
+        # Imported here because matplotlib is an extra.
+        from ...reports.plots import plot_roc
+
+        plot_roc({name: report.verification.roc}, args.plot)
+    if args.html:
+        show_people(args, report)
+    return 0
+
+
+def _people_measurement(
+    args: argparse.Namespace, embedder: FaceEmbedder, report: PeopleReport
+) -> Measurement:
+    found = report.verification
+    low, high = share_interval(found.best_accuracy, found.genuine + found.impostors)
+    crop = "aligned" if args.detector else "not aligned"
+    which = "all" if args.all_pairs else f"seed {args.seed}"
+    detector = f"--detector {prefix_text(args.detector)} " if args.detector else ""
+    return Measurement(
+        card=embedder.contract.card_id,
+        build=dtype_of(args.model_prefix_path),
+        engine=engine_text(embedder.backend),
+        dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}"
+        + ", all pairs" * args.all_pairs,
+        settings={
+            **({"faces found": report.with_face} if args.detector else {}),
+            "pairs of one person": found.genuine,
+            "pairs of two": f"{found.impostors} ({which})",
+            "best threshold: cosine": round(found.threshold.cosine, 4),
+            "flip": args.flip,
+        },
+        metrics={
+            "accuracy at the best threshold": Metric(
+                round(100 * found.best_accuracy, 3), "%", True
+            ),
+            "95 % from": Metric(round(100 * low, 3), "%", True),
+            "95 % to": Metric(round(100 * high, 3), "%", True),
+            "10-fold accuracy": Metric(round(100 * found.accuracy, 3), "%", True),
+        },
+        # Speed is for facezoo bench: here the pictures may come from anywhere.
+        images_per_second=None,
+        machine=machine_text(),
+        command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "
+        f"{prefix_text(args.model_prefix_path)}{' --all-pairs' * args.all_pairs}"
+        f"{runtime_flags(args)}",
+    )

@@ -1,0 +1,49 @@
+"""What a measurement records beside its numbers: engine, flags, machine."""
+
+from __future__ import annotations
+
+__all__ = [
+    "dtype_of",
+    "engine_text",
+    "machine_text",
+    "prefix_text",
+    "runtime_flags",
+]
+
+import argparse
+from pathlib import Path
+
+from ...artifact import read_artifact
+from ...backends.base import Backend
+from ...machine import describe_machine
+
+
+def engine_text(backend: Backend) -> str:
+    """Name a runtime, its version and, if it is not float32, what it computes in."""
+    precision = getattr(backend, "precision", "f32")
+    return f"{backend.name} {backend.version}" + f" {precision}" * (precision != "f32")
+
+
+def runtime_flags(args: argparse.Namespace) -> str:
+    """Repeat the flags that choose another runtime than the usual one."""
+    usual = {"engine": "auto", "provider": "cpu", "precision": "f32"}
+    given = {name: getattr(args, name) for name in usual}
+    return "".join(f" --{name} {given[name]}" for name in usual if given[name] != usual[name])
+
+
+def machine_text() -> str:
+    """Name the processor and its cores."""
+    machine = describe_machine()
+    return f"{machine['cores']} cores of {machine['cpu']}"
+
+
+def dtype_of(prefix: Path) -> str:
+    """Return a build's precision; a lone .onnx and the vendor's files say none of their own."""
+    if prefix.suffix == ".onnx":
+        return "fp32"
+    return read_artifact(prefix).dtype or "fp16"
+
+
+def prefix_text(prefix: Path) -> str:
+    """Name a model by the part of its path that is the same for everyone."""
+    return "/".join(prefix.parts[-3:])

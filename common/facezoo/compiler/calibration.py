@@ -1,0 +1,453 @@
+"""Calibration data: which files a build YAML takes, and what becomes of each.
+
+The YAML's ``process_ops`` are done as the vendor's corpus uses them. What they leave open (where a
+padded picture lies, in which colour, how sizes round) is taken from the network's contract, so that
+calibration sees what the runner feeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from ..arrays import read_npz
+from ..card import Preprocess
+from ..datasets.image_list import read_paths
+from ..errors import ConfigError, DatasetError, InputError
+from ..files import sha256_of
+from ..image.files import find_images, read_image_rgb
+from ..image.resize import letterbox_size, resize_image
+from ..vacc.build_config import BuildConfig, ProcessOp
+from ..vacc.npz import read_input
+
+__all__ = [
+    "CalibrationSet",
+    "FileLoader",
+    "open_calibration",
+]
+
+
+SEED = 2026  # of the choice among more files than asked for
+Value = Any  # a path before the first operation, an array after it
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Files and what makes tensors of them; iterating reads them one at a time, every time anew.
+
+    Attributes
+    ----------
+    folder
+        What ``names`` are relative to.
+    names
+        With forward slashes, sorted.
+    sha256
+        Of each file.
+    load
+        Makes a network's feeds of a file.
+    """
+
+    folder: Path
+    names: Tuple[str, ...]
+    sha256: Tuple[str, ...]
+    load: Callable[[Path], Dict[str, np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Dict[str, np.ndarray]]:
+        return map(self.load, self.paths)
+
+    @property
+    def paths(self) -> List[Path]:
+        """The files, in the order of ``names``."""
+        return [self.folder / name for name in self.names]
+
+    def first(self, count: int) -> CalibrationSet:
+        """Return a part of at most ``count`` files."""
+        return dataclasses.replace(self, names=self.names[:count], sha256=self.sha256[:count])
+
+    def record(self) -> Tuple[Mapping[str, str], ...]:
+        """Return names and hashes as ``mod.build.json`` keeps them."""
+        return tuple({"file": n, "sha256": h} for n, h in zip(self.names, self.sha256))
+
+
+def open_calibration(
+    config: BuildConfig,
+    base: Optional[Preprocess] = None,
+    *,
+    allow_code: bool = False,
+    eval_list: Optional[Path] = None,
+    allow_leak: bool = False,
+) -> CalibrationSet:
+    """Choose the calibration files a YAML asks for, and try each once.
+
+    Parameters
+    ----------
+    config
+        Its ``dataset`` says where the files are, how many, and how each becomes a tensor.
+    base
+        The network's pre-processing, for what ``process_ops`` cannot say.
+    allow_code
+        Run the Python file that a ``CustomFunc`` names.
+    eval_list
+        Pictures that will be evaluated: a folder, or a text file with one path a line, relative
+        to the list's folder. They may not be among the calibration files, under any name.
+    allow_leak
+        Only warn about those that are.
+
+    Returns
+    -------
+    CalibrationSet
+        ``get_data_num`` files, always the same ones of the same folder; fewer, with a warning,
+        where there are no more. A file that cannot be read is named in a warning and replaced.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder, no readable file in it, or the operations do not make the
+        network's input.
+    DatasetError
+        If a calibration file is evaluated too.
+    """
+    dataset = config.dataset
+    if dataset is None or dataset.path is None:
+        raise ConfigError(
+            f"{config.file}: int8 needs calibration data; expected dataset.path, dataset.sampler "
+            "and dataset.process_ops"
+        )
+    load = FileLoader(config, base, allow_code)
+    found = _list_files(config, dataset.path, dataset.sampler.suffix if dataset.sampler else None)
+    wanted = dataset.sampler.get_data_num if dataset.sampler else len(found)
+    chosen = _choose(config, dataset.path, found, wanted, load)
+    calibration = CalibrationSet(dataset.path, tuple(chosen), tuple(chosen.values()), load)
+    if eval_list is not None:
+        _check_leak(calibration, eval_list, allow_leak)
+    return calibration
+
+
+def _list_files(config: BuildConfig, folder: Path, suffix: Optional[str]) -> List[str]:
+    where = f"{config.file}: dataset.path {str(folder)!r}"
+    if not folder.is_dir():
+        raise ConfigError(f"{where} is no folder; put calibration pictures there")
+    names = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(root).relative_to(folder)
+        names += [(below / name).as_posix() for name in files if not name.startswith(".")]
+    found = sorted(name for name in names if suffix is None or name.endswith(suffix))
+    if not found:
+        endings = sorted({Path(name).suffix for name in names})
+        others = f"there are {len(names)} files ending in {', '.join(endings)}" if names else ""
+        raise ConfigError(
+            f"{where} holds no file{f' ending in {suffix!r}' if suffix else ''}"
+            f"{f'; {others}' if others else ', it is empty'}; put calibration pictures there, or "
+            "correct dataset.sampler.suffix (case counts)"
+        )
+    return found
+
+
+def _choose(
+    config: BuildConfig,
+    folder: Path,
+    found: Sequence[str],
+    wanted: int,
+    load: Callable[[Path], Dict[str, np.ndarray]],
+) -> Dict[str, str]:
+    """Return name to hash of the chosen files, each of which could be read."""
+    shuffled = list(found)
+    random.Random(SEED).shuffle(shuffled)
+    chosen: Dict[str, str] = {}
+    for name in shuffled:
+        if len(chosen) == wanted:
+            break
+        try:
+            load(folder / name)
+        except InputError as error:
+            _log.warning("%s: left out of the calibration: %s", config.file, error)
+        else:
+            chosen[name] = sha256_of(folder / name)
+    if not chosen:
+        raise ConfigError(
+            f"{config.file}: none of the {len(found)} files in {str(folder)!r} can be read; see "
+            "the warnings above"
+        )
+    if len(chosen) < wanted:
+        _log.warning(
+            "%s: %s holds %d usable files, get_data_num asks for %d; all of them are used",
+            config.file,
+            folder,
+            len(chosen),
+            wanted,
+        )
+    return dict(sorted(chosen.items()))
+
+
+def _check_leak(calibration: CalibrationSet, eval_list: Path, allow_leak: bool) -> None:
+    used = dict(zip(calibration.sha256, calibration.names))
+    try:
+        evaluated = {sha256_of(path): path for path in _read_eval_list(eval_list)}
+    except OSError as error:
+        raise DatasetError(
+            f"{str(eval_list)!r} lists {error.filename!r}, which cannot be read "
+            f"({error.strerror}); paths are relative to the list's folder"
+        ) from error
+    both = sorted(used.keys() & evaluated.keys(), key=used.__getitem__)
+    if not both:
+        return
+    message = (
+        f"calibration file {used[both[0]]!r} has the same content as {str(evaluated[both[0]])!r}, "
+        f"which is evaluated ({len(both)} such files), so that the result would flatter the model"
+    )
+    if not allow_leak:
+        raise DatasetError(f"{message}; take them out of the calibration folder, or --allow-leak")
+    _log.warning("%s", message)
+
+
+def _read_eval_list(eval_list: Path) -> Iterable[Path]:
+    if eval_list.is_dir():
+        return find_images(eval_list)
+    return [eval_list.parent / line for line in read_paths(eval_list)]
+
+
+class FileLoader:
+    """Makes the network's feeds of one file by a YAML's ``process_ops``.
+
+    An npz without operations holds the feeds themselves, under the inputs' names or as ``input_0``,
+    ``input_1`` and so on; with operations it holds a picture, as ``image2npz`` writes it.
+
+    Parameters
+    ----------
+    config
+        With a dataset; ``frontend.shape`` is what must come out.
+    base
+        The network's pre-processing; ``Preprocess``'s defaults if None.
+    allow_code
+        Run the Python file that a ``CustomFunc`` names.
+
+    Raises
+    ------
+    ConfigError
+        If the operations cannot be done: they do not start by decoding, or run code that the
+        caller does not allow.
+    """
+
+    def __init__(
+        self, config: BuildConfig, base: Optional[Preprocess] = None, allow_code: bool = False
+    ) -> None:
+        self.file = config.file
+        self.shapes = config.frontend.shape
+        self.ops = config.dataset.process_ops if config.dataset else ()
+        self.base = base or Preprocess(input_hw=(0, 0))
+        first = [op.type for op in self.ops[:1]]
+        if self.ops and (first[0] not in ("DecodeImage", "CustomFunc") or len(self.shapes) > 1):
+            raise ConfigError(
+                f"{self.file}: dataset.process_ops start with {first[0]} and the network has "
+                f"{len(self.shapes)} inputs; expected DecodeImage or CustomFunc, and one input"
+            )
+        self._custom = {
+            index: _load_function(op, self.file, allow_code)
+            for index, op in enumerate(self.ops)
+            if op.type == "CustomFunc"
+        }
+
+    def __call__(self, path: Path) -> Dict[str, np.ndarray]:
+        """Make feeds of a file.
+
+        Parameters
+        ----------
+        path
+            A picture, or an npz.
+
+        Returns
+        -------
+        dict
+            Input name to float32 array (1, ...).
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        ConfigError
+            If the operations do not make the network's input of it.
+        """
+        if not self.ops:
+            return self._feeds_from_npz(path)
+        (name, shapes), *_ = self.shapes.items()
+        value: Value = path
+        for index, op in enumerate(self.ops):
+            if op.type == "CustomFunc":
+                value = self._run_custom(index, path, shapes[0])
+            else:
+                value = self._run_operation(op, value, path)
+        return {name: self._checked(name, np.asarray(value), path)}
+
+    def _feeds_from_npz(self, path: Path) -> Dict[str, np.ndarray]:
+        if path.suffix != ".npz":
+            raise ConfigError(
+                f"{self.file}: dataset.process_ops is empty, so {str(path)!r} should be an npz "
+                "with the network's inputs; expected DecodeImage and so on for pictures"
+            )
+        arrays = read_npz(path)
+        feeds = {}
+        for index, name in enumerate(self.shapes):
+            array = arrays.get(name, arrays.get(f"input_{index}"))
+            if array is None:
+                raise InputError(
+                    f"{str(path)!r} holds {list(arrays)}; expected {name!r} or 'input_{index}'"
+                )
+            rank = len(self.shapes[name][0])
+            feeds[name] = self._checked(name, array[None] if array.ndim < rank else array, path)
+        return feeds
+
+    def _run_operation(self, op: ProcessOp, value: Value, path: Path) -> np.ndarray:
+        try:
+            return _OPERATIONS[op.type](value, op.arguments, self.base)
+        except InputError:
+            raise
+        except Exception as error:  # Operations in an order that makes no sense fail anywhere.
+            raise ConfigError(
+                f"{self.file}: {op.type} of dataset.process_ops cannot be done on {str(path)!r} "
+                f"({error}); correct its arguments or the order"
+            ) from error
+
+    def _run_custom(self, index: int, path: Path, shape: Sequence[int]) -> np.ndarray:
+        arguments = self.ops[index].arguments
+        wanted = arguments.get("input_shape", arguments.get("img_shape", shape))
+        try:
+            return np.asarray(self._custom[index](str(path), wanted))
+        except Exception as error:  # The function is the user's; it may raise anything.
+            raise ConfigError(
+                f"{self.file}: CustomFunc {arguments['func_name']} failed on {str(path)!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _checked(self, name: str, array: np.ndarray, path: Path) -> np.ndarray:
+        if not any(array.shape == (1, *shape[1:]) for shape in self.shapes[name]):
+            raise ConfigError(
+                f"{self.file}: {str(path)!r} becomes {array.dtype} {array.shape}, frontend.shape "
+                f"says {[list(shape) for shape in self.shapes[name]]}; correct dataset.process_ops"
+            )
+        return np.ascontiguousarray(array, np.float32)
+
+
+def _load_function(op: ProcessOp, file: Path, allow_code: bool) -> Callable[..., Any]:
+    path, name = Path(op.arguments["module_path"]), op.arguments["func_name"]
+    if not allow_code:
+        raise ConfigError(
+            f"{file}: CustomFunc runs the Python code in {str(path)!r}, which is not allowed; read "
+            "it, and if you trust it: facezoo compile --allow-custom-code"
+        )
+    try:
+        spec = importlib.util.spec_from_file_location("facezoo_custom_func", path)
+        if spec is None or spec.loader is None:
+            raise ImportError("its name does not end in .py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, name)  # type: ignore[no-any-return]
+    except Exception as error:  # The module is the user's; it may raise anything.
+        raise ConfigError(
+            f"{file}: CustomFunc {name!r} of {str(path)!r} cannot be loaded "
+            f"({type(error).__name__}: {error}); expected a function (image_file, input_shape)"
+        ) from error
+
+
+def _decode(path: Path, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    image = read_input(path) if path.suffix == ".npz" else read_image_rgb(path)
+    if arguments.get("cv2_flags") == cv2.IMREAD_GRAYSCALE:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None]
+    # Pillow decodes to the same pixels, but for its own JPEG library's last bit.
+    return image
+
+
+def _resize(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    height, width = arguments["size"]
+    hw = (height, width if width > 0 else height)
+    if arguments.get("adaptive_side") == "long":
+        hw = letterbox_size((image.shape[0], image.shape[1]), hw, base.rounding)
+    cubic = arguments.get("interpolation") == "bicubic"
+    if arguments.get("backend") == "pillow":
+        kind = "BICUBIC_PILLOW" if cubic else "BILINEAR_PILLOW"
+        planes = image if image.shape[2] == 3 else image[..., 0]
+        return resize_image(planes, hw, kind).reshape(*hw, -1)
+    if cubic:
+        resized = cv2.resize(image, hw[::-1], interpolation=cv2.INTER_CUBIC)
+        return np.asarray(resized).reshape(*hw, -1)
+    return resize_image(image, hw, "BILINEAR_CV").reshape(*hw, -1)
+
+
+def _pad(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    if not arguments["pad_to_square"]:
+        return image
+    height, width, channels = image.shape
+    side = max(height, width)
+    centred = base.anchor == "center"
+    top, left = ((side - height) // 2, (side - width) // 2) if centred else (0, 0)
+    padded = np.empty((side, side, channels), image.dtype)
+    padded[:] = base.pad_value[:channels]
+    padded[top : top + height, left : left + width] = image
+    return padded
+
+
+def _center_crop(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    height, width = arguments["crop_size"]
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    if top < 0 or left < 0:
+        raise ConfigError(
+            f"CenterCrop of {width}x{height} does not fit into a picture of "
+            f"{image.shape[1]}x{image.shape[0]}; put a Resize before it"
+        )
+    return image[top : top + height, left : left + width]
+
+
+def _convert(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    code = getattr(cv2, arguments["code"])
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), code))
+
+
+def _split(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    index = arguments["index"]
+    if index >= image.shape[2]:
+        raise ConfigError(f"ChannelSplit index {index}: the picture has {image.shape[2]} channels")
+    return image[..., index : index + 1]
+
+
+def _normalize(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    """Divide by 255 unless told otherwise, then take off the mean and divide by the deviation.
+
+    An absent ``div255`` is true and a null one false, as the vendor's recipes use them.
+    """
+    values = image.astype(np.float32)
+    if arguments.get("div255", True):
+        values /= np.float32(255)
+    if "mean" in arguments:
+        mean, std = (np.asarray(arguments[key], np.float32) for key in ("mean", "std"))
+        values = (values - mean) / std
+    return values
+
+
+def _to_tensor(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
+
+
+_OPERATIONS: Dict[str, Callable[[Value, Mapping[str, Any], Preprocess], np.ndarray]] = {
+    "DecodeImage": _decode,
+    "Resize": _resize,
+    "Pad": _pad,
+    "CenterCrop": _center_crop,
+    "CvtColor": _convert,
+    "ChannelSplit": _split,
+    "Normalize": _normalize,
+    "ToTensor": _to_tensor,
+}

@@ -1,0 +1,361 @@
+"""The gate: a build that loses too much against fp32, in terms of its task, is not written.
+
+Limits come from the card, and from ``<yaml name>.gate.yaml`` beside the build YAML where that file
+is there::
+
+    images: ../held_out                  # pictures to judge by, none of them calibrated on
+    ground_truth: eval_tools/ground_truth  # of WIDER FACE, for AP
+    eval_list: evaluated.txt             # pictures that may not be calibrated on
+    limits:
+      missed_share: 0.1
+
+Paths are relative to the working directory, as in the build YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+from ..backends.ort import OrtBackend
+from ..card import GATE_LIMITS
+from ..contract import Contract, read_contract
+from ..datasets.widerface import read_ground_truth
+from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError
+from ..evaluation.drift import compare_backends
+from ..files import sha256_of
+from ..image.files import find_images
+from ..models import CARDS, MODELS, find_card
+from ..vacc.build_config import LARGEST_FILE, BuildConfig, load_yaml
+from .calibration import CalibrationSet
+from .sensitivity import measure_drift
+
+__all__ = [
+    "Check",
+    "Gate",
+    "GateSettings",
+    "open_gate",
+    "read_gate_settings",
+]
+
+
+# Measures that must not fall below their limit; all others must not rise above it.
+AT_LEAST = ("mean_iou", "cosine", "cosine_mean", "cosine_min", "norm_rank", "rank")
+# For networks of no task the zoo knows: the worst output's cosine, and the share of its variance
+# that the worst channel of any output loses.
+RAW_LIMITS: Mapping[str, float] = {"cosine": 0.98, "worst_channel": 0.5}
+SETTINGS = ("images", "ground_truth", "eval_list", "limits")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What ``<yaml name>.gate.yaml`` says; empty where it is not there.
+
+    Attributes
+    ----------
+    images
+        Held-out pictures: a folder or one picture.
+    ground_truth
+        Folder of WIDER FACE's .mat files.
+    eval_list
+        See :func:`facezoo.compiler.calibration.open_calibration`.
+    limits
+        In place of the card's, by measure.
+    """
+
+    images: Optional[Path] = None
+    ground_truth: Optional[Path] = None
+    eval_list: Optional[Path] = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_gate_settings(build_yaml: Path) -> GateSettings:
+    """Read the settings beside a build YAML.
+
+    Parameters
+    ----------
+    build_yaml
+        Such as ``official_scrfd.yaml``; ``official_scrfd.gate.yaml`` beside it is read.
+
+    Returns
+    -------
+    GateSettings
+        The defaults if there is no such file.
+
+    Raises
+    ------
+    ConfigError
+        If the file says something else than such settings.
+    """
+    file = build_yaml.with_name(f"{build_yaml.stem}.gate.yaml")
+    if not file.is_file():
+        return GateSettings()
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST_FILE + 1)  # One more is too many, and says so.
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+    entries = load_yaml(data, str(file)) or {}
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{file}: expected the keys {', '.join(SETTINGS)}")
+    _check_known(file, "key", entries, SETTINGS)
+    for key in SETTINGS[:3]:
+        if key in entries and not isinstance(entries[key], str):
+            raise ConfigError(f"{file}: {key} is {entries[key]!r}; expected a path")
+    limits = entries.get("limits") or {}
+    if not isinstance(limits, dict):
+        raise ConfigError(f"{file}: limits is {limits!r}; expected measures with numbers")
+    known = {name for of_task in (*GATE_LIMITS.values(), RAW_LIMITS) for name in of_task}
+    _check_known(file, "limit", limits, sorted(known))
+    for name, value in limits.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{file}: limits.{name} is {value!r}; expected a number")
+    paths = {key: Path(entries[key]) for key in SETTINGS[:3] if key in entries}
+    return GateSettings(**paths, limits={name: float(value) for name, value in limits.items()})
+
+
+def _check_known(file: Path, kind: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{file}: unknown {kind} {name!r}; the nearest is {nearest!r}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measure held against its limit.
+
+    Attributes
+    ----------
+    name
+        Of the measure.
+    value
+        What was measured.
+    limit
+        The most or least allowed.
+    """
+
+    name: str
+    value: float
+    limit: float
+
+    @property
+    def bound(self) -> str:
+        """``at least`` or ``at most``."""
+        return "at least" if self.name in AT_LEAST else "at most"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit is kept; a value that is no number never keeps it."""
+        if self.name in AT_LEAST:
+            return self.value >= self.limit
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else "FAILED"
+        return f"{self.name:16}{self.value:>10.4f}  {self.bound} {self.limit:<8g} {verdict}"
+
+
+class Gate:
+    """Compares a build with the float network; hand it to ``compile_model``.
+
+    Parameters
+    ----------
+    pictures
+        Files to judge by; each as the network's model takes it.
+    held_out
+        Whether none of them was calibrated on.
+    settings
+        Limits of the user, and the ground truth.
+    data
+        The same files as feeds, for networks of no task the zoo knows: raw outputs are compared.
+
+    Attributes
+    ----------
+    checks
+        Of the last call.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Path],
+        held_out: bool,
+        settings: GateSettings,
+        data: Optional[CalibrationSet] = None,
+    ) -> None:
+        self.pictures = list(pictures)
+        self.held_out = held_out
+        self.settings = settings
+        self.data = data
+        self.checks: Tuple[Check, ...] = ()
+
+    def __call__(self, reference: bytes, built: bytes) -> Mapping[str, Any]:
+        """Judge a build.
+
+        Parameters
+        ----------
+        reference, built
+            Serialised graphs.
+
+        Returns
+        -------
+        dict
+            What was measured, as JSON values.
+
+        Raises
+        ------
+        GateError
+            If a limit is not kept, or there is nothing to judge by.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            graphs = Path(folder, "reference.onnx"), Path(folder, "built.onnx")
+            for path, graph in zip(graphs, (reference, built)):
+                path.write_bytes(graph)
+            measured, limits = self._measure(*graphs)
+        limits = {**limits, **self.settings.limits}
+        unknown = sorted(set(self.settings.limits) - set(measured))
+        if unknown:
+            _log.warning("the gate measured nothing called %s here", ", ".join(unknown))
+        self.checks = tuple(
+            Check(name, measured[name], limit) for name, limit in limits.items() if name in measured
+        )
+        failed = [check for check in self.checks if not check.passed]
+        if failed:
+            raise GateError(
+                f"the gate refuses the build on {len(self.pictures)} pictures: "
+                + ", ".join(f"{c.name} {c.value:.4g}, {c.bound} {c.limit:g}" for c in failed)
+                + "; nothing was written; for int8 facezoo sensitivity finds layers to leave out"
+            )
+        finite = {n: round(v, 6) if math.isfinite(v) else None for n, v in measured.items()}
+        return {
+            "pictures": len(self.pictures),
+            "held_out": self.held_out,
+            "measured": finite,
+            "limits": {check.name: check.limit for check in self.checks},
+        }
+
+    def _measure(
+        self, reference: Path, built: Path
+    ) -> Tuple[Mapping[str, float], Mapping[str, float]]:
+        contract = _contract_of(reference)
+        if contract is not None and contract.model in MODELS and _are_pictures(self.pictures):
+            return self._measure_task(reference, built, contract), _limits_of(contract)
+        if self.data is None:
+            raise GateError(
+                "the network carries no contract of a task that the zoo knows, so the gate cannot "
+                "feed it pictures; export it with the recipe's source_code/export_onnx.py"
+            )
+        return _measure_outputs(reference, built, self.data), RAW_LIMITS
+
+    def _measure_task(self, reference: Path, built: Path, contract: Contract) -> Dict[str, float]:
+        truth = self.settings.ground_truth
+        ground_truth = read_ground_truth(truth) if truth else None
+        with OrtBackend(reference, contract) as a, OrtBackend(
+            built, contract, half_input=True
+        ) as b:
+            try:
+                found = compare_backends(a, b, self.pictures, ground_truth)
+            except DecodeError as error:
+                raise GateError(
+                    f"the gate refuses the build: its outputs cannot be decoded ({error}); nothing "
+                    "was written"
+                ) from error
+        for path, reason in found.refused.items():
+            _log.warning("left out of the gate: %s: %s", path, reason)
+        if found.task.get("faces") == 0:
+            raise GateError(
+                f"the float network finds no face in {found.pictures} pictures, so the gate has "
+                "nothing to judge by; give it pictures with faces: --images"
+            )
+        return dict(found.task)
+
+
+def _are_pictures(paths: Sequence[Path]) -> bool:
+    return all(path.suffix != ".npz" for path in paths)
+
+
+def _contract_of(graph: Path) -> Optional[Contract]:
+    try:
+        return read_contract(graph)
+    except GraphError:
+        return None  # The compiler has said so already.
+
+
+def _limits_of(contract: Contract) -> Mapping[str, float]:
+    try:
+        return find_card(contract.card_id).gate_limits
+    except CardError:
+        task = next(card.task for card in CARDS.values() if card.model == contract.model)
+        return GATE_LIMITS[task]
+
+
+def _measure_outputs(reference: Path, built: Path, data: CalibrationSet) -> Dict[str, float]:
+    drifts = measure_drift(reference, built, data).values()
+    return {
+        "cosine": min(drift.cosine for drift in drifts),
+        "worst_channel": max(drift.worst_lost for drift in drifts),
+    }
+
+
+def open_gate(
+    config: BuildConfig, settings: GateSettings, calibration: Optional[CalibrationSet] = None
+) -> Optional[Gate]:
+    """Make the gate of a build.
+
+    Parameters
+    ----------
+    config
+        What is built.
+    settings
+        Where held-out pictures are; without any, the calibration's own are taken, with a warning.
+    calibration
+        What the build is calibrated on; None if it is not.
+
+    Returns
+    -------
+    Gate or None
+        None, with a warning, if there are no pictures at all.
+
+    Raises
+    ------
+    InputError
+        If the folder of pictures is not there or empty.
+    """
+    if settings.images is None:
+        if calibration is None:
+            _log.warning(
+                "%s: no pictures, so the gate does not judge the build against fp32; give it some: "
+                "facezoo compile --images DIR",
+                config.file,
+            )
+            return None
+        _log.warning(
+            "%s: the gate judges by the calibration files themselves, which flatters the build; "
+            "give it others: facezoo compile --images DIR",
+            config.file,
+        )
+        return Gate(calibration.paths, False, settings, calibration)
+    pictures = find_images(settings.images)
+    if calibration is None:
+        return Gate(pictures, True, settings)
+    used = set(calibration.sha256)
+    hashes = tuple(map(sha256_of, pictures))
+    both = [path for path, sha256 in zip(pictures, hashes) if sha256 in used]
+    if both:
+        _log.warning(
+            "%s: %d of %d pictures of the gate, such as %s, are calibration files too",
+            config.file,
+            len(both),
+            len(pictures),
+            both[0],
+        )
+    names = tuple(str(path) for path in pictures)
+    data = CalibrationSet(Path(), names, hashes, calibration.load)
+    return Gate(pictures, not both, settings, data)

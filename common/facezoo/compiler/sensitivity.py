@@ -1,0 +1,168 @@
+"""Which layers int8 hurts: each quantised alone, and its effect on the outputs measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Collection, Dict, Iterable, Iterator, List, Sequence, Tuple, Union
+
+import onnx
+
+from ..metrics.drift import DriftSum, TensorDrift
+from .quantize import COMPUTING, Arithmetic, Calibrated, Layer, insert_qdq
+from .ranges import Feeds, open_probe
+
+__all__ = [
+    "LayerError",
+    "format_exclusions",
+    "measure_drift",
+    "measure_error",
+    "measure_layers",
+    "propose",
+]
+
+
+HALF = 0.5  # of the error energy is what a proposal takes away
+SHARE_OF_LAYERS = 8  # one in so many may be left out
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What quantising one layer alone does.
+
+    Attributes
+    ----------
+    layer
+        The layer.
+    error
+        Share of the outputs' variance that is lost, in [0, 1]: mean over outputs and channels.
+    worst_output
+        Name of the output that loses most.
+    worst_error
+        How much that one loses.
+    """
+
+    layer: Layer
+    error: float
+    worst_output: str
+    worst_error: float
+
+
+def measure_layers(
+    calibrated: Calibrated,
+    arithmetic: Arithmetic,
+    per_channel: bool,
+    data: Iterable[Feeds],
+) -> Iterator[LayerError]:
+    """Quantise every layer alone and compare the outputs with the float network's.
+
+    Parameters
+    ----------
+    calibrated
+        The graph and its ranges.
+    arithmetic, per_channel
+        How it would be quantised.
+    data
+        Feeds of one picture each; a few are enough, all are gone through for every layer.
+
+    Yields
+    ------
+    LayerError
+        In graph order.
+    """
+    layers = [layer for layer in calibrated.layers if layer.op_type in COMPUTING]
+    names = {layer.name for layer in layers}
+    recorded = list(_record(calibrated.model, data))
+    for layer in layers:
+        model = insert_qdq(calibrated, names - {layer.name}, arithmetic, per_channel)
+        lost = {name: drift.lost for name, drift in _drift_from(recorded, model).items()}
+        worst = max(lost, key=lost.__getitem__)
+        yield LayerError(layer, sum(lost.values()) / len(lost), worst, lost[worst])
+
+
+def measure_error(
+    reference: onnx.ModelProto, model: onnx.ModelProto, data: Iterable[Feeds]
+) -> Dict[str, float]:
+    """Return output name to the share of its variance that a graph loses against another.
+
+    Parameters are those of :func:`measure_drift`.
+    """
+    return {name: drift.lost for name, drift in measure_drift(reference, model, data).items()}
+
+
+def measure_drift(
+    reference: Union[Path, onnx.ModelProto],
+    model: Union[Path, onnx.ModelProto],
+    data: Iterable[Feeds],
+) -> Dict[str, TensorDrift]:
+    """Compare the outputs of two graphs.
+
+    Parameters
+    ----------
+    reference, model
+        Graphs, or files of graphs, with the same inputs and outputs.
+    data
+        Feeds of one picture each.
+
+    Returns
+    -------
+    dict
+        Output name to its drift.
+    """
+    expected, found = (
+        onnx.load(str(graph)) if isinstance(graph, Path) else graph for graph in (reference, model)
+    )
+    return _drift_from(_record(expected, data), found)
+
+
+def _record(model: onnx.ModelProto, data: Iterable[Feeds]) -> Iterator[Tuple[Feeds, Feeds]]:
+    """Yield feeds with what a graph makes of them."""
+    run = open_probe(model, [entry.name for entry in model.graph.output])
+    for feeds in data:
+        yield feeds, run(feeds)
+
+
+def _drift_from(
+    recorded: Iterable[Tuple[Feeds, Feeds]], model: onnx.ModelProto
+) -> Dict[str, TensorDrift]:
+    sums = {entry.name: DriftSum() for entry in model.graph.output}
+    run = open_probe(model, sums)
+    for feeds, expected in recorded:
+        found = run(feeds)
+        for name, drift in sums.items():
+            drift.add(expected[name], found[name])
+    return {name: drift.result() for name, drift in sums.items()}
+
+
+def propose(errors: Sequence[LayerError]) -> List[Layer]:
+    """Choose layers to leave in float: the fewest that together cause half of the error.
+
+    Parameters
+    ----------
+    errors
+        Of every layer.
+
+    Returns
+    -------
+    list of Layer
+        In graph order; at most one layer in eight.
+    """
+    most = -(-len(errors) // SHARE_OF_LAYERS)
+    ordered = sorted(errors, key=lambda entry: -entry.error)
+    rest = sums = sum(entry.error for entry in errors)
+    chosen = []
+    for entry in ordered[:most]:
+        if rest <= HALF * sums:
+            break
+        chosen.append(entry.layer)
+        rest -= entry.error
+    return sorted(chosen, key=lambda layer: layer.number)
+
+
+def format_exclusions(layers: Collection[Layer]) -> str:
+    """Write layers as the lines of ``backend.quantize`` that leave them out."""
+    numbers: Dict[str, List[int]] = defaultdict(list)
+    for layer in layers:
+        numbers[layer.key].append(layer.key_number)
+    return "\n".join(f"{key}: {sorted(found)}" for key, found in sorted(numbers.items()))

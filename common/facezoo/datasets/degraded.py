@@ -1,0 +1,206 @@
+"""Degraded copies of aligned faces, their lists and their labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from ..errors import DatasetError, InputError
+from ..files import write_bytes
+from ..image.align import TEMPLATE_SIZE
+from ..image.degrade import degrade
+from ..image.files import read_image_rgb
+from .image_list import read_lines, write_image_list
+
+__all__ = [
+    "LISTS",
+    "DegradedFaces",
+    "choose_people",
+    "degraded_faces",
+    "person_of",
+    "read_copies",
+    "read_labels",
+    "write_labels",
+    "write_lists",
+]
+
+
+LISTS = ("faces.txt", "references.txt", "copies.txt")
+
+
+def person_of(name: str) -> str:
+    """Return the person of a picture: the folder it lies in, as the authors have it."""
+    return name.rpartition("/")[0]
+
+
+def choose_people(names: Iterable[str], first: int = 1, last: Optional[int] = None) -> List[str]:
+    """List the people of some pictures, s2 before s10, and take some of them.
+
+    Parameters
+    ----------
+    names
+        Pictures such as ``s2/1.png``.
+    first, last
+        Of the people to take, counted from 1; up to the end if None.
+
+    Raises
+    ------
+    InputError
+        If there are not as many.
+    """
+
+    def in_order(person: str) -> List[Tuple[int, str]]:
+        parts = re.split(r"(\d+)", person)
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+    people = sorted(set(map(person_of, names)), key=in_order)
+    last = len(people) if last is None else last
+    if not 1 <= first <= last <= len(people):
+        raise InputError(f"people {first} to {last} were asked for, there are 1 to {len(people)}")
+    return people[first - 1 : last]
+
+
+@dataclass(frozen=True)
+class DegradedFaces:
+    """A face and its copies.
+
+    Attributes
+    ----------
+    person
+        Number of the person.
+    images
+        File name to picture, (112, 112, 3), uint8, RGB; the face itself first.
+    """
+
+    person: int
+    images: Mapping[str, np.ndarray]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return what a run notes of it."""
+        return {"person": self.person, "files": list(self.images)}
+
+
+def degraded_faces(
+    path: Path, stem: str, person: int, kind: str, levels: Sequence[float]
+) -> DegradedFaces:
+    """Read a face that is roughly in the middle, and make copies of it.
+
+    Parameters
+    ----------
+    path
+        The picture; its middle square is resized to 112x112.
+    stem
+        Of the copies' names, with the folder.
+    person
+        Number of the person.
+    kind, levels
+        As for :func:`~facezoo.image.degrade.degrade`.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    """
+    image = read_image_rgb(path)
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    middle = image[top : top + side, left : left + side]
+    face = np.asarray(cv2.resize(middle, (TEMPLATE_SIZE, TEMPLATE_SIZE)))
+    images = {f"{stem}.png": face}
+    for level in levels:
+        images[f"{stem}_{kind}{level:g}.png"] = degrade(face, kind, level)
+    return DegradedFaces(person, images)
+
+
+def write_lists(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write faces.txt (path and person), references.txt and copies.txt (copy and original).
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    entries
+        What :meth:`DegradedFaces.to_dict` gave; entries of pictures that were refused are left out.
+    """
+    made = [(entry["person"], entry["files"]) for entry in entries if "files" in entry]
+    rows = [(name, person) for person, files in made for name in files]
+    names, people = zip(*rows) if rows else ((), ())
+    write_image_list(folder / LISTS[0], names, people, "path label")
+    write_bytes(folder / LISTS[1], "".join(f"{files[0]}\n" for _, files in made).encode())
+    copies = (f"{name} {files[0]}\n" for _, files in made for name in files[1:])
+    write_bytes(folder / LISTS[2], "".join(copies).encode())
+
+
+def read_copies(path: Path, names: Sequence[str]) -> np.ndarray:
+    """Read which pictures are copies of which.
+
+    Parameters
+    ----------
+    path
+        ``copy original`` a line, as :func:`write_lists` writes copies.txt.
+    names
+        The pictures.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), int64: index of each picture's original, its own if it is no copy.
+
+    Raises
+    ------
+    DatasetError
+        If a line is not two of the pictures; names the line.
+    """
+    index_of = {name: index for index, name in enumerate(names)}
+    originals = np.arange(len(names))
+    for number, line in read_lines(path):
+        pair = line.split()
+        if len(pair) != 2 or not set(pair) <= set(index_of):
+            raise DatasetError(
+                f"{str(path)!r}: line {number} is no copy and its original: {line[:80]!r}; "
+                f"expected two pictures such as {names[0]!r}"
+            )
+        originals[index_of[pair[0]]] = index_of[pair[1]]
+    return originals
+
+
+def write_labels(path: Path, names: Sequence[str], labels: np.ndarray) -> None:
+    """Write ``path label`` a line, as the authors do."""
+    lines = (f"{name} {label:.6f}\n" for name, label in zip(names, labels.tolist()))
+    write_bytes(path, "".join(lines).encode())
+
+
+def read_labels(path: Path) -> Tuple[Tuple[str, ...], np.ndarray]:
+    """Read pseudo-labels: ``path label`` a line, as the authors write them.
+
+    Returns
+    -------
+    names : tuple of str
+        As the list has them.
+    labels : numpy.ndarray
+        Shape (N,), float64.
+
+    Raises
+    ------
+    DatasetError
+        If a line has no finite number at its end; names the line.
+    """
+    names, labels = [], []
+    for number, line in read_lines(path):
+        name, _, label = line.rpartition(" ")
+        try:
+            labels.append(float(label))
+        except ValueError:
+            labels.append(np.nan)
+        if not name or not np.isfinite(labels[-1]):
+            raise DatasetError(
+                f"{str(path)!r}: line {number} is no path and number: {line[:80]!r}; "
+                "make the list with make_pseudo_labels.py"
+            )
+        names.append(name.strip())
+    return tuple(names), np.array(labels)

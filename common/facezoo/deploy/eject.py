@@ -1,0 +1,516 @@
+"""A model as a folder that needs no facezoo: to copy into a product, or to read in one sitting.
+
+The decoder in it is this package's own source, gathered by name, so that it cannot drift from the
+one that is tested; the pre-processing is written out for the one model.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
+
+import numpy as np
+
+from .. import __version__
+from ..backends.ort import OrtBackend
+from ..contract import Contract, load_graph
+from ..errors import InputError
+from ..files import sha256_of, write_bytes
+from ..image.files import write_image_rgb
+from ..models import CARDS, WEIGHTS, import_part
+from ..vacc.vdsp import render_vdsp
+
+__all__ = [
+    "EJECTED_FILES",
+    "bundle",
+    "eject",
+    "to_json",
+]
+
+
+EJECTED_FILES = (
+    "README.md",
+    "build.yaml",
+    "expected.json",
+    "facemodel.py",
+    "model.onnx",
+    "run_ort.py",
+    "run_vsx.py",
+    "sample.png",
+    "vdsp_params.json",
+)
+
+# What a room's file holds beside its decoder.
+_ALIGN = (("image.align", "align_face"),)
+_PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
+    "scrfd": (),
+    "pipnet": (("models.pipnet.crop", "DetectorCrop"),),
+    "sdd_fiqa": _ALIGN,
+    "magface": _ALIGN,
+}
+_FORMULAS = {
+    "EQUAL": "PIXEL",
+    "DIV255": "PIXEL / 255.0",
+    "DIV1275_MINUSONE": "PIXEL / 127.5 - 1.0",
+    "MINUSMEAN_DIVSTD": "(PIXEL - MEAN) / STD",
+    "DIV255_MINUSMEAN_DIVSTD": "(PIXEL / 255.0 - MEAN) / STD",
+}
+
+
+def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, to: Path) -> None:
+    """Write the folder; nothing in it imports facezoo.
+
+    Parameters
+    ----------
+    model
+        The .onnx file.
+    contract
+        Its own, or the card's for a file that carries none.
+    build_yaml
+        For the vendor's compiler; names ``model.onnx``.
+    sample
+        A picture (H, W, 3), uint8, RGB, whose result is recorded in ``expected.json``.
+    to
+        The folder, new or empty.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something, or the pre-processing is none that is written out.
+    """
+    to = Path(to)
+    if to.exists() and any(to.iterdir()):
+        raise InputError(f"{str(to)!r} is not empty; name a new folder")
+    load_graph(Path(model), check=True)
+    room = import_part(contract.model, "decode")
+    source = _write_module(contract, model)
+    with OrtBackend(Path(model), contract, threads=1) as backend:
+        result = room.decode(backend.infer(sample), **contract.decode)[0]
+    files = {
+        "facemodel.py": source,
+        "run_ort.py": _RUN_ORT,
+        "run_vsx.py": _RUN_VSX,
+        "build.yaml": build_yaml,
+        "vdsp_params.json": json.dumps(render_vdsp(contract.preprocess), indent=4) + "\n",
+        "expected.json": json.dumps({"sample.png": to_json(result)}, indent=1) + "\n",
+        "README.md": _README.format(card=contract.card_id, licence=_licence(contract)),
+    }
+    for name, text in files.items():
+        write_bytes(to / name, text.encode())
+    write_bytes(to / "model.onnx", Path(model).read_bytes())
+    write_image_rgb(to / "sample.png", sample)
+
+
+def to_json(result: Any) -> Any:
+    """Return a result as JSON values; this function is part of the folder, too."""
+    if hasattr(result, "to_dict"):
+        return result.to_dict()
+    if hasattr(result, "vector"):
+        return {"norm": result.norm, "vector": result.vector.tolist()}
+    return {"quality": result.value}
+
+
+def _licence(contract: Contract) -> str:
+    card = CARDS.get(contract.card_id)
+    file = WEIGHTS.get(card.weights) if card else None
+    return f"{file.licence}; commercial use: {file.commercial}" if file else "as their authors say"
+
+
+def _write_module(contract: Contract, model: Path) -> str:
+    preprocess = contract.preprocess
+    if preprocess.fit not in ("letterbox", "stretch") or preprocess.resize != "BILINEAR_CV":
+        raise InputError(
+            f"the pre-processing {preprocess.fit} with {preprocess.resize} cannot be ejected; "
+            "expected letterbox or stretch with BILINEAR_CV"
+        )
+    parts = (*_PARTS.get(contract.model, ()), ("deploy.eject", "to_json"))
+    letterbox = (("image.resize", "letterbox_size"),) * (preprocess.fit == "letterbox")
+    decode = f"models.{contract.model}.decode"
+    imports, body = bundle(
+        [*letterbox, *parts, (decode, "decode")], also=[("results", "Placement")]
+    )
+    imports |= {("", "cv2"), ("", "numpy as np")}
+    imports |= {("typing", name) for name in ("Any", "Dict", "List", "Sequence", "Tuple")}
+    height, width = preprocess.input_hw
+    constants = [
+        f"MODEL = {json.dumps(contract.card_id)}",
+        f"INPUT_NAME = {json.dumps(contract.input_name)}",
+        f"INPUT_HW = ({height}, {width})",
+        f"OUTPUT_NAMES = {json.dumps(contract.output_names, indent=4)}",
+        f"DECODE: Dict[str, Any] = {json.dumps(_plain(contract))}",
+        f"SWAP_CHANNELS = {preprocess.swaps_channels}  # pictures here are RGB",
+        "# What a pixel becomes, per channel of the network; mean and std as float16 holds them.",
+        "PIXEL = np.arange(256, dtype=np.float64)",
+        f"MEAN = np.array({_half(preprocess.mean)})[:, None]",
+        f"STD = np.array({_half(preprocess.std)})[:, None]",
+        f"TABLE = np.broadcast_to({_FORMULAS[preprocess.norm]}, (3, 256)).astype(np.float32)",
+    ]
+    place = _PLACE_LETTERBOX if preprocess.fit == "letterbox" else _PLACE_STRETCH
+    place = place.format(
+        rounding=json.dumps(preprocess.rounding),
+        top="(INPUT_HW[0] - size[0]) // 2" if preprocess.anchor == "center" else "0",
+        left="(INPUT_HW[1] - size[1]) // 2" if preprocess.anchor == "center" else "0",
+        scale_x="size[1] / image_hw[1]"
+        if preprocess.axis_scale == "per_axis"
+        else "size[0] / image_hw[0]",
+        pad=preprocess.pad_value,
+    )
+    head = [
+        f'"""{contract.card_id}: a picture to the network\'s input, its outputs to results.\n',
+        f"Written by facezoo {__version__} (Apache-2.0) for the file with sha256",
+        f'{sha256_of(model)}.\nNeeds NumPy and OpenCV.\n"""\n',
+        f"from __future__ import annotations\n\n{_import_lines(imports)}",
+        *constants,
+    ]
+    return _spaced(["\n".join(head), body, place.strip("\n"), _GLUE.strip("\n")]) + "\n"
+
+
+def _plain(contract: Contract) -> Dict[str, Any]:
+    """Return the decode constants with what names a packaged file written out."""
+    decode = dict(contract.decode)
+    if isinstance(decode.get("meanface"), str):
+        module = import_part("pipnet", "decode")
+        table = module.load_meanface(decode["meanface"], decode["num_neighbors"])
+        decode["meanface"] = table.points_xy.tolist()
+    return decode
+
+
+def _half(values: Sequence[float]) -> List[float]:
+    return np.asarray(values, np.float16).astype(np.float64).tolist()  # type: ignore[no-any-return]
+
+
+def _import_lines(names: Set[Tuple[str, str]]) -> str:
+    """Write imports as linters want them: plain ones first, the standard library first."""
+    plain = sorted(f"import {name}" for module, name in names if not module)
+    foreign = [line for line in plain if line.startswith(("import cv2", "import numpy"))]
+    own = [line for line in plain if line not in foreign]
+    for module in sorted({module for module, _ in names if module}):
+        of_module = sorted(name for one, name in names if one == module)
+        own.append(f"from {module} import {', '.join(of_module)}")
+    return "\n".join([*own, "", *foreign]) + "\n"
+
+
+def bundle(
+    roots: Sequence[Tuple[str, str]], also: Sequence[Tuple[str, str]] = ()
+) -> Tuple[Set[Tuple[str, str]], str]:
+    """Gather definitions of this package and all they use into one piece of source.
+
+    Parameters
+    ----------
+    roots, also
+        Module below facezoo and name of a function, class or constant at its top.
+
+    Returns
+    -------
+    imports : set of tuple
+        Module and name of what is imported from other packages; "" for whole modules.
+    body : str
+        The definitions, each behind those it uses, with their comments.
+
+    Raises
+    ------
+    InputError
+        If a name is not there, or two modules define different things under one name.
+    """
+    found: Dict[str, Tuple[str, str]] = {}
+    imports: Set[Tuple[str, str]] = set()
+    for module, name in [*also, *roots]:
+        _gather(f"facezoo.{module}", name, found, imports)
+    return imports, _spaced([text for _, text in found.values()])
+
+
+def _spaced(pieces: Sequence[str]) -> str:
+    """Join definitions as formatters want them: two empty lines around what has a body."""
+    text = pieces[0]
+    for before, piece in zip(pieces, pieces[1:]):
+        text += ("\n\n\n" if "\n    " in before + piece else "\n") + piece
+    return text
+
+
+def _gather(
+    module: str,
+    name: str,
+    found: Dict[str, Tuple[str, str]],
+    imports: Set[Tuple[str, str]],
+) -> None:
+    source = _Source.of(importlib.import_module(module))
+    if name in source.foreign:
+        imports.add(source.foreign[name])
+        return
+    if name in source.own:
+        _gather(*source.own[name], found, imports)
+        return
+    if name in found:
+        if found[name][0] != module:
+            raise InputError(f"{name} is defined in {found[name][0]} and in {module}")
+        return
+    if name not in source.nodes:
+        raise InputError(f"{module} has no {name}")
+    found[name] = (module, "")  # Recursion ends here.
+    for used in _names_in(source.nodes[name]):
+        if used in source.foreign or used in source.own or used in source.nodes:
+            _gather(module, used, found, imports)
+    del found[name]
+    found[name] = (module, source.text_of(name))
+
+
+def _names_in(node: ast.AST) -> Iterator[str]:
+    """Yield the names a definition uses, in the order they stand."""
+    seen = dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+    return iter(seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A module's definitions and imports, by name."""
+
+    lines: Sequence[str]
+    nodes: Mapping[str, ast.stmt]
+    own: Mapping[str, Tuple[str, str]]
+    foreign: Mapping[str, Tuple[str, str]]
+
+    @classmethod
+    def of(cls, module: ModuleType) -> _Source:
+        text = inspect.getsource(module)
+        nodes: Dict[str, ast.stmt] = {}
+        own: Dict[str, Tuple[str, str]] = {}
+        foreign: Dict[str, Tuple[str, str]] = {}
+        for node in ast.parse(text).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                nodes[node.name] = node
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                nodes[node.targets[0].id] = node
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                nodes[node.target.id] = node
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    renamed = f" as {alias.asname}" if alias.asname else ""
+                    foreign[alias.asname or alias.name] = ("", f"{alias.name}{renamed}")
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join(module.__name__.split(".")[: -node.level or None])
+                target = f"{base}.{node.module}" if node.level else str(node.module)
+                for alias in node.names:
+                    if node.level:
+                        own[alias.name] = (target, alias.name)
+                    elif target != "__future__":
+                        foreign[alias.name] = (target, alias.name)
+        return cls(text.splitlines(), nodes, own, foreign)
+
+    def text_of(self, name: str) -> str:
+        """Return a definition's text with its decorators and the comments right above it."""
+        node = self.nodes[name]
+        decorators = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(one.lineno for one in decorators)]) - 1
+        while first and self.lines[first - 1].startswith("#"):
+            first -= 1
+        return "\n".join(self.lines[first : node.end_lineno])
+
+
+_PLACE_LETTERBOX = '''
+
+def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
+    """Say to which size a picture is resized, and where it lies in the network's input."""
+    size = letterbox_size(image_hw, INPUT_HW, {rounding})
+    scale = ({scale_x}, size[0] / image_hw[0])
+    left, top = {left}, {top}
+    return size, Placement(scale, left, top, INPUT_HW, image_hw)
+
+
+def fit(image_rgb: np.ndarray) -> np.ndarray:
+    """Resize a picture, keep its aspect, pad: (H, W, 3) uint8 to INPUT_HW."""
+    size, placement = place(image_rgb.shape[:2])
+    fitted = np.full((*INPUT_HW, 3), {pad}, np.uint8)
+    top, left = int(placement.pad_top), int(placement.pad_left)
+    resized = cv2.resize(image_rgb, size[::-1], interpolation=cv2.INTER_LINEAR)
+    fitted[top : top + size[0], left : left + size[1]] = resized
+    return fitted
+'''
+
+_PLACE_STRETCH = '''
+
+def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
+    """Say to which size a picture is resized, and where it lies in the network's input."""
+    scale = (INPUT_HW[1] / image_hw[1], INPUT_HW[0] / image_hw[0])
+    return INPUT_HW, Placement(scale, 0, 0, INPUT_HW, image_hw)
+
+
+def fit(image_rgb: np.ndarray) -> np.ndarray:
+    """Stretch a picture (H, W, 3), uint8, to INPUT_HW."""
+    return cv2.resize(image_rgb, INPUT_HW[::-1], interpolation=cv2.INTER_LINEAR)
+'''
+
+_GLUE = '''
+
+def preprocess(image_rgb: np.ndarray) -> Tuple[np.ndarray, Placement]:
+    """Turn a picture (H, W, 3), uint8, RGB, into the network's input (1, 3, H, W), float32."""
+    fitted = fit(image_rgb)
+    channels = fitted[:, :, ::-1] if SWAP_CHANNELS else fitted
+    planes = [TABLE[index][channels[:, :, index]] for index in range(3)]
+    return np.stack(planes)[None], place(image_rgb.shape[:2])[1]
+
+
+def postprocess(outputs: Sequence[np.ndarray], placement: Placement) -> Any:
+    """Turn the network's outputs, in the order of OUTPUT_NAMES, into the picture's result."""
+    arrays = {n: np.asarray(a, np.float32) for n, a in zip(OUTPUT_NAMES, outputs)}
+    return decode(RawOutputs(arrays, (placement,)), **DECODE)[0]
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """Read a picture as (H, W, 3), uint8, RGB."""
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise SystemExit(f"{path!r} cannot be read as a picture")
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def differences(expected: Any, got: Any, where: str = "") -> List[str]:
+    """Compare JSON values; numbers may differ by a thousandth."""
+    if isinstance(expected, dict) and isinstance(got, dict) and expected.keys() == got.keys():
+        keys = [(expected[key], got[key], f"{where}.{key}") for key in expected]
+        return [problem for key in keys for problem in differences(*key)]
+    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        rows = [(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(expected, got))]
+        return [problem for row in rows for problem in differences(*row)]
+    numbers = isinstance(expected, (int, float)) and isinstance(got, (int, float))
+    if numbers and abs(expected - got) <= 1e-3 * max(1.0, abs(expected)):
+        return []
+    return [] if expected == got else [f"{where}: expected {expected}, got {got}"]
+'''
+
+_RUN_ORT = '''\
+"""Run the model on a picture with ONNX Runtime; without a picture, check sample.png.
+
+python run_ort.py photo.jpg
+python run_ort.py
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import facemodel
+import onnxruntime
+
+HERE = Path(__file__).resolve().parent
+
+
+def run(session, picture):
+    tensor, placement = facemodel.preprocess(facemodel.read_rgb(str(picture)))
+    outputs = session.run(list(facemodel.OUTPUT_NAMES), {facemodel.INPUT_NAME: tensor})
+    return facemodel.to_json(facemodel.postprocess(outputs, placement))
+
+
+def main():
+    session = onnxruntime.InferenceSession(
+        str(HERE / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    if sys.argv[1:]:
+        print(json.dumps(run(session, sys.argv[1])))
+        return 0
+    expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
+    problems = facemodel.differences(expected, run(session, HERE / "sample.png"))
+    print("\\n".join(problems[:10]) or "sample.png: as expected")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
+'''
+
+_RUN_VSX = '''\
+"""Run the compiled model on a picture on the card; without a picture, check sample.png.
+
+Compile first: vamc compile build.yaml
+python run_vsx.py deploy_weights/NAME/mod photo.jpg
+python run_vsx.py deploy_weights/NAME/mod
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import facemodel
+import numpy as np
+import vaststreamx as vsx
+
+HERE = Path(__file__).resolve().parent
+
+
+class CardModel:
+    """The pre-processing and the network on one die of the card."""
+
+    def __init__(self, prefix, device_id=0):
+        if vsx.set_device(device_id) != 0:
+            raise SystemExit(f"die {device_id} of the card does not answer")
+        self.device_id = device_id
+        model = vsx.Model(prefix, 1)
+        vdsp = vsx.Operator.load_ops_from_json_file(str(HERE / "vdsp_params.json"))[0]
+        self.network = vsx.ModelOperator(model)
+        graph = vsx.Graph()
+        graph.add_operators(vdsp, self.network)
+        self.stream = vsx.Stream(graph, vsx.StreamBalanceMode.ONCE)
+        self.stream.register_operator_output(self.network)
+        self.stream.build()
+
+    def __call__(self, image_rgb):
+        height, width = image_rgb.shape[:2]
+        planar = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))
+        picture = vsx.create_image(
+            planar, vsx.ImageFormat.RGB_PLANAR, width, height, self.device_id
+        )
+        self.stream.run_async([picture])
+        (outputs,) = self.stream.get_operator_output(self.network)
+        arrays = [vsx.as_numpy(output) for output in outputs]
+        return facemodel.postprocess(arrays, facemodel.place((height, width))[1])
+
+    def close(self):
+        self.stream.close_input()
+        self.stream.wait_until_done()
+
+
+def main():
+    if not sys.argv[1:]:
+        raise SystemExit(__doc__)
+    picture = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
+    model = CardModel(sys.argv[1])
+    result = facemodel.to_json(model(facemodel.read_rgb(picture)))
+    model.close()
+    print(json.dumps(result))
+    if not sys.argv[2:]:
+        expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
+        # The card computes in float16 or int8: read the differences, they are no failure.
+        print("\\n".join(facemodel.differences(expected, result)[:10]), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
+'''
+
+_README = """\
+# {card}
+
+A stand-alone folder: NumPy, OpenCV and a runtime, nothing else.
+
+| File | What it is |
+| --- | --- |
+| `facemodel.py` | picture to network input, outputs to result |
+| `run_ort.py` | on any machine: `pip install numpy opencv-python-headless onnxruntime` |
+| `run_vsx.py` | on the card, after `vamc compile build.yaml`; not yet run on one |
+| `model.onnx` | the network |
+| `build.yaml`, `vdsp_params.json` | for the vendor's compiler and pre-processing |
+| `sample.png`, `expected.json` | a picture and its result |
+
+```bash
+python run_ort.py
+python run_ort.py photo.jpg
+```
+
+The code is under the Apache License 2.0. The weights are not: {licence}.
+"""

@@ -1,0 +1,217 @@
+"""TensorRT and Triton for a recogniser: commands, configuration, and the check of an engine.
+
+Written after the tools' documentation and tested against stand-ins; not run on a GPU here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+
+from ..backends.ort import run_graph
+from ..card import ModelCard
+from ..contract import read_contract
+from ..errors import BackendRunError, BackendUnavailable, GateError
+from ..files import write_bytes
+
+__all__ = [
+    "PLATFORMS",
+    "build_engine",
+    "engine_command",
+    "render_triton",
+    "write_repository",
+]
+
+
+# Triton's name of a runtime to the file name it expects.
+PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
+# An engine in half precision turns an embedding by less than this says.
+LEAST_COSINE = 0.999
+MOST_IN_A_CALL = 32  # pictures that Triton may join
+
+
+def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx") -> str:
+    """Write Triton's ``config.pbtxt`` of a recogniser.
+
+    Parameters
+    ----------
+    card
+        Name, input and output are taken from it.
+    platform
+        One of ``PLATFORMS``.
+
+    Returns
+    -------
+    str
+        Text in protobuf's text format. The input is the pre-processed picture: RGB or BGR and
+        normalised as the card says, which Triton does not do.
+    """
+    height, width = card.preprocess.input_hw
+    (output,) = card.outputs
+    order = "BGR" if card.preprocess.swaps_channels else "RGB"
+    return f"""\
+# Rendered from the card {card.id} by "make recipes"; edit the card, not this file.
+# Input: aligned faces, {order}, {card.preprocess.norm}. Not run on a server here.
+name: "{card.id}"
+platform: "{platform}"
+max_batch_size: {MOST_IN_A_CALL}
+input [
+  {{
+    name: "{card.input_name}"
+    data_type: TYPE_FP32
+    dims: [ 3, {height}, {width} ]
+  }}
+]
+output [
+  {{
+    name: "{output.name}"
+    data_type: TYPE_FP32
+    dims: [ {output.channels} ]
+  }}
+]
+dynamic_batching {{
+  max_queue_delay_microseconds: 1000
+}}
+"""
+
+
+def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
+    """Lay a model out as Triton's model repository wants it.
+
+    Parameters
+    ----------
+    model
+        An .onnx, or an engine.
+    card
+        The model's.
+    root
+        The repository; ``<root>/<card>/config.pbtxt`` and ``<root>/<card>/1/`` are written.
+
+    Returns
+    -------
+    Path
+        The model's folder.
+    """
+    platform = "onnxruntime_onnx" if model.suffix == ".onnx" else "tensorrt_plan"
+    folder = root / card.id
+    write_bytes(folder / "1" / PLATFORMS[platform], model.read_bytes())
+    write_bytes(folder / "config.pbtxt", render_triton(card, platform).encode())
+    return folder
+
+
+def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> List[str]:
+    """Return the command that builds an engine, with the tool that is installed.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is neither trtexec nor polygraphy.
+    """
+    contract = read_contract(onnx)
+    name = contract.input_name
+    size = "x".join(map(str, (3, *contract.preprocess.input_hw)))
+    if shutil.which("trtexec"):
+        shapes = zip(("min", "opt", "max"), (1, max(1, max_batch // 2), max_batch))
+        flags = [f"--{which}Shapes={name}:{batch}x{size}" for which, batch in shapes]
+        command = ["trtexec", f"--onnx={onnx}", f"--saveEngine={engine}", *flags]
+        return [*command, *["--fp16"] * half]
+    if shutil.which("polygraphy"):
+        sides = ",".join(map(str, (3, *contract.preprocess.input_hw)))
+        command = ["polygraphy", "convert", str(onnx), "--convert-to", "trt", "-o", str(engine)]
+        for which, batch in (("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch)):
+            command += [f"--trt-{which}-shapes", f"{name}:[{batch},{sides}]"]
+        return [*command, *["--fp16"] * half]
+    raise BackendUnavailable(
+        "an engine needs NVIDIA's trtexec (in TensorRT) or polygraphy, and neither is on the PATH; "
+        "run this on the machine with the GPU"
+    )
+
+
+def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int = 32) -> float:
+    """Build a TensorRT engine and compare what it gives with ONNX Runtime.
+
+    Parameters
+    ----------
+    onnx
+        A self-describing .onnx with a free batch.
+    engine
+        The file to write; removed again if the comparison fails.
+    half
+        Allow half precision.
+    max_batch
+        Largest batch.
+
+    Returns
+    -------
+    float
+        Cosine of the two embeddings of one picture of noise.
+
+    Raises
+    ------
+    BackendUnavailable
+        If neither tool is installed.
+    BackendRunError
+        If a tool fails.
+    GateError
+        If the embeddings differ.
+    """
+    engine.parent.mkdir(parents=True, exist_ok=True)
+    _run(engine_command(onnx, engine, half=half, max_batch=max_batch))
+    contract = read_contract(onnx)
+    shape = (1, 3, *contract.preprocess.input_hw)
+    image = np.random.default_rng(2026).uniform(-1.0, 1.0, shape).astype(np.float32)
+    (expected,) = run_graph(onnx, {contract.input_name: image}).values()
+    found = _engine_output(engine, contract.input_name, image)
+    cosine = float(
+        np.dot(expected.ravel(), found) / (np.linalg.norm(expected) * np.linalg.norm(found))
+    )
+    if not cosine >= LEAST_COSINE:
+        engine.unlink()
+        raise GateError(
+            f"the engine's embedding has a cosine of {cosine:.5f} to ONNX Runtime's, expected at "
+            f"least {LEAST_COSINE}; build it without --fp16"
+        )
+    return cosine
+
+
+def _engine_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:
+    """Run an engine on one input through trtexec, or through polygraphy."""
+    values, answer = engine.with_suffix(".input"), engine.with_suffix(".output.json")
+    try:
+        if shutil.which("trtexec"):
+            write_bytes(values, image.tobytes())
+            shape = "x".join(map(str, image.shape))
+            flags = [f"--shapes={input_name}:{shape}", f"--loadInputs={input_name}:{values}"]
+            _run(["trtexec", f"--loadEngine={engine}", *flags, f"--exportOutput={answer}"])
+            (output,) = json.loads(answer.read_text(encoding="utf-8"))
+            return np.array(output["values"], dtype=np.float64)
+        return _polygraphy_output(engine, input_name, image)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackendRunError(f"the engine's output cannot be read: {error!r}") from error
+    finally:
+        for leftover in (values, answer):
+            if leftover.exists():
+                leftover.unlink()
+
+
+def _polygraphy_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:
+    from importlib import import_module
+
+    common = import_module("polygraphy.backend.common")
+    trt = import_module("polygraphy.backend.trt")
+    load = trt.EngineFromBytes(common.BytesFromPath(str(engine)))
+    with trt.TrtRunner(load) as runner:
+        outputs: Dict[str, np.ndarray] = runner.infer({input_name: image})
+    return np.asarray(next(iter(outputs.values())), dtype=np.float64).ravel()
+
+
+def _run(command: List[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
+        raise BackendRunError(f"{command[0]} ended with {done.returncode}: {last[0][:300]}")

@@ -1,0 +1,430 @@
+"""What the doctor looks at: the machine, the file, and what the network says.
+
+Each look gives findings; none stops at the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from .. import __version__, weights
+from ..backends.base import HostBackend
+from ..backends.ort import available_providers
+from ..backends.vsx import check_card
+from ..card import ModelCard, Preprocess
+from ..contract import Contract, find_contract, load_graph, read_contract
+from ..errors import BackendError, GraphError
+from ..files import sha256_of
+from ..image.degrade import degrade
+from ..image.preprocess import describe_differences
+from ..machine import cpu_features, describe_machine
+from ..models import WEIGHTS, find_card, import_part
+from ..vacc.toolchain import describe_toolchain
+from .invariants import blur_trait, traits_of
+from .mistakes import TOLERANCE, Diagnosis, Hypothesis, Patient, hypotheses_of
+from .reference import distance_from, drawn_pictures, read_reference
+
+__all__ = [
+    "Finding",
+    "Subject",
+    "check_environment",
+    "check_network",
+    "check_preprocess",
+    "check_traits",
+    "check_weights",
+    "describe_diagnosis",
+    "patient_of",
+    "subject_of",
+]
+
+
+PACKAGES = (
+    "numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm "
+    "onnx onnxruntime openvino torch"
+).split()
+# Distributions that own the same import name: of each line only one may be installed.
+RIVALS = (
+    ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
+    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
+)
+
+# A build that keeps its arithmetic stays below this, as a share of the outputs' spread.
+SAME_ARITHMETIC = 1e-3
+BLUR = 3.5  # sigma in pixels of a face of 112: nobody's features are left
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    part
+        ``environment``, ``weights`` or ``behaviour``.
+    status
+        ``ok``, ``note`` (nothing to do), ``warning`` or ``problem``.
+    what, says
+        What was looked at and what was found.
+    remedy
+        What to do; empty if nothing.
+    """
+
+    part: str
+    status: str
+    what: str
+    says: str
+    remedy: str = ""
+
+    def to_dict(self) -> Dict[str, str]:
+        """Return it as JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The file to look at.
+
+    Attributes
+    ----------
+    path
+        The .onnx file as it was given.
+    model
+        The raw-head graph: the file itself, or what was made of a released one.
+    card
+        Which network it is.
+    contract
+        What the file says, or the card's if it says nothing.
+    source_sha256
+        Of the weights it was made from.
+    """
+
+    path: Path
+    model: Path
+    card: ModelCard
+    contract: Contract
+    source_sha256: str
+
+
+def check_environment() -> List[Finding]:
+    """Look at Python, packages, runtimes, the card, the vendor's tools and the processor."""
+    return [Finding("environment", *row) for row in _environment()]
+
+
+def _environment() -> Iterator[Tuple[str, ...]]:
+    bits = 64 if sys.maxsize > 2**32 else 32
+    yield "note", "facezoo", f"{__version__} on Python {platform.python_version()}, {bits} bit"
+    have = {name: _version(name) for name in PACKAGES}
+    here = ", ".join(f"{name} {version}" for name, version in have.items() if version)
+    yield "note", "packages", here
+    for name in ("onnxruntime", "onnx"):
+        if have[name] is None:
+            yield "problem", name, "not installed", 'pip install "facezoo[ort]"'
+    for rivals in RIVALS:
+        both = [name for name in rivals if _version(name)]
+        if len(both) > 1:
+            says = f"{' and '.join(both)} overwrite each other's files"
+            yield (
+                "warning",
+                "packages",
+                says,
+                f"pip uninstall {' '.join(both)}; install one of them",
+            )
+    if available_providers():
+        yield "ok", "ONNX Runtime", f"providers {', '.join(available_providers())}"
+    machine = describe_machine()
+    features = cpu_features()
+    shown = ", ".join(features) if features else "features unknown"
+    yield "note", "processor", f"{machine['cores']} cores of {machine['cpu']}: {shown}"
+    if features and not {"avx512_vnni", "avx_vnni"}.intersection(features):
+        yield "note", "int8", "no VNNI: int8 is no faster here, and needs reduced weights"
+    yield _card_row()
+    tools = describe_toolchain()
+    for name in ("vamc", "vamp"):
+        tool = tools[name]
+        found = f"the vendor's, {tool['where']}" if tool else f"none; facezoo {name} stands in"
+        yield "note", name, found
+    yield "note", "weights", f"in {weights.home()}"
+
+
+def _version(name: str) -> Optional[str]:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _card_row() -> Tuple[str, ...]:
+    try:
+        check_card(0)
+    except BackendError as error:
+        return "note", "card", str(error)
+    return "ok", "card", "die 0 answers"
+
+
+def check_weights(subject: Subject) -> List[Finding]:
+    """Look at a file's hash, contract, opset, batch and declared shapes."""
+    return [Finding("weights", *row) for row in _weights(subject)]
+
+
+def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
+    # The packages behind this are not everybody's.
+    from ..graphs.info import shapes_at, zeros
+
+    sha256 = sha256_of(subject.path)
+    yield "note", "file", f"{subject.path}, {subject.path.stat().st_size / 1e6:.2f} MB"
+    known = {file.sha256: file for file in WEIGHTS.values() if file.sha256}
+    file = known.get(sha256) or known.get(subject.source_sha256)
+    if file is not None:
+        made = "is" if file.sha256 == sha256 else "was made from"
+        says = f"{made} the published {file.name} (sha256 {file.sha256[:12]}…)"
+        yield "ok", "hash", says
+        yield "note", "licence", f"{file.licence}; commercial use: {file.commercial}"
+    else:
+        yield "note", "hash", f"sha256 {sha256[:12]}…, none of the published files"
+    own = find_contract(subject.path)
+    if own is None:
+        says = f"none: taken for {subject.card.id}"
+        yield "warning", "contract", says, "export it with the recipe, so that the file says itself"
+    else:
+        yield "ok", "contract", f"{own.card_id}, outputs {', '.join(own.output_names)}"
+    graph = load_graph(subject.path, check=True)
+    opsets = {entry.domain: entry.version for entry in graph.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    status = "ok" if opset <= 17 and graph.ir_version <= 10 else "warning"
+    remedy = "" if status == "ok" else "older runtimes refuse it; export with opset 17 or less"
+    yield status, "opset", f"{opset}, IR version {graph.ir_version}", remedy
+    shape = graph.graph.input[0].type.tensor_type.shape.dim
+    batch = shape[0].dim_value
+    yield "note", "batch", f"fixed to {batch}" if batch else "free"
+    feed_shape = (batch or 1, 3, *(d.dim_value or s for d, s in zip(shape[2:], _hw(subject))))
+    names = [entry.name for entry in graph.graph.output]
+    try:
+        feed = zeros(feed_shape)
+        real = shapes_at(graph, {graph.graph.input[0].name: feed}, names)
+    except GraphError as error:
+        raise GraphError(f"{str(subject.path)!r}: {error}") from error
+    stale = []
+    for entry in graph.graph.output:
+        dims = [d.dim_value for d in entry.type.tensor_type.shape.dim]
+        if any(said and said != is_ for said, is_ in zip(dims, real[entry.name])):
+            stale.append(entry.name)
+    if stale:
+        says = f"{', '.join(stale)}: declared otherwise than the graph gives"
+        yield "warning", "shapes", says, "the vendor's compiler may believe them; export it again"
+    else:
+        yield "ok", "shapes", "as declared"
+
+
+def _hw(subject: Subject) -> Tuple[int, int]:
+    return subject.contract.preprocess.input_hw
+
+
+def patient_of(
+    subject: Subject,
+    backend: HostBackend,
+    image: np.ndarray,
+    unaligned: Optional[Mapping[str, np.ndarray]] = None,
+) -> Patient:
+    """Put a network and a picture together, fed as the card says."""
+    preprocess = dataclasses.replace(subject.card.preprocess, input_hw=_hw(subject))
+    decode = subject.card.decode if subject.card.model == "scrfd" else {}
+
+    def run(tensor: np.ndarray) -> Mapping[str, np.ndarray]:
+        return backend.run_tensor(tensor, (None,)).arrays  # type: ignore[arg-type]
+
+    return Patient(
+        run,
+        preprocess,
+        image,
+        tuple(decode.get("strides", ())),
+        int(decode.get("anchors_per_cell", 0)),
+        unaligned or {},
+    )
+
+
+def check_network(subject: Subject, backend: HostBackend) -> Finding:
+    """Compare what the network says to the drawn pictures with the recorded values.
+
+    On a mismatch the usual mistakes of an export are tried: channels or normalisation put into the
+    graph, scores squashed in it, distances multiplied in it.
+    """
+    what = "network"
+    recorded = read_reference(subject.card.id, subject.source_sha256)
+    if recorded is None:
+        says = (
+            f"no values are recorded for these weights of {subject.card.id}: channels or range "
+            "changed inside the graph would not show here; your program's mistakes do, with "
+            "--observed"
+        )
+        return Finding("behaviour", "note", what, says)
+    patients = [patient_of(subject, backend, picture) for picture in drawn_pictures()]
+    right = max(
+        distance_from(entry, patient.run(hypotheses_of(patient)[0].tensor()))
+        for patient, entry in zip(patients, recorded)
+    )
+    if right <= TOLERANCE:
+        exact = "as recorded" if right <= SAME_ARITHMETIC else "near what is recorded"
+        says = f"{exact}: within {right:.1e} of the outputs' spread"
+        return Finding("behaviour", "ok", what, says)
+    distances: Dict[Tuple[str, ...], Tuple[float, str]] = {}
+    for patient, entry in zip(patients, recorded):
+        for name, says, distance in _readings(patient, entry):
+            before = distances.get(name, (0.0, ""))[0]
+            distances[name] = (max(before, distance), says)
+    best = min(distances, key=lambda name: distances[name][0])
+    if distances[best][0] <= TOLERANCE:
+        remedy = "export it again with the recipe's source_code"
+        return Finding("behaviour", "problem", what, distances[best][1], remedy)
+    if not best and _is_quantised(subject.model):
+        says = f"an int8 build, {right:.2g} of the outputs' spread away from what is recorded"
+        remedy = "facezoo compare tells on photos what int8 costs"
+        return Finding("behaviour", "note", what, says, remedy)
+    says = f"not explained: {right:.2g} of the outputs' spread away from what is recorded"
+    return Finding("behaviour", "problem", what, says, "other weights, or a broken build")
+
+
+def check_traits(
+    subject: Subject, backend: HostBackend, face: Optional[np.ndarray] = None
+) -> List[Finding]:
+    """Look at what needs no recorded value; for weights of which none is recorded.
+
+    ``face`` is a sharp one as the network takes it, (H, W, 3), uint8, RGB, which a network of
+    quality must like better than a blurred copy. See :mod:`facezoo.doctor.invariants`.
+    """
+    outputs = [backend.infer(picture).arrays for picture in drawn_pictures()]
+    traits = traits_of(subject.card.model, subject.contract.decode, outputs)
+    if face is not None and subject.card.task == "face_quality":
+        pictures = (face, degrade(face, "blur", BLUR))
+        traits.append(blur_trait(*(_only_number(backend.infer(one).arrays) for one in pictures)))
+    wrong = [says for holds, says in traits if not holds]
+    remedy = "export it again with the recipe's source_code, from trained weights"
+    if wrong:
+        return [Finding("behaviour", "problem", "traits", says, remedy) for says in wrong]
+    says = f"sound as far as they show: {'; '.join(says for _, says in traits)}"
+    return [Finding("behaviour", "ok", "traits", says)]
+
+
+def _only_number(arrays: Mapping[str, np.ndarray]) -> float:
+    return float(next(iter(arrays.values())).reshape(-1)[0])
+
+
+def _is_quantised(model: Path) -> bool:
+    return any(node.op_type == "DequantizeLinear" for node in load_graph(model).graph.node)
+
+
+def _readings(
+    patient: Patient, recorded: Mapping[str, Any]
+) -> Iterator[Tuple[Tuple[str, ...], str, float]]:
+    right: Mapping[str, np.ndarray] = {}
+    for hypothesis in hypotheses_of(patient):
+        if hypothesis.undo is not None:
+            continue
+        outputs = patient.run(hypothesis.tensor())
+        right = right or outputs
+        says = f"the graph wants what others would call a mistake: {hypothesis.says}"
+        yield hypothesis.mistakes, says, distance_from(recorded, outputs)
+    if patient.strides:
+        # The logit undoes a sigmoid; a hair from 0 and 1, where it has no end.
+        logits = {n: _logit(a) if n.startswith("score") else a for n, a in right.items()}
+        says = "scores are probabilities: the sigmoid is in the graph, so it comes twice"
+        yield ("sigmoid twice",), says, distance_from(recorded, logits)
+        shrunk = {n: a / _stride(n) for n, a in right.items()}
+        says = "distances are in pixels: the stride is in the graph, so it comes twice"
+        yield ("stride twice",), says, distance_from(recorded, shrunk)
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    values = np.clip(values.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(values / (1.0 - values)), np.float32)
+
+
+def _stride(name: str) -> float:
+    return 1.0 if name.startswith("score") else float(name.partition("_")[2])
+
+
+def check_preprocess(subject: Subject, given: Preprocess, source: str) -> Iterator[Finding]:
+    """Compare a pre-processing with the card's, in words."""
+    lines = describe_differences(given, subject.card.preprocess)
+    allowed = [line for line in lines if line.startswith("input_hw")]
+    for line in lines:
+        status = "note" if line in allowed else "warning"
+        yield Finding("behaviour", status, source, line)
+    if not lines:
+        yield Finding("behaviour", "ok", source, "the pre-processing is the card's")
+
+
+def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
+    """Say what came out of a comparison."""
+    right = diagnosis.distances["right"]
+    if diagnosis.verdict == "consistent":
+        yield Finding(
+            "behaviour", "ok", what, f"consistent with the right set-up (distance {right:.2g})"
+        )
+    for cause in diagnosis.causes if diagnosis.verdict == "explained" else ():
+        says = f"{cause.mistakes[0]}: {cause.says}"
+        yield Finding("behaviour", "problem", what, says, _remedy(cause))
+    if diagnosis.verdict == "not explained":
+        says = f"not explained: {diagnosis.hint}"
+        remedy = "hand in an earlier stage: the network's input first, then its raw outputs"
+        yield Finding("behaviour", "problem", what, says, remedy)
+    if diagnosis.unseen:
+        says = f"this picture cannot show: {', '.join(diagnosis.unseen)}"
+        yield Finding("behaviour", "note", what, says)
+
+
+def _remedy(cause: Hypothesis) -> str:
+    return _REMEDIES.get(cause.mistakes[0], "feed the network as its card says: facezoo info")
+
+
+_REMEDIES = {
+    "BGR": "OpenCV reads BGR: image[:, :, ::-1], or swapRB=True",
+    "RGB": "this network takes BGR: leave what OpenCV reads as it is",
+    "not aligned": "cut the face with facezoo.image.align.align_face and the five points",
+    "normalised before the norm": "read the norm first, divide by it afterwards",
+    "sigmoid twice": "leave one sigmoid out",
+    "sigmoid never": "apply 1 / (1 + exp(-x)) to the scores",
+    "stride missing": "multiply by the stride of each map",
+    "x/y swapped": "write boxes as left, top, right, bottom",
+    "wrong mean face": "take the meanface.txt of the data set the network was trained on",
+    "neighbours left out": "average as facezoo.models.pipnet.decode does",
+    "true division": "use //, or torch.div(..., rounding_mode='floor')",
+    "letterbox anchor": "use one placement for both ways: facezoo.image.resize.fit_image",
+}
+
+
+def subject_of(path: Path, card: Optional[ModelCard], folder: Path) -> Subject:
+    """Take a file for a network; a released one is cut back to raw heads in ``folder``.
+
+    Raises
+    ------
+    GraphError
+        If the file says nothing of itself and no card was named, or it is another card's.
+    """
+    contract = find_contract(path)
+    if contract is not None:
+        own = find_card(contract.card_id)
+        if card is not None and own != card:
+            raise GraphError(f"{str(path)!r} says it is {own.id}, not {card.id}")
+        return Subject(path, path, own, contract, contract.source_sha256)
+    if card is None:
+        raise GraphError(
+            f"{str(path)!r} carries no contract; say which network it is, such as scrfd_500m_bnkps"
+        )
+    if card.model not in ("scrfd", "pipnet"):
+        return Subject(path, path, card, Contract.from_card(card), sha256_of(path))
+    # The package onnx behind this is not everybody's.
+    room = import_part(card.model, "graph")
+    model = folder / "raw.onnx"
+    room.export_released(path, model)
+    contract = read_contract(model)
+    if contract.card_id != card.id:
+        raise GraphError(f"{str(path)!r} is {contract.card_id}, not {card.id}")
+    return Subject(path, model, card, contract, sha256_of(path))

@@ -1,0 +1,132 @@
+"""A detector over a data set's photos, into a file of predictions."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from ..datasets.widerface import photo_name
+from ..errors import DatasetError, RunFolderError
+from ..image.files import find_images, relative_names
+from ..metrics.detection import Predictions
+from ..models.scrfd.model import FaceDetector
+from ..results import FaceDetections
+from ..runs import RunFolder, fingerprint_files
+
+__all__ = [
+    "detect_folder",
+]
+
+
+PREDICTIONS_FILE = "predictions.npz"
+
+# Wraps a stream of results to show how far it is; called with it and with its length.
+Progress = Callable[[Iterable[Any], int], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """The boxes of one photo as a short text, since JSON numbers cost more time than inference."""
+
+    rows: np.ndarray
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the rows as text."""
+        return {"rows": base64.b64encode(self.rows.astype("<f4").tobytes()).decode("ascii")}
+
+    @staticmethod
+    def unpack(entry: Mapping[str, Any]) -> np.ndarray:
+        """Read the rows back, (N, 5), float32; RunFolderError if the entry was changed."""
+        try:
+            return np.frombuffer(base64.b64decode(entry["rows"], validate=True), "<f4").reshape(
+                -1, 5
+            )
+        except (KeyError, ValueError) as error:
+            raise RunFolderError(
+                f"the entry of {entry.get('path')!r} was changed ({error}); use --overwrite"
+            ) from error
+
+
+def _rows(faces: FaceDetections) -> np.ndarray:
+    """Return (N, 5) rows left, top, width, height, score, float32."""
+    boxes = faces.boxes_xyxy
+    size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    return np.concatenate([boxes[:, :2], size, faces.scores[:, None]], axis=1)
+
+
+def detect_folder(
+    detector: FaceDetector,
+    images: Path,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda items, total: iter(items),
+) -> Predictions:
+    """Find the faces of all photos below a folder; a stopped run goes on where it was.
+
+    Parameters
+    ----------
+    detector
+        The network with its profile.
+    images
+        Folder of photos, one sub-folder an event.
+    folder
+        Run folder; keeps what is done, and in the end ``predictions.npz``.
+    overwrite
+        Start anew whatever the folder holds.
+    progress
+        Wraps the stream of results; called with it and with the number of photos to come.
+
+    Returns
+    -------
+    Predictions
+        By photo name ``event/photo``.
+
+    Raises
+    ------
+    DatasetError
+        If a photo cannot be read: an evaluation on part of the data would not be one.
+    RunFolderError
+        If the folder belongs to another run.
+    """
+    paths = find_images(images)
+    names = relative_names(paths, images)
+    with RunFolder(
+        folder,
+        command="evaluate scrfd",
+        settings=detector.settings(),
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=(PREDICTIONS_FILE,),
+        overwrite=overwrite,
+    ) as run:
+        if not run.finished:
+            done = run.completed(names)
+            results = detector.stream(paths[done:])
+            for name, (path, faces) in zip(names[done:], progress(results, len(paths) - done)):
+                if isinstance(faces, Exception):
+                    raise DatasetError(f"{faces}; an evaluation needs every photo: {str(path)!r}")
+                run.record(name, _Packed(_rows(faces)))
+            rows = {photo_name(entry["path"]): _Packed.unpack(entry) for entry in run.entries()}
+            _save(folder / PREDICTIONS_FILE, rows)
+            run.finish(PREDICTIONS_FILE)
+    return _load(folder / PREDICTIONS_FILE)
+
+
+def _save(path: Path, rows: Mapping[str, np.ndarray]) -> None:
+    counts = np.array([len(one) for one in rows.values()], np.int64)
+    joined = np.concatenate([*rows.values(), np.zeros((0, 5), np.float32)])
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, photos=np.array(list(rows)), counts=counts, rows=joined)
+    temporary.replace(path)
+
+
+def _load(path: Path) -> Predictions:
+    with np.load(path, allow_pickle=False) as file:
+        starts = np.concatenate([[0], np.cumsum(file["counts"])])
+        rows = file["rows"].astype(np.float64)
+        return Predictions(tuple(file["photos"].tolist()), starts, rows[:, :4], rows[:, 4])

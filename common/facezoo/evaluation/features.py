@@ -1,0 +1,272 @@
+"""Embeddings of many faces, written as a feature list and as arrays."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+
+from ..backends.base import call_naming
+from ..datasets.pairs import FeatureList, feature_line
+from ..errors import ImageError, InputError, RunFolderError
+from ..files import write_bytes
+from ..image.files import read_image_rgb
+from ..metrics.quality import ofiq_score
+from ..models.magface.model import FaceEmbedder
+from ..results import Embedding
+from ..runs import RunFolder, fingerprint_files
+from ..workers import map_in_order, usable_cores
+
+__all__ = [
+    "ARRAYS_FILE",
+    "FEATURES_FILE",
+    "RESULTS_FILE",
+    "Extraction",
+    "extract_features",
+    "finish_embeddings",
+    "largest_face",
+    "rank_by_magnitude",
+    "stream_batches",
+    "write_features",
+]
+
+
+_log = logging.getLogger(__name__)
+
+RESULTS_FILE, FEATURES_FILE, ARRAYS_FILE = "results.json", "feat.list", "embeddings.npz"
+RESULTS_SCHEMA = "facezoo.embeddings/1"
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one start of an extraction did.
+
+    Attributes
+    ----------
+    total, kept, refused
+        Pictures in all, of them done by an earlier start, and that could not be read.
+    seconds
+        Time for those not kept.
+    """
+
+    total: int
+    kept: int
+    refused: int
+    seconds: float
+
+
+def stream_batches(
+    model: FaceEmbedder, paths: Sequence[Path], size: int
+) -> Iterator[Tuple[Path, Union[Embedding, ImageError]]]:
+    """Embed many aligned faces, several in one run of the network.
+
+    Parameters
+    ----------
+    model
+        The network.
+    paths
+        Picture files.
+    size
+        Pictures a run; 1 lets every core run its own, which a CPU does faster.
+
+    Yields
+    ------
+    path : Path
+        In the order given.
+    result : Embedding or ImageError
+        The error if the file cannot be read.
+    """
+    if size < 1:
+        raise InputError(f"a batch must hold at least one picture, got {size}")
+    if size == 1:
+        yield from model.stream(paths)
+        return
+
+    def read(path: Path) -> Union[np.ndarray, ImageError]:
+        try:
+            return read_image_rgb(path)
+        except ImageError as error:
+            return error
+
+    for start in range(0, len(paths), size):
+        chunk = paths[start : start + size]
+        images = list(map_in_order(read, chunk, usable_cores()))
+        readable = [pair for pair in zip(images, chunk) if isinstance(pair[0], np.ndarray)]
+        found = iter(call_naming(model.batch, *zip(*readable)) if readable else [])
+        for path, image in zip(chunk, images):
+            yield path, image if isinstance(image, ImageError) else next(found)
+
+
+def largest_face(entry: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+    """Return the face with the largest box of a photo's entry in a results.json; None without."""
+
+    def area(face: Mapping[str, Any]) -> float:
+        left, top, right, bottom = face["box_xyxy"]
+        return float((right - left) * (bottom - top))
+
+    return max(entry["faces"], key=area, default=None)
+
+
+def write_features(
+    entries: Iterable[Mapping[str, Any]], feature_list: Path, arrays: Path
+) -> Tuple[int, List[str]]:
+    """Write recorded embeddings as the authors' feature list and as arrays.
+
+    Parameters
+    ----------
+    entries
+        Of a run: aligned faces, or photos, of which the largest face is taken.
+    feature_list
+        The text file to write: ``path v0 v1 …``.
+    arrays
+        The .npz to write: ``names``, ``vectors`` (N, D) float32, ``norms``.
+
+    Returns
+    -------
+    written : int
+        Pictures with an embedding.
+    without : list of str
+        Pictures without: no face, or not readable.
+    """
+    names: List[str] = []
+    vectors: List[np.ndarray] = []
+    without: List[str] = []
+    for entry in entries:
+        face = largest_face(entry) if "faces" in entry else entry
+        if face is None or "embedding" not in face:
+            without.append(entry["path"])
+            continue
+        names.append(entry["path"])
+        vectors.append(np.array(face["embedding"], np.float32))
+    stacked = np.array(vectors, np.float32)
+    lines = (feature_line(name, vector).encode() for name, vector in zip(names, vectors))
+    write_bytes(feature_list, *lines)
+    buffer = io.BytesIO()
+    norms = np.array([Embedding(vector).norm for vector in vectors])
+    np.savez(buffer, names=np.array(names, dtype=np.str_), vectors=stacked, norms=norms)
+    write_bytes(arrays, buffer.getvalue())
+    return len(names), without
+
+
+def finish_embeddings(folder: RunFolder) -> None:
+    """Write what a runner or a decoder leaves: results.json, feat.list and embeddings.npz."""
+    _, without = write_features(
+        folder.entries(), folder.folder / FEATURES_FILE, folder.folder / ARRAYS_FILE
+    )
+    if without:
+        _log.warning("%d pictures have no embedding, the first is %s", len(without), without[0])
+    folder.write_items(RESULTS_FILE, schema=RESULTS_SCHEMA, key="images")
+    folder.finish()
+
+
+def extract_features(
+    model: FaceEmbedder,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    feature_list: Path,
+    *,
+    batch: int = 1,
+    missing: str = "skip",
+    overwrite: bool = False,
+    progress: Progress = lambda items, total: items,
+) -> Extraction:
+    """Embed the pictures of a list into a feature list and an .npz beside it; resumable.
+
+    Parameters
+    ----------
+    model
+        The network.
+    paths, names
+        Aligned faces, and what they are called in the feature list.
+    feature_list
+        The file to write; what an interrupted start has done is kept in the folder
+        ``<feature_list>.run``.
+    batch
+        Pictures a run of the network.
+    missing
+        ``skip`` names and leaves out pictures that cannot be read, ``fatal`` stops at the first.
+    overwrite
+        Start anew.
+    progress
+        Wraps the loop.
+
+    Returns
+    -------
+    Extraction
+
+    Raises
+    ------
+    ImageError
+        With ``fatal``, if a picture cannot be read.
+    RunFolderError
+        If the file exists and is not this run's.
+    """
+    run = feature_list.with_name(f"{feature_list.name}.run")
+    if feature_list.exists() and not run.exists() and not overwrite:
+        raise RunFolderError(
+            f"{str(feature_list)!r} exists and whose it is cannot be told; name another file or "
+            "use --overwrite to start anew"
+        )
+    with RunFolder(
+        run,
+        command="gen_feat",
+        settings={**model.settings(), "batch": batch},
+        inputs_sha256=fingerprint_files(list(paths), list(names)),
+        owned=(),
+        overwrite=overwrite,
+    ) as folder:
+        if folder.finished and not feature_list.exists():
+            raise RunFolderError(
+                f"{str(run)!r} is finished, but its {feature_list.name} is gone; use --overwrite"
+            )
+        done = folder.completed(list(names))
+        started = time.perf_counter()
+        found = progress(stream_batches(model, paths[done:], batch), len(paths) - done)
+        for name, (_, result) in zip(names[done:], found):
+            if isinstance(result, ImageError) and missing == "fatal":
+                raise result
+            folder.record(name, result)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            write_features(folder.entries(), feature_list, feature_list.with_suffix(".npz"))
+            folder.finish()
+        return Extraction(len(paths), done, folder.refused, seconds)
+
+
+def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[Tuple[str, float]]:
+    """Rank pictures by the lengths of their embeddings, which MagFace makes their quality.
+
+    Parameters
+    ----------
+    features
+        As the network gives them.
+    scale
+        ``magnitude``, rounded to two digits as the authors print it, or ``ofiq``: 0 to 100, see
+        :func:`~facezoo.metrics.quality.ofiq_score`.
+
+    Returns
+    -------
+    list of tuple
+        Name and value, worst first.
+    """
+    lengths = np.linalg.norm(features.vectors, axis=1)
+    order = np.argsort(lengths, kind="stable")
+    shown = ofiq_score(lengths) if scale == "ofiq" else [round(one, 2) for one in lengths.tolist()]
+    return [(features.names[index], float(shown[index])) for index in order]

@@ -1,0 +1,379 @@
+"""Quality scores over many faces: in order, against errors, against known degradations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ..artifact import read_artifact
+from ..backends.base import Infer, naming
+from ..datasets.embeddings import Embeddings
+from ..datasets.image_list import inside
+from ..datasets.scores import RESULTS_SCHEMA, QualityScores
+from ..errors import UNREADABLE, DatasetError, InputError
+from ..image.align import TEMPLATE_SIZE, align_face
+from ..image.degrade import degrade
+from ..image.draw import contact_sheet
+from ..image.files import read_image_rgb
+from ..metrics.quality import DiscardCurve, error_versus_discard, spearman
+from ..models.base import FaceModel
+from ..models.magface.model import FaceEmbedder
+from ..models.sdd_fiqa.decode import decode
+from ..models.sdd_fiqa.model import FaceQuality
+
+__all__ = [
+    "CopyRanking",
+    "FacePairs",
+    "Response",
+    "compare_scores",
+    "describe_model",
+    "face_pairs",
+    "quality_sheet",
+    "rank_copies",
+    "response_curves",
+]
+
+
+SHEET_COLUMNS, SHEET_FACES = 10, 100
+
+
+def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
+    """Say whose a file of scores is.
+
+    Parameters
+    ----------
+    model
+        Opened from ``source``.
+    source
+        An artifact prefix or an .onnx file.
+
+    Returns
+    -------
+    dict
+        ``card``, ``build``, ``engine`` and ``model_sha256``; JSON values.
+    """
+    # A lone .onnx is what it was exported as; the vendor's files do not say.
+    build = "fp32" if source.suffix == ".onnx" else read_artifact(source).dtype
+    return {
+        "card": model.contract.card_id,
+        "build": build,
+        "engine": f"{model.backend.name} {model.backend.version}",
+        "model_sha256": model.settings().get("model_sha256"),
+    }
+
+
+def quality_sheet(results: Path, images: Path) -> np.ndarray:
+    """Show faces in the order of their quality, lowest first, each above its score.
+
+    Parameters
+    ----------
+    results
+        The runner's results.json.
+    images
+        The folder, or the picture, that it was made from.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (H, W, 3), uint8, RGB; of more than 100 faces, 100 evenly spaced in the order.
+
+    Raises
+    ------
+    DatasetError
+        If the file is not such a one or holds no face.
+    """
+    try:
+        content = json.loads(Path(results).read_text(encoding="utf-8"))
+        if content["schema"] != RESULTS_SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}")
+        faces = sorted(_faces(content["images"]), key=lambda face: face[0])
+    except UNREADABLE as error:
+        raise DatasetError(f"{str(results)!r} holds no quality results ({error})") from error
+    if not faces:
+        raise DatasetError(f"{str(results)!r} holds no face, so there is nothing to show")
+    chosen = np.linspace(0, len(faces) - 1, min(len(faces), SHEET_FACES)).round().astype(int)
+    shown: List[np.ndarray] = []
+    for index in chosen:
+        _, name, landmarks = faces[index]
+        path = Path(images) if Path(images).is_file() else inside(Path(images), name)
+        image = read_image_rgb(path)
+        shown.append(image if landmarks is None else align_face(image, np.array(landmarks)))
+    captions = [f"{faces[index][0]:.1f}" for index in chosen]
+    return contact_sheet(shown, captions, SHEET_COLUMNS, (TEMPLATE_SIZE, TEMPLATE_SIZE))
+
+
+def _faces(entries: List[Mapping[str, Any]]) -> Iterator[Tuple[float, str, Any]]:
+    """Give score, picture and landmarks (None for an aligned face) of every face."""
+    for entry in entries:
+        if "quality" in entry:
+            yield entry["quality"], entry["path"], None
+        for face in entry.get("faces", ()):
+            yield face["quality"], entry["path"], face["landmarks_xy"]
+
+
+MOST_IMPOSTORS = 1_000_000
+
+
+@dataclass(frozen=True)
+class FacePairs:
+    """Pairs of faces with their distance.
+
+    Attributes
+    ----------
+    names
+        Of the faces.
+    indices
+        Shape (P, 2), int64: the two faces of each pair.
+    people
+        Shape (P, 2), int64: numbers of their people.
+    distances
+        Shape (P,), float64: 1 minus the cosine of the two embeddings.
+    """
+
+    names: Tuple[str, ...]
+    indices: np.ndarray
+    people: np.ndarray
+    distances: np.ndarray
+
+    @property
+    def is_same(self) -> np.ndarray:
+        """Shape (P,), bool: whether both show one person."""
+        return np.asarray(self.people[:, 0] == self.people[:, 1])
+
+    def quality(self, scores: QualityScores) -> np.ndarray:
+        """Return the quality of each pair: the lower of its faces', (P,)."""
+        return np.asarray(scores.of(self.names)[self.indices].min(axis=1))
+
+
+def face_pairs(
+    embeddings: Embeddings,
+    *,
+    references: Optional[np.ndarray] = None,
+    originals: Optional[np.ndarray] = None,
+    seed: int = 0,
+    most: int = MOST_IMPOSTORS,
+) -> FacePairs:
+    """Pair faces with references: all genuine pairs, and all impostor pairs or many.
+
+    Parameters
+    ----------
+    embeddings
+        Of the faces.
+    references
+        Shape (N,), bool: one face of each pair is one of these; all if None.
+    originals
+        Shape (N,), int: index of the picture that each was made from. Two copies of one picture,
+        or a copy and its original, are no pair.
+    seed, most
+        If there are more impostor pairs, so many are drawn.
+
+    Raises
+    ------
+    InputError
+        If there is no genuine or no impostor pair.
+    """
+    vectors = embeddings.vectors.astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    people, everything = embeddings.people, np.arange(len(vectors))
+    origin = everything if originals is None else np.asarray(originals)
+    gallery = everything if references is None else np.flatnonzero(references)
+    column = np.full(len(vectors), -1)
+    column[gallery] = np.arange(len(gallery))
+    genuine: List[np.ndarray] = []
+    impostors: List[np.ndarray] = []
+    rng = np.random.default_rng(seed)
+    share = min(1.0, most / max(1, len(vectors) * len(gallery)))
+    for face in everything:
+        others = gallery[
+            (origin[gallery] != origin[face]) & ((column[face] < 0) | (gallery > face))
+        ]
+        same = people[others] == people[face]
+        strangers = others[~same]
+        if share < 1.0:
+            strangers = strangers[rng.random(len(strangers)) < share]
+        for found, kind in ((others[same], genuine), (strangers, impostors)):
+            kind.append(np.stack([np.full(len(found), face), found], axis=1))
+    indices = np.concatenate([*genuine, *impostors])
+    if not sum(map(len, genuine)) or not sum(map(len, impostors)):
+        raise InputError(
+            f"{len(vectors)} faces of {len(set(people.tolist()))} people make "
+            f"{sum(map(len, genuine))} genuine and {sum(map(len, impostors))} impostor pairs; "
+            "expected folders of people, several pictures each"
+        )
+    distances = np.empty(len(indices))
+    for first in range(0, len(indices), MOST_IMPOSTORS // 10):
+        chunk = indices[first : first + MOST_IMPOSTORS // 10]
+        distances[first : first + len(chunk)] = 1.0 - np.einsum(
+            "ij,ij->i", vectors[chunk[:, 0]], vectors[chunk[:, 1]]
+        )
+    return FacePairs(embeddings.names, indices, people[indices], distances)
+
+
+def compare_scores(
+    pairs: FacePairs,
+    scores: Mapping[str, QualityScores],
+    rates: Sequence[float],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Tuple[Dict[str, Dict[float, DiscardCurve]], Dict[float, str]]:
+    """Compute the error-versus-discard curves of several scores over the same pairs.
+
+    Parameters
+    ----------
+    pairs
+        From :func:`face_pairs`.
+    scores
+        Name of each to its scores.
+    rates
+        False match rates that fix thresholds.
+    resamples, seed
+        Of the bootstrap, which draws people.
+
+    Returns
+    -------
+    curves : dict
+        Name to rate to curve.
+    left_out : dict
+        Rate to the reason why there is no curve at it.
+
+    Raises
+    ------
+    DatasetError
+        If a face has no score.
+    """
+    qualities = {name: pairs.quality(one) for name, one in scores.items()}
+    curves: Dict[str, Dict[float, DiscardCurve]] = {name: {} for name in scores}
+    left_out: Dict[float, str] = {}
+    for rate in rates:
+        for name, quality in qualities.items():
+            try:
+                curves[name][rate] = error_versus_discard(
+                    pairs.distances,
+                    pairs.is_same,
+                    quality,
+                    rate,
+                    people=pairs.people,
+                    resamples=resamples,
+                    seed=seed,
+                )
+            except InputError as error:
+                left_out[rate] = str(error)
+    return curves, left_out
+
+
+@dataclass(frozen=True)
+class CopyRanking:
+    """How a score ranks the copies of a picture.
+
+    Attributes
+    ----------
+    pictures
+        How many have copies.
+    spearman
+        Mean over the pictures of the rank correlation between how bad a copy is and its score; -1
+        if every copy scores below the one before.
+    last_below_original
+        Share of the pictures whose worst copy scores below the original.
+    """
+
+    pictures: int
+    spearman: float
+    last_below_original: float
+
+
+def rank_copies(scores: QualityScores, pairs: Iterable[Tuple[str, str]]) -> CopyRanking:
+    """Compare the scores of copies with the order they are listed in, best first.
+
+    Parameters
+    ----------
+    scores
+        Of originals and copies.
+    pairs
+        Copy and original; the copies of a picture from the best to the worst.
+
+    Raises
+    ------
+    DatasetError
+        If one has no score, or there is no copy.
+    """
+    family: Dict[str, List[str]] = {}
+    for copy, original in pairs:
+        family.setdefault(original, [original]).append(copy)
+    if not family:
+        raise DatasetError("the list names no copy")
+    found = [scores.of(names) for names in family.values()]
+    ranks = [spearman(np.arange(len(values)), values) for values in found]
+    # All copies with one score are in no order.
+    ranks = [0.0 if np.isnan(rank) else rank for rank in ranks]
+    below = [values[-1] < values[0] for values in found]
+    return CopyRanking(len(found), float(np.mean(ranks)), float(np.mean(below)))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a kind of degradation does to the scores of some faces.
+
+    Attributes
+    ----------
+    levels
+        Shape (L,), as :data:`~facezoo.image.degrade.DEGRADATIONS` says.
+    scores
+        Shape (faces, L), float64.
+    """
+
+    levels: np.ndarray
+    scores: np.ndarray
+
+
+def response_curves(
+    model: Union[FaceQuality, FaceEmbedder],
+    paths: Iterable[Path],
+    levels: Mapping[str, Sequence[float]],
+) -> Dict[str, Response]:
+    """Score aligned faces as they are made worse.
+
+    Parameters
+    ----------
+    model
+        A quality network, or a recogniser, the length of whose embeddings is the quality.
+    paths
+        The faces.
+    levels
+        Kind of degradation to how much of it.
+
+    Returns
+    -------
+    dict of str to Response
+        By kind.
+
+    Raises
+    ------
+    ImageError
+        If a picture cannot be read.
+    InputError
+        If a kind or a level is not known.
+    """
+
+    def score(infer: Infer, image: np.ndarray) -> float:
+        if isinstance(model, FaceEmbedder):
+            return model.embed(infer, image).norm
+        return decode(infer(image))[0].value
+
+    def one(infer: Infer, path: Path) -> Dict[str, List[float]]:
+        image = read_image_rgb(path)
+        with naming(path):
+            return {
+                kind: [score(infer, degrade(image, kind, level)) for level in steps]
+                for kind, steps in levels.items()
+            }
+
+    rows = list(model.backend.map(one, paths))
+    return {
+        kind: Response(np.array(steps, np.float64), np.array([row[kind] for row in rows]))
+        for kind, steps in levels.items()
+    }

@@ -1,0 +1,226 @@
+"""One set of pairs, evaluated in every way that papers and users ask for, as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..metrics.verification import (
+    FoldAccuracy,
+    OperatingPoint,
+    RocCurve,
+    Threshold,
+    best_threshold,
+    cosine_similarity,
+    facenet_evaluation,
+    k_fold_accuracy,
+    operating_points,
+    roc_curve,
+    share_interval,
+)
+
+__all__ = [
+    "FARS",
+    "PROTOCOLS",
+    "SCHEMA",
+    "VerificationReport",
+    "describe_point",
+    "point_entry",
+    "reports_csv",
+    "verify_pairs",
+]
+
+
+SCHEMA = "facezoo.verification/1"
+FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+PROTOCOLS = ("authors", "facenet")
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """How well a network tells the people of one set apart.
+
+    Attributes
+    ----------
+    name
+        Of the set.
+    protocol
+        ``authors`` (10 folds, mean subtracted, angle) or ``facenet`` (the vendor's).
+    genuine, impostors
+        Numbers of pairs.
+    accuracies
+        Shape (folds,), 0 to 1; higher is better.
+    interval
+        95 % interval of the share of pairs decided rightly over all folds (Wilson's), which takes
+        pairs as independent.
+    threshold, best_accuracy
+        The one threshold on cosines that decides most pairs rightly; its accuracy is optimistic.
+    points
+        True accept rates at false accept rates, or why there is none.
+    roc
+        Every operating point.
+    validation
+        Of the facenet protocol: share of genuine pairs accepted at a false accept rate of 1e-3, its
+        deviation over the folds, and the rate met.
+    """
+
+    name: str
+    protocol: str
+    genuine: int
+    impostors: int
+    accuracies: np.ndarray
+    interval: Tuple[float, float]
+    threshold: Threshold
+    best_accuracy: float
+    points: Tuple[OperatingPoint, ...]
+    roc: RocCurve
+    validation: Optional[Tuple[float, float, float]] = None
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the folds, 0 to 1."""
+        return float(np.mean(self.accuracies))
+
+    def lines(self) -> List[str]:
+        """Return what is printed; the first two lines are the authors'."""
+        low, high = self.interval
+        t = self.threshold
+        scales = f"cosine {t.cosine:.4f}, L2 {t.l2:.4f}, angle {t.degrees:.2f} degrees"
+        pairs = f"{self.genuine} genuine and {self.impostors} impostor pairs"
+        found = [
+            f"evaluate {self.name}",
+            f"    Accuracy: {self.accuracy:.5f}+-{float(np.std(self.accuracies)):.5f}",
+            f"    95 % interval: {low:.5f} to {high:.5f}, over {pairs}",
+            f"    area under the ROC: {self.roc.area:.5f}",
+            f"    best threshold: {scales} (accuracy {self.best_accuracy:.5f} on these pairs)",
+        ]
+        if self.validation is not None:
+            val, std, far = self.validation
+            found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={far:.5f}")
+        return [*found, *(f"    {describe_point(point)}" for point in self.points)]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return everything but the curve as JSON values."""
+        entry: Dict[str, Any] = {
+            "name": self.name,
+            "protocol": self.protocol,
+            "pairs": {"genuine": self.genuine, "impostor": self.impostors},
+            "accuracy": {
+                "mean": self.accuracy,
+                "std": float(np.std(self.accuracies)),
+                "interval_95": list(self.interval),
+                "folds": self.accuracies.tolist(),
+            },
+            "roc_area": self.roc.area,
+            "best_threshold": {**_scales(self.threshold), "accuracy": self.best_accuracy},
+            "operating_points": [point_entry(point) for point in self.points],
+        }
+        if self.validation is not None:
+            names = ("tar", "tar_std", "far")
+            entry["validation_at_1e-3"] = dict(zip(names, self.validation))
+        return entry
+
+
+def verify_pairs(
+    name: str,
+    first: np.ndarray,
+    second: np.ndarray,
+    is_same: np.ndarray,
+    *,
+    protocol: str = "authors",
+    fars: Sequence[float] = FARS,
+) -> VerificationReport:
+    """Evaluate the embeddings of pairs.
+
+    Parameters
+    ----------
+    name
+        Of the set.
+    first, second
+        Shape (N, D), as the network gives them.
+    is_same
+        Shape (N,), bool.
+    protocol
+        One of ``PROTOCOLS``; only the accuracy depends on it.
+    fars
+        False accept rates to measure at.
+
+    Returns
+    -------
+    VerificationReport
+
+    Raises
+    ------
+    InputError
+        If the pairs cannot be evaluated so; see
+        :func:`~facezoo.metrics.verification.k_fold_accuracy`.
+    """
+    validation = None
+    if protocol == "facenet":
+        report = facenet_evaluation(_units(first), _units(second), is_same)
+        accuracies, validation = report.accuracies, (report.val, report.val_std, report.far)
+    else:
+        folds: FoldAccuracy = k_fold_accuracy(first, second, is_same)
+        accuracies = folds.accuracies
+    cosines = cosine_similarity(first, second)
+    threshold, best = best_threshold(cosines, is_same)
+    genuine = int(np.count_nonzero(is_same))
+    return VerificationReport(
+        name=name,
+        protocol=protocol,
+        genuine=genuine,
+        impostors=len(is_same) - genuine,
+        accuracies=accuracies,
+        interval=share_interval(float(np.mean(accuracies)), len(is_same)),
+        threshold=threshold,
+        best_accuracy=best,
+        points=tuple(operating_points(cosines, is_same, fars)),
+        roc=roc_curve(cosines, is_same),
+        validation=validation,
+    )
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def reports_csv(reports: Sequence[VerificationReport]) -> str:
+    """Return the sets as a table, one row each, one column an operating point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    fars = [point.far for point in reports[0].points]
+    head = ["set", "protocol", "genuine", "impostors", "accuracy", "std", "low_95", "high_95"]
+    writer.writerow([*head, "cosine", "l2", "degrees", *(f"tar_at_{far:g}" for far in fars)])
+    for one in reports:
+        t = one.threshold
+        row = [one.name, one.protocol, one.genuine, one.impostors, one.accuracy]
+        row += [float(np.std(one.accuracies)), *one.interval, t.cosine, t.l2, t.degrees]
+        writer.writerow([*row, *(point.tar for point in one.points)])
+    return text.getvalue()
+
+
+def describe_point(point: OperatingPoint) -> str:
+    """Return an operating point, or why there is none, as a line."""
+    if point.threshold is None:
+        return f"TAR at FAR {point.far:g}: refused, {point.refusal}"
+    return (
+        f"TAR at FAR {point.far:g}: {point.tar:.5f} [{point.low:.5f}, {point.high:.5f}] at cosine "
+        f"{point.threshold.cosine:.4f}"
+    )
+
+
+def point_entry(point: OperatingPoint) -> Dict[str, Any]:
+    """Return an operating point, or why there is none, as JSON values."""
+    entry: Dict[str, Any] = {"far": point.far, "impostors": point.impostors}
+    if point.threshold is None:
+        return {**entry, "refused": point.refusal}
+    interval = [point.low, point.high]
+    return {**entry, "tar": point.tar, "interval_95": interval, **_scales(point.threshold)}
+
+
+def _scales(threshold: Threshold) -> Dict[str, float]:
+    return {"cosine": threshold.cosine, "l2": threshold.l2, "degrees": threshold.degrees}

@@ -1,0 +1,523 @@
+"""Between PyTorch and files: checkpoints in and out, weights out of ONNX, and the one ONNX export.
+
+Everything that loads is strict, since a network that is half random still runs; everything that
+writes compares first and leaves nothing behind when the comparison fails.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from ..backends.ort import run_graph
+from ..contract import Contract
+from ..errors import GraphError, InputError, WeightsError, WeightsMissing
+from ..files import write_bytes
+from .info import shapes_at
+
+__all__ = [
+    "compare_with_graph",
+    "count_network",
+    "export_network",
+    "load_checkpoint",
+    "load_onnx",
+    "run_network",
+    "save_checkpoint",
+]
+
+
+# Where checkpoints keep the state dict. Averaged weights come first: where a training kept both,
+# they are the ones it evaluated.
+_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "network")
+
+# Largest difference between the exported graph and torch, in units of the output's root mean
+# square. Two float32 runtimes differ by some 1e-6 of it.
+TOLERANCE = 1e-4
+
+_LISTED = 10
+_IR_VERSION = 8
+_OPSETS = range(11, 18)
+
+
+def load_checkpoint(
+    network: nn.Module,
+    path: Path | str,
+    *,
+    prefixes: Sequence[str] | Mapping[str, str | None] = ("module.",),
+) -> None:
+    """Load a PyTorch checkpoint into a network, all of it or nothing.
+
+    Parameters
+    ----------
+    network
+        Gets the weights; untouched if they do not fit.
+    path
+        A file written by ``torch.save``: a state dict, bare or under one of the usual keys, beside
+        optimiser entries and whatever else. Where averaged weights (EMA) stand beside the others,
+        they are taken.
+    prefixes
+        What may precede the network's names in the file and is stripped, or a mapping from such a
+        prefix to what takes its place: ``""`` strips it, None leaves out every entry that has it.
+        Of several that match the longest counts. Names without a prefix are taken as they are.
+
+    Raises
+    ------
+    WeightsMissing
+        If there is no such file.
+    WeightsError
+        If the file holds anything but tensors in plain containers, or does not fit: the message
+        lists missing, unexpected and wrongly shaped entries. Counters of batch norms
+        (``num_batches_tracked``) may be missing, since old files have none.
+    """
+    path = Path(path)
+    entries = _find_state_dict(_read(path))
+    if not entries:
+        raise WeightsError(
+            f"{str(path)!r} holds no state dict; expected tensors by name, bare or under one of "
+            f"{', '.join(_STATE_DICT_KEYS)}"
+        )
+    _load_strictly(network, _rename(entries, prefixes, path), path)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsMissing(f"{str(path)!r} does not exist; give the path of a .pth") from error
+    except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
+        raise WeightsError(
+            f"{str(path)!r} cannot be read as tensors in plain containers ({type(error).__name__});"
+            " if it holds more, save its state dict alone in the project it comes from"
+        ) from error
+
+
+def _find_state_dict(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in _STATE_DICT_KEYS:
+        found = _find_state_dict(content.get(key))
+        if found:
+            return found
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _rename(
+    entries: Mapping[str, Tensor],
+    prefixes: Sequence[str] | Mapping[str, str | None],
+    path: Path,
+) -> dict[str, Tensor]:
+    if not isinstance(prefixes, Mapping):
+        prefixes = dict.fromkeys(prefixes, "")
+    renamed: dict[str, Tensor] = {}
+    for name, value in entries.items():
+        prefix = max((p for p in prefixes if name.startswith(p)), key=len, default="")
+        replacement = prefixes.get(prefix, "")
+        if replacement is None:
+            continue
+        new_name = replacement + name[len(prefix) :]
+        if new_name in renamed:
+            raise WeightsError(
+                f"{str(path)!r}: two entries are both {new_name!r} without their prefixes; "
+                "save the state dict of one network alone"
+            )
+        renamed[new_name] = value
+    return renamed
+
+
+def _load_strictly(network: nn.Module, entries: Mapping[str, Tensor], path: Path) -> None:
+    own = network.state_dict()
+    counters = [name for name in own if name.endswith("num_batches_tracked")]
+    entries = {**{name: own[name] for name in counters}, **entries}
+    misfits = {
+        "missing": [name for name in own if name not in entries],
+        "unexpected": [name for name in entries if name not in own],
+        "of another shape": [
+            f"{name} {tuple(entries[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in entries and entries[name].shape != own[name].shape
+        ],
+    }
+    listed = [f"{len(names)} {kind} ({_list(names)})" for kind, names in misfits.items() if names]
+    if listed:
+        raise WeightsError(
+            f"{str(path)!r} does not fit this network: {'; '.join(listed)}; "
+            "choose the variant it was trained as"
+        )
+    network.load_state_dict(entries)
+
+
+def save_checkpoint(network: nn.Module, path: Path | str) -> None:
+    """Write a network's weights under ``state_dict``, so that :func:`load_checkpoint` reads them.
+
+    Parameters
+    ----------
+    network
+        Any network.
+    path
+        The ``.pth`` to write; replaced only once it is complete.
+    """
+    buffer = io.BytesIO()
+    torch.save({"state_dict": network.state_dict()}, buffer)
+    write_bytes(Path(path), buffer.getvalue())
+
+
+def load_onnx(network: nn.Module, model: onnx.ModelProto, input_hw: tuple[int, int]) -> None:
+    """Load the weights of an exported convolutional network back into its PyTorch definition.
+
+    Convolutions are paired in the order they run. A graph has its batch norms folded into them, so
+    each folded bias becomes its batch norm's bias, and mean 0, weight 1 and variance 1 - eps make
+    the norm add that bias and nothing else.
+
+    Parameters
+    ----------
+    network
+        Gets the weights. Apart from convolutions and batch norms its parameters must stand in the
+        graph under their own names.
+    model
+        The graph, weights inside.
+    input_hw
+        A small height and width that the network takes, to see the order its layers run in.
+
+    Raises
+    ------
+    WeightsError
+        If the graph has other convolutions than the network, or lacks a parameter.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    layers = _layers_as_run(network, input_hw)
+    names = [name for name, layer in layers if isinstance(layer, nn.Conv2d)]
+    if len(nodes) != len(names):
+        raise WeightsError(
+            f"the graph has {len(nodes)} convolutions, this network {len(names)}; "
+            "choose the variant it was exported from"
+        )
+    own = network.state_dict()
+    entries = {name: _tensor(tensors[name]) for name in own if name in tensors}
+    queue = iter(nodes)
+    for (name, layer), (next_name, next_layer) in zip(layers, [*layers[1:], ("", None)]):
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        node = next(queue)
+        arrays = [_tensor(tensors[key]) for key in node.input[1:] if key in tensors]
+        if not arrays or arrays[0].shape != layer.weight.shape:
+            raise WeightsError(
+                f"convolution {node.name or node.output[0]!r} of the graph has weights of shape "
+                f"{tuple(arrays[0].shape) if arrays else None}, this network's {name!r} "
+                f"{tuple(layer.weight.shape)}; choose the variant it was exported from"
+            )
+        bias = arrays[1] if len(arrays) > 1 else torch.zeros(layer.out_channels)
+        entries[f"{name}.weight"] = arrays[0]
+        if isinstance(next_layer, nn.BatchNorm2d):
+            entries[f"{next_name}.bias"] = bias
+            entries[f"{next_name}.weight"] = torch.ones_like(bias)
+            entries[f"{next_name}.running_mean"] = torch.zeros_like(bias)
+            entries[f"{next_name}.running_var"] = torch.full_like(bias, 1.0 - next_layer.eps)
+        else:
+            entries[f"{name}.bias"] = bias
+    lacking = [name for name, _ in network.named_parameters() if name not in entries]
+    if lacking:
+        raise WeightsError(
+            f"the graph lacks {len(lacking)} of this network's parameters "
+            f"({_list(lacking)}); take the checkpoint it was exported from"
+        )
+    network.load_state_dict({**own, **entries})
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + ", …" * (len(names) > _LISTED)
+
+
+def _tensor(initializer: onnx.TensorProto) -> Tensor:
+    return torch.from_numpy(numpy_helper.to_array(initializer).copy())
+
+
+def _layers_as_run(network: nn.Module, input_hw: tuple[int, int]) -> list[tuple[str, nn.Module]]:
+    """List convolutions and batch norms with their names, in the order they run."""
+    run: list[tuple[str, nn.Module]] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, *_, name=name: run.append((name, layer)))
+        for name, layer in network.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
+    ]
+    run_network(network.eval(), np.zeros((1, 3, *input_hw), np.float32))
+    for hook in hooks:
+        hook.remove()
+    return run
+
+
+def export_network(
+    network: nn.Module,
+    path: Path | str,
+    contract: Contract,
+    *,
+    input_hw: tuple[int, int] | None = None,
+    batch: int | None = None,
+    dynamic_hw: bool = False,
+    check_hw: Sequence[tuple[int, int]] = (),
+    describe: bool = True,
+    opset: int = 11,
+) -> float:
+    """Write a network as ONNX, once ONNX Runtime has given what torch gives.
+
+    Batch norms are folded into the convolutions before them. The file has IR version 8, and names
+    its free axes ``batch``, ``height`` and ``width``.
+
+    Parameters
+    ----------
+    network
+        Takes (B, 3, H, W) float32, returns one tensor or a tuple; is put into eval mode.
+    path
+        The ``.onnx`` to write; replaced only once it is complete and correct.
+    contract
+        Names of the input and the outputs; written into the file's metadata.
+    input_hw
+        Height and width in pixels; the contract's if None.
+    batch
+        Fixed batch size; None leaves it free.
+    dynamic_hw
+        Leave height and width free.
+    check_hw
+        Further sizes to compare at if they are free; if empty, ``input_hw`` with the height and
+        then both sides halved.
+    describe
+        Write the contract; False for outputs in a layout that our decoders do not read.
+    opset
+        11 to 17; more than 11 only where an operator needs it.
+
+    Returns
+    -------
+    float
+        The largest difference found, in units of the output's root mean square.
+
+    Raises
+    ------
+    InputError
+        If the contract does not name every output, or the opset is not allowed.
+    GraphError
+        If the graph is invalid or differs from torch by more than 1e-4; nothing is written then.
+    """
+    if opset not in _OPSETS:
+        raise InputError(f"opset must be from {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
+    height, width = input_hw or contract.preprocess.input_hw
+    preprocess = dataclasses.replace(contract.preprocess, input_hw=(height, width))
+    contract = dataclasses.replace(contract, preprocess=preprocess)
+    sizes = [(height, width)]
+    if dynamic_hw:
+        sizes += check_hw or [(height // 2, width), (height // 2, width // 2)]
+    rng = np.random.default_rng(2026)
+    inputs = [
+        rng.uniform(-1.0, 1.0, (count, 3, *size)).astype(np.float32)
+        for size in sizes
+        for count in ([1, 2] if batch is None else [batch])
+    ]
+    network.eval()
+    expected = [run_network(network, images) for images in inputs]
+    if len(expected[0]) != len(contract.output_names):
+        raise InputError(
+            f"{contract.card_id}: the network has {len(expected[0])} outputs, the contract names "
+            f"{len(contract.output_names)}: {', '.join(contract.output_names)}"
+        )
+    model = _trace(network, inputs[0], contract, batch is None, dynamic_hw, opset)
+    _drop_aliases(model)
+    if not dynamic_hw:
+        _write_out_shapes(model, inputs[0], free_batch=batch is None)
+    _declare_outputs(model, contract.output_names, expected)
+    if describe:
+        helper.set_model_props(model, contract.to_metadata())
+    model.ir_version = _IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    worst = max(
+        compare_with_graph(reference, model, images) for reference, images in zip(expected, inputs)
+    )
+    write_bytes(Path(path), model.SerializeToString())
+    return worst
+
+
+def compare_with_graph(
+    expected: Sequence[np.ndarray], model: onnx.ModelProto, images: np.ndarray
+) -> float:
+    """Run a graph on pictures and compare its outputs with what they should be.
+
+    Parameters
+    ----------
+    expected
+        One array per output, in the graph's order.
+    model
+        The graph; has one input.
+    images
+        What to feed, (B, 3, H, W) float32.
+
+    Returns
+    -------
+    float
+        The largest absolute difference in units of the expected output's root mean square.
+
+    Raises
+    ------
+    GraphError
+        If an output's shape differs, or its values by more than 1e-4.
+    """
+    outputs = run_graph(model, {model.graph.input[0].name: images})
+    worst = 0.0
+    for (name, array), reference in zip(outputs.items(), expected):
+        if array.shape != reference.shape:
+            raise GraphError(
+                f"output {name!r} has shape {array.shape} in ONNX Runtime, {reference.shape} in "
+                f"torch for an input of {images.shape}; the graph has its input size baked in"
+            )
+        scale = max(float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))), 1e-12)
+        difference = float(np.max(np.abs(array - reference))) / scale
+        if not difference <= TOLERANCE:
+            raise GraphError(
+                f"output {name!r} differs by {difference:.3g} of its root mean square between "
+                f"torch and ONNX Runtime at {images.shape}, expected at most {TOLERANCE:g}"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def run_network(network: nn.Module, images: np.ndarray) -> list[np.ndarray]:
+    """Run a network on arrays.
+
+    Parameters
+    ----------
+    network
+        Returns one tensor or a tuple; runs in the mode it is in.
+    images
+        Shape (B, 3, H, W), float32, as the network takes them.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Its outputs in order.
+    """
+    with torch.no_grad():
+        outputs = network(torch.from_numpy(images))
+    return [x.numpy() for x in ([outputs] if isinstance(outputs, Tensor) else outputs)]
+
+
+def _trace(
+    network: nn.Module,
+    example: np.ndarray,
+    contract: Contract,
+    free_batch: bool,
+    free_hw: bool,
+    opset: int,
+) -> onnx.ModelProto:
+    axes: dict[int, str] = {0: "batch"} if free_batch else {}
+    if free_hw:
+        axes.update({2: "height", 3: "width"})
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The classic exporter is meant: the new one writes opset 18 when asked for 11.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # What a warning of the tracer fears is what the comparison at several sizes would find.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.onnx.export(
+            network,
+            (torch.from_numpy(example),),
+            buffer,
+            dynamo=False,
+            opset_version=opset,
+            input_names=[contract.input_name],
+            output_names=list(contract.output_names),
+            dynamic_axes={contract.input_name: axes},
+        )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _drop_aliases(model: onnx.ModelProto) -> None:
+    """Let equal weights be read directly; the exporter stores them once, behind Identity nodes."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    aliases = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Identity" and node.input[0] in weights
+    }
+    nodes = [node for node in model.graph.node if node.output[0] not in aliases]
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            node.input[index] = aliases.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _write_out_shapes(model: onnx.ModelProto, images: np.ndarray, free_batch: bool) -> None:
+    """Write constants for shapes that a graph of fixed size computes only to reshape by them."""
+    uses: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            uses.setdefault(name, set()).add(node.op_type)
+    nodes = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Shape" and uses.get(node.output[0]) == {"Reshape"}
+    ]
+    measured = [node.input[0] for node in nodes]
+    shapes = shapes_at(model, {model.graph.input[0].name: images}, measured) if nodes else {}
+    for node in nodes:
+        batch, *sizes = shapes[node.input[0]]
+        # Reshape takes a zero for the size that its data has there.
+        constant = np.array([0 if free_batch else batch, *sizes], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(constant, node.output[0]))
+        model.graph.node.remove(node)
+
+
+def _declare_outputs(
+    model: onnx.ModelProto, names: Sequence[str], expected: Sequence[Sequence[np.ndarray]]
+) -> None:
+    """State each output's shape; an axis is free if torch gave it different sizes."""
+    del model.graph.value_info[:]
+    del model.graph.output[:]
+    for index, name in enumerate(names):
+        dims: list[int | str] = []
+        for axis, sizes in enumerate(zip(*(outputs[index].shape for outputs in expected))):
+            free = "batch" if axis == 0 else f"{name}_axis_{axis}"
+            dims.append(sizes[0] if len(set(sizes)) == 1 else free)
+        info = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)
+        model.graph.output.append(info)
+
+
+def count_network(network: nn.Module, input_hw: tuple[int, int]) -> tuple[int, int]:
+    """Count a network's parameters and its MACs for one picture.
+
+    Parameters
+    ----------
+    network
+        Takes (B, 3, H, W); left as it is, and nothing is computed.
+    input_hw
+        Height and width in pixels.
+
+    Returns
+    -------
+    parameters : int
+        Learnt numbers, batch norms' weights and biases among them.
+    macs : int
+        Multiply-accumulates of convolutions and linear layers.
+    """
+    macs = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal macs
+        places = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        macs += places.numel() * math.prod(layer.weight.shape[1:])
+
+    shadow = copy.deepcopy(network).to("meta").eval()
+    for layer in shadow.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    shadow(torch.empty(1, 3, *input_hw, device="meta"))
+    return sum(parameter.numel() for parameter in network.parameters()), macs

@@ -1,0 +1,101 @@
+"""Size, sharpness, yaw and truncation of a face, and degraded copies of it."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterator, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from .align import align_face
+from .degrade import degrade
+
+__all__ = [
+    "measure_face",
+    "worsened",
+]
+
+
+SHRINKS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
+BLURS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+CUTS = (0.0, 0.1, 0.2, 0.3, 0.4)
+
+
+def measure_face(
+    image_rgb: np.ndarray, box_xyxy: Sequence[float], landmarks_xy: np.ndarray, crop: np.ndarray
+) -> Dict[str, float]:
+    """Measure what makes a face useless whatever network looks at it.
+
+    Parameters
+    ----------
+    image_rgb
+        The photo, (H, W, 3), uint8.
+    box_xyxy, landmarks_xy
+        The face's, in the photo's pixels; five points.
+    crop
+        The aligned face, (112, 112, 3), uint8.
+
+    Returns
+    -------
+    dict
+        ``size``, ``sharpness``, ``turn`` and ``cut_off``, see :class:`Limits`.
+    """
+    left, top, right, bottom = box_xyxy
+    eyes = landmarks_xy[1] - landmarks_xy[0]
+    apart = float(np.hypot(*eyes))
+    nose = landmarks_xy[2] - (landmarks_xy[0] + landmarks_xy[1]) / 2
+    # Eyes in one point are seen from the side, as far as can be.
+    turn = abs(float(nose @ eyes)) / apart**2 if apart else float("inf")
+    return {
+        "size": float(min(right - left, bottom - top)),
+        "sharpness": _sharpness(crop),
+        "turn": min(turn, 10.0),
+        "cut_off": 1.0 - float(_inside(image_rgb, landmarks_xy).mean()) / 255.0,
+    }
+
+
+def _sharpness(crop: np.ndarray) -> float:
+    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
+
+
+def _inside(image_rgb: np.ndarray, landmarks_xy: np.ndarray) -> np.ndarray:
+    return align_face(np.full(image_rgb.shape[:2], 255, np.uint8), landmarks_xy)
+
+
+def worsened(
+    image_rgb: np.ndarray, box_xyxy: Sequence[float], landmarks_xy: np.ndarray
+) -> Iterator[Tuple[str, float, np.ndarray]]:
+    """Make a face worse in one way at a time.
+
+    Its turn cannot be made worse; it is given as it is.
+
+    Parameters
+    ----------
+    image_rgb, box_xyxy, landmarks_xy
+        As of :func:`measure_face`.
+
+    Yields
+    ------
+    tuple
+        Name of the look, its value, the aligned face (112, 112, 3).
+    """
+    crop = align_face(image_rgb, landmarks_xy)
+    looks = measure_face(image_rgb, box_xyxy, landmarks_xy, crop)
+    yield "turn", looks["turn"], crop
+    for times in SHRINKS:
+        height, width = (max(1, round(side / times)) for side in image_rgb.shape[:2])
+        small = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_AREA)
+        yield "size", looks["size"] / times, align_face(small, landmarks_xy / times)
+    for sigma in BLURS:
+        soft = degrade(crop, "blur", sigma)
+        yield "sharpness", _sharpness(soft), soft
+    inside = _inside(image_rgb, landmarks_xy)[:, :, None]
+    for share in CUTS:
+        for side in range(4 if share else 1):
+            cut, rest = (_cut(picture, share, side) for picture in (crop, inside))
+            yield "cut_off", 1.0 - float(rest.mean()) / 255.0, cut
+
+
+def _cut(picture: np.ndarray, share: float, side: int) -> np.ndarray:
+    turned = degrade(np.ascontiguousarray(np.rot90(picture, side)), "occlusion", share)
+    return np.ascontiguousarray(np.rot90(turned, -side))

@@ -1,0 +1,98 @@
+"""Which faces show the same person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+import numpy as np
+
+from ..errors import InputError
+from ..results import FaceEmbeddings
+from .photo import PhotoEmbedder
+
+__all__ = [
+    "Match",
+    "match_photos",
+    "number_people",
+]
+
+
+def number_people(vectors: Sequence[np.ndarray], alike: float) -> List[int]:
+    """Give a number to each person among faces, in the order they are first seen.
+
+    Parameters
+    ----------
+    vectors
+        Embeddings, (D,) each.
+    alike
+        Two faces are one person's where their cosine is above this. A face joins the person of the
+        most similar face before it.
+
+    Returns
+    -------
+    list of int
+        One a face, from 0.
+    """
+    people: List[int] = []
+    units = np.array([v / np.linalg.norm(v.astype(np.float64)) for v in vectors], np.float64)
+    for index in range(len(vectors)):
+        cosines = units[:index] @ units[index]
+        nearest = int(np.argmax(cosines)) if index else 0
+        known = index and cosines[nearest] > alike
+        people.append(people[nearest] if known else max(people, default=-1) + 1)
+    return people
+
+
+@dataclass(frozen=True)
+class Match:
+    """The largest face of one photo against every face of another.
+
+    Attributes
+    ----------
+    first, second
+        The faces of the two photos.
+    index
+        Of the largest face of the first.
+    cosines
+        Shape (M,): to each face of the second.
+    """
+
+    first: FaceEmbeddings
+    second: FaceEmbeddings
+    index: int
+    cosines: np.ndarray
+
+    @property
+    def best(self) -> int:
+        """Index of the nearest face of the second photo."""
+        return int(np.argmax(self.cosines))
+
+    @property
+    def next_cosine(self) -> Optional[float]:
+        """Cosine of the second nearest face; None if there is only one."""
+        return float(np.sort(self.cosines)[-2]) if len(self.cosines) > 1 else None
+
+
+def match_photos(model: PhotoEmbedder, first: np.ndarray, second: np.ndarray) -> Match:
+    """Look for the person of one photo in another.
+
+    Parameters
+    ----------
+    model
+        Detector and recogniser.
+    first, second
+        Photos, shape (H, W, 3), uint8, RGB; of the first the largest face is meant.
+
+    Raises
+    ------
+    InputError
+        If there is no face in one of them.
+    """
+    a, b = model(first), model(second)
+    for found, which in ((a, "first"), (b, "second")):
+        if not len(found):
+            raise InputError(f"no face was found in the {which} photo; expected at least one")
+    index = a.faces.largest()
+    units = np.stack([embedding.unit for embedding in b.embeddings]).astype(np.float64)
+    return Match(a, b, index, units @ a.embeddings[index].unit)

@@ -1,0 +1,435 @@
+"""Plots of evaluation reports; needs matplotlib, which the extra ``plot`` installs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import BackendUnavailable, InputError
+from ..evaluation.quality import Response
+from ..files import write_bytes
+from ..image.degrade import DEGRADATIONS
+from ..metrics.detection import DetectionReport
+from ..metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
+from ..metrics.quality import DiscardCurve
+from ..metrics.verification import RocCurve
+
+__all__ = [
+    "plot_cumulative_errors",
+    "plot_discard_curves",
+    "plot_lengths",
+    "plot_losses",
+    "plot_magnitudes",
+    "plot_precision_recall",
+    "plot_reject_curves",
+    "plot_responses",
+    "plot_roc",
+    "plot_sensitivity",
+]
+
+
+# Colours of Okabe and Ito, which people with any colour vision tell apart, and three line styles
+# for print without colour.
+STYLES = (("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."))
+
+
+def plot_precision_recall(report: DetectionReport, path: Path) -> None:
+    """Draw the precision-recall curve of each level, with its average precision in the legend.
+
+    Parameters
+    ----------
+    report
+        What :func:`facezoo.metrics.detection.evaluate_detections` returned.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    for (level, result), (colour, dashes) in zip(report.levels.items(), STYLES):
+        # Before the first detection there is no precision to draw.
+        seen = result.recall > 0
+        axes.plot(
+            result.recall[seen],
+            result.precision[seen],
+            color=colour,
+            linestyle=dashes,
+            # The end is marked: a curve that ends early was cut by a score threshold.
+            marker="o",
+            markersize=4,
+            markevery=slice(-1, None),
+            label=f"{level.capitalize()}: AP {100 * result.ap:.2f} %",
+        )
+    axes.set(
+        title=f"WIDER FACE, {report.images} photos, IoU {report.iou_threshold:g}",
+        xlabel="recall: share of the faces that are found",
+        ylabel="precision: share of the boxes that are faces",
+        xlim=(0, 1),
+        ylim=(0, 1.01),
+    )
+    axes.legend(loc="lower left")
+    _finish(figure, path)
+
+
+def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw cumulative error distributions (CED), with area and failure rate in the legend.
+
+    Parameters
+    ----------
+    errors
+        Name of each curve, three at most, to its faces' errors, (M,).
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written, or a curve has no faces.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    for (name, values), (colour, dashes) in zip(errors.items(), STYLES):
+        curve = cumulative_error_distribution(values)
+        area = 100 * curve.area(FAILURE_THRESHOLD)
+        axes.plot(
+            100 * curve.errors,
+            100 * curve.shares,
+            color=colour,
+            linestyle=dashes,
+            label=f"{name}, {len(values)} faces: area {area:.1f} %, "
+            f"failures {100 * curve.failure_rate:.1f} %",
+        )
+    axes.set(
+        title="Cumulative error distribution",
+        xlabel="normalised mean error in %",
+        ylabel="faces with at most that error in %",
+        xlim=(0, 100 * FAILURE_THRESHOLD),
+        ylim=(0, 101),
+    )
+    axes.legend(loc="lower right")
+    _finish(figure, path)
+
+
+def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
+    """Draw what quantising each layer alone costs, a bar a layer.
+
+    Parameters
+    ----------
+    errors
+        Layer to the share of the outputs' variance it loses, in graph order.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((max(6.0, 0.14 * len(errors)), 3.5))
+    axes.bar(range(len(errors)), [100 * error for error in errors.values()], color=STYLES[0][0])
+    axes.set_xticks(range(len(errors)), list(errors), rotation=90, fontsize=6)
+    axes.set(
+        title="Each layer in int8 alone",
+        ylabel="variance of the outputs that is lost, %",
+        xlim=(-1, len(errors)),
+    )
+    axes.set_axisbelow(True)
+    _finish(figure, path, grid="y")
+
+
+def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
+    """Draw receiver operating characteristics, false accept rates on a logarithmic axis.
+
+    Parameters
+    ----------
+    curves
+        Name of each set, three at most, to its curve.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    lowest = bottom = 1.0
+    for (name, curve), (colour, dashes) in zip(curves.items(), STYLES):
+        seen = curve.far > 0
+        lowest = min(lowest, float(curve.far[seen].min()))
+        bottom = min(bottom, float(curve.tar[seen].min()))
+        label = f"{name}: area {curve.area:.5f}"
+        axes.step(
+            curve.far[seen],
+            curve.tar[seen],
+            color=colour,
+            linestyle=dashes,
+            label=label,
+            where="post",
+        )
+    axes.set(
+        title="Verification",
+        xlabel="false accept rate: share of pairs of two people accepted",
+        ylabel="true accept rate: share of pairs of one accepted",
+        xscale="log",
+        xlim=(lowest, 1),
+        # As much of the axis as the curves need: good ones differ near 1 only.
+        ylim=(max(0.0, 1.0 - 1.5 * (1.0 - bottom) - 0.01), 1.0 + 0.02 * (1.0 - bottom) + 0.001),
+    )
+    axes.legend(loc="lower right")
+    _finish(figure, path)
+
+
+def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude") -> None:
+    """Draw how often each magnitude, or quality on another scale, occurs.
+
+    Parameters
+    ----------
+    magnitudes
+        Shape (N,).
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+    name
+        Of the scale.
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.0))
+    axes.hist(magnitudes, bins="auto", color=STYLES[0][0], edgecolor="white", linewidth=0.5)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set_axisbelow(True)
+    axes.set(
+        title=f"{len(magnitudes)} faces, median {np.median(magnitudes):.2f}",
+        xlabel=f"{name}; higher is better",
+        ylabel="faces",
+    )
+    _finish(figure, path, grid="y")
+
+
+def plot_reject_curves(
+    curves: Mapping[str, Tuple[np.ndarray, np.ndarray]],
+    path: Path,
+    fmr: float,
+    band: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None,
+) -> None:
+    """Draw errors against the share of pairs left out, lowest quality first.
+
+    Parameters
+    ----------
+    curves
+        Name of each, three at most, to shares left out and false non-match rates.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+    fmr
+        False match rate of the threshold.
+    band
+        Shares, lower and upper end of a 95 % band, of the first curve.
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    if band is not None:
+        shares, low, high = band
+        axes.fill_between(100 * shares, low, high, color=STYLES[0][0], alpha=0.15, linewidth=0)
+    for (name, (shares, errors)), (colour, dashes) in zip(curves.items(), STYLES):
+        axes.plot(100 * shares, errors, color=colour, linestyle=dashes, label=name)
+    axes.set(
+        title=f"Error versus reject at FMR {fmr:g}",
+        xlabel="pairs left out, lowest quality first, in %",
+        ylabel="false non-match rate of the rest",
+        xlim=(0, 100),
+    )
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best")
+    _finish(figure, path)
+
+
+def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
+    """Draw how near faces are to their person against how long their embeddings are.
+
+    Parameters
+    ----------
+    lengths, cosines
+        Shape (N,): of a face's embedding, and between it and its person's direction.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 4.5))
+    size = float(np.clip(20_000 / max(len(lengths), 1), 4, 36))
+    axes.scatter(lengths, cosines, s=size, color=STYLES[0][0], alpha=0.5, linewidths=0)
+    axes.set(
+        title=f"{len(lengths)} faces in training",
+        xlabel="length of the embedding",
+        ylabel="cosine with the direction of the face's person",
+        ylim=(-1, 1),
+    )
+    _finish(figure, path)
+
+
+def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw the losses of trainings over the same batches.
+
+    Parameters
+    ----------
+    curves
+        Name of each training, three at most, to its loss in every batch.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, axes = _new_figure((6.0, 3.5))
+    for (name, losses), (colour, dashes) in zip(curves.items(), STYLES):
+        steps = range(1, len(losses) + 1)
+        axes.plot(steps, losses, color=colour, linestyle=dashes, linewidth=1, label=name)
+    axes.set(title="Loss of the same batches", xlabel="batch", ylabel="loss")
+    axes.legend(loc="upper right")
+    _finish(figure, path)
+
+
+def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path: Path) -> None:
+    """Draw error versus discard of several scores, one panel a false match rate.
+
+    Parameters
+    ----------
+    curves
+        Name of each score, three at most, to its curves by false match rate, as
+        :func:`facezoo.evaluation.quality.compare_scores` gives them.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written, or there is no curve.
+    """
+    rates = sorted({rate for by_rate in curves.values() for rate in by_rate}, reverse=True)
+    if not rates:
+        raise InputError("there is no curve to draw: no false match rate had one")
+    figure, panels = _new_figure((4.2 * len(rates), 3.8), len(rates))
+    for axes, rate in zip(panels, rates):
+        for (name, by_rate), (colour, dashes) in zip(curves.items(), STYLES):
+            curve = by_rate[rate]
+            x, area = 100 * curve.discards, curve.relative_auc
+            axes.fill_between(x, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.15)
+            axes.plot(
+                x,
+                100 * curve.fnmr,
+                color=colour,
+                linestyle=dashes,
+                label=f"{name}: {area.value:.2f} [{area.low:.2f}, {area.high:.2f}]",
+            )
+        start = 100 * next(iter(curves.values()))[rate].fnmr[0]
+        axes.axhline(start, color="#777777", linewidth=1, linestyle=":", label="random: 1")
+        axes.set(
+            title=f"false match rate {rate:g}",
+            xlabel="genuine pairs left out in %",
+            ylabel="false non-matches among the rest in %",
+            xlim=(0, 95),
+        )
+        axes.set_ylim(bottom=0)
+        axes.legend(title="area over random discard's", fontsize=8, title_fontsize=8)
+    _finish(figure, path)
+
+
+def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
+    """Draw how scores answer to degradations, one panel a kind: median and quartiles.
+
+    Parameters
+    ----------
+    responses
+        What :func:`facezoo.evaluation.quality.response_curves` gave.
+    path
+        Where to; the suffix decides the format (.png, .svg, .pdf).
+
+    Raises
+    ------
+    BackendUnavailable
+        If matplotlib is not installed.
+    InputError
+        If the suffix is of no format that can be written.
+    """
+    figure, panels = _new_figure((3.0 * len(responses), 3.2), len(responses))
+    colour = STYLES[0][0]
+    for axes, (kind, response) in zip(panels, responses.items()):
+        low, middle, high = np.quantile(response.scores, (0.25, 0.5, 0.75), axis=0)
+        axes.fill_between(response.levels, low, high, color=colour, alpha=0.2)
+        axes.plot(response.levels, middle, color=colour, marker="o", markersize=3)
+        axes.set(title=kind, xlabel=DEGRADATIONS[kind])
+        axes.xaxis.label.set_size(8)
+    panels[0].set_ylabel("quality: median and quartiles")
+    _finish(figure, path)
+
+
+def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any, Any]:
+    """Return a figure with its axes, or with a list of so many side by side on one scale."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendUnavailable(
+            "plots need the package matplotlib, which is not here; install it with: "
+            'pip install "facezoo[plot]"'
+        ) from error
+    figure = Figure(figsize=size_inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    if not panels:
+        return figure, figure.add_subplot()
+    first = figure.add_subplot(1, panels, 1)
+    # Panels show one quantity, so that they are read against each other.
+    others = [figure.add_subplot(1, panels, n + 1, sharey=first) for n in range(1, panels)]
+    for axes in others:
+        axes.tick_params(labelleft=False)
+    return figure, [first, *others]
+
+
+def _finish(figure: Any, path: Path, grid: str = "both") -> None:
+    """Lay a light grid under every panel, along one axis or both, and write the file."""
+    for axes in figure.axes:
+        axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = path.suffix[1:].lower()
+    if kind not in kinds:
+        raise InputError(
+            f"{str(path)!r} has no suffix of a picture; expected one such as .png, .svg or .pdf"
+        )
+    picture = io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=150)
+    write_bytes(path, picture.getvalue())

@@ -1,0 +1,437 @@
+"""Tables of the READMEs, rendered from the cards, from numerics.json and from recorded output.
+
+A page says where a block goes; what stands between the two comments is never typed by hand::
+
+    <!-- facezoo:begin accuracy scrfd -->
+    <!-- facezoo:end -->
+
+The words after ``begin`` are the block's name, its argument and, on a Chinese page, ``zh``:
+
+================== =============================================================================
+``models``         one row a model: task, paper, licences
+``status``         one row a model: what there is, with measured numbers, or why there are none
+``facts MODEL``    source, input, outputs, pre-processing
+``variants MODEL`` one row a variant, with the numbers its authors publish
+``weights MODEL``  one row a downloadable file, with its licence
+``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
+``ledger MODEL``   what each departure from the evaluation protocol costs, from ledger.json
+``speed``          ratios against peers and against the machine, from the benchmarks' results
+``file PATH``      a file of the repository, such as a recorded console text
+================== =============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from ..card import ModelCard, Preprocess, Reference, WeightFile
+from ..errors import UNREADABLE, InputError
+from ..models import CARDS, MODELS, WEIGHTS
+from .chinese import CHINESE
+from .numerics import (
+    BUILDS,
+    COUNTS_FILE,
+    NUMERICS_FILE,
+    Measurement,
+    Metric,
+    read_counts,
+    read_numerics,
+)
+from .speed import speed_tables
+from .tables import EMPTY, Say, as_printed, joined, markdown_table, merged, number_text
+
+__all__ = [
+    "render_block",
+    "render_blocks",
+    "render_ledger",
+]
+
+
+LEDGER_FILE = "ledger.json"
+LEDGER_SCHEMA = "facezoo.ledger/1"
+
+DEVICE_ENGINE = "vsx"
+
+_BEGIN = re.compile(r"<!-- facezoo:begin (?P<words>\S.*?) -->")
+_END = "<!-- facezoo:end -->"
+
+
+def render_blocks(text: str, render: Callable[[Sequence[str]], str]) -> str:
+    """Fill every block of a page.
+
+    Parameters
+    ----------
+    text
+        Markdown.
+    render
+        Takes a block's words, such as ``["accuracy", "scrfd"]``, returns its Markdown.
+
+    Returns
+    -------
+    str
+        The page, with what stood between the comments replaced.
+
+    Raises
+    ------
+    InputError
+        If a comment has no partner; names the line.
+    """
+    lines: List[str] = []
+    opened = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        begin = _BEGIN.fullmatch(line)
+        if (begin is not None) == (opened > 0) and (begin or line == _END):
+            raise InputError(f"line {number}, {line!r}, has no partner")
+        if begin:
+            lines += [line, render(begin["words"].split())]
+            opened = number
+        elif line == _END:
+            lines.append(line)
+            opened = 0
+        elif not opened:
+            lines.append(line)
+    if opened:
+        raise InputError(f"the block that begins in line {opened} has no {_END!r}")
+    return "\n".join(lines) + "\n"
+
+
+def render_block(root: Path, words: Sequence[str]) -> str:
+    """Render one block.
+
+    Parameters
+    ----------
+    root
+        The repository's folder.
+    words
+        Name, argument, language; see the module.
+
+    Returns
+    -------
+    str
+        Markdown without a newline at its end.
+
+    Raises
+    ------
+    InputError
+        If there is no such block, model or file.
+    """
+    chinese = words[-1] == "zh"
+    name, *arguments = words[:-1] if chinese else words
+    say: Say = (lambda word: CHINESE.get(word, word)) if chinese else str
+    if name in _OF_ZOO and not arguments:
+        return _OF_ZOO[name](root, say)
+    if name in _OF_MODEL and len(arguments) == 1 and arguments[0] in MODELS:
+        return _OF_MODEL[name](root, arguments[0], say)
+    if name == "file" and len(arguments) == 1:
+        return _file(root / arguments[0])
+    known = [*_OF_ZOO, *(f"{one} MODEL" for one in _OF_MODEL), "file PATH"]
+    raise InputError(f"block {' '.join(words)!r} is not known; expected {', '.join(known)}")
+
+
+def _models(root: Path, say: Say) -> str:
+    header = ("Model", "Task", "Variants", "Paper", "Licence of the code", "Licence of the weights")
+    rows = []
+    for model in MODELS:
+        cards = _cards(model)
+        rows.append(
+            [
+                _page_link(root, model, say),
+                say(_folder(root, model).parent.name),
+                str(len(cards) or EMPTY),
+                joined(_paper_link(card) for card in cards),
+                joined(card.upstream.code_licence for card in cards),
+                joined((file.licence for file in _files(model)), "; "),
+            ]
+        )
+    return markdown_table(map(say, header), rows, numbers=(2,))
+
+
+def _status(root: Path, say: Say) -> str:
+    header = ["Model", "Recipe", "Weights", "Export", "Measured", *BUILDS, "on a card"]
+    rows = []
+    for model in MODELS:
+        folder = _folder(root, model)
+        results = read_numerics(folder / NUMERICS_FILE)
+        fetched = [file for file in _files(model) if file.sources]
+        by_hand = len(_files(model)) - len(fetched)
+        written, exported = folder / "README.md", folder / "source_code" / "export_onnx.py"
+        on_host = [one for one in results if not one.engine.startswith(DEVICE_ENGINE)]
+        on_card = [one for one in results if one.engine.startswith(DEVICE_ENGINE)]
+        by_build = {build: [one for one in on_host if one.build == build] for build in BUILDS}
+        rows.append(
+            [
+                _page_link(root, model, say),
+                say("yes" if written.exists() else "in progress"),
+                f"{len(fetched)} {say('fetched')}, {by_hand} {say('by hand')}",
+                say("yes" if exported.exists() else "in progress"),
+                _subject(results[0]) if results else say("neither weights nor data were at hand"),
+                *(_headline(by_build[build]) or say("not measured") for build in BUILDS),
+                _headline(on_card) or say("no card at hand"),
+            ]
+        )
+    return markdown_table(map(say, header), rows)
+
+
+def _subject(result: Measurement) -> str:
+    """Say what a row's numbers are: the variant, the data set, the metrics with their unit."""
+    names = " / ".join(result.metrics)
+    units = joined(metric.unit for metric in result.metrics.values())
+    return f"{result.card}, {result.dataset}: {names} in {units}"
+
+
+def _headline(results: Sequence[Measurement]) -> str:
+    """Show the first result, which a recipe lists first because it is the one to look at."""
+    return " / ".join(number_text(m.value) for one in results[:1] for m in one.metrics.values())
+
+
+def _facts(root: Path, model: str, say: Say) -> str:
+    card = max(_cards(model), key=lambda one: len(one.outputs))
+    height, width = card.preprocess.input_hw
+    meanings: Dict[str, List[str]] = {}
+    for output in card.outputs:
+        meanings.setdefault(output.meaning, []).append(f"`{output.name}`")
+    outputs = "<br>".join(f"{' '.join(names)}: {what}" for what, names in meanings.items())
+    source = f"[{card.upstream.commit[:7]}]({card.upstream.repository})"
+    rows = [
+        ("Source", joined((source, _paper_link(card)))),
+        ("Input", f"`{card.input_name}`, B x 3 x {height} x {width}, float32"),
+        ("Outputs", outputs),
+        ("Pre-processing", _describe(card.preprocess)),
+        ("Licence of the code", card.upstream.code_licence),
+        ("Licence of the weights", joined((file.licence for file in _files(model)), "; ")),
+    ]
+    return markdown_table(map(say, ("Fact", "Value")), [(say(fact), value) for fact, value in rows])
+
+
+def _describe(preprocess: Preprocess) -> str:
+    height, width = preprocess.input_hw
+    how = [f"{preprocess.fit} to {width}x{height} ({preprocess.resize})"]
+    if preprocess.fit == "letterbox":
+        pad = ", ".join(map(str, preprocess.pad_value))
+        how.append(f"picture at the {preprocess.anchor}, padded with ({pad})")
+    how.append("BGR" if preprocess.swaps_channels else "RGB")
+    formula = {"EQUAL": "x", "DIV255": "x / 255", "DIV1275_MINUSONE": "x / 127.5 - 1"}
+    pixel = "x / 255" if preprocess.norm.startswith("DIV255") else "x"
+    mean, std = (joined(f"{v:g}" for v in values) for values in (preprocess.mean, preprocess.std))
+    how.append(formula.get(preprocess.norm, f"({pixel} - {mean}) / {std}"))
+    return "; ".join(how)
+
+
+def _variants(root: Path, model: str, say: Say) -> str:
+    cards, folder = _cards(model), _folder(root, model)
+    printed = [ref for card in cards for ref in _first_printed(card)]
+    datasets = joined(ref.dataset for ref in printed)
+
+    def column(ref: Reference) -> str:
+        name = f"{ref.metric}, {ref.unit}"
+        return name if ref.dataset == datasets else f"{ref.dataset}: {name}"
+
+    columns = list(dict.fromkeys(map(column, printed)))
+    counts = read_counts(folder / COUNTS_FILE)
+    rows = []
+    for card in cards:
+        count = counts.get(card.id)
+        size = f"{count['parameters'] / 1e6:.3f}" if count else EMPTY
+        macs = f"{count['macs'] / 1e9:.3f}" if count else EMPTY
+        number_of = {column(ref): as_printed(ref.value) for ref in _first_printed(card)}
+        numbers = [number_of.get(name, EMPTY) for name in columns]
+        made_from = [name for name in (card.weights, f"{card.id}_pth") if name in WEIGHTS]
+        names = joined(f"`{name}`" for name in made_from)
+        files = joined(
+            f"[{path.suffix[1:]}]({path.relative_to(folder).as_posix()})"
+            for pattern in (f"build/*{card.id}.yaml", f"vdsp_params/*-{card.id}-*.json")
+            for path in sorted(folder.glob(f"build_in/{pattern}"))
+        )
+        shape = "x".join(map(str, card.preprocess.input_hw))
+        outputs = str(len(card.outputs))
+        rows.append([card.id, size, macs, shape, outputs, *numbers, names, files])
+    header = [say("Variant"), say("Parameters, M"), say("MACs, G"), say("Input"), say("Outputs")]
+    header += [*columns, say("Weights"), say("Files")]
+    table = markdown_table(header, rows, numbers=range(1, len(columns) + 5))
+    places = joined(ref.printed_in for ref in printed)
+    caption = f"{say('Published numbers')}: {datasets}; {say('printed in')} {places}"
+    counted = f"{say('MACs: multiply-accumulates of convolutions and linear layers, one picture.')}"
+    return "\n\n".join([table, *([counted] if counts else []), *([caption] if printed else [])])
+
+
+def _first_printed(card: ModelCard) -> List[Reference]:
+    """Return the references of the place that the card names first: the authors' own."""
+    return [ref for ref in card.references if ref.printed_in == card.references[0].printed_in]
+
+
+def _weights(root: Path, model: str, say: Say) -> str:
+    header = ("Name", "MB", "From", "Commercial use", "Licence", "Holds")
+    rows = [
+        [
+            f"`{file.name}`",
+            f"{file.size / 1e6:.1f}" if file.size else EMPTY,
+            say("fetched" if file.sources else "by hand"),
+            say(file.commercial),
+            file.licence,
+            file.holds,
+        ]
+        for file in _files(model)
+    ]
+    return markdown_table(map(say, header), rows, numbers=(1,))
+
+
+def _accuracy(root: Path, model: str, say: Say) -> str:
+    results = read_numerics(_folder(root, model) / NUMERICS_FILE)
+    parts = [
+        _accuracy_table([one for one in results if one.dataset == dataset], dataset, say)
+        for dataset in dict.fromkeys(one.dataset for one in results)
+    ]
+    measured = {one.card for one in results}
+    others = [card.id for card in _cards(model) if card.id not in measured]
+    if others:
+        parts.append(f"{say('not measured').capitalize()}: {', '.join(others)}")
+    return "\n\n".join(parts)
+
+
+def _accuracy_table(results: Sequence[Measurement], dataset: str, say: Say) -> str:
+    metrics = merged(list(one.metrics) for one in results)
+    best = {name: metric for one in results for name, metric in one.metrics.items()}
+    arrows = {name: "↑" if metric.higher_is_better else "↓" for name, metric in best.items()}
+    rows: List[List[str]] = []
+    notes: List[str] = []
+    for card_id in dict.fromkeys(one.card for one in results):
+        printed = _published(CARDS[card_id], dataset)
+        for place, values in printed.items():
+            numbers = [as_printed(values[n]) if n in values else EMPTY for n in metrics]
+            rows.append([card_id, say("published"), place, *numbers, EMPTY, ""])
+        authors = next(iter(printed.values()), {})
+        for one in (one for one in results if one.card == card_id):
+            how = joined(f"{name} {value}" for name, value in one.settings.items())
+            notes.append(f"{len(notes) + 1}. {how}; {one.machine}: `{one.command}`")
+            rate = EMPTY if one.images_per_second is None else f"{one.images_per_second:.1f}"
+            cells = [_against(one.metrics.get(name), authors.get(name)) for name in metrics]
+            rows.append([card_id, one.build, one.engine, *cells, rate, str(len(notes))])
+    names = [f"{name}, {best[name].unit} {arrows[name]}" for name in metrics]
+    header = [say("Variant"), say("Build"), say("Engine"), *names, say("images/s"), "#"]
+    table = markdown_table(header, rows, numbers=range(3, len(header)))
+    brackets = say("In brackets: difference from the published number.")
+    return "\n\n".join([f"{dataset}. {brackets}", table, "\n".join(notes)])
+
+
+def _ledger(root: Path, model: str, say: Say) -> str:
+    path = _folder(root, model) / LEDGER_FILE
+    if not path.exists():
+        return say("not measured")
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return render_ledger(entry, say)
+    except UNREADABLE as error:
+        raise InputError(f"{str(path)!r} is no ledger ({error!r}); measure again") from error
+
+
+def render_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
+    """Write a ledger as Markdown.
+
+    Parameters
+    ----------
+    entry
+        What ``facezoo evaluate scrfd --ledger`` writes.
+    say
+        Translates the table's words.
+
+    Returns
+    -------
+    str
+        Two tables: the way to the vendor's runner, whose costs add up, and each deviation alone.
+    """
+    if entry["schema"] != LEDGER_SCHEMA:
+        raise InputError(f"a ledger of schema {entry['schema']!r}; expected {LEDGER_SCHEMA!r}")
+    levels = list(entry["protocol"]["ap"])
+    header = [say("Deviation"), *(f"{level} AP" for level in levels)]
+    header += [f"{level} {say('cost')}" for level in levels]
+
+    def row(one: Mapping[str, Any]) -> List[str]:
+        costs = [f"{one['cost'][level]:+.2f}" for level in levels]
+        return [one["label"], *(f"{one['ap'][level]:.2f}" for level in levels), *costs]
+
+    chain = [entry["protocol"], *entry["chain"]]
+    total = {level: chain[-1]["ap"][level] - chain[0]["ap"][level] for level in levels}
+    whole = {"label": say("in all"), "ap": chain[-1]["ap"], "cost": total}
+    numbers = range(1, len(header))
+    settings = f"{entry['card']}, {entry['dataset']}; {entry['machine']}: `{entry['command']}`"
+    return "\n\n".join(
+        [
+            settings,
+            say("From the protocol to the vendor's runner, each on top of the one before:"),
+            markdown_table(header, [*map(row, chain), row(whole)], numbers=numbers),
+            say("Each alone, against the protocol:"),
+            markdown_table(header, map(row, entry["alone"]), numbers=numbers),
+        ]
+    )
+
+
+def _published(card: ModelCard, dataset: str) -> Dict[str, Dict[str, float]]:
+    """Gather the references on a data set by the place where they are printed."""
+    printed: Dict[str, Dict[str, float]] = {}
+    for ref in card.references:
+        # A measurement's data set also says how much of it there was.
+        if dataset.startswith(ref.dataset):
+            printed.setdefault(ref.printed_in, {})[ref.metric] = ref.value
+    return printed
+
+
+def _against(metric: Optional[Metric], published: Optional[float]) -> str:
+    if metric is None:
+        return EMPTY
+    if published is None:
+        return number_text(metric.value)
+    return f"{number_text(metric.value)} ({metric.value - published:+.2f})"
+
+
+def _file(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be shown in a page: {error}") from error
+    kind = path.suffix[1:] if path.suffix in (".json", ".yaml") else "text"
+    return f"```{kind}\n{text.rstrip()}\n```"
+
+
+def _cards(model: str) -> List[ModelCard]:
+    return [card for card in CARDS.values() if card.model == model]
+
+
+def _files(model: str) -> List[WeightFile]:
+    return [file for file in WEIGHTS.values() if file.model == model]
+
+
+def _folder(root: Path, model: str) -> Path:
+    """Return the recipe's folder, which may not be there yet."""
+    tasks = [path.parent for path in root.glob(f"face_*/{model}")]
+    tasks += [root / card.task for card in _cards(model)]
+    if not tasks:
+        raise InputError(f"{str(root)!r} holds no recipe face_*/{model}; is it the repository?")
+    return tasks[0] / model
+
+
+def _page_link(root: Path, model: str, say: Say) -> str:
+    page = "README.md" if say("Model") == "Model" else "README.zh-CN.md"
+    path = _folder(root, model) / page
+    return f"[{model}]({path.relative_to(root).as_posix()})" if path.exists() else model
+
+
+def _paper_link(card: ModelCard) -> str:
+    address = card.upstream.paper
+    return address and f"[arXiv {address.rpartition('/')[2]}]({address})"
+
+
+_OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {
+    "models": _models,
+    "status": _status,
+    "speed": speed_tables,
+}
+_OF_MODEL: Mapping[str, Callable[[Path, str, Say], str]] = {
+    "facts": _facts,
+    "variants": _variants,
+    "weights": _weights,
+    "accuracy": _accuracy,
+    "ledger": _ledger,
+}

@@ -1,0 +1,48 @@
+"""Markdown tables."""
+
+from __future__ import annotations
+
+__all__ = [
+    "EMPTY",
+    "Say",
+    "as_printed",
+    "joined",
+    "markdown_table",
+    "merged",
+    "number_text",
+]
+
+from typing import Callable, Iterable, List, Sequence
+
+EMPTY = "–"
+
+Say = Callable[[str], str]
+
+
+def number_text(value: float) -> str:
+    """Write a number with two digits behind the point."""
+    return f"{value:.2f}"
+
+
+def as_printed(value: float) -> str:
+    """Show a published number with its digits, two of them or three after the point."""
+    return max(number_text(value), f"{round(value, 3)}", key=len)
+
+
+def joined(values: Iterable[str], separator: str = ", ") -> str:
+    """Join the distinct values."""
+    return separator.join(dict.fromkeys(filter(None, values))) or EMPTY
+
+
+def merged(lists: Iterable[Iterable[str]]) -> List[str]:
+    """Return the distinct values of several lists, in the order they first stand."""
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def markdown_table(
+    header: Iterable[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
+) -> str:
+    """Write a Markdown table; ``numbers`` are the columns flush right."""
+    heads = list(header)
+    rule = ["--:" if column in numbers else "---" for column in range(len(heads))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
