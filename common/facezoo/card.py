@@ -44,6 +44,9 @@ GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "face_recognition": {"cosine_mean": 0.985, "cosine_min": 0.9, "norm_rank": 0.95},
     "face_quality": {"rank": 0.97},
 }
+FITS = ("letterbox", "letterbox_pads", "stretch", "stretch_crop", "crop_stretch", "none")
+IMAGE_FORMATS = ("RGB_PLANAR", "BGR_PLANAR", "RGB888", "BGR888")
+COLOR_CONVERSIONS = ("NO_CHANGE", "BGR2RGB", "RGB2BGR")
 RESIZES = ("BILINEAR_CV", "BILINEAR", "BILINEAR_PILLOW", "BICUBIC_PILLOW", "NEAREST")
 
 

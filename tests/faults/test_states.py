@@ -293,7 +293,7 @@ class Lists(RuleBasedStateMachine):
         head = {"schema": npz.MANIFEST_SCHEMA, "root": "/photos", "npz_folder": str(folder)}
         (folder / npz.MANIFEST_FILE).write_text(json.dumps({**head, "items": items}))
         npz.write_datalist(self.datalist, folder)
-        head = outputs.index_head(CONTRACT, "float32", self.datalist, {"model_sha256": "00"})
+        head = outputs.index_head(CONTRACT, "float32", self.datalist, {"model_sha256": "0" * 64})
         index = {"schema": outputs.INDEX_SCHEMA, **head, "outputs": outputs_of}
         (self.output / outputs.INDEX_FILE).write_text(json.dumps(index))
         self.pristine = content(self.base)

@@ -341,7 +341,7 @@ def test_there_is_at_least_one_core():
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 def test_every_contract_survives_the_metadata(card):
-    contract = Contract.from_card(card, "abc", (96, 64))
+    contract = Contract.from_card(card, "ab" * 32, (96, 64))
     assert Contract.from_metadata(contract.to_metadata()) == contract
     assert contract.preprocess.input_hw == (96, 64)
 

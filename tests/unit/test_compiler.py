@@ -29,7 +29,7 @@ CONTRACT = Contract(
     input_name="input.1",
     preprocess=Preprocess(input_hw=(64, 64), norm="DIV255"),
     output_names=("map",),
-    decode={"strides": [8]},
+    decode={"strides": [8], "anchors_per_cell": 2},
 )
 
 

@@ -23,7 +23,7 @@ from torch import nn  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-CONTRACT = Contract("tiny", "scrfd", "input", Preprocess((16, 24)), ("map", "vector"))
+CONTRACT = Contract("tiny", "magface", "input", Preprocess((16, 24)), ("map", "vector"))
 
 
 class Tiny(nn.Module):
@@ -203,7 +203,7 @@ def test_a_fixed_export_says_its_size(network, tmp_path):
 def test_equal_weights_are_stored_once_and_read_directly(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     network[1].load_state_dict(network[0].state_dict())
-    contract = Contract("tiny", "scrfd", "input", Preprocess((16, 24)), ("map",))
+    contract = Contract("tiny", "magface", "input", Preprocess((16, 24)), ("map",))
     export_network(network, tmp_path / "x.onnx", contract)
     model = onnx.load(tmp_path / "x.onnx")
     assert [node.op_type for node in model.graph.node] == ["Conv", "Conv"]
@@ -247,7 +247,7 @@ def test_nan_is_no_agreement(tmp_path):
 def test_wrong_requests_are_refused(network, tmp_path):
     with pytest.raises(InputError, match="opset must be from 11 to 17, got 18"):
         export_network(network, tmp_path / "x.onnx", CONTRACT, opset=18)
-    short = Contract("tiny", "scrfd", "input", Preprocess((16, 24)), ("map",))
+    short = Contract("tiny", "magface", "input", Preprocess((16, 24)), ("map",))
     with pytest.raises(InputError, match="the network has 2 outputs, the contract names 1: map"):
         export_network(network, tmp_path / "x.onnx", short)
     assert not list(tmp_path.iterdir())
@@ -273,7 +273,7 @@ class Convolutions(nn.Module):
 def test_folded_weights_come_back_as_norms_that_only_add(tmp_path):
     torch.manual_seed(0)
     network = Convolutions().eval()
-    contract = Contract("tiny", "scrfd", "input", Preprocess((16, 24)), ("map",))
+    contract = Contract("tiny", "magface", "input", Preprocess((16, 24)), ("map",))
     export_network(network, tmp_path / "x.onnx", contract)
     model = onnx.load(tmp_path / "x.onnx")
     loaded = Convolutions()

@@ -81,7 +81,8 @@ def render_build(card: ModelCard, name: str) -> str:
         "workspace": {"path": "./deploy_weights/"},
     }
     text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
-    return _HEADER.format(card=card.id) + text
+    # A line break would end the comment.
+    return _HEADER.format(card=json.dumps(card.id)[1:-1]) + text
 
 
 def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:

@@ -8,6 +8,7 @@ the others with it.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import platform
 import tempfile
@@ -302,7 +303,9 @@ def compile_tiny(folder: Path) -> Path:
         )
     checkpoint = tiny_scrfd(folder / "tiny.onnx", input_hw=TINY_HW)
     config = folder / "tiny.yaml"
-    write_bytes(config, _TINY_YAML.format(checkpoint, *TINY_HW, folder).encode())
+    names = [json.dumps(str(path)) for path in (checkpoint, folder)]  # as YAML quotes, too
+    text = _TINY_YAML.format(names[0], *TINY_HW, names[1])
+    write_bytes(config, text.encode())
     ran = run_tool(vamc, ["compile", config], COMPILE_SECONDS, folder)
     prefix = folder / "selftest_tiny_fp16" / "mod"
     if ran["exit_code"] != 0 or not prefix.with_name("mod.so").exists():

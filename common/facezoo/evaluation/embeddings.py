@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backends.base import Backend, Infer, naming
 from ..backends.ort import OrtBackend
-from ..contract import Contract, read_contract
+from ..contract import Contract, load_graph, read_contract
 from ..datasets.embeddings import Embeddings
 from ..errors import DatasetError, GraphError, ImageError, InputError
 from ..image.files import read_image_rgb
@@ -78,8 +78,6 @@ def open_recognizer(
     GraphError
         If the file is no graph of one input and one output.
     """
-    import onnx
-
     path = Path(source) if source.endswith(".onnx") else find(source)
     if card_id not in CARDS or CARDS[card_id].task != "face_recognition":
         raise InputError(f"{card_id!r} is no card of a recognition network; see facezoo list")
@@ -88,17 +86,16 @@ def open_recognizer(
     except GraphError as error:
         if "carries no contract" not in str(error):
             raise
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = load_graph(path).graph
         weights = {tensor.name for tensor in graph.initializer}
-        inputs = [entry.name for entry in graph.input if entry.name not in weights]
+        (name,) = (entry.name for entry in graph.input if entry.name not in weights)
         outputs = tuple(entry.name for entry in graph.output)
-        if len(inputs) != 1 or len(outputs) != 1:
+        if len(outputs) != 1:
             raise GraphError(
-                f"{str(path)!r} has inputs {inputs} and outputs {list(outputs)}; expected one "
-                "picture and one embedding"
+                f"{str(path)!r} has outputs {list(outputs)}; expected one embedding"
             ) from error
         card = CARDS[card_id]
-        contract = Contract(card.id, card.model, inputs[0], card.preprocess, outputs)
+        contract = Contract(card.id, card.model, name, card.preprocess, outputs)
     return OrtBackend(path, contract, threads=threads)
 
 

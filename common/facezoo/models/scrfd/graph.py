@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from ...backends.ort import run_graph
 from ...card import ModelCard
-from ...contract import Contract, load_graph
+from ...contract import Contract, load_graph, metadata_of
 from ...errors import GraphError, InputError
 from ...files import sha256_of, write_bytes
 from .card import ANCHORS_PER_CELL, CARDS, STRIDES
@@ -353,7 +353,7 @@ def export_released(
     """
     model = load_graph(source, check=True)
     raw = to_raw_heads(model, batch=batch, size=size, source_sha256=sha256_of(source))
-    contract = Contract.from_metadata({p.key: p.value for p in raw.metadata_props})
+    contract = Contract.from_metadata(metadata_of(raw))
     if contract is None:
         raise GraphError(f"{str(source)!r}: the contract did not reach the metadata")
     fixed = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
