@@ -30,7 +30,8 @@ SCRIPTS = {
 
 # A module may import those of its own line and of the lines above.
 LAYERS = (
-    ("__init__", "errors", "results", "card", "fields", "files", "arrays", "machine", "workers"),
+    ("__init__", "errors", "results", "card", "fields", "written"),
+    ("files", "arrays", "machine", "workers"),
     ("contract", "artifact"),
     ("image.*", "metrics.*"),
     ("profiles.*", "runs"),

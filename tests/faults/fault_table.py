@@ -892,6 +892,8 @@ def answers(command: Command) -> Dict[str, int]:
         codes["equal names"] = 0
     if PHOTO in command.of_a_folder:
         codes["50,000 files"] = 0
+    if command.resumes:
+        codes.update({"a file put beside": 4, "holds the input": 2})
     return {**codes, **SIGNALS}
 
 

@@ -509,7 +509,7 @@ def test_hostile_files_are_refused_by_name(here, capfd, caplog, what):
     assert len(max(said.splitlines(), key=len)) < 1000
     assert not Path("executed").exists()
     left = {path for path in here.rglob("*") if path.is_file()} - before
-    assert {path.name for path in left} <= {"run.json", ".items.jsonl", ".lock"}
+    assert {path.name for path in left} <= {"run.json", ".items.jsonl", ".lock", ".files.jsonl"}
 
 
 @pytest.mark.long

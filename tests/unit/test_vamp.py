@@ -172,6 +172,7 @@ def test_every_line_has_its_output_whatever_the_settings(tmp_path, model, count,
     assert f"{count} outputs; in {out}" in printed
     assert profiler.parse_report(printed)["qps"] > 0
     assert {path.name for path in out.iterdir()} == {
+        ".files.jsonl",
         "run.json",
         "vamp.json",
         *(f"output_{index:06d}.npz" for index in range(count)),
@@ -220,9 +221,12 @@ def test_a_folder_that_is_not_empty_is_refused_by_name(tmp_path, model, capsys):
     (out / "stranger.txt").unlink()
     for index in range(5):
         (out / f"output_{index:06d}.npz").write_bytes(b"of another run")
-    assert run_vamp(*flags) == 4
-    assert "holds 'output_000000.npz' but no run.json" in capsys.readouterr().err
-    assert run_vamp(*flags, "--overwrite") == 0
+    for more in ([], ["--overwrite"]):
+        assert run_vamp(*flags, *more) == 4
+        assert "holds 'output_000000.npz' but no run.json" in capsys.readouterr().err
+    for index in range(5):
+        (out / f"output_{index:06d}.npz").unlink()
+    assert run_vamp(*flags) == 0
     assert check_outputs(model, datalist, out) == 2
 
 

@@ -10,7 +10,6 @@ scripts, looks for one person in a group, and leaves a contact sheet.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import subprocess
 import sys
@@ -151,22 +150,21 @@ def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
         print("  left out: the recipe's scripts are not beside this package")
         return
     work = folder / "npz"
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "photos").mkdir(parents=True)
     for photo in photos:
-        shutil.copy(photo, work / "photos")
+        write_bytes(work / "photos" / photo.name, photo.read_bytes())
     pictures, model = str(work / "photos"), str(artifact.prefix)
     listed, outputs = str(work / "list.txt"), str(work / "outputs")
     runner, decoded = work / "runner", work / "decoded"
     vamp = ["-m", "facezoo.cli.main", "vamp", "-m", model, "-i", "2", "-b", "2"]
+    anew = "--overwrite"  # The photos are laid out anew, too.
     commands = [
         [str(common / "utils" / "image2npz.py"), "--dataset_path", pictures]
-        + ["--target_path", str(work / "inputs"), "--text_path", listed],
-        [*vamp, "--datalist", listed, "--path_output", outputs],
+        + ["--target_path", str(work / "inputs"), "--text_path", listed, anew],
+        [*vamp, "--datalist", listed, "--path_output", outputs, anew],
         [str(recipe / "decode" / "npz_decode.py"), "--txt", str(decoded)]
-        + ["--vamp_datalist_path", listed, "--vamp_output_dir", outputs],
+        + ["--vamp_datalist_path", listed, "--vamp_output_dir", outputs, anew],
         [str(recipe / "vsx" / "python" / "scrfd_vsx.py"), "--file_path", pictures]
-        + ["--model_prefix_path", model, "--save_dir", str(runner), "--retry_border", "0"],
+        + ["--model_prefix_path", model, "--save_dir", str(runner), "--retry_border", "0", anew],
         [*vamp, "-t", "3"],
     ]
     for command in commands:

@@ -268,10 +268,13 @@ class _Size(argparse.Action):
             parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
 
 
+OVERWRITE = "remove what the earlier run wrote there and start anew"
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that writes a folder."""
     group = parser.add_argument_group("run")
-    group.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
 

@@ -48,7 +48,7 @@ from ..reports.html import (
     versions,
     write_page,
 )
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, RunFolder
 from .options import (
     add_flag,
     add_run_options,
@@ -146,12 +146,15 @@ def _run(
         for picture in files_of(name_of[path]):
             write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
+    stages = (args.detector, args.landmarks, args.quality, args.embedder)
+    limits = (*args.profile, args.looks, args.similarity)
+    inputs = Inputs(paths, names, args.path, *stages, *limits)
+    inputs.refuse_file(args.html)
     with RunFolder(
         args.save_dir,
         command="predict",
         settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("pictures", FACES_FILE, CSV_FILE, ARRAYS_FILE),
+        inputs=inputs,
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, files_of)

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Dict, List
 
@@ -196,22 +197,19 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
 
 def _engine_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:
     """Run an engine on one input through trtexec, or through polygraphy."""
-    values, answer = engine.with_suffix(".input"), engine.with_suffix(".output.json")
     try:
-        if shutil.which("trtexec"):
+        if not shutil.which("trtexec"):
+            return _polygraphy_output(engine, input_name, image)
+        with tempfile.TemporaryDirectory() as folder:
+            values, answer = Path(folder, "input"), Path(folder, "output.json")
             write_bytes(values, image.tobytes())
             shape = "x".join(map(str, image.shape))
             flags = [f"--shapes={input_name}:{shape}", f"--loadInputs={input_name}:{values}"]
             _run(["trtexec", f"--loadEngine={engine}", *flags, f"--exportOutput={answer}"])
             (output,) = json.loads(answer.read_text(encoding="utf-8"))
-            return np.array(output["values"], dtype=np.float64)
-        return _polygraphy_output(engine, input_name, image)
+        return np.array(output["values"], dtype=np.float64)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackendRunError(f"the engine's output cannot be read: {error!r}") from error
-    finally:
-        for leftover in (values, answer):
-            if leftover.exists():
-                leftover.unlink()
 
 
 def _polygraphy_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:

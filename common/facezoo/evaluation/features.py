@@ -30,7 +30,7 @@ from ..image.files import read_image_rgb
 from ..metrics.quality import ofiq_score
 from ..models.magface.model import FaceEmbedder
 from ..results import Embedding
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, RunFolder
 from ..workers import map_in_order, usable_cores
 
 __all__ = [
@@ -185,6 +185,7 @@ def extract_features(
     batch: int = 1,
     missing: str = "skip",
     overwrite: bool = False,
+    sources: Sequence[Optional[Path]] = (),
     progress: Progress = lambda items, total: items,
 ) -> Extraction:
     """Embed the pictures of a list into a feature list and an .npz beside it; resumable.
@@ -203,7 +204,9 @@ def extract_features(
     missing
         ``skip`` names and leaves out pictures that cannot be read, ``fatal`` stops at the first.
     overwrite
-        Start anew.
+        Remove what an earlier start wrote, and start anew.
+    sources
+        What else is read, such as the list of pictures: it is never written over.
     progress
         Wraps the loop.
 
@@ -219,18 +222,14 @@ def extract_features(
         If the file exists and is not this run's.
     """
     run = feature_list.with_name(f"{feature_list.name}.run")
-    if feature_list.exists() and not run.exists() and not overwrite:
-        raise RunFolderError(
-            f"{str(feature_list)!r} exists and whose it is cannot be told; name another file or "
-            "use --overwrite to start anew"
-        )
+    arrays = feature_list.with_suffix(".npz")
     with RunFolder(
         run,
         command="gen_feat",
         settings={**model.settings(), "batch": batch},
-        inputs_sha256=fingerprint_files(list(paths), list(names)),
-        owned=(),
+        inputs=Inputs(list(paths), list(names), *sources),
         overwrite=overwrite,
+        beside=(feature_list, arrays),
     ) as folder:
         if folder.finished and not feature_list.exists():
             raise RunFolderError(
@@ -245,7 +244,7 @@ def extract_features(
             folder.record(name, result)
         seconds = time.perf_counter() - started
         if not folder.finished:
-            write_features(folder.entries(), feature_list, feature_list.with_suffix(".npz"))
+            write_features(folder.entries(), feature_list, arrays)
             folder.finish()
         return Extraction(len(paths), done, folder.refused, seconds)
 

@@ -234,7 +234,9 @@ def _detect(
     kind = _EvenSizes if deviation.even_sizes else FaceDetector
     backend = open_backend(source, preprocess=preprocess)
     with kind(backend, backend.contract, profile) as detector:
-        return detect_folder(detector, images, folder / deviation.slug, progress=progress)
+        return detect_folder(
+            detector, images, folder / deviation.slug, sources=[source], progress=progress
+        )
 
 
 class _EvenSizes(FaceDetector):

@@ -242,6 +242,7 @@ def evaluate_set(
         batch=batch,
         missing="fatal",
         overwrite=overwrite,
+        sources=[Path(folder)],
         progress=progress,
     )
     pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")

@@ -47,7 +47,7 @@ _INDEX = record(
 )
 
 # What stands in an output folder of ours beside the outputs.
-_OTHER_FILES = (INDEX_FILE, "run.json")
+_OTHER_FILES = (INDEX_FILE, "run.json", ".files.jsonl")
 _JOURNAL_FILES = (".lock", ".items.jsonl")
 
 

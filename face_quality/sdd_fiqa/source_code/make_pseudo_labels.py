@@ -26,9 +26,7 @@ from facezoo.evaluation.embeddings import (
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS, label_pictures
-from facezoo.runs import RunFolder, fingerprint_files
-
-OWNED = ("labels.txt", "embeddings.npz")
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="make_pseudo_labels",
         settings={**backend.settings(), **chosen, **hashes},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
+        inputs=Inputs(paths, names, args.image_dir, args.recognizer, *lists.values()),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

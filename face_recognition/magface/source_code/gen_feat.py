@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch_size,
             missing=args.missing,
             overwrite=args.overwrite,
+            sources=[args.inf_list, args.root],
             progress=lambda items, total: options.progress(items, total, args.quiet),
         )
     new = done.total - done.kept

@@ -16,7 +16,7 @@ from facezoo.errors import InputError
 from facezoo.models.magface import settings
 from facezoo.models.magface.faces import FaceSet, read_face_pairs
 from facezoo.reports.plots import plot_lengths
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
         args.pth_save_fold,
         command="magface train",
         settings=chosen.to_dict(),
-        inputs_sha256=fingerprint_files(inputs, [path.name for path in inputs]),
-        owned=("checkpoints", "weights", "vis", "steps.csv", "epochs.csv"),
+        inputs=Inputs(inputs, [path.name for path in inputs], args.image_root),
         overwrite=args.overwrite,
     )
     options.import_torch_part("facezoo.models.resumable").keep_freed_memory()

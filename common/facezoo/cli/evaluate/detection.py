@@ -26,7 +26,7 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import add_flag, add_runtime_options, progress, runtime_of
+from ..options import OVERWRITE, add_flag, add_runtime_options, progress, runtime_of
 from .pages import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -104,7 +104,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     add_runtime_options(group)
     group.add_argument("--profile", choices=PROFILES, default="eval", help="set of thresholds")
     add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder that makes it resumable")
-    group.add_argument("--overwrite", action="store_true", help="empty that folder first")
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument(
         "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
     )
@@ -149,7 +149,12 @@ def run_detection(args: argparse.Namespace) -> int:
         **runtime_of(args),
     ) as detector:
         found = detect_folder(
-            detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show
+            detector,
+            args.images,
+            args.save_dir,
+            overwrite=args.overwrite,
+            sources=[args.model_prefix_path],
+            progress=show,
         )
         seconds = time.perf_counter() - started
         # A run that went on from an earlier start says nothing about speed.

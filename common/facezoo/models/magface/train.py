@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ...errors import BackendUnavailable, InputError, WeightsError
 from ...files import write_bytes
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
+from ...written import remove_own
 from .distributed import Processes, synchronise_batch_norms
 from .faces import Batches, FacePairs, Faces, FaceSet, read_face
 from .loss import HeadOutput, MagHead
@@ -365,7 +366,7 @@ class Trainer:
         folder
             The run's.
         keep
-            Checkpoints that stay; older ones are removed.
+            Checkpoints that stay; in a run folder, older ones of it are removed.
 
         Raises
         ------
@@ -396,7 +397,7 @@ class Trainer:
         if self.processes.rank == 0:
             _write(Path(folder, "checkpoints", f"{self.step:08}.pth"), state)
             for old in saved(folder)[:-keep]:
-                old.unlink()
+                remove_own(old)
             for name, rows in (("steps", self.history), ("epochs", self.epochs)):
                 if rows:
                     write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
@@ -408,7 +409,7 @@ class Trainer:
         return self.head.part(value) if self._loss is self.head else value
 
     def resume(self, path: Path) -> None:
-        """Go on where :meth:`save` wrote a file; later ones beside it are removed.
+        """Go on where :meth:`save` wrote a file; in a run folder, later ones of it are removed.
 
         Raises
         ------
@@ -432,7 +433,7 @@ class Trainer:
         if self.processes.rank == 0:
             for later in saved(path.parent.parent):
                 if later.name > path.name:
-                    later.unlink()
+                    remove_own(later)
 
     def export(self, path: Path) -> None:
         """Write the weights as the authors' data-parallel training names them; all call it.

@@ -17,7 +17,7 @@ from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
 from facezoo.pipeline.photo import PhotoLandmarker
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="vsx_infer",
         settings={**model.settings(), "crop": args.crop, "draw": args.draw},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("pictures", evaluation.RESULTS_FILE, evaluation.REPORT_FILE),
+        inputs=Inputs(
+            paths, names, args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt
+        ),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, files_of)

@@ -16,7 +16,7 @@ from facezoo.files import write_bytes
 from facezoo.image.draw import draw_faces, write_drawing
 from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.models.scrfd.decode import PROFILES
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="scrfd_vsx",
         settings={**model.settings(), "draw": args.draw},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("txt", "pictures", "results.json"),
+        inputs=Inputs(paths, names, args.file_path, args.model_prefix_path),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, files_of)

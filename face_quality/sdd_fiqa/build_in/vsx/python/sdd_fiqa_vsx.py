@@ -11,14 +11,14 @@ from pathlib import Path
 
 import facezoo
 from facezoo.cli import options
-from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
+from facezoo.datasets.scores import RESULTS_FILE, SORTED_FILE, finish_scores
 from facezoo.errors import InputError
 from facezoo.evaluation.quality import describe_model, quality_sheet
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.pipeline.photo import PhotoQuality
 from facezoo.profiles.quality import read_profile
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 SHEET_FILE = "contact_sheet.jpg"
 LISTED = 5
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
             "faces": args.faces,
             "profile": args.profile and sha256_of(args.profile),
         },
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE, SHEET_FILE),
+        inputs=Inputs(
+            paths, names, args.image_dir, args.model_prefix_path, args.detector, args.profile
+        ),
         overwrite=args.overwrite,
     ) as folder:
         head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}

@@ -17,10 +17,9 @@ from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
 from facezoo.pipeline.photo import PhotoEmbedder
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 LISTS = (".list", ".txt")
-OWNED = ("results.json", "feat.list", "embeddings.npz", "pairs.csv")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="magface_vsx",
         settings=model.settings(),
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
+        inputs=Inputs(
+            paths, names, args.file_path, args.model_prefix_path, args.detector, args.pairs
+        ),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)
