@@ -41,7 +41,7 @@ LIES = [
     ("card_id", 'x"""\nimport os'),
     ("card_id", "evil<script>"),
     ("card_id", "x" * 101),
-    ("model", "resnet"),
+    ("model", "Resnet"),
     ("model", "../../evil"),
     ("model", ["scrfd"]),
     ("model", None),
@@ -250,10 +250,10 @@ def test_every_fit_survives(fit):
 
 
 def test_the_table_is_what_the_decoders_take():
-    assert set(DECODE) == set(MODELS)
-    for model, fields in DECODE.items():
+    assert set(DECODE) <= set(MODELS)
+    for model in MODELS:
         taken = inspect.signature(import_module(f"facezoo.models.{model}.decode").decode).parameters
-        assert set(fields) == set(taken) - {"raw", "profile"}
+        assert set(DECODE.get(model, ())) == set(taken) - {"raw", "profile"}
     for name in PACKAGED:
         entry = contract_of("pip_resnet18")
         entry["decode"]["meanface"] = name
