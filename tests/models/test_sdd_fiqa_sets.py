@@ -175,7 +175,7 @@ def test_a_recognizer_may_have_a_contract_or_none(tmp_path):
         assert model.contract.card_id == "w600k_mbf"
     with load(bare, kind=FaceEmbedder, card="magface_iresnet50") as model:
         assert model.backend.preprocess.swaps_channels
-    contract = Contract.from_card(CARDS["w600k_mbf"], source_sha256="ab")
+    contract = Contract.from_card(CARDS["w600k_mbf"], source_sha256="ab" * 32)
     told = tiny_recognizer(tmp_path / "b.onnx", contract)
     with load(told, kind=FaceEmbedder, card="magface_iresnet50") as model:
         assert model.contract == contract
