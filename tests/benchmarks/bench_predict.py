@@ -13,12 +13,19 @@ import statistics
 import time
 from pathlib import Path
 
+from facezoo import (
+    FaceDetector,
+    FaceEmbedder,
+    FaceQuality,
+    LandmarkDetector,
+    RuntimeOptions,
+    load,
+)
 from facezoo.image.align import align_face
 from facezoo.image.appearance import measure_face
 from facezoo.image.files import find_images, read_image_rgb
 from facezoo.machine import describe_machine
 from facezoo.pipeline.acceptance import Gate
-from facezoo.pipeline.load import find_model
 from facezoo.pipeline.photo import FacePredictor
 
 
@@ -82,14 +89,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     args = parser.parse_args()
-    rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
+    kinds = {"landmarks": LandmarkDetector, "quality": FaceQuality, "embedder": FaceEmbedder}
     stages = {
-        name: find_model(getattr(args, name), room, threads=1)
-        for name, room in rooms.items()
+        name: load(getattr(args, name), kind=kind, runtime=RuntimeOptions(threads=1))
+        for name, kind in {"detector": FaceDetector, **kinds}.items()
         if getattr(args, name)
     }
-    detector = find_model(args.detector, "scrfd", threads=1)
-    with FacePredictor(detector, gate=Gate(embed_refused=True), **stages) as model:
+    with FacePredictor(**stages, gate=Gate(embed_refused=True)) as model:
         images = [read_image_rgb(path) for path in find_images(args.photos)]
         result = measure(model, images, args.rounds)
     print(json.dumps(result, indent=2))

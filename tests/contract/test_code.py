@@ -188,6 +188,10 @@ def check_all(name, source):
         return []
     if declared is None:
         return [f"{name} has no __all__"]
+    if name.endswith("__init__"):
+        # A folder may hand out what its modules define.
+        nodes = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.ImportFrom)]
+        bound = bound | {alias.name for node in nodes if node.level for alias in node.names}
     problems = [
         f"{name}: __all__ names {one}, which is not there" for one in declared if one not in bound
     ]

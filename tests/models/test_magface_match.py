@@ -61,7 +61,7 @@ def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, ph
     assert len(entry["second"]["faces"]) == len(entry["cosines"]) > 1
     assert read_image_rgb(sheet).shape[1] > 900
     # The largest face of the first photo is meant, whichever stands first.
-    with PhotoEmbedder(load("scrfd", models[0]), load("magface", models[1])) as model:
+    with PhotoEmbedder(load(models[0]), load(models[1])) as model:
         match = match_photos(model, *map(read_image_rgb, photos[:2]))
     sides = match.first.faces.boxes_xyxy[:, 2:] - match.first.faces.boxes_xyxy[:, :2]
     assert match.index == int(np.argmax(sides.prod(axis=1)))
@@ -113,9 +113,11 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
 
 def test_without_the_weights_it_says_how_to_get_them(tmp_path, capsys, photos, monkeypatch):
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("FACEZOO_OFFLINE", "1")
     capsys.readouterr()
     assert main(["match", str(photos[0]), str(photos[1])]) == 2
-    assert "facezoo download scrfd_500m_bnkps" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "scrfd_500m_bnkps is not here and FACEZOO_OFFLINE=1 forbids fetching it" in error
 
 
 @pytest.mark.shared

@@ -87,7 +87,7 @@ def test_features_are_the_authors_text_and_resume(tmp_path, script, model):
     assert "12 images" in said
     whole = target.read_bytes()
     found = read_feature_list(target)
-    with load("magface", model) as embedder:
+    with load(model) as embedder:
         expected = [embedder(read_image_rgb(faces / name)).vector for name in names]
     assert list(found.names) == names
     np.testing.assert_allclose(found.vectors, expected, rtol=1e-5, atol=1e-5)

@@ -200,14 +200,14 @@ def test_another_models_outputs_are_refused(scripts, faces, tmp_path):
         tmp_path / "out",
     )  # fmt: skip
     assert code == 2
-    assert "sdd_fiqa" in error
-    with pytest.raises(InputError):
-        load("sdd_fiqa", detector)
+    assert "a FaceDetector; expected a FaceQuality, a model of sdd_fiqa" in error
+    with pytest.raises(InputError, match="expected a FaceQuality"):
+        load(detector, kind=FaceQuality)
 
 
 def test_in_python(model, faces, tmp_path):
     image = read_image_rgb(faces / NAMES[0])
-    with load("sdd_fiqa", model) as quality:
+    with load(model) as quality:
         assert isinstance(quality, FaceQuality)
         assert quality(image).value == pytest.approx(expected_score(image), rel=1e-5)
         points = np.array([[[30, 40], [80, 40], [55, 60], [35, 85], [75, 85]]], np.float32)
@@ -219,7 +219,7 @@ def test_in_python(model, faces, tmp_path):
         wanted = expected_score(align_face(image, points[0]))
         assert found.qualities[0].value == pytest.approx(wanted, rel=1e-5)
         assert found.to_dict()["faces"][0]["quality"] == found.qualities[0].value
-        detector = load("scrfd", tiny_scrfd(tmp_path / "scrfd.onnx"))
+        detector = load(tiny_scrfd(tmp_path / "scrfd.onnx"))
         both = PhotoQuality(detector, quality)
         assert both.settings()["detector"]["model"] == "scrfd_500m_bnkps"
         assert isinstance(both(image), FaceQualities)

@@ -103,10 +103,18 @@ def read(maps, scale, offset, *, sigmoid=1, stride=True, swap=False):
 # What is looked at --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    """Where prepared graphs are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACEZOO_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def scrfd(shared, tmp_path_factory):
+def scrfd(shared):
     path = shared / "assets/scrfd/scrfd_500m_bnkps.onnx"
-    return subject_of(path, CARDS["scrfd_500m_bnkps"], tmp_path_factory.mktemp("doctor"))
+    return subject_of(path, CARDS["scrfd_500m_bnkps"])
 
 
 @pytest.fixture(scope="module")
@@ -292,10 +300,10 @@ PORTRAITS = {"Rob_Lowe_0001.jpg": (), "src_man1.jpg": ()}
 
 
 @pytest.fixture(scope="module")
-def recogniser(shared, scrfd, session, tmp_path_factory):
+def recogniser(shared, scrfd, session):
     """Photo to (patient, the detector's box, five points), and the session of the released file."""
     path = shared / "assets/recognition/w600k_mbf.onnx"
-    subject = subject_of(path, CARDS["w600k_mbf"], tmp_path_factory.mktemp("w600k"))
+    subject = subject_of(path, CARDS["w600k_mbf"])
     backend = OrtBackend(subject.model, subject.contract, threads=1)
 
     @lru_cache(maxsize=None)
@@ -567,7 +575,7 @@ TINY = {
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_what_needs_no_recorded_value(model, change, says, tmp_path):
-    subject = subject_of(TINY[model](tmp_path / "tiny.onnx"), None, tmp_path)
+    subject = subject_of(TINY[model](tmp_path / "tiny.onnx"), None)
     with OrtBackend(subject.model, subject.contract, threads=1) as backend:
         arrays = [backend.infer(picture).arrays for picture in drawn_pictures()]
     traits = traits_of(model, subject.contract.decode, [change(dict(one)) for one in arrays])
@@ -765,11 +773,11 @@ def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
     del bare.metadata_props[:]
     onnx.save(bare, str(tmp_path / "bare.onnx"))
     with pytest.raises(GraphError, match="say which network"):
-        subject_of(tmp_path / "bare.onnx", None, tmp_path)
+        subject_of(tmp_path / "bare.onnx", None)
 
 
 def test_outputs_of_another_network_are_refused(tiny):
-    subject = subject_of(tiny, None, tiny.parent)
+    subject = subject_of(tiny, None)
     with OrtBackend(tiny, Contract.from_card(subject.card, input_hw=(64, 64))) as backend:
         patient = patient_of(subject, backend, drawn_pictures()[0])
         with pytest.raises(InputError, match="has no output 'score_8'"):
@@ -799,4 +807,4 @@ def test_the_record_is_made_by_the_command(tiny, tmp_path, monkeypatch, capsys):
 def test_a_released_file_of_another_variant_is_refused(shared, tmp_path):
     path = shared / "assets/scrfd/scrfd_2.5g.onnx"
     with pytest.raises(GraphError, match=r"is scrfd_2\.5g_bnkps, not scrfd_500m"):
-        subject_of(path, CARDS["scrfd_500m_bnkps"], tmp_path)
+        subject_of(path, CARDS["scrfd_500m_bnkps"])

@@ -79,11 +79,11 @@ def detector(tmp_path_factory):
 def test_without_a_file_the_published_weights_are_ejected(tmp_path, monkeypatch):
     model = tiny_scrfd(tmp_path / "tiny.onnx")
     asked = []
-    monkeypatch.setattr(cli, "published_graph", lambda *names: asked.append(names) or model)
+    monkeypatch.setattr(cli, "resolve", lambda *a, **given: asked.append((a, given)) or (model, ""))
     write_image_rgb(tmp_path / "bright.png", BRIGHT)
     words = ["eject", "scrfd_500m_bnkps", "--to", str(tmp_path / "out")]
     assert main([*words, "--image", str(tmp_path / "bright.png")]) == 0
-    assert asked == [("scrfd_500m_bnkps", "scrfd")]
+    assert asked == [(("scrfd_500m_bnkps",), {"card": "scrfd_500m_bnkps"})]
     assert (tmp_path / "out" / "model.onnx").read_bytes() == model.read_bytes()
 
 
@@ -287,6 +287,7 @@ def test_gathering_names_what_it_cannot_do():
 def test_the_sample_is_the_downloaded_astronaut(tmp_path, monkeypatch, capsys):
     model = tiny_scrfd(tmp_path / "tiny.onnx")
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("FACEZOO_OFFLINE", raising=False)
     words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(tmp_path / "out")]
     assert main(words) == 2
     assert "facezoo download astronaut" in capsys.readouterr().err

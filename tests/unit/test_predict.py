@@ -12,12 +12,13 @@ import cv2
 import facezoo
 import numpy as np
 import pytest
+from facezoo import load
+from facezoo.backends import RuntimeOptions
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
 from facezoo.pipeline.acceptance import REASONS, Gate, ScoreLimit, read_score_limit
-from facezoo.pipeline.load import find_model
 from facezoo.pipeline.photo import FacePredictor
 from facezoo.profiles.appearance import Limits
 from facezoo.profiles.quality import make_profile, write_profile
@@ -224,18 +225,9 @@ def test_profiles_belong_to_a_file(tmp_path):
         read_score_limit(path, "drop 5 %")
 
 
-def test_stages_are_found_by_name_or_file(tmp_path):
-    path = tiny_scrfd(tmp_path / "tiny.onnx")
-    with find_model(f"{path}@ort", "scrfd") as model:
-        assert model.backend.name == "ort"
-    # An @ in a path names no engine.
-    find_model(str(tiny_scrfd(tmp_path / "me@home" / "tiny.onnx")), "scrfd").close()
-    with pytest.raises(InputError, match="model of scrfd"):
-        find_model("scrfd_500m_bnkps", "magface")
-    with pytest.raises(InputError, match=r"no published \.onnx"):
-        find_model("magface_iresnet50", "magface")
+def test_a_detector_without_landmarks_is_refused(tmp_path):
     with pytest.raises(InputError, match="finds no landmarks"):
-        FacePredictor(find_model(str(tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g")), "scrfd"))
+        FacePredictor(load(tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g")))
 
 
 # The command --------------------------------------------------------------------------------------
@@ -297,9 +289,9 @@ def test_a_folder_from_photos_to_files(run, capsys):
 def test_the_chain_gives_what_its_stages_give(run):
     command, folder = run
     command("--embed_refused", "--quiet")
-    detector = facezoo.load("scrfd", folder / "models/detector.onnx")
-    embedder = facezoo.load("magface", folder / "models/embedder.onnx")
-    points = facezoo.load("pipnet", folder / "models/points.onnx")
+    detector = facezoo.load(folder / "models/detector.onnx")
+    embedder = facezoo.load(folder / "models/embedder.onnx")
+    points = facezoo.load(folder / "models/points.onnx")
     arrays = np.load(folder / "out/embeddings.npz")
     lines = (folder / "out/faces.jsonl").read_text().splitlines()[1:]
     assert len(lines) == 3
@@ -405,11 +397,12 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
     shared, tmp_path, monkeypatch
 ):
     published(shared, tmp_path, monkeypatch)
+    single = {"runtime": RuntimeOptions(threads=1)}
     stages = {
-        "detector": find_model("scrfd_500m_bnkps", "scrfd", threads=1),
-        "landmarks": find_model(str(tiny_pipnet(tmp_path / "p.onnx")), "pipnet", threads=1),
-        "quality": find_model(str(tiny_sdd_fiqa(tmp_path / "q.onnx")), "sdd_fiqa", threads=1),
-        "embedder": find_model("w600k_mbf", "magface", threads=1),
+        "detector": load("scrfd_500m_bnkps", **single),
+        "landmarks": load(tiny_pipnet(tmp_path / "p.onnx"), **single),
+        "quality": load(tiny_sdd_fiqa(tmp_path / "q.onnx"), **single),
+        "embedder": load("w600k_mbf", **single),
     }
     chain = FacePredictor(**stages, gate=Gate(embed_refused=True))
     images = [read_image_rgb(path) for path in find_images(shared / "assets/photos")]

@@ -12,27 +12,24 @@ from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
 from ..image.preprocess import describe_differences
 from ..vacc.vdsp import read_vdsp
-from .base import Backend
+from .base import Backend, RuntimeOptions
 
-__all__ = ["ENGINES", "open_backend"]
+__all__ = ["ENGINES", "RuntimeOptions", "open_backend"]
 
 ENGINES = ("auto", "ort", "openvino", "vsx")
+_USUAL = RuntimeOptions()
 
 _log = logging.getLogger(__name__)
 
 
 def open_backend(
     source: Path,
+    runtime: RuntimeOptions = _USUAL,
     *,
-    engine: str = "auto",
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
-    device_id: int = 0,
     batch: int = 1,
-    threads: Optional[int] = None,
     cards: Sequence[ModelCard] = (),
-    provider: str = "cpu",
-    precision: str = "f32",
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -40,25 +37,17 @@ def open_backend(
     ----------
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
-    engine
-        One of ``ENGINES``; ``auto`` takes the card where there is one, and says what it took.
+    runtime
+        What it runs on, and how.
     vdsp
         A vdsp_params JSON, obeyed as the card would obey it; what differs from the model's
         contract is logged.
     preprocess
         In place of the contract's, for experiments.
-    device_id
-        Which die of the card.
     batch
         How many pictures the card's network takes in one call; a CPU takes any number.
-    threads
-        CPU cores to use; all if None.
     cards
         What a prefix with the vendor's files alone may hold; the network's shapes decide.
-    provider
-        Of ONNX Runtime: ``cpu``, or another of ``facezoo.backends.ort.PROVIDERS``.
-    precision
-        Of OpenVINO: ``f32`` or ``bf16``.
 
     Returns
     -------
@@ -73,17 +62,15 @@ def open_backend(
     GraphError
         If the file carries no contract, or no card has the network's shapes.
     """
-    source = Path(source)
+    source, engine, threads = Path(source), runtime.engine, runtime.threads
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
     artifact = None if source.suffix == ".onnx" else read_artifact(source)
     if engine == "auto":
-        engine = _choose(artifact, device_id)
-    for name, value, usual, its in (
-        ("provider", provider, "cpu", "ort"),
-        ("precision", precision, "f32", "openvino"),
-    ):
-        if value != usual and engine != its:
+        engine = _choose(artifact, runtime.device_id)
+    for name, its in (("provider", "ort"), ("precision", "openvino")):
+        value = getattr(runtime, name)
+        if value != getattr(_USUAL, name) and engine != its:
             _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
@@ -93,14 +80,14 @@ def open_backend(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
                 "of what the vendor's vamc has compiled, or take --engine ort"
             )
-        contract = _contract_on_card(artifact, cards, device_id)
+        contract = _contract_on_card(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp)
         return VsxBackend(
             artifact.prefix,
             contract,
             wanted,
             vdsp=vdsp,
-            device_id=device_id,
+            device_id=runtime.device_id,
             batch=batch,
             threads=threads,
         )
@@ -116,13 +103,16 @@ def open_backend(
     if engine == "openvino":
         from .openvino import OpenVinoBackend
 
-        return OpenVinoBackend(model, contract, wanted, half, threads, precision)
+        return OpenVinoBackend(model, contract, wanted, half, threads, runtime.precision)
     from .ort import OrtBackend
 
-    backend = OrtBackend(model, contract, wanted, half, threads, provider)
-    if provider != "cpu":
+    backend = OrtBackend(model, contract, wanted, half, threads, runtime.provider)
+    if runtime.provider != _USUAL.provider:
         _log.info(
-            "provider %s: ONNX Runtime %s runs on %s", provider, backend.version, backend.device
+            "provider %s: ONNX Runtime %s runs on %s",
+            runtime.provider,
+            backend.version,
+            backend.device,
         )
     return backend
 

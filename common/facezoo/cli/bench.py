@@ -28,6 +28,7 @@ from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..evaluation.speed import Job, Measurement, Synthetic, Workers, parse_report
 from ..files import write_bytes
 from ..machine import describe_machine
+from ..pipeline.load import resolve
 from ..results import RawOutputs
 from ..workers import usable_cores
 from .vamp import add_job_options, job_from, seconds_above_0
@@ -91,6 +92,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure row by row, print each when it is there, and write the JSON."""
+    # The vendor's vamp takes prefixes alone; here any model can be measured.
+    args.model, engine = resolve(args.model)
+    args.engine = engine or args.engine
     job = job_from(args, decode=decode_outputs)
     rows: List[Dict[str, Any]] = []
     report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}

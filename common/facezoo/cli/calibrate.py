@@ -14,6 +14,7 @@ A profile of quality or similarity belongs to one model file and is refused for 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -27,7 +28,9 @@ from ..image.align import align_face
 from ..image.appearance import worsened
 from ..image.files import find_images, read_image_rgb, relative_names
 from ..metrics.verification import cosine_similarity
-from ..pipeline.load import find_model, load
+from ..models.magface.model import FaceEmbedder
+from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import MODELS, load
 from ..pipeline.photo import PhotoEmbedder
 from ..profiles.appearance import LOOKS, find_limit, shares_missed, write_limits
 from ..profiles.quality import QualityProfile, fnmr_threshold, make_profile, write_profile
@@ -85,7 +88,8 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
     names = relative_names(paths, args.images)
     scored: List[str] = []
     values: List[float] = []
-    with load(args.recipe, args.model_prefix_path, **runtime_of(args)) as model:
+    kind, vdsp = MODELS[args.recipe], args.vdsp_params_info
+    with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         card, sha256 = model.contract.card_id, model.settings().get("model_sha256")
         results = progress(model.stream(paths), len(paths))
         for name, (_, found) in zip(names, results):
@@ -179,10 +183,12 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
 def _calibrate_similarity(args: argparse.Namespace) -> int:
     runtime = runtime_of(args)
     paths, names, first, second, is_same, whose = _pictures_of(args)
-    embedder: Any = find_model(args.model, "magface", **runtime)
+    embedder = load(args.model, kind=FaceEmbedder, runtime=runtime)
     model: Any = embedder
     if args.detector:
-        detector: Any = find_model(args.detector, "scrfd", threads=1, **runtime)
+        # Several photos are worked on at a time, one core each.
+        runtime = dataclasses.replace(runtime, threads=1)
+        detector = load(args.detector, kind=FaceDetector, runtime=runtime)
         model = PhotoEmbedder(detector, embedder)
     vectors: Dict[int, np.ndarray] = {}
     with model:
@@ -309,8 +315,8 @@ def _calibrate_looks(args: argparse.Namespace) -> int:
     people: List[str] = []
     vectors: List[np.ndarray] = []
     trials: List[Tuple[int, str, float, np.ndarray]] = []
-    detector: Any = find_model(args.detector, "scrfd", **runtime)
-    embedder: Any = find_model(args.model, "magface", **runtime)
+    detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+    embedder = load(args.model, kind=FaceEmbedder, runtime=runtime)
     with detector, embedder:
         found = progress(detector.stream(paths), len(paths))
         for name, (path, faces) in zip(names, found):

@@ -23,7 +23,7 @@ from typing import Any, List, Optional, Tuple
 
 import cv2
 
-from ..backends import ENGINES, open_backend
+from ..backends import ENGINES, RuntimeOptions
 from ..backends.base import Backend
 from ..backends.replay import ReplayBackend
 from ..datasets.widerface import read_ground_truth
@@ -32,7 +32,7 @@ from ..evaluation.drift import Comparison, Pair, compare_backends
 from ..files import write_bytes
 from ..image.draw import draw_faces, draw_landmarks
 from ..image.files import find_images, read_image_rgb
-from ..models import CARDS
+from ..pipeline.load import load
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures
 from ..vacc.outputs import OutputFolder, output_name
@@ -89,11 +89,9 @@ def _list_pictures(images: Path, datalist: Optional[Path]) -> List[Path]:
 def _open(source: str, args: argparse.Namespace) -> Backend:
     engine, colon, rest = source.partition(":")
     if colon and engine in ENGINES:
-        return open_backend(
-            Path(rest), engine=engine, threads=args.threads, cards=list(CARDS.values())
-        )
+        return load(rest, runtime=RuntimeOptions(engine=engine, threads=args.threads)).backend
     if not Path(source, output_name(0)).is_file():
-        return open_backend(Path(source), threads=args.threads, cards=list(CARDS.values()))
+        return load(source, runtime=RuntimeOptions(threads=args.threads)).backend
     if args.datalist is None:
         raise InputError(f"{source!r} holds recorded outputs; say from which list: --datalist")
     return _replay(Path(source), args.datalist, args.images)

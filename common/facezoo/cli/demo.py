@@ -31,14 +31,16 @@ from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_image_rgb
 from ..models import find_card
 from ..models.magface.card import MATCH_THRESHOLDS
+from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.graph import export_released
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..pipeline.people import match_photos
+from ..pipeline.photo import PhotoEmbedder
 from ..results import FaceDetections
 from ..vacc.build_config import parse_build_config
 from .compile import override
-from .match import RECOGNISER, open_released
+from .match import DETECTOR, RECOGNISER
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
@@ -87,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
     print("6 the npz route: image2npz, vamp, npz_decode, against the runner")
     npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
     print(f"7 match: the face of {PERSON} among those of {GROUP}")
-    with open_released() as recogniser:
+    detector = load(DETECTOR, kind=FaceDetector)
+    with PhotoEmbedder(detector, load(RECOGNISER, kind=FaceEmbedder)) as recogniser:
         match = match_photos(recogniser, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
     print(
         f"  face {match.best} of {len(match.second)}, counted from 0: cosine "
@@ -190,7 +193,7 @@ def measure(
     rate : float
         Photos a second over a folder, median.
     """
-    with load("scrfd", artifact.prefix) as detector:
+    with load(artifact.prefix, kind=FaceDetector) as detector:
         faces = [detector(image) for image in images]
         latency = statistics.median(timed(lambda: detector(images[0])) for _ in range(ROUNDS))
         folder = paths * 6

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -32,7 +31,6 @@ import numpy as np
 from .. import weights
 from ..arrays import read_arrays
 from ..artifact import read_artifact
-from ..backends import open_backend
 from ..backends.base import HostBackend
 from ..backends.ort import OrtBackend
 from ..card import ModelCard
@@ -66,7 +64,8 @@ from ..image.files import read_image_rgb
 from ..image.preprocess import VdspOperation
 from ..models import find_card
 from ..models.pipnet.decode import read_meanface
-from ..models.scrfd.decode import decode
+from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
 from ..vacc.vdsp import read_vdsp
 from .options import add_flag, add_runtime_options, runtime_of
 
@@ -123,18 +122,17 @@ def run(args: argparse.Namespace) -> int:
         _print(findings)
     shown = len(findings)
     diagnosis: Optional[Diagnosis] = None
-    with tempfile.TemporaryDirectory(prefix="facezoo-doctor-") as folder:
-        subject = _subject(args, Path(folder))
-        if subject is not None:
-            findings += check_weights(subject)
-            backend = OrtBackend(subject.model, subject.contract)
-            with backend:
-                if args.record:
-                    return _record(subject, backend)
-                behaviour, diagnosis = _behaviour(args, subject, backend, Path(folder))
-                findings += behaviour
-        elif args.observed or args.image or args.vdsp_params_info or args.record:
-            raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
+    subject = _subject(args)
+    if subject is not None:
+        findings += check_weights(subject)
+        backend = OrtBackend(subject.model, subject.contract)
+        with backend:
+            if args.record:
+                return _record(subject, backend)
+            behaviour, diagnosis = _behaviour(args, subject, backend)
+            findings += behaviour
+    elif args.observed or args.image or args.vdsp_params_info or args.record:
+        raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
     _print(findings[shown:])
     if args.json:
         entry: Dict[str, Any] = {"schema": SCHEMA, "findings": [one.to_dict() for one in findings]}
@@ -163,7 +161,7 @@ def _lines(findings: List[Finding]) -> Iterator[str]:
             yield f"  {'':4}  {'':{width}}  -> {finding.remedy}"
 
 
-def _subject(args: argparse.Namespace, folder: Path) -> Optional[Subject]:
+def _subject(args: argparse.Namespace) -> Optional[Subject]:
     card: Optional[ModelCard] = find_card(args.model) if args.model else None
     path: Optional[Path] = args.onnx
     if args.model_prefix_path is not None:
@@ -175,7 +173,7 @@ def _subject(args: argparse.Namespace, folder: Path) -> Optional[Subject]:
             )
     if path is None and card is not None:
         path = weights.find(card.weights or card.id)
-    return subject_of(path, card, folder) if path is not None else None
+    return subject_of(path, card) if path is not None else None
 
 
 def _record(subject: Subject, backend: HostBackend) -> int:
@@ -188,11 +186,11 @@ def _record(subject: Subject, backend: HostBackend) -> int:
 
 
 def _behaviour(
-    args: argparse.Namespace, subject: Subject, backend: HostBackend, folder: Path
+    args: argparse.Namespace, subject: Subject, backend: HostBackend
 ) -> Tuple[List[Finding], Optional[Diagnosis]]:
     findings = [check_network(subject, backend)]
     diagnosis: Optional[Diagnosis] = None
-    image, unaligned = _picture(args, subject, folder)
+    image, unaligned = _picture(args, subject)
     if findings[0].status == "note":
         findings += check_traits(subject, backend, image if args.image else None)
     patient = patient_of(subject, backend, image, unaligned)
@@ -204,10 +202,10 @@ def _behaviour(
         diagnosis = diagnose_tensor(patient, VdspOperation(given)(image)[0][None])
         findings += describe_diagnosis(f"its tensors ({what})", diagnosis)
     if args.model_prefix_path is not None:
-        options = {**runtime_of(args), "cards": [subject.card]}
-        with open_backend(args.model_prefix_path, **options) as runtime:
-            outputs = runtime.infer(image).arrays
-            name = f"outputs of {runtime.name} on {runtime.device}"
+        runtime, vdsp = runtime_of(args), args.vdsp_params_info
+        with load(args.model_prefix_path, runtime=runtime, vdsp=vdsp) as model:
+            outputs = model.backend.infer(image).arrays
+            name = f"outputs of {model.backend.name} on {model.backend.device}"
         diagnosis = diagnose_outputs(patient, outputs)
         findings += describe_diagnosis(name, diagnosis)
     if args.observed is not None:
@@ -219,7 +217,7 @@ def _behaviour(
 
 
 def _picture(
-    args: argparse.Namespace, subject: Subject, folder: Path
+    args: argparse.Namespace, subject: Subject
 ) -> Tuple[np.ndarray, Mapping[str, np.ndarray]]:
     """Return what is to be fed, and what programs without alignment feed."""
     if args.image is None:
@@ -228,12 +226,8 @@ def _picture(
     input_hw = subject.contract.preprocess.input_hw
     if subject.card.model not in ALIGNED or image.shape[:2] == input_hw:
         return image, {}
-    path = args.detector or weights.find(DETECTOR)
-    card = None if args.detector else find_card(DETECTOR)
-    (folder / "detector").mkdir()
-    detector = subject_of(path, card, folder / "detector")
-    with OrtBackend(detector.model, detector.contract) as backend:
-        faces = decode(backend.infer(image), **detector.contract.decode)[0]
+    with load(args.detector or DETECTOR, kind=FaceDetector) as detector:
+        faces = detector(image)
     if not len(faces):
         raise InputError(
             f"{str(args.image)!r}: no face was found to align; hand in the aligned face itself, "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 
@@ -22,14 +22,16 @@ from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
-from ..pipeline.load import find_model
+from ..models.magface.model import FaceEmbedder
+from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
 from ..pipeline.people import Match, match_photos
 from ..pipeline.photo import PhotoEmbedder
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections, FaceEmbeddings
 from .options import add_runtime_options, runtime_of
 
-__all__ = ["configure", "draw_match", "open_released", "run"]
+__all__ = ["configure", "draw_match", "run"]
 
 DETECTOR, RECOGNISER = "scrfd_500m_bnkps", "w600k_mbf"
 
@@ -53,19 +55,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write faces and cosines")
-    parser.add_argument(
-        "--detector", type=Path, metavar="PREFIX", help=f"SCRFD; by default {DETECTOR}"
-    )
-    parser.add_argument(
-        "--recogniser", type=Path, metavar="PREFIX", help=f"by default {RECOGNISER}"
-    )
+    parser.add_argument("--detector", default=DETECTOR, metavar="M", help="SCRFD")
+    parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="MagFace or another")
     add_runtime_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
-    with open_released(args.detector, args.recogniser, **runtime_of(args)) as model:
+    runtime = runtime_of(args)
+    detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+    embedder = load(args.recogniser, kind=FaceEmbedder, runtime=runtime)
+    with PhotoEmbedder(detector, embedder) as model:
         card_id = model.contract.card_id
         sha256 = model.network.settings().get("model_sha256")
         threshold, origin = _threshold(args, card_id, sha256)
@@ -94,28 +95,6 @@ def run(args: argparse.Namespace) -> int:
         }
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0
-
-
-def open_released(
-    detector: Optional[Path] = None, recogniser: Optional[Path] = None, **runtime: Any
-) -> PhotoEmbedder:
-    """Open detector and recogniser, in place of those not named the released ones.
-
-    Parameters
-    ----------
-    detector, recogniser
-        Artifact prefixes or .onnx files.
-    runtime
-        For :func:`facezoo.load`.
-
-    Raises
-    ------
-    WeightsMissing
-        If a released file is not on this machine; says how to get it.
-    """
-    first: Any = find_model(str(detector or DETECTOR), "scrfd", **runtime)
-    second: Any = find_model(str(recogniser or RECOGNISER), "magface", **runtime)
-    return PhotoEmbedder(first, second)
 
 
 def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:

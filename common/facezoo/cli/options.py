@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar
 
-from ..backends import ENGINES
+from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
@@ -29,9 +29,9 @@ __all__ = [
     "add_run_options",
     "add_runtime_options",
     "add_shape_options",
+    "embedder_source",
     "import_torch_part",
     "make_parser",
-    "open_embedder",
     "progress",
     "report_run",
     "run_command",
@@ -105,7 +105,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PREFIX",
-        help="artifact prefix such as deploy_weights/NAME/mod, or an .onnx file",
+        help="artifact prefix such as deploy_weights/NAME/mod, an .onnx file, or a card's name",
     )
     add_flag(
         group,
@@ -131,7 +131,7 @@ def add_runtime_options(group: Any) -> None:
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that say which recogniser runs; :func:`open_embedder` reads them.
+    """Add the flags that say which recogniser runs; :func:`embedder_source` reads them.
 
     Returns
     -------
@@ -165,8 +165,8 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     return source
 
 
-def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
-    """Open the recogniser of :func:`add_embedder_options`.
+def embedder_source(args: argparse.Namespace, workspace: Path) -> Path:
+    """Return the file or prefix that the flags of :func:`add_embedder_options` name.
 
     Parameters
     ----------
@@ -177,7 +177,8 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
 
     Returns
     -------
-    facezoo.models.magface.model.FaceEmbedder
+    Path
+        For :func:`facezoo.load`.
 
     Raises
     ------
@@ -188,9 +189,8 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
     """
     # Imported here because it takes most of a command's start.
     from .. import weights
-    from ..pipeline.load import load
 
-    source = args.onnx or args.model_prefix_path
+    source: Optional[Path] = args.onnx or args.model_prefix_path
     if args.resume:
         checkpoint = weights.locate(args.resume)
         source = workspace / f"{checkpoint.stem}_{args.arch}.onnx"
@@ -200,7 +200,7 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
             print(f"{source}: from {checkpoint}, largest difference from torch {worst:.2e}")
     if source is None:
         raise InputError("which network? give --resume CKPT, --onnx FILE or --model_prefix_path")
-    return load("magface", source, flip=args.flip, **runtime_of(args))
+    return source
 
 
 def _is_export_of(graph: Path, checkpoint: Path) -> bool:
@@ -210,18 +210,14 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
     return read_contract(graph).source_sha256 == sha256_of(checkpoint)
 
 
-def runtime_of(args: argparse.Namespace) -> Dict[str, Any]:
-    """Return what ``facezoo.load`` needs of the flags of :func:`add_runtime_options`.
-
-    A vdsp JSON is among it where the command takes one; of several models it could be any's.
-    """
-    return {
-        "engine": args.engine,
-        "vdsp": getattr(args, "vdsp_params_info", None),
-        "device_id": args.device_id,
-        "provider": args.provider,
-        "precision": args.precision,
-    }
+def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
+    """Return what the flags of :func:`add_runtime_options` say."""
+    return RuntimeOptions(
+        engine=args.engine,
+        device_id=args.device_id,
+        provider=args.provider,
+        precision=args.precision,
+    )
 
 
 def add_shape_options(parser: argparse.ArgumentParser) -> None:

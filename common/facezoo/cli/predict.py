@@ -32,8 +32,12 @@ from ..errors import InputError
 from ..files import write_bytes
 from ..image.draw import draw_predicted, write_drawing
 from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
+from ..models.magface.model import FaceEmbedder
+from ..models.pipnet.model import LandmarkDetector
+from ..models.scrfd.model import FaceDetector
+from ..models.sdd_fiqa.model import FaceQuality
 from ..pipeline.acceptance import REASONS, Gate, read_score_limit
-from ..pipeline.load import find_model
+from ..pipeline.load import load
 from ..pipeline.people import number_people
 from ..pipeline.photo import FacePredictor, PredictedPhoto
 from ..profiles.appearance import LOOKS, default_limits, read_limits
@@ -190,15 +194,14 @@ def open_predictor(args: argparse.Namespace) -> FacePredictor:
     given = {field: value for field, value in given.items() if value is not None}
     limits = dataclasses.replace(limits, **given)
     scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
-    rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
-    others = {
-        stage: find_model(getattr(args, stage), room, threads=1, **runtime)
-        for stage, room in rooms.items()
-        if getattr(args, stage)
-    }
-    detector: Any = find_model(args.detector, "scrfd", **runtime)
+    # Several photos are worked on at a time, one core each.
+    single = dataclasses.replace(runtime, threads=1)
     return FacePredictor(
-        detector, gate=Gate(limits, scores, embed_refused=args.embed_refused), **others
+        load(args.detector, kind=FaceDetector, runtime=runtime),
+        args.landmarks and load(args.landmarks, kind=LandmarkDetector, runtime=single),
+        args.quality and load(args.quality, kind=FaceQuality, runtime=single),
+        args.embedder and load(args.embedder, kind=FaceEmbedder, runtime=single),
+        gate=Gate(limits, scores, embed_refused=args.embed_refused),
     )
 
 

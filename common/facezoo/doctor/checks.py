@@ -26,7 +26,8 @@ from ..files import sha256_of
 from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
 from ..machine import cpu_features, describe_machine
-from ..models import WEIGHTS, find_card, import_part
+from ..models import WEIGHTS, find_card
+from ..pipeline.load import RELEASED, resolve
 from ..vacc.toolchain import describe_toolchain
 from .invariants import blur_trait, traits_of
 from .mistakes import TOLERANCE, Diagnosis, Hypothesis, Patient, hypotheses_of
@@ -400,8 +401,8 @@ _REMEDIES = {
 }
 
 
-def subject_of(path: Path, card: Optional[ModelCard], folder: Path) -> Subject:
-    """Take a file for a network; a released one is cut back to raw heads in ``folder``.
+def subject_of(path: Path, card: Optional[ModelCard]) -> Subject:
+    """Take a file for a network; a released one is prepared as :func:`facezoo.load` does.
 
     Raises
     ------
@@ -418,13 +419,7 @@ def subject_of(path: Path, card: Optional[ModelCard], folder: Path) -> Subject:
         raise GraphError(
             f"{str(path)!r} carries no contract; say which network it is, such as scrfd_500m_bnkps"
         )
-    if card.model not in ("scrfd", "pipnet"):
+    if card.model not in RELEASED:
         return Subject(path, path, card, Contract.from_card(card), sha256_of(path))
-    # The package onnx behind this is not everybody's.
-    room = import_part(card.model, "graph")
-    model = folder / "raw.onnx"
-    room.export_released(path, model)
-    contract = read_contract(model)
-    if contract.card_id != card.id:
-        raise GraphError(f"{str(path)!r} is {contract.card_id}, not {card.id}")
-    return Subject(path, model, card, contract, sha256_of(path))
+    model, _ = resolve(path, card=card.id)
+    return Subject(path, model, card, read_contract(model), sha256_of(path))

@@ -35,7 +35,7 @@ from typing import (
 import numpy as np
 
 from ..arrays import write_npz
-from ..backends import open_backend
+from ..backends import RuntimeOptions, open_backend
 from ..backends.base import Backend, call_naming
 from ..card import ModelCard
 from ..contract import Contract
@@ -104,11 +104,9 @@ class Job:
         share = max(1, usable_cores() // (self.processes * self.instances))
         return open_backend(
             self.model,
-            engine=self.engine,
+            RuntimeOptions(self.engine, self.device_id, self.threads or share),
             vdsp=self.vdsp,
-            device_id=self.device_id,
             batch=self.batch,
-            threads=self.threads or share,
             cards=self.cards,
         )
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             folder.write_items("training.json", schema="facezoo.training/1", key="epochs")
             folder.finish()
             remove_own(state)
-        with facezoo.load("pipnet", model) as network:
+        with facezoo.load(model, kind=facezoo.LandmarkDetector) as network:
             found = stack_units(
                 network.stream(args.data_dir / "images_test" / n for n in test.names)
             )

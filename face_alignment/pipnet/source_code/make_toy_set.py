@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 crops[name] = points
         cuts[path] = ToyCrops(split, crops)
 
-    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
+    with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector, RunFolder(
         args.save_dir,
         command="make_toy_set",
         settings={

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             target = args.save_dir / "aligned" / f"{stem_of[name_of[path]]}{number}.png"
             write_image_rgb(target, align_face(image, faces.landmarks_xy[index], args.size))
 
-    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
+    with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector, RunFolder(
         args.save_dir,
         command="align_faces",
         settings={**detector.settings(), "size": args.size, "keep": args.keep},

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from ... import __version__
-from ...backends import open_backend
 from ...datasets.widerface import read_ground_truth, read_predictions
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
@@ -143,10 +142,11 @@ def run_detection(args: argparse.Namespace) -> int:
         return progress(results, total)
 
     with load(
-        "scrfd",
         args.model_prefix_path,
+        kind=FaceDetector,
         profile=args.profile,
-        **runtime_of(args),
+        runtime=runtime_of(args),
+        vdsp=args.vdsp_params_info,
     ) as detector:
         found = detect_folder(
             detector,
@@ -221,8 +221,8 @@ def _write_ledger(args: argparse.Namespace) -> int:
         progress=progress,
         say=_log.info,
     )
-    with open_backend(args.model_prefix_path) as backend:
-        card = backend.contract.card_id
+    with load(args.model_prefix_path, kind=FaceDetector) as detector:
+        card = detector.contract.card_id
     entry = {
         "schema": LEDGER_SCHEMA,
         "card": card,

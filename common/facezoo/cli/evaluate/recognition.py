@@ -8,6 +8,7 @@ __all__ = [
 ]
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Union
@@ -17,6 +18,7 @@ from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
 from ...files import write_bytes
 from ...metrics.verification import share_interval
 from ...models.magface.model import FLIPS, FaceEmbedder
+from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...pipeline.photo import PhotoEmbedder
 from ...reports.numerics import Measurement, Metric, record_measurement
@@ -54,13 +56,19 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
 def run_people(args: argparse.Namespace) -> int:
     """Embed, compare, print and record."""
     runtime = runtime_of(args)
-    embedder = load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    embedder = load(
+        args.model_prefix_path,
+        kind=FaceEmbedder,
+        flip=args.flip,
+        runtime=runtime,
+        vdsp=args.vdsp_params_info,
+    )
     if args.detector is None:
         model: Union[FaceEmbedder, PhotoEmbedder] = embedder
     else:
         # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-        runtime = {**runtime, "vdsp": None, "threads": 1}
-        model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
+        runtime = dataclasses.replace(runtime, threads=1)
+        model = PhotoEmbedder(load(args.detector, kind=FaceDetector, runtime=runtime), embedder)
     name = args.dataset or args.images.name
     with model:
         report = evaluate_people(

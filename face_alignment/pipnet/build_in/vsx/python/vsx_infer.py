@@ -5,6 +5,7 @@ Interrupted, the same command goes on where it was.
 """
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -38,14 +39,19 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.crop == "detector") != (args.detector is not None):
         raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
-    runtime = options.runtime_of(args)
-    meanface = args.meanface_txt and read_meanface(args.meanface_txt)
-    landmarks = facezoo.load("pipnet", args.model_prefix_path, meanface=meanface, **runtime)
+    source, meanface = (
+        args.model_prefix_path,
+        args.meanface_txt and read_meanface(args.meanface_txt),
+    )
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    kind = facezoo.LandmarkDetector
+    landmarks = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, meanface=meanface)
     if args.detector is None:
         return landmarks
     # The vdsp JSON is PIPNet's. Several photos are worked on at a time, so each gets one core.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoLandmarker(facezoo.load("scrfd", args.detector, **runtime), landmarks)
+    runtime = dataclasses.replace(runtime, threads=1)
+    detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
+    return PhotoLandmarker(detector, landmarks)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -62,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
             write_drawing(picture, draw_faces(image, faces.resized(image.shape[:2])))
 
     with facezoo.load(
-        "scrfd",
         args.model_prefix_path,
+        kind=facezoo.FaceDetector,
+        runtime=options.runtime_of(args),
+        vdsp=args.vdsp_params_info,
         profile=profile,
         fast_decode=args.fast_decode,
-        **options.runtime_of(args),
     ) as model, RunFolder(
         args.save_dir,
         command="scrfd_vsx",

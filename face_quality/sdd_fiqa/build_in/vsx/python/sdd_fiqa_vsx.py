@@ -6,10 +6,11 @@ it was.
 """
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, FaceQuality, load
 from facezoo.cli import options
 from facezoo.datasets.scores import RESULTS_FILE, SORTED_FILE, finish_scores
 from facezoo.errors import InputError
@@ -46,13 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.faces == "detect") != (args.detector is not None):
         raise InputError("--faces detect and --detector PREFIX go together; give both or neither")
-    runtime = options.runtime_of(args)
-    quality = facezoo.load("sdd_fiqa", args.model_prefix_path, **runtime)
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    quality = load(args.model_prefix_path, kind=FaceQuality, runtime=runtime, vdsp=vdsp)
     if args.detector is None:
         return quality
     # The vdsp JSON is SDD-FIQA's. Several photos are worked on at a time, so each gets one core.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoQuality(facezoo.load("scrfd", args.detector, **runtime), quality)
+    single = dataclasses.replace(runtime, threads=1)
+    return PhotoQuality(load(args.detector, kind=FaceDetector, runtime=single), quality)
 
 
 def run(args: argparse.Namespace) -> int:

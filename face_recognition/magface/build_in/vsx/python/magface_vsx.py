@@ -5,6 +5,7 @@ pairs.csv. Interrupted, the same command goes on where it was.
 """
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -52,13 +53,15 @@ def find_pictures(file_path: Path):
 
 
 def open_model(args: argparse.Namespace):
-    runtime = options.runtime_of(args)
-    embedder = facezoo.load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    source, kind = args.model_prefix_path, facezoo.FaceEmbedder
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    embedder = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, flip=args.flip)
     if args.detector is None:
         return embedder
     # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoEmbedder(facezoo.load("scrfd", args.detector, **runtime), embedder)
+    runtime = dataclasses.replace(runtime, threads=1)
+    detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
+    return PhotoEmbedder(detector, embedder)
 
 
 def run(args: argparse.Namespace) -> int:
