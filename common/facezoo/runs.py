@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -31,6 +32,7 @@ from typing import (
     Protocol,
     Sequence,
     Type,
+    TypeVar,
     Union,
 )
 
@@ -44,7 +46,7 @@ try:
 except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Inputs", "RunFolder", "fingerprint_files"]
+__all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = ".items.jsonl"
@@ -52,12 +54,39 @@ SCHEMA = "facezoo.run/1"
 
 _log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
+# Wraps a stream of results to show how far it is; called with it and with its length.
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
 
 class SupportsToDict(Protocol):
     """A result that can be written as JSON values."""
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the result as JSON values."""
+
+
+# What becomes of one item: a result, or why it was refused.
+Outcome = Union[ImageError, SupportsToDict]
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """What one start of a run did.
+
+    Attributes
+    ----------
+    total, kept, refused
+        Items in all, those that an earlier start had done, and those that could not be read.
+    seconds
+        Time for those not kept.
+    """
+
+    total: int
+    kept: int
+    refused: int
+    seconds: float
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -433,6 +462,52 @@ class RunFolder:
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
 
+    def process(
+        self,
+        names: Sequence[str],
+        items: Sequence[Item],
+        results: Callable[[Sequence[Item]], Iterable[Outcome]],
+        *,
+        finish: Callable[[RunFolder], object],
+        files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+        progress: Progress = lambda stream, total: stream,
+    ) -> ItemCounts:
+        """Work on the items that are left, record each, and finish the run.
+
+        Parameters
+        ----------
+        names, items
+            All items, in the order they are worked on, and what they are called in the run.
+        results
+            Takes the items that are left and gives one result for each, in their order; not called
+            if none is left.
+        finish
+            Writes the result files once all items are recorded; not called again for a finished
+            run. The run is marked as finished after it, unless it did so itself to name files.
+        files_of
+            The files an item must have left.
+        progress
+            Wraps the stream of results.
+
+        Returns
+        -------
+        ItemCounts
+            Of this start.
+        """
+        kept = self.completed(names, files_of)
+        started = time.perf_counter()
+        if kept < len(names):
+            stream = progress(results(items[kept:]), len(names) - kept)
+            # In this order, so that the stream comes to its own end.
+            for result, name in zip(stream, names[kept:]):
+                self.record(name, result)
+        seconds = time.perf_counter() - started
+        if not self.finished:
+            finish(self)
+        if not self.finished:
+            self.finish()
+        return ItemCounts(len(names), kept, self.refused, seconds)
+
     def completed(
         self, names: Sequence[str], files_of: Callable[[str], Iterable[Path]] = lambda name: ()
     ) -> int:
@@ -479,7 +554,7 @@ class RunFolder:
             journal.truncate(intact)
         return count
 
-    def record(self, name: str, result: Union[ImageError, SupportsToDict]) -> None:
+    def record(self, name: str, result: Outcome) -> None:
         """Append one finished item to the journal.
 
         Parameters

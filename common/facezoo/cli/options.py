@@ -12,13 +12,22 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    TypeVar,
+)
 
 from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
-from ..runs import RunFolder
+from ..runs import Inputs, ItemCounts, Outcome, RunFolder
 
 __all__ = [
     "EXIT_SOME_REFUSED",
@@ -33,8 +42,9 @@ __all__ = [
     "import_torch_part",
     "make_parser",
     "progress",
-    "report_run",
+    "report_items",
     "run_command",
+    "run_items",
     "runtime_of",
 ]
 
@@ -303,23 +313,68 @@ def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator
     return iter(tqdm(items, total=total, unit="img", disable=True if quiet else None))
 
 
-def report_run(run: RunFolder, total: int, done_before: int, seconds: float) -> int:
-    """Print the last line of a folder run and return its exit code.
+def run_items(
+    args: argparse.Namespace,
+    names: Sequence[str],
+    items: Sequence[Item],
+    results: Callable[[Sequence[Item]], Iterable[Outcome]],
+    *,
+    folder: Path,
+    command: str,
+    settings: Mapping[str, Any],
+    inputs: Inputs,
+    finish: Callable[[RunFolder], object],
+    files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+    afterwards: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a resumable command over many items, show its progress and print its last line.
 
     Parameters
     ----------
-    run
-        Finished.
-    total, done_before
-        Number of items, and how many of them an earlier start had finished.
-    seconds
-        Time for the others.
+    args
+        Parsed, with the flags of :func:`add_run_options`.
+    names, items, results, finish, files_of
+        See :meth:`facezoo.runs.RunFolder.process`.
+    folder, command, settings, inputs
+        See :class:`facezoo.runs.RunFolder`.
+    afterwards
+        What every start does with the results, also of a run that was finished before, while the
+        folder is held.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 1 if an item was refused.
     """
-    rate = f", {(total - done_before) / seconds:.1f} images/s" if total > done_before else ""
-    kept = f", {done_before} kept from before" if done_before else ""
-    refused = f", {run.refused} refused" if run.refused else ""
-    print(f"{total} images{kept}{refused}{rate}; results in {run.folder}")
-    return EXIT_SOME_REFUSED if run.refused else 0
+    with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
+        counts = run.process(
+            names,
+            items,
+            results,
+            finish=finish,
+            files_of=files_of,
+            progress=lambda stream, total: progress(stream, total, args.quiet),
+        )
+        afterwards()
+    return report_items(counts, f"results in {folder}")
+
+
+def report_items(counts: ItemCounts, where: str) -> int:
+    """Print the last line of a command that works on many images, and return its exit code.
+
+    Parameters
+    ----------
+    counts
+        What it did.
+    where
+        Says where the results are.
+    """
+    new = counts.total - counts.kept
+    kept = f", {counts.kept} kept from before" if counts.kept else ""
+    refused = f", {counts.refused} refused" if counts.refused else ""
+    rate = f", {new / counts.seconds:.1f} images/s" if new else ""
+    print(f"{counts.total} images{kept}{refused}{rate}; {where}")
+    return EXIT_SOME_REFUSED if counts.refused else 0
 
 
 def run_command(

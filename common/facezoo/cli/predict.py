@@ -10,7 +10,7 @@ detector is needed.
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
 It writes faces.jsonl (a line a photo, see facezoo/schemas/predict.schema.json), run.json, and as
-asked faces.csv, pictures/, embeddings.npz. Resumable: the same command goes on where it was.
+asked faces.csv, pictures/, embeddings.npz. Resumable: run the same command again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import csv
 import dataclasses
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
@@ -53,14 +52,7 @@ from ..reports.html import (
     write_page,
 )
 from ..runs import Inputs, RunFolder
-from .options import (
-    add_flag,
-    add_run_options,
-    add_runtime_options,
-    progress,
-    report_run,
-    runtime_of,
-)
+from .options import add_flag, add_run_options, add_runtime_options, run_items, runtime_of
 
 __all__ = ["configure", "run"]
 
@@ -150,31 +142,32 @@ def _run(
         for picture in files_of(name_of[path]):
             write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
-    stages = (args.detector, args.landmarks, args.quality, args.embedder)
-    limits = (*args.profile, args.looks, args.similarity)
-    inputs = Inputs(paths, names, args.path, *stages, *limits)
-    inputs.refuse_file(args.html)
-    with RunFolder(
-        args.save_dir,
-        command="predict",
-        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
-        inputs=inputs,
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        results = model.stream(paths[done:], visit=draw)
-        for path, photo in progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], photo)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            write_results(args, folder.entries(), alike)
-            folder.finish()
+    def finish(run: RunFolder) -> None:
+        write_results(args, run.entries(), alike)
+
+    def show() -> None:
         if args.html:
             _write_page(args, model.settings(), dict(zip(names, paths)))
         if not args.quiet:
             print(_summary(args.save_dir / FACES_FILE))
-        return report_run(folder, len(paths), done, seconds)
+
+    stages = (args.detector, args.landmarks, args.quality, args.embedder)
+    limits = (*args.profile, args.looks, args.similarity)
+    inputs = Inputs(paths, names, args.path, *stages, *limits)
+    inputs.refuse_file(args.html)
+    return run_items(
+        args,
+        names,
+        paths,
+        lambda left: (photo for _, photo in model.stream(left, visit=draw)),
+        folder=args.save_dir,
+        command="predict",
+        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
+        inputs=inputs,
+        files_of=files_of,
+        finish=finish,
+        afterwards=show,
+    )
 
 
 def _similarity(args: argparse.Namespace, model: FacePredictor) -> Optional[float]:

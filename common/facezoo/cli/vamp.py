@@ -3,7 +3,7 @@
 Without --datalist it measures on synthetic pictures; with --datalist and --path_output it runs
 every file and writes output_000000.npz and so on, one a line. Each of --processes has --instance
 instances of the model, each given --batch_size pictures at a time. The flags are the vendor's but
-for --engine and --overwrite. Interrupted, the same command goes on where it was.
+for --engine and --overwrite. Resumable: run the same command again.
 
   facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
 """
@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .. import models
 from ..backends import ENGINES
@@ -150,6 +150,18 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
     hashes = npz.recorded_hashes(datalist)
     lines = [Line(*line) for line in zip(paths, hashes, [output / name for name in names])]
     measured = Measurement()
+
+    def write(left: Sequence[Line]) -> Iterator[_Written]:
+        for batch in workers.run_lines(lines, first=len(lines) - len(left)):
+            measured.add(batch)
+            for _, sha256 in batch.outputs:
+                yield _Written(sha256)
+
+    def finish(run: RunFolder) -> None:
+        facts = workers.facts
+        head = outputs.index_head(facts.contract, facts.dtype, datalist, facts.settings)
+        run.write_items(outputs.INDEX_FILE, outputs.INDEX_SCHEMA, key="outputs", head=head)
+
     with Workers(job) as workers, RunFolder(
         output,
         command="vamp",
@@ -157,20 +169,17 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
         inputs=Inputs(paths, [str(path) for path in paths], datalist, job.model, job.vdsp),
         overwrite=overwrite,
     ) as folder:
-        done = folder.completed(names, lambda name: [output / name])
-        batches = workers.run_lines(lines, first=done)
-        for batch in progress(batches, -(-(len(lines) - done) // job.batch)):
-            measured.add(batch)
-            for name, sha256 in batch.outputs:
-                folder.record(name, _Written(sha256))
-        if not folder.finished:
-            facts = workers.facts
-            head = outputs.index_head(facts.contract, facts.dtype, datalist, facts.settings)
-            folder.write_items(outputs.INDEX_FILE, outputs.INDEX_SCHEMA, key="outputs", head=head)
-            folder.finish()
+        counts = folder.process(
+            names,
+            lines,
+            write,
+            finish=finish,
+            files_of=lambda name: [output / name],
+            progress=progress,
+        )
     if measured.pictures:
         print(format_report(job, measured))
-    kept = f", {done} kept from before" if done else ""
+    kept = f", {counts.kept} kept from before" if counts.kept else ""
     print(f"{len(lines)} outputs{kept}; in {output}")
     return 0
 

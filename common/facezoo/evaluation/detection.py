@@ -6,7 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Dict, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..image.files import find_images, relative_names
 from ..metrics.detection import Predictions
 from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections
-from ..runs import Inputs, RunFolder
+from ..runs import Inputs, Progress, RunFolder
 
 __all__ = [
     "detect_folder",
@@ -25,9 +25,6 @@ __all__ = [
 
 
 PREDICTIONS_FILE = "predictions.npz"
-
-# Wraps a stream of results to show how far it is; called with it and with its length.
-Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,9 @@ def detect_folder(
     *,
     overwrite: bool = False,
     sources: Sequence[Path] = (),
-    progress: Progress = lambda items, total: iter(items),
+    progress: Progress = lambda items, total: items,
 ) -> Predictions:
-    """Find the faces of all photos below a folder; a stopped run goes on where it was.
+    """Find the faces of all photos below a folder; resumable.
 
     Parameters
     ----------
@@ -100,6 +97,18 @@ def detect_folder(
     """
     paths = find_images(images)
     names = relative_names(paths, images)
+
+    def detect(left: Sequence[Path]) -> Iterator[_Packed]:
+        for path, faces in detector.stream(left):
+            if isinstance(faces, Exception):
+                raise DatasetError(f"{faces}; an evaluation needs every photo: {str(path)!r}")
+            yield _Packed(_rows(faces))
+
+    def finish(run: RunFolder) -> None:
+        rows = {photo_name(entry["path"]): _Packed.unpack(entry) for entry in run.entries()}
+        _save(folder / PREDICTIONS_FILE, rows)
+        run.finish(PREDICTIONS_FILE)
+
     with RunFolder(
         folder,
         command="evaluate scrfd",
@@ -107,16 +116,7 @@ def detect_folder(
         inputs=Inputs(paths, names, images, *sources),
         overwrite=overwrite,
     ) as run:
-        if not run.finished:
-            done = run.completed(names)
-            results = detector.stream(paths[done:])
-            for name, (path, faces) in zip(names[done:], progress(results, len(paths) - done)):
-                if isinstance(faces, Exception):
-                    raise DatasetError(f"{faces}; an evaluation needs every photo: {str(path)!r}")
-                run.record(name, _Packed(_rows(faces)))
-            rows = {photo_name(entry["path"]): _Packed.unpack(entry) for entry in run.entries()}
-            _save(folder / PREDICTIONS_FILE, rows)
-            run.finish(PREDICTIONS_FILE)
+        run.process(names, paths, detect, finish=finish, progress=progress)
     return _load(folder / PREDICTIONS_FILE)
 
 

@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -30,14 +17,13 @@ from ..image.files import read_image_rgb
 from ..metrics.quality import ofiq_score
 from ..models.magface.model import FaceEmbedder
 from ..results import Embedding
-from ..runs import Inputs, RunFolder
+from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from ..workers import map_in_order, usable_cores
 
 __all__ = [
     "ARRAYS_FILE",
     "FEATURES_FILE",
     "RESULTS_FILE",
-    "Extraction",
     "extract_features",
     "finish_embeddings",
     "largest_face",
@@ -51,25 +37,6 @@ _log = logging.getLogger(__name__)
 
 RESULTS_FILE, FEATURES_FILE, ARRAYS_FILE = "results.json", "feat.list", "embeddings.npz"
 RESULTS_SCHEMA = "facezoo.embeddings/1"
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What one start of an extraction did.
-
-    Attributes
-    ----------
-    total, kept, refused
-        Pictures in all, of them done by an earlier start, and that could not be read.
-    seconds
-        Time for those not kept.
-    """
-
-    total: int
-    kept: int
-    refused: int
-    seconds: float
 
 
 def stream_batches(
@@ -187,7 +154,7 @@ def extract_features(
     overwrite: bool = False,
     sources: Sequence[Optional[Path]] = (),
     progress: Progress = lambda items, total: items,
-) -> Extraction:
+) -> ItemCounts:
     """Embed the pictures of a list into a feature list and an .npz beside it; resumable.
 
     Parameters
@@ -212,7 +179,8 @@ def extract_features(
 
     Returns
     -------
-    Extraction
+    ItemCounts
+        Of this start.
 
     Raises
     ------
@@ -223,6 +191,13 @@ def extract_features(
     """
     run = feature_list.with_name(f"{feature_list.name}.run")
     arrays = feature_list.with_suffix(".npz")
+
+    def embed(left: Sequence[Path]) -> Iterator[Outcome]:
+        for _, result in stream_batches(model, left, batch):
+            if isinstance(result, ImageError) and missing == "fatal":
+                raise result
+            yield result
+
     with RunFolder(
         run,
         command="gen_feat",
@@ -235,18 +210,13 @@ def extract_features(
             raise RunFolderError(
                 f"{str(run)!r} is finished, but its {feature_list.name} is gone; use --overwrite"
             )
-        done = folder.completed(list(names))
-        started = time.perf_counter()
-        found = progress(stream_batches(model, paths[done:], batch), len(paths) - done)
-        for name, (_, result) in zip(names[done:], found):
-            if isinstance(result, ImageError) and missing == "fatal":
-                raise result
-            folder.record(name, result)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            write_features(folder.entries(), feature_list, arrays)
-            folder.finish()
-        return Extraction(len(paths), done, folder.refused, seconds)
+        return folder.process(
+            names,
+            paths,
+            embed,
+            finish=lambda run: write_features(run.entries(), feature_list, arrays),
+            progress=progress,
+        )
 
 
 def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[Tuple[str, float]]:

@@ -18,7 +18,8 @@ from ..models.scrfd.decode import PROFILES, decode
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..results import FaceDetections, RawOutputs
-from .detection import Progress, detect_folder
+from ..runs import Progress
+from .detection import detect_folder
 
 __all__ = [
     "Deviation",

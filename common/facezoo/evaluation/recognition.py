@@ -22,7 +22,8 @@ from ..metrics.verification import best_threshold, cosine_similarity
 from ..models.magface.model import FaceEmbedder
 from ..pipeline.photo import PhotoEmbedder
 from ..results import Embedding, FaceEmbeddings
-from .features import ARRAYS_FILE, FEATURES_FILE, Progress, extract_features
+from ..runs import Progress
+from .features import ARRAYS_FILE, FEATURES_FILE, extract_features
 from .verification_report import VerificationReport, verify_pairs
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Write the embeddings of a list of aligned faces as the authors' feature list, and as .npz.
 
 A line of the list is a path, with or without a label; a line of the feature list the path and 512
-numbers, not normalised. Interrupted, the same command goes on where it was.
+numbers, not normalised. Resumable: run the same command again.
 
     python gen_feat.py --inf_list toy_imgs/img.list --feat_list toy_imgs/feat.list --onnx FILE
 """
@@ -54,12 +54,7 @@ def run(args: argparse.Namespace) -> int:
             sources=[args.inf_list, args.root],
             progress=lambda items, total: options.progress(items, total, args.quiet),
         )
-    new = done.total - done.kept
-    rate = f", {new / done.seconds:.1f} images/s" if new else ""
-    kept = f", {done.kept} kept from before" if done.kept else ""
-    refused = f", {done.refused} refused" if done.refused else ""
-    print(f"{done.total} images{kept}{refused}{rate}; embeddings in {args.feat_list}")
-    return options.EXIT_SOME_REFUSED if done.refused else 0
+    return options.report_items(done, f"embeddings in {args.feat_list}")
 
 
 def main(argv=None) -> int:

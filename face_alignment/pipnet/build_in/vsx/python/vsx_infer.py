@@ -1,12 +1,11 @@
 """Find 98 landmarks on faces: on WFLW, on a folder of face crops, or on any photos.
 
 Writes SAVE_DIR/results.json, with --draw SAVE_DIR/pictures, and on WFLW SAVE_DIR/metrics.json.
-Interrupted, the same command goes on where it was.
+Resumable: run the same command again.
 """
 
 import argparse
 import dataclasses
-import time
 from pathlib import Path
 
 import facezoo
@@ -18,7 +17,7 @@ from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
 from facezoo.pipeline.photo import PhotoLandmarker
-from facezoo.runs import Inputs, RunFolder
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,30 +66,30 @@ def run(args: argparse.Namespace) -> int:
         for picture in files_of(name_of[path]):
             write_drawing(picture, draw_landmarks(image, found))
 
-    with open_model(args) as model, RunFolder(
-        args.save_dir,
-        command="vsx_infer",
-        settings={**model.settings(), "crop": args.crop, "draw": args.draw},
-        inputs=Inputs(
-            paths, names, args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt
-        ),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        results = model.stream(paths[done:], visit=write)
-        for path, found in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            head = {"crop": args.crop}
-            folder.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
-            folder.finish()
-        code = options.report_run(folder, len(paths), done, seconds)
+    def finish(run):
+        head = {"crop": args.crop}
+        run.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
+
+    def evaluate():
         if annotated:
             report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
             print("\n".join(report.lines()))
-        return code
+
+    others = (args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt)
+    with open_model(args) as model:
+        return options.run_items(
+            args,
+            names,
+            paths,
+            lambda left: (found for _, found in model.stream(left, visit=write)),
+            folder=args.save_dir,
+            command="vsx_infer",
+            settings={**model.settings(), "crop": args.crop, "draw": args.draw},
+            inputs=Inputs(paths, names, *others),
+            files_of=files_of,
+            finish=finish,
+            afterwards=evaluate,
+        )
 
 
 def main(argv=None) -> int:

@@ -1,12 +1,11 @@
-"""Find faces in a picture or a folder of pictures.
+"""Find faces in an image or a folder of images.
 
 Writes SAVE_DIR/txt/<event>/<stem>.txt in the WIDER FACE layout, SAVE_DIR/results.json, and with
---draw SAVE_DIR/pictures. Interrupted, the same command goes on where it was.
+--draw SAVE_DIR/pictures. Resumable: run the same command again.
 """
 
 import argparse
 import dataclasses
-import time
 from pathlib import Path
 
 import facezoo
@@ -16,7 +15,7 @@ from facezoo.files import write_bytes
 from facezoo.image.draw import draw_faces, write_drawing
 from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.models.scrfd.decode import PROFILES
-from facezoo.runs import Inputs, RunFolder
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,23 +67,19 @@ def run(args: argparse.Namespace) -> int:
         vdsp=args.vdsp_params_info,
         profile=profile,
         fast_decode=args.fast_decode,
-    ) as model, RunFolder(
-        args.save_dir,
-        command="scrfd_vsx",
-        settings={**model.settings(), "draw": args.draw},
-        inputs=Inputs(paths, names, args.file_path, args.model_prefix_path),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        results = model.stream(paths[done:], visit=write)
-        for path, faces in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], faces)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            folder.write_items("results.json", schema="facezoo.faces/1", key="images")
-            folder.finish()
-        return options.report_run(folder, len(paths), done, seconds)
+    ) as model:
+        return options.run_items(
+            args,
+            names,
+            paths,
+            lambda left: (faces for _, faces in model.stream(left, visit=write)),
+            folder=args.save_dir,
+            command="scrfd_vsx",
+            settings={**model.settings(), "draw": args.draw},
+            inputs=Inputs(paths, names, args.file_path, args.model_prefix_path),
+            files_of=files_of,
+            finish=lambda run: run.write_items("results.json", "facezoo.faces/1", "images"),
+        )
 
 
 def main(argv=None) -> int:

@@ -1,13 +1,11 @@
 """Score how useful faces are for recognition: aligned crops, or the faces of whole photos.
 
 Writes SAVE_DIR/results.json, scores.csv and sorted.txt, lowest score first, and with
---contact_sheet a picture of the faces in that order. Interrupted, the same command goes on where
-it was.
+--contact_sheet an image of the faces in that order. Resumable: run the same command again.
 """
 
 import argparse
 import dataclasses
-import time
 from pathlib import Path
 
 from facezoo import FaceDetector, FaceQuality, load
@@ -19,7 +17,7 @@ from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.pipeline.photo import PhotoQuality
 from facezoo.profiles.quality import read_profile
-from facezoo.runs import Inputs, RunFolder
+from facezoo.runs import Inputs
 
 SHEET_FILE = "contact_sheet.jpg"
 LISTED = 5
@@ -59,37 +57,32 @@ def open_model(args: argparse.Namespace):
 def run(args: argparse.Namespace) -> int:
     paths = find_images(args.image_dir)
     names = relative_names(paths, args.image_dir)
-    with open_model(args) as model, RunFolder(
-        args.save_dir,
-        command="sdd_fiqa_vsx",
-        settings={
-            **model.settings(),
-            "faces": args.faces,
-            "profile": args.profile and sha256_of(args.profile),
-        },
-        inputs=Inputs(
-            paths, names, args.image_dir, args.model_prefix_path, args.detector, args.profile
-        ),
-        overwrite=args.overwrite,
-    ) as folder:
-        head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
-        profile = args.profile and read_profile(args.profile, head["model_sha256"])
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = model.stream(paths[done:])
-        shown = options.progress(results, len(paths) - done, args.quiet)
-        for name, (_, found) in zip(names[done:], shown):
-            folder.record(name, found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            finish_scores(folder, head, profile and profile.percentile_of)
+
+    def show():
         if args.contact_sheet:
             sheet = quality_sheet(args.save_dir / RESULTS_FILE, args.image_dir)
             write_image_rgb(args.save_dir / SHEET_FILE, sheet)
         lines = (args.save_dir / SORTED_FILE).read_text(encoding="utf-8").splitlines()
         shortened = [*lines[:LISTED], "...", *lines[-LISTED:]]
         print("\n".join(shortened if len(lines) > 2 * LISTED else lines))
-        return options.report_run(folder, len(paths), done, seconds)
+
+    others = (args.image_dir, args.model_prefix_path, args.detector, args.profile)
+    with open_model(args) as model:
+        head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
+        profile = args.profile and read_profile(args.profile, head["model_sha256"])
+        profile_sha256 = args.profile and sha256_of(args.profile)
+        return options.run_items(
+            args,
+            names,
+            paths,
+            lambda left: (found for _, found in model.stream(left)),
+            folder=args.save_dir,
+            command="sdd_fiqa_vsx",
+            settings={**model.settings(), "faces": args.faces, "profile": profile_sha256},
+            inputs=Inputs(paths, names, *others),
+            finish=lambda run: finish_scores(run, head, profile and profile.percentile_of),
+            afterwards=show,
+        )
 
 
 def main(argv=None) -> int:

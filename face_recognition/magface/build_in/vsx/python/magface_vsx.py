@@ -1,12 +1,11 @@
 """Embed faces: of aligned crops, of a list of them, or of photos with a detector in front.
 
 Writes SAVE_DIR/results.json, feat.list (the authors' text), embeddings.npz, and with --pairs
-pairs.csv. Interrupted, the same command goes on where it was.
+pairs.csv. Resumable: run the same command again.
 """
 
 import argparse
 import dataclasses
-import time
 from pathlib import Path
 
 import facezoo
@@ -18,7 +17,7 @@ from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
 from facezoo.pipeline.photo import PhotoEmbedder
-from facezoo.runs import Inputs, RunFolder
+from facezoo.runs import Inputs
 
 LISTS = (".list", ".txt")
 
@@ -66,29 +65,27 @@ def open_model(args: argparse.Namespace):
 
 def run(args: argparse.Namespace) -> int:
     paths, names = find_pictures(args.file_path)
-    name_of = dict(zip(paths, names))
-    with open_model(args) as model, RunFolder(
-        args.save_dir,
-        command="magface_vsx",
-        settings=model.settings(),
-        inputs=Inputs(
-            paths, names, args.file_path, args.model_prefix_path, args.detector, args.pairs
-        ),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = model.stream(paths[done:])
-        for path, found in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            finish_embeddings(folder)
+
+    def compare():
         if args.pairs:
             table = compare_listed(args.save_dir, args.pairs)
             write_bytes(args.save_dir / "pairs.csv", table.to_csv().encode())
             print("\n".join(table.lines()))
-        return options.report_run(folder, len(paths), done, seconds)
+
+    others = (args.file_path, args.model_prefix_path, args.detector, args.pairs)
+    with open_model(args) as model:
+        return options.run_items(
+            args,
+            names,
+            paths,
+            lambda left: (found for _, found in model.stream(left)),
+            folder=args.save_dir,
+            command="magface_vsx",
+            settings=model.settings(),
+            inputs=Inputs(paths, names, *others),
+            finish=finish_embeddings,
+            afterwards=compare,
+        )
 
 
 def main(argv=None) -> int:
