@@ -1,4 +1,4 @@
-"""List what vamp wrote, picture by picture, and check every file.
+"""List what vamp wrote, image by image, and check every file.
 
 A file that is missing, extra, stale, cut short, renamed or exchanged is named and refused. The
 decoders of the recipes (build_in/decode) check the same before they decode.
@@ -18,12 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
     options.add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
-    options.add_flag(
-        parser,
-        "--input_image_dir",
-        type=Path,
-        help="folder of the pictures; needed for a list that the vendor's script made",
-    )
+    options.add_image_dir_option(parser)
     return parser
 
 

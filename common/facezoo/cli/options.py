@@ -34,6 +34,7 @@ __all__ = [
     "add_batch_option",
     "add_embedder_options",
     "add_flag",
+    "add_image_dir_option",
     "add_model_options",
     "add_run_options",
     "add_runtime_options",
@@ -240,6 +241,16 @@ def add_shape_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="N",
         help="height and width, or dynamic",
+    )
+
+
+def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--input_image_dir`` of what reads vamp's outputs."""
+    add_flag(
+        parser,
+        "--input_image_dir",
+        type=Path,
+        help="folder of the images; needed for a list that the vendor's script made",
     )
 
 
