@@ -119,7 +119,8 @@ class Inputs:
     Parameters
     ----------
     paths, names
-        Its items, and the names they go by in the run; another run is told by them.
+        Its items, and the names they go by in the run; another run is told by them. Kept as
+        attributes.
     *others
         Further files, prefixes and folders that are read: models, lists, the items' folder. None,
         and the name of what is no file here, are passed over.
@@ -128,6 +129,7 @@ class Inputs:
     def __init__(
         self, paths: Sequence[Path], names: Sequence[str], *others: Union[Path, str, None]
     ) -> None:
+        self.paths, self.names = paths, names
         self.sha256 = fingerprint_files(paths, names)
         self._all = [*paths, *(Path(other) for other in others if other and _is_there(other))]
 

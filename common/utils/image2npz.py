@@ -56,13 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
     return options.run_items(
         args,
-        names,
-        paths,
+        inputs,
         convert,
         folder=args.target_path,
         command="image2npz",
         settings={"dataset_path": str(root)},
-        inputs=inputs,
         files_of=lambda name: [target / npz_of[name]],
         finish=finish,
         afterwards=lambda: write_datalist(datalist, target),

@@ -326,15 +326,15 @@ def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator
 
 def run_items(
     args: argparse.Namespace,
-    names: Sequence[str],
-    items: Sequence[Item],
-    results: Callable[[Sequence[Item]], Iterable[Outcome]],
+    inputs: Inputs,
+    results: Callable[[Sequence[Any]], Iterable[Outcome]],
     *,
-    folder: Path,
     command: str,
     settings: Mapping[str, Any],
-    inputs: Inputs,
     finish: Callable[[RunFolder], object],
+    names: Optional[Sequence[str]] = None,
+    items: Optional[Sequence[Any]] = None,
+    folder: Optional[Path] = None,
     files_of: Callable[[str], Iterable[Path]] = lambda name: (),
     afterwards: Callable[[], None] = lambda: None,
 ) -> int:
@@ -344,10 +344,14 @@ def run_items(
     ----------
     args
         Parsed, with the flags of :func:`add_run_options`.
-    names, items, results, finish, files_of
-        See :meth:`facezoo.runs.RunFolder.process`.
-    folder, command, settings, inputs
+    inputs, command, settings
         See :class:`facezoo.runs.RunFolder`.
+    results, finish, files_of
+        See :meth:`facezoo.runs.RunFolder.process`.
+    names, items
+        What is worked on; by default the files of ``inputs`` under their names.
+    folder
+        Where to; by default ``args.save_dir``.
     afterwards
         What every start does with the results, also of a run that was finished before, while the
         folder is held.
@@ -357,10 +361,11 @@ def run_items(
     int
         Exit code: 0, or 1 if an item was refused.
     """
+    folder = args.save_dir if folder is None else folder
     with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
         counts = run.process(
-            names,
-            items,
+            inputs.names if names is None else names,
+            inputs.paths if items is None else items,
             results,
             finish=finish,
             files_of=files_of,

@@ -157,13 +157,10 @@ def _run(
     inputs.refuse_file(args.html)
     return run_items(
         args,
-        names,
-        paths,
+        inputs,
         lambda left: (photo for _, photo in model.stream(left, visit=draw)),
-        folder=args.save_dir,
         command="predict",
         settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
-        inputs=inputs,
         files_of=files_of,
         finish=finish,
         afterwards=show,

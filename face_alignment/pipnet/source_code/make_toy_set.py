@@ -69,13 +69,10 @@ def run(args: argparse.Namespace) -> int:
     with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector:
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, args.photos, args.detector),
             make,
-            folder=args.save_dir,
             command="make_toy_set",
             settings={**detector.settings(), **drawn},
-            inputs=Inputs(paths, names, args.photos, args.detector),
             finish=finish,
         )
 

@@ -73,13 +73,12 @@ def run(args: argparse.Namespace) -> int:
 
     return options.run_items(
         args,
-        names,
-        names,
+        Inputs(list(inputs.values()), list(inputs), args.data_dir),
         lambda left: map(one, left),
-        folder=args.save_dir,
+        names=names,
+        items=names,
         command="preprocess_wflw",
         settings={"lists_only": args.lists_only},
-        inputs=Inputs(list(inputs.values()), list(inputs), args.data_dir),
         files_of=files_of,
         finish=finish,
     )

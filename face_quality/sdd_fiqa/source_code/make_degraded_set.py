@@ -60,13 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
     return options.run_items(
         args,
-        names,
-        list(zip(names, paths)),
+        Inputs(paths, names, args.image_dir),
         lambda left: map_in_order(make, left, usable_cores()),
-        folder=args.save_dir,
+        names=names,
+        items=list(zip(names, paths)),
         command="make_degraded_set",
         settings={"people": people, "kind": args.kind, "levels": args.levels},
-        inputs=Inputs(paths, names, args.image_dir),
         finish=finish,
     )
 

@@ -73,13 +73,10 @@ def run(args: argparse.Namespace) -> int:
     with backend:
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, args.image_dir, args.recognizer, *lists.values()),
             embed,
-            folder=args.save_dir,
             command="make_pseudo_labels",
             settings={**backend.settings(), **chosen, **hashes},
-            inputs=Inputs(paths, names, args.image_dir, args.recognizer, *lists.values()),
             finish=finish,
         )
 

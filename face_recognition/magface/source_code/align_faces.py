@@ -57,13 +57,10 @@ def run(args: argparse.Namespace) -> int:
     with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector:
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, args.photos, args.detector),
             find,
-            folder=args.save_dir,
             command="align_faces",
             settings={**detector.settings(), "size": args.size, "keep": args.keep},
-            inputs=Inputs(paths, names, args.photos, args.detector),
             finish=lambda run: run.write_items("faces.json", "facezoo.faces/1", "images"),
         )
 

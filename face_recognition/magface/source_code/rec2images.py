@@ -50,13 +50,12 @@ def run(args: argparse.Namespace) -> int:
         keys = list(records.keys)
         return options.run_items(
             args,
-            [str(key) for key in keys],
-            keys,
+            Inputs(files, [file.name for file in files]),
             lambda left: (unpack(records, key, images) for key in left),
-            folder=args.save_dir,
+            names=[str(key) for key in keys],
+            items=keys,
             command="rec2images",
             settings={},
-            inputs=Inputs(files, [file.name for file in files]),
             finish=finish,
         )
 

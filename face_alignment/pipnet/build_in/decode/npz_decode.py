@@ -81,13 +81,12 @@ def run(args: argparse.Namespace) -> int:
 
     return options.run_items(
         args,
-        listed.names,
-        listed.pictures,
+        listed.inputs(args.data_dir, args.meanface_txt),
         lambda left: listed.stream(left, lambda raw: decode(raw, **constants)[0]),
-        folder=args.save_dir,
+        names=listed.names,
+        items=listed.pictures,
         command="npz_decode",
         settings=settings,
-        inputs=listed.inputs(args.data_dir, args.meanface_txt),
         finish=finish,
         afterwards=evaluate,
     )

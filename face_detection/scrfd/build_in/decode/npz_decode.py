@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
 
     return options.run_items(
         args,
-        listed.names,
-        listed.pictures,
+        listed.inputs(),
         lambda left: listed.stream(left, decode_one, visit=write),
+        names=listed.names,
+        items=listed.pictures,
         folder=args.txt,
         command="npz_decode",
         settings={**listed.settings(), "profile": dataclasses.asdict(profile)},
-        inputs=listed.inputs(),
         files_of=lambda name: [args.txt / "txt" / text_of[name]],
         finish=lambda run: run.write_items("results.json", "facezoo.faces/1", "images"),
     )

@@ -33,13 +33,12 @@ def run(args: argparse.Namespace) -> int:
     head = {"faces": "aligned", "card": listed.contract.card_id}
     return options.run_items(
         args,
-        listed.names,
-        listed.pictures,
+        listed.inputs(),
         lambda left: listed.stream(left, lambda raw: decode(raw)[0]),
-        folder=args.save_dir,
+        names=listed.names,
+        items=listed.pictures,
         command="decode_vamp",
         settings=listed.settings(),
-        inputs=listed.inputs(),
         finish=lambda run: finish_scores(run, head),
     )
 

@@ -79,13 +79,10 @@ def run(args: argparse.Namespace) -> int:
     with open_model(args) as model:
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, *others),
             lambda left: (found for _, found in model.stream(left, visit=write)),
-            folder=args.save_dir,
             command="vsx_infer",
             settings={**model.settings(), "crop": args.crop, "draw": args.draw},
-            inputs=Inputs(paths, names, *others),
             files_of=files_of,
             finish=finish,
             afterwards=evaluate,

@@ -70,13 +70,10 @@ def run(args: argparse.Namespace) -> int:
     ) as model:
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, args.file_path, args.model_prefix_path),
             lambda left: (faces for _, faces in model.stream(left, visit=write)),
-            folder=args.save_dir,
             command="scrfd_vsx",
             settings={**model.settings(), "draw": args.draw},
-            inputs=Inputs(paths, names, args.file_path, args.model_prefix_path),
             files_of=files_of,
             finish=lambda run: run.write_items("results.json", "facezoo.faces/1", "images"),
         )

@@ -73,13 +73,10 @@ def run(args: argparse.Namespace) -> int:
         profile_sha256 = args.profile and sha256_of(args.profile)
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, *others),
             lambda left: (found for _, found in model.stream(left)),
-            folder=args.save_dir,
             command="sdd_fiqa_vsx",
             settings={**model.settings(), "faces": args.faces, "profile": profile_sha256},
-            inputs=Inputs(paths, names, *others),
             finish=lambda run: finish_scores(run, head, profile and profile.percentile_of),
             afterwards=show,
         )

@@ -76,13 +76,10 @@ def run(args: argparse.Namespace) -> int:
     with open_model(args) as model:
         return options.run_items(
             args,
-            names,
-            paths,
+            Inputs(paths, names, *others),
             lambda left: (found for _, found in model.stream(left)),
-            folder=args.save_dir,
             command="magface_vsx",
             settings=model.settings(),
-            inputs=Inputs(paths, names, *others),
             finish=finish_embeddings,
             afterwards=compare,
         )
