@@ -16,13 +16,14 @@ from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
+from facezoo.models.pipnet.crop import DetectorCrop
 from facezoo.pipeline.acceptance import REASONS, Gate, ScoreLimit, read_score_limit
 from facezoo.pipeline.load import find_model
-from facezoo.pipeline.photo import FacePredictor
+from facezoo.pipeline.photo import Predictor
 from facezoo.profiles.appearance import Limits
 from facezoo.profiles.quality import make_profile, write_profile
 from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_page
-from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
+from facezoo.results import Embedding, FaceDetections, Landmarks, QualityScore
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
 SCHEMA = json.loads(
@@ -88,18 +89,12 @@ class Stage:
 
     def __init__(self, card_id, answer, sha256="f" * 64):
         self.contract = type("C", (), {"card_id": card_id, "output_names": ("kps_8",)})
-        self.backend = type("B", (), {"infer": staticmethod(lambda image: image)})
+        self.backend = type("B", (), {"workers": 1})
         self.answer, self.sha256, self.calls = answer, sha256, []
 
-    def __call__(self, image):
-        self.calls.append(image)
-        return self.answer(image)
-
-    def _apply(self, infer, image):
-        return self(image)
-
-    def on_faces(self, image, faces):
-        return self.answer(image, faces)
+    def batch(self, images, *, shared=False):
+        self.calls.append(len(images))
+        return [self.answer(image) for image in images]
 
     def settings(self):
         return {"model": self.contract.card_id, "model_sha256": self.sha256}
@@ -140,7 +135,7 @@ def predictor(faces, quality=None, norm=20.0, **gate):
     if quality is not None:
         stages["quality"] = Stage("sdd_fiqa_r50", lambda crop: QualityScore(quality))
     detector = Stage("scrfd_500m_bnkps", lambda image: faces)
-    return FacePredictor(detector, **stages, gate=Gate(looks=LIMITS, **gate))
+    return Predictor(detector, **stages, acceptance=Gate(looks=LIMITS, **gate))
 
 
 SCORES = (ScoreLimit("sdd_fiqa_r50", "f" * 64, 30.0),)
@@ -184,14 +179,14 @@ def test_a_refused_face_is_not_embedded_unless_asked():
     assert model.embedder.calls == []
     asked = predictor(faces, embed_refused=True)
     found = asked(photo()).faces
-    assert len(asked.embedder.calls) == 2
+    assert asked.embedder.calls == [2]
     assert all(face.vector is not None and face.reasons == ("too_small",) for face in found)
 
 
 def test_faces_without_stages_and_photos_without_faces():
-    bare = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces_at()))
+    bare = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces_at()))
     assert bare(photo()).to_dict() == {"width": 600, "height": 400, "faces": []}
-    model = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces_at((50, 60))))
+    model = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces_at((50, 60))))
     (face,) = model(photo()).faces
     assert (face.quality, face.magnitude, face.points, face.vector) == (None,) * 4
     model.close()
@@ -200,11 +195,15 @@ def test_faces_without_stages_and_photos_without_faces():
 
 def test_landmarks_are_each_faces_own():
     faces = faces_at((50, 60), (300, 60))
-    points = [Landmarks(np.full((98, 2), n, np.float32), np.ones(98), (400, 600)) for n in (1, 2)]
-    stage = Stage("pip", lambda image, found: FaceLandmarks(found, tuple(points)))
-    model = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces), landmarks=stage)
-    found = model(photo()).to_dict()["faces"]
-    assert [face["points_xy"][0][0] for face in found] == [1.0, 2.0]
+    points = [Landmarks(np.zeros((98, 2), np.float32) - n, np.ones(98), (9, 9)) for n in (1, 2)]
+    answers = iter(points)
+    stage = Stage("pip", lambda crop: next(answers))
+    model = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces), landmarks=stage)
+    found = model(photo())
+    assert stage.calls == [2]
+    for face, marks, box in zip(found.faces, points, faces.boxes_xyxy.tolist()):
+        expected = DetectorCrop.of(box, (400, 600)).to_photo(marks)
+        np.testing.assert_array_equal(face.points.points_xy, expected.points_xy)
 
 
 def test_profiles_belong_to_a_file(tmp_path):
@@ -235,7 +234,10 @@ def test_stages_are_found_by_name_or_file(tmp_path):
     with pytest.raises(InputError, match=r"no published \.onnx"):
         find_model("magface_iresnet50", "magface")
     with pytest.raises(InputError, match="finds no landmarks"):
-        FacePredictor(find_model(str(tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g")), "scrfd"))
+        Predictor(
+            find_model(str(tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g")), "scrfd"),
+            acceptance=Gate(),
+        )
 
 
 # The command --------------------------------------------------------------------------------------
@@ -307,9 +309,10 @@ def test_the_chain_gives_what_its_stages_give(run):
         image = cv2.imread(str(folder / "photos" / entry["path"]))[:, :, ::-1]
         faces = detector(np.ascontiguousarray(image))
         assert [face["box_xyxy"] for face in entry["faces"]] == faces.boxes_xyxy.tolist()
-        embeddings = embedder.on_faces(image, faces).embeddings
-        landmarks = points.on_faces(image, faces).landmarks
-        for face, embedding, marks in zip(entry["faces"], embeddings, landmarks):
+        for index, face in enumerate(entry["faces"]):
+            embedding = embedder(align_face(image, faces.landmarks_xy[index]))
+            cut = DetectorCrop.of(faces.boxes_xyxy[index].tolist(), faces.image_hw)
+            marks = cut.to_photo(points(cut.cut(image)))
             assert (arrays["embeddings"][face["embedding"]] == embedding.vector).all()
             assert face["points_xy"] == marks.points_xy.tolist()
 
@@ -406,12 +409,12 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
 ):
     published(shared, tmp_path, monkeypatch)
     stages = {
-        "detector": find_model("scrfd_500m_bnkps", "scrfd", threads=1),
-        "landmarks": find_model(str(tiny_pipnet(tmp_path / "p.onnx")), "pipnet", threads=1),
-        "quality": find_model(str(tiny_sdd_fiqa(tmp_path / "q.onnx")), "sdd_fiqa", threads=1),
-        "embedder": find_model("w600k_mbf", "magface", threads=1),
+        "detector": find_model("scrfd_500m_bnkps", "scrfd"),
+        "landmarks": find_model(str(tiny_pipnet(tmp_path / "p.onnx")), "pipnet"),
+        "quality": find_model(str(tiny_sdd_fiqa(tmp_path / "q.onnx")), "sdd_fiqa"),
+        "embedder": find_model("w600k_mbf", "magface"),
     }
-    chain = FacePredictor(**stages, gate=Gate(embed_refused=True))
+    chain = Predictor(**stages, acceptance=Gate(embed_refused=True))
     images = [read_image_rgb(path) for path in find_images(shared / "assets/photos")]
     seconds = {"chain": [], "stages": []}
     for _ in range(3):
@@ -425,7 +428,8 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
             assert wrong(found, SCHEMA) == []
             started = time.perf_counter()
             faces = stages["detector"](image)
-            stages["landmarks"].on_faces(image, faces)
+            for box in faces.boxes_xyxy.tolist():
+                stages["landmarks"](DetectorCrop.of(box, faces.image_hw).cut(image))
             for points in faces.landmarks_xy:
                 crop = align_face(image, points)
                 stages["quality"](crop)

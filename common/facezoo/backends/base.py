@@ -158,6 +158,18 @@ class Backend(ABC):
         """
         return self.infer_batch([image_rgb])
 
+    def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures while other threads do the same.
+
+        As :meth:`infer_batch`, but a runtime that computes on the CPU takes one core.
+        """
+        return self.infer_batch(images_rgb)
+
+    @property
+    def workers(self) -> int:
+        """How many threads pay where many pictures are done."""
+        return 1
+
     @abstractmethod
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
@@ -326,6 +338,10 @@ class HostBackend(Backend):
         """Run the network once on several pictures, on all cores."""
         return self.run_tensor(*self.prepare(images_rgb))
 
+    def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures, on one core."""
+        return self.run_tensor(*self.prepare(images_rgb), many=True)
+
     def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:
         """Make the network's input from several pictures.
 
@@ -400,7 +416,7 @@ class HostBackend(Backend):
         self._graph(True, self.normalisation is not None)
 
         def infer(image_rgb: np.ndarray) -> RawOutputs:
-            return self.run_tensor(*self.prepare([image_rgb]), many=True)
+            return self.infer_shared([image_rgb])
 
         with _opencv_on_one_core():
             yield from map_in_order(partial(function, infer), items, self.workers)

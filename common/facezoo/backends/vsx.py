@@ -738,8 +738,12 @@ class VsxBackend(Backend):
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
         """Apply a function that uses the network to many items, enough at a time for the card."""
-        # A thread that waits for the card needs no core, so there are more threads than cores.
-        return map_in_order(partial(function, self.infer), items, self.threads + IN_FLIGHT)
+        return map_in_order(partial(function, self.infer), items, self.workers)
+
+    @property
+    def workers(self) -> int:
+        """More than cores: a thread that waits for the card needs none."""
+        return self.threads + IN_FLIGHT
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the outputs: the runtime, the files and the pre-processing."""

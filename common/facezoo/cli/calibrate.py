@@ -28,7 +28,7 @@ from ..image.appearance import worsened
 from ..image.files import find_images, read_image_rgb, relative_names
 from ..metrics.verification import cosine_similarity
 from ..pipeline.load import find_model, load
-from ..pipeline.photo import PhotoEmbedder
+from ..pipeline.photo import Predictor
 from ..profiles.appearance import LOOKS, find_limit, shares_missed, write_limits
 from ..profiles.quality import QualityProfile, fnmr_threshold, make_profile, write_profile
 from ..profiles.similarity import (
@@ -182,8 +182,8 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
     embedder: Any = find_model(args.model, "magface", **runtime)
     model: Any = embedder
     if args.detector:
-        detector: Any = find_model(args.detector, "scrfd", threads=1, **runtime)
-        model = PhotoEmbedder(detector, embedder)
+        detector: Any = find_model(args.detector, "scrfd", **runtime)
+        model = Predictor(detector, embedder=embedder)
     vectors: Dict[int, np.ndarray] = {}
     with model:
         card, sha256 = embedder.contract.card_id, embedder.settings().get("model_sha256")
@@ -193,7 +193,7 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
             elif args.detector and not len(found):
                 _log.warning("refused: no face was found in %r", str(path))
             else:
-                face = found.embeddings[found.faces.largest()] if args.detector else found
+                face = found.faces[found.detections.largest()] if args.detector else found
                 vectors[index] = face.vector
     usable = np.array([a in vectors and b in vectors for a, b in zip(first, second)])
     if not usable.any():

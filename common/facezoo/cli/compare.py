@@ -175,7 +175,7 @@ def _draw(image: Any, result: Any) -> Tuple[str, str]:
     if isinstance(result, FaceDetections):
         image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"
     elif isinstance(result, Landmarks):
-        image = draw_landmarks(image, result)
+        image = draw_landmarks(image, [result])
     elif isinstance(result, Embedding):
         words = f"norm {result.norm:.2f}"
     elif isinstance(result, QualityScore):

@@ -24,9 +24,9 @@ from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..pipeline.load import find_model
 from ..pipeline.people import Match, match_photos
-from ..pipeline.photo import PhotoEmbedder
+from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
-from ..results import FaceDetections, FaceEmbeddings
+from ..results import FaceDetections
 from .options import add_runtime_options, runtime_of
 
 __all__ = ["configure", "draw_match", "open_released", "run"]
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
     with open_released(args.detector, args.recogniser, **runtime_of(args)) as model:
-        card_id = model.contract.card_id
-        sha256 = model.network.settings().get("model_sha256")
+        card_id = model.embedder.contract.card_id
+        sha256 = model.embedder.settings().get("model_sha256")
         threshold, origin = _threshold(args, card_id, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
             "threshold": threshold,
             "one_person": cosine >= threshold,
             "cosines": match.cosines.tolist(),
-            "first": match.first.faces.to_dict(),
-            "second": match.second.faces.to_dict(),
+            "first": match.first.detections.to_dict(),
+            "second": match.second.detections.to_dict(),
         }
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def open_released(
     detector: Optional[Path] = None, recogniser: Optional[Path] = None, **runtime: Any
-) -> PhotoEmbedder:
+) -> Any:
     """Open detector and recogniser, in place of those not named the released ones.
 
     Parameters
@@ -115,7 +115,7 @@ def open_released(
     """
     first: Any = find_model(str(detector or DETECTOR), "scrfd", **runtime)
     second: Any = find_model(str(recogniser or RECOGNISER), "magface", **runtime)
-    return PhotoEmbedder(first, second)
+    return Predictor(first, embedder=second)
 
 
 def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:
@@ -133,7 +133,7 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     return found.cosine, found.origin
 
 
-def _count(found: FaceEmbeddings) -> str:
+def _count(found: PredictedPhoto) -> str:
     return f"{len(found)} face{'s' * (len(found) != 1)}"
 
 
@@ -154,7 +154,7 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     numpy.ndarray
         A sheet, uint8, RGB.
     """
-    sides = ((match.first.faces, match.index), (match.second.faces, match.best))
+    sides = ((match.first.detections, match.index), (match.second.detections, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
     aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
     cosine = f"aligned, cosine {match.cosines[match.best]:.4f}"

@@ -35,7 +35,7 @@ from ..image.files import find_images, names_with_suffix, read_image_rgb, relati
 from ..pipeline.acceptance import REASONS, Gate, read_score_limit
 from ..pipeline.load import find_model
 from ..pipeline.people import number_people
-from ..pipeline.photo import FacePredictor, PredictedPhoto
+from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.appearance import LOOKS, default_limits, read_limits
 from ..profiles.similarity import read_similarity
 from ..reports.html import (
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(
-    args: argparse.Namespace, model: FacePredictor, paths: Sequence[Path], names: Sequence[str]
+    args: argparse.Namespace, model: Predictor, paths: Sequence[Path], names: Sequence[str]
 ) -> int:
     name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
     alike = _similarity(args, model)
@@ -170,7 +170,7 @@ def _run(
         return report_run(folder, len(paths), done, seconds)
 
 
-def _similarity(args: argparse.Namespace, model: FacePredictor) -> Optional[float]:
+def _similarity(args: argparse.Namespace, model: Predictor) -> Optional[float]:
     if args.similarity is None:
         return None
     if model.embedder is None:
@@ -179,7 +179,7 @@ def _similarity(args: argparse.Namespace, model: FacePredictor) -> Optional[floa
     return read_similarity(args.similarity, sha256).cosine_at(args.far)
 
 
-def open_predictor(args: argparse.Namespace) -> FacePredictor:
+def open_predictor(args: argparse.Namespace) -> Predictor:
     """Open the stages that the arguments name."""
     runtime = runtime_of(args)
     limits = read_limits(args.looks) if args.looks else default_limits()
@@ -188,15 +188,14 @@ def open_predictor(args: argparse.Namespace) -> FacePredictor:
     limits = dataclasses.replace(limits, **given)
     scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
     rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
-    others = {
-        stage: find_model(getattr(args, stage), room, threads=1, **runtime)
+    others: Dict[str, Any] = {
+        stage: find_model(getattr(args, stage), room, **runtime)
         for stage, room in rooms.items()
         if getattr(args, stage)
     }
     detector: Any = find_model(args.detector, "scrfd", **runtime)
-    return FacePredictor(
-        detector, gate=Gate(limits, scores, embed_refused=args.embed_refused), **others
-    )
+    acceptance = Gate(limits, scores, embed_refused=args.embed_refused)
+    return Predictor(detector, acceptance=acceptance, **others)
 
 
 def _write_page(

@@ -18,7 +18,7 @@ from ...files import write_bytes
 from ...metrics.verification import share_interval
 from ...models.magface.model import FLIPS, FaceEmbedder
 from ...pipeline.load import load
-from ...pipeline.photo import PhotoEmbedder
+from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_model_options, progress, runtime_of
 from .pages import show_people
@@ -56,11 +56,11 @@ def run_people(args: argparse.Namespace) -> int:
     runtime = runtime_of(args)
     embedder = load("magface", args.model_prefix_path, flip=args.flip, **runtime)
     if args.detector is None:
-        model: Union[FaceEmbedder, PhotoEmbedder] = embedder
+        model: Union[FaceEmbedder, Predictor] = embedder
     else:
-        # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-        runtime = {**runtime, "vdsp": None, "threads": 1}
-        model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
+        # The vdsp JSON is the recogniser's.
+        detector = load("scrfd", args.detector, **{**runtime, "vdsp": None})
+        model = Predictor(detector, embedder=embedder)
     name = args.dataset or args.images.name
     with model:
         report = evaluate_people(

@@ -16,7 +16,7 @@ from facezoo.image.draw import draw_landmarks, write_drawing
 from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
-from facezoo.pipeline.photo import PhotoLandmarker
+from facezoo.pipeline.photo import Predictor, in_recipe_form
 from facezoo.runs import RunFolder, fingerprint_files
 
 
@@ -43,9 +43,8 @@ def open_model(args: argparse.Namespace):
     landmarks = facezoo.load("pipnet", args.model_prefix_path, meanface=meanface, **runtime)
     if args.detector is None:
         return landmarks
-    # The vdsp JSON is PIPNet's. Several photos are worked on at a time, so each gets one core.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoLandmarker(facezoo.load("scrfd", args.detector, **runtime), landmarks)
+    runtime["vdsp"] = None  # The vdsp JSON is PIPNet's.
+    return Predictor(facezoo.load("scrfd", args.detector, **runtime), landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
     def write(path, image, found):
         for picture in files_of(name_of[path]):
-            write_drawing(picture, draw_landmarks(image, found))
+            faces = [found] if args.detector is None else [face.points for face in found.faces]
+            write_drawing(picture, draw_landmarks(image, faces))
 
     with open_model(args) as model, RunFolder(
         args.save_dir,
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         started = time.perf_counter()
         results = model.stream(paths[done:], visit=write)
         for path, found in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], found)
+            folder.record(name_of[path], in_recipe_form(found))
         seconds = time.perf_counter() - started
         if not folder.finished:
             head = {"crop": args.crop}

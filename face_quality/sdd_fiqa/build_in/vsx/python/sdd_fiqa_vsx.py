@@ -16,7 +16,7 @@ from facezoo.errors import InputError
 from facezoo.evaluation.quality import describe_model, quality_sheet
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
-from facezoo.pipeline.photo import PhotoQuality
+from facezoo.pipeline.photo import Predictor, in_recipe_form
 from facezoo.profiles.quality import read_profile
 from facezoo.runs import RunFolder, fingerprint_files
 
@@ -50,9 +50,8 @@ def open_model(args: argparse.Namespace):
     quality = facezoo.load("sdd_fiqa", args.model_prefix_path, **runtime)
     if args.detector is None:
         return quality
-    # The vdsp JSON is SDD-FIQA's. Several photos are worked on at a time, so each gets one core.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoQuality(facezoo.load("scrfd", args.detector, **runtime), quality)
+    runtime["vdsp"] = None  # The vdsp JSON is SDD-FIQA's.
+    return Predictor(facezoo.load("scrfd", args.detector, **runtime), quality=quality)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,14 +69,15 @@ def run(args: argparse.Namespace) -> int:
         owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE, SHEET_FILE),
         overwrite=args.overwrite,
     ) as folder:
-        head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
+        network = model if args.detector is None else model.quality
+        head = {"faces": args.faces, **describe_model(network, args.model_prefix_path)}
         profile = args.profile and read_profile(args.profile, head["model_sha256"])
         done = folder.completed(names)
         started = time.perf_counter()
         results = model.stream(paths[done:])
         shown = options.progress(results, len(paths) - done, args.quiet)
         for name, (_, found) in zip(names[done:], shown):
-            folder.record(name, found)
+            folder.record(name, in_recipe_form(found))
         seconds = time.perf_counter() - started
         if not folder.finished:
             finish_scores(folder, head, profile and profile.percentile_of)

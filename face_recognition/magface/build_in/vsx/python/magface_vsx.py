@@ -15,7 +15,7 @@ from facezoo.evaluation import recognition
 from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
-from facezoo.pipeline.photo import PhotoEmbedder
+from facezoo.pipeline.photo import Predictor, in_recipe_form
 from facezoo.runs import RunFolder, fingerprint_files
 
 LISTS = (".list", ".txt")
@@ -56,9 +56,8 @@ def open_model(args: argparse.Namespace):
     embedder = facezoo.load("magface", args.model_prefix_path, flip=args.flip, **runtime)
     if args.detector is None:
         return embedder
-    # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoEmbedder(facezoo.load("scrfd", args.detector, **runtime), embedder)
+    runtime["vdsp"] = None  # The vdsp JSON is the recogniser's.
+    return Predictor(facezoo.load("scrfd", args.detector, **runtime), embedder=embedder)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         started = time.perf_counter()
         results = model.stream(paths[done:])
         for path, found in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], found)
+            folder.record(name_of[path], in_recipe_form(found))
         seconds = time.perf_counter() - started
         if not folder.finished:
             recognition.finish_embeddings(folder)
