@@ -264,7 +264,8 @@ def prelu_in_blocks(model: onnx.ModelProto) -> int:
     Parameters
     ----------
     model
-        Of its PRelu those with one slope per channel are replaced, if blocks hold the channels.
+        Of its PRelu those with one slope per channel are replaced, if blocks hold the channels and
+        only convolutions follow: a normalisation rounds differently in the blocked layout.
 
     Returns
     -------
@@ -272,11 +273,14 @@ def prelu_in_blocks(model: onnx.ModelProto) -> int:
         How many were replaced.
     """
     slopes_of = channel_slopes(model)
+    elsewhere = {entry.name for entry in model.graph.output}
+    for node in model.graph.node:
+        elsewhere.update(node.input if node.op_type != "Conv" else ())
     nodes: List[onnx.NodeProto] = []
     replaced = 0
     for node in model.graph.node:
         slopes = slopes_of.get(node.output[0]) if node.op_type == "PRelu" else None
-        if slopes is None or len(slopes) % LARGEST_BLOCK:
+        if slopes is None or len(slopes) % LARGEST_BLOCK or node.output[0] in elsewhere:
             nodes.append(node)
             continue
         x, y = node.input[0], node.output[0]
