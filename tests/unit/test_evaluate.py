@@ -149,7 +149,7 @@ def test_the_ledger_adds_up(tmp_path, photos, model):
 def official(tmp_path, photos, monkeypatch):
     """The command line with these photos' faces as the official ground truth."""
     images, truth = photos
-    monkeypatch.setattr("facezoo.cli.evaluate.read_ground_truth", lambda folder: truth)
+    monkeypatch.setattr("facezoo.cli.evaluate.detection.read_ground_truth", lambda folder: truth)
 
     def command(*words):
         return main(["evaluate", "scrfd", "--gt", "gt", "--images", str(images), *map(str, words)])

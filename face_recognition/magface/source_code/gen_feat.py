@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.image_list import inside, read_paths
-from facezoo.evaluation import recognition
+from facezoo.datasets.image_list import check_some_exist, inside, read_paths, resolve_names
+from facezoo.evaluation.features import extract_features
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     names = read_paths(args.inf_list)
     if args.root:
         paths = [inside(args.root, name) for name in names]
-        recognition.check_some_exist(paths, args.inf_list)
+        check_some_exist(paths, args.inf_list)
     else:
-        paths = recognition.resolve_names(names, args.inf_list)
+        paths = resolve_names(names, args.inf_list)
     with options.open_embedder(args, args.feat_list.parent / "onnx") as model:
-        done = recognition.extract_features(
+        done = extract_features(
             model,
             paths,
             names,

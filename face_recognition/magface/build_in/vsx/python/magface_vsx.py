@@ -10,8 +10,9 @@ from pathlib import Path
 
 import facezoo
 from facezoo.cli import options
-from facezoo.datasets.image_list import read_paths
-from facezoo.evaluation import recognition
+from facezoo.datasets.image_list import read_paths, resolve_names
+from facezoo.evaluation.features import finish_embeddings
+from facezoo.evaluation.recognition import compare_listed
 from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def find_pictures(file_path: Path):
     if file_path.suffix in LISTS:
         names = read_paths(file_path)
-        return recognition.resolve_names(names, file_path), names
+        return resolve_names(names, file_path), names
     paths = find_images(file_path)
     return paths, relative_names(paths, file_path)
 
@@ -78,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
             folder.record(name_of[path], in_recipe_form(found))
         seconds = time.perf_counter() - started
         if not folder.finished:
-            recognition.finish_embeddings(folder)
+            finish_embeddings(folder)
         if args.pairs:
-            table = recognition.compare_listed(args.save_dir, args.pairs)
+            table = compare_listed(args.save_dir, args.pairs)
             write_bytes(args.save_dir / "pairs.csv", table.to_csv().encode())
             print("\n".join(table.lines()))
         return options.report_run(folder, len(paths), done, seconds)
