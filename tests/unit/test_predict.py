@@ -5,15 +5,17 @@ import csv
 import dataclasses
 import json
 import re
+import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import facezoo
 import numpy as np
 import pytest
 from facezoo.cli.main import main
-from facezoo.errors import InputError
+from facezoo.errors import BackendRunError, ImageError, InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.crop import DetectorCrop
@@ -204,6 +206,133 @@ def test_landmarks_are_each_faces_own():
     for face, marks, box in zip(found.faces, points, faces.boxes_xyxy.tolist()):
         expected = DetectorCrop.of(box, (400, 600)).to_photo(marks)
         np.testing.assert_array_equal(face.points.points_xy, expected.points_xy)
+
+
+def test_refused_faces_among_accepted_ones_keep_their_places():
+    """Every second face is too small; embeddings go to the others, in batches, in order."""
+    places = [(40 + 70 * index, 60) for index in range(7)]
+    faces = faces_at(*places, scale=0.5)
+    boxes = faces.boxes_xyxy.copy()
+    boxes[::2, 2:] = boxes[::2, :2] + 20
+    model = predictor(dataclasses.replace(faces, boxes_xyxy=boxes), quality=50.0)
+    number = iter(range(1, 9))
+    model.embedder.answer = lambda crop: Embedding(np.array([0, 10 * next(number)], "f4"))
+    found = model(photo()).faces
+    assert model.quality.calls == [2, 2, 2, 1]
+    assert model.embedder.calls == [2, 1]
+    assert [face.reasons for face in found] == [("too_small",), ()] * 3 + [("too_small",)]
+    assert [face.magnitude for face in found] == [None, 10, None, 20, None, 30, None]
+    assert [face.quality for face in found] == [50.0] * 7
+
+
+def test_without_an_acceptance_nothing_is_measured_or_refused():
+    model = predictor(faces_at((100, 100), scale=0.2))
+    model.acceptance = None
+    (face,) = model(photo(False)).faces
+    assert (face.looks, face.reasons, face.magnitude) == ({}, (), 20.0)
+    assert model.settings()["gate"] is None
+
+
+def test_the_face_that_a_stage_fails_on_is_named():
+    model = predictor(faces_at((50, 60), (200, 60), (350, 60)), embed_refused=True)
+    crops = [align_face(photo(), marks) for marks in model.detector.answer(0).landmarks_xy]
+
+    def fail(crop):
+        if (crop == crops[1]).all():
+            raise BackendRunError("out of memory")
+        return Embedding(np.ones(2, np.float32))
+
+    model.embedder.answer = fail
+    with pytest.raises(BackendRunError, match=r"^'face 1': out of memory$"):
+        model(photo())
+
+
+def chain_of(folder, engine="ort", **options):
+    """The whole chain on tiny networks."""
+    makers = (tiny_scrfd, tiny_pipnet, tiny_sdd_fiqa, tiny_magface)
+    models = [
+        facezoo.load(room, make(folder / f"{room}.onnx"), engine=engine, **options)
+        for room, make in zip(("scrfd", "pipnet", "sdd_fiqa", "magface"), makers)
+    ]
+    return Predictor(*models)
+
+
+def write_crowds(folder, counts):
+    """Photos with bright squares, which the tiny detector takes for faces."""
+    rng = np.random.default_rng(8)
+    for index, count in enumerate(counts):
+        image = np.full((96, 128, 3), 10, np.uint8)
+        for square in range(count):
+            top, left = 32 * (square // 4), 32 * (square % 4)
+            image[top : top + 16, left : left + 16] = rng.integers(200, 256, (16, 16, 3))
+        write_image_rgb(folder / f"{index}.png", image)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("ort", {}), ("openvino", {}), ("openvino", {"precision": "bf16"})],
+)
+def test_a_photo_is_the_same_alone_in_a_stream_and_in_any_batch(
+    tmp_path, monkeypatch, engine, options
+):
+    """Bit for bit, whatever photos are around it and wherever a run goes on."""
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    paths = write_crowds(tmp_path / "photos", [1, 0, 7, 2, 12, 1])
+    with chain_of(tmp_path, engine, **options) as model:
+        together = [photo.to_dict() for _, photo in model.stream(paths)]
+        assert [path for path, _ in model.stream(paths)] == paths
+        counts = [len(photo["faces"]) for photo in together]
+        assert counts[1] == 0 and max(counts) > 4 and 1 in counts
+        alone = [model(read_image_rgb(path)).to_dict() for path in paths]
+        assert alone == together
+        resumed = [photo.to_dict() for _, photo in model.stream(paths[3:])]
+        assert resumed == together[3:]
+        for size in (1, 5, 100):
+            monkeypatch.setattr("facezoo.pipeline.photo.FACES_PER_BATCH", size)
+            assert [photo.to_dict() for _, photo in model.stream(paths)] == together
+
+
+def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monkeypatch):
+    paths = write_crowds(tmp_path / "photos", [1] * 40)
+    paths[1].write_bytes(b"")
+    with chain_of(tmp_path) as model:
+        seen = []
+        stream = model.stream(iter(paths), visit=lambda path, image, found: seen.append(path))
+        assert next(stream)[0] == paths[0]
+        assert isinstance(next(stream)[1], ImageError)
+        threads = threading.active_count()
+        stream.close()
+        assert threading.active_count() < threads
+        assert paths[1] not in seen and len(seen) < 40
+        wrong = BackendRunError("lost")
+        monkeypatch.setattr(model.quality, "batch", mock.Mock(side_effect=wrong))
+        with pytest.raises(BackendRunError, match=r"0\.png': 'face 0': lost"):
+            list(model.stream(paths))
+
+
+def test_a_stream_takes_one_core_per_photo_whatever_its_stages_were_loaded_with(tmp_path):
+    paths = write_crowds(tmp_path / "photos", [2] * 8)
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def visit(path, image, found):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)
+        with lock:
+            at_once -= 1
+
+    detector = facezoo.load("scrfd", tiny_scrfd(tmp_path / "d.onnx"), threads=1)
+    embedder = facezoo.load("magface", tiny_magface(tmp_path / "e.onnx"), threads=3)
+    with Predictor(detector, embedder=embedder) as model:
+        list(model.stream(paths, visit=visit))
+        assert most == 3
+        # The embedder's network for a picture on three threads was loaded, but never ran.
+        with mock.patch.object(embedder.backend, "infer_batch", side_effect=AssertionError):
+            list(model.stream(paths))
 
 
 def test_profiles_belong_to_a_file(tmp_path):
