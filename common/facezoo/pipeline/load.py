@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Literal, Optional, Type, Union, overload
+from typing import Any, Literal, Optional, Union, overload
 
 from .. import weights
 from ..backends import ENGINES, open_backend
 from ..card import Preprocess
 from ..errors import InputError
 from ..files import sha256_of
-from ..models import CARDS, find_card, find_weights, import_part
+from ..models import CARDS, MODELS, find_card, find_class, find_weights, import_part
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
 from ..models.pipnet.model import LandmarkDetector
@@ -22,14 +22,6 @@ __all__ = [
     "load",
     "published_graph",
 ]
-
-
-MODELS: Dict[str, Type[FaceModel[Any]]] = {
-    "scrfd": FaceDetector,
-    "pipnet": LandmarkDetector,
-    "sdd_fiqa": FaceQuality,
-    "magface": FaceEmbedder,
-}
 
 
 @overload
@@ -110,7 +102,7 @@ def load(
             f"{str(source)!r} holds {backend.contract.card_id}, a model of the recipe "
             f"{backend.contract.model}; expected one of {model}"
         )
-    return MODELS[model](backend, backend.contract, **options)
+    return find_class(model)(backend, backend.contract, **options)
 
 
 def find_model(text: str, model: str, **options: Any) -> FaceModel[Any]:
