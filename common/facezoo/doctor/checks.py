@@ -25,7 +25,7 @@ from ..errors import BackendError, GraphError
 from ..files import sha256_of
 from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
-from ..machine import cpu_features, describe_machine
+from ..machine import VNNI, cpu_flags, describe_machine
 from ..models import WEIGHTS, find_card, import_part
 from ..vacc.toolchain import describe_toolchain
 from .invariants import blur_trait, traits_of
@@ -55,6 +55,9 @@ RIVALS = (
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
 )
+
+# Of the processor's instruction sets those that decide a network's speed.
+CPU_FEATURES = ("avx2", "fma", "avx512f", *VNNI, "amx_bf16", "amx_int8")
 
 # A build that keeps its arithmetic stays below this, as a share of the outputs' spread.
 SAME_ARITHMETIC = 1e-3
@@ -140,10 +143,10 @@ def _environment() -> Iterator[Tuple[str, ...]]:
     if available_providers():
         yield "ok", "ONNX Runtime", f"providers {', '.join(available_providers())}"
     machine = describe_machine()
-    features = cpu_features()
+    features = [name for name in CPU_FEATURES if name in cpu_flags()]
     shown = ", ".join(features) if features else "features unknown"
     yield "note", "processor", f"{machine['cores']} cores of {machine['cpu']}: {shown}"
-    if features and not {"avx512_vnni", "avx_vnni"}.intersection(features):
+    if features and not set(VNNI).intersection(features):
         yield "note", "int8", "no VNNI: int8 is no faster here, and needs reduced weights"
     yield _card_row()
     tools = describe_toolchain()
