@@ -14,7 +14,7 @@ from facezoo import weights
 from facezoo.cli.options import add_batch_option, make_parser, run_command
 from facezoo.contract import read_contract
 from facezoo.errors import InputError
-from facezoo.models import find_card, import_part
+from facezoo.models import find_card, has_part, import_part
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,17 +28,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     card = find_card(args.card)
-    if not args.onnx and not card.weights:
-        raise InputError(f"no weights of {card.id} are published; give the file with --onnx")
-    source = weights.locate(args.onnx or card.weights)
-    try:
-        graph = import_part(card.model, "graph")
-    except ModuleNotFoundError as error:
+    if not has_part(card.model, "graph"):
         raise InputError(
             f"{card.id} is made from a checkpoint; use {card.task}/{card.model}/source_code/"
             "export_onnx.py"
-        ) from error
-    graph.export_released(source, args.output, batch=args.batch)
+        )
+    if not args.onnx and not card.weights:
+        raise InputError(f"no weights of {card.id} are published; give the file with --onnx")
+    source = weights.locate(args.onnx or card.weights)
+    import_part(card.model, "graph").export_released(source, args.output, batch=args.batch)
     found = read_contract(args.output)
     print(f"{args.output}: {found.card_id}, outputs {' '.join(found.output_names)}")
     return 0

@@ -28,12 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
     options.add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
-    options.add_flag(
-        parser,
-        "--input_image_dir",
-        type=Path,
-        help="folder of the pictures; needed for a list that the vendor's script made",
-    )
+    help_images = "folder of the images; needed for a list that the vendor's script made"
+    options.add_flag(parser, "--input_image_dir", type=Path, help=help_images)
     options.add_flag(parser, "--save_dir", type=Path, help="folder for results")
     parser.add_argument("--card", help="which variant; needed for outputs of the vendor's vamp")
     options.add_run_options(parser)
@@ -51,9 +47,10 @@ def show(pictures, outputs) -> int:
         if picture.error:
             print(f"{'-':17}  {picture.name}  {picture.error}")
             continue
-        arrays, file = outputs.arrays(picture.line), outputs.paths[picture.line]
+        arrays = outputs.arrays(picture.line)
         shapes = " ".join("x".join(map(str, array.shape)) for array in arrays)
-        print(f"{file.name}  {picture.name}  {arrays[0].dtype} {shapes}")
+        name = outputs.paths[picture.line].name
+        print(f"{name}  {picture.name}  {arrays[0].dtype} {shapes}")
     how = "by their hashes" if outputs.contract else "by names and shapes; there is no vamp.json"
     print(f"{len(outputs)} outputs checked {how}")
     return 0

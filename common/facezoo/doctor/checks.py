@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import __version__, weights
+from ..backends import HOSTS
 from ..backends.base import HostBackend
 from ..backends.ort import available_providers
 from ..backends.vsx import check_card
@@ -47,9 +48,10 @@ __all__ = [
 
 
 PACKAGES = (
-    "numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm "
-    "onnx onnxruntime openvino torch"
-).split()
+    *"numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm onnx".split(),
+    *(host.package for host in HOSTS.values()),
+    "torch",
+)
 # Distributions that own the same import name: of each line only one may be installed.
 RIVALS = (
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),

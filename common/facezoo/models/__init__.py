@@ -37,6 +37,7 @@ __all__ = [
     "find_card",
     "find_class",
     "find_weights",
+    "has_part",
     "import_part",
 ]
 
@@ -87,6 +88,19 @@ def import_part(model: str, part: str) -> ModuleType:
         Name of the module.
     """
     return import_module(f"{__name__}.{model}.{part}")
+
+
+def has_part(model: str, part: str) -> bool:
+    """Tell whether a model has a module, without importing it.
+
+    Parameters
+    ----------
+    model
+        One of ``MODELS``.
+    part
+        Name of the module, such as ``graph``: its weights are published as ONNX.
+    """
+    return (Path(__file__).parent / model / f"{part}.py").is_file()
 
 
 def find_class(model: str) -> Type[FaceModel[Any]]:

@@ -30,7 +30,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from ..card import GATE_LIMITS, ModelCard, Preprocess, Reference, WeightFile
 from ..errors import UNREADABLE, InputError
-from ..models import CARDS, MODELS, WEIGHTS
+from ..models import CARDS, MODELS, WEIGHTS, has_part
 from .chinese import CHINESE
 from .numerics import (
     BUILDS,
@@ -173,15 +173,14 @@ def _status(root: Path, say: Say) -> str:
         results = read_numerics(folder / NUMERICS_FILE)
         fetched = [file for file in _files(model) if file.sources]
         by_hand = len(_files(model)) - len(fetched)
-        written, code = folder / "README.md", root / "common" / "facezoo" / "models" / model
-        exported = any((code / name).exists() for name in ("graph.py", "checkpoint.py"))
+        exported = has_part(model, "graph") or has_part(model, "checkpoint")
         on_host = [one for one in results if not one.engine.startswith(DEVICE_ENGINE)]
         on_card = [one for one in results if one.engine.startswith(DEVICE_ENGINE)]
         by_build = {build: [one for one in on_host if one.build == build] for build in BUILDS}
         rows.append(
             [
                 _page_link(root, model, say),
-                say("yes" if written.exists() else "in progress"),
+                say("yes" if (folder / "README.md").exists() else "in progress"),
                 f"{len(fetched)} {say('fetched')}, {by_hand} {say('by hand')}",
                 say("yes" if exported else "in progress"),
                 _subject(results[0]) if results else say("neither weights nor data were at hand"),
