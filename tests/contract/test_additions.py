@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import additions
 import numpy as np
@@ -25,15 +26,24 @@ NAMES = {"model": "gradient", "backend": "fast", "metric": "spread", "verb": "co
 TASKS = {"model": "quality", "metric": "landmarks"}
 
 
+def left_out(folder, names):
+    """Leave out what git does not hold, such as the data sets in a workspace."""
+    if Path(folder).name == "workspace":
+        return [name for name in names if name != ".gitkeep"]
+    kept = (".ci", ".gitignore")
+    return [
+        name
+        for name in names
+        if (name.startswith(".") and name not in kept) or name == "__pycache__"
+    ]
+
+
 class Copy:
     """A copy of the repository; what runs in it takes the package from it."""
 
     def __init__(self, repository, root):
         self.root = root
-        skip = shutil.ignore_patterns("[.]venv", "[.]git", "[.]*cache", "__pycache__", "*.egg-info")
-        shutil.copytree(repository, root, ignore=skip)
-        for entry in root.glob("face_*/*/workspace/[!.]*"):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        shutil.copytree(repository, root, ignore=left_out)
         self.before = self.files()
 
     def files(self):
