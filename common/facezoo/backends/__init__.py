@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Type
 
 from ..artifact import Artifact, read_artifact
 from ..card import ModelCard, Preprocess
@@ -12,11 +13,34 @@ from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
 from ..image.preprocess import describe_differences
 from ..vacc.vdsp import read_vdsp
-from .base import Backend, RuntimeOptions
+from .base import Backend, HostBackend, RuntimeOptions
 
-__all__ = ["ENGINES", "RuntimeOptions", "open_backend"]
+__all__ = ["ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
 
-ENGINES = ("auto", "ort", "openvino", "vsx")
+
+class Host(NamedTuple):
+    """A runtime of this machine; its module in this folder has the engine's name.
+
+    Attributes
+    ----------
+    backend
+        Its :class:`~facezoo.backends.base.HostBackend`, in that module.
+    package
+        What it needs, and only that module imports.
+    option
+        The field of :class:`RuntimeOptions` that no other engine uses; "" for none.
+    """
+
+    backend: str
+    package: str
+    option: str = ""
+
+
+HOSTS = {
+    "ort": Host("OrtBackend", "onnxruntime", "provider"),
+    "openvino": Host("OpenVinoBackend", "openvino", "precision"),
+}
+ENGINES = ("auto", *HOSTS, "vsx")
 _USUAL = RuntimeOptions()
 
 _log = logging.getLogger(__name__)
@@ -68,9 +92,10 @@ def open_backend(
     artifact = None if source.suffix == ".onnx" else read_artifact(source)
     if engine == "auto":
         engine = _choose(artifact, runtime.device_id)
-    for name, its in (("provider", "ort"), ("precision", "openvino")):
-        value = getattr(runtime, name)
-        if value != getattr(_USUAL, name) and engine != its:
+    for its, host in HOSTS.items():
+        name = host.option
+        value = getattr(runtime, name) if name else ""
+        if name and value != getattr(_USUAL, name) and engine != its:
             _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
@@ -100,14 +125,11 @@ def open_backend(
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp)
-    if engine == "openvino":
-        from .openvino import OpenVinoBackend
-
-        return OpenVinoBackend(model, contract, wanted, half, threads, runtime.precision)
-    from .ort import OrtBackend
-
-    backend = OrtBackend(model, contract, wanted, half, threads, runtime.provider)
-    if runtime.provider != _USUAL.provider:
+    host = HOSTS[engine]
+    kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
+    own = {host.option: getattr(runtime, host.option)} if host.option else {}
+    backend = kind(model, contract, wanted, half, threads, **own)
+    if engine == "ort" and runtime.provider != _USUAL.provider:
         _log.info(
             "provider %s: ONNX Runtime %s runs on %s",
             runtime.provider,

@@ -49,7 +49,6 @@ def available_providers() -> List[str]:
 def open_session(
     model: Union[Path, bytes],
     threads: int,
-    batch: Optional[int] = None,
     provider: str = "cpu",
     name: str = "",
 ) -> Any:
@@ -61,8 +60,6 @@ def open_session(
         A file, or a serialised graph.
     threads
         Threads one run may use.
-    batch
-        Fix a free batch axis named ``batch`` to this size, which lets the runtime plan memory.
     provider
         One of ``PROVIDERS``.
     name
@@ -92,8 +89,6 @@ def open_session(
     # within a run, those of several threads may.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if batch is not None:
-        options.add_free_dimension_override_by_name("batch", batch)
     source = model if isinstance(model, bytes) else str(model)
     wanted = _find_provider(provider)
     # The CPU stands behind every provider, for the operations that one lacks.
@@ -128,7 +123,7 @@ def _find_provider(provider: str) -> str:
 
 
 def run_graph(
-    model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray], *, threads: int = 1
+    model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray]
 ) -> Dict[str, np.ndarray]:
     """Run a graph once on ready tensors; for checks, not for speed.
 
@@ -138,8 +133,6 @@ def run_graph(
         A file, a serialised graph, or an ``onnx.ModelProto``.
     feeds
         Input name to array.
-    threads
-        Threads the run may use.
 
     Returns
     -------
@@ -153,7 +146,7 @@ def run_graph(
     """
     if not isinstance(model, (bytes, Path)):
         model = model.SerializeToString()
-    session = open_session(model, threads)
+    session = open_session(model, threads=1)
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds))))
@@ -206,9 +199,6 @@ class OrtBackend(HostBackend):
         threads = 1 if many else self.threads
         model: Union[Path, bytes] = self.model
         if pixels and self.normalisation:
-            # Imported here, as wherever a graph is read: a command's help must not wait for onnx.
-            pass
-
             graph = load_graph(self.model)
             normalise_inside(graph, *self.normalisation)
             model = graph.SerializeToString()

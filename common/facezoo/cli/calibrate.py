@@ -28,9 +28,10 @@ from ..image.align import align_face
 from ..image.appearance import worsened
 from ..image.files import find_images, read_image_rgb, relative_names
 from ..metrics.verification import cosine_similarity
+from ..models import find_class
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
-from ..pipeline.load import MODELS, load
+from ..pipeline.load import load
 from ..pipeline.photo import PhotoEmbedder
 from ..profiles.appearance import LOOKS, find_limit, shares_missed, write_limits
 from ..profiles.quality import QualityProfile, fnmr_threshold, make_profile, write_profile
@@ -88,7 +89,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
     names = relative_names(paths, args.images)
     scored: List[str] = []
     values: List[float] = []
-    kind, vdsp = MODELS[args.recipe], args.vdsp_params_info
+    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
     with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         card, sha256 = model.contract.card_id, model.settings().get("model_sha256")
         results = progress(model.stream(paths), len(paths))

@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import __version__, weights
+from ..backends import HOSTS
 from ..backends.base import HostBackend
 from ..backends.ort import available_providers
 from ..backends.vsx import check_card
@@ -25,9 +26,9 @@ from ..errors import BackendError, GraphError
 from ..files import sha256_of
 from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
-from ..machine import cpu_features, describe_machine
-from ..models import WEIGHTS, find_card
-from ..pipeline.load import RELEASED, resolve
+from ..machine import VNNI, cpu_flags, describe_machine
+from ..models import WEIGHTS, find_card, has_part
+from ..pipeline.load import resolve
 from ..vacc.toolchain import describe_toolchain
 from .invariants import blur_trait, traits_of
 from .mistakes import TOLERANCE, Diagnosis, Hypothesis, Patient, hypotheses_of
@@ -48,14 +49,18 @@ __all__ = [
 
 
 PACKAGES = (
-    "numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm "
-    "onnx onnxruntime openvino torch"
-).split()
+    *"numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm onnx".split(),
+    *(host.package for host in HOSTS.values()),
+    "torch",
+)
 # Distributions that own the same import name: of each line only one may be installed.
 RIVALS = (
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
 )
+
+# Of the processor's instruction sets those that decide a network's speed.
+CPU_FEATURES = ("avx2", "fma", "avx512f", *VNNI, "amx_bf16", "amx_int8")
 
 # A build that keeps its arithmetic stays below this, as a share of the outputs' spread.
 SAME_ARITHMETIC = 1e-3
@@ -141,10 +146,10 @@ def _environment() -> Iterator[Tuple[str, ...]]:
     if available_providers():
         yield "ok", "ONNX Runtime", f"providers {', '.join(available_providers())}"
     machine = describe_machine()
-    features = cpu_features()
+    features = [name for name in CPU_FEATURES if name in cpu_flags()]
     shown = ", ".join(features) if features else "features unknown"
     yield "note", "processor", f"{machine['cores']} cores of {machine['cpu']}: {shown}"
-    if features and not {"avx512_vnni", "avx_vnni"}.intersection(features):
+    if features and not set(VNNI).intersection(features):
         yield "note", "int8", "no VNNI: int8 is no faster here, and needs reduced weights"
     yield _card_row()
     tools = describe_toolchain()
@@ -419,7 +424,7 @@ def subject_of(path: Path, card: Optional[ModelCard]) -> Subject:
         raise GraphError(
             f"{str(path)!r} carries no contract; say which network it is, such as scrfd_500m_bnkps"
         )
-    if card.model not in RELEASED:
+    if not has_part(card.model, "graph"):
         return Subject(path, path, card, Contract.from_card(card), sha256_of(path))
     model, _ = resolve(path, card=card.id)
     return Subject(path, model, card, read_contract(model), sha256_of(path))

@@ -73,13 +73,6 @@ class Threshold:
             raise InputError(f"a cosine threshold must be from -1 to 1, got {cosine}")
         return cls(math.acos(cosine) / math.pi)
 
-    @classmethod
-    def from_l2(cls, l2: float) -> Threshold:
-        """Make the threshold from a distance of unit vectors, in [0, 2]; not squared."""
-        if not 0.0 <= l2 <= 2.0:
-            raise InputError(f"an L2 threshold of unit vectors must be from 0 to 2, got {l2}")
-        return cls(2.0 * math.asin(l2 / 2.0) / math.pi)
-
     @property
     def cosine(self) -> float:
         """Cosine similarity, -1 to 1; pairs above it are accepted."""
@@ -438,8 +431,6 @@ def facenet_evaluation(
     second: np.ndarray,
     is_same: np.ndarray,
     *,
-    distance: str = "squared_l2",
-    subtract_mean: bool = False,
     folds: int = FOLDS,
 ) -> FacenetReport:
     """Evaluate pairs by the vendor's protocol, which comes from FaceNet's code.
@@ -450,50 +441,35 @@ def facenet_evaluation(
     Parameters
     ----------
     first, second
-        Shape (N, D); normalise them to length 1 for ``squared_l2``.
+        Shape (N, D), of length 1.
     is_same
         Shape (N,), bool.
-    distance
-        ``squared_l2``, or ``angle`` in units of pi. The original's angle of two equal vectors can
-        be NaN by rounding, which rejects them; here it is 0.
-    subtract_mean
-        Subtract the mean of the other folds' embeddings.
     folds
         How many runs the list is cut into.
 
     Raises
     ------
     InputError
-        If there are fewer pairs than folds, shapes differ, a vector is zero or not finite, the
-        distance is not known, or a fold or its complement lacks genuine or impostor pairs.
+        If there are fewer pairs than folds, shapes differ, a vector is zero or not finite, or a
+        fold or its complement lacks genuine or impostor pairs.
 
     References
     ----------
     .. [1] VastModelZOO@43aff36,
        ``cv/face_quality/sdd_fiqa/build_in/vsx/python/sdd_fiqa_vsx.py``, ``evaluate``.
     """
-    measures = {"squared_l2": _squared_l2, "angle": angular_distance}
-    if distance not in measures:
-        raise InputError(f"distance {distance!r} is not known; expected one of {list(measures)}")
     first, second, is_same = _check_pairs(first, second, is_same)
     _squared_norms(first, "first")
     _squared_norms(second, "second")
     edges = _fold_edges(len(is_same), folds)
-    measure = measures[distance]
-    distances = []
-    for run in zip(edges[:-1], edges[1:]):
-        if subtract_mean:
-            mean = _mean_outside(first, second, np.array(run))
-            distances.append(measure(first - mean, second - mean))
-        else:
-            distances.append(distances[0] if distances else measure(first, second))
-    bins = np.array([np.searchsorted(THRESHOLDS, row, side="right") for row in distances])
-    accuracy = _fold_accuracy(bins, is_same, edges)
-    folds_of = list(zip(distances, edges[:-1], edges[1:]))
+    distance = np.asarray(np.sum(np.square(np.subtract(first, second)), axis=1))
+    bins = np.searchsorted(THRESHOLDS, distance, side="right")
+    accuracy = _fold_accuracy(np.tile(bins, (folds, 1)), is_same, edges)
+    runs = list(zip(edges[:-1], edges[1:]))
     accepted = np.concatenate(
-        [row[i:j] < limit for (row, i, j), limit in zip(folds_of, accuracy.thresholds)]
+        [distance[i:j] < limit for (i, j), limit in zip(runs, accuracy.thresholds)]
     )
-    val, far = np.array([_validate_fold(row, is_same, i, j) for row, i, j in folds_of]).T
+    val, far = np.array([_validate_fold(distance, is_same, i, j) for i, j in runs]).T
     return FacenetReport(
         accuracies=accuracy.accuracies,
         tpr=accuracy.tpr,
@@ -504,10 +480,6 @@ def facenet_evaluation(
         false_positives=accepted & ~is_same,
         false_negatives=~accepted & is_same,
     )
-
-
-def _squared_l2(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sum(np.square(np.subtract(first, second)), axis=1))
 
 
 def _validate_fold(

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from .. import __version__
+from ..backends import HOSTS
 from ..files import write_bytes
 from ..machine import describe_machine
 
@@ -100,7 +101,7 @@ Part = Union[Table, Facts, Curves, Pictures, Section]
 def versions() -> Dict[str, Any]:
     """Name what computed: facezoo, Python, packages, processor."""
     found: Dict[str, Any] = {"facezoo": __version__, "python": platform.python_version()}
-    for name in ("numpy", "opencv-python-headless", "onnxruntime", "openvino"):
+    for name in ("numpy", "opencv-python-headless", *(host.package for host in HOSTS.values())):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -33,8 +33,9 @@ from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
 from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...models import find_class
 from ...models.magface.model import FaceEmbedder
-from ...pipeline.load import MODELS, load
+from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_flag, add_model_options, progress, runtime_of
 from .pages import show_discards
@@ -322,7 +323,7 @@ def _evaluate_response(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     if args.list is not None:
         paths = [inside(args.images, name) for name in read_paths(args.list)]
-    kind, vdsp = MODELS[args.recipe], args.vdsp_params_info
+    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
     with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)

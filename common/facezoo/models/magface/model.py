@@ -17,6 +17,7 @@ from . import decode as magface
 
 __all__ = [
     "FLIPS",
+    "MODEL",
     "FaceEmbedder",
 ]
 
@@ -109,3 +110,6 @@ class FaceEmbedder(FaceModel[Embedding]):
     ) -> FaceEmbeddings:
         crops = (align_face(image_rgb, points) for points in faces.landmarks_xy)
         return FaceEmbeddings(faces, tuple(self._apply(infer, crop) for crop in crops))
+
+
+MODEL = FaceEmbedder

@@ -16,6 +16,7 @@ from . import decode as pipnet
 from .crop import DetectorCrop
 
 __all__ = [
+    "MODEL",
     "LandmarkDetector",
 ]
 
@@ -82,3 +83,6 @@ class LandmarkDetector(FaceModel[Landmarks]):
         crops = [DetectorCrop.of(box, faces.image_hw) for box in faces.boxes_xyxy.tolist()]
         found = [self._apply(infer, crop.cut(image_rgb)) for crop in crops]
         return FaceLandmarks(faces, tuple(map(DetectorCrop.to_photo, crops, found)))
+
+
+MODEL = LandmarkDetector

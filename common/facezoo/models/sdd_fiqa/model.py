@@ -11,6 +11,7 @@ from ..base import FaceModel
 from . import decode as sdd_fiqa
 
 __all__ = [
+    "MODEL",
     "FaceQuality",
 ]
 
@@ -43,3 +44,6 @@ class FaceQuality(FaceModel[QualityScore]):
     ) -> FaceQualities:
         crops = (align_face(image_rgb, points) for points in faces.landmarks_xy)
         return FaceQualities(faces, tuple(self._apply(infer, crop) for crop in crops))
+
+
+MODEL = FaceQuality
