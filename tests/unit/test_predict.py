@@ -16,11 +16,11 @@ from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
-from facezoo.pipeline.acceptance import REASONS, Gate, ScoreLimit, read_score_limit
+from facezoo.pipeline.acceptance import REASONS, Acceptance, ScoreLimit, read_score_limit
 from facezoo.pipeline.load import find_model
 from facezoo.pipeline.photo import FacePredictor
-from facezoo.profiles.appearance import Limits
-from facezoo.profiles.quality import make_profile, write_profile
+from facezoo.profiles.appearance import AppearanceLimits
+from facezoo.profiles.quality import make_quality_profile, write_quality
 from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_page
 from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
@@ -108,12 +108,12 @@ class Stage:
         self.calls.append("closed")
 
 
-def faces_at(*places, image_hw=(400, 600), scale=1.0, turn=0.0):
+def faces_at(*places, image_hw=(400, 600), scale=1.0, yaw=0.0):
     """Faces whose five points are the template's, at places of the photo."""
     marks = []
     for x, y in places:
         points = TEMPLATE_XY * scale + (x, y)
-        points[2, 0] += turn * (points[1, 0] - points[0, 0])
+        points[2, 0] += yaw * (points[1, 0] - points[0, 0])
         marks.append(points)
     boxes = [[x, y, x + 112 * scale, y + 112 * scale] for x, y in places]
     scores = np.linspace(0.9, 0.6, len(places))
@@ -132,15 +132,15 @@ def photo(sharp=True):
 
 
 # Round ones, whatever the package's are.
-LIMITS = Limits(min_size=32.0, min_sharpness=40.0, max_turn=0.5, max_cut_off=0.15)
+LIMITS = AppearanceLimits(min_size=32.0, min_sharpness=40.0, max_yaw=0.5, max_truncation=0.15)
 
 
-def predictor(faces, quality=None, norm=20.0, **gate):
+def predictor(faces, quality=None, norm=20.0, **limits):
     stages = {"embedder": Stage("w600k_mbf", lambda crop: Embedding(np.array([0, norm], "f4")))}
     if quality is not None:
         stages["quality"] = Stage("sdd_fiqa_r50", lambda crop: QualityScore(quality))
     detector = Stage("scrfd_500m_bnkps", lambda image: faces)
-    return FacePredictor(detector, **stages, gate=Gate(looks=LIMITS, **gate))
+    return FacePredictor(detector, **stages, acceptance=Acceptance(appearance=LIMITS, **limits))
 
 
 SCORES = (ScoreLimit("sdd_fiqa_r50", "f" * 64, 30.0),)
@@ -153,14 +153,14 @@ MAGNITUDES = (ScoreLimit("w600k_mbf", "f" * 64, 15.0),)
         (faces_at((100, 100)), photo(), 50.0, 20.0, SCORES, ()),
         (faces_at((100, 100), scale=0.2), photo(), 50.0, 20.0, SCORES, ("too_small",)),
         (faces_at((100, 100)), photo(False), 50.0, 20.0, SCORES, ("blurred",)),
-        (faces_at((100, 100), turn=0.7), photo(), 50.0, 20.0, SCORES, ("turned",)),
+        (faces_at((100, 100), yaw=0.7), photo(), 50.0, 20.0, SCORES, ("turned",)),
         (faces_at((-40, 100)), photo(), 50.0, 20.0, SCORES, ("cut_off",)),
         (faces_at((100, 100)), photo(), 29.9, 20.0, SCORES, ("low_quality",)),
         (faces_at((100, 100)), photo(), 29.9, 20.0, (), ()),
         (faces_at((100, 100)), photo(), None, 14.9, MAGNITUDES, ("low_quality",)),
         (faces_at((100, 100)), photo(), None, 15.1, MAGNITUDES, ()),
         (
-            faces_at((-40, 100), scale=0.25, turn=0.7),
+            faces_at((-40, 100), scale=0.25, yaw=0.7),
             photo(False),
             9.0,
             20.0,
@@ -209,18 +209,17 @@ def test_landmarks_are_each_faces_own():
 
 def test_profiles_belong_to_a_file(tmp_path):
     other = dataclasses.replace(SCORES[0], model_sha256="0" * 64)
-    with pytest.raises(InputError, match="another file"):
+    with pytest.raises(InputError, match="was made for sdd_fiqa_r50 with sha256 0000"):
         predictor(faces_at(), 1.0, scores=(other,))
-    with pytest.raises(InputError, match="no stage here"):
+    with pytest.raises(InputError, match="not a stage here"):
         predictor(faces_at(), None, scores=SCORES)
     path = tmp_path / "quality.json"
-    profile = make_profile(np.arange(100.0), "sdd_fiqa_r50", "a", {})
-    write_profile(path, profile, {})
+    write_quality(path, make_quality_profile(np.arange(100.0), "sdd_fiqa_r50", "a", {}))
     assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a", 5.0)
     with pytest.raises(InputError, match="has no threshold 'drop 7 %'"):
         read_score_limit(path, "drop 7 %")
     path.write_text("[]")
-    with pytest.raises(InputError, match="no quality profile"):
+    with pytest.raises(InputError, match="not a profile of quality"):
         read_score_limit(path, "drop 5 %")
 
 
@@ -260,7 +259,7 @@ def run(tmp_path):
     def command(*more, folder="out"):
         return main(
             ["predict", str(tmp_path / "photos"), "--save_dir", str(tmp_path / folder), *words]
-            + ["--min_size", "0", "--max_turn", "10", "--max_cut_off", "1", *more]
+            + ["--min_size", "0", "--max_yaw", "10", "--max_truncation", "1", *more]
         )
 
     return command, tmp_path
@@ -347,13 +346,13 @@ def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsy
     assert "4 kept from before" in capsys.readouterr().out
     assert (folder / "out/faces.jsonl").read_bytes() == first
     assert command("--embed_refused") == 4
-    assert "gate was" in capsys.readouterr().err
+    assert "acceptance was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": "facezoo.predict/2"},
+        {"schema": "facezoo.predict/1"},
         {"width": 0},
         {"extra": 1},
         {"faces": [{}]},
@@ -361,7 +360,7 @@ def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsy
     ],
 )
 def test_the_schema_notices(change):
-    good = {"schema": "facezoo.predict/1", "path": "a.jpg", "width": 4, "height": 3, "faces": []}
+    good = {"schema": "facezoo.predict/2", "path": "a.jpg", "width": 4, "height": 3, "faces": []}
     assert wrong(good, SCHEMA) == []
     assert wrong({**good, **change}, SCHEMA) != []
 
@@ -389,7 +388,7 @@ def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypat
     for path in tmp_path.glob("*.j*"):
         path.rename(tmp_path / "photos" / path.name)
     words[1] = str(tmp_path / "photos")
-    assert main([*words, "--embedder", "w600k_mbf", "--max_cut_off", "0.15"]) == 0
+    assert main([*words, "--embedder", "w600k_mbf", "--max_truncation", "0.15"]) == 0
     lines = (tmp_path / "out/faces.jsonl").read_text().splitlines()
     entries = {entry["path"]: entry for entry in map(json.loads, lines)}
     assert [problem for entry in entries.values() for problem in wrong(entry, SCHEMA)] == []
@@ -411,7 +410,7 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
         "quality": find_model(str(tiny_sdd_fiqa(tmp_path / "q.onnx")), "sdd_fiqa", threads=1),
         "embedder": find_model("w600k_mbf", "magface", threads=1),
     }
-    chain = FacePredictor(**stages, gate=Gate(embed_refused=True))
+    chain = FacePredictor(**stages, acceptance=Acceptance(embed_refused=True))
     images = [read_image_rgb(path) for path in find_images(shared / "assets/photos")]
     seconds = {"chain": [], "stages": []}
     for _ in range(3):
@@ -419,7 +418,7 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
             started = time.perf_counter()
             photo = chain(image)
             seconds["chain"].append(time.perf_counter() - started)
-            found = {"schema": "facezoo.predict/1", "path": "x", **photo.to_dict()}
+            found = {"schema": "facezoo.predict/2", "path": "x", **photo.to_dict()}
             for face in found["faces"]:
                 face.update(embedding=0 if face.pop("vector") else None)
             assert wrong(found, SCHEMA) == []

@@ -13,12 +13,13 @@ from facezoo.errors import DatasetError, FaceZooError, InputError
 from facezoo.evaluation.quality import compare_scores, face_pairs, rank_copies
 from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
 from facezoo.image.files import write_image_rgb
+from facezoo.metrics.verification import threshold_at_fmr
 from facezoo.profiles.quality import (
     DROPS,
-    fnmr_threshold,
-    make_profile,
-    read_profile,
-    write_profile,
+    make_quality_profile,
+    quality_at_fnmr,
+    read_quality,
+    write_quality,
 )
 from facezoo.reports.numerics import read_numerics
 from facezoo.testing import tiny_magface, tiny_sdd_fiqa
@@ -228,7 +229,7 @@ def test_people_are_chosen_in_the_order_of_their_numbers():
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=200, unique=True))
 def test_thresholds_drop_what_they_say(values):
     scores = np.array(values)
-    profile = make_profile(scores, "sdd_fiqa_r50", "ab", {})
+    profile = make_quality_profile(scores, "sdd_fiqa_r50", "ab", {})
     dropped = [int((scores < threshold).sum()) for threshold in profile.thresholds.values()]
     assert dropped == sorted(dropped)
     for share, count in zip(DROPS, dropped):
@@ -239,18 +240,19 @@ def test_thresholds_drop_what_they_say(values):
 
 
 def test_a_profile_is_read_back_for_its_model_only(tmp_path):
-    profile = make_profile(np.arange(50.0), "sdd_fiqa_r50", "ab12", {"FNMR 0.05 at FMR 0.001": 7.0})
+    more = {"FNMR 0.05 at FMR 0.001": 7.0}
+    profile = make_quality_profile(np.arange(50.0), "sdd_fiqa_r50", "ab12", more, {"fnmr": 0.05})
     path = tmp_path / "quality.json"
-    write_profile(path, profile, {"fnmr": 0.05})
-    assert read_profile(path, "ab12") == profile
-    with pytest.raises(InputError, match="two networks share no scale"):
-        read_profile(path, "cd34")
+    write_quality(path, profile)
+    assert read_quality(path, "ab12") == profile
+    with pytest.raises(InputError, match="belongs to one model file"):
+        read_quality(path, "cd34")
     for text in ("", "{}", path.read_text().replace("profile/1", "profile/2")):
         path.write_text(text)
-        with pytest.raises(InputError, match="is no quality profile"):
-            read_profile(path, "ab12")
+        with pytest.raises(InputError, match="not a profile of quality"):
+            read_quality(path, "ab12")
     with pytest.raises(InputError, match="finite"):
-        make_profile(np.array([1.0, np.nan]), "x", "y", {})
+        make_quality_profile(np.array([1.0, np.nan]), "x", "y", {})
 
 
 def test_the_threshold_for_a_wanted_error_reaches_it(faces):
@@ -258,20 +260,20 @@ def test_the_threshold_for_a_wanted_error_reaches_it(faces):
     pairs = face_pairs(embeddings)
     quality = pairs.quality(scores)
     same = pairs.is_same
-    limit = np.quantile(pairs.distances[~same], 0.05)
+    limit = -threshold_at_fmr(-pairs.distances[~same], 0.05).similarity
 
     def rate(threshold):
         kept = same & (quality >= threshold)
         return (pairs.distances[kept] >= limit).mean()
 
-    threshold = fnmr_threshold(pairs.distances, same, quality, fmr=0.05, fnmr=0.1)
+    threshold = quality_at_fnmr(pairs.distances, same, quality, fmr=0.05, fnmr=0.1)
     assert rate(threshold) <= 0.1 < rate(-np.inf)
     lower = np.unique(quality[same & (quality < threshold)])
     assert all(rate(value) > 0.1 for value in lower)
     with pytest.raises(InputError, match="the least is"):
-        fnmr_threshold(pairs.distances, same, quality, fmr=0.001, fnmr=0.0)
-    with pytest.raises(InputError, match="impostor pairs"):
-        fnmr_threshold(pairs.distances, same, quality, fmr=1e-6, fnmr=0.1)
+        quality_at_fnmr(pairs.distances, same, quality, fmr=0.005, fnmr=0.0)
+    with pytest.raises(InputError, match="needs at least 2500 impostor pairs, there are 2376"):
+        quality_at_fnmr(pairs.distances, same, quality, fmr=0.004, fnmr=0.1)
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -366,13 +368,13 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     write_embeddings(tmp_path / "e.npz", Embeddings(tuple(names), vectors.astype(np.float32)))
     words = ["calibrate", "quality", "--images", pictures, "--model_prefix_path", model]
     words += ["--output", tmp_path / "quality.json"]
-    more = ["--embeddings", tmp_path / "e.npz", "--fnmr", "0.5", "--fmr", "0.01"]
+    more = ["--embeddings", tmp_path / "e.npz", "--fnmr", "0.5", "--fmr", "0.03"]
     assert main([str(word) for word in (*words, *more)]) == 0
     said = capsys.readouterr().out
-    assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.01" in said
+    assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.03" in said
     assert "30 pictures, 0 refused" in said
     entry = json.loads((tmp_path / "quality.json").read_text())
-    profile = read_profile(tmp_path / "quality.json", entry["model_sha256"])
+    profile = read_quality(tmp_path / "quality.json", entry["model_sha256"])
     assert profile.pictures == 30
     (pictures / "p0" / "broken.png").write_bytes(b"no picture")
     assert main([str(word) for word in words]) == 1

@@ -96,6 +96,21 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
     parser.add_argument(*spellings, **options)
 
 
+def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
+    """Add former spellings of a flag, which work like it and are not shown in the help.
+
+    Parameters
+    ----------
+    parser
+        As of :func:`add_flag`.
+    names
+        The former spellings.
+    options
+        ``dest`` of the flag, and its ``type``.
+    """
+    add_flag(parser, *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which model runs, and on what."""
     group = parser.add_argument_group("model")

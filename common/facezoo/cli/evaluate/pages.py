@@ -112,9 +112,9 @@ def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
 def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
     """Write the page of a recognition evaluation to ``args.html``."""
     found = report.verification
-    roc = {f"area {found.roc.area:.5f}": (found.roc.far, found.roc.tar)}
+    roc = {f"area {found.roc.area:.5f}": (found.roc.fmr, found.roc.matched)}
     points = [
-        (p.far, p.tar, p.low, p.high, p.threshold.cosine if p.threshold else None, p.refusal)
+        (p.fmr, p.fnmr, p.low, p.high, p.threshold.cosine if p.threshold else None, p.refusal)
         for p in found.points
     ]
     write_page(
@@ -122,8 +122,10 @@ def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
         f"Recognition: {found.name}",
         [
             Section("Result", " ".join(found.lines()[:1])),
-            Table("Operating points", ["FAR", "TAR", "low", "high", "cosine", "refused"], points),
-            Curves("ROC", "false accept rate", "true accept rate", roc, (0.0, 1.0, 0.0, 1.0)),
+            Table("Operating points", ["FMR", "FNMR", "low", "high", "cosine", "refused"], points),
+            Curves(
+                "ROC", "false match rate", "1 - false non-match rate", roc, (0.0, 1.0, 0.0, 1.0)
+            ),
             Facts(
                 "Pictures",
                 {
