@@ -94,6 +94,35 @@ def test_the_packages_limits_say_what_they_were_found_with():
     assert default_limits() == Acceptance().appearance == AppearanceLimits(**entry["limits"])
 
 
+def test_the_first_schema_is_read(tmp_path):
+    entry = json.loads(DEFAULT.read_text("utf-8"))
+    former = {"yaw": "turn", "truncation": "cut_off"}
+    entry["found"] = {former.get(name, name): one for name, one in entry["found"].items()}
+    limits = entry["limits"]
+    limits["max_turn"], limits["max_cut_off"] = limits.pop("max_yaw"), limits.pop("max_truncation")
+    entry["settings"]["recogniser"] = entry.pop("card")
+    entry["settings"]["recogniser_sha256"] = entry.pop("model_sha256")
+    entry["schema"] = "facezoo.looks_profile/1"
+    (tmp_path / "looks.json").write_text(json.dumps(entry))
+    found, expected = read_appearance(tmp_path / "looks.json"), read_appearance(DEFAULT)
+    assert (found.limits, found.found) == (expected.limits, expected.found)
+    assert (found.card, found.model_sha256) == (expected.card, expected.model_sha256)
+    with pytest.raises(InputError, match="belongs to one model file"):
+        read_appearance(tmp_path / "looks.json", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("min_size", -1), ("max_truncation", 1.5), ("max_yaw", 11), ("max_yaw", True)],
+)
+def test_limits_out_of_range_are_refused(field, value, tmp_path):
+    entry = json.loads(DEFAULT.read_text("utf-8"))
+    entry["limits"][field] = value
+    (tmp_path / "appearance.json").write_text(json.dumps(entry))
+    with pytest.raises(InputError, match=f"the limit of {field[4:]} is"):
+        read_appearance(tmp_path / "appearance.json")
+
+
 def test_folders_of_people_to_limits(tmp_path, capsys):
     """Each person is a bright square with stripes of its own, which the tiny detector finds."""
     detector = tiny_scrfd(tmp_path / "detector.onnx")

@@ -13,15 +13,17 @@ import facezoo
 import numpy as np
 import pytest
 from facezoo.cli.main import main
+from facezoo.cli.predict import read_photos
 from facezoo.errors import InputError
+from facezoo.files import sha256_of
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
 from facezoo.pipeline.acceptance import REASONS, Acceptance, ScoreLimit, read_score_limit
 from facezoo.pipeline.load import find_model
 from facezoo.pipeline.photo import FacePredictor
-from facezoo.profiles.appearance import AppearanceLimits
+from facezoo.profiles.appearance import DEFAULT, AppearanceLimits
 from facezoo.profiles.quality import make_quality_profile, write_quality
-from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_page
+from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_html_report
 from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
@@ -280,9 +282,9 @@ def test_a_folder_from_photos_to_files(run, capsys):
     assert all(len(face["points_xy"]) == 98 for face in faces)
     arrays = np.load(folder / "out/embeddings.npz")
     embedded = [face for face in faces if face["embedding"] is not None]
-    assert len(arrays["embeddings"]) == len(embedded) > 0
+    assert len(arrays["vectors"]) == len(embedded) > 0
     for face in embedded:
-        vector = arrays["embeddings"][face["embedding"]]
+        vector = arrays["vectors"][face["embedding"]]
         assert np.linalg.norm(vector) == pytest.approx(face["magnitude"], rel=1e-5)
     rows = list(csv.DictReader((folder / "out/faces.csv").open(newline="")))
     assert len(rows) == len(faces)
@@ -309,8 +311,55 @@ def test_the_chain_gives_what_its_stages_give(run):
         embeddings = embedder.on_faces(image, faces).embeddings
         landmarks = points.on_faces(image, faces).landmarks
         for face, embedding, marks in zip(entry["faces"], embeddings, landmarks):
-            assert (arrays["embeddings"][face["embedding"]] == embedding.vector).all()
+            assert (arrays["vectors"][face["embedding"]] == embedding.vector).all()
             assert face["points_xy"] == marks.points_xy.tolist()
+
+
+def test_embeddings_of_photos_are_evaluated(run, capsys):
+    """What predict wrote is what evaluate reads; each photo's folder is a person."""
+    command, folder = run
+    for index in range(3):
+        again = folder / "photos" / f"set {index}" / "again.png"
+        again.write_bytes((folder / "photos" / f"set {index}" / "a<b>.png").read_bytes())
+    assert command("--embed_refused", "--quiet") == 1
+    names = [path.relative_to(folder / "photos").as_posix() for path in folder.rglob("*.png")]
+    (folder / "scores.csv").write_text(
+        "path,quality\n" + "".join(f"{name},{index}\n" for index, name in enumerate(names))
+    )
+    words = ["evaluate", "quality", "--scores", f"x={folder / 'scores.csv'}", "--fmr", "0.9"]
+    assert main([*words, "--embeddings", str(folder / "out/embeddings.npz")]) == 0
+    assert "of 3 people" in capsys.readouterr().out
+
+
+def test_the_first_schema_is_read_as_the_second(tmp_path):
+    face = {"score": 0.9, "turn": 0.1, "cut_off": 0.2, "reasons": ["cut_off"], "embedding": None}
+    lines = [{"path": "a.jpg", "faces": [face]}, {"path": "b.jpg", "error": "damaged"}]
+    file = tmp_path / "faces.jsonl"
+    file.write_text("".join(json.dumps({"schema": "facezoo.predict/1", **x}) + "\n" for x in lines))
+    first, second = read_photos(file)
+    assert first["schema"] == "facezoo.predict/2" and second["error"] == "damaged"
+    measures = {"yaw": 0.1, "truncation": 0.2}
+    assert first["faces"] == [{"score": 0.9, **measures, "reasons": ["cut_off"], "embedding": None}]
+    file.write_text('{"schema": "facezoo.predict/9", "path": "a.jpg"}\n')
+    with pytest.raises(InputError, match=r"line 1 is not a photo of facezoo predict"):
+        read_photos(file)
+
+
+def test_limits_of_another_recogniser_are_refused(run, capsys):
+    command, folder = run
+    profile = json.loads(DEFAULT.read_text())
+    (folder / "appearance.json").write_text(json.dumps(profile))
+    assert command("--appearance", str(folder / "appearance.json"), folder="other") == 2
+    assert "a profile belongs to one model file" in capsys.readouterr().err
+    profile["model_sha256"] = sha256_of(folder / "models/embedder.onnx")
+    (folder / "appearance.json").write_text(json.dumps(profile))
+    assert command("--appearance", str(folder / "appearance.json"), folder="own") == 1
+    # The former spellings of the flags, and of the file.
+    assert (
+        command("--looks", str(folder / "appearance.json"), "--max_turn", "9", folder="own2") == 1
+    )
+    run_file = json.loads((folder / "own2/run.json").read_text())
+    assert run_file["settings"]["acceptance"]["appearance"]["max_yaw"] == 9
 
 
 def test_a_calibrated_quality_refuses_faces(run, capsys):
@@ -443,7 +492,7 @@ def test_a_page_is_whole_and_quotes_everything(tmp_path):
     evil = '<script>alert("x")</script>'
     image = np.zeros((900, 30, 3), np.uint8)
     line = np.linspace(0, 1, 5000)
-    write_page(
+    write_html_report(
         tmp_path / "page.html",
         f"NOBODY {evil}",
         [
@@ -472,11 +521,11 @@ def test_the_grid_of_a_plot_lies_at_round_values(tmp_path):
     faces = Curves(
         "Faces", "faces", "score", {"score": (np.arange(1, 11), np.r_[18.2, [25.8] * 9])}
     )
-    write_page(tmp_path / "p.html", "t", [faces])
+    write_html_report(tmp_path / "p.html", "t", [faces])
     text = (tmp_path / "p.html").read_text()
     assert re.findall(r'text-anchor="middle">([\d.]+)<', text) == ["2", "4", "6", "8", "10"]
     ends = re.findall(r'text-anchor="end">([\d.]+)<', text)
     assert ends == ["19", "20", "21", "22", "23", "24", "25"]
     no_numbers = Curves("Faces", "x", "y", {"one": (np.ones(2), np.array([1.0, np.nan]))})
-    write_page(tmp_path / "q.html", "t", [no_numbers])
+    write_html_report(tmp_path / "q.html", "t", [no_numbers])
     assert 'text-anchor="end"' not in (tmp_path / "q.html").read_text()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from facezoo.cli.main import main
 from facezoo.datasets.degraded import choose_people
-from facezoo.datasets.embeddings import Embeddings, write_embeddings
+from facezoo.datasets.embeddings import Embeddings, read_embeddings, write_embeddings
 from facezoo.datasets.scores import QualityScores, read_scores
 from facezoo.errors import DatasetError, FaceZooError, InputError
 from facezoo.evaluation.quality import compare_scores, face_pairs, rank_copies
@@ -98,8 +98,7 @@ def test_scores_are_read_whoever_wrote_them(tmp_path):
     (tmp_path / "a.csv").write_text("path,quality\na/1.png,3.5\nb c.png,-1.25\n")
     (tmp_path / "b.csv").write_text("score,path\n3.5,a/1.png\n-1.25,b c.png\n")
     (tmp_path / "list.txt").write_text("a/1.png 3.5\nb c.png\t-1.25\n")
-    np.savez(tmp_path / "e.npz", names=np.array(expected.names), norms=expected.values)
-    for name in ("results.json", "a.csv", "b.csv", "list.txt", "e.npz"):
+    for name in ("results.json", "a.csv", "b.csv", "list.txt"):
         found = read_scores(tmp_path / name)
         assert found.names == expected.names
         assert np.array_equal(found.values, expected.values)
@@ -303,6 +302,35 @@ def test_evaluate_quality_prints_writes_and_draws(faces, tmp_path, capsys, rng):
     assert [one["scores"] for one in entry["curves"]] == ["sdd", "noise"]
     assert len(entry["curves"][0]["fnmr"]) == 96
     assert "false match rate 0.05" in (tmp_path / "out.svg").read_text()
+
+
+def test_embeddings_of_photos_are_read_back_in_every_form(tmp_path):
+    names, faces = ("a/1.jpg", "a/1.jpg", "b/2.jpg"), np.array([0, 2, 1])
+    vectors = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+    write_embeddings(tmp_path / "now.npz", Embeddings(names, vectors, faces))
+    np.savez(tmp_path / "photos.npz", embeddings=vectors, photos=np.array(names), faces=faces)
+    np.savez(tmp_path / "runner.npz", names=np.array(names), vectors=vectors, norms=np.ones(3))
+    for file, expected in (("now", faces), ("photos", faces), ("runner", None)):
+        found = read_embeddings(tmp_path / f"{file}.npz")
+        assert found.names == names and found.people.tolist() == [0, 0, 1]
+        np.testing.assert_array_equal(found.vectors, vectors)
+        np.testing.assert_array_equal(found.faces, expected)
+    found = read_embeddings(tmp_path / "now.npz")
+    assert found.face_names == ("a/1.jpg#0", "a/1.jpg#2", "b/2.jpg#1")
+    # Each face's own score, else its image's.
+    scores = QualityScores(("a/1.jpg#2", "a/1.jpg", "b/2.jpg"), np.array([7.0, 8.0, 9.0]))
+    assert scores.of(found.face_names).tolist() == [8.0, 7.0, 9.0]
+    with np.load(tmp_path / "now.npz") as arrays:
+        assert sorted(arrays) == ["faces", "names", "norms", "vectors"]
+        np.testing.assert_allclose(arrays["norms"], np.linalg.norm(vectors, axis=1))
+    lengths = read_scores(tmp_path / "now.npz")
+    assert lengths.names == found.face_names
+    write_embeddings(tmp_path / "aligned.npz", Embeddings(names, vectors))
+    assert read_embeddings(tmp_path / "aligned.npz").face_names == names
+    for wrong in ({"faces": faces[:2]}, {"faces": faces - 3}, {"vectors": vectors * np.inf}):
+        np.savez(tmp_path / "x.npz", **{"names": np.array(names), "vectors": vectors, **wrong})
+        with pytest.raises(DatasetError, match="holds no embeddings"):
+            read_embeddings(tmp_path / "x.npz")
 
 
 def test_numbers_are_recorded_for_our_own_scores(faces, tmp_path):

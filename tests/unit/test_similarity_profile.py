@@ -119,6 +119,26 @@ def test_a_profile_is_read_back_for_its_file_only(tmp_path):
             read_similarity(path, "a" * 64)
 
 
+def test_the_first_schema_is_read(tmp_path):
+    path = tmp_path / "profile.json"
+    write_similarity(path, PROFILE)
+    entry = json.loads(path.read_text())
+    entry["schema"] = "facezoo.similarity_profile/1"
+    for point in entry["points"]:
+        point["far"] = point.pop("fmr")
+        if "fnmr" in point:
+            point["tar"] = 1.0 - point.pop("fnmr")
+    path.write_text(json.dumps(entry))
+    found = read_similarity(path, "a" * 64)
+    assert [point.fmr for point in found.points] == [1e-2, 1e-3]
+    assert found.points[0].fnmr == pytest.approx(0.1)
+    for change in ({"threshold": 1.5}, {"strict": -2.0}, {"loose": "0.2"}):
+        entry["points"][0]["cosine"].update(change)
+        path.write_text(json.dumps(entry))
+        with pytest.raises(InputError, match="the cosine"):
+            read_similarity(path, "a" * 64)
+
+
 def test_people_are_numbered_as_they_are_seen():
     def at(angle):
         return np.array([math.cos(angle), math.sin(angle)], np.float32) * 7

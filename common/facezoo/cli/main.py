@@ -42,7 +42,7 @@ CHAPTERS = {
     },
     "trouble": {
         "doctor": "machine, weights, and what explains wrong numbers",
-        "vacc": "a selftest of the vendor's card and tools",
+        "vacc": "a selftest of the vendor's device and tools",
     },
     "house": {
         "recipes": "render the vdsp JSONs and build YAMLs from the cards",

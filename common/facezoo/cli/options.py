@@ -127,7 +127,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--vdsp_params_info",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the card would do it; by default the model's own",
+        help="pre-processing as the device would do it; by default the model's own",
     )
     add_runtime_options(group)
 
@@ -135,7 +135,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that say what a model runs on; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",

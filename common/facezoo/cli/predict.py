@@ -28,6 +28,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import cv2
 import numpy as np
 
+from ..datasets.embeddings import Embeddings, write_embeddings
 from ..errors import UNREADABLE, InputError
 from ..files import write_bytes
 from ..image.draw import draw_predicted, write_drawing
@@ -47,7 +48,7 @@ from ..reports.html import (
     Section,
     Table,
     versions,
-    write_page,
+    write_html_report,
 )
 from ..runs import RunFolder, fingerprint_files
 from .options import (
@@ -120,7 +121,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--draw", action="store_true", help="write annotated pictures")
     output.add_argument(
-        "--html", type=Path, metavar="FILE", help="one page with pictures, table and settings"
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML report",
     )
     output.add_argument("--csv", action="store_true", help="write a line a face")
     add_run_options(parser)
@@ -174,7 +178,7 @@ def _run(
             write_results(args, folder.entries(), alike)
             folder.finish()
         if args.html:
-            _write_page(args, model.settings(), dict(zip(names, paths)))
+            _write_html(args, model.settings(), dict(zip(names, paths)))
         if not args.quiet:
             print(_summary(args.save_dir / FACES_FILE))
         return report_run(folder, len(paths), done, seconds)
@@ -216,10 +220,10 @@ def _limits_of(args: argparse.Namespace, embedder: Optional[FaceModel[Any]]) -> 
     return dataclasses.replace(limits, **given)
 
 
-def _write_page(
+def _write_html(
     args: argparse.Namespace, settings: Dict[str, Any], path_of: Dict[str, Path]
 ) -> None:
-    """Show a finished run: its pictures, a row a face, the scores, and what it ran with."""
+    """Write the HTML report of a finished run: images, a row per face, scores, settings."""
     entries = read_photos(args.save_dir / FACES_FILE)
     faces = [(e["path"], i, f) for e in entries for i, f in enumerate(e.get("faces", ()))]
     shown = [entry for entry in entries if "faces" in entry][:PICTURES_SHOWN]
@@ -228,7 +232,7 @@ def _write_page(
     note = f"The first {len(shown)} of {len(entries)} photos." if len(shown) < len(entries) else ""
     rows = [[None if cell == "" else cell for cell in _row(*face)] for face in faces]
     used = [i for i in range(len(COLUMNS)) if any(row[i] is not None for row in rows)]
-    write_page(
+    write_html_report(
         args.html,
         f"Faces in {args.path.name}",
         [
@@ -251,7 +255,7 @@ def _score_curves(faces: Sequence[Dict[str, Any]]) -> Iterator[Curves]:
 
 
 def _small(image: np.ndarray, entry: Dict[str, Any]) -> np.ndarray:
-    """Shrink a photo to what the page shows, then draw, so that the words can be read."""
+    """Shrink a photo to what the report shows, then draw, so that the words can be read."""
     scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -298,14 +302,9 @@ def write_results(
         writer.writerows([COLUMNS, *(_row(*face) for face in faces)])
         write_bytes(folder / CSV_FILE, text.getvalue().encode())
     if args.embedder is not None:
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            embeddings=np.stack(vectors) if vectors else np.zeros((0, 0), np.float32),
-            photos=np.array([faces[index][0] for index in embedded], str),
-            faces=np.array([faces[index][1] for index in embedded], np.int64),
-        )
-        write_bytes(folder / ARRAYS_FILE, buffer.getvalue())
+        names = [faces[index][0] for index in embedded]
+        numbers = [faces[index][1] for index in embedded]
+        write_embeddings(folder / ARRAYS_FILE, Embeddings.of(names, vectors, numbers))
 
 
 def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
