@@ -79,7 +79,7 @@ class Preprocess:
     resize
         The vendor's ResizeType. ``BILINEAR`` is taken to be ``BILINEAR_CV``.
     image_format
-        The vendor's IimageFormat: what a card is fed. Pictures here are always RGB; a BGR format
+        The vendor's IimageFormat: what a device is fed. Pictures here are always RGB; a BGR format
         means that channels are swapped before ``color_conversion``.
     color_conversion
         The vendor's ColorCvtCode. ``BGR2RGB`` and ``RGB2BGR`` are the same swap.

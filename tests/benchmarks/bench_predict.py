@@ -1,8 +1,8 @@
 """Time the whole chain of `facezoo predict` against the sum of its stages, per photo.
 
-Detector, alignment, looks (size, sharpness, turn, cut) and embedding of every face, and landmarks
-and quality if their models are given. Chain and stages take turns on the same photo in one
-process; the ratio is the median over the rounds.
+Detector, alignment, appearance (size, sharpness, yaw, truncation) and embedding of every face, and
+landmarks and quality if their models are given. Chain and stages take turns on the same photo in
+one process; the ratio is the median over the rounds.
 
   python tests/benchmarks/bench_predict.py --photos photos --json predict.json
 """
@@ -25,7 +25,7 @@ from facezoo.image.align import align_face
 from facezoo.image.appearance import measure_face
 from facezoo.image.files import find_images, read_image_rgb
 from facezoo.machine import describe_machine
-from facezoo.pipeline.acceptance import Gate
+from facezoo.pipeline.acceptance import Acceptance
 from facezoo.pipeline.photo import FacePredictor
 
 
@@ -41,7 +41,7 @@ def run_stages(model, image):
     seconds = {"detector": detector}
     crops, seconds["align"] = timed(lambda: [align_face(image, m) for m in faces.landmarks_xy])
     rows = list(zip(faces.boxes_xyxy.tolist(), faces.landmarks_xy, crops))
-    _, seconds["looks"] = timed(lambda: [measure_face(image, *row) for row in rows])
+    _, seconds["appearance"] = timed(lambda: [measure_face(image, *row) for row in rows])
     if model.landmarks is not None:
         _, seconds["landmarks"] = timed(lambda: model.landmarks.on_faces(image, faces))
     for name, stage in (("quality", model.quality), ("embedder", model.embedder)):
@@ -95,7 +95,7 @@ def main() -> int:
         for name, kind in {"detector": FaceDetector, **kinds}.items()
         if getattr(args, name)
     }
-    with FacePredictor(**stages, gate=Gate(embed_refused=True)) as model:
+    with FacePredictor(**stages, acceptance=Acceptance(embed_refused=True)) as model:
         images = [read_image_rgb(path) for path in find_images(args.photos)]
         result = measure(model, images, args.rounds)
     print(json.dumps(result, indent=2))

@@ -303,14 +303,14 @@ class Graph:
 BACKEND_TEST = '''"""Without its package the engine says what to install."""
 
 import pytest
-from facezoo.backends import open_backend
+from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.errors import BackendUnavailable
 from facezoo.testing import tiny_scrfd
 
 
 def test_a_missing_package_is_named(tmp_path):
     with pytest.raises(BackendUnavailable, match="needs the package fastrt"):
-        open_backend(tiny_scrfd(tmp_path / "tiny.onnx"), engine="fast")
+        open_backend(tiny_scrfd(tmp_path / "tiny.onnx"), RuntimeOptions(engine="fast"))
 '''
 
 

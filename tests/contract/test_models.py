@@ -50,23 +50,6 @@ def forgotten(model, files=FILES, changes=CHANGES):
     return problems
 
 
-def typed_cards(source):
-    """Return class name to the card ids of which load() is typed to return it."""
-    tree = ast.parse(source)
-    literals = {
-        node.targets[0].id: ast.literal_eval(node.value.slice)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
-    }
-    return {
-        node.returns.id: literals[node.args.args[0].annotation.id]
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        and node.name == "load"
-        and getattr(node.args.args[0].annotation, "id", "") in literals
-    }
-
-
 def at_hand(card):
     """Whether the weights can be fetched, and a card states them whole."""
     file = WEIGHTS.get(card.weights)
@@ -134,7 +117,7 @@ def typed_cards(source):
 
 
 def differing_ids(source):
-    """Name the cards that an editor is told another class of, or none, though it has an overload."""
+    """Name the cards whose class load() does not tell an editor, or tells wrongly."""
     cards = {}
     for card in CARDS.values():
         cards.setdefault(find_class(card.model).__name__, set()).add(card.id)

@@ -64,12 +64,12 @@ def open_backend(
     runtime
         What it runs on, and how.
     vdsp
-        A vdsp_params JSON, obeyed as the card would obey it; what differs from the model's
+        A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
         contract is logged.
     preprocess
         In place of the contract's, for experiments.
     batch
-        How many pictures the card's network takes in one call; a CPU takes any number.
+        How many pictures the device's network takes in one call; a CPU takes any number.
     cards
         What a prefix with the vendor's files alone may hold; the network's shapes decide.
 
@@ -105,7 +105,7 @@ def open_backend(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
                 "of what the vendor's vamc has compiled, or take --engine ort"
             )
-        contract = _contract_on_card(artifact, cards, runtime.device_id)
+        contract = _contract_on_device(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp)
         return VsxBackend(
             artifact.prefix,
@@ -119,7 +119,7 @@ def open_backend(
     model = source if artifact is None else artifact.model
     if model is None:
         raise BackendUnavailable(
-            f"{str(source)!r} was built for a card only; compile the .onnx for this machine too: "
+            f"{str(source)!r} was built for a device only; compile the .onnx for this machine too: "
             "facezoo compile"
         )
     contract = read_contract(model)
@@ -140,28 +140,28 @@ def open_backend(
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:
-    """Take the card if it answers and the vendor's three files are there; say which and why."""
+    """Take the device if it answers and the vendor's three files are there; say which and why."""
     if artifact is None:
         return "ort"
     if not artifact.has_vendor_files:
-        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a card"
+        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a device"
     else:
-        engine, reason = _ask_card(device_id)
+        engine, reason = _ask_device(device_id)
     _log.info("engine %s: %s", engine, reason)
     return engine
 
 
-def _ask_card(device_id: int) -> Tuple[str, str]:
-    from .vsx import check_card
+def _ask_device(device_id: int) -> Tuple[str, str]:
+    from .vsx import check_device
 
     try:
-        check_card(device_id)
+        check_device(device_id)
     except BackendError as error:
         return "ort", str(error)
-    return "vsx", f"die {device_id} of the card answers, and the vendor's three files are there"
+    return "vsx", f"device {device_id} answers, and the vendor's three files are there"
 
 
-def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
+def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
     """Read what our file beside the vendor's promises; of theirs alone the shapes must decide."""
     from .vsx import contract_from_cards, read_shapes
 

@@ -1,6 +1,6 @@
 """The seam between recipes and runtimes: an RGB picture in, named arrays out.
 
-A backend does its own pre-processing, because a card does it in hardware and a CPU does not.
+A backend does its own pre-processing, because a device does it in hardware and a CPU does not.
 Nobody outside this folder knows which backend ran.
 """
 
@@ -278,7 +278,7 @@ class HostBackend(Backend):
     preprocess
         Obeyed instead of the contract's, if given; its ``input_hw`` must suit the graph.
     half_input
-        Round the pre-processed tensor to float16, as a card does for fp16 and int8 builds.
+        Round the pre-processed tensor to float16, as a device does for fp16 and int8 builds.
     threads
         Cores to use; all usable ones if None. One picture is run on all of them; many pictures
         are run one a core.

@@ -42,7 +42,7 @@ CHAPTERS = {
     },
     "diagnose": {
         "doctor": "machine, weights, and what explains wrong numbers",
-        "vacc": "a selftest of the vendor's card and tools",
+        "vacc": "a selftest of the vendor's device and tools",
     },
     "maintain": {
         "shims": "vamc and vamp for machines without the vendor's",

@@ -29,7 +29,7 @@ from ..pipeline.people import Match, match_photos
 from ..pipeline.photo import PhotoEmbedder
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections, FaceEmbeddings
-from .options import add_runtime_options, runtime_of
+from .options import add_old_spelling, add_runtime_options, runtime_of
 
 __all__ = ["configure", "draw_match", "run"]
 
@@ -50,7 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="threshold of facezoo calibrate similarity, in place of the built-in one",
     )
-    parser.add_argument("--far", type=float, default=1e-3, help="which of the profile's")
+    parser.add_argument(
+        "--fmr", type=float, default=1e-3, help="false match rate, one of those in the profile"
+    )
+    add_old_spelling(parser, "--far", type=float, dest="fmr")
     parser.add_argument(
         "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
     )
@@ -101,8 +104,8 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     if args.threshold is not None:
         return Threshold.from_cosine(args.threshold).cosine, "yours"
     if args.profile is not None:
-        cosine = read_similarity(args.profile, sha256).cosine_at(args.far)
-        return cosine, f"that of {args.profile} at FAR {args.far:g}"
+        cosine = read_similarity(args.profile, sha256).cosine_at(args.fmr)
+        return cosine, f"that of {args.profile} at FMR {args.fmr:g}"
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
             f"no threshold was measured for {card_id}; give a --profile, which "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import (
 import numpy as np
 
 from ..backends.base import call_naming
+from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError, RunFolderError
 from ..files import write_bytes
@@ -136,7 +136,7 @@ def write_features(
     feature_list
         The text file to write: ``path v0 v1 …``.
     arrays
-        The .npz to write: ``names``, ``vectors`` (N, D) float32, ``norms``.
+        The .npz to write, see :mod:`facezoo.datasets.embeddings`.
 
     Returns
     -------
@@ -147,6 +147,7 @@ def write_features(
     """
     names: List[str] = []
     vectors: List[np.ndarray] = []
+    faces: List[int] = []
     without: List[str] = []
     for entry in entries:
         face = largest_face(entry) if "faces" in entry else entry
@@ -155,13 +156,10 @@ def write_features(
             continue
         names.append(entry["path"])
         vectors.append(np.array(face["embedding"], np.float32))
-    stacked = np.array(vectors, np.float32)
+        faces.append(entry["faces"].index(face) if "faces" in entry else ALIGNED)
     lines = (feature_line(name, vector).encode() for name, vector in zip(names, vectors))
     write_bytes(feature_list, *lines)
-    buffer = io.BytesIO()
-    norms = np.array([Embedding(vector).norm for vector in vectors])
-    np.savez(buffer, names=np.array(names, dtype=np.str_), vectors=stacked, norms=norms)
-    write_bytes(arrays, buffer.getvalue())
+    write_embeddings(arrays, Embeddings.of(names, vectors, faces))
     return len(names), without
 
 

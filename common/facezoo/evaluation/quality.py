@@ -212,7 +212,7 @@ def face_pairs(
         distances[first : first + len(chunk)] = 1.0 - np.einsum(
             "ij,ij->i", vectors[chunk[:, 0]], vectors[chunk[:, 1]]
         )
-    return FacePairs(embeddings.names, indices, people[indices], distances)
+    return FacePairs(embeddings.face_names, indices, people[indices], distances)
 
 
 def compare_scores(

@@ -19,7 +19,7 @@ from ..image.appearance import measure_face
 from ..models.base import FaceModel
 from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections, FaceEmbeddings, FaceLandmarks, FaceQualities, Landmarks
-from .acceptance import Gate, _check_limit
+from .acceptance import Acceptance, _check_limit
 
 __all__ = [
     "FacePredictor",
@@ -42,8 +42,8 @@ class PredictedFace:
     ----------
     box_xyxy, score, landmarks_xy
         The detector's, in the photo's pixels.
-    looks
-        ``size``, ``sharpness``, ``turn`` and ``cut_off``, see :mod:`facezoo.profiles.appearance`.
+    appearance
+        ``size``, ``sharpness``, ``yaw`` and ``truncation``, see :mod:`facezoo.profiles.appearance`.
     points
         98 landmarks; None without that stage.
     quality, magnitude
@@ -57,7 +57,7 @@ class PredictedFace:
     box_xyxy: Tuple[float, ...]
     score: float
     landmarks_xy: np.ndarray
-    looks: Mapping[str, float]
+    appearance: Mapping[str, float]
     points: Optional[Landmarks] = None
     quality: Optional[float] = None
     magnitude: Optional[float] = None
@@ -70,7 +70,7 @@ class PredictedFace:
             "box_xyxy": list(self.box_xyxy),
             "score": self.score,
             "landmarks_xy": self.landmarks_xy.tolist(),
-            **{name: round(value, 4) for name, value in self.looks.items()},
+            **{name: round(value, 4) for name, value in self.appearance.items()},
         }
         if self.points is not None:
             entry["points_xy"] = self.points.points_xy.tolist()
@@ -107,8 +107,8 @@ class FacePredictor(FaceModel[PredictedPhoto]):
         A variant with five landmarks, which the alignment needs.
     landmarks, quality, embedder
         The other stages; None leaves one out. Load them with ``threads=1`` for :meth:`stream`.
-    gate
-        What refuses a face.
+    acceptance
+        The limits a face must keep.
 
     Raises
     ------
@@ -122,7 +122,7 @@ class FacePredictor(FaceModel[PredictedPhoto]):
         landmarks: Optional[Any] = None,
         quality: Optional[FaceModel[Any]] = None,
         embedder: Optional[FaceModel[Any]] = None,
-        gate: Optional[Gate] = None,
+        acceptance: Optional[Acceptance] = None,
     ) -> None:
         super().__init__(detector.backend, detector.contract)
         if not any(name.startswith("kps") for name in detector.contract.output_names):
@@ -132,8 +132,8 @@ class FacePredictor(FaceModel[PredictedPhoto]):
             )
         self.detector, self.landmarks = detector, landmarks
         self.quality, self.embedder = quality, embedder
-        self.gate = gate or Gate()
-        for limit in self.gate.scores:
+        self.acceptance = acceptance or Acceptance()
+        for limit in self.acceptance.scores:
             _check_limit(limit, [stage for stage in (quality, embedder) if stage is not None])
 
     @property
@@ -150,7 +150,7 @@ class FacePredictor(FaceModel[PredictedPhoto]):
     def settings(self) -> Dict[str, Any]:
         """Return what decides the results, as JSON values for a run's fingerprint."""
         stages = {name: stage.settings() for name, stage in self.stages.items()}
-        return {**stages, "gate": dataclasses.asdict(self.gate)}
+        return {**stages, "acceptance": dataclasses.asdict(self.acceptance)}
 
     def close(self) -> None:
         """Free the resources of all stages."""
@@ -174,24 +174,24 @@ class FacePredictor(FaceModel[PredictedPhoto]):
     ) -> PredictedFace:
         box, marks = faces.boxes_xyxy[index], faces.landmarks_xy[index]
         crop = align_face(image_rgb, marks)
-        looks = measure_face(image_rgb, box.tolist(), marks, crop)
-        reasons = self.gate.by_looks(looks)
+        appearance = measure_face(image_rgb, box.tolist(), marks, crop)
+        reasons = self.acceptance.reasons_of(appearance)
         quality = magnitude = vector = None
         if self.quality is not None:
             quality = float(self.quality(crop).value)
-            if self.gate.is_low(self.quality.contract.card_id, quality):
+            if self.acceptance.is_low(self.quality.contract.card_id, quality):
                 reasons.append("low_quality")
-        if self.embedder is not None and (not reasons or self.gate.embed_refused):
+        if self.embedder is not None and (not reasons or self.acceptance.embed_refused):
             embedding = self.embedder(crop)
             magnitude, vector = embedding.norm, embedding.vector
-            if self.gate.is_low(self.embedder.contract.card_id, magnitude):
+            if self.acceptance.is_low(self.embedder.contract.card_id, magnitude):
                 reasons.append("low_quality")
-                vector = vector if self.gate.embed_refused else None
+                vector = vector if self.acceptance.embed_refused else None
         return PredictedFace(
             box_xyxy=tuple(box.tolist()),
             score=float(faces.scores[index]),
             landmarks_xy=marks,
-            looks=looks,
+            appearance=appearance,
             points=points,
             quality=quality,
             magnitude=magnitude,

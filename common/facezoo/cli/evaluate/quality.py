@@ -38,7 +38,7 @@ from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_flag, add_model_options, progress, runtime_of
-from .pages import show_discards
+from .html_reports import show_discards
 
 __all__ = [
     "add_people_options",
@@ -85,7 +85,7 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         help="put the numbers of our own runners' scores into this numerics.json",
     )
     quality.add_argument("--dataset", help="with --record: what the faces are, and how many")
-    quality.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    quality.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",

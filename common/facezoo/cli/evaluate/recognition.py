@@ -23,7 +23,7 @@ from ...pipeline.load import load
 from ...pipeline.photo import PhotoEmbedder
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_model_options, progress, runtime_of
-from .pages import show_people
+from .html_reports import show_people
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 
@@ -45,7 +45,7 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
     )

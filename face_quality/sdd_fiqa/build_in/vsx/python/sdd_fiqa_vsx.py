@@ -18,7 +18,7 @@ from facezoo.evaluation.quality import describe_model, quality_sheet
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.pipeline.photo import PhotoQuality
-from facezoo.profiles.quality import read_profile
+from facezoo.profiles.quality import read_quality
 from facezoo.runs import Inputs, RunFolder
 
 SHEET_FILE = "contact_sheet.jpg"
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     ) as folder:
         head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
-        profile = args.profile and read_profile(args.profile, head["model_sha256"])
+        profile = args.profile and read_quality(args.profile, head["model_sha256"])
         done = folder.completed(names)
         started = time.perf_counter()
         results = model.stream(paths[done:])
