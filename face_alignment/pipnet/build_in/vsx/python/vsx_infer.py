@@ -9,7 +9,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, LandmarkDetector, load
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.evaluation import landmarks as evaluation
@@ -39,19 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.crop == "detector") != (args.detector is not None):
         raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
-    source, meanface = (
-        args.model_prefix_path,
-        args.meanface_txt and read_meanface(args.meanface_txt),
-    )
-    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
-    kind = facezoo.LandmarkDetector
-    landmarks = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, meanface=meanface)
+    given = {"runtime": options.runtime_of(args), "vdsp": args.vdsp_params_info}
+    meanface = args.meanface_txt and read_meanface(args.meanface_txt)
+    landmarks = load(args.model_prefix_path, kind=LandmarkDetector, meanface=meanface, **given)
     if args.detector is None:
         return landmarks
     # The vdsp JSON is PIPNet's. Several photos are worked on at a time, so each gets one core.
-    runtime = dataclasses.replace(runtime, threads=1)
-    detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
-    return PhotoLandmarker(detector, landmarks)
+    single = dataclasses.replace(given["runtime"], threads=1)
+    return PhotoLandmarker(load(args.detector, kind=FaceDetector, runtime=single), landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
