@@ -13,13 +13,14 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.image.files import find_images, names_with_suffix, relative_names
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.vacc.npz import (
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
     check_disk_space,
     check_names,
     convert_picture,
+    manifest_of,
     write_datalist,
 )
 from facezoo.workers import map_in_processes, usable_cores
@@ -42,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
     if target in (root, *root.parents):
         raise InputError(f"{str(target)!r} holds the pictures; name another folder for npz files")
     check_names([str(target), *names])
-    owned = {MANIFEST_FILE, datalist.name, f"{datalist.name}.{MANIFEST_FILE}"}
+    inputs = Inputs(paths, names, root)
+    inputs.refuse_file(datalist, manifest_of(datalist))
     with RunFolder(
         args.target_path,
         command="image2npz",
         settings={"dataset_path": str(root)},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=owned.union(npz.partition("/")[0] for npz in npz_of.values()),
+        inputs=inputs,
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, lambda name: [target / npz_of[name]])

@@ -22,15 +22,16 @@ from itertools import chain
 from pathlib import Path
 from unittest import mock
 
+import facezoo
 import numpy as np
+from facezoo import FaceEmbedder, FaceQuality, LandmarkDetector, load
 from facezoo.backends import ort
 from facezoo.image.align import align_face
 from facezoo.image.appearance import measure_face
 from facezoo.image.files import find_images, read_image_rgb
 from facezoo.machine import describe_machine
 from facezoo.models.pipnet.crop import DetectorCrop
-from facezoo.pipeline.acceptance import Gate
-from facezoo.pipeline.load import find_model
+from facezoo.pipeline.acceptance import Acceptance
 from facezoo.pipeline.photo import Predictor
 
 CROWDS = {"1 face": (1, 1), "2 to 9 faces": (2, 9), "10 faces and more": (10, 10**6)}
@@ -49,7 +50,7 @@ def run_stages(model, image):
     seconds = {"detector": detector}
     crops, seconds["align"] = timed(lambda: [align_face(image, m) for m in faces.landmarks_xy])
     rows = list(zip(faces.boxes_xyxy.tolist(), faces.landmarks_xy, crops))
-    _, seconds["looks"] = timed(lambda: [measure_face(image, *row) for row in rows])
+    _, seconds["appearance"] = timed(lambda: [measure_face(image, *row) for row in rows])
     cuts = [DetectorCrop.of(box, faces.image_hw).cut(image) for box in faces.boxes_xyxy.tolist()]
     pictures = {"landmarks": cuts, "quality": crops, "embedder": crops}
     for name, stage in model.stages.items():
@@ -91,7 +92,7 @@ def measure_stages(model, images, rounds):
 def load_as_published(name):
     """Load an embedder whose PRelu stays as it is."""
     with mock.patch.object(ort, "BLOCKED_MACHINES", ()):
-        embedder = find_model(name, "magface")
+        embedder = load(name, kind=facezoo.FaceEmbedder)
         # The network for one core is loaded when it is first asked for.
         embedder.batch([np.zeros((112, 112, 3), np.uint8)], shared=True)
     return embedder
@@ -166,15 +167,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     args = parser.parse_args()
-    rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
+    kinds = {"landmarks": LandmarkDetector, "quality": FaceQuality, "embedder": FaceEmbedder}
     stages = {
-        name: find_model(getattr(args, name), room)
-        for name, room in rooms.items()
+        name: load(getattr(args, name), kind=kind)
+        for name, kind in kinds.items()
         if getattr(args, name)
     }
-    detector = find_model(args.detector, "scrfd")
+    detector = load(args.detector, kind=facezoo.FaceDetector)
     paths = find_images(args.photos)
-    with Predictor(detector, acceptance=Gate(embed_refused=True), **stages) as model:
+    with Predictor(detector, acceptance=Acceptance(embed_refused=True), **stages) as model:
         result = measure_stages(model, [read_image_rgb(path) for path in paths], args.rounds)
         bare = Predictor(detector, embedder=stages["embedder"], acceptance=model.acceptance)
         result["crowds"] = measure_crowds(

@@ -2,13 +2,13 @@
 
 import json
 
+import facezoo
 import numpy as np
 import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.card import MATCH_THRESHOLDS
-from facezoo.pipeline.load import load
 from facezoo.pipeline.people import match_photos
 from facezoo.pipeline.photo import PredictedFace, PredictedPhoto, Predictor
 from facezoo.results import FaceDetections
@@ -62,7 +62,7 @@ def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, ph
     assert len(entry["second"]["faces"]) == len(entry["cosines"]) > 1
     assert read_image_rgb(sheet).shape[1] > 900
     # The largest face of the first photo is meant, whichever stands first.
-    with Predictor(load("scrfd", models[0]), embedder=load("magface", models[1])) as model:
+    with Predictor(facezoo.load(models[0]), embedder=facezoo.load(models[1])) as model:
         match = match_photos(model, *map(read_image_rgb, photos[:2]))
     sides = match.first.detections.boxes_xyxy[:, 2:] - match.first.detections.boxes_xyxy[:, :2]
     assert match.index == int(np.argmax(sides.prod(axis=1)))
@@ -120,9 +120,11 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
 
 def test_without_the_weights_it_says_how_to_get_them(tmp_path, capsys, photos, monkeypatch):
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("FACEZOO_OFFLINE", "1")
     capsys.readouterr()
     assert main(["match", str(photos[0]), str(photos[1])]) == 2
-    assert "facezoo download scrfd_500m_bnkps" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "scrfd_500m_bnkps is not here and FACEZOO_OFFLINE=1 forbids fetching it" in error
 
 
 @pytest.mark.shared

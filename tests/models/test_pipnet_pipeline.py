@@ -2,9 +2,10 @@
 
 import json
 
+import facezoo
 import numpy as np
 import pytest
-from facezoo import load
+from facezoo import FaceDetector, LandmarkDetector, load
 from facezoo.contract import Contract
 from facezoo.errors import DecodeError, ImageError, InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
@@ -61,7 +62,7 @@ def marks_of(photo):
 
 @pytest.mark.parametrize("image_hw", [(256, 256), (512, 128), (200, 320)])
 def test_landmarks_of_a_crop_come_back_in_its_pixels(model, image_hw):
-    with load("pipnet", model) as landmarks:
+    with load(model) as landmarks:
         found = landmarks(bright_at(2, 5, image_hw))
     cell = np.array(image_hw[::-1]) / 8
     assert len(found) == 98
@@ -81,7 +82,7 @@ def test_landmarks_of_a_photo_come_back_in_the_photos_pixels(model):
                 np.linspace(0, cut.shape[1] // 8 * 8 - 1, cut.shape[1]).round().astype(int),
             )
         ]
-    with load("pipnet", model) as landmarks:
+    with facezoo.load(model) as landmarks:
         found = on_faces(landmarks, photo, faces)
     assert len(found) == 2
     for face, box, cell in zip(marks_of(found), faces.boxes_xyxy, [(1, 2), (6, 3)]):
@@ -93,7 +94,7 @@ def test_landmarks_of_a_photo_come_back_in_the_photos_pixels(model):
 
 
 def test_no_face_is_no_landmarks(model):
-    with load("pipnet", model) as landmarks:
+    with facezoo.load(model) as landmarks:
         found = on_faces(landmarks, np.zeros((20, 30, 3), np.uint8), faces_of([], (20, 30)))
     assert len(found) == 0
     assert in_recipe_form(found).to_dict() == {"width": 30, "height": 20, "faces": []}
@@ -108,8 +109,8 @@ def test_a_stream_of_photos_equals_single_photos(model, tmp_path):
         write_image_rgb(tmp_path / "photos" / f"{index}.png", photo)
     paths = sorted((tmp_path / "photos").iterdir())
     paths[3].write_bytes(b"")
-    detector = load("scrfd", tiny_scrfd(tmp_path / "scrfd.onnx"), profile="eval")
-    with Predictor(detector, load("pipnet", model)) as photos:
+    detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"), profile="eval")
+    with Predictor(detector, facezoo.load(model)) as photos:
         seen = []
         results = dict(photos.stream(paths, visit=lambda path, image, found: seen.append(path)))
         assert list(results) == paths
@@ -128,7 +129,7 @@ def test_a_stream_of_photos_equals_single_photos(model, tmp_path):
 
 
 def test_results_survive_json(model):
-    with load("pipnet", model) as landmarks:
+    with load(model) as landmarks:
         crop = landmarks(bright_at(3, 3))
         photo = on_faces(landmarks, bright_at(3, 3), faces_of([[0, 0, 250, 250]], (256, 256)))
     again = Landmarks.from_dict(json.loads(json.dumps(crop.to_dict())))
@@ -145,20 +146,20 @@ def test_results_survive_json(model):
 def test_another_mean_face_replaces_the_contracts(model):
     shuffled = MEANFACE[np.random.default_rng(1).permutation(98)]
     image = bright_at(2, 5)
-    with load("pipnet", model) as right, load("pipnet", model, meanface=shuffled) as wrong:
+    with load(model) as right, load(model, meanface=shuffled) as wrong:
         gap = np.abs(right(image).points_xy - wrong(image).points_xy)
         assert gap.max() > 3.0
         assert right.settings() != wrong.settings()
     refused = pytest.raises(DecodeError, match="mean face of 68 landmarks")
-    with load("pipnet", model, meanface=MEANFACE[:68]) as other, refused:
+    with load(model, meanface=MEANFACE[:68]) as other, refused:
         other(image)
     with pytest.raises(InputError, match="mean face"):
-        load("pipnet", model, meanface=MEANFACE[:5])
+        load(model, meanface=MEANFACE[:5])
 
 
 def test_each_model_takes_its_own_files(model, tmp_path):
     scrfd = tiny_scrfd(tmp_path / "scrfd.onnx")
-    with pytest.raises(InputError, match="a model of the recipe pipnet; expected one of scrfd"):
-        load("scrfd", model)
-    with pytest.raises(InputError, match="a model of the recipe scrfd; expected one of pipnet"):
-        load("pipnet", scrfd)
+    with pytest.raises(InputError, match="a LandmarkDetector; expected a FaceDetector, a model"):
+        load(model, kind=FaceDetector)
+    with pytest.raises(InputError, match="a FaceDetector; expected a LandmarkDetector, a model"):
+        load(scrfd, kind=LandmarkDetector)

@@ -228,7 +228,10 @@ def test_wrong_commands_are_said_in_a_line(scripts, model, wflw, tmp_path):
     cases = [
         ({"--data_dir": "none"}, "'none' does not exist"),
         ({"--meanface_txt": tmp_path / "short.txt"}, "is no mean face"),
-        ({"--model_prefix_path": tiny_scrfd(tmp_path / "scrfd.onnx")}, "of the recipe scrfd"),
+        (
+            {"--model_prefix_path": tiny_scrfd(tmp_path / "scrfd.onnx")},
+            "a FaceDetector; expected a LandmarkDetector",
+        ),
         ({"--crop": "detector", "--detector": model}, "holds crops"),
         ({"--normalizer": "LFW"}, "invalid choice"),
     ]

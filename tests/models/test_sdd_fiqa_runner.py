@@ -3,6 +3,7 @@
 import csv
 import json
 
+import facezoo
 import numpy as np
 import pytest
 from facezoo.datasets.scores import read_scores
@@ -200,19 +201,19 @@ def test_another_models_outputs_are_refused(scripts, faces, tmp_path):
         tmp_path / "out",
     )  # fmt: skip
     assert code == 2
-    assert "sdd_fiqa" in error
-    with pytest.raises(InputError):
-        load("sdd_fiqa", detector)
+    assert "a FaceDetector; expected a FaceQuality, a model of sdd_fiqa" in error
+    with pytest.raises(InputError, match="expected a FaceQuality"):
+        load(detector, kind=FaceQuality)
 
 
 def test_in_python(model, faces, tmp_path, monkeypatch):
     image = read_image_rgb(faces / NAMES[0])
-    with load("sdd_fiqa", model) as quality:
+    with load(model) as quality:
         assert isinstance(quality, FaceQuality)
         assert quality(image).value == pytest.approx(expected_score(image), rel=1e-5)
         points = np.array([[[30, 40], [80, 40], [55, 60], [35, 85], [75, 85]]], np.float32)
         boxes = np.array([[10, 10, 100, 100]], np.float32)
-        detector = load("scrfd", tiny_scrfd(tmp_path / "scrfd.onnx"))
+        detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"))
         both = Predictor(detector, quality=quality)
         assert both.settings()["detector"]["model"] == "scrfd_500m_bnkps"
         found = FaceDetections(boxes, np.ones(1, np.float32), points, (112, 112))

@@ -18,7 +18,7 @@ from facezoo.compiler.build import compile_model
 from facezoo.compiler.rewrite import rewrite_prelu
 from facezoo.contract import Contract
 from facezoo.errors import ConfigError, GateError, GraphError
-from facezoo.vacc.build_config import Backend, BuildConfig, ExtraOps, Frontend, Workspace
+from facezoo.vacc.build_config import BuildConfig, BuildTarget, ExtraOps, Frontend, Workspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -29,7 +29,7 @@ CONTRACT = Contract(
     input_name="input.1",
     preprocess=Preprocess(input_hw=(64, 64), norm="DIV255"),
     output_names=("map",),
-    decode={"strides": [8]},
+    decode={"strides": [8], "anchors_per_cell": 2},
 )
 
 
@@ -99,7 +99,7 @@ def build(tmp_path):
             file=Path("toy.yaml"),
             name=f"toy_{dtype}",
             frontend=Frontend(path, {"input.1": shape}),
-            backend=Backend(dtype),
+            backend=BuildTarget(dtype),
             workspace=Workspace(tmp_path / "out"),
         )
         return compile_model(dataclasses.replace(config, **changes), gate=gate)
@@ -494,7 +494,7 @@ def test_a_batch_of_one_is_made_free(build, rng):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"backend": Backend("int8")}, "int8 needs calibration data"),
+        ({"backend": BuildTarget("int8")}, "int8 needs calibration data"),
         ({"extra_ops": ExtraOps("yolov8_nms")}, "'yolov8_nms'"),
         ({"frontend": Frontend(Path("x.pt"), {"x": ((1,),)}, type="pytorch")}, "'pytorch'"),
         ({"frontend": Frontend(Path("x"), {"x": ((1,),)}, dtype="int64")}, "'int64'"),
@@ -574,7 +574,7 @@ def shared_config(tmp_path, checkpoint, shape):
         file=Path("x.yaml"),
         name="real_fp32",
         frontend=Frontend(checkpoint, {"input.1": (shape,)}),
-        backend=Backend("fp32"),
+        backend=BuildTarget("fp32"),
         workspace=Workspace(tmp_path),
     )
 

@@ -384,7 +384,7 @@ def make_outputs(folder, count, recorded=True, datalist=None):
         name = outputs.output_name(index)
         items.append({"path": name, "sha256": write_npz(folder / name, arrays)})
     if recorded:
-        head = outputs.index_head(CONTRACT, "float16", datalist, {"model_sha256": "00"})
+        head = outputs.index_head(CONTRACT, "float16", datalist, {"model_sha256": "0" * 64})
         entry = {"schema": outputs.INDEX_SCHEMA, **head, "outputs": items}
         (folder / outputs.INDEX_FILE).write_text(json.dumps(entry))
 
@@ -489,7 +489,7 @@ class TestRecorded:
 
     def test_an_index_of_more_outputs_is_refused(self, folder):
         entry = json.loads((folder / outputs.INDEX_FILE).read_text())
-        entry["outputs"].append({"path": outputs.output_name(12), "sha256": "00"})
+        entry["outputs"].append({"path": outputs.output_name(12), "sha256": "0" * 64})
         (folder / outputs.INDEX_FILE).write_text(json.dumps(entry))
         with pytest.raises(InputError, match="was made from another list"):
             read_all(folder)

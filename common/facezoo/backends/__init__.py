@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Type
 
 from ..artifact import Artifact, read_artifact
 from ..card import ModelCard, Preprocess
@@ -12,27 +13,47 @@ from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
 from ..image.preprocess import describe_differences
 from ..vacc.vdsp import read_vdsp
-from .base import Backend
+from .base import Backend, HostBackend, RuntimeOptions
 
-__all__ = ["ENGINES", "open_backend"]
+__all__ = ["ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
 
-ENGINES = ("auto", "ort", "openvino", "vsx")
+
+class Host(NamedTuple):
+    """A runtime of this machine; its module in this folder has the engine's name.
+
+    Attributes
+    ----------
+    backend
+        Its :class:`~facezoo.backends.base.HostBackend`, in that module.
+    package
+        What it needs, and only that module imports.
+    option
+        The field of :class:`RuntimeOptions` that no other engine uses; "" for none.
+    """
+
+    backend: str
+    package: str
+    option: str = ""
+
+
+HOSTS = {
+    "ort": Host("OrtBackend", "onnxruntime", "provider"),
+    "openvino": Host("OpenVinoBackend", "openvino", "precision"),
+}
+ENGINES = ("auto", *HOSTS, "vsx")
+_USUAL = RuntimeOptions()
 
 _log = logging.getLogger(__name__)
 
 
 def open_backend(
     source: Path,
+    runtime: RuntimeOptions = _USUAL,
     *,
-    engine: str = "auto",
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
-    device_id: int = 0,
     batch: int = 1,
-    threads: Optional[int] = None,
     cards: Sequence[ModelCard] = (),
-    provider: str = "cpu",
-    precision: str = "f32",
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -40,25 +61,17 @@ def open_backend(
     ----------
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
-    engine
-        One of ``ENGINES``; ``auto`` takes the card where there is one, and says what it took.
+    runtime
+        What it runs on, and how.
     vdsp
-        A vdsp_params JSON, obeyed as the card would obey it; what differs from the model's
+        A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
         contract is logged.
     preprocess
         In place of the contract's, for experiments.
-    device_id
-        Which die of the card.
     batch
-        How many pictures the card's network takes in one call; a CPU takes any number.
-    threads
-        CPU cores to use; all if None.
+        How many pictures the device's network takes in one call; a CPU takes any number.
     cards
         What a prefix with the vendor's files alone may hold; the network's shapes decide.
-    provider
-        Of ONNX Runtime: ``cpu``, or another of ``facezoo.backends.ort.PROVIDERS``.
-    precision
-        Of OpenVINO: ``f32`` or ``bf16``.
 
     Returns
     -------
@@ -73,17 +86,16 @@ def open_backend(
     GraphError
         If the file carries no contract, or no card has the network's shapes.
     """
-    source = Path(source)
+    source, engine, threads = Path(source), runtime.engine, runtime.threads
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
     artifact = None if source.suffix == ".onnx" else read_artifact(source)
     if engine == "auto":
-        engine = _choose(artifact, device_id)
-    for name, value, usual, its in (
-        ("provider", provider, "cpu", "ort"),
-        ("precision", precision, "f32", "openvino"),
-    ):
-        if value != usual and engine != its:
+        engine = _choose(artifact, runtime.device_id)
+    for its, host in HOSTS.items():
+        name = host.option
+        value = getattr(runtime, name) if name else ""
+        if name and value != getattr(_USUAL, name) and engine != its:
             _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
@@ -93,63 +105,63 @@ def open_backend(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
                 "of what the vendor's vamc has compiled, or take --engine ort"
             )
-        contract = _contract_on_card(artifact, cards, device_id)
+        contract = _contract_on_device(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp)
         return VsxBackend(
             artifact.prefix,
             contract,
             wanted,
             vdsp=vdsp,
-            device_id=device_id,
+            device_id=runtime.device_id,
             batch=batch,
             threads=threads,
         )
     model = source if artifact is None else artifact.model
     if model is None:
         raise BackendUnavailable(
-            f"{str(source)!r} was built for a card only; compile the .onnx for this machine too: "
+            f"{str(source)!r} was built for a device only; compile the .onnx for this machine too: "
             "facezoo compile"
         )
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp)
-    if engine == "openvino":
-        from .openvino import OpenVinoBackend
-
-        return OpenVinoBackend(model, contract, wanted, half, threads, precision)
-    from .ort import OrtBackend
-
-    backend = OrtBackend(model, contract, wanted, half, threads, provider)
-    if provider != "cpu":
+    host = HOSTS[engine]
+    kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
+    own = {host.option: getattr(runtime, host.option)} if host.option else {}
+    backend = kind(model, contract, wanted, half, threads, **own)
+    if engine == "ort" and runtime.provider != _USUAL.provider:
         _log.info(
-            "provider %s: ONNX Runtime %s runs on %s", provider, backend.version, backend.device
+            "provider %s: ONNX Runtime %s runs on %s",
+            runtime.provider,
+            backend.version,
+            backend.device,
         )
     return backend
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:
-    """Take the card if it answers and the vendor's three files are there; say which and why."""
+    """Take the device if it answers and the vendor's three files are there; say which and why."""
     if artifact is None:
         return "ort"
     if not artifact.has_vendor_files:
-        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a card"
+        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a device"
     else:
-        engine, reason = _ask_card(device_id)
+        engine, reason = _ask_device(device_id)
     _log.info("engine %s: %s", engine, reason)
     return engine
 
 
-def _ask_card(device_id: int) -> Tuple[str, str]:
-    from .vsx import check_card
+def _ask_device(device_id: int) -> Tuple[str, str]:
+    from .vsx import check_device
 
     try:
-        check_card(device_id)
+        check_device(device_id)
     except BackendError as error:
         return "ort", str(error)
-    return "vsx", f"die {device_id} of the card answers, and the vendor's three files are there"
+    return "vsx", f"device {device_id} answers, and the vendor's three files are there"
 
 
-def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
+def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
     """Read what our file beside the vendor's promises; of theirs alone the shapes must decide."""
     from .vsx import contract_from_cards, read_shapes
 

@@ -1,6 +1,6 @@
 """The seam between recipes and runtimes: an RGB picture in, named arrays out.
 
-A backend does its own pre-processing, because a card does it in hardware and a CPU does not.
+A backend does its own pre-processing, because a device does it in hardware and a CPU does not.
 Nobody outside this folder knows which backend ran.
 """
 
@@ -10,6 +10,7 @@ import dataclasses
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -46,6 +47,7 @@ __all__ = [
     "Backend",
     "HostBackend",
     "Infer",
+    "RuntimeOptions",
     "call_naming",
     "first_line",
     "naming",
@@ -58,6 +60,33 @@ Infer = Callable[[np.ndarray], RawOutputs]
 
 # What a network may raise while it runs, and its decoder after it.
 _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What a model runs on, and how.
+
+    Attributes
+    ----------
+    engine
+        One of ``facezoo.backends.ENGINES``; ``auto`` takes the device if it answers and the model
+        was compiled for it, else ONNX Runtime, and logs which and why.
+    device_id
+        Number of the accelerator.
+    threads
+        CPU cores to use; all usable ones if None.
+    provider
+        Execution provider of ONNX Runtime: ``cpu``, or another of
+        ``facezoo.backends.ort.PROVIDERS``.
+    precision
+        What OpenVINO computes in: ``f32`` or ``bf16``.
+    """
+
+    engine: str = "auto"
+    device_id: int = 0
+    threads: Optional[int] = None
+    provider: str = "cpu"
+    precision: str = "f32"
 
 
 @contextmanager
@@ -261,7 +290,7 @@ class HostBackend(Backend):
     preprocess
         Obeyed instead of the contract's, if given; its ``input_hw`` must suit the graph.
     half_input
-        Round the pre-processed tensor to float16, as a card does for fp16 and int8 builds.
+        Round the pre-processed tensor to float16, as a device does for fp16 and int8 builds.
     threads
         Cores to use; all usable ones if None. One picture is run on all of them; many pictures
         are run one a core.

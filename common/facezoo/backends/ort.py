@@ -57,7 +57,6 @@ def available_providers() -> List[str]:
 def open_session(
     model: Union[Path, bytes],
     threads: int,
-    batch: Optional[int] = None,
     provider: str = "cpu",
     name: str = "",
 ) -> Any:
@@ -69,8 +68,6 @@ def open_session(
         A file, or a serialised graph.
     threads
         Threads one run may use.
-    batch
-        Fix a free batch axis named ``batch`` to this size, which lets the runtime plan memory.
     provider
         One of ``PROVIDERS``.
     name
@@ -100,8 +97,6 @@ def open_session(
     # within a run, those of several threads may.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if batch is not None:
-        options.add_free_dimension_override_by_name("batch", batch)
     source = model if isinstance(model, bytes) else str(model)
     wanted = _find_provider(provider)
     # The CPU stands behind every provider, for the operations that one lacks.
@@ -136,7 +131,7 @@ def _find_provider(provider: str) -> str:
 
 
 def run_graph(
-    model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray], *, threads: int = 1
+    model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray]
 ) -> Dict[str, np.ndarray]:
     """Run a graph once on ready tensors; for checks, not for speed.
 
@@ -146,8 +141,6 @@ def run_graph(
         A file, a serialised graph, or an ``onnx.ModelProto``.
     feeds
         Input name to array.
-    threads
-        Threads the run may use.
 
     Returns
     -------
@@ -161,7 +154,7 @@ def run_graph(
     """
     if not isinstance(model, (bytes, Path)):
         model = model.SerializeToString()
-    session = open_session(model, threads)
+    session = open_session(model, threads=1)
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds))))

@@ -23,7 +23,7 @@ from typing import Any, List, Optional, Tuple
 
 import cv2
 
-from ..backends import ENGINES, open_backend
+from ..backends import ENGINES, RuntimeOptions
 from ..backends.base import Backend
 from ..backends.replay import ReplayBackend
 from ..datasets.widerface import read_ground_truth
@@ -32,7 +32,7 @@ from ..evaluation.drift import Comparison, Pair, compare_backends
 from ..files import write_bytes
 from ..image.draw import draw_faces, draw_landmarks
 from ..image.files import find_images, read_image_rgb
-from ..models import CARDS
+from ..pipeline.load import load
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures
 from ..vacc.outputs import OutputFolder, output_name
@@ -40,7 +40,7 @@ from .options import EXIT_SOME_REFUSED, progress
 
 __all__ = ["configure", "render_html", "render_text", "run"]
 
-SHOWN = 12  # pictures on the HTML page
+SHOWN = 12  # pictures in the HTML report
 SIDE = 560  # pixels of their longer side there
 
 
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU cores; all by default")
     parser.add_argument("--json", type=Path, metavar="F.json", help="also write the numbers here")
     parser.add_argument(
-        "--html", type=Path, metavar="F.html", help="also write a page with the pictures"
+        "--html", type=Path, metavar="F.html", help="also write an HTML report with the images"
     )
 
 
@@ -89,11 +89,9 @@ def _list_pictures(images: Path, datalist: Optional[Path]) -> List[Path]:
 def _open(source: str, args: argparse.Namespace) -> Backend:
     engine, colon, rest = source.partition(":")
     if colon and engine in ENGINES:
-        return open_backend(
-            Path(rest), engine=engine, threads=args.threads, cards=list(CARDS.values())
-        )
+        return load(rest, runtime=RuntimeOptions(engine=engine, threads=args.threads)).backend
     if not Path(source, output_name(0)).is_file():
-        return open_backend(Path(source), threads=args.threads, cards=list(CARDS.values()))
+        return load(source, runtime=RuntimeOptions(threads=args.threads)).backend
     if args.datalist is None:
         raise InputError(f"{source!r} holds recorded outputs; say from which list: --datalist")
     return _replay(Path(source), args.datalist, args.images)
@@ -153,7 +151,7 @@ img {{ width: 100% }}
 
 
 def render_html(found: Comparison) -> str:
-    """Write a comparison as one page, with the pictures that differ most side by side."""
+    """Write a comparison as one HTML report, with the pictures that differ most side by side."""
     ordered = sorted(found.pairs, key=lambda pair: -pair.difference)
     differing = [pair for pair in ordered[:SHOWN] if pair.difference > 0]
     figures = "\n".join(map(_figure, differing)) or "<p>No picture differs.</p>"

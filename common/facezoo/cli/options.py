@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar
 
-from ..backends import ENGINES
+from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
@@ -29,9 +29,9 @@ __all__ = [
     "add_run_options",
     "add_runtime_options",
     "add_shape_options",
+    "embedder_source",
     "import_torch_part",
     "make_parser",
-    "open_embedder",
     "progress",
     "report_run",
     "run_command",
@@ -96,6 +96,21 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
     parser.add_argument(*spellings, **options)
 
 
+def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
+    """Add former spellings of a flag, which work like it and are not shown in the help.
+
+    Parameters
+    ----------
+    parser
+        As of :func:`add_flag`.
+    names
+        The former spellings.
+    options
+        ``dest`` of the flag, and its ``type``.
+    """
+    add_flag(parser, *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which model runs, and on what."""
     group = parser.add_argument_group("model")
@@ -105,14 +120,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PREFIX",
-        help="artifact prefix such as deploy_weights/NAME/mod, or an .onnx file",
+        help="artifact prefix such as deploy_weights/NAME/mod, an .onnx file, or a card's name",
     )
     add_flag(
         group,
         "--vdsp_params_info",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the card would do it; by default the model's own",
+        help="pre-processing as the device would do it; by default the model's own",
     )
     add_runtime_options(group)
 
@@ -120,7 +135,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that say what a model runs on; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -131,7 +146,7 @@ def add_runtime_options(group: Any) -> None:
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that say which recogniser runs; :func:`open_embedder` reads them.
+    """Add the flags that say which recogniser runs; :func:`embedder_source` reads them.
 
     Returns
     -------
@@ -165,8 +180,8 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     return source
 
 
-def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
-    """Open the recogniser of :func:`add_embedder_options`.
+def embedder_source(args: argparse.Namespace, workspace: Path) -> Path:
+    """Return the file or prefix that the flags of :func:`add_embedder_options` name.
 
     Parameters
     ----------
@@ -177,7 +192,8 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
 
     Returns
     -------
-    facezoo.models.magface.model.FaceEmbedder
+    Path
+        For :func:`facezoo.load`.
 
     Raises
     ------
@@ -188,9 +204,8 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
     """
     # Imported here because it takes most of a command's start.
     from .. import weights
-    from ..pipeline.load import load
 
-    source = args.onnx or args.model_prefix_path
+    source: Optional[Path] = args.onnx or args.model_prefix_path
     if args.resume:
         checkpoint = weights.locate(args.resume)
         source = workspace / f"{checkpoint.stem}_{args.arch}.onnx"
@@ -200,7 +215,7 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
             print(f"{source}: from {checkpoint}, largest difference from torch {worst:.2e}")
     if source is None:
         raise InputError("which network? give --resume CKPT, --onnx FILE or --model_prefix_path")
-    return load("magface", source, flip=args.flip, **runtime_of(args))
+    return source
 
 
 def _is_export_of(graph: Path, checkpoint: Path) -> bool:
@@ -210,18 +225,14 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
     return read_contract(graph).source_sha256 == sha256_of(checkpoint)
 
 
-def runtime_of(args: argparse.Namespace) -> Dict[str, Any]:
-    """Return what ``facezoo.load`` needs of the flags of :func:`add_runtime_options`.
-
-    A vdsp JSON is among it where the command takes one; of several models it could be any's.
-    """
-    return {
-        "engine": args.engine,
-        "vdsp": getattr(args, "vdsp_params_info", None),
-        "device_id": args.device_id,
-        "provider": args.provider,
-        "precision": args.precision,
-    }
+def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
+    """Return what the flags of :func:`add_runtime_options` say."""
+    return RuntimeOptions(
+        engine=args.engine,
+        device_id=args.device_id,
+        provider=args.provider,
+        precision=args.precision,
+    )
 
 
 def add_shape_options(parser: argparse.ArgumentParser) -> None:
@@ -268,10 +279,13 @@ class _Size(argparse.Action):
             parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
 
 
+OVERWRITE = "remove what the earlier run wrote there and start anew"
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that writes a folder."""
     group = parser.add_argument_group("run")
-    group.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
 

@@ -83,7 +83,11 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     ------
     InputError
         If the folder holds something, or the pre-processing is none that is written out.
+    GraphError
+        If the file cannot be used, or the contract holds what no contract may.
     """
+    # Parts of it become code, so that it must be what a file could say of itself, too.
+    contract = Contract.from_metadata(contract.to_metadata()) or contract
     to = Path(to)
     if to.exists() and any(to.iterdir()):
         raise InputError(f"{str(to)!r} is not empty; name a new folder")
@@ -137,29 +141,28 @@ def _write_module(contract: Contract, model: Path) -> str:
     )
     imports |= {("", "cv2"), ("", "numpy as np")}
     imports |= {("typing", name) for name in ("Any", "Dict", "List", "Sequence", "Tuple")}
-    height, width = preprocess.input_hw
     constants = [
-        f"MODEL = {json.dumps(contract.card_id)}",
-        f"INPUT_NAME = {json.dumps(contract.input_name)}",
-        f"INPUT_HW = ({height}, {width})",
-        f"OUTPUT_NAMES = {json.dumps(contract.output_names, indent=4)}",
-        f"DECODE: Dict[str, Any] = {json.dumps(_plain(contract))}",
-        f"SWAP_CHANNELS = {preprocess.swaps_channels}  # pictures here are RGB",
+        f"MODEL = {contract.card_id!r}",
+        f"INPUT_NAME = {contract.input_name!r}",
+        f"INPUT_HW = {preprocess.input_hw!r}",
+        *("OUTPUT_NAMES = [", *(f"    {name!r}," for name in contract.output_names), "]"),
+        f"DECODE: Dict[str, Any] = {_plain(contract)!r}",
+        f"SWAP_CHANNELS = {preprocess.swaps_channels!r}  # pictures here are RGB",
         "# What a pixel becomes, per channel of the network; mean and std as float16 holds them.",
         "PIXEL = np.arange(256, dtype=np.float64)",
-        f"MEAN = np.array({_half(preprocess.mean)})[:, None]",
-        f"STD = np.array({_half(preprocess.std)})[:, None]",
+        f"MEAN = np.array({_half(preprocess.mean)!r})[:, None]",
+        f"STD = np.array({_half(preprocess.std)!r})[:, None]",
         f"TABLE = np.broadcast_to({_FORMULAS[preprocess.norm]}, (3, 256)).astype(np.float32)",
     ]
     place = _PLACE_LETTERBOX if preprocess.fit == "letterbox" else _PLACE_STRETCH
     place = place.format(
-        rounding=json.dumps(preprocess.rounding),
+        rounding=repr(preprocess.rounding),
         top="(INPUT_HW[0] - size[0]) // 2" if preprocess.anchor == "center" else "0",
         left="(INPUT_HW[1] - size[1]) // 2" if preprocess.anchor == "center" else "0",
         scale_x="size[1] / image_hw[1]"
         if preprocess.axis_scale == "per_axis"
         else "size[0] / image_hw[0]",
-        pad=preprocess.pad_value,
+        pad=repr(preprocess.pad_value),
     )
     head = [
         f'"""{contract.card_id}: a picture to the network\'s input, its outputs to results.\n',
@@ -424,7 +427,7 @@ if __name__ == "__main__":
 '''
 
 _RUN_VSX = '''\
-"""Run the compiled model on a picture on the card; without a picture, check sample.png.
+"""Run the compiled model on a picture on the device; without a picture, check sample.png.
 
 Compile first: vamc compile build.yaml
 python run_vsx.py deploy_weights/NAME/mod photo.jpg
@@ -442,12 +445,12 @@ import vaststreamx as vsx
 HERE = Path(__file__).resolve().parent
 
 
-class CardModel:
-    """The pre-processing and the network on one die of the card."""
+class DeviceModel:
+    """The pre-processing and the network on one device."""
 
     def __init__(self, prefix, device_id=0):
         if vsx.set_device(device_id) != 0:
-            raise SystemExit(f"die {device_id} of the card does not answer")
+            raise SystemExit(f"device {device_id} does not answer")
         self.device_id = device_id
         model = vsx.Model(prefix, 1)
         vdsp = vsx.Operator.load_ops_from_json_file(str(HERE / "vdsp_params.json"))[0]
@@ -478,13 +481,13 @@ def main():
     if not sys.argv[1:]:
         raise SystemExit(__doc__)
     picture = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
-    model = CardModel(sys.argv[1])
+    model = DeviceModel(sys.argv[1])
     result = facemodel.to_json(model(facemodel.read_rgb(picture)))
     model.close()
     print(json.dumps(result))
     if not sys.argv[2:]:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
-        # The card computes in float16 or int8: read the differences, they are no failure.
+        # The device computes in float16 or int8: read the differences, they are no failure.
         print("\\n".join(facemodel.differences(expected, result)[:10]), file=sys.stderr)
     return 0
 
@@ -502,7 +505,7 @@ A stand-alone folder: NumPy, OpenCV and a runtime, nothing else.
 | --- | --- |
 | `facemodel.py` | picture to network input, outputs to result |
 | `run_ort.py` | on any machine: `pip install numpy opencv-python-headless onnxruntime` |
-| `run_vsx.py` | on the card, after `vamc compile build.yaml`; not yet run on one |
+| `run_vsx.py` | on the device, after `vamc compile build.yaml`; not yet run on one |
 | `model.onnx` | the network |
 | `build.yaml`, `vdsp_params.json` | for the vendor's compiler and pre-processing |
 | `sample.png`, `expected.json` | a picture and its result |

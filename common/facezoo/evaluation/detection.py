@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..datasets.widerface import photo_name
 from ..errors import DatasetError, RunFolderError
+from ..files import write_bytes
 from ..image.files import find_images, relative_names
 from ..metrics.detection import Predictions
 from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, RunFolder
 
 __all__ = [
     "detect_folder",
@@ -64,6 +66,7 @@ def detect_folder(
     folder: Path,
     *,
     overwrite: bool = False,
+    sources: Sequence[Path] = (),
     progress: Progress = lambda items, total: iter(items),
 ) -> Predictions:
     """Find the faces of all photos below a folder; a stopped run goes on where it was.
@@ -77,7 +80,9 @@ def detect_folder(
     folder
         Run folder; keeps what is done, and in the end ``predictions.npz``.
     overwrite
-        Start anew whatever the folder holds.
+        Remove what an earlier run wrote there, and start anew.
+    sources
+        What else is read, such as the model: none of it may lie in the folder.
     progress
         Wraps the stream of results; called with it and with the number of photos to come.
 
@@ -99,8 +104,7 @@ def detect_folder(
         folder,
         command="evaluate scrfd",
         settings=detector.settings(),
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=(PREDICTIONS_FILE,),
+        inputs=Inputs(paths, names, images, *sources),
         overwrite=overwrite,
     ) as run:
         if not run.finished:
@@ -119,10 +123,9 @@ def detect_folder(
 def _save(path: Path, rows: Mapping[str, np.ndarray]) -> None:
     counts = np.array([len(one) for one in rows.values()], np.int64)
     joined = np.concatenate([*rows.values(), np.zeros((0, 5), np.float32)])
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, photos=np.array(list(rows)), counts=counts, rows=joined)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, photos=np.array(list(rows)), counts=counts, rows=joined)
+    write_bytes(path, buffer.getbuffer())
 
 
 def _load(path: Path) -> Predictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import (
 import numpy as np
 
 from ..backends.base import call_naming
+from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError, RunFolderError
 from ..files import write_bytes
@@ -30,7 +30,7 @@ from ..image.files import read_image_rgb
 from ..metrics.quality import ofiq_score
 from ..models.magface.model import FaceEmbedder
 from ..results import Embedding
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, RunFolder
 from ..workers import map_in_order, usable_cores
 
 __all__ = [
@@ -136,7 +136,7 @@ def write_features(
     feature_list
         The text file to write: ``path v0 v1 …``.
     arrays
-        The .npz to write: ``names``, ``vectors`` (N, D) float32, ``norms``.
+        The .npz to write, see :mod:`facezoo.datasets.embeddings`.
 
     Returns
     -------
@@ -147,6 +147,7 @@ def write_features(
     """
     names: List[str] = []
     vectors: List[np.ndarray] = []
+    faces: List[int] = []
     without: List[str] = []
     for entry in entries:
         face = largest_face(entry) if "faces" in entry else entry
@@ -155,13 +156,10 @@ def write_features(
             continue
         names.append(entry["path"])
         vectors.append(np.array(face["embedding"], np.float32))
-    stacked = np.array(vectors, np.float32)
+        faces.append(entry["faces"].index(face) if "faces" in entry else ALIGNED)
     lines = (feature_line(name, vector).encode() for name, vector in zip(names, vectors))
     write_bytes(feature_list, *lines)
-    buffer = io.BytesIO()
-    norms = np.array([Embedding(vector).norm for vector in vectors])
-    np.savez(buffer, names=np.array(names, dtype=np.str_), vectors=stacked, norms=norms)
-    write_bytes(arrays, buffer.getvalue())
+    write_embeddings(arrays, Embeddings.of(names, vectors, faces))
     return len(names), without
 
 
@@ -185,6 +183,7 @@ def extract_features(
     batch: int = 1,
     missing: str = "skip",
     overwrite: bool = False,
+    sources: Sequence[Optional[Path]] = (),
     progress: Progress = lambda items, total: items,
 ) -> Extraction:
     """Embed the pictures of a list into a feature list and an .npz beside it; resumable.
@@ -203,7 +202,9 @@ def extract_features(
     missing
         ``skip`` names and leaves out pictures that cannot be read, ``fatal`` stops at the first.
     overwrite
-        Start anew.
+        Remove what an earlier start wrote, and start anew.
+    sources
+        What else is read, such as the list of pictures: it is never written over.
     progress
         Wraps the loop.
 
@@ -219,18 +220,14 @@ def extract_features(
         If the file exists and is not this run's.
     """
     run = feature_list.with_name(f"{feature_list.name}.run")
-    if feature_list.exists() and not run.exists() and not overwrite:
-        raise RunFolderError(
-            f"{str(feature_list)!r} exists and whose it is cannot be told; name another file or "
-            "use --overwrite to start anew"
-        )
+    arrays = feature_list.with_suffix(".npz")
     with RunFolder(
         run,
         command="gen_feat",
         settings={**model.settings(), "batch": batch},
-        inputs_sha256=fingerprint_files(list(paths), list(names)),
-        owned=(),
+        inputs=Inputs(list(paths), list(names), *sources),
         overwrite=overwrite,
+        beside=(feature_list, arrays),
     ) as folder:
         if folder.finished and not feature_list.exists():
             raise RunFolderError(
@@ -245,7 +242,7 @@ def extract_features(
             folder.record(name, result)
         seconds = time.perf_counter() - started
         if not folder.finished:
-            write_features(folder.entries(), feature_list, feature_list.with_suffix(".npz"))
+            write_features(folder.entries(), feature_list, arrays)
             folder.finish()
         return Extraction(len(paths), done, folder.refused, seconds)
 

@@ -11,11 +11,11 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 import cv2
 import numpy as np
 
-from ..backends import open_backend
 from ..image.resize import fit_image
 from ..metrics.detection import DetectionReport, GroundTruth, Predictions, evaluate_detections
 from ..models.scrfd.decode import PROFILES, decode
 from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
 from ..results import FaceDetections, RawOutputs
 from .detection import Progress, detect_folder
 
@@ -227,13 +227,14 @@ def _detect(
     progress: Progress,
 ) -> Predictions:
     source = deviation.build or source
-    with open_backend(source) as backend:
-        preprocess = dataclasses.replace(backend.preprocess, **deviation.preprocess)
+    with load(source, kind=FaceDetector) as plain:
+        preprocess = dataclasses.replace(plain.backend.preprocess, **deviation.preprocess)
     profile = dataclasses.replace(PROFILES["eval"], **deviation.profile)
     kind = _EvenSizes if deviation.even_sizes else FaceDetector
-    backend = open_backend(source, preprocess=preprocess)
-    with kind(backend, backend.contract, profile) as detector:
-        return detect_folder(detector, images, folder / deviation.slug, progress=progress)
+    with load(source, kind=kind, preprocess=preprocess, profile=profile) as detector:
+        return detect_folder(
+            detector, images, folder / deviation.slug, sources=[source], progress=progress
+        )
 
 
 class _EvenSizes(FaceDetector):

@@ -23,6 +23,7 @@ from ..metrics.quality import DiscardCurve, error_versus_discard, spearman
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
 from ..models.sdd_fiqa.model import FaceQuality
+from ..pipeline.load import resolve
 from ..results import Embedding
 
 __all__ = [
@@ -49,7 +50,7 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
     model
         Opened from ``source``.
     source
-        An artifact prefix or an .onnx file.
+        What :func:`facezoo.load` was given.
 
     Returns
     -------
@@ -57,7 +58,8 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
         ``card``, ``build``, ``engine`` and ``model_sha256``; JSON values.
     """
     # A lone .onnx is what it was exported as; the vendor's files do not say.
-    build = "fp32" if source.suffix == ".onnx" else read_artifact(source).dtype
+    path, _ = resolve(source)
+    build = "fp32" if path.suffix == ".onnx" else read_artifact(path).dtype
     return {
         "card": model.contract.card_id,
         "build": build,
@@ -210,7 +212,7 @@ def face_pairs(
         distances[first : first + len(chunk)] = 1.0 - np.einsum(
             "ij,ij->i", vectors[chunk[:, 0]], vectors[chunk[:, 1]]
         )
-    return FacePairs(embeddings.names, indices, people[indices], distances)
+    return FacePairs(embeddings.face_names, indices, people[indices], distances)
 
 
 def compare_scores(

@@ -13,6 +13,7 @@ from typing import List, Optional, Tuple, Union
 import numpy as np
 
 from ..backends.base import Infer, naming
+from ..datasets.embeddings import read_embeddings
 from ..datasets.face_sets import read_set
 from ..datasets.image_list import read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
@@ -117,9 +118,9 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
     DatasetError
         If a line has other parts, or names a picture without an embedding; names the line.
     """
-    with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
-        row_of = {name: row for row, name in enumerate(arrays["names"].tolist())}
-        vectors = arrays["vectors"].astype(np.float64)
+    embeddings = read_embeddings(folder / ARRAYS_FILE)
+    row_of = {name: row for row, name in enumerate(embeddings.names)}
+    vectors = embeddings.vectors.astype(np.float64)
     pairs, labels = [], []
     for number, line in read_lines(pair_list):
         words = line.split()
@@ -242,6 +243,7 @@ def evaluate_set(
         batch=batch,
         missing="fatal",
         overwrite=overwrite,
+        sources=[Path(folder)],
         progress=progress,
     )
     pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")

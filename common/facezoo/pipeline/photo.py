@@ -26,7 +26,7 @@ from ..models.pipnet.model import LandmarkDetector
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..results import Embedding, FaceDetections, Landmarks
-from .acceptance import Gate, _check_limit
+from .acceptance import Acceptance, _check_limit
 
 __all__ = [
     "PredictedFace",
@@ -53,8 +53,8 @@ class PredictedFace:
     ----------
     box_xyxy, score, landmarks_xy
         The detector's, in the photo's pixels.
-    looks
-        ``size``, ``sharpness``, ``turn`` and ``cut_off``, see :mod:`facezoo.profiles.appearance`;
+    appearance
+        ``size``, ``sharpness``, ``yaw`` and ``truncation``, see :mod:`facezoo.profiles.appearance`;
         empty where nothing decides which faces are accepted.
     points
         98 landmarks; None without that stage.
@@ -69,7 +69,7 @@ class PredictedFace:
     box_xyxy: Tuple[float, ...]
     score: float
     landmarks_xy: np.ndarray
-    looks: Mapping[str, float]
+    appearance: Mapping[str, float]
     points: Optional[Landmarks] = None
     quality: Optional[float] = None
     magnitude: Optional[float] = None
@@ -82,7 +82,7 @@ class PredictedFace:
             "box_xyxy": list(self.box_xyxy),
             "score": self.score,
             "landmarks_xy": self.landmarks_xy.tolist(),
-            **{name: round(value, 4) for name, value in self.looks.items()},
+            **{name: round(value, 4) for name, value in self.appearance.items()},
         }
         if self.points is not None:
             entry["points_xy"] = self.points.points_xy.tolist()
@@ -184,7 +184,7 @@ class Predictor(FaceModel[PredictedPhoto]):
         landmarks: Optional[LandmarkDetector] = None,
         quality: Optional[FaceQuality] = None,
         embedder: Optional[FaceEmbedder] = None,
-        acceptance: Optional[Gate] = None,
+        acceptance: Optional[Acceptance] = None,
     ) -> None:
         self.detector, self.landmarks = detector, landmarks
         self.quality, self.embedder = quality, embedder
@@ -216,7 +216,7 @@ class Predictor(FaceModel[PredictedPhoto]):
     def settings(self) -> Dict[str, Any]:
         """Return what decides the results, as JSON values for a run's fingerprint."""
         stages = {name: stage.settings() for name, stage in self.stages.items()}
-        return {**stages, "gate": self.acceptance and dataclasses.asdict(self.acceptance)}
+        return {**stages, "acceptance": self.acceptance and dataclasses.asdict(self.acceptance)}
 
     def close(self) -> None:
         """Free the resources of all stages."""
@@ -242,12 +242,12 @@ class Predictor(FaceModel[PredictedPhoto]):
         crops: List[np.ndarray] = []
         if self._aligns:
             crops = [align_face(image_rgb, marks) for marks in faces.landmarks_xy]
-        looks: List[Dict[str, float]] = [{} for _ in everyone]
+        appearance: List[Dict[str, float]] = [{} for _ in everyone]
         reasons: List[List[str]] = [[] for _ in everyone]
         if self.acceptance is not None:
             rows = zip(boxes, faces.landmarks_xy, crops)
-            looks = [measure_face(image_rgb, *row) for row in rows]
-            reasons = [self.acceptance.by_looks(one) for one in looks]
+            appearance = [measure_face(image_rgb, *row) for row in rows]
+            reasons = [self.acceptance.reasons_of(one) for one in appearance]
         scores: Dict[int, float] = {}
         if self.quality is not None:
             qualities = _in_batches(self.quality, crops, everyone, shared)
@@ -264,7 +264,7 @@ class Predictor(FaceModel[PredictedPhoto]):
                 box_xyxy=tuple(boxes[face]),
                 score=float(faces.scores[face]),
                 landmarks_xy=faces.landmarks_xy[face],
-                looks=looks[face],
+                appearance=appearance[face],
                 points=points.get(face),
                 quality=scores.get(face),
                 magnitude=embeddings[face].norm if face in embeddings else None,

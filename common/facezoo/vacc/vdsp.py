@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-from ..card import NORMS, RESIZES, Preprocess
+from ..card import COLOR_CONVERSIONS, IMAGE_FORMATS, NORMS, RESIZES, Preprocess
 from ..errors import ConfigError
 from ..image.preprocess import as_half
 
@@ -33,8 +33,6 @@ FIT_OF_OP = {
     "FUSION_OP_RGB_CVTCOLOR_NORM_TENSOR": "none",
 }
 OP_OF_FIT = {fit: op for op, fit in FIT_OF_OP.items()}
-IMAGE_FORMATS = ("RGB_PLANAR", "BGR_PLANAR", "RGB888", "BGR888")
-COLOR_CONVERSIONS = ("NO_CHANGE", "BGR2RGB", "RGB2BGR")
 _KNOWN_KEYS = (
     "IimageFormat IimageWidth IimageHeight IimageWidthPitch IimageHeightPitch OimageWidth "
     "OimageHeight OimageWidthPitch OimageHeightPitch OimageFormat OimageCnt ResizeWidth "
@@ -60,13 +58,13 @@ def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
     Returns
     -------
     Preprocess
-        What a card would do with this file.
+        What a device would do with this file.
 
     Raises
     ------
     ConfigError
         If the file is not JSON, names an operation that is not for RGB or BGR pictures, or holds
-        a value no card would take; the message names file and key.
+        a value no device would take; the message names file and key.
     """
     entry = _load_json(path)
     if "vdsp_op_type" in entry or "config" in entry:

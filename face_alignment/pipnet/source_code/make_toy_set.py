@@ -18,10 +18,9 @@ from facezoo.datasets.wflw import write_normalised_list
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.models.pipnet.decode import load_meanface
 from facezoo.models.pipnet.toy import ToyCrops, normalised_list, random_crop
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 TRAIN_SHARE = 0.8
-OWNED = ("images_train", "images_test", "train.txt", "test.txt")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,15 +55,14 @@ def run(args: argparse.Namespace) -> int:
                 crops[name] = points
         cuts[path] = ToyCrops(split, crops)
 
-    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
+    with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector, RunFolder(
         args.save_dir,
         command="make_toy_set",
         settings={
             **detector.settings(),
             **{k: getattr(args, k) for k in ("crops", "size", "seed")},
         },
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
+        inputs=Inputs(paths, names, args.photos, args.detector),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

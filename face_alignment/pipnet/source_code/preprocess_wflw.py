@@ -15,10 +15,7 @@ from facezoo.errors import DatasetError, ImageError
 from facezoo.files import write_bytes
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.decode import compute_meanface, format_meanface
-from facezoo.runs import RunFolder, fingerprint_files
-
-LISTS = ("train", "test", "meanface", *(f"test_{ending}" for ending in wflw.SUBSETS.values()))
-OWNED = ("images_train", "images_test", "crops.json", *(f"{name}.txt" for name in LISTS))
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="preprocess_wflw",
         settings={"lists_only": args.lists_only},
-        inputs_sha256=fingerprint_files(list(inputs.values()), list(inputs)),
-        owned=OWNED,
+        inputs=Inputs(list(inputs.values()), list(inputs), args.data_dir),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, files_of)

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.degraded import LISTS, choose_people, degraded_faces, person_of, write_lists
+from facezoo.datasets.degraded import choose_people, degraded_faces, person_of, write_lists
 from facezoo.errors import ImageError
 from facezoo.image.degrade import DEGRADATIONS
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.workers import map_in_order, usable_cores
 
 
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="make_degraded_set",
         settings={"people": people, "kind": args.kind, "levels": args.levels},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("images", "faces.json", *LISTS),
+        inputs=Inputs(paths, names, args.image_dir),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

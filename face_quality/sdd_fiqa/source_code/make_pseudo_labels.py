@@ -12,23 +12,17 @@ import argparse
 import time
 from pathlib import Path
 
+import facezoo
 from facezoo.cli import options
 from facezoo.datasets.degraded import write_labels
 from facezoo.datasets.embeddings import write_embeddings
 from facezoo.datasets.image_list import inside, read_image_list
 from facezoo.errors import ImageError
-from facezoo.evaluation.embeddings import (
-    PackedEmbedding,
-    embed_pictures,
-    open_recognizer,
-    unpack_embeddings,
-)
+from facezoo.evaluation.embeddings import PackedEmbedding, embed_pictures, unpack_embeddings
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS, label_pictures
-from facezoo.runs import RunFolder, fingerprint_files
-
-OWNED = ("labels.txt", "embeddings.npz")
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     help_list = "pictures below it, and a number for each one's person; by default all, by folder"
     parser.add_argument("--list", type=Path, metavar="FILE", help=help_list)
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the labels")
-    help_recognizer = "an .onnx, or a name that was downloaded"
+    help_recognizer = "a card's name, or an .onnx"
     parser.add_argument("--recognizer", default="w600k_mbf", help=help_recognizer)
     options.add_flag(
         parser, "--recognizer_card", default="w600k_mbf", help="of an .onnx without a contract"
@@ -57,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if listed:
         paths = [inside(args.image_dir, name) for name in listed.paths]
     names = relative_names(paths, args.image_dir)
-    backend = open_recognizer(args.recognizer, args.recognizer_card)
+    kind, card = facezoo.FaceEmbedder, args.recognizer_card
+    backend = facezoo.load(args.recognizer, kind=kind, card=card).backend
     chosen = {"pairs": args.pairs or None, "rounds": args.rounds, "seed": args.seed}
     lists = {name: getattr(args, name) for name in ("list", "references", "copies")}
     hashes = {name: path and sha256_of(path) for name, path in lists.items()}
@@ -65,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="make_pseudo_labels",
         settings={**backend.settings(), **chosen, **hashes},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
+        inputs=Inputs(paths, names, args.image_dir, args.recognizer, *lists.values()),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

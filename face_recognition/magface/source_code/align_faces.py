@@ -15,7 +15,7 @@ from facezoo.cli import options
 from facezoo.errors import ImageError
 from facezoo.image.align import align_face
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,12 +49,11 @@ def run(args: argparse.Namespace) -> int:
             target = args.save_dir / "aligned" / f"{stem_of[name_of[path]]}{number}.png"
             write_image_rgb(target, align_face(image, faces.landmarks_xy[index], args.size))
 
-    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
+    with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector, RunFolder(
         args.save_dir,
         command="align_faces",
         settings={**detector.settings(), "size": args.size, "keep": args.keep},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("aligned", "faces.json"),
+        inputs=Inputs(paths, names, args.photos, args.detector),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

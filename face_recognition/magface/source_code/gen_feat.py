@@ -9,6 +9,7 @@ numbers, not normalised. Interrupted, the same command goes on where it was.
 import argparse
 from pathlib import Path
 
+from facezoo import FaceEmbedder, load
 from facezoo.cli import options
 from facezoo.datasets.image_list import check_some_exist, inside, read_paths, resolve_names
 from facezoo.evaluation.features import extract_features
@@ -39,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
         check_some_exist(paths, args.inf_list)
     else:
         paths = resolve_names(names, args.inf_list)
-    with options.open_embedder(args, args.feat_list.parent / "onnx") as model:
+    source = options.embedder_source(args, args.feat_list.parent / "onnx")
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:
         done = extract_features(
             model,
             paths,
@@ -48,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch_size,
             missing=args.missing,
             overwrite=args.overwrite,
+            sources=[args.inf_list, args.root],
             progress=lambda items, total: options.progress(items, total, args.quiet),
         )
     new = done.total - done.kept

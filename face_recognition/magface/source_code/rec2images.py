@@ -15,7 +15,7 @@ from facezoo.datasets.image_list import write_image_list
 from facezoo.datasets.recordio import RecordFile, UnpackedFace, file_name_of
 from facezoo.errors import DatasetError, ImageError
 from facezoo.files import write_bytes
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="rec2images",
         settings={},
-        inputs_sha256=fingerprint_files(files, [file.name for file in files]),
-        owned=("images", "train.list"),
+        inputs=Inputs(files, [file.name for file in files]),
         overwrite=args.overwrite,
     ) as folder:
         keys = list(records.keys)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from ... import __version__
-from ...backends import open_backend
 from ...datasets.widerface import read_ground_truth, read_predictions
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
@@ -26,8 +25,8 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import add_flag, add_runtime_options, progress, runtime_of
-from .pages import show_detections
+from ..options import OVERWRITE, add_flag, add_runtime_options, progress, runtime_of
+from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 __all__ = [
@@ -88,7 +87,7 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw precision against recall")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -104,7 +103,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     add_runtime_options(group)
     group.add_argument("--profile", choices=PROFILES, default="eval", help="set of thresholds")
     add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder that makes it resumable")
-    group.add_argument("--overwrite", action="store_true", help="empty that folder first")
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument(
         "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
     )
@@ -143,13 +142,19 @@ def run_detection(args: argparse.Namespace) -> int:
         return progress(results, total)
 
     with load(
-        "scrfd",
         args.model_prefix_path,
+        kind=FaceDetector,
         profile=args.profile,
-        **runtime_of(args),
+        runtime=runtime_of(args),
+        vdsp=args.vdsp_params_info,
     ) as detector:
         found = detect_folder(
-            detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show
+            detector,
+            args.images,
+            args.save_dir,
+            overwrite=args.overwrite,
+            sources=[args.model_prefix_path],
+            progress=show,
         )
         seconds = time.perf_counter() - started
         # A run that went on from an earlier start says nothing about speed.
@@ -216,8 +221,8 @@ def _write_ledger(args: argparse.Namespace) -> int:
         progress=progress,
         say=_log.info,
     )
-    with open_backend(args.model_prefix_path) as backend:
-        card = backend.contract.card_id
+    with load(args.model_prefix_path, kind=FaceDetector) as detector:
+        card = detector.contract.card_id
     entry = {
         "schema": LEDGER_SCHEMA,
         "card": card,

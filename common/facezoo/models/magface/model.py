@@ -16,6 +16,7 @@ from . import decode as magface
 
 __all__ = [
     "FLIPS",
+    "MODEL",
     "FaceEmbedder",
 ]
 
@@ -71,3 +72,6 @@ class FaceEmbedder(FaceModel[Embedding]):
                     f"{card.outputs[0].channels}; export the model again"
                 )
         return found
+
+
+MODEL = FaceEmbedder

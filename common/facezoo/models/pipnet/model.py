@@ -15,6 +15,7 @@ from ..base import FaceModel
 from . import decode as pipnet
 
 __all__ = [
+    "MODEL",
     "LandmarkDetector",
 ]
 
@@ -58,3 +59,6 @@ class LandmarkDetector(FaceModel[Landmarks]):
     def batch(self, images_rgb: Sequence[np.ndarray], *, shared: bool = False) -> List[Landmarks]:
         """Find the landmarks of several crops; see :meth:`FaceModel.batch`."""
         return pipnet.decode(self._infer(images_rgb, shared), **self.contract.decode)
+
+
+MODEL = LandmarkDetector

@@ -19,6 +19,7 @@ from . import decode as scrfd
 from .decode import PROFILES, Profile
 
 __all__ = [
+    "MODEL",
     "FaceDetector",
 ]
 
@@ -102,3 +103,6 @@ class FaceDetector(FaceModel[FaceDetections]):
             image_hw=(height, width),
             border=share if len(faces) else 0.0,
         )
+
+
+MODEL = FaceDetector

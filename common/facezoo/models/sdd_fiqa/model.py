@@ -11,6 +11,7 @@ from ..base import FaceModel
 from . import decode as sdd_fiqa
 
 __all__ = [
+    "MODEL",
     "FaceQuality",
 ]
 
@@ -23,3 +24,6 @@ class FaceQuality(FaceModel[QualityScore]):
     ) -> List[QualityScore]:
         """Score several faces; see :meth:`FaceModel.batch`."""
         return sdd_fiqa.decode(self._infer(images_rgb, shared))
+
+
+MODEL = FaceQuality

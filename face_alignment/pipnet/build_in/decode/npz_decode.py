@@ -17,7 +17,7 @@ from facezoo.files import sha256_of
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.card import CARDS
 from facezoo.models.pipnet.decode import decode, read_meanface
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
 from facezoo.workers import map_in_order, usable_cores
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         with naming(picture.name):
             return decode(outputs.raw_outputs(picture, contract), **constants)[0]
 
+    others = (args.input_npz_path, args.out_npz_dir, args.data_dir, args.meanface_txt)
     with RunFolder(
         args.save_dir,
         command="npz_decode",
@@ -69,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
             "contract": {**dataclasses.asdict(contract), "decode": constants},
             "datalist_sha256": sha256_of(args.input_npz_path),
         },
-        inputs_sha256=fingerprint_files(outputs.paths, [path.name for path in outputs.paths]),
-        owned=(evaluation.RESULTS_FILE, evaluation.REPORT_FILE),
+        inputs=Inputs(outputs.paths, [path.name for path in outputs.paths], *others),
         overwrite=args.overwrite,
     ) as folder:
         names = [picture.name for picture in pictures]

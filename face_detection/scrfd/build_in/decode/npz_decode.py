@@ -17,7 +17,7 @@ from facezoo.files import sha256_of, write_bytes
 from facezoo.image.files import names_with_suffix
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.decode import PROFILES, decode
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
 from facezoo.workers import map_in_order, usable_cores
@@ -66,8 +66,13 @@ def run(args: argparse.Namespace) -> int:
             "profile": dataclasses.asdict(profile),
             "datalist_sha256": sha256_of(args.vamp_datalist_path),
         },
-        inputs_sha256=fingerprint_files(outputs.paths, [path.name for path in outputs.paths]),
-        owned=("txt", "results.json"),
+        inputs=Inputs(
+            outputs.paths,
+            [path.name for path in outputs.paths],
+            args.vamp_datalist_path,
+            args.vamp_output_dir,
+            args.input_image_dir,
+        ),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, lambda name: [args.txt / "txt" / text_of[name]])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from facezoo.backends.base import naming
 from facezoo.cli import options
-from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
+from facezoo.datasets.scores import finish_scores
 from facezoo.errors import ImageError
 from facezoo.files import sha256_of
 from facezoo.models.sdd_fiqa.card import CARDS
 from facezoo.models.sdd_fiqa.decode import decode
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
 from facezoo.workers import map_in_order, usable_cores
@@ -58,8 +58,13 @@ def run(args: argparse.Namespace) -> int:
             "contract": dataclasses.asdict(contract),
             "datalist_sha256": sha256_of(args.datalist),
         },
-        inputs_sha256=fingerprint_files(outputs.paths, [path.name for path in outputs.paths]),
-        owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE),
+        inputs=Inputs(
+            outputs.paths,
+            [path.name for path in outputs.paths],
+            args.datalist,
+            args.outputs,
+            args.input_image_dir,
+        ),
         overwrite=args.overwrite,
     ) as folder:
         names = [picture.name for picture in pictures]

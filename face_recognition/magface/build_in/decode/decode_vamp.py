@@ -16,12 +16,10 @@ from facezoo.evaluation.features import finish_embeddings
 from facezoo.files import sha256_of
 from facezoo.models.magface.card import CARDS
 from facezoo.models.magface.decode import decode
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
 from facezoo.workers import map_in_order, usable_cores
-
-OWNED = ("results.json", "feat.list", "embeddings.npz")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,8 +61,13 @@ def run(args: argparse.Namespace) -> int:
             "contract": dataclasses.asdict(contract),
             "datalist_sha256": sha256_of(args.vamp_datalist_path),
         },
-        inputs_sha256=fingerprint_files(outputs.paths, [path.name for path in outputs.paths]),
-        owned=OWNED,
+        inputs=Inputs(
+            outputs.paths,
+            [path.name for path in outputs.paths],
+            args.vamp_datalist_path,
+            args.vamp_output_dir,
+            args.input_image_dir,
+        ),
         overwrite=args.overwrite,
     ) as folder:
         names = [picture.name for picture in pictures]

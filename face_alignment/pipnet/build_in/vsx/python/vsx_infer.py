@@ -8,7 +8,7 @@ import argparse
 import time
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, LandmarkDetector, load
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.evaluation import landmarks as evaluation
@@ -17,7 +17,7 @@ from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
 from facezoo.pipeline.photo import Predictor, in_recipe_form
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,13 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.crop == "detector") != (args.detector is not None):
         raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
-    runtime = options.runtime_of(args)
+    given = {"runtime": options.runtime_of(args), "vdsp": args.vdsp_params_info}
     meanface = args.meanface_txt and read_meanface(args.meanface_txt)
-    landmarks = facezoo.load("pipnet", args.model_prefix_path, meanface=meanface, **runtime)
+    landmarks = load(args.model_prefix_path, kind=LandmarkDetector, meanface=meanface, **given)
     if args.detector is None:
         return landmarks
-    runtime["vdsp"] = None  # The vdsp JSON is PIPNet's.
-    return Predictor(facezoo.load("scrfd", args.detector, **runtime), landmarks)
+    detector = load(args.detector, kind=FaceDetector, runtime=given["runtime"])
+    return Predictor(detector, landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="vsx_infer",
         settings={**model.settings(), "crop": args.crop, "draw": args.draw},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("pictures", evaluation.RESULTS_FILE, evaluation.REPORT_FILE),
+        inputs=Inputs(
+            paths, names, args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt
+        ),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, files_of)

@@ -16,7 +16,7 @@ from facezoo.files import write_bytes
 from facezoo.image.draw import draw_faces, write_drawing
 from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.models.scrfd.decode import PROFILES
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,17 +62,17 @@ def run(args: argparse.Namespace) -> int:
             write_drawing(picture, draw_faces(image, faces.resized(image.shape[:2])))
 
     with facezoo.load(
-        "scrfd",
         args.model_prefix_path,
+        kind=facezoo.FaceDetector,
+        runtime=options.runtime_of(args),
+        vdsp=args.vdsp_params_info,
         profile=profile,
         fast_decode=args.fast_decode,
-        **options.runtime_of(args),
     ) as model, RunFolder(
         args.save_dir,
         command="scrfd_vsx",
         settings={**model.settings(), "draw": args.draw},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("txt", "pictures", "results.json"),
+        inputs=Inputs(paths, names, args.file_path, args.model_prefix_path),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names, files_of)

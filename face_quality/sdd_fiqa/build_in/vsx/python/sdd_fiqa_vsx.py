@@ -9,16 +9,16 @@ import argparse
 import time
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, FaceQuality, load
 from facezoo.cli import options
-from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
+from facezoo.datasets.scores import RESULTS_FILE, SORTED_FILE, finish_scores
 from facezoo.errors import InputError
 from facezoo.evaluation.quality import describe_model, quality_sheet
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.pipeline.photo import Predictor, in_recipe_form
-from facezoo.profiles.quality import read_profile
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.profiles.quality import read_quality
+from facezoo.runs import Inputs, RunFolder
 
 SHEET_FILE = "contact_sheet.jpg"
 LISTED = 5
@@ -46,12 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.faces == "detect") != (args.detector is not None):
         raise InputError("--faces detect and --detector PREFIX go together; give both or neither")
-    runtime = options.runtime_of(args)
-    quality = facezoo.load("sdd_fiqa", args.model_prefix_path, **runtime)
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    quality = load(args.model_prefix_path, kind=FaceQuality, runtime=runtime, vdsp=vdsp)
     if args.detector is None:
         return quality
-    runtime["vdsp"] = None  # The vdsp JSON is SDD-FIQA's.
-    return Predictor(facezoo.load("scrfd", args.detector, **runtime), quality=quality)
+    return Predictor(load(args.detector, kind=FaceDetector, runtime=runtime), quality=quality)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
             "faces": args.faces,
             "profile": args.profile and sha256_of(args.profile),
         },
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE, SHEET_FILE),
+        inputs=Inputs(
+            paths, names, args.image_dir, args.model_prefix_path, args.detector, args.profile
+        ),
         overwrite=args.overwrite,
     ) as folder:
         network = model if args.detector is None else model.quality
         head = {"faces": args.faces, **describe_model(network, args.model_prefix_path)}
-        profile = args.profile and read_profile(args.profile, head["model_sha256"])
+        profile = args.profile and read_quality(args.profile, head["model_sha256"])
         done = folder.completed(names)
         started = time.perf_counter()
         results = model.stream(paths[done:])

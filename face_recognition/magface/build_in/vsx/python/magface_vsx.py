@@ -17,10 +17,9 @@ from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
 from facezoo.pipeline.photo import Predictor, in_recipe_form
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 LISTS = (".list", ".txt")
-OWNED = ("results.json", "feat.list", "embeddings.npz", "pairs.csv")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,12 +52,13 @@ def find_pictures(file_path: Path):
 
 
 def open_model(args: argparse.Namespace):
-    runtime = options.runtime_of(args)
-    embedder = facezoo.load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    source, kind = args.model_prefix_path, facezoo.FaceEmbedder
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    embedder = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, flip=args.flip)
     if args.detector is None:
         return embedder
-    runtime["vdsp"] = None  # The vdsp JSON is the recogniser's.
-    return Predictor(facezoo.load("scrfd", args.detector, **runtime), embedder=embedder)
+    detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
+    return Predictor(detector, embedder=embedder)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="magface_vsx",
         settings=model.settings(),
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
+        inputs=Inputs(
+            paths, names, args.file_path, args.model_prefix_path, args.detector, args.pairs
+        ),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

@@ -1,0 +1,67 @@
+"""Apply a model to every image of a folder: the runner of a model whose recipe has none.
+
+Writes SAVE_DIR/results.json, one entry per image. Resumable: run the same command again.
+
+    python ../../../common/utils/infer.py --file_path photos --save_dir out \
+        --model_prefix_path deploy_weights/NAME/mod
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from facezoo.backends import open_backend
+from facezoo.cli import options
+from facezoo.image.files import find_images, relative_names
+from facezoo.models import CARDS, find_class
+from facezoo.runs import RunFolder, fingerprint_files
+
+RESULTS_FILE, RESULTS_SCHEMA = "results.json", "facezoo.results/1"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = options.make_parser(__doc__)
+    options.add_flag(parser, "--file_path", type=Path, required=True, help="image, or folder")
+    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
+    options.add_model_options(parser)
+    options.add_run_options(parser)
+    return parser
+
+
+def open_model(args: argparse.Namespace):
+    cards = list(CARDS.values())
+    backend = open_backend(args.model_prefix_path, cards=cards, **options.runtime_of(args))
+    return find_class(backend.contract.model)(backend, backend.contract)
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = find_images(args.file_path)
+    names = relative_names(paths, args.file_path)
+    with open_model(args) as model, RunFolder(
+        args.save_dir,
+        command="infer",
+        settings=model.settings(),
+        inputs_sha256=fingerprint_files(paths, names),
+        owned=(RESULTS_FILE,),
+        overwrite=args.overwrite,
+    ) as folder:
+        done = folder.completed(names)
+        started = time.perf_counter()
+        results = model.stream(paths[done:])
+        shown = options.progress(results, len(paths) - done, args.quiet)
+        for name, (_, found) in zip(names[done:], shown):
+            folder.record(name, found)
+        seconds = time.perf_counter() - started
+        if not folder.finished:
+            head = {"card": model.contract.card_id}
+            folder.write_items(RESULTS_FILE, RESULTS_SCHEMA, "images", head)
+            folder.finish()
+        return options.report_run(folder, len(paths), done, seconds)
+
+
+def main(argv=None) -> int:
+    return options.run_command(run, build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
