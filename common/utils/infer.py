@@ -10,11 +10,10 @@ import argparse
 import time
 from pathlib import Path
 
-from facezoo.backends import open_backend
+import facezoo
 from facezoo.cli import options
 from facezoo.image.files import find_images, relative_names
-from facezoo.models import CARDS, find_class
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 RESULTS_FILE, RESULTS_SCHEMA = "results.json", "facezoo.results/1"
 
@@ -28,21 +27,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def open_model(args: argparse.Namespace):
-    cards = list(CARDS.values())
-    backend = open_backend(args.model_prefix_path, cards=cards, **options.runtime_of(args))
-    return find_class(backend.contract.model)(backend, backend.contract)
-
-
 def run(args: argparse.Namespace) -> int:
     paths = find_images(args.file_path)
     names = relative_names(paths, args.file_path)
-    with open_model(args) as model, RunFolder(
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    with facezoo.load(args.model_prefix_path, runtime=runtime, vdsp=vdsp) as model, RunFolder(
         args.save_dir,
         command="infer",
         settings=model.settings(),
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=(RESULTS_FILE,),
+        inputs=Inputs(paths, names, args.file_path, args.model_prefix_path),
         overwrite=args.overwrite,
     ) as folder:
         done = folder.completed(names)

@@ -16,7 +16,7 @@ from facezoo.cli import options
 from facezoo.errors import ImageError, InputError
 from facezoo.files import sha256_of
 from facezoo.models import find_card, import_part
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
 from facezoo.workers import map_in_order, usable_cores
@@ -73,8 +73,9 @@ def decode(args: argparse.Namespace, pictures, outputs) -> int:
         args.save_dir,
         command="npz_decode",
         settings={"contract": dataclasses.asdict(contract), "datalist_sha256": list_sha256},
-        inputs_sha256=fingerprint_files(outputs.paths, [path.name for path in outputs.paths]),
-        owned=(RESULTS_FILE,),
+        inputs=Inputs(
+            outputs.paths, [path.name for path in outputs.paths], args.vamp_datalist_path
+        ),
         overwrite=args.overwrite,
     ) as folder:
         names = [picture.name for picture in pictures]

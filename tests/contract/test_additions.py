@@ -131,7 +131,7 @@ def test_a_fifth_model(copy, page, tmp_path, rng):
     assert "[Gradient](gradient/README.md)" in (copy.root / "face_quality/README.md").read_text()
 
     home = tmp_path / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     shutil.copy(file, home / "gradient.onnx")
     workspace = copy.root / additions.RECIPE / "workspace"
     for index in range(3):

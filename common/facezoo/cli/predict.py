@@ -165,7 +165,7 @@ def _run(
             write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
     stages = (args.detector, args.landmarks, args.quality, args.embedder)
-    limits = (*args.profile, args.looks, args.similarity)
+    limits = (*args.profile, args.appearance, args.similarity)
     inputs = Inputs(paths, names, args.path, *stages, *limits)
     inputs.refuse_file(args.html)
     with RunFolder(
