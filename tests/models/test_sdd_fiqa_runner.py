@@ -172,7 +172,7 @@ def test_a_profile_gives_percentiles_to_its_own_model_only(scripts, faces, model
     other = tiny_sdd_fiqa(tmp_path / "other.onnx", card_id="sdd_fiqa_mobilefacenet")
     code, _, error = scripts(*runner, "--model_prefix_path", other, "--save_dir", tmp_path / "two")
     assert code == 2
-    assert "two networks share no scale" in error
+    assert "a profile belongs to one model file" in error
 
 
 def test_a_detector_needs_to_be_asked_for(scripts, faces, model, tmp_path):

@@ -436,7 +436,7 @@ def test_the_chain_gives_what_its_stages_give(run):
             embedding = embedder(align_face(image, faces.landmarks_xy[index]))
             cut = DetectorCrop.of(faces.boxes_xyxy[index].tolist(), faces.image_hw)
             marks = cut.to_photo(points(cut.cut(image)))
-            assert (arrays["embeddings"][face["embedding"]] == embedding.vector).all()
+            assert (arrays["vectors"][face["embedding"]] == embedding.vector).all()
             assert face["points_xy"] == marks.points_xy.tolist()
 
 
