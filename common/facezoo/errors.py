@@ -12,7 +12,7 @@
     ├── GraphError                       an ONNX graph that is not what its contract says
     ├── ConfigError                      a build YAML or vdsp JSON the toolchain would not take
     ├── BackendError
-    │   ├── BackendUnavailable           the runtime or the card is not there
+    │   ├── BackendUnavailable           the runtime or the device is not there
     │   └── BackendRunError              it is there, and it failed
     ├── DecodeError                      raw outputs that do not fit the decoder
     ├── DatasetError                     a data set with missing or malformed parts
@@ -112,7 +112,7 @@ class BackendError(FaceZooError):
 
 
 class BackendUnavailable(BackendError):
-    """The runtime or the card is not there."""
+    """The runtime or the device is not there."""
 
 
 class BackendRunError(BackendError):

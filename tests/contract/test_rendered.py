@@ -13,7 +13,7 @@ from facezoo import models
 from facezoo.card import Preprocess, Reference
 from facezoo.cli.docs import render_pages
 from facezoo.cli.main import main
-from facezoo.cli.recipes import RECIPES, process_ops, render_build, render_recipes
+from facezoo.cli.recipes import process_ops, render_build, render_recipes
 from facezoo.errors import InputError
 from facezoo.image.preprocess import describe_differences
 from facezoo.models import CARDS
@@ -82,7 +82,8 @@ def card_of_yaml(path):
 
 
 def card_of_json(path):
-    defaults = {model: CARDS[default] for model, (_, _, _, default) in RECIPES.items()}
+    vendor = models.VENDOR_FILES
+    defaults = {model: CARDS[one.default] for model, one in vendor.items() if one.default}
     named = {**CARDS, **defaults}
     return next(card for name, card in named.items() if f"-{name}-" in path.name)
 

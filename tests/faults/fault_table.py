@@ -233,7 +233,7 @@ def pair_of_photos(folder: Path) -> None:
     predict(folder)
     point = SimilarityPoint(1e-3, 0.5, 0.4, 0.6, 0.9)
     profile = SimilarityProfile("w600k_mbf", sha256_of(folder / "embedder.onnx"), 9, 9, (point,))
-    write_similarity(folder / "profile.json", profile, {})
+    write_similarity(folder / "profile.json", profile)
 
 
 def released_scrfd(folder: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from facezoo import contract as contracts
-from facezoo.backends import open_backend
+from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.compiler.build import compile_model
 from facezoo.compiler.sensitivity import measure_drift
 from facezoo.contract import METADATA_KEY, Contract, load_graph, read_contract
@@ -154,7 +154,7 @@ def ejected(path):
 ENTRANCES = {
     "compile": compiled,
     "eject": ejected,
-    "open a backend": lambda path: open_backend(path, engine="ort"),
+    "open a backend": lambda path: open_backend(path, RuntimeOptions(engine="ort")),
     "export a detector": lambda path: scrfd.export_released(path, path.parent / "new.onnx"),
     "export landmarks": lambda path: pipnet.export_released(path, path.parent / "new.onnx"),
     "export a recogniser": lambda path: magface.export_released(path, path.parent / "new.onnx"),

@@ -2,10 +2,10 @@
 
 import json
 
+import facezoo
 import numpy as np
 import onnx
 import pytest
-from facezoo.backends import RuntimeOptions
 from facezoo.contract import read_contract
 from facezoo.datasets.pairs import read_feature_list
 from facezoo.errors import GraphError, InputError
@@ -14,7 +14,7 @@ from facezoo.evaluation.recognition import evaluate_people
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.graph import export_released
 from facezoo.pipeline.load import load
-from facezoo.pipeline.photo import PhotoEmbedder
+from facezoo.pipeline.photo import Predictor
 from facezoo.testing import tiny_magface, tiny_scrfd
 from onnx import helper
 
@@ -230,8 +230,8 @@ def test_a_photo_without_a_face_is_counted(tmp_path, model, faces):
         photo[:] = np.minimum(photo, 20)
         photo[32:64, 32:64] = 0 if path.stem == "black" else 250
         write_image_rgb(path, photo)
-    detector = load(tiny_scrfd(tmp_path / "scrfd.onnx"), runtime=RuntimeOptions(threads=1))
-    with PhotoEmbedder(detector, load(model)) as photos:
+    detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"))
+    with Predictor(detector, embedder=facezoo.load(model)) as photos:
         report = evaluate_people(photos, faces, "squares")
     assert (report.pictures, report.with_face, report.people) == (13, 12, 4)
 
@@ -328,8 +328,8 @@ def test_people_of_att_are_told_apart_aligned_and_less_so_unaligned(tmp_path, sh
     assets = shared / "assets"
     export_detector(assets / "scrfd" / "scrfd_500m_bnkps.onnx", tmp_path / "d.onnx")
     export_released(assets / "recognition" / "w600k_mbf.onnx", tmp_path / "r.onnx")
-    detector = load(tmp_path / "d.onnx", runtime=RuntimeOptions(threads=1))
-    with PhotoEmbedder(detector, load(tmp_path / "r.onnx")) as photos:
+    detector = facezoo.load(tmp_path / "d.onnx")
+    with Predictor(detector, embedder=facezoo.load(tmp_path / "r.onnx")) as photos:
         report = evaluate_people(photos, assets / "att_faces", "AT&T")
     assert (report.pictures, report.with_face, report.people) == (300, 300, 30)
     found = report.verification

@@ -13,6 +13,7 @@ from facezoo.backends.replay import ReplayBackend
 from facezoo.contract import METADATA_KEY, Contract, read_contract
 from facezoo.errors import BackendRunError, BackendUnavailable, GraphError, InputError
 from facezoo.models import CARDS
+from facezoo.models.magface.graph import export_released as export_recogniser
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
 from facezoo.workers import map_in_order, usable_cores
@@ -85,6 +86,19 @@ def test_pixels_into_a_released_network_change_no_bit(shared, tmp_path, rng):
     image = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
     with open_backend(tmp_path / "raw.onnx", RuntimeOptions(threads=1)) as backend:
         assert_same(backend.infer(image), plain(backend, [image]))
+
+
+@pytest.mark.shared
+def test_a_released_recogniser_gives_the_bits_of_its_own_prelu(shared, tmp_path, monkeypatch):
+    export_recogniser(shared / "assets" / "recognition" / "w600k_mbf.onnx", tmp_path / "w.onnx")
+    faces = [cv2.resize(image, (112, 112)) for image in pictures(3)]
+    with open_backend(tmp_path / "w.onnx") as backend:
+        found = [backend.infer_batch(faces), backend.infer_shared(faces)]
+    monkeypatch.setattr("facezoo.backends.ort.BLOCKED_MACHINES", ())
+    with open_backend(tmp_path / "w.onnx") as backend:
+        expected = backend.infer_batch(faces)
+    for raw in found:
+        assert_same(raw, expected)
 
 
 def test_pixels_into_openvino_change_next_to_nothing(model):

@@ -71,7 +71,8 @@ class MissesLargeFaces:
         self.contract = Contract.from_card(CARDS["scrfd_500m_bnkps"])
         self.operation = VdspOperation(self.contract.preprocess)
 
-    def infer(self, image_rgb):
+    def infer_batch(self, images_rgb):
+        (image_rgb,) = images_rgb
         tensor, placement = self.operation(image_rgb)
         arrays = {}
         for spec in CARDS["scrfd_500m_bnkps"].outputs:

@@ -9,7 +9,6 @@ from facezoo.compiler.quantize import (
     Arithmetic,
     calibrate,
     choose_arithmetic,
-    cpu_flags,
     excluded_layers,
     insert_qdq,
     lint_graph,
@@ -26,6 +25,7 @@ from facezoo.compiler.sensitivity import (
     propose,
 )
 from facezoo.errors import ConfigError, GraphError
+from facezoo.machine import cpu_flags, describe_machine
 from facezoo.metrics.drift import DriftSum
 from facezoo.vacc.build_config import Quantize
 from hypothesis import given, settings
@@ -124,15 +124,24 @@ def test_types_follow_the_cpu(machine, flags, expected):
     assert ("7-bit" in str(chosen)) == chosen.reduce_range
 
 
-def test_flags_are_read_as_linux_writes_them(tmp_path):
+def test_flags_are_read_as_linux_writes_them(tmp_path, monkeypatch):
     file = tmp_path / "cpuinfo"
-    assert cpu_flags(file) == frozenset()
+    monkeypatch.setattr("facezoo.machine.CPUINFO", file)
+    assert cpu_flags() == frozenset()
     file.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n\nprocessor\t: 1\n")
-    assert cpu_flags(file) == {"fpu", "avx2", "avx512_vnni"}
+    assert cpu_flags() == {"fpu", "avx2", "avx512_vnni"}
     file.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
-    assert cpu_flags(file) == {"fp", "asimd"}
+    assert cpu_flags() == {"fp", "asimd"}
     file.write_text("nothing of the kind")
-    assert cpu_flags(file) == frozenset()
+    assert cpu_flags() == frozenset()
+
+
+def test_the_processor_is_named_as_linux_names_it(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("facezoo.machine.CPUINFO", file)
+    assert describe_machine()["cpu"]
+    file.write_text("processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nflags\t: fpu\nmodel name\t: B\n")
+    assert describe_machine()["cpu"] == "A CPU @ 2 GHz"
 
 
 def test_seven_bits_are_seven_bits(rng):

@@ -16,10 +16,10 @@ from facezoo.artifact import BuildInfo, write_artifact
 from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.backends.ort import OrtBackend
 from facezoo.backends.vsx import (
-    CardStream,
+    DeviceStream,
     ModelShapes,
     VsxBackend,
-    check_card,
+    check_device,
     contract_from_cards,
     read_shapes,
 )
@@ -338,7 +338,7 @@ def test_pictures_are_fed_in_the_format_of_the_vdsp_file(
     change = {"image_format": image_format, "color_conversion": conversion, "pad_value": (9, 9, 9)}
     path = vdsp(**change)
     preprocess = dataclasses.replace(contract_of(prefix).preprocess, **change)
-    stream = CardStream(prefix, path, with_tensor=True, image_format=image_format)
+    stream = DeviceStream(prefix, path, with_tensor=True, image_format=image_format)
     for image in pictures(5):
         (result,) = stream.result(stream.submit([image]))
         expected = VdspOperation(preprocess, half_output=True)(image)[0]
@@ -351,7 +351,7 @@ def test_pictures_are_fed_in_the_format_of_the_vdsp_file(
 
 def test_both_registered_outputs_are_drained(runtime, prefix, vdsp):
     vsx = runtime(queue=2)
-    stream = CardStream(prefix, vdsp(), with_tensor=True, batch=2, timeout=5)
+    stream = DeviceStream(prefix, vdsp(), with_tensor=True, batch=2, timeout=5)
     images = pictures(41)
     calls = [stream.submit(images[first : first + 2]) for first in range(0, 41, 2)]
     results = [result for call in calls for result in stream.result(call)]
@@ -377,7 +377,7 @@ def test_what_is_no_picture_is_refused_before_the_card_sees_it(runtime, prefix):
 def stream_with(runtime, prefix, vdsp, **faults):
     batch = faults.pop("batch", 1)
     runtime(**faults)
-    return CardStream(prefix, vdsp(), batch=batch, timeout=SHORT)
+    return DeviceStream(prefix, vdsp(), batch=batch, timeout=SHORT)
 
 
 def outcomes(stream, count, batch=1):
@@ -422,7 +422,7 @@ def test_a_fault_reaches_the_caller_in_time(runtime, prefix, vdsp, fault, first,
 
 def test_a_call_that_waits_learns_of_a_fault_at_once(runtime, prefix, vdsp):
     runtime(receive_fails=0)
-    stream = CardStream(prefix, vdsp(), timeout=60)
+    stream = DeviceStream(prefix, vdsp(), timeout=60)
     started = time.monotonic()
     calls = []
     for image in pictures(3):
@@ -483,7 +483,7 @@ def test_loading_that_hangs_ends_in_time(runtime, prefix, vdsp):
     runtime(load_hangs=True)
     started = time.monotonic()
     with pytest.raises(BackendRunError, match=r"loading did not end within 0\.5 s"):
-        CardStream(prefix, vdsp(), timeout=SHORT)
+        DeviceStream(prefix, vdsp(), timeout=SHORT)
     with pytest.raises(BackendRunError, match=r"did not return within 0\.5 s"):
         read_shapes(prefix, timeout=SHORT)
     assert time.monotonic() - started < 4 * SHORT
@@ -492,20 +492,20 @@ def test_loading_that_hangs_ends_in_time(runtime, prefix, vdsp):
 def test_what_cannot_be_loaded_is_said(runtime, prefix, vdsp, tmp_path):
     runtime()
     with pytest.raises(BackendRunError, match=r"cannot be loaded: RuntimeError: .*\.so not found"):
-        CardStream(tmp_path / "none", vdsp())
+        DeviceStream(tmp_path / "none", vdsp())
     with pytest.raises(BackendRunError, match=r"\.so not found"):
         read_shapes(tmp_path / "none")
 
 
 def test_a_die_that_does_not_answer_is_said(runtime, prefix, vdsp):
     runtime(dies=1)
-    check_card(0)
+    check_device(0)
     for ask in (
-        lambda: check_card(1),
+        lambda: check_device(1),
         lambda: open_backend(prefix, RuntimeOptions(engine="vsx", device_id=1)),
         lambda: read_shapes(prefix, device_id=1),
     ):
-        with pytest.raises(BackendUnavailable, match=r"die 1 .*set_device gave 1, expected 0"):
+        with pytest.raises(BackendUnavailable, match=r"device 1 .*set_device gave 1, expected 0"):
             ask()
 
 
@@ -535,12 +535,12 @@ def test_auto_takes_the_card_where_there_is_one_and_says_so(runtime, prefix, cap
     runtime()
     with open_backend(prefix, RuntimeOptions(device_id=5)) as backend:
         assert isinstance(backend, OrtBackend)
-    assert "engine ort: die 5 of the card does not answer" in caplog.text
+    assert "engine ort: device 5 does not answer" in caplog.text
     caplog.clear()
     with open_backend(prefix) as backend:
         assert isinstance(backend, VsxBackend)
     assert [r.message for r in caplog.records] == [
-        "engine vsx: die 0 of the card answers, and the vendor's three files are there"
+        "engine vsx: device 0 answers, and the vendor's three files are there"
     ]
 
 
@@ -552,7 +552,7 @@ def test_auto_leaves_the_card_alone_without_its_files(runtime, prefix, tmp_path,
         (tmp_path / f"mod{suffix}").write_bytes(source.read_bytes())
     with open_backend(tmp_path / "mod") as backend:
         assert isinstance(backend, OrtBackend)
-    assert "has no .so, .json and .params for a card" in caplog.text
+    assert "has no .so, .json and .params for a device" in caplog.text
     with pytest.raises(InputError, match=r"no \.so, \.json and \.params for engine 'vsx'"):
         open_backend(tmp_path / "mod", RuntimeOptions(engine="vsx"))
     with pytest.raises(InputError, match="engine 'vsx'"):
@@ -562,7 +562,7 @@ def test_auto_leaves_the_card_alone_without_its_files(runtime, prefix, tmp_path,
 def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
     runtime(pad=[114, 114, 114])
     image = np.full((20, 64, 3), 90, np.uint8)
-    # In this file mean and std stand unrounded, and the pad colour is left to the card.
+    # In this file mean and std stand unrounded, and the pad colour is left to the device.
     path = vdsp(without=["Padding"])
     with open_backend(prefix, RuntimeOptions(engine="vsx")) as plain, open_backend(
         prefix, RuntimeOptions(engine="vsx"), vdsp=path
@@ -573,7 +573,7 @@ def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
     np.testing.assert_array_equal(
         ours.arrays["score_8"][..., 4, :], theirs.arrays["score_8"][..., 4, :]
     )
-    assert "no Padding is given, so the card pads with a colour of its own" in caplog.text
+    assert "no Padding is given, so the device pads with a colour of its own" in caplog.text
 
 
 def test_a_size_the_network_does_not_take_is_refused(runtime, prefix, vdsp):
@@ -620,7 +620,7 @@ def test_the_vendors_files_alone_are_refused_where_nothing_fits(runtime, vendor_
     for cards in ([], [CARDS["scrfd_500m"]], [CARDS["pip_resnet18"]]):
         with pytest.raises(GraphError, match=r"fits no card; keep mod\.onnx"):
             open_backend(vendor_prefix, RuntimeOptions(engine="vsx"), cards=cards)
-    with pytest.raises(BackendUnavailable, match="built for a card only"):
+    with pytest.raises(BackendUnavailable, match="built for a device only"):
         open_backend(vendor_prefix, RuntimeOptions(engine="ort"))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Type
 
 from ..artifact import Artifact, read_artifact
 from ..card import ModelCard, Preprocess
@@ -12,11 +13,34 @@ from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
 from ..image.preprocess import describe_differences
 from ..vacc.vdsp import read_vdsp
-from .base import Backend, RuntimeOptions
+from .base import Backend, HostBackend, RuntimeOptions
 
-__all__ = ["ENGINES", "RuntimeOptions", "open_backend"]
+__all__ = ["ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
 
-ENGINES = ("auto", "ort", "openvino", "vsx")
+
+class Host(NamedTuple):
+    """A runtime of this machine; its module in this folder has the engine's name.
+
+    Attributes
+    ----------
+    backend
+        Its :class:`~facezoo.backends.base.HostBackend`, in that module.
+    package
+        What it needs, and only that module imports.
+    option
+        The field of :class:`RuntimeOptions` that no other engine uses; "" for none.
+    """
+
+    backend: str
+    package: str
+    option: str = ""
+
+
+HOSTS = {
+    "ort": Host("OrtBackend", "onnxruntime", "provider"),
+    "openvino": Host("OpenVinoBackend", "openvino", "precision"),
+}
+ENGINES = ("auto", *HOSTS, "vsx")
 _USUAL = RuntimeOptions()
 
 _log = logging.getLogger(__name__)
@@ -40,12 +64,12 @@ def open_backend(
     runtime
         What it runs on, and how.
     vdsp
-        A vdsp_params JSON, obeyed as the card would obey it; what differs from the model's
+        A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
         contract is logged.
     preprocess
         In place of the contract's, for experiments.
     batch
-        How many pictures the card's network takes in one call; a CPU takes any number.
+        How many pictures the device's network takes in one call; a CPU takes any number.
     cards
         What a prefix with the vendor's files alone may hold; the network's shapes decide.
 
@@ -68,9 +92,10 @@ def open_backend(
     artifact = None if source.suffix == ".onnx" else read_artifact(source)
     if engine == "auto":
         engine = _choose(artifact, runtime.device_id)
-    for name, its in (("provider", "ort"), ("precision", "openvino")):
-        value = getattr(runtime, name)
-        if value != getattr(_USUAL, name) and engine != its:
+    for its, host in HOSTS.items():
+        name = host.option
+        value = getattr(runtime, name) if name else ""
+        if name and value != getattr(_USUAL, name) and engine != its:
             _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
@@ -80,7 +105,7 @@ def open_backend(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
                 "of what the vendor's vamc has compiled, or take --engine ort"
             )
-        contract = _contract_on_card(artifact, cards, runtime.device_id)
+        contract = _contract_on_device(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp)
         return VsxBackend(
             artifact.prefix,
@@ -94,20 +119,17 @@ def open_backend(
     model = source if artifact is None else artifact.model
     if model is None:
         raise BackendUnavailable(
-            f"{str(source)!r} was built for a card only; compile the .onnx for this machine too: "
+            f"{str(source)!r} was built for a device only; compile the .onnx for this machine too: "
             "facezoo compile"
         )
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp)
-    if engine == "openvino":
-        from .openvino import OpenVinoBackend
-
-        return OpenVinoBackend(model, contract, wanted, half, threads, runtime.precision)
-    from .ort import OrtBackend
-
-    backend = OrtBackend(model, contract, wanted, half, threads, runtime.provider)
-    if runtime.provider != _USUAL.provider:
+    host = HOSTS[engine]
+    kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
+    own = {host.option: getattr(runtime, host.option)} if host.option else {}
+    backend = kind(model, contract, wanted, half, threads, **own)
+    if engine == "ort" and runtime.provider != _USUAL.provider:
         _log.info(
             "provider %s: ONNX Runtime %s runs on %s",
             runtime.provider,
@@ -118,28 +140,28 @@ def open_backend(
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:
-    """Take the card if it answers and the vendor's three files are there; say which and why."""
+    """Take the device if it answers and the vendor's three files are there; say which and why."""
     if artifact is None:
         return "ort"
     if not artifact.has_vendor_files:
-        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a card"
+        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a device"
     else:
-        engine, reason = _ask_card(device_id)
+        engine, reason = _ask_device(device_id)
     _log.info("engine %s: %s", engine, reason)
     return engine
 
 
-def _ask_card(device_id: int) -> Tuple[str, str]:
-    from .vsx import check_card
+def _ask_device(device_id: int) -> Tuple[str, str]:
+    from .vsx import check_device
 
     try:
-        check_card(device_id)
+        check_device(device_id)
     except BackendError as error:
         return "ort", str(error)
-    return "vsx", f"die {device_id} of the card answers, and the vendor's three files are there"
+    return "vsx", f"device {device_id} answers, and the vendor's three files are there"
 
 
-def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
+def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
     """Read what our file beside the vendor's promises; of theirs alone the shapes must decide."""
     from .vsx import contract_from_cards, read_shapes
 

@@ -1,6 +1,6 @@
 """The seam between recipes and runtimes: an RGB picture in, named arrays out.
 
-A backend does its own pre-processing, because a card does it in hardware and a CPU does not.
+A backend does its own pre-processing, because a device does it in hardware and a CPU does not.
 Nobody outside this folder knows which backend ran.
 """
 
@@ -187,6 +187,18 @@ class Backend(ABC):
         """
         return self.infer_batch([image_rgb])
 
+    def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures while other threads do the same.
+
+        As :meth:`infer_batch`, but a runtime that computes on the CPU takes one core.
+        """
+        return self.infer_batch(images_rgb)
+
+    @property
+    def workers(self) -> int:
+        """How many threads pay where many pictures are done."""
+        return 1
+
     @abstractmethod
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
@@ -278,7 +290,7 @@ class HostBackend(Backend):
     preprocess
         Obeyed instead of the contract's, if given; its ``input_hw`` must suit the graph.
     half_input
-        Round the pre-processed tensor to float16, as a card does for fp16 and int8 builds.
+        Round the pre-processed tensor to float16, as a device does for fp16 and int8 builds.
     threads
         Cores to use; all usable ones if None. One picture is run on all of them; many pictures
         are run one a core.
@@ -355,6 +367,10 @@ class HostBackend(Backend):
         """Run the network once on several pictures, on all cores."""
         return self.run_tensor(*self.prepare(images_rgb))
 
+    def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures, on one core."""
+        return self.run_tensor(*self.prepare(images_rgb), many=True)
+
     def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:
         """Make the network's input from several pictures.
 
@@ -429,7 +445,7 @@ class HostBackend(Backend):
         self._graph(True, self.normalisation is not None)
 
         def infer(image_rgb: np.ndarray) -> RawOutputs:
-            return self.run_tensor(*self.prepare([image_rgb]), many=True)
+            return self.infer_shared([image_rgb])
 
         with _opencv_on_one_core():
             yield from map_in_order(partial(function, infer), items, self.workers)

@@ -1,4 +1,4 @@
-"""The vendor's card through ``vaststreamx``: pre-processing and network on the device.
+"""The vendor's device through ``vaststreamx``: pre-processing and network on the device.
 
 No caller's thread touches the runtime. One thread sends and one receives, since the runtime tells
 results apart by their order alone; and a call that never returns blocks neither the caller nor the
@@ -7,7 +7,7 @@ end of the process::
     caller ──submit──▶ queue ──▶ sender: create_image, run_async
     caller ◀──future── receiver: get_operator_output, as_numpy
 
-Written from the documented use of the runtime; not yet run on a card.
+Written from the documented use of the runtime; not yet run on a device.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from .base import Backend, Infer, Item, Result
 
 __all__ = [
     "TIMEOUT",
-    "CardGraph",
-    "CardResult",
-    "CardStream",
+    "DeviceGraph",
+    "DeviceResult",
+    "DeviceStream",
     "ModelShapes",
     "VsxBackend",
     "build_graph",
-    "check_card",
+    "check_device",
     "contract_from_cards",
     "import_runtime",
     "read_shapes",
@@ -99,7 +99,7 @@ def import_runtime() -> Any:
         import vaststreamx
     except Exception as error:  # A missing driver shows as an OSError or worse.
         raise BackendUnavailable(
-            f"the vendor's package vaststreamx cannot be imported ({error}); install the card's SDK"
+            f"the vendor's package vaststreamx cannot be imported ({error}); install its SDK"
         ) from error
     return vaststreamx
 
@@ -121,18 +121,18 @@ def _use_die(device_id: int) -> Any:
         status = runtime.set_device(device_id)
     except Exception as error:  # The runtime documents no exceptions.
         raise BackendUnavailable(
-            f"die {device_id} of the card cannot be used: {_describe(error)}"
+            f"device {device_id} cannot be used: {_describe(error)}"
         ) from error
     if status != 0:
         raise BackendUnavailable(
-            f"die {device_id} of the card does not answer (vaststreamx.set_device gave {status}, "
+            f"device {device_id} does not answer (vaststreamx.set_device gave {status}, "
             "expected 0); see whether the driver lists it"
         )
     return runtime
 
 
-def check_card(device_id: int = 0, timeout: float = TIMEOUT) -> None:
-    """See whether a die of the card answers.
+def check_device(device_id: int = 0, timeout: float = TIMEOUT) -> None:
+    """See whether a device answers.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def _describe(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class CardGraph:
+class DeviceGraph:
     """A loaded network and its pre-processing, ready to run.
 
     Attributes
@@ -195,7 +195,7 @@ class CardGraph:
 
 def build_graph(
     prefix: Path, vdsp: Path, *, device_id: int = 0, batch: int = 1, with_tensor: bool = False
-) -> CardGraph:
+) -> DeviceGraph:
     """Load a network on a die, in the order the runtime documents.
 
     Parameters
@@ -227,20 +227,20 @@ def build_graph(
         declared = [[shape, runtime.TypeFlag.FLOAT16]]
         stream.register_operator_output(TENSOR_OUTPUT, fusion, declared)
     stream.build()
-    return CardGraph(runtime, model, network, stream)
+    return DeviceGraph(runtime, model, network, stream)
 
 
 # A stream of pictures ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class CardResult:
-    """What the card says about one picture.
+class DeviceResult:
+    """What the device says about one picture.
 
     Attributes
     ----------
     outputs
-        In the network's order, each with a first axis of 1; float16, as the card gives them.
+        In the network's order, each with a first axis of 1; float16, as the device gives them.
     tensor
         Shape (3, H, W), float16: the pre-processed picture; None if it was not asked for.
     """
@@ -254,10 +254,10 @@ class _Call:
 
     def __init__(self, pictures: Sequence[np.ndarray]) -> None:
         self.pictures = pictures
-        self.future: Future[List[CardResult]] = Future()
+        self.future: Future[List[DeviceResult]] = Future()
 
 
-class CardStream:
+class DeviceStream:
     """A network on one die: pictures in, tensors out, or an error in time.
 
     Parameters
@@ -282,7 +282,7 @@ class CardStream:
         If loading fails or takes too long.
     """
 
-    graph: CardGraph
+    graph: DeviceGraph
 
     def __init__(
         self,
@@ -328,8 +328,8 @@ class CardStream:
                 f"{self._where}: loading did not end within {timeout:g} s"
             ) from None
 
-    def submit(self, images_rgb: Sequence[np.ndarray]) -> Future[List[CardResult]]:
-        """Send pictures to the card in one call.
+    def submit(self, images_rgb: Sequence[np.ndarray]) -> Future[List[DeviceResult]]:
+        """Send pictures to the device in one call.
 
         Parameters
         ----------
@@ -354,12 +354,12 @@ class CardStream:
         self._waiting.put(call)
         return call.future
 
-    def result(self, future: Future[List[CardResult]]) -> List[CardResult]:
+    def result(self, future: Future[List[DeviceResult]]) -> List[DeviceResult]:
         """Wait for what :meth:`submit` promised.
 
         Returns
         -------
-        list of CardResult
+        list of DeviceResult
             One a picture, in their order.
 
         Raises
@@ -372,8 +372,8 @@ class CardStream:
             return future.result(self.timeout)
         except futures.TimeoutError:
             self._break(
-                f"{self._where}: no result within {self.timeout:g} s; the card or its driver hangs "
-                "or is overloaded"
+                f"{self._where}: no result within {self.timeout:g} s; the device or its driver "
+                "hangs or is overloaded"
             )
             raise BackendRunError(self._broken) from None
 
@@ -396,7 +396,7 @@ class CardStream:
 
     # In the sending thread.
 
-    def _send_all(self, load: Callable[[], CardGraph], loaded: Future[None]) -> None:
+    def _send_all(self, load: Callable[[], DeviceGraph], loaded: Future[None]) -> None:
         try:
             self.graph = load()
         except BackendUnavailable as error:
@@ -442,7 +442,7 @@ class CardStream:
         return runtime.create_image(picture, image_format, width, height, self._device_id)
 
     def _note_as_sent(self, call: _Call) -> bool:
-        """Queue a call for the receiver before the card can answer; False if all is lost."""
+        """Queue a call for the receiver before the device can answer; False if all is lost."""
         while not self._broken:
             try:
                 self._sent.put(call, timeout=0.5)
@@ -491,11 +491,11 @@ class CardStream:
             self._settle(call, results)
         return True
 
-    def _read(self, outputs: Any, tensors: Any) -> List[CardResult]:
+    def _read(self, outputs: Any, tensors: Any) -> List[DeviceResult]:
         as_numpy = self.graph.runtime.as_numpy
         shape = tuple(self.graph.model.input_shape[0][1:])
         return [
-            CardResult(
+            DeviceResult(
                 [np.asarray(as_numpy(tensor)) for tensor in outputs_of_one],
                 None if tensors is None else np.asarray(as_numpy(tensors[row][0])).reshape(shape),
             )
@@ -507,7 +507,7 @@ class CardStream:
     def _settle(
         self,
         call: _Call,
-        results: Optional[List[CardResult]] = None,
+        results: Optional[List[DeviceResult]] = None,
         error: Optional[Exception] = None,
     ) -> None:
         with self._lock:
@@ -624,7 +624,7 @@ def _output_shapes(card: ModelCard, input_hw: Tuple[int, int]) -> Tuple[Tuple[in
 
 
 class VsxBackend(Backend):
-    """What the vendor's compiler made, on a die of the card.
+    """What the vendor's compiler made, on a device.
 
     Parameters
     ----------
@@ -635,7 +635,7 @@ class VsxBackend(Backend):
     preprocess
         What ``vdsp`` says, or what is to be done if there is no such file; the contract's if None.
     vdsp
-        A vdsp_params JSON, given to the card as it is; rendered from ``preprocess`` if None.
+        A vdsp_params JSON, given to the device as it is; rendered from ``preprocess`` if None.
     device_id, batch
         Which die, and how many pictures one call of the network takes at most.
     threads
@@ -650,7 +650,7 @@ class VsxBackend(Backend):
     BackendRunError
         If loading fails or takes too long.
     ConfigError
-        If a card cannot do this pre-processing.
+        If a device cannot do this pre-processing.
     GraphError
         If the network is not what the contract says.
     """
@@ -678,7 +678,7 @@ class VsxBackend(Backend):
         self._preprocess = preprocess or contract.preprocess
         if self._preprocess.fit == "letterbox" and self._preprocess.anchor != "center":
             raise ConfigError(
-                f"a card's letterbox is centred, the pre-processing wants anchor "
+                f"a device's letterbox is centred, the pre-processing wants anchor "
                 f"{self._preprocess.anchor!r}; use fit letterbox_pads, or --engine ort"
             )
         with tempfile.TemporaryDirectory(prefix="facezoo-vdsp-") as folder:
@@ -687,7 +687,7 @@ class VsxBackend(Backend):
                 vdsp.write_text(json.dumps(render_vdsp(self._preprocess)), encoding="utf-8")
             else:
                 _warn_of_default_padding(vdsp, self._preprocess)
-            self._stream = CardStream(
+            self._stream = DeviceStream(
                 self.prefix,
                 vdsp,
                 device_id=device_id,
@@ -737,9 +737,13 @@ class VsxBackend(Backend):
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Apply a function that uses the network to many items, enough at a time for the card."""
-        # A thread that waits for the card needs no core, so there are more threads than cores.
-        return map_in_order(partial(function, self.infer), items, self.threads + IN_FLIGHT)
+        """Apply a function that uses the network to many items, enough at a time for the device."""
+        return map_in_order(partial(function, self.infer), items, self.workers)
+
+    @property
+    def workers(self) -> int:
+        """More than cores: a thread that waits for the device needs none."""
+        return self.threads + IN_FLIGHT
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the outputs: the runtime, the files and the pre-processing."""
@@ -759,8 +763,8 @@ def _warn_of_default_padding(vdsp: Path, preprocess: Preprocess) -> None:
     config = json.loads(vdsp.read_text(encoding="utf-8"))["OpConfig"]
     if preprocess.fit.startswith("letterbox") and "Padding" not in config:
         _log.warning(
-            "%s: no Padding is given, so the card pads with a colour of its own, which its vendor "
-            "does not document; without a card it is %s",
+            "%s: no Padding is given, so the device pads with a colour of its own, which its "
+            "vendor does not document; without a device it is %s",
             vdsp,
             list(preprocess.pad_value),
         )

@@ -25,7 +25,7 @@ from typing import Any, Dict, Iterator, List, Optional
 from .. import __version__
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
-from ..evaluation.speed import Job, Measurement, Synthetic, Workers, parse_report
+from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
 from ..files import write_bytes
 from ..machine import describe_machine
 from ..pipeline.load import resolve
@@ -131,7 +131,7 @@ def _measure_ours(
 ) -> Dict[str, Any]:
     job = replace(job, instances=scenario.instances, threads=scenario.threads, batch=scenario.batch)
     with Workers(job, prog) as workers:
-        measured = Measurement.of(workers.run_synthetic(Synthetic(seconds=seconds)))
+        measured = Timings.of(workers.run_synthetic(Synthetic(seconds=seconds)))
         facts = workers.facts
         report.update(facts.settings, card=facts.contract.card_id, dtype=facts.dtype)
     latency = {name: float(value) for name, value in measured.latency_us().items()}

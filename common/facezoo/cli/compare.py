@@ -40,7 +40,7 @@ from .options import EXIT_SOME_REFUSED, progress
 
 __all__ = ["configure", "render_html", "render_text", "run"]
 
-SHOWN = 12  # pictures on the HTML page
+SHOWN = 12  # pictures in the HTML report
 SIDE = 560  # pixels of their longer side there
 
 
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU cores; all by default")
     parser.add_argument("--json", type=Path, metavar="F.json", help="also write the numbers here")
     parser.add_argument(
-        "--html", type=Path, metavar="F.html", help="also write a page with the pictures"
+        "--html", type=Path, metavar="F.html", help="also write an HTML report with the images"
     )
 
 
@@ -151,7 +151,7 @@ img {{ width: 100% }}
 
 
 def render_html(found: Comparison) -> str:
-    """Write a comparison as one page, with the pictures that differ most side by side."""
+    """Write a comparison as one HTML report, with the pictures that differ most side by side."""
     ordered = sorted(found.pairs, key=lambda pair: -pair.difference)
     differing = [pair for pair in ordered[:SHOWN] if pair.difference > 0]
     figures = "\n".join(map(_figure, differing)) or "<p>No picture differs.</p>"
@@ -173,7 +173,7 @@ def _draw(image: Any, result: Any) -> Tuple[str, str]:
     if isinstance(result, FaceDetections):
         image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"
     elif isinstance(result, Landmarks):
-        image = draw_landmarks(image, result)
+        image = draw_landmarks(image, [result])
     elif isinstance(result, Embedding):
         words = f"norm {result.norm:.2f}"
     elif isinstance(result, QualityScore):

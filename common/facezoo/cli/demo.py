@@ -36,7 +36,7 @@ from ..models.scrfd.graph import export_released
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..pipeline.people import match_photos
-from ..pipeline.photo import PhotoEmbedder
+from ..pipeline.photo import Predictor
 from ..results import FaceDetections
 from ..vacc.build_config import parse_build_config
 from .compile import override
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
     npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
     print(f"7 match: the face of {PERSON} among those of {GROUP}")
     detector = load(DETECTOR, kind=FaceDetector)
-    with PhotoEmbedder(detector, load(RECOGNISER, kind=FaceEmbedder)) as recogniser:
-        match = match_photos(recogniser, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
+    with Predictor(detector, embedder=load(RECOGNISER, kind=FaceEmbedder)) as model:
+        match = match_photos(model, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
     print(
         f"  face {match.best} of {len(match.second)}, counted from 0: cosine "
         f"{match.cosines.max():.2f}, the next one {match.next_cosine:.2f}; one person from "

@@ -36,20 +36,20 @@ from ..backends.ort import OrtBackend
 from ..card import ModelCard
 from ..doctor.checks import (
     Finding,
-    Subject,
+    ModelFile,
     check_environment,
+    check_invariants,
     check_network,
     check_preprocess,
-    check_traits,
     check_weights,
     describe_diagnosis,
-    patient_of,
-    subject_of,
+    read_model_file,
+    reference_setup,
 )
 from ..doctor.mistakes import (
+    DecodedFaces,
     Diagnosis,
-    Faces,
-    Patient,
+    ReferenceSetup,
     diagnose_faces,
     diagnose_outputs,
     diagnose_points,
@@ -122,14 +122,14 @@ def run(args: argparse.Namespace) -> int:
         _print(findings)
     shown = len(findings)
     diagnosis: Optional[Diagnosis] = None
-    subject = _subject(args)
-    if subject is not None:
-        findings += check_weights(subject)
-        backend = OrtBackend(subject.model, subject.contract)
+    model_file = _model_file(args)
+    if model_file is not None:
+        findings += check_weights(model_file)
+        backend = OrtBackend(model_file.model, model_file.contract)
         with backend:
             if args.record:
-                return _record(subject, backend)
-            behaviour, diagnosis = _behaviour(args, subject, backend)
+                return _record(model_file, backend)
+            behaviour, diagnosis = _behaviour(args, model_file, backend)
             findings += behaviour
     elif args.observed or args.image or args.vdsp_params_info or args.record:
         raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
@@ -161,7 +161,7 @@ def _lines(findings: List[Finding]) -> Iterator[str]:
             yield f"  {'':4}  {'':{width}}  -> {finding.remedy}"
 
 
-def _subject(args: argparse.Namespace) -> Optional[Subject]:
+def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
     card: Optional[ModelCard] = find_card(args.model) if args.model else None
     path: Optional[Path] = args.onnx
     if args.model_prefix_path is not None:
@@ -173,58 +173,58 @@ def _subject(args: argparse.Namespace) -> Optional[Subject]:
             )
     if path is None and card is not None:
         path = weights.find(card.weights or card.id)
-    return subject_of(path, card) if path is not None else None
+    return read_model_file(path, card) if path is not None else None
 
 
-def _record(subject: Subject, backend: HostBackend) -> int:
-    patients = [patient_of(subject, backend, picture) for picture in drawn_pictures()]
+def _record(model_file: ModelFile, backend: HostBackend) -> int:
+    setups = [reference_setup(model_file, backend, picture) for picture in drawn_pictures()]
     outputs = []
-    for patient in patients:
-        outputs.append(patient.run(VdspOperation(patient.preprocess)(patient.image)[0][None]))
-    print(write_reference(subject.card.id, subject.source_sha256, outputs))
+    for setup in setups:
+        outputs.append(setup.run(VdspOperation(setup.preprocess)(setup.image)[0][None]))
+    print(write_reference(model_file.card.id, model_file.source_sha256, outputs))
     return 0
 
 
 def _behaviour(
-    args: argparse.Namespace, subject: Subject, backend: HostBackend
+    args: argparse.Namespace, model_file: ModelFile, backend: HostBackend
 ) -> Tuple[List[Finding], Optional[Diagnosis]]:
-    findings = [check_network(subject, backend)]
+    findings = [check_network(model_file, backend)]
     diagnosis: Optional[Diagnosis] = None
-    image, unaligned = _picture(args, subject)
+    image, unaligned = _picture(args, model_file)
     if findings[0].status == "note":
-        findings += check_traits(subject, backend, image if args.image else None)
-    patient = patient_of(subject, backend, image, unaligned)
-    own = subject.contract.preprocess
+        findings += check_invariants(model_file, backend, image if args.image else None)
+    setup = reference_setup(model_file, backend, image, unaligned)
+    own = model_file.contract.preprocess
     given = read_vdsp(args.vdsp_params_info, own) if args.vdsp_params_info else own
     what = "vdsp JSON" if args.vdsp_params_info else "contract"
-    findings += check_preprocess(subject, given, what)
-    if given.input_hw == patient.preprocess.input_hw:
-        diagnosis = diagnose_tensor(patient, VdspOperation(given)(image)[0][None])
+    findings += check_preprocess(model_file, given, what)
+    if given.input_hw == setup.preprocess.input_hw:
+        diagnosis = diagnose_tensor(setup, VdspOperation(given)(image)[0][None])
         findings += describe_diagnosis(f"its tensors ({what})", diagnosis)
     if args.model_prefix_path is not None:
         runtime, vdsp = runtime_of(args), args.vdsp_params_info
         with load(args.model_prefix_path, runtime=runtime, vdsp=vdsp) as model:
             outputs = model.backend.infer(image).arrays
             name = f"outputs of {model.backend.name} on {model.backend.device}"
-        diagnosis = diagnose_outputs(patient, outputs)
+        diagnosis = diagnose_outputs(setup, outputs)
         findings += describe_diagnosis(name, diagnosis)
     if args.observed is not None:
         if args.image is None:
             raise InputError("--observed is about a picture; give it as --image")
-        diagnosis = _diagnose(args, subject, patient)
+        diagnosis = _diagnose(args, model_file, setup)
         findings += describe_diagnosis(args.observed.name, diagnosis)
     return findings, diagnosis
 
 
 def _picture(
-    args: argparse.Namespace, subject: Subject
+    args: argparse.Namespace, model_file: ModelFile
 ) -> Tuple[np.ndarray, Mapping[str, np.ndarray]]:
     """Return what is to be fed, and what programs without alignment feed."""
     if args.image is None:
         return drawn_pictures()[0], {}
     image = read_image_rgb(args.image)
-    input_hw = subject.contract.preprocess.input_hw
-    if subject.card.model not in ALIGNED or image.shape[:2] == input_hw:
+    input_hw = model_file.contract.preprocess.input_hw
+    if model_file.card.model not in ALIGNED or image.shape[:2] == input_hw:
         return image, {}
     with load(args.detector or DETECTOR, kind=FaceDetector) as detector:
         faces = detector(image)
@@ -237,20 +237,20 @@ def _picture(
     return crop, unaligned_crops(image, faces.boxes_xyxy[0].tolist(), input_hw)
 
 
-def _diagnose(args: argparse.Namespace, subject: Subject, patient: Patient) -> Diagnosis:
+def _diagnose(args: argparse.Namespace, model_file: ModelFile, setup: ReferenceSetup) -> Diagnosis:
     observed: Path = args.observed
-    if observed.suffix == ".json" and subject.card.model == "pipnet":
+    if observed.suffix == ".json" and model_file.card.model == "pipnet":
         given = read_meanface(args.meanface) if args.meanface else None
         points = _read_points(observed)
-        return diagnose_points(patient, points, given=given, **subject.contract.decode)
+        return diagnose_points(setup, points, given=given, **model_file.contract.decode)
     if observed.suffix == ".json":
-        return diagnose_faces(patient, _read_faces(observed))
+        return diagnose_faces(setup, _read_faces(observed))
     arrays = _read_arrays(observed)
     alone = next(iter(arrays.values()))
-    height, width = patient.preprocess.input_hw
+    height, width = setup.preprocess.input_hw
     if len(arrays) == 1 and alone.shape[-3:] == (3, height, width):
-        return diagnose_tensor(patient, alone)
-    return diagnose_outputs(patient, arrays)
+        return diagnose_tensor(setup, alone)
+    return diagnose_outputs(setup, arrays)
 
 
 def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
@@ -288,7 +288,7 @@ def _read_points(path: Path) -> np.ndarray:
     return found
 
 
-def _read_faces(path: Path) -> Faces:
+def _read_faces(path: Path) -> DecodedFaces:
     faces = _read_json(path, "faces")
     try:
         marks = [face["landmarks_xy"] for face in faces if face.get("landmarks_xy")]
@@ -297,7 +297,7 @@ def _read_faces(path: Path) -> Faces:
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError("a number is not finite")
         with_marks = np.array(marks, np.float32) if marks and len(marks) == len(faces) else None
-        return Faces(boxes, scores, with_marks)
+        return DecodedFaces(boxes, scores, with_marks)
     except UNREADABLE as error:
         raise InputError(
             f'{str(path)!r} holds no faces ({error}); expected {{"faces": [{{"box_xyxy": '

@@ -26,10 +26,10 @@ from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..pipeline.people import Match, match_photos
-from ..pipeline.photo import PhotoEmbedder
+from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
-from ..results import FaceDetections, FaceEmbeddings
-from .options import add_runtime_options, runtime_of
+from ..results import FaceDetections
+from .options import add_old_spelling, add_runtime_options, runtime_of
 
 __all__ = ["configure", "draw_match", "run"]
 
@@ -50,7 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="threshold of facezoo calibrate similarity, in place of the built-in one",
     )
-    parser.add_argument("--far", type=float, default=1e-3, help="which of the profile's")
+    parser.add_argument(
+        "--fmr", type=float, default=1e-3, help="false match rate, one of those in the profile"
+    )
+    add_old_spelling(parser, "--far", type=float, dest="fmr")
     parser.add_argument(
         "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
     )
@@ -66,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     runtime = runtime_of(args)
     detector = load(args.detector, kind=FaceDetector, runtime=runtime)
     embedder = load(args.recogniser, kind=FaceEmbedder, runtime=runtime)
-    with PhotoEmbedder(detector, embedder) as model:
-        card_id = model.contract.card_id
-        sha256 = model.network.settings().get("model_sha256")
+    with Predictor(detector, embedder=embedder) as model:
+        card_id = embedder.contract.card_id
+        sha256 = embedder.settings().get("model_sha256")
         threshold, origin = _threshold(args, card_id, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
@@ -90,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
             "threshold": threshold,
             "one_person": cosine >= threshold,
             "cosines": match.cosines.tolist(),
-            "first": match.first.faces.to_dict(),
-            "second": match.second.faces.to_dict(),
+            "first": match.first.detections.to_dict(),
+            "second": match.second.detections.to_dict(),
         }
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0
@@ -101,8 +104,8 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     if args.threshold is not None:
         return Threshold.from_cosine(args.threshold).cosine, "yours"
     if args.profile is not None:
-        cosine = read_similarity(args.profile, sha256).cosine_at(args.far)
-        return cosine, f"that of {args.profile} at FAR {args.far:g}"
+        cosine = read_similarity(args.profile, sha256).cosine_at(args.fmr)
+        return cosine, f"that of {args.profile} at FMR {args.fmr:g}"
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
             f"no threshold was measured for {card_id}; give a --profile, which "
@@ -112,7 +115,7 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     return found.cosine, found.origin
 
 
-def _count(found: FaceEmbeddings) -> str:
+def _count(found: PredictedPhoto) -> str:
     return f"{len(found)} face{'s' * (len(found) != 1)}"
 
 
@@ -133,7 +136,7 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     numpy.ndarray
         A sheet, uint8, RGB.
     """
-    sides = ((match.first.faces, match.index), (match.second.faces, match.best))
+    sides = ((match.first.detections, match.index), (match.second.detections, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
     aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
     cosine = f"aligned, cosine {match.cosines[match.best]:.4f}"

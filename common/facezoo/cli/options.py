@@ -107,6 +107,21 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
     parser.add_argument(*spellings, **options)
 
 
+def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
+    """Add former spellings of a flag, which work like it and are not shown in the help.
+
+    Parameters
+    ----------
+    parser
+        As of :func:`add_flag`.
+    names
+        The former spellings.
+    options
+        ``dest`` of the flag, and its ``type``.
+    """
+    add_flag(parser, *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which model runs, and on what."""
     group = parser.add_argument_group("model")
@@ -123,7 +138,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--vdsp_params_info",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the card would do it; by default the model's own",
+        help="pre-processing as the device would do it; by default the model's own",
     )
     add_runtime_options(group)
 
@@ -131,7 +146,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that say what a model runs on; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",

@@ -1,11 +1,11 @@
-"""The vendor's card and tools: what they do where no document says it.
+"""The vendor's device and tools: what they do where no document says it.
 
   facezoo vacc selftest [PREFIX ...]
 
-For a machine with a card. Runs each PREFIX (both the vendor's files and ours are needed) on the
-card and in ONNX Runtime and compares them, then finds out by experiment what the vendor's documents
-leave open, and writes one JSON file to send in. Without a PREFIX a tiny network is compiled with
-the vendor's vamc. The card's side of facezoo has been written without a card: every finding helps.
+Runs each PREFIX (both the vendor's files and ours are needed) on the device and in ONNX Runtime and
+compares them, then finds out by experiment what the vendor's documents leave open, and writes one
+JSON file to send in. Without a PREFIX a tiny network is compiled with the vendor's vamc. This part
+of facezoo was written without a device: every finding helps.
 
   facezoo vacc selftest deploy_weights/*/mod --out facezoo-selftest.json
 """
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
-from ..backends.vsx import TIMEOUT, check_card
+from ..backends.vsx import TIMEOUT, check_device
 from ..contract import Contract
 from ..errors import BackendUnavailable
 from ..evaluation.drift import compare_detections
@@ -36,18 +36,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="selftest", required=True)
     selftest = actions.add_parser("selftest", help="compare, ask, and write what was found")
     selftest.add_argument("prefixes", nargs="*", type=Path, metavar="PREFIX", help="artifacts")
-    add_flag(selftest, "--device_id", "--device", type=int, default=0, help="die of the card")
+    add_flag(selftest, "--device_id", "--device", type=int, default=0, help="device number")
     selftest.add_argument(
         "--out", type=Path, default=Path("facezoo-selftest.json"), metavar="FILE", help="JSON"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for the card first; then print and save every finding as it comes."""
+    """Ask for the device first; then print and save every finding as it comes."""
     try:
-        check_card(args.device_id)
+        check_device(args.device_id)
     except BackendUnavailable as error:
-        raise BackendUnavailable(f"a selftest needs a card: {error}") from error
+        raise BackendUnavailable(f"a selftest needs a device: {error}") from error
     from ..doctor import device_selftest as selftest
 
     report: Dict[str, Any] = {**selftest.describe_environment(args.device_id), "findings": []}
@@ -71,14 +71,14 @@ def run(args: argparse.Namespace) -> int:
 def task_drift(
     contract: Contract, pairs: Sequence[Tuple[RawOutputs, RawOutputs]]
 ) -> Dict[str, Any]:
-    """Say how far the card's results are from the host's, in terms of the task.
+    """Say how far the device's results are from the host's, in terms of the task.
 
     Parameters
     ----------
     contract
         Of the network.
     pairs
-        Raw outputs of the host and of the card, one pair a picture.
+        Raw outputs of the host and of the device, one pair a picture.
 
     Returns
     -------

@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from .. import models
 from ..backends import ENGINES
 from ..errors import InputError
-from ..evaluation.speed import Job, Line, Measurement, Synthetic, Workers, format_report
+from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
 from .options import OVERWRITE, add_flag, progress
@@ -31,7 +31,7 @@ DEFAULT_SECONDS = 10.0
 # What only the vendor's tool can do.
 VENDORS_OWN = {
     "backend": "chooses among the vendor's runtimes; here --engine chooses",
-    "hwconfig": "configures the card",
+    "hwconfig": "configures the device",
     "dtype": "is for inputs that are no pictures",
 }
 
@@ -86,10 +86,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--vdsp_params",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the card would do it; by default the model's own",
+        help="pre-processing as the device would do it; by default the model's own",
     )
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    group.add_argument("-d", dest="device_id", type=int, default=0, help="die of the card")
+    group.add_argument("-d", dest="device_id", type=int, default=0, help="device number")
     group.add_argument(
         "-s",
         "--shape",
@@ -129,7 +129,7 @@ def _measure(job: Job, iterations: Optional[int], seconds: Optional[float]) -> i
     if iterations is None and seconds is None:
         seconds = DEFAULT_SECONDS
     with Workers(job) as workers:
-        measured = Measurement.of(workers.run_synthetic(Synthetic(iterations, seconds)))
+        measured = Timings.of(workers.run_synthetic(Synthetic(iterations, seconds)))
     print(format_report(job, measured))
     return 0
 
@@ -149,7 +149,7 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
     names = [outputs.output_name(index) for index in range(len(paths))]
     hashes = npz.recorded_hashes(datalist)
     lines = [Line(*line) for line in zip(paths, hashes, [output / name for name in names])]
-    measured = Measurement()
+    measured = Timings()
 
     def write(left: Sequence[Line]) -> Iterator[_Written]:
         for batch in workers.run_lines(lines, first=len(lines) - len(left)):

@@ -427,7 +427,7 @@ if __name__ == "__main__":
 '''
 
 _RUN_VSX = '''\
-"""Run the compiled model on a picture on the card; without a picture, check sample.png.
+"""Run the compiled model on a picture on the device; without a picture, check sample.png.
 
 Compile first: vamc compile build.yaml
 python run_vsx.py deploy_weights/NAME/mod photo.jpg
@@ -445,12 +445,12 @@ import vaststreamx as vsx
 HERE = Path(__file__).resolve().parent
 
 
-class CardModel:
-    """The pre-processing and the network on one die of the card."""
+class DeviceModel:
+    """The pre-processing and the network on one device."""
 
     def __init__(self, prefix, device_id=0):
         if vsx.set_device(device_id) != 0:
-            raise SystemExit(f"die {device_id} of the card does not answer")
+            raise SystemExit(f"device {device_id} does not answer")
         self.device_id = device_id
         model = vsx.Model(prefix, 1)
         vdsp = vsx.Operator.load_ops_from_json_file(str(HERE / "vdsp_params.json"))[0]
@@ -481,13 +481,13 @@ def main():
     if not sys.argv[1:]:
         raise SystemExit(__doc__)
     picture = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
-    model = CardModel(sys.argv[1])
+    model = DeviceModel(sys.argv[1])
     result = facemodel.to_json(model(facemodel.read_rgb(picture)))
     model.close()
     print(json.dumps(result))
     if not sys.argv[2:]:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
-        # The card computes in float16 or int8: read the differences, they are no failure.
+        # The device computes in float16 or int8: read the differences, they are no failure.
         print("\\n".join(facemodel.differences(expected, result)[:10]), file=sys.stderr)
     return 0
 
@@ -505,7 +505,7 @@ A stand-alone folder: NumPy, OpenCV and a runtime, nothing else.
 | --- | --- |
 | `facemodel.py` | picture to network input, outputs to result |
 | `run_ort.py` | on any machine: `pip install numpy opencv-python-headless onnxruntime` |
-| `run_vsx.py` | on the card, after `vamc compile build.yaml`; not yet run on one |
+| `run_vsx.py` | on the device, after `vamc compile build.yaml`; not yet run on one |
 | `model.onnx` | the network |
 | `build.yaml`, `vdsp_params.json` | for the vendor's compiler and pre-processing |
 | `sample.png`, `expected.json` | a picture and its result |

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
@@ -10,6 +9,7 @@ from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, T
 import numpy as np
 
 from ..backends.base import call_naming
+from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError, RunFolderError
 from ..files import write_bytes
@@ -103,7 +103,7 @@ def write_features(
     feature_list
         The text file to write: ``path v0 v1 …``.
     arrays
-        The .npz to write: ``names``, ``vectors`` (N, D) float32, ``norms``.
+        The .npz to write, see :mod:`facezoo.datasets.embeddings`.
 
     Returns
     -------
@@ -114,6 +114,7 @@ def write_features(
     """
     names: List[str] = []
     vectors: List[np.ndarray] = []
+    faces: List[int] = []
     without: List[str] = []
     for entry in entries:
         face = largest_face(entry) if "faces" in entry else entry
@@ -122,13 +123,10 @@ def write_features(
             continue
         names.append(entry["path"])
         vectors.append(np.array(face["embedding"], np.float32))
-    stacked = np.array(vectors, np.float32)
+        faces.append(entry["faces"].index(face) if "faces" in entry else ALIGNED)
     lines = (feature_line(name, vector).encode() for name, vector in zip(names, vectors))
     write_bytes(feature_list, *lines)
-    buffer = io.BytesIO()
-    norms = np.array([Embedding(vector).norm for vector in vectors])
-    np.savez(buffer, names=np.array(names, dtype=np.str_), vectors=stacked, norms=norms)
-    write_bytes(arrays, buffer.getvalue())
+    write_embeddings(arrays, Embeddings.of(names, vectors, faces))
     return len(names), without
 
 

@@ -22,9 +22,9 @@ from ..image.files import read_image_rgb
 from ..metrics.quality import DiscardCurve, error_versus_discard, spearman
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
-from ..models.sdd_fiqa.decode import decode
 from ..models.sdd_fiqa.model import FaceQuality
 from ..pipeline.load import resolve
+from ..results import Embedding
 
 __all__ = [
     "CopyRanking",
@@ -212,7 +212,7 @@ def face_pairs(
         distances[first : first + len(chunk)] = 1.0 - np.einsum(
             "ij,ij->i", vectors[chunk[:, 0]], vectors[chunk[:, 1]]
         )
-    return FacePairs(embeddings.names, indices, people[indices], distances)
+    return FacePairs(embeddings.face_names, indices, people[indices], distances)
 
 
 def compare_scores(
@@ -361,16 +361,15 @@ def response_curves(
         If a kind or a level is not known.
     """
 
-    def score(infer: Infer, image: np.ndarray) -> float:
-        if isinstance(model, FaceEmbedder):
-            return model.embed(infer, image).norm
-        return decode(infer(image))[0].value
+    def score(image: np.ndarray) -> float:
+        (found,) = model.batch([image], shared=True)
+        return found.norm if isinstance(found, Embedding) else found.value
 
-    def one(infer: Infer, path: Path) -> Dict[str, List[float]]:
+    def one(_: Infer, path: Path) -> Dict[str, List[float]]:
         image = read_image_rgb(path)
         with naming(path):
             return {
-                kind: [score(infer, degrade(image, kind, level)) for level in steps]
+                kind: [score(degrade(image, kind, level)) for level in steps]
                 for kind, steps in levels.items()
             }
 

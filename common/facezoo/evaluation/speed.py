@@ -46,11 +46,11 @@ from ..workers import Last, Team, map_in_order, usable_cores
 
 __all__ = [
     "Batch",
-    "Facts",
     "Job",
     "Line",
-    "Measurement",
+    "LoadedNetwork",
     "Synthetic",
+    "Timings",
     "Workers",
     "format_report",
     "parse_report",
@@ -151,7 +151,7 @@ class Synthetic:
 
 
 @dataclass(frozen=True)
-class Facts:
+class LoadedNetwork:
     """What a process says about the network it has loaded.
 
     Attributes
@@ -230,9 +230,9 @@ class _Instances:
         self.dtype = _output_dtype(job, self.first)
         self.shapes: Dict[str, Tuple[int, ...]] = {}
 
-    def facts(self) -> Facts:
+    def facts(self) -> LoadedNetwork:
         contract = self.first.contract
-        return Facts(
+        return LoadedNetwork(
             contract=dataclasses.replace(contract, preprocess=self.first.preprocess),
             settings=self.first.settings(),
             dtype=self.dtype,
@@ -336,7 +336,7 @@ def _ticks(work: Synthetic) -> Iterator[int]:
 
 
 def _output_dtype(job: Job, backend: Backend) -> str:
-    """Return float32 for fp32 builds, which only ours are, else the card's float16."""
+    """Return float32 for fp32 builds, which only ours are, else the device's float16."""
     from ..artifact import read_artifact
 
     if backend.name == "vsx":
@@ -400,7 +400,7 @@ class Workers:
         If the network cannot be loaded.
     """
 
-    facts: Facts
+    facts: LoadedNetwork
 
     def __init__(self, job: Job, prog: str = "facezoo vamp") -> None:
         self.job = job
@@ -479,7 +479,7 @@ class Workers:
 
 
 @dataclass
-class Measurement:
+class Timings:
     """Batches added up.
 
     Attributes
@@ -511,7 +511,7 @@ class Measurement:
         self.post += batch.post
 
     @classmethod
-    def of(cls, batches: Iterable[Batch]) -> Measurement:
+    def of(cls, batches: Iterable[Batch]) -> Timings:
         """Add batches up."""
         measured = cls()
         for batch in batches:
@@ -533,7 +533,7 @@ class Measurement:
         return {name: round(float(value)) for name, value in named.items()}
 
 
-def format_report(job: Job, measured: Measurement) -> str:
+def format_report(job: Job, measured: Timings) -> str:
     """Write a measurement in the layout of the vendor's profilers.
 
     Parameters

@@ -12,7 +12,9 @@ from typing import (
     Generic,
     Iterable,
     Iterator,
+    List,
     Optional,
+    Sequence,
     Tuple,
     Type,
     TypeVar,
@@ -25,6 +27,7 @@ from ..backends.base import Backend, Infer, naming
 from ..contract import Contract
 from ..errors import ImageError
 from ..image.files import read_image_rgb
+from ..results import RawOutputs
 
 __all__ = [
     "FaceModel",
@@ -63,11 +66,28 @@ class FaceModel(ABC, Generic[Result]):
         Result
             In the picture's pixels.
         """
-        return self._apply(self.backend.infer, image_rgb)
+        return self.batch([image_rgb])[0]
 
     @abstractmethod
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Result:
-        """Apply the model to one picture with the backend's single or its threaded ``infer``."""
+    def batch(self, images_rgb: Sequence[np.ndarray], *, shared: bool = False) -> List[Result]:
+        """Apply the model to several pictures in one run of the network.
+
+        Parameters
+        ----------
+        images_rgb
+            Each (H, W, 3), uint8, RGB.
+        shared
+            Other threads do the same: compute on one core instead of all.
+
+        Returns
+        -------
+        list of Result
+            One per picture, in their order and each in its picture's pixels.
+        """
+
+    def _infer(self, images_rgb: Sequence[np.ndarray], shared: bool) -> RawOutputs:
+        """Run the network once on several pictures, as :meth:`batch` is asked to."""
+        return (self.backend.infer_shared if shared else self.backend.infer_batch)(images_rgb)
 
     def stream(
         self,
@@ -97,10 +117,10 @@ class FaceModel(ABC, Generic[Result]):
             If the network fails; names the picture.
         """
 
-        def one(infer: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
+        def one(_: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
             try:
                 with naming(path):
-                    image, result = self._apply_to_file(infer, path)
+                    image, result = self._apply_to_file(path)
             except ImageError as error:
                 return path, error
             if visit is not None:
@@ -109,10 +129,10 @@ class FaceModel(ABC, Generic[Result]):
 
         return self.backend.map(one, paths)
 
-    def _apply_to_file(self, infer: Infer, path: Path) -> Tuple[np.ndarray, Result]:
+    def _apply_to_file(self, path: Path) -> Tuple[np.ndarray, Result]:
         """Return a picture as it was read, and the result in the pixels of the file."""
         image = read_image_rgb(path)
-        return image, self._apply(infer, image)
+        return image, self.batch([image], shared=True)[0]
 
     def settings(self) -> Dict[str, Any]:
         """Return what decides the results, as JSON values for a run's fingerprint."""

@@ -21,7 +21,7 @@ from ..card import ModelCard, Preprocess, WeightFile
 from ..contract import find_contract, read_contract
 from ..errors import GraphError, InputError, WeightsMissing
 from ..files import sha256_of, write_bytes
-from ..models import CARDS, WEIGHTS, find_card, import_part
+from ..models import CARDS, MODELS, WEIGHTS, find_card, find_class, has_part, import_part
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
 from ..models.pipnet.model import LandmarkDetector
@@ -30,12 +30,6 @@ from ..models.sdd_fiqa.model import FaceQuality
 
 __all__ = ["load", "resolve"]
 
-MODELS: Dict[str, Type[FaceModel[Any]]] = {
-    "scrfd": FaceDetector,
-    "pipnet": LandmarkDetector,
-    "sdd_fiqa": FaceQuality,
-    "magface": FaceEmbedder,
-}
 # For type checkers: which class a card's id opens. A contract test compares them with the cards.
 DetectorCard = Literal[
     "scrfd_500m",
@@ -57,8 +51,6 @@ EmbedderCard = Literal[
     "w600k_mbf",
 ]
 
-# Models that are also published as ONNX, which their ``graph.export_released`` prepares.
-RELEASED = ("scrfd", "pipnet", "magface")
 # The flag of the recipe's export_onnx.py that names the network of a checkpoint, and what a card's
 # id has before that name.
 VARIANT_FLAG = {
@@ -214,11 +206,16 @@ def load(
     path, engine = resolve(spec, kind=kind, card=card)
     if engine:
         runtime = dataclasses.replace(runtime, engine=engine)
-    cards = [one for one in CARDS.values() if _suits(MODELS[one.model], kind)]
+    cards = [one for one in CARDS.values() if _suits(find_class(one.model), kind)]
     backend = open_backend(path, runtime, vdsp=vdsp, preprocess=preprocess, cards=cards)
     try:
         contract = backend.contract
-        found = MODELS[contract.model]
+        if contract.model not in MODELS:
+            raise InputError(
+                f"{str(spec)!r} holds {contract.card_id}, a model of {contract.model!r}; expected "
+                f"one of {', '.join(MODELS)}"
+            )
+        found = find_class(contract.model)
         _check_kind(str(spec), contract.card_id, found, kind)
         made = kind if issubclass(kind, found) else found
         _check_options(made, options)
@@ -253,10 +250,10 @@ def resolve(
     text, engine = _split_engine(str(spec))
     named = find_card(card) if card else None
     if named is not None:
-        _check_kind(card, card, MODELS[named.model], kind)
+        _check_kind(card, card, find_class(named.model), kind)
     path = Path(text)
     if text in CARDS:
-        _check_kind(text, text, MODELS[CARDS[text].model], kind)
+        _check_kind(text, text, find_class(CARDS[text].model), kind)
         return _published(CARDS[text]), engine
     if path.suffix == ".onnx":
         return _self_describing(path, named, kind), engine
@@ -281,7 +278,7 @@ def _old_form(
     """Read ``load("scrfd", source, engine="ort")`` as it was before ``load(source)``."""
     if model not in MODELS:
         raise InputError(f"model {model!r} is not known; expected one of {list(MODELS)}")
-    kind = MODELS[model]
+    kind = find_class(model)
     warnings.warn(
         f'facezoo.load("{model}", source) is deprecated and goes with the next version; use '
         f"facezoo.load(source, kind=facezoo.{kind.__name__}, runtime=facezoo.RuntimeOptions(...))",
@@ -313,7 +310,7 @@ def _check_kind(
 ) -> None:
     if not _suits(found, kind):
         what = "" if spec == card_id else f"holds {card_id}, "
-        wanted = [name for name, one in MODELS.items() if _suits(one, kind)]
+        wanted = [name for name in MODELS if _suits(find_class(name), kind)]
         raise InputError(
             f"{spec!r} {what or 'is '}a {found.__name__}; expected a {kind.__name__}, a model of "
             f"{' or '.join(wanted)}"
@@ -365,8 +362,8 @@ def _self_describing(path: Path, named: Optional[ModelCard], kind: Type[FaceMode
             f"so how to feed it is unknown; name its card, or make it self-describing: "
             f"{_export_script(kind)} --onnx {path} --output NEW.onnx"
         )
-    _check_kind(str(path), named.id, MODELS[named.model], kind)
-    if named.model not in RELEASED:
+    _check_kind(str(path), named.id, find_class(named.model), kind)
+    if not has_part(named.model, "graph"):
         raise InputError(
             f"{str(path)!r} carries no contract, and none can be added to a {named.model}; make "
             f"the file of its checkpoint: {_export_command(named)}"
@@ -408,7 +405,7 @@ def _about_weights(path: Path, kind: Type[FaceModel[Any]]) -> str:
     if file.model not in MODELS:
         return f"{str(path)!r} is not a model: {file.holds}"
     if not cards:
-        script = _export_script(MODELS[file.model])
+        script = _export_script(find_class(file.model))
         command = f"{script} --checkpoint {path} --output NEW.onnx"
     else:
         command = _export_command(cards[0], str(path) if path.suffix else "")
@@ -424,7 +421,7 @@ def _checkpoint_of(card: ModelCard) -> Optional[WeightFile]:
 
 
 def _export_script(kind: Type[FaceModel[Any]]) -> str:
-    cards = [card for card in CARDS.values() if _suits(MODELS[card.model], kind)]
+    cards = [card for card in CARDS.values() if _suits(find_class(card.model), kind)]
     folders = {f"{card.task}/{card.model}" for card in cards}
     folder = folders.pop() if len(folders) == 1 else "<its recipe>"
     return f"python {folder}/source_code/export_onnx.py"
@@ -434,9 +431,9 @@ def _export_command(card: ModelCard, checkpoint: str = "") -> str:
     """Write the command that makes a card's graph of its checkpoint."""
     file = _checkpoint_of(card)
     checkpoint = checkpoint or (file.file if file else f"{card.id}.pth")
-    flag, before = VARIANT_FLAG[card.model]
+    flag, before = VARIANT_FLAG.get(card.model, ("--variant", ""))
     return (
-        f"{_export_script(MODELS[card.model])} --checkpoint {checkpoint} {flag} "
+        f"{_export_script(find_class(card.model))} --checkpoint {checkpoint} {flag} "
         f"{card.id[len(before) :]} --output onnx/{card.id}.onnx"
     )
 

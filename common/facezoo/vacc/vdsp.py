@@ -58,13 +58,13 @@ def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
     Returns
     -------
     Preprocess
-        What a card would do with this file.
+        What a device would do with this file.
 
     Raises
     ------
     ConfigError
         If the file is not JSON, names an operation that is not for RGB or BGR pictures, or holds
-        a value no card would take; the message names file and key.
+        a value no device would take; the message names file and key.
     """
     entry = _load_json(path)
     if "vdsp_op_type" in entry or "config" in entry:

@@ -26,7 +26,7 @@ from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
 from ..options import OVERWRITE, add_flag, add_runtime_options, progress, runtime_of
-from .pages import show_detections
+from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 __all__ = [
@@ -87,7 +87,7 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw precision against recall")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--strict",
         action="store_true",

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...evaluation.landmarks import evaluate_results
 from ...files import write_bytes
 from ...metrics.landmarks import NORMALIZERS
-from .pages import show_landmarks
+from .html_reports import show_landmarks
 
 
 def add_landmark_options(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def add_landmark_options(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE", help="write everything, each error too"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the error distribution")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
 
 
 def run_landmarks(args: argparse.Namespace) -> int:

@@ -33,11 +33,12 @@ from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
 from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...models import find_class
 from ...models.magface.model import FaceEmbedder
-from ...pipeline.load import MODELS, load
+from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_flag, add_model_options, progress, runtime_of
-from .pages import show_discards
+from .html_reports import show_discards
 
 __all__ = [
     "add_people_options",
@@ -84,7 +85,7 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         help="put the numbers of our own runners' scores into this numerics.json",
     )
     quality.add_argument("--dataset", help="with --record: what the faces are, and how many")
-    quality.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    quality.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",
@@ -322,7 +323,7 @@ def _evaluate_response(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     if args.list is not None:
         paths = [inside(args.images, name) for name in read_paths(args.list)]
-    kind, vdsp = MODELS[args.recipe], args.vdsp_params_info
+    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
     with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)

@@ -8,7 +8,6 @@ __all__ = [
 ]
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Union
@@ -20,10 +19,10 @@ from ...metrics.verification import share_interval
 from ...models.magface.model import FLIPS, FaceEmbedder
 from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
-from ...pipeline.photo import PhotoEmbedder
+from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_model_options, progress, runtime_of
-from .pages import show_people
+from .html_reports import show_people
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 
@@ -45,7 +44,7 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
     )
@@ -64,11 +63,11 @@ def run_people(args: argparse.Namespace) -> int:
         vdsp=args.vdsp_params_info,
     )
     if args.detector is None:
-        model: Union[FaceEmbedder, PhotoEmbedder] = embedder
+        model: Union[FaceEmbedder, Predictor] = embedder
     else:
-        # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-        runtime = dataclasses.replace(runtime, threads=1)
-        model = PhotoEmbedder(load(args.detector, kind=FaceDetector, runtime=runtime), embedder)
+        # The vdsp JSON is the recogniser's.
+        detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+        model = Predictor(detector, embedder=embedder)
     name = args.dataset or args.images.name
     with model:
         report = evaluate_people(

@@ -20,7 +20,7 @@ from ...files import write_bytes
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
 from ...written import remove_own
 from .distributed import Processes, synchronise_batch_norms
-from .faces import Batches, FacePairs, Faces, FaceSet, read_face
+from .faces import Batches, Faces, TrainingFaces, ValidationPairs, read_face
 from .loss import HeadOutput, MagHead
 from .network import EMBEDDING_SIZE, build, load_official
 from .settings import RunSettings, TrainSettings
@@ -244,7 +244,7 @@ class Trainer:
         options: RunSettings,
         *,
         say: Say,
-        pairs: FacePairs | None = None,
+        pairs: ValidationPairs | None = None,
         plot: Plot | None = None,
     ) -> bool:
         """Learn from all batches that are left, or until Ctrl-C or SIGTERM.
@@ -333,7 +333,7 @@ class Trainer:
         folder: Path,
         options: RunSettings,
         say: Say,
-        pairs: FacePairs | None,
+        pairs: ValidationPairs | None,
         plot: Plot | None,
     ) -> None:
         number = self.step // self.batches.per_epoch
@@ -493,7 +493,7 @@ def embed(network: nn.Module, paths: Iterable[Path], device: torch.device | str)
 
 
 def verify(
-    network: nn.Module, pairs: FacePairs, folds: int, device: torch.device | str
+    network: nn.Module, pairs: ValidationPairs, folds: int, device: torch.device | str
 ) -> FoldAccuracy:
     """Measure a network on pairs by the authors' protocol.
 
@@ -513,7 +513,7 @@ def verify(
     return k_fold_accuracy(first, second, pairs.is_same, folds=folds)
 
 
-def lengths_of(network: nn.Module, faces: FaceSet, count: int, seed: int) -> np.ndarray:
+def lengths_of(network: nn.Module, faces: TrainingFaces, count: int, seed: int) -> np.ndarray:
     """Measure how long the embeddings of some faces are, in float64, to choose l_a and u_a by."""
     chosen = np.random.default_rng(seed).choice(len(faces), min(count, len(faces)), replace=False)
     embeddings = embed(network, map(faces.path, chosen), torch.device("cpu"))

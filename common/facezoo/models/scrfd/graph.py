@@ -270,7 +270,7 @@ def to_raw_heads(
 
 
 def compare_with_source(
-    source: onnx.ModelProto, raw: onnx.ModelProto, hw: Tuple[int, int], batch: int = 1
+    source: onnx.ModelProto, raw: onnx.ModelProto, hw: Tuple[int, int]
 ) -> float:
     """Run a released graph and its raw heads on the same random input.
 
@@ -280,8 +280,8 @@ def compare_with_source(
         The released graph, outputs decoded to rows.
     raw
         The raw-head graph made from it.
-    hw, batch
-        Input size; the source must take it.
+    hw
+        Height and width of the input; the source must take it.
 
     Returns
     -------
@@ -290,7 +290,7 @@ def compare_with_source(
         the raw maps.
     """
     rng = np.random.default_rng(2026)
-    tensor = rng.uniform(-1.0, 1.0, (batch, 3, *hw)).astype(np.float32)
+    tensor = rng.uniform(-1.0, 1.0, (1, 3, *hw)).astype(np.float32)
     behind = {head: _output_behind(source, name) for head, name in recognise_heads(source).items()}
     expected = run_graph(source, {source.graph.input[0].name: tensor})
     got = run_graph(raw, {raw.graph.input[0].name: tensor})

@@ -5,10 +5,9 @@ Resumable: run the same command again.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, LandmarkDetector, load
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.evaluation import landmarks as evaluation
@@ -16,7 +15,7 @@ from facezoo.image.draw import draw_landmarks, write_drawing
 from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
-from facezoo.pipeline.photo import PhotoLandmarker
+from facezoo.pipeline.photo import Predictor, in_recipe_form
 from facezoo.runs import Inputs
 
 
@@ -38,19 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.crop == "detector") != (args.detector is not None):
         raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
-    source, meanface = (
-        args.model_prefix_path,
-        args.meanface_txt and read_meanface(args.meanface_txt),
-    )
-    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
-    kind = facezoo.LandmarkDetector
-    landmarks = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, meanface=meanface)
+    given = {"runtime": options.runtime_of(args), "vdsp": args.vdsp_params_info}
+    meanface = args.meanface_txt and read_meanface(args.meanface_txt)
+    landmarks = load(args.model_prefix_path, kind=LandmarkDetector, meanface=meanface, **given)
     if args.detector is None:
         return landmarks
-    # The vdsp JSON is PIPNet's. Several photos are worked on at a time, so each gets one core.
-    runtime = dataclasses.replace(runtime, threads=1)
-    detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
-    return PhotoLandmarker(detector, landmarks)
+    detector = load(args.detector, kind=FaceDetector, runtime=given["runtime"])
+    return Predictor(detector, landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     def write(path, image, found):
         for picture in files_of(name_of[path]):
-            write_drawing(picture, draw_landmarks(image, found))
+            faces = [found] if args.detector is None else [face.points for face in found.faces]
+            write_drawing(picture, draw_landmarks(image, faces))
 
     def finish(run):
         head = {"crop": args.crop}
@@ -80,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, *others),
-            lambda left: (found for _, found in model.stream(left, visit=write)),
+            lambda left: (in_recipe_form(found) for _, found in model.stream(left, visit=write)),
             command="vsx_infer",
             settings={**model.settings(), "crop": args.crop, "draw": args.draw},
             files_of=files_of,

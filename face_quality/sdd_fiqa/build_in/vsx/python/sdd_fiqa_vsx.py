@@ -5,7 +5,6 @@ Writes SAVE_DIR/results.json, scores.csv and sorted.txt, lowest score first, and
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from facezoo import FaceDetector, FaceQuality, load
@@ -15,8 +14,8 @@ from facezoo.errors import InputError
 from facezoo.evaluation.quality import describe_model, quality_sheet
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
-from facezoo.pipeline.photo import PhotoQuality
-from facezoo.profiles.quality import read_profile
+from facezoo.pipeline.photo import Predictor, in_recipe_form
+from facezoo.profiles.quality import read_quality
 from facezoo.runs import Inputs
 
 SHEET_FILE = "contact_sheet.jpg"
@@ -49,9 +48,7 @@ def open_model(args: argparse.Namespace):
     quality = load(args.model_prefix_path, kind=FaceQuality, runtime=runtime, vdsp=vdsp)
     if args.detector is None:
         return quality
-    # The vdsp JSON is SDD-FIQA's. Several photos are worked on at a time, so each gets one core.
-    single = dataclasses.replace(runtime, threads=1)
-    return PhotoQuality(load(args.detector, kind=FaceDetector, runtime=single), quality)
+    return Predictor(load(args.detector, kind=FaceDetector, runtime=runtime), quality=quality)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,13 +65,14 @@ def run(args: argparse.Namespace) -> int:
 
     others = (args.image_dir, args.model_prefix_path, args.detector, args.profile)
     with open_model(args) as model:
-        head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
-        profile = args.profile and read_profile(args.profile, head["model_sha256"])
+        network = model if args.detector is None else model.quality
+        head = {"faces": args.faces, **describe_model(network, args.model_prefix_path)}
+        profile = args.profile and read_quality(args.profile, head["model_sha256"])
         profile_sha256 = args.profile and sha256_of(args.profile)
         return options.run_items(
             args,
             Inputs(paths, names, *others),
-            lambda left: (found for _, found in model.stream(left)),
+            lambda left: (in_recipe_form(found) for _, found in model.stream(left)),
             command="sdd_fiqa_vsx",
             settings={**model.settings(), "faces": args.faces, "profile": profile_sha256},
             finish=lambda run: finish_scores(run, head, profile and profile.percentile_of),

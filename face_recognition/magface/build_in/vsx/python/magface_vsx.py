@@ -5,7 +5,6 @@ pairs.csv. Resumable: run the same command again.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import facezoo
@@ -16,7 +15,7 @@ from facezoo.evaluation.recognition import compare_listed
 from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
-from facezoo.pipeline.photo import PhotoEmbedder
+from facezoo.pipeline.photo import Predictor, in_recipe_form
 from facezoo.runs import Inputs
 
 LISTS = (".list", ".txt")
@@ -57,10 +56,8 @@ def open_model(args: argparse.Namespace):
     embedder = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, flip=args.flip)
     if args.detector is None:
         return embedder
-    # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-    runtime = dataclasses.replace(runtime, threads=1)
     detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
-    return PhotoEmbedder(detector, embedder)
+    return Predictor(detector, embedder=embedder)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, *others),
-            lambda left: (found for _, found in model.stream(left)),
+            lambda left: (in_recipe_form(found) for _, found in model.stream(left)),
             command="magface_vsx",
             settings=model.settings(),
             finish=finish_embeddings,
