@@ -24,6 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
     options.add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
     options.add_image_dir_option(parser)
+    options.add_flag(parser, "--save_dir", type=Path, help="folder for decoded results")
+    parser.add_argument("--card", help="which variant; needed for outputs of the vendor's vamp")
+    options.add_run_options(parser)
     return parser
 
 

@@ -64,14 +64,9 @@ def run(args: argparse.Namespace) -> int:
         head = {"crop": args.crop}
         run.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
 
-    def evaluate():
-        if annotated:
-            report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
-            print("\n".join(report.lines()))
-
     others = (args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt)
     with open_model(args) as model:
-        return options.run_items(
+        code = options.run_items(
             args,
             Inputs(paths, names, *others),
             lambda left: (in_recipe_form(found) for _, found in model.stream(left, visit=write)),
@@ -79,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
             settings={**model.settings(), "crop": args.crop, "draw": args.draw},
             files_of=files_of,
             finish=finish,
-            afterwards=evaluate,
         )
+    if annotated:
+        report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
+        print("\n".join(report.lines()))
+    return code
 
 
 def main(argv=None) -> int:
