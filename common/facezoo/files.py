@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Atomic file writes and file hashes."""
 
 from __future__ import annotations
 

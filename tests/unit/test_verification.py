@@ -195,7 +195,7 @@ def test_unusable_pairs_are_refused(rng, evaluate, change, message):
 
 def test_the_vendors_protocol_refuses_what_its_rates_cannot_say(rng):
     first, second, _ = random_pairs(rng)
-    with pytest.raises(InputError, match="pairs 0 to 11 or the rest hold no genuine"):
+    with pytest.raises(InputError, match="pairs 0 to 11 or the rest contain no genuine"):
         facenet_evaluation(first, second, np.arange(120) >= 12)
 
 

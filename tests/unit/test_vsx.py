@@ -270,7 +270,7 @@ def test_the_card_gives_what_onnx_runtime_gives(runtime, prefix):
     with open_backend(prefix, RuntimeOptions(engine="vsx")) as card, open_backend(
         prefix, RuntimeOptions(engine="ort")
     ) as host:
-        assert (card.name, card.device) == ("vsx", "die 0")
+        assert (card.name, card.device) == ("vsx", "device 0")
         for image in images:
             ours, theirs = card.infer(image), host.infer(image)
             assert ours.placements == theirs.placements
@@ -395,7 +395,7 @@ def outcomes(stream, count, batch=1):
     ("fault", "first", "then"),
     [
         # Pictures that the runtime refuses, and results it cannot hand out, concern no other.
-        ({"create_fails": 2}, "refused: RuntimeError: vdsp memory exhausted", 1),
+        ({"create_fails": 2}, "rejected: RuntimeError: vdsp memory exhausted", 1),
         ({"as_numpy_fails": 18}, "cannot be read: ValueError: cannot map device memory", 1),
         # After all others it is not known which result is whose.
         ({"closes_after": 2}, "the stream ended by itself", "the stream ended by itself"),
@@ -440,8 +440,8 @@ def test_a_call_that_waits_learns_of_a_fault_at_once(runtime, prefix, vdsp):
 def test_a_batch_with_a_result_too_few_is_no_batch(runtime, prefix, vdsp):
     stream = stream_with(runtime, prefix, vdsp, loses_a_result=True, batch=2)
     found = outcomes(stream, 5, batch=2)
-    assert "1 results came for a call of 2 pictures" in found[0]
-    assert "1 results came" in found[1]
+    assert "received 1 results for a call of 2 images" in found[0]
+    assert "received 1 results" in found[1]
     stream.close()
 
 
@@ -482,7 +482,7 @@ def test_a_picture_the_card_refuses_does_not_shift_the_others(runtime, prefix):
 def test_loading_that_hangs_ends_in_time(runtime, prefix, vdsp):
     runtime(load_hangs=True)
     started = time.monotonic()
-    with pytest.raises(BackendRunError, match=r"loading did not end within 0\.5 s"):
+    with pytest.raises(BackendRunError, match=r"loading did not finish within 0\.5 s"):
         DeviceStream(prefix, vdsp(), timeout=SHORT)
     with pytest.raises(BackendRunError, match=r"did not return within 0\.5 s"):
         read_shapes(prefix, timeout=SHORT)
@@ -578,7 +578,7 @@ def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
 
 def test_a_size_the_network_does_not_take_is_refused(runtime, prefix, vdsp):
     runtime()
-    with pytest.raises(GraphError, match="takes 64x64 pictures, the pre-processing makes 32x32"):
+    with pytest.raises(GraphError, match="expects 64x64 images, the pre-processing gives 32x32"):
         open_backend(prefix, RuntimeOptions(engine="vsx"), vdsp=vdsp(input_hw=(32, 32)))
 
 

@@ -1,4 +1,4 @@
-"""Which runtimes there are, and how one is opened for a model."""
+"""Inference backends, and the function that opens a model on one of them."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def open_backend(
         A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
         contract is logged.
     preprocess
-        In place of the contract's, for experiments.
+        Replaces the contract's pre-processing, for experiments.
     batch
-        How many pictures the device's network takes in one call; a CPU takes any number.
+        How many images the device's network takes in one call; a CPU takes any number.
     cards
-        What a prefix with the vendor's files alone may hold; the network's shapes decide.
+        Candidates for a prefix with only the vendor's files; the shapes of the network decide.
 
     Returns
     -------
@@ -80,11 +80,11 @@ def open_backend(
     Raises
     ------
     InputError
-        If the engine is not known, or the source is not for it.
+        If the engine is unknown, or cannot run the source.
     BackendUnavailable
-        If it is not on this machine.
+        If the engine is not available on this machine.
     GraphError
-        If the file carries no contract, or no card has the network's shapes.
+        If the file contains no contract, or no card matches the shapes of the network.
     """
     source, engine, threads = Path(source), runtime.engine, runtime.threads
     if engine not in ENGINES:
@@ -96,14 +96,14 @@ def open_backend(
         name = host.option
         value = getattr(runtime, name) if name else ""
         if name and value != getattr(_USUAL, name) and engine != its:
-            _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
+            _log.warning("%s %s is for engine %s and has no effect on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
 
         if artifact is None or not artifact.has_vendor_files:
             raise InputError(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
-                "of what the vendor's vamc has compiled, or take --engine ort"
+                "of files that the vendor's vamc compiled, or use --engine ort"
             )
         contract = _contract_on_device(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp)
@@ -162,7 +162,7 @@ def _ask_device(device_id: int) -> Tuple[str, str]:
 
 
 def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
-    """Read what our file beside the vendor's promises; of theirs alone the shapes must decide."""
+    """Read the contract from our file beside the vendor's; without it match the shapes."""
     from .vsx import contract_from_cards, read_shapes
 
     if artifact.model is not None:
@@ -173,7 +173,7 @@ def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_i
 def _wanted(
     contract: Contract, preprocess: Optional[Preprocess], vdsp: Optional[Path]
 ) -> Preprocess:
-    """Return what will be done to a picture; log where a vdsp JSON departs from the contract."""
+    """Return the pre-processing; log where a vdsp JSON differs from the contract."""
     wanted = preprocess or contract.preprocess
     if vdsp is not None:
         wanted = read_vdsp(Path(vdsp), wanted)

@@ -34,11 +34,17 @@ __all__ = ["configure", "run", "task_drift"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="selftest", required=True)
-    selftest = actions.add_parser("selftest", help="compare, ask, and write what was found")
-    selftest.add_argument("prefixes", nargs="*", type=Path, metavar="PREFIX", help="artifacts")
+    selftest = actions.add_parser("selftest", help="compare device and CPU, and write the findings")
+    selftest.add_argument(
+        "prefixes", nargs="*", type=Path, metavar="PREFIX", help="prefixes of artifacts to run"
+    )
     add_flag(selftest, "--device_id", "--device", type=int, default=0, help="device number")
     selftest.add_argument(
-        "--out", type=Path, default=Path("facezoo-selftest.json"), metavar="FILE", help="JSON"
+        "--out",
+        type=Path,
+        default=Path("facezoo-selftest.json"),
+        metavar="FILE",
+        help="JSON file to write",
     )
 
 
@@ -78,13 +84,13 @@ def task_drift(
     contract
         Of the network.
     pairs
-        Raw outputs of the host and of the device, one pair a picture.
+        Raw outputs of the host and of the device, one pair an image.
 
     Returns
     -------
     dict
-        Of a :class:`~facezoo.evaluation.drift.DetectionDrift`; empty for models without such a
-        comparison.
+        Fields of a :class:`~facezoo.evaluation.drift.DetectionDrift`; empty for models without such
+        a comparison.
     """
     if contract.model != "scrfd":
         return {}

@@ -75,7 +75,7 @@ class Embeddings:
 
     @property
     def people(self) -> np.ndarray:
-        """Shape (N,), int64: number of each image's person, the folder it lies in."""
+        """Shape (N,), int64: person of each image, numbered by folder."""
         people = [person_of(name) for name in self.names]
         return np.asarray(np.unique(people, return_inverse=True)[1].ravel())
 

@@ -1,4 +1,4 @@
-"""Folders of people for quality work: degraded copies, embeddings, lists of labels."""
+"""Embeddings of image folders with any recognition network, for quality evaluation."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PackedEmbedding:
-    """An embedding as a short text, since JSON numbers cost more time than inference."""
+    """An embedding as compact text, since JSON numbers take longer than inference."""
 
     vector: np.ndarray
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the vector as text."""
+        """Encode the vector as text."""
         return {"vector": base64.b64encode(self.vector.astype("<f4").tobytes()).decode("ascii")}
 
 
 def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
-    """Gather what :class:`PackedEmbedding` packed; pictures that were refused are left out.
+    """Collect the embeddings of :class:`PackedEmbedding` entries, without unreadable images.
 
     Raises
     ------
     DatasetError
-        If there is none.
+        If there is no embedding.
     """
     names, vectors = [], []
     for entry in entries:
@@ -48,7 +48,7 @@ def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
             names.append(entry["path"])
             vectors.append(np.frombuffer(base64.b64decode(entry["vector"]), "<f4"))
     if not names:
-        raise DatasetError("there is no embedding: every picture was refused")
+        raise DatasetError("there is no embedding: no image could be read")
     return Embeddings(tuple(names), np.stack(vectors))
 
 
@@ -62,12 +62,12 @@ def embed_pictures(
     backend
         Of a recogniser.
     paths
-        The pictures.
+        The images.
 
     Yields
     ------
     path : Path
-        In the order given.
+        In the given order.
     result : Embedding or ImageError
         The error if the file cannot be read.
     """

@@ -116,12 +116,12 @@ def find_class(model: str) -> Type[FaceModel[Any]]:
 
 
 def find_card(card_id: str) -> ModelCard:
-    """Look a variant's card up.
+    """Look up the card of a variant.
 
     Parameters
     ----------
     card_id
-        Such as ``scrfd_500m_bnkps``.
+        Card id such as ``scrfd_500m_bnkps``.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def find_card(card_id: str) -> ModelCard:
     Raises
     ------
     CardError
-        If there is none; names the nearest ones.
+        If there is none; suggests similar names.
     """
     cards: Dict[str, ModelCard] = _catalogue()["CARDS"]
     if card_id not in cards:
@@ -140,22 +140,22 @@ def find_card(card_id: str) -> ModelCard:
 
 
 def find_weights(name: str) -> WeightFile:
-    """Look up what is known about a downloadable file.
+    """Look up a downloadable file.
 
     Parameters
     ----------
     name
-        As ``facezoo list`` prints it.
+        A name that ``facezoo list`` prints.
 
     Returns
     -------
     WeightFile
-        Where the file comes from and what it must be.
+        Its sources, size and hash.
 
     Raises
     ------
     CardError
-        If there is none; names the nearest ones.
+        If there is none; suggests similar names.
     """
     files: Dict[str, WeightFile] = _catalogue()["WEIGHTS"]
     if name not in files:

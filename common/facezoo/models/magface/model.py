@@ -1,4 +1,4 @@
-"""MagFace and other recognisers: an aligned face to an embedding."""
+"""MagFace and other recognisers: from an aligned face to an embedding."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ FLIPS = ("none", "sum")
 
 
 class FaceEmbedder(FaceModel[Embedding]):
-    """MagFace or another recogniser on some runtime: ``embedding = model(face_rgb)``.
+    """MagFace or another recogniser on any runtime: ``embedding = model(face_rgb)``.
 
-    The picture is one face, aligned to 112x112 (:func:`~facezoo.image.align.align_face`).
+    The image is one face, aligned to 112x112 (:func:`~facezoo.image.align.align_face`).
 
     Parameters
     ----------
     backend, contract
         See :class:`FaceModel`.
     flip
-        ``none``, as MagFace's authors evaluate, or ``sum``: the mirrored face's embedding is added.
-        A sum is about twice as long, so that its length is no quality any more.
+        ``none``, as in the authors' evaluation, or ``sum``: add the embedding of the mirrored
+        face. A sum is about twice as long, so its norm is no longer a quality.
 
     Raises
     ------
     InputError
-        If ``flip`` is neither.
+        If ``flip`` has another value.
     """
 
     def __init__(self, backend: Backend, contract: Contract, flip: str = "none") -> None:
@@ -59,7 +59,7 @@ class FaceEmbedder(FaceModel[Embedding]):
         return [Embedding(one.vector + other.vector) for one, other in zip(found, others)]
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         return {**super().settings(), "flip": self.flip}
 
     def _decode(self, raw: RawOutputs) -> List[Embedding]:

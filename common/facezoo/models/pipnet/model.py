@@ -1,4 +1,4 @@
-"""PIPNet: the crop of a face to its landmarks."""
+"""PIPNet landmark detector: from the crop of a face to its landmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class LandmarkDetector(FaceModel[Landmarks]):
-    """PIPNet on some runtime: ``landmarks = model(crop_rgb)``, the crop of one face.
+    """PIPNet on any runtime: ``landmarks = model(crop_rgb)``, the crop of one face.
 
     Which crop decides the result: cut as the training data was (``datasets.wflw.WflwCrop``), or
     from a detector's box (:class:`~facezoo.models.pipnet.crop.DetectorCrop`).
@@ -31,7 +31,7 @@ class LandmarkDetector(FaceModel[Landmarks]):
     backend, contract
         See :class:`FaceModel`.
     meanface
-        In place of the contract's: N points (N, 2) in [0, 1] of the crop.
+        Replaces the contract's mean face: N points (N, 2) in [0, 1] of the crop.
 
     Raises
     ------
@@ -49,7 +49,7 @@ class LandmarkDetector(FaceModel[Landmarks]):
         pipnet.load_meanface(**contract.decode)
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         decode = dict(self.contract.decode)
         if not isinstance(decode["meanface"], str):
             points = np.asarray(decode["meanface"], np.float64)

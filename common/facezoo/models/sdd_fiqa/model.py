@@ -1,4 +1,4 @@
-"""SDD-FIQA: an aligned face to a quality score."""
+"""SDD-FIQA: from an aligned face to a quality score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class FaceQuality(FaceModel[QualityScore]):
-    """SDD-FIQA on some runtime: ``quality = model(face_rgb)``, an aligned face, 112x112."""
+    """SDD-FIQA on any runtime: ``quality = model(face_rgb)``, an aligned face, 112x112."""
 
     def batch(
         self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
