@@ -157,8 +157,7 @@ def test_held_out_pictures_or_the_calibrations_own_with_a_warning(workspace, cap
     assert "uses the calibration files, so its result is too optimistic" in caplog.text
     assert open_gate(config, GateSettings()) is None
     assert (
-        "accuracy gate skipped: no images to compare the build with fp32; give some"
-        in caplog.text
+        "accuracy gate skipped: no images to compare the build with fp32; give some" in caplog.text
     )
 
 
@@ -167,7 +166,10 @@ def test_held_out_pictures_that_were_calibrated_on_are_noticed(workspace, caplog
     Path("held", "copy.png").write_bytes(Path("calibration", "0.png").read_bytes())
     gate = open_gate(config, GateSettings(images=Path("held")), open_calibration(config))
     assert not gate.held_out
-    assert "1 of 5 images of the accuracy gate, such as held/copy.png, are also calibration" in caplog.text
+    assert (
+        "1 of 5 images of the accuracy gate, such as held/copy.png, are also calibration"
+        in caplog.text
+    )
 
 
 def test_a_folder_without_pictures_is_an_error(workspace):

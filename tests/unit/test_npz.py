@@ -103,7 +103,9 @@ def forged(path, header, payload=b"\0" * 64, file_size=None):
 def test_claims_of_another_size_are_refused_before_anything_is_allocated(tmp_path, shape):
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
     path = forged(tmp_path / "x.npz", header)
-    with pytest.raises(InputError, match=r"x\.npz' is not an intact npz file: .* claims to be uint8"):
+    with pytest.raises(
+        InputError, match=r"x\.npz' is not an intact npz file: .* claims to be uint8"
+    ):
         read_npz(path)
 
 

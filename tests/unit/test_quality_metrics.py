@@ -65,7 +65,9 @@ def test_error_versus_reject_by_hand():
 
 def test_without_genuine_pairs_left_there_is_no_rate():
     distances, is_same = np.linspace(0, 1, 1000), np.arange(1000) < 10
-    with pytest.raises(InputError, match="no genuine pair is left after discarding 5% of the pairs"):
+    with pytest.raises(
+        InputError, match="no genuine pair is left after discarding 5% of the pairs"
+    ):
         error_versus_reject(distances, is_same, np.arange(1000.0))
 
 

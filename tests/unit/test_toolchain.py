@@ -182,7 +182,10 @@ def test_a_vendor_installed_before_is_left_alone(environment):
     ran = environment.facezoo("shims", "install")
     assert ran.returncode == 0
     for name in TOOLS:
-        assert f"{name}: not changed: the vendor's tool is installed (vendor-tools 2.8.0 in" in ran.stdout
+        assert (
+            f"{name}: not changed: the vendor's tool is installed (vendor-tools 2.8.0 in"
+            in ran.stdout
+        )
     assert {name: (environment.bin / name).read_bytes() for name in TOOLS} == before
     assert environment.facezoo("shims", "remove").returncode == 0
     assert {name: (environment.bin / name).read_bytes() for name in TOOLS} == before
@@ -270,7 +273,10 @@ def test_a_tool_of_an_environment_that_is_not_on_the_path_is_seen(environment):
     environment.write(environment.bin / "vamp", f"#!{sys.executable}\n{VENDOR}\nsys.exit(tell())\n")
     ran = environment.facezoo("shims", "install", env={"PATH": "/usr/bin:/bin"})
     assert ran.returncode == 0
-    assert f"vamp: not changed: the vendor's tool is installed ({environment.bin / 'vamp'})" in ran.stdout
+    assert (
+        f"vamp: not changed: the vendor's tool is installed ({environment.bin / 'vamp'})"
+        in ran.stdout
+    )
     assert "vamc: shim installed" in ran.stdout
 
 

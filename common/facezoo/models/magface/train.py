@@ -46,7 +46,7 @@ Plot = Callable[[np.ndarray, np.ndarray, Path], None]
 
 
 class SampleDropout(nn.Module):  # type: ignore[misc]
-    """A dropout of whole maps that is told its chances, one per face and map, instead of drawing."""
+    """Dropout of whole maps with given random numbers, one per face and map."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
