@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from facezoo import FaceEmbedder, load
 from facezoo import contract as contracts
 from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.compiler.build import compile_model
@@ -15,15 +16,14 @@ from facezoo.compiler.sensitivity import measure_drift
 from facezoo.contract import METADATA_KEY, Contract, load_graph, read_contract
 from facezoo.deploy.eject import eject
 from facezoo.deploy.triton import engine_command
-from facezoo.doctor.checks import subject_of
+from facezoo.doctor.checks import read_model_file
 from facezoo.errors import GraphError
-from facezoo.evaluation.embeddings import open_recognizer
 from facezoo.models import find_card
 from facezoo.models.magface import graph as magface
 from facezoo.models.pipnet import graph as pipnet
 from facezoo.models.scrfd import graph as scrfd
 from facezoo.testing import tiny_scrfd
-from facezoo.vacc.build_config import Backend, BuildConfig, Frontend, Workspace
+from facezoo.vacc.build_config import BuildConfig, BuildTarget, Frontend, Workspace
 from limits import bounds
 from onnx import TensorProto, helper
 
@@ -139,7 +139,7 @@ def compiled(path):
         file=Path("odd.yaml"),
         name="odd_fp32",
         frontend=Frontend(path, {"input.1": ((1, 3, 64, 64),)}),
-        backend=Backend("fp32"),
+        backend=BuildTarget("fp32"),
         workspace=Workspace(path.parent / "built"),
     )
     compile_model(config)
@@ -159,8 +159,8 @@ ENTRANCES = {
     "export landmarks": lambda path: pipnet.export_released(path, path.parent / "new.onnx"),
     "export a recogniser": lambda path: magface.export_released(path, path.parent / "new.onnx"),
     "compare layers": lambda path: measure_drift(path, path, []),
-    "label faces": lambda path: open_recognizer(str(path)),
-    "doctor": lambda path: subject_of(path, None, path.parent),
+    "load": lambda path: load(path, kind=FaceEmbedder, card="w600k_mbf"),
+    "doctor": lambda path: read_model_file(path, None),
     "TensorRT": lambda path: engine_command(path, path.parent / "x", half=False, max_batch=1),
 }
 

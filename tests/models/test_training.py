@@ -12,7 +12,7 @@ pytestmark = pytest.mark.torch
 CODE = """
 import platform, resource, sys
 import numpy as np
-from facezoo.models.training import keep_freed_memory
+from facezoo.models.resumable import keep_freed_memory
 if platform.libc_ver()[0] != "glibc":
     sys.exit("another C library")
 def new_pages():

@@ -249,7 +249,7 @@ def test_an_npz_without_operations_holds_the_feeds(photo):
     np.savez("pictures/c.npz", other=np.ones(3))
     assert (load("[]", "pictures/a.npz") == 1).all()
     assert (load("[]", "pictures/b.npz") == 2).all()
-    with pytest.raises(InputError, match=r"holds \['other'\]; expected 'x' or 'input_0'"):
+    with pytest.raises(InputError, match=r"contains \['other'\]; expected 'x' or 'input_0'"):
         load("[]", "pictures/c.npz")
     with pytest.raises(ConfigError, match=r"process_ops is empty, so .* must be an npz"):
         load("[]")
@@ -290,9 +290,9 @@ import resource, sys
 from pathlib import Path
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.build_config import read_build_config
-from facezoo.vacc.calibration import open_calibration
-from facezoo.vacc.compiler import prepare_source
-from facezoo.vacc.quantize import quantize_graph
+from facezoo.compiler.calibration import open_calibration
+from facezoo.compiler.build import prepare_source
+from facezoo.compiler.quantize import quantize_graph
 config = read_build_config(Path(sys.argv[1]))
 tiny_scrfd(config.frontend.checkpoint, input_hw=(640, 640))
 quantize_graph(prepare_source(config).folded, config.backend.quantize, open_calibration(config))

@@ -212,7 +212,7 @@ def test_text_json_and_a_page_with_pictures(workspace, capsys):
     command = ["compare", "tiny.onnx", "ort:out/t_fp16/mod", "--images", "photos"]
     assert main([*command, "--json", "c.json", "--html", "c.html"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("scrfd_500m_bnkps, 3 pictures\nA  tiny.onnx on ort ")
+    assert printed.startswith("scrfd_500m_bnkps, 3 images\nA  tiny.onnx on ort ")
     assert re.search(r"^score_8 +(1\.0|0\.9)\d+ +\d+\.\d ", printed, re.MULTILINE)
     assert re.search(r"^network +[\d.]+ ms +[\d.]+ ms +[\d.]+x$", printed, re.MULTILINE)
     assert re.search(r"^time +A +B +B/A$", printed, re.MULTILINE)

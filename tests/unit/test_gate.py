@@ -246,7 +246,7 @@ def test_no_face_is_nothing_to_judge_by(workspace):
     for path in Path("held").iterdir():
         write_image_rgb(path, np.zeros((64, 64, 3), np.uint8))
     graph = Path("tiny.onnx").read_bytes()
-    with pytest.raises(GateError, match=r"finds no face in 4 pictures.*--images"):
+    with pytest.raises(GateError, match=r"finds no face in 4 images.*--images"):
         gate_of()(graph, graph)
 
 
@@ -298,7 +298,7 @@ def test_fp16_passes_through_the_gate(workspace, capsys):
     gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
     assert gate["measured"]["mean_iou"] > 0.99
     assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
-    assert "4 calibration pictures" in capsys.readouterr().out
+    assert "4 calibration images" in capsys.readouterr().out
     for path in Path("calibration").iterdir():
         path.unlink()
     assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0

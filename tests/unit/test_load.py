@@ -160,7 +160,7 @@ def test_weights_are_fetched_and_what_they_are_is_said(released, home, monkeypat
         return weights.find(name)
 
     monkeypatch.setenv("FACEZOO_OFFLINE", "1")
-    with pytest.raises(WeightsMissing, match="FACEZOO_OFFLINE=1 forbids fetching it"):
+    with pytest.raises(WeightsMissing, match="FACEZOO_OFFLINE=1 forbids downloads"):
         load("w600k_mbf")
     assert caplog.text == ""
     monkeypatch.setenv("FACEZOO_OFFLINE", "0")

@@ -297,7 +297,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.json"
+        if path.is_file() and path.name not in ("run.json", ".files.jsonl")
     }
 
 
@@ -375,7 +375,12 @@ def test_lists_only_writes_no_crop(script, folder, tmp_path):
 def test_lists_only_gives_the_authors_lists_from_rectangles(
     script, shared, tmp_path, capsys, caplog
 ):
-    source, out = shared / "assets" / "wflw", tmp_path / "out"
+    assets, source, out = shared / "assets" / "wflw", tmp_path / "lists", tmp_path / "out"
+    source.mkdir()
+    for path in (*(f"list_98pt_test_{subset}.txt" for subset in AUTHORS), "rects_recovered.json"):
+        (source / path).symlink_to(assets / path)
+    for path in assets.glob("list_98pt_rect_*.txt"):
+        (source / path.name).symlink_to(path)
     arguments = ["--data_dir", str(source), "--save_dir", str(out), "--lists-only"]
     assert script.main([*arguments, "--rects", str(source / "rects_recovered.json")]) == 1
     printed = capsys.readouterr().out
@@ -386,7 +391,7 @@ def test_lists_only_gives_the_authors_lists_from_rectangles(
         ending = SUBSETS[subset]
         found = read_normalised_list(out / f"test_{ending}.txt")
         lines = [int(re.search(r"(\d+)\.jpg", name).group(1)) for name in found.names]
-        expected = read_normalised_list(source / authors).points_xy[np.array(lines) - 1]
+        expected = read_normalised_list(assets / authors).points_xy[np.array(lines) - 1]
         assert len(found) == count
         difference = np.abs(found.points_xy - expected).max(axis=2) > TOLERANCE
         wrong = [(lines[row], point) for row, point in np.argwhere(difference)]

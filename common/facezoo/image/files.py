@@ -247,7 +247,9 @@ def find_images(folder: Path) -> List[Path]:
         raise InputError(f"{str(folder)!r} does not exist; expected an image or a folder of them")
     found = [path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
-        raise InputError(f"{str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}, any depth)")
+        raise InputError(
+            f"{str(folder)!r} contains no image ({', '.join(IMAGE_SUFFIXES)}, any depth)"
+        )
     for path in found:
         _check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
