@@ -271,7 +271,7 @@ def evaluate_subsets(
     errors
         Shape (M,).
     subsets
-        Name to indices of faces, such as from :func:`facezoo.datasets.wflw.match_subset`.
+        Name to indices of faces, such as from :func:`facezoo.datasets.wflw.match_faces`.
     threshold
         As for :func:`evaluate_landmarks`.
 
