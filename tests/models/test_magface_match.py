@@ -124,7 +124,7 @@ def test_without_the_weights_it_says_how_to_get_them(tmp_path, capsys, photos, m
     capsys.readouterr()
     assert main(["match", str(photos[0]), str(photos[1])]) == 2
     error = capsys.readouterr().err
-    assert "scrfd_500m_bnkps is not here and FACEZOO_OFFLINE=1 forbids fetching it" in error
+    assert "scrfd_500m_bnkps is missing and FACEZOO_OFFLINE=1 forbids downloads" in error
 
 
 @pytest.mark.shared

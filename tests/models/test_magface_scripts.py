@@ -105,7 +105,7 @@ def test_features_are_the_authors_text_and_resume(tmp_path, script, model):
     target.unlink()
     code, _, error = script("gen_feat", *flags, "--flip", "sum", "--batch_size", 5)
     assert code == 4
-    assert "feat.list is gone" in error
+    assert "feat.list is missing" in error
     target.write_text("mine")
     other = ("--inf_list", listed, "--feat_list", target, "--onnx", model)
     (tmp_path / "feat.list.run").rename(tmp_path / "elsewhere")
@@ -415,7 +415,7 @@ def test_ijb_by_hand(tmp_path, script):
     pair_list = folder / "meta" / "ijbc_template_pair_label.txt"
     for line, message in (
         ("1 9 1", "without images"),
-        ("1 2 7", "ends in 7"),
+        ("1 2 7", "ends with 7"),
         ("1 2", "line 1"),
         ("1 2 -1", "line 1"),
     ):

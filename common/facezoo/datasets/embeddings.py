@@ -115,8 +115,11 @@ def read_embeddings(path: Path) -> Embeddings:
             raise ValueError(f"{len(names)} names, vectors of shape {vectors.shape}")
         if faces is not None and (faces.shape != (len(names),) or (faces < ALIGNED).any()):
             raise ValueError(f"{len(names)} names, faces of shape {faces.shape} or below {ALIGNED}")
-        if not np.isfinite(vectors).all():
-            raise ValueError("a vector is not finite")
+        norms = arrays.get("norms", np.zeros(len(names)))
+        if norms.shape != (len(names),):
+            raise ValueError(f"{len(names)} names, norms of shape {norms.shape}")
+        if not np.isfinite(vectors).all() or not np.isfinite(norms.astype(np.float64)).all():
+            raise ValueError("a vector or a norm is not finite")
     except UNREADABLE as error:
         raise DatasetError(
             f"{str(path)!r} holds no embeddings ({error}); expected the embeddings.npz of a runner "

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..models.pipnet.model import LandmarkDetector
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..results import Embedding, FaceDetections, Landmarks
+from ..workers import map_in_order
 from .acceptance import Acceptance, _check_limit
 
 __all__ = [
@@ -293,13 +295,18 @@ def _in_batches(
     stage: FaceModel[Result], crops: Sequence[np.ndarray], faces: Sequence[int], shared: bool
 ) -> Dict[int, Result]:
     """Apply a stage to the crops of some faces of a photo; a face it fails on is named."""
-    found: Dict[int, Result] = {}
-    for start in range(0, len(faces), FACES_PER_BATCH):
-        part = faces[start : start + FACES_PER_BATCH]
-        results = call_naming(
-            partial(stage.batch, shared=shared),
+    parts = [
+        faces[start : start + FACES_PER_BATCH] for start in range(0, len(faces), FACES_PER_BATCH)
+    ]
+    # Batches with a core each beat one batch after the other on all cores.
+    spread = not shared and len(parts) > 1
+
+    def run(part: Sequence[int]) -> List[Result]:
+        return call_naming(
+            partial(stage.batch, shared=shared or spread),
             [crops[face] for face in part],
             [f"face {face}" for face in part],
         )
-        found.update(zip(part, results))
-    return found
+
+    results = map_in_order(run, parts, stage.backend.workers) if spread else map(run, parts)
+    return dict(zip(faces, chain.from_iterable(results)))
