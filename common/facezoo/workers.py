@@ -1,7 +1,7 @@
-"""Worker processes that are watched: results in order, and a lost process noticed and named.
+"""Threads and supervised worker processes: ordered results, lost processes reported.
 
-concurrent.futures does not say which process was lost, or why; and where the parent is killed, its
-processes wait for ever and keep what they inherited, a run folder's lock among it.
+concurrent.futures does not say which process was lost or why; and if the parent is killed, its
+processes wait for ever and keep inherited resources such as the lock of a run folder.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Last:
-    """A process's last message, and what it has to say at the end."""
+    """The last message of a process, with its final value."""
 
     value: Any = None
 
 
 @dataclass(frozen=True)
 class _Failed:
-    """A process's last message if it met an error; an error may also be a result."""
+    """The last message of a process that failed; an error may also be a regular result."""
 
     error: Exception
 
@@ -65,31 +65,31 @@ def _run(
     connection: Connection,
     inherited: Sequence[Connection],
 ) -> None:
-    # These go to every process of a terminal or a service; the parent ends the others in order.
+    # A terminal or service sends these to every process; only the parent reacts, in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # What a fork leaves open here would keep a sender waiting for a parent that is gone.
+    # Connections left open by a fork would keep a sender waiting for a parent that has ended.
     for other in inherited:
         other.close()
     try:
         work(connection, *arguments)
     except (EOFError, ConnectionError):
-        return  # The parent is gone.
+        return  # The parent has ended.
     except (FaceZooError, OSError) as error:
         connection.send(_Failed(error))
 
 
 class Worker:
-    """A process of a team, as its parent sees it.
+    """The parent's handle of one process of a team.
 
     Attributes
     ----------
     label
-        Which one it is, in words.
+        Description of the process for messages.
     process
         The process.
     connection
-        The way to it and from it.
+        Connection to the process.
     """
 
     def __init__(self, label: str, process: Any, connection: Connection) -> None:
@@ -98,14 +98,14 @@ class Worker:
         self.connection = connection
 
     def send(self, message: Any) -> None:
-        """Send it something; BackendRunError if it is lost."""
+        """Send a message; BackendRunError if the process is lost."""
         try:
             self.connection.send(message)
         except OSError as error:
             raise self.lost() from error
 
     def receive(self) -> Any:
-        """Take its next message; raise the error it met, or BackendRunError if it is lost."""
+        """Receive the next message; raise the process's error, or BackendRunError if it is lost."""
         try:
             message = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -115,43 +115,43 @@ class Worker:
         return message
 
     def lost(self) -> BackendRunError:
-        """Say which process was lost, and how it ended."""
+        """Describe which process was lost and how it ended."""
         self.process.join(5)
         reason = name_exit(self.process.exitcode)
         if self.process.exitcode == -signal.SIGKILL:
-            reason += ", perhaps for want of memory"
+            reason += ", perhaps out of memory"
         return BackendRunError(f"{self.label} (pid {self.process.pid}) was lost: {reason}")
 
 
 def name_exit(code: Optional[int]) -> str:
-    """Say how a process ended, as ``multiprocessing`` notes it."""
+    """Describe an exit code of ``multiprocessing``."""
     if code is None or code >= 0:
         return f"exit code {code}"
-    # Not every signal has a name: most of the real-time ones have none.
+    # Most real-time signals have no name.
     names = {one.value: f", {one.name}" for one in signal.Signals}
     return f"signal {-code}{names.get(-code, '')}"
 
 
 class Team:
-    """Processes that do the same on their own shares; a context manager that ends them.
+    """Processes that run one function on their shares of the work; ended by the context manager.
 
     Parameters
     ----------
     work
-        A function of a module, called in each process as ``work(connection, *arguments)``. It
-        sends results through the connection and :class:`Last` at the end; an error of facezoo's
-        or of the system's is handed to the parent.
+        Module-level function, called in each process as ``work(connection, *arguments)``. It
+        sends results through the connection and :class:`Last` at the end; a FaceZooError or
+        OSError is passed to the parent.
     arguments
-        One tuple a process.
+        One tuple per process.
     method
-        How processes are started; the system's way if None.
+        Start method of the processes; the system's default if None.
 
     Attributes
     ----------
     workers
-        One a process.
+        One per process.
     last
-        What each process had to say at the end, as far as it has ended.
+        Final value of each process that has ended.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Team:
         Raises
         ------
         FaceZooError
-            The error the process met; BackendRunError if this or another process is lost.
+            The error of the process; BackendRunError if this or another process is lost.
         """
         while True:
             running = []
@@ -207,9 +207,9 @@ class Team:
                 return worker.receive()
 
     def in_turn(self) -> Iterator[Any]:
-        """Take one message of each process in turn until all have ended.
+        """Receive one message per process in turn until all have ended.
 
-        Where item k of the work is process k's, modulo their number, that is the items' order.
+        If item k goes to process k modulo their number, this is the order of the items.
         """
         waiting: Deque[int] = deque(range(len(self.workers)))
         while waiting:
@@ -224,7 +224,7 @@ class Team:
     def _end(self) -> None:
         for worker in self.workers:
             worker.connection.close()
-            # What it was writing has a temporary name, and nobody waits for it any more.
+            # A file being written has a temporary name and is no longer needed.
             worker.process.kill()
         for worker in self.workers:
             worker.process.join()
@@ -246,16 +246,16 @@ def map_in_processes(
     Parameters
     ----------
     function
-        A function of a module, or a partial one.
+        Module-level function, or a partial of one.
     items
-        Shared out among the processes.
+        Items, distributed over the processes.
     processes
-        How many there are at most.
+        Maximum number of processes.
 
     Raises
     ------
     FaceZooError
-        The error the function met; BackendRunError if a process is lost.
+        The error of the function; BackendRunError if a process is lost.
     """
     count = max(1, min(processes, len(items)))
     shares = [(function, items[rank::count]) for rank in range(count)]
@@ -283,16 +283,16 @@ def map_in_order(
 ) -> Iterator[Result]:
     """Apply a function in threads, yield results in the order of the items.
 
-    At most three items a worker are under way, so memory does not grow with their number. The
-    first error is raised where its result would have come; then, as on an early stop by the
-    caller, waiting items are dropped and running ones are waited for.
+    At most three items per worker are in progress, so memory does not grow with their number. The
+    first error is raised in place of its result; then, as on an early stop by the caller, waiting
+    items are dropped and running ones are finished.
 
     Parameters
     ----------
     function
-        Must be safe to call from several threads.
+        Thread-safe function.
     items
-        Taken one by one, in the caller's thread.
+        Items, consumed one by one in the caller's thread.
     workers
         Number of threads.
     """

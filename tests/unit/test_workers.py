@@ -59,7 +59,7 @@ def test_a_lost_process_is_named_with_the_reason():
     with pytest.raises(BackendRunError) as caught:
         list(map_in_processes(partial(double, lost=4), range(9), 3))
     assert "worker process 2 of 3 (pid " in str(caught.value)
-    assert "was lost: signal 9, SIGKILL, perhaps for want of memory" in str(caught.value)
+    assert "was lost: signal 9, SIGKILL, perhaps out of memory" in str(caught.value)
     with pytest.raises(BackendRunError, match="was lost: exit code 1"):
         list(map_in_processes(crash, range(2), 1))
 
