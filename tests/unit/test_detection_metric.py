@@ -57,7 +57,7 @@ def test_no_detection_at_all(kernel):
     )
     assert report.levels["hard"].ap == 0
     assert report.score_range is None
-    assert report.warnings == ("there is no detection at all",)
+    assert report.warnings == ("there are no detections",)
 
 
 def test_no_face_at_all(kernel):
@@ -255,7 +255,7 @@ def test_arrays_that_do_not_fit_are_refused():
     truth = truth_of({"e/a": [0, 0, 9, 9]})
     box, score = np.zeros((1, 4)), np.ones(1)
     for images, starts, boxes, scores, said in (
-        (("e/a", "e/a"), [0, 0, 1], box, score, "'e/a' is there twice"),
+        (("e/a", "e/a"), [0, 0, 1], box, score, "'e/a' occurs twice"),
         (("e/a",), [0, 2], box, score, "starts must rise"),
         (("e/a", "e/b"), [0, 1], box, score, "starts must rise"),
         (("e/a", "e/b", "e/c"), [0, 1, 0, 1], box, score, "starts must rise"),

@@ -65,7 +65,9 @@ def test_error_versus_reject_by_hand():
 
 def test_without_genuine_pairs_left_there_is_no_rate():
     distances, is_same = np.linspace(0, 1, 1000), np.arange(1000) < 10
-    with pytest.raises(InputError, match="no genuine pair is left once 5% of the pairs"):
+    with pytest.raises(
+        InputError, match="no genuine pair is left after discarding 5% of the pairs"
+    ):
         error_versus_reject(distances, is_same, np.arange(1000.0))
 
 
@@ -175,7 +177,7 @@ def test_only_the_order_of_the_qualities_counts(seed):
         ({"fmr": 0.0}, "must be between 0 and 1, got 0"),
         ({"distances": np.linspace(0, 0.01, 200)}, "all 100 genuine pairs match at FMR 0.1"),
         ({"is_same": np.ones(200)}, "200 genuine and 0 impostor pairs"),
-        ({"quality": np.full(200, np.nan)}, "pair 0 has a distance or quality not finite"),
+        ({"quality": np.full(200, np.nan)}, "pair 0 has a non-finite distance or quality"),
         ({"quality": np.zeros(3)}, r"got \(200,\), \(200,\) and \(3,\)"),
     ],
 )
@@ -270,7 +272,7 @@ def test_people_must_fit_the_pairs(rng):
     distances, owners, quality = pairs_of_people(rng)
     same = owners[:, 0] == owners[:, 1]
     for wrong in (owners[:, :1], owners[::-1]):
-        with pytest.raises(InputError, match="people must be the two"):
+        with pytest.raises(InputError, match="people must be two numbers"):
             error_versus_discard(distances, same, quality, 0.05, people=wrong, resamples=2)
 
 

@@ -207,7 +207,7 @@ def test_the_vendors_protocol_refuses_what_its_rates_cannot_say(rng):
     first, second, is_same = random_pairs(rng)
     with pytest.raises(InputError, match="distance 'cosine' is not known"):
         facenet_evaluation(first, second, is_same, distance="cosine")
-    with pytest.raises(InputError, match="pairs 0 to 11 or the rest hold no genuine"):
+    with pytest.raises(InputError, match="pairs 0 to 11 or the rest contain no genuine"):
         facenet_evaluation(first, second, np.arange(120) >= 12)
 
 

@@ -1,15 +1,14 @@
 """Average precision of face detections by the WIDER FACE protocol.
 
-The protocol, on which all published WIDER FACE numbers rest, and the definitions given here to
-the cases it leaves open:
+The protocol of all published WIDER FACE numbers, with definitions for the cases it leaves open:
 
 - Boxes are ``x y width height``; both ends count as pixels, so sides are one pixel longer than
   their difference and a box of size zero covers one pixel.
 - A detection belongs to the face that it overlaps most (the first of equals), if the intersection
   over union reaches ``iou_threshold``. A face is found by any detection that belongs to it; further
-  ones cost nothing.
+  ones are not counted as false.
 - Each level (easy, medium, hard) counts some of the faces. Detections that belong to another face
-  are ignored at that level; those that belong to none are false.
+  are ignored at that level; those that belong to none are false positives.
 - Scores are stretched to 0 to 1 over the whole set (the range always holds 1 as an upper bound of
   the lowest and 0 as a lower bound of the highest score), and the curve is taken at 1000 equal
   steps. Only scores decide, not the order of the boxes. If all scores are equal, all boxes reach
@@ -17,7 +16,7 @@ the cases it leaves open:
 - Average precision is the area under the falling envelope of the curve (VOC 2010). Precision
   before the first detection is 1. A level without faces has no average precision: it is NaN.
 - An image without predictions has no detections; an image without faces is left out. Predictions
-  for images that the ground truth does not have take part in nothing but the range of scores.
+  for images that are not in the ground truth only affect the range of scores.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from ..errors import InputError
 
 try:
     from ._detection_kernel import match_boxes as _match_compiled
-except ImportError:  # Installed without a C compiler; the NumPy twin gives the same numbers.
+except ImportError:  # Installed without a C compiler; the NumPy kernel gives the same numbers.
     _match_compiled = None
 
 __all__ = [
@@ -47,10 +46,10 @@ __all__ = [
 ]
 
 STEPS = 1000  # source: VastModelZOO@43aff36 cv/face_detection/common/eval/evaluation.py thresh_num
-USUAL_LOWEST_SCORE = 0.05  # Above the 0.02 of all published SCRFD numbers, with room for rounding.
-MOST_PIXELS = 1e8  # Beyond this a coordinate is no pixel, and its overlaps would be rounding noise.
-PAIRS_AT_ONCE = 1 << 17  # Bounds the NumPy twin's working memory to some ten megabytes.
-ROUNDS_AT_ONCE = 200  # Bounds the memory of the resampling likewise.
+USUAL_LOWEST_SCORE = 0.05  # Above the 0.02 of all published SCRFD numbers, with a margin.
+MOST_PIXELS = 1e8  # Larger coordinates are not pixels, and their overlaps would be rounding noise.
+PAIRS_AT_ONCE = 1 << 17  # Bounds the working memory of the NumPy kernel to about ten megabytes.
+ROUNDS_AT_ONCE = 200  # Bounds the memory of the resampling.
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,13 @@ class Predictions:
     Attributes
     ----------
     images
-        Names as ``event/image``, without file suffix; each once.
+        Names as ``event/image``, without file suffix, unique.
     starts
         Shape (len(images) + 1,), int64; image ``i`` owns the rows ``starts[i]:starts[i + 1]``.
     boxes_xywh
         Shape (N, 4), float64: left, top, width, height in original pixels.
     scores
-        Shape (N,), float64; higher is surer.
+        Shape (N,), float64; higher means more confident.
     """
 
     images: Tuple[str, ...]
@@ -116,14 +115,14 @@ class GroundTruth:
             columns = {image: np.reshape(masks[image], (-1, 1)) for image in boxes_xywh}
             level_starts, mask = _joined(columns, columns=1)
             if not np.array_equal(level_starts, starts):
-                raise InputError(f"level {level!r} has not one entry for each box of each image")
+                raise InputError(f"level {level!r} must have one entry per box of each image")
             joined_levels[level] = mask[:, 0].astype(bool)
         return cls(tuple(boxes_xywh), starts, boxes, joined_levels)
 
 
 @dataclass(frozen=True)
 class LevelReport:
-    """One level's curve and what follows from it.
+    """Precision-recall curve of one level and the numbers derived from it.
 
     Attributes
     ----------
@@ -132,11 +131,11 @@ class LevelReport:
     faces
         Number of faces that count.
     recall, precision
-        Shape (1000,), float64 in [0, 1], from the highest step of the score to the lowest.
+        Shape (1000,), float64 in [0, 1], from the highest score step to the lowest.
     event_ap
-        Event to its average precision (NaN where no face counts); empty unless asked for.
+        Event to its average precision (NaN where no face counts); empty unless requested.
     ap_interval
-        Ends of the 95 % interval of ``ap`` over resampled images; None unless asked for.
+        95 % interval of ``ap`` over resampled images; None unless requested.
     """
 
     ap: float
@@ -149,22 +148,22 @@ class LevelReport:
 
 @dataclass(frozen=True)
 class DetectionReport:
-    """What :func:`evaluate_detections` found, with the settings it was found under.
+    """Result of :func:`evaluate_detections` with its settings.
 
     Attributes
     ----------
     levels
         Level name to its :class:`LevelReport`, in the ground truth's order.
     images, faces, detections
-        How many the ground truth and the predictions hold.
+        Counts in the ground truth and the predictions.
     score_range
-        Lowest and highest score as they were given; None without detections.
+        Lowest and highest score as given; None without detections.
     missing_images
         Images of the ground truth without predictions, counted as empty.
     unknown_images
-        Images of the predictions that the ground truth does not have.
+        Images of the predictions that are not in the ground truth.
     warnings
-        Sentences about predictions that are probably not what was meant.
+        Sentences about predictions that are probably wrong.
     iou_threshold, kernel, bootstrap, seed
         The settings.
     """
@@ -185,10 +184,10 @@ class DetectionReport:
 
 @dataclass(frozen=True)
 class _Tally:
-    """Everything the curves are made of: one entry per detection and one per found face.
+    """Data of the curves: one entry per detection and one per found face.
 
     ``*_image`` is the index of the image in the ground truth, ``*_step`` the first step of the
-    score at which the entry counts, and the masks say at which level it does.
+    score at which the entry counts, and the masks select the levels at which it counts.
     """
 
     box_image: np.ndarray
@@ -215,18 +214,18 @@ def evaluate_detections(
     Parameters
     ----------
     predictions, ground_truth
-        Matched by image name; neither the order of images nor that of boxes matters.
+        Matched by image name; the order of images and of boxes does not matter.
     iou_threshold
         Smallest intersection over union of a hit, in (0, 1].
     per_event
-        Also compute the average precision of each event, with the score range of the whole set.
+        Also compute the average precision per event, with the score range of the whole set.
     bootstrap
         Number of resampled image lists for the 95 % intervals; 0 for none. The score range stays
         that of the whole set.
     seed
-        Of the resampling.
+        Seed of the resampling.
     kernel
-        A key of :data:`KERNELS`; the default is :data:`KERNEL`. All give the same numbers.
+        Key of :data:`KERNELS`; :data:`KERNEL` by default. All give the same numbers.
 
     Returns
     -------
@@ -319,7 +318,7 @@ def _tally(
     face_image = _image_of_row(ground_truth.starts)
     index_of = {name: index for index, name in enumerate(ground_truth.images)}
     index = np.array([index_of.get(name, -1) for name in predictions.images], np.int64)
-    # An image without annotated faces is left out like one that is not known (the last entry).
+    # An image without annotated faces is left out like an unknown one (the last entry).
     index[np.append(np.diff(ground_truth.starts), 0)[index] == 0] = -1
     image = index[_image_of_row(predictions.starts)]
     step = _first_steps(predictions.scores)
@@ -350,12 +349,12 @@ def _tally(
 
 
 def _taken(counts: np.ndarray, matched: np.ndarray) -> np.ndarray:
-    """Return ``counts[matched]``, anything where nothing matched, also for empty ``counts``."""
+    """Return ``counts[matched]``; arbitrary where nothing matched; allows empty ``counts``."""
     return np.asarray(np.append(counts, False)[matched])
 
 
 def _first_steps(scores: np.ndarray) -> np.ndarray:
-    """Return for each score the first of the falling steps that it reaches, 0 to 999."""
+    """Return for each score the first of the descending steps that it reaches, 0 to 999."""
     scores = np.asarray(scores, np.float64)
     lowest, highest = scores.min(initial=1.0), scores.max(initial=0.0)
     if highest == lowest:
@@ -373,7 +372,7 @@ def _match_sorted(
     iou_threshold: float,
     match: Callable[..., np.ndarray],
 ) -> np.ndarray:
-    """Sort the faces of each image by their left edge, as the kernels want them, and match."""
+    """Sort the faces of each image by left edge, as the kernels expect, and match."""
     order = np.lexsort((faces[:, 0], _image_of_row(starts)))
     starts = np.ascontiguousarray(starts, np.int64)
     return match(boxes, image, np.ascontiguousarray(faces[order]), starts, order, iou_threshold)
@@ -392,7 +391,7 @@ def match_boxes_numpy(
     A face can only reach the threshold ``t`` if it covers the share ``t`` of the box's width and
     the box that of the face's. For a box ``w`` wide, the face's left edge is therefore at most
     ``w / t - w`` to the left and ``w - t * w`` to the right of the box's (one pixel is added for
-    rounding). Faces outside of this window are never looked at.
+    rounding). Faces outside this window are skipped.
 
     Parameters
     ----------
@@ -448,12 +447,12 @@ def _match_boxes_cython(
 
 
 KERNELS: Dict[str, Callable[..., np.ndarray]] = {"numpy": match_boxes_numpy}
-"""The kernels that work here, by name; ``cython`` is missing if it could not be built."""
+"""Available kernels by name; ``cython`` is missing if it could not be built."""
 if _match_compiled is not None:
     KERNELS["cython"] = _match_boxes_cython
 
 KERNEL: str = "cython" if "cython" in KERNELS else "numpy"
-"""The kernel that is used unless another is asked for."""
+"""The default kernel."""
 
 
 def _complex(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
@@ -537,7 +536,7 @@ def _event_aps(tally: _Tally, level: str, images: Sequence[str]) -> Dict[str, fl
 
 
 def _interval(tally: _Tally, level: str, rounds: int, seed: int) -> Tuple[float, float]:
-    # Seeded anew for each level: all see the same lists, so their intervals can be compared.
+    # The same seed for each level: all use the same resampled lists, so intervals are comparable.
     generator = np.random.default_rng(seed)
     images = len(tally.faces_of_image[level])
     aps: List[float] = []
@@ -555,10 +554,10 @@ def _warnings(
     levels: Mapping[str, LevelReport], score_range: Optional[Tuple[float, float]]
 ) -> Iterator[str]:
     if score_range is None:
-        yield "there is no detection at all"
+        yield "there are no detections"
     elif all(report.ap < 0.01 for report in levels.values()):
         yield (
-            "hardly any box fits a face; boxes must be left, top, width, height (not two corners) "
+            "few boxes overlap a face; boxes must be left, top, width, height (not two corners) "
             "in pixels of the original photo"
         )
     elif score_range[0] > USUAL_LOWEST_SCORE:
@@ -571,7 +570,7 @@ def _warnings(
 
 
 def _lost(report: LevelReport) -> float:
-    """Points of AP beyond the end of a curve, had its precision stayed what it is there."""
+    """Points of AP lost after the end of a curve, assuming constant precision from there."""
     return float(100 * (1 - report.recall[-1]) * report.precision[-1])
 
 
@@ -584,7 +583,7 @@ def _check_settings(iou_threshold: float, bootstrap: int, kernel: str) -> None:
     if bootstrap < 0:
         raise InputError(f"bootstrap is {bootstrap}; expected the number of resamplings, or 0")
     if kernel not in KERNELS:
-        raise InputError(f"there is no kernel {kernel!r} here; choose from {', '.join(KERNELS)}")
+        raise InputError(f"kernel {kernel!r} is not available; choose one of {', '.join(KERNELS)}")
 
 
 def _check_arrays(what: str, images: Sequence[str], starts: np.ndarray, boxes: np.ndarray) -> None:
@@ -594,11 +593,11 @@ def _check_arrays(what: str, images: Sequence[str], starts: np.ndarray, boxes: n
     sizes = np.diff(starts)
     if len(sizes) != len(images) or starts[0] != 0 or starts[-1] != rows or (sizes < 0).any():
         raise InputError(
-            f"{what}: starts must rise from 0 to {rows} in {len(images)} steps, one an image"
+            f"{what}: starts must rise from 0 to {rows} in {len(images)} steps, one per image"
         )
     if len(set(images)) != len(images):
         twice = next(name for index, name in enumerate(images) if name in images[:index])
-        raise InputError(f"{what}: image {twice!r} is there twice; expected each image once")
+        raise InputError(f"{what}: image {twice!r} occurs twice; expected each image once")
     good = (np.abs(boxes) < MOST_PIXELS).all(axis=1)
     if what == "predictions":
         good &= (boxes[:, 2:] >= 0).all(axis=1)
@@ -617,7 +616,7 @@ def _check_columns(predictions: Predictions, ground_truth: GroundTruth) -> None:
     if scores.shape != (len(predictions.boxes_xywh),):
         raise InputError(
             f"predictions: scores must have shape ({len(predictions.boxes_xywh)},), "
-            f"one a box, got {scores.shape}"
+            f"one per box, got {scores.shape}"
         )
     finite = np.isfinite(scores)
     if not finite.all():

@@ -1,4 +1,4 @@
-"""How far a network's outputs are from a reference's, summed up over any number of pictures."""
+"""Drift: difference of a network's outputs from a reference, over any number of images."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class TensorDrift:
     Attributes
     ----------
     cosine
-        Of all values taken as one vector each; 1 is the same direction.
+        Cosine similarity of all values taken as two vectors; 1 means equal direction.
     snr_db
-        Energy of the reference over that of the difference, in decibels; infinite if equal.
+        Ratio of the energies of reference and difference, in decibels; infinite if equal.
     max_error
-        Largest difference of a value.
+        Largest absolute difference of a value.
     lost
-        Share of a channel's variance that the difference takes, in [0, 1], mean over the channels.
-        Other than cosine and SNR it sees a small channel perish beside a large one.
+        Energy of the difference as a share of a channel's variance, in [0, 1], mean over the
+        channels. Unlike cosine and SNR it shows a small channel that is lost beside a large one.
     worst_lost
-        The same of the worst channel.
+        The same for the worst channel.
     """
 
     cosine: float
@@ -39,7 +39,7 @@ class TensorDrift:
 
 
 class DriftSum:
-    """Takes pairs of arrays one by one and knows their drift; keeps sums only."""
+    """Accumulate the drift over pairs of arrays; only sums are kept."""
 
     def __init__(self) -> None:
         self._values = 0
@@ -49,12 +49,12 @@ class DriftSum:
         self._channels = np.zeros((4, 1))
 
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        """Take one more pair.
+        """Add one pair of arrays.
 
         Parameters
         ----------
         reference, other
-            Same shape (B, C, ...) every time but for B.
+            Equal shapes (B, C, ...); only B may change between calls.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class DriftSum:
         self._max_error = max(self._max_error, float(np.abs(difference).max(initial=0.0)))
 
     def result(self) -> TensorDrift:
-        """Return the drift of what was taken so far."""
+        """Return the drift of all pairs so far."""
         total, energy, energy_other, noise = self._channels
         length = math.sqrt(float(energy.sum()) * float(energy_other.sum()))
         cosine = self._product / length if length > 0 else float(noise.sum() == 0)
@@ -87,11 +87,11 @@ class DriftSum:
 
     def _lost(self, total: np.ndarray, energy: np.ndarray, noise: np.ndarray) -> np.ndarray:
         variance = energy / max(self._values, 1) - (total / max(self._values, 1)) ** 2
-        # A channel that never changes has no information to lose.
+        # A constant channel has no information to lose.
         changing = variance * self._values > 1e-10 * energy
         with np.errstate(invalid="ignore"):
             share = noise[changing] / (variance[changing] * self._values)
-        # Not a number is as lost as can be.
+        # NaN counts as lost completely.
         return np.where(share < 1.0, share, 1.0)
 
 

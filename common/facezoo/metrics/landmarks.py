@@ -1,7 +1,6 @@
-"""How far landmarks are from the annotation: NME, failure rate, area under the error curve.
+"""Landmark accuracy: NME, failure rate, area under the cumulative error curve.
 
-Everything starts from one error per face; the curve, the rates and their intervals are computed
-from that list alone, so that a subset is a selection from it.
+All numbers are computed from a list of one error per face, so a subset is a selection from it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = [
     "normalized_mean_error",
 ]
 
-# The two points whose distance normalises, outer eye corners or pupils; None: the face's box.
+# The two points whose distance normalises, outer eye corners or pupils; None: the face box.
 # source: PIPNet@b9eab58 lib/test.py norm_indices
 NORMALIZERS: Mapping[str, Optional[Tuple[int, int]]] = {
     "WFLW": (60, 72),
@@ -46,8 +45,8 @@ def normalized_mean_error(
     """Compute the NME of each face: mean point-to-point distance over a distance of the face.
 
     Lower is better; 0.05 is 5 %. The authors compute it on coordinates in [0, 1] of the crop, x
-    and y divided by the crop's own width and height; in pixels of a crop that is not square it is
-    another number.
+    and y divided by the width and height of the crop; in pixels of a crop that is not square the
+    result differs.
 
     Parameters
     ----------
@@ -65,7 +64,7 @@ def normalized_mean_error(
     Raises
     ------
     InputError
-        If the shapes differ, the data set is not known or has more landmarks, or two normalising
+        If the shapes differ, the data set is unknown or has more landmarks, or the two normalising
         landmarks coincide.
 
     References
@@ -100,7 +99,7 @@ def _normalizing_distance(truth: np.ndarray, normalizer: Union[str, Tuple[int, i
     distance = np.linalg.norm(truth[:, pair[0]] - truth[:, pair[1]], axis=1)
     if not distance.all():
         face = int(np.argmin(distance))
-        raise InputError(f"face {face}: landmarks {pair} coincide, so nothing can be normalised")
+        raise InputError(f"face {face}: landmarks {pair} coincide; nothing to normalise by")
     return np.asarray(distance)
 
 
@@ -113,7 +112,7 @@ class CumulativeErrors:
     errors
         Shape (S,), ascending from 0 to the failure threshold, in steps of 0.0001.
     shares
-        Shape (S,), in [0, 1]: which share of the faces has at most that error.
+        Shape (S,), in [0, 1]: share of the faces with at most that error.
     """
 
     errors: np.ndarray
@@ -125,7 +124,7 @@ class CumulativeErrors:
         return float(1.0 - self.shares[-1])
 
     def area(self, threshold: float) -> float:
-        """Area under the curve by Simpson's rule, as a share of a perfect one's."""
+        """Area under the curve by Simpson's rule, as a share of the area of a perfect curve."""
         return float(simpson(self.shares, x=self.errors) / threshold)
 
 
@@ -151,8 +150,8 @@ def cumulative_error_distribution(
     .. [1] PIPNet@b9eab58, ``lib/functions.py``, ``compute_fr_and_auc``.
     """
     ascending = np.sort(_checked(errors))
-    # The authors' points: where the threshold is no multiple of the step in floating point, there
-    # is one above it.
+    # The authors' points: if the threshold is not a multiple of the step in floating point, the
+    # last point lies above it.
     points = np.arange(0, threshold + STEP, STEP)
     shares = np.searchsorted(ascending, points, side="right") / len(ascending)
     return CumulativeErrors(points, shares)
@@ -164,18 +163,18 @@ def failure_rate(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> fl
     Parameters
     ----------
     errors, threshold
-        As of :func:`cumulative_error_distribution`.
+        As for :func:`cumulative_error_distribution`.
     """
     return cumulative_error_distribution(errors, threshold).failure_rate
 
 
 def area_under_curve(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> float:
-    """Compute the area under the CED curve over that of a perfect one; higher is better.
+    """Compute the area under the CED curve relative to a perfect one; higher is better.
 
     Parameters
     ----------
     errors, threshold
-        As of :func:`cumulative_error_distribution`. Simpson's rule; 1 if every error is 0.
+        As for :func:`cumulative_error_distribution`. Simpson's rule; 1 if every error is 0.
     """
     return cumulative_error_distribution(errors, threshold).area(threshold)
 
@@ -188,25 +187,25 @@ def bootstrap_interval(
     repeats: int = 1000,
     seed: int = 0,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Estimate how far a statistic would move with other faces of the same kind.
+    """Compute a bootstrap confidence interval of a statistic.
 
     Parameters
     ----------
     values
-        Shape (M,), one a face.
+        Shape (M,), one per face.
     statistic
         Maps M values to a number or an array.
     confidence
         Share of the resampled statistics that lie inside.
     repeats
-        How many times M faces are drawn with replacement.
+        Number of resamples of M faces with replacement.
     seed
-        Of the drawing.
+        Seed of the resampling.
 
     Returns
     -------
     low, high : numpy.ndarray
-        Ends of the percentile interval, of the statistic's shape.
+        Ends of the percentile interval, in the shape of the statistic.
     """
     values = _checked(values)
     rng = np.random.default_rng(seed)
@@ -218,7 +217,7 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class LandmarkMetrics:
-    """The usual numbers for a set of faces, each with its 95 % bootstrap interval.
+    """NME, failure rate and AUC of a set of faces, with 95 % bootstrap intervals.
 
     Attributes
     ----------
@@ -233,7 +232,7 @@ class LandmarkMetrics:
     nme_interval, failure_rate_interval, auc_interval
         Low and high end.
     threshold
-        From which error a face counts as failed, and where the curve ends.
+        Error from which a face counts as a failure, and end of the curve.
     """
 
     faces: int
@@ -254,7 +253,7 @@ def evaluate_landmarks(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD)
     errors
         Shape (M,), from :func:`normalized_mean_error`.
     threshold
-        From which error a face counts as failed.
+        Error from which a face counts as a failure.
 
     Raises
     ------
@@ -296,7 +295,7 @@ def evaluate_subsets(
     subsets
         Name to indices of faces, such as from :func:`facezoo.datasets.wflw.match_subset`.
     threshold
-        As of :func:`evaluate_landmarks`.
+        As for :func:`evaluate_landmarks`.
 
     Returns
     -------
@@ -306,7 +305,7 @@ def evaluate_subsets(
     Raises
     ------
     InputError
-        If a subset has no face or an index that does not exist; the message names it.
+        If a subset is empty or has an invalid index; the message names it.
     """
     values = _checked(errors)
     table = {"full": evaluate_landmarks(values, threshold)}

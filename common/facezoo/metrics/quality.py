@@ -1,7 +1,7 @@
-"""How much a quality score is worth: errors as the pairs of lowest quality are left out.
+"""Evaluation of quality scores: error rate as the pairs of lowest quality are discarded.
 
-The quality of a pair is the lower one of its two faces. A score is good if leaving out the worst
-pairs leaves fewer genuine pairs rejected.
+The quality of a pair is the lower one of its two faces. A score is good if discarding the worst
+pairs lowers the share of genuine pairs that are rejected.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
 REJECT_RATES = np.arange(0, 0.98, 0.05)
 
 DISCARD_LIMIT = 0.95  # source: arXiv:2103.05977, upper bound of the area over the curve
-PARTIAL_LIMIT = 0.30  # a share that a deployment might really refuse
+PARTIAL_LIMIT = 0.30  # a realistic share for a deployment
 DISCARDS = np.linspace(0.0, DISCARD_LIMIT, 96)
 RESAMPLES = 1000
 
-# The sigmoid that the reference software of ISO/IEC 29794-5 puts the magnitude of its own MagFace
-# network (iResNet-50) through, and its upper end.
+# The sigmoid of the reference software of ISO/IEC 29794-5 for the magnitudes of its own MagFace
+# network (iResNet-50), and its upper end.
 # source: OFIQ-Project@028f590 OFIQlib/modules/measures/src/UnifiedQualityScore.cpp, h, x0, w;
 # formula and rounding in OFIQlib/modules/measures/Measure.h, ScalarConversion
 OFIQ_HEIGHT, OFIQ_CENTRE, OFIQ_WIDTH = 100.0, 23.0, 2.6
@@ -49,7 +49,7 @@ class RejectCurve:
     Attributes
     ----------
     rates
-        Shape (K,): shares of pairs left out. K is at most 20; rates that leave 100 or fewer
+        Shape (K,): shares of pairs discarded. K is at most 20; rates that leave 100 or fewer
         impostor pairs have no point, as in the original.
     fnmr
         Shape (K,): share of the remaining genuine pairs that are rejected.
@@ -64,7 +64,7 @@ class RejectCurve:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and what it may be with 95 % confidence."""
+    """A number with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -78,11 +78,11 @@ class DiscardCurve:
     Attributes
     ----------
     fmr
-        The false match rate that fixes the threshold before anything is left out.
+        The false match rate that fixes the threshold before any pair is discarded.
     threshold
         Distances below it are matches.
     discards
-        Shape (96,): shares of genuine pairs left out, lowest quality first, 0 to 0.95.
+        Shape (96,): shares of genuine pairs discarded, lowest quality first, 0 to 0.95.
     fnmr, low, high
         Shape (96,): false non-match rate among the genuine pairs that remain, and its 95 % band;
         lower is better.
@@ -91,10 +91,10 @@ class DiscardCurve:
     partial_auc
         The same up to 0.30.
     relative_auc
-        ``auc`` as a share of the area under random discard, which is 0.95 times the first error:
-        below 1 is better than chance, and its interval allows for what both share.
+        ``auc`` relative to the area under random discard, which is 0.95 times the first error:
+        below 1 is better than chance; its interval accounts for the correlation of the two areas.
     aoc
-        The area over the curve of the SDD-FIQA paper, with errors taken relative to the first:
+        The area over the curve of the SDD-FIQA paper, with errors relative to the first:
         ``1 - 0.95 * relative_auc``; 0.05 for random discard, higher is better.
     """
 
@@ -111,12 +111,12 @@ class DiscardCurve:
 
 
 def pair_quality(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the shorter length of the two embeddings of each pair, MagFace's quality of a pair.
+    """Return MagFace's quality of each pair: the smaller norm of the two embeddings.
 
     Parameters
     ----------
     first, second
-        Shape (N, D), embeddings as the network gives them.
+        Shape (N, D), embeddings as returned by the network.
 
     Returns
     -------
@@ -128,14 +128,14 @@ def pair_quality(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def ofiq_score(magnitudes: np.ndarray) -> np.ndarray:
-    """Map MagFace magnitudes to 0..100 as OFIQ maps those of its own network.
+    """Map MagFace magnitudes to 0..100 with the formula of OFIQ.
 
     Parameters
     ----------
     magnitudes
-        Any shape: lengths of embeddings. OFIQ's constants belong to its iResNet-50 and its way of
-        cropping; magnitudes of another network or alignment give numbers on the same scale that
-        are not OFIQ's.
+        Any shape: norms of embeddings. OFIQ's constants belong to its iResNet-50 and its
+        alignment; another network or alignment gives numbers on the same scale that differ from
+        OFIQ's.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def ofiq_score(magnitudes: np.ndarray) -> np.ndarray:
     ----------
     .. [1] ISO/IEC 29794-5, unified quality score; OFIQ-Project@028f590.
     """
-    # Halves are rounded away from zero there, and to even numbers by NumPy.
+    # OFIQ rounds halves away from zero, NumPy to even numbers.
     share = special.expit((np.asarray(magnitudes, dtype=np.float64) - OFIQ_CENTRE) / OFIQ_WIDTH)
     return np.asarray(np.floor(OFIQ_HEIGHT * share + 0.5))
 
@@ -169,7 +169,7 @@ def _check(
         )
     finite = np.isfinite(distances) & np.isfinite(quality)
     if not finite.all():
-        raise InputError(f"pair {int(np.argmin(finite))} has a distance or quality not finite")
+        raise InputError(f"pair {int(np.argmin(finite))} has a non-finite distance or quality")
     if is_same.all() or not is_same.any():
         raise InputError(
             f"there are {int(is_same.sum())} genuine and {int((~is_same).sum())} impostor pairs; "
@@ -181,21 +181,21 @@ def _check(
 def error_versus_reject(
     distances: np.ndarray, is_same: np.ndarray, quality: np.ndarray
 ) -> RejectCurve:
-    """Compute the authors' curve, rank rule and all.
+    """Compute the authors' error-versus-reject curve, including their rank rule.
 
-    At each of 20 rates the pairs of lowest quality are left out, genuine and impostor alike, and
-    the threshold at a false match rate of 1e-3 is set anew on the rest: of N ascending impostor
+    At each of 20 rates the pairs of lowest quality are discarded, genuine and impostor alike, and
+    the threshold at a false match rate of 1e-3 is recomputed on the rest: of N ascending impostor
     distances the one at index (N - 1) // 1000, so that a handful of impostors decides.
 
     Parameters
     ----------
     distances
-        Shape (N,), lower is nearer;
-        :func:`~facezoo.metrics.verification.angular_distance` as the authors.
+        Shape (N,), lower is more similar; the authors use
+        :func:`~facezoo.metrics.verification.angular_distance`.
     is_same
         Shape (N,), bool.
     quality
-        Shape (N,), of the pairs; higher is better. :func:`pair_quality` as the authors.
+        Shape (N,), of the pairs; higher is better. The authors use :func:`pair_quality`.
 
     Returns
     -------
@@ -219,12 +219,12 @@ def error_versus_reject(
         genuine = distances[kept][is_same[kept]]
         impostors = np.sort(distances[kept][~is_same[kept]])
         last = len(impostors) - 1
-        # The original divides by ten three times, but stops once nothing is left to divide.
+        # The original divides by ten three times, but stops at zero.
         if last < 100:
             break
         if not len(genuine):
             raise InputError(
-                f"no genuine pair is left once {rate:.0%} of the pairs are left out; "
+                f"no genuine pair is left after discarding {rate:.0%} of the pairs; "
                 "the quality score ranks impostor pairs above all of them"
             )
         thresholds.append(impostors[last // 1000])
@@ -244,15 +244,14 @@ def error_versus_discard(
 ) -> DiscardCurve:
     """Compute the error-versus-discard characteristic with areas and bootstrap intervals.
 
-    The threshold belongs to the false match rate on all impostor pairs, interpolated between the
-    two nearest, and stays. Genuine pairs are left out from the lowest quality on; among pairs of
-    equal quality the order is no one's merit, so the errors left fall in proportion, and a
-    constant score gives a flat line.
+    The threshold is set once, at the false match rate on all impostor pairs, interpolated between
+    the two nearest. Genuine pairs are discarded from the lowest quality on; ties are broken
+    proportionally, so a constant score gives a flat line.
 
     Parameters
     ----------
     distances
-        Shape (N,), lower is nearer.
+        Shape (N,), lower is more similar.
     is_same
         Shape (N,), bool.
     quality
@@ -260,11 +259,11 @@ def error_versus_discard(
     fmr
         False match rate between 0 and 1, such as 1e-3.
     people
-        Shape (N, 2), int: the person of either face of each pair. The bootstrap then draws people
-        anew with all their pairs, which share faces and so are not independent: its bands are wider
-        and hold for people not seen. If None it draws pairs, as if they were independent.
+        Shape (N, 2), int: the person of each face of each pair. The bootstrap then resamples
+        people with all their pairs, since pairs that share faces are not independent: its bands are
+        wider and hold for unseen people. If None it resamples pairs as if they were independent.
     resamples, seed
-        Of the bootstrap.
+        Number of resamples of the bootstrap, and its seed.
 
     Returns
     -------
@@ -274,8 +273,8 @@ def error_versus_discard(
     Raises
     ------
     InputError
-        If shapes differ, a value is not finite, not one false match is expected at this rate, or
-        no genuine pair is rejected, so that nothing is there to improve.
+        If shapes differ, a value is not finite, less than one false match is expected at this
+        rate, or no genuine pair is rejected, so that there is no error to reduce.
 
     References
     ----------
@@ -295,7 +294,7 @@ def error_versus_discard(
         )
     order = np.argsort(quality[is_same], kind="stable")
     genuine = distances[is_same][order]
-    # Where runs of equal quality begin, and the end.
+    # Starts of the runs of equal quality, and the end.
     edges = np.flatnonzero(np.diff(quality[is_same][order], prepend=-np.inf, append=np.inf))
     threshold = _quantile(impostors, np.arange(len(impostors)), fmr)
     missed = genuine >= threshold
@@ -342,7 +341,7 @@ def _quantile(ascending: np.ndarray, ranks: np.ndarray, share: float) -> float:
 
 
 def _curve(weights: np.ndarray, missed: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the error at each discard for pairs sorted by quality, each counted by its weight."""
+    """Return the error at each discard for pairs sorted by quality, weighted."""
     counted = np.concatenate([[0.0], np.cumsum(weights)])[edges]
     misses = np.concatenate([[0.0], np.cumsum(weights * missed)])[edges]
     dropped = DISCARDS * counted[-1]
@@ -354,8 +353,8 @@ def _check_people(people: np.ndarray, is_same: np.ndarray) -> np.ndarray:
     people = np.asarray(people)
     if people.shape != (len(is_same), 2) or ((people[:, 0] == people[:, 1]) != is_same).any():
         raise InputError(
-            f"people must be the two of each of {len(is_same)} pairs, the same of genuine pairs "
-            f"and different of impostors, got shape {people.shape}"
+            f"people must be two numbers for each of {len(is_same)} pairs, equal for genuine pairs "
+            f"and different for impostors, got shape {people.shape}"
         )
     return np.asarray(np.unique(people, return_inverse=True)[1].reshape(people.shape))
 
@@ -380,14 +379,14 @@ def _drawn_people(
     resamples: int,
     seed: int,
 ) -> Iterator[Tuple[float, np.ndarray]]:
-    """Yield the same of each resample of people; a pair counts as often as both are drawn."""
+    """Yield the same for each resample of people; a pair counts as often as both are drawn."""
     rng = np.random.default_rng(seed)
     count = 1 + int(max(genuine_people.max(), impostor_people.max()))
     for _ in range(resamples):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
         weights = times[genuine_people[:, 0]]
         reached = np.cumsum(np.prod(times[impostor_people], axis=1))
-        # Of one person alone, or of people without genuine pairs, there is no curve.
+        # A single person, or people without genuine pairs, give no curve.
         if not reached[-1] or not weights.any():
             continue
         ranks = fmr * (reached[-1] - 1)
@@ -398,7 +397,7 @@ def _drawn_people(
 
 
 def _area(curves: np.ndarray, limit: float) -> np.ndarray:
-    """Integrate by trapezoids up to a discard; shape (curves,)."""
+    """Integrate by the trapezoidal rule up to a discard; shape (curves,)."""
     inside = int(np.searchsorted(DISCARDS, limit + 1e-9))
     widths = np.diff(DISCARDS[:inside])
     means = (curves[:, 1:inside] + curves[:, : inside - 1]) / 2.0
@@ -407,7 +406,7 @@ def _area(curves: np.ndarray, limit: float) -> np.ndarray:
 
 def _relative_area(curves: np.ndarray) -> np.ndarray:
     start = curves[:, 0]
-    # A resample without a single error says nothing about discarding.
+    # A resample without errors carries no information about discarding.
     with np.errstate(invalid="ignore"):
         return np.asarray(_area(curves, DISCARD_LIMIT) / (DISCARD_LIMIT * start))
 

@@ -1,7 +1,7 @@
-"""How well embeddings tell people apart: k-fold accuracy, ROC, operating points, thresholds.
+"""Face verification metrics: k-fold accuracy, ROC, operating points, thresholds.
 
-A pair is genuine if both faces are one person's, an impostor pair otherwise. All arithmetic is in
-float64 and in the order of the original code, so that counts are equal to the authors'.
+A pair is genuine if both faces belong to one person, an impostor pair otherwise. All arithmetic
+is in float64 and in the order of the original code, so that counts equal the authors'.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ THRESHOLDS = np.arange(0, 4, THRESHOLD_STEP)
 VALIDATION_THRESHOLDS = np.arange(0, 4, 0.001)
 FAR_TARGET = 1e-3  # source: same function
 
-# Share of its terms' size that the rounding of a sum of a thousand products stays far below.
+# Upper bound, relative to its terms, of the rounding error of a sum of a thousand products.
 ROUNDING = 1e-12
 
 PIECE = 64  # rows multiplied at a time
@@ -56,7 +56,7 @@ Z_95 = float(special.ndtri(0.975))
 
 @dataclass(frozen=True)
 class Threshold:
-    """How near two faces must be to count as one person's, on any of the usual scales.
+    """A decision threshold for two faces being one person, on any of the usual scales.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class FoldAccuracy:
     Attributes
     ----------
     accuracies
-        Shape (folds,): share of a fold's pairs that are decided rightly, 0 to 1.
+        Shape (folds,): share of correct decisions per fold, 0 to 1.
     thresholds
         Shape (folds,): the angular distance, in units of pi, chosen on the other folds.
     tpr, fpr
@@ -122,7 +122,7 @@ class FoldAccuracy:
 
     @property
     def std(self) -> float:
-        """Standard deviation over the folds, divided by their number as the authors do."""
+        """Population standard deviation over the folds (divisor n), as the authors compute it."""
         return float(np.std(self.accuracies))
 
     def __str__(self) -> str:
@@ -131,7 +131,7 @@ class FoldAccuracy:
 
 @dataclass(frozen=True)
 class FacenetReport:
-    """What the vendor's evaluation returns.
+    """Result of the vendor's evaluation.
 
     Attributes
     ----------
@@ -140,12 +140,12 @@ class FacenetReport:
     tpr, fpr
         Shape (400,): rates at ``arange(0, 4, 0.01)``, mean over the folds.
     val, val_std
-        Share of genuine pairs accepted at the wanted false accept rate: mean and standard
+        Share of genuine pairs accepted at the target false accept rate: mean and standard
         deviation over the folds; higher is better.
     far
-        The false accept rate really met, mean over the folds.
+        The false accept rate that was reached, mean over the folds.
     false_positives, false_negatives
-        Shape (N,), bool: pairs that the chosen thresholds decide wrongly.
+        Shape (N,), bool: pairs with a wrong decision at the chosen thresholds.
     """
 
     accuracies: np.ndarray
@@ -160,14 +160,14 @@ class FacenetReport:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Every operating point of a set of pairs.
+    """The receiver operating characteristic of a set of pairs.
 
     Attributes
     ----------
     far, tar
         Shape (K,): shares of impostor and genuine pairs accepted, from (0, 0) to (1, 1).
     thresholds
-        Shape (K,): pairs at least as similar as this are accepted; infinite at the first point.
+        Shape (K,): pairs with at least this similarity are accepted; infinite at the first point.
     """
 
     far: np.ndarray
@@ -187,16 +187,16 @@ class OperatingPoint:
     Attributes
     ----------
     far
-        The rate asked for.
+        The requested rate.
     impostors
         Number of impostor pairs it was measured with.
     tar, low, high
-        Share of genuine pairs accepted, and an interval that holds the true rate with at least
-        95 %; None if refused.
+        Share of genuine pairs accepted, and an interval that contains the true rate with at least
+        95 % confidence; None if there are too few impostor pairs.
     threshold
-        Pairs nearer than this are accepted; None if refused.
+        Pairs closer than this are accepted; None if there are too few impostor pairs.
     refusal
-        Why there is no answer; empty if there is one.
+        Why there is no result; empty if there is one.
     """
 
     far: float
@@ -211,7 +211,7 @@ class OperatingPoint:
 def _check_pairs(
     first: np.ndarray, second: np.ndarray, is_same: np.ndarray
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return embeddings and labels of pairs as float64 and bool, if their shapes fit."""
+    """Return embeddings and labels of pairs as float64 and bool after checking their shapes."""
     first = np.ascontiguousarray(first, dtype=np.float64)
     second = np.ascontiguousarray(second, dtype=np.float64)
     is_same = np.asarray(is_same).astype(bool)
@@ -225,8 +225,8 @@ def _check_pairs(
 
 def _squared_norms(vectors: np.ndarray, name: str) -> np.ndarray:
     norms = np.asarray(np.einsum("ij,ij->i", vectors, vectors))
-    # A sum of squares that is neither finite nor positive betrays NaN, infinity and zero vectors
-    # without a further pass over the values.
+    # A sum of squares that is not finite or not positive reveals NaN, infinity and zero vectors
+    # without another pass over the values.
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0.0)))
     if len(bad):
         raise InputError(
@@ -276,7 +276,7 @@ def angular_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _fold_edges(pairs: int, folds: int) -> np.ndarray:
-    """Split pairs into runs as even as can be, the longer ones first."""
+    """Split pairs into runs of nearly equal length, the longer ones first."""
     if not 2 <= folds <= pairs:
         raise InputError(f"{pairs} pairs cannot be split into {folds} folds; expected 2 to {pairs}")
     sizes = np.full(folds, pairs // folds)
@@ -287,26 +287,26 @@ def _fold_edges(pairs: int, folds: int) -> np.ndarray:
 def k_fold_accuracy(
     first: np.ndarray, second: np.ndarray, is_same: np.ndarray, *, folds: int = FOLDS
 ) -> FoldAccuracy:
-    """Evaluate pairs by the authors' protocol.
+    """Evaluate pairs with the authors' protocol.
 
-    The folds are runs of the list. For each, the mean of the other folds' embeddings is subtracted
-    from all, the first threshold with the highest accuracy on the other folds is taken, and the
-    fold is decided by it: the same person if the angular distance is below.
+    The folds are runs of the list. For each, the mean embedding of the other folds is subtracted
+    from all, the first threshold with the highest accuracy on the other folds is chosen, and pairs
+    of the fold with an angular distance below it are accepted.
 
     Parameters
     ----------
     first, second
-        Shape (N, D), embeddings of the two faces of each pair; their lengths do not cancel out
-        once a mean is subtracted, so give them as the network does.
+        Shape (N, D), embeddings of the two faces of each pair as returned by the network; since a
+        mean is subtracted, their norms matter.
     is_same
         Shape (N,), bool.
     folds
-        How many runs the list is cut into.
+        Number of folds.
 
     Returns
     -------
     FoldAccuracy
-        Its text is what the authors print: mean and standard deviation.
+        Its text is what the authors' script prints: mean and standard deviation.
 
     Raises
     ------
@@ -327,8 +327,8 @@ def _accepting_thresholds(first: np.ndarray, second: np.ndarray, edges: np.ndarr
     """Return, per fold and pair, the index of the first threshold that accepts the pair.
 
     With the mean m of a fold's complement, (a - m)(b - m) = ab - am - bm + mm: products with the
-    ten means replace ten passes over shifted copies. Where rounding leaves a doubt on which side
-    of a threshold a pair is, it is computed again as the original does.
+    ten means replace ten passes over shifted copies. Where rounding makes it uncertain on which
+    side of a threshold a pair lies, it is recomputed as in the original.
     """
     runs = list(zip(edges[:-1], edges[1:]))
     square_a, square_b, dots, sums_a, sums_b = _together(
@@ -357,7 +357,7 @@ def _accepting_thresholds(first: np.ndarray, second: np.ndarray, edges: np.ndarr
 
 
 def _products(means: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    # In pieces too small for BLAS to start threads of its own, which would fight with ours.
+    # In pieces too small for BLAS to start its own threads, which would compete with ours.
     products = np.empty((len(means), len(vectors)))
     for start in range(0, len(vectors), PIECE):
         end = start + PIECE
@@ -366,7 +366,7 @@ def _products(means: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _together(*tasks: Callable[[], np.ndarray]) -> List[np.ndarray]:
-    """Run passes over large arrays at once; NumPy works without the interpreter's lock."""
+    """Run passes over large arrays in parallel; NumPy releases the interpreter lock."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         return [future.result() for future in [pool.submit(task) for task in tasks]]
 
@@ -377,9 +377,9 @@ def _steps_after_shift(
     products: Tuple[np.ndarray, np.ndarray],
     square_m: float,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Return angular distances after subtracting a mean, in steps, and how far off they can be."""
+    """Return angular distances after subtracting a mean, in steps, and their error bounds."""
     sum_a, sum_b = squares[0] + square_m, squares[1] + square_m
-    # Vectors that equal the mean have no direction: NaN, which is in doubt and stays NaN.
+    # Vectors that equal the mean have no direction: NaN, which counts as uncertain and stays NaN.
     with np.errstate(divide="ignore", invalid="ignore"):
         shifted_a, shifted_b = sum_a - 2.0 * products[0], sum_b - 2.0 * products[1]
         dot = dots + square_m - products[0] - products[1]
@@ -411,7 +411,7 @@ def _accepted(bins: np.ndarray, is_same: np.ndarray, thresholds: int) -> np.ndar
 
 
 def _rates(accepted: np.ndarray, is_same: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Return true and false positive rates; 0 where there are no such pairs, as the original."""
+    """Return true and false positive rates; 0 without such pairs, as in the original."""
     genuine = int(np.count_nonzero(is_same))
     impostors = len(is_same) - genuine
     return accepted[1] / max(genuine, 1), accepted[0] / max(impostors, 1)
@@ -442,9 +442,9 @@ def facenet_evaluation(
     subtract_mean: bool = False,
     folds: int = FOLDS,
 ) -> FacenetReport:
-    """Evaluate pairs by the vendor's protocol, which comes from FaceNet's code.
+    """Evaluate pairs with the vendor's protocol, which comes from FaceNet's code.
 
-    As :func:`k_fold_accuracy`, and besides the share of genuine pairs accepted at a false accept
+    Like :func:`k_fold_accuracy`, and also the share of genuine pairs accepted at a false accept
     rate of 1e-3, with a threshold interpolated on the other folds.
 
     Parameters
@@ -454,18 +454,18 @@ def facenet_evaluation(
     is_same
         Shape (N,), bool.
     distance
-        ``squared_l2``, or ``angle`` in units of pi. The original's angle of two equal vectors can
-        be NaN by rounding, which rejects them; here it is 0.
+        ``squared_l2``, or ``angle`` in units of pi. In the original the angle of two equal vectors
+        can be NaN by rounding, which rejects them; here it is 0.
     subtract_mean
         Subtract the mean of the other folds' embeddings.
     folds
-        How many runs the list is cut into.
+        Number of folds.
 
     Raises
     ------
     InputError
         If there are fewer pairs than folds, shapes differ, a vector is zero or not finite, the
-        distance is not known, or a fold or its complement lacks genuine or impostor pairs.
+        distance is unknown, or a fold or its complement lacks genuine or impostor pairs.
 
     References
     ----------
@@ -519,8 +519,8 @@ def _validate_fold(
     groups = [distance[part & kind] for part in (inside, ~inside) for kind in (is_same, ~is_same)]
     if not all(map(len, groups)):
         raise InputError(
-            f"pairs {start} to {end - 1} or the rest hold no genuine or no impostor pair; "
-            "order the list so that every fold holds both"
+            f"pairs {start} to {end - 1} or the rest contain no genuine or no impostor pair; "
+            "order the list so that every fold contains both"
         )
     genuine, impostors, _, others = groups
     far = np.searchsorted(np.sort(others), VALIDATION_THRESHOLDS, side="left") / len(others)
@@ -560,7 +560,7 @@ def roc_curve(similarities: np.ndarray, is_same: np.ndarray) -> RocCurve:
     Parameters
     ----------
     similarities
-        Shape (N,), higher is nearer.
+        Shape (N,), higher is more similar.
     is_same
         Shape (N,), bool.
 
@@ -588,10 +588,10 @@ def roc_curve(similarities: np.ndarray, is_same: np.ndarray) -> RocCurve:
 def operating_points(
     cosines: np.ndarray, is_same: np.ndarray, fars: Sequence[float]
 ) -> List[OperatingPoint]:
-    """Measure the true accept rate at false accept rates, or say why it cannot be.
+    """Measure the true accept rate at false accept rates, or say why it cannot be measured.
 
-    The threshold is the highest impostor similarity that may not be accepted; pairs above it are.
-    Ties among impostors therefore never push the false accept rate above the one asked for.
+    The threshold is the highest impostor similarity that must be rejected; pairs above it are
+    accepted. Ties among impostors therefore never raise the false accept rate above the target.
 
     Parameters
     ----------
@@ -605,15 +605,14 @@ def operating_points(
     Returns
     -------
     list of OperatingPoint
-        One for each rate. A rate at which fewer than ten false accepts are expected is refused.
-        The interval allows for both samples: the genuine pairs' (Wilson's interval) and the
-        impostors', from which the threshold comes (binomial order statistics); it takes pairs as
-        independent.
+        One per rate; without a result if fewer than ten false accepts are expected at the rate.
+        The interval covers both samples, the genuine pairs (Wilson's interval) and the impostor
+        pairs that set the threshold (binomial order statistics), and treats pairs as independent.
 
     Raises
     ------
     InputError
-        If a rate is not between 0 and 1, or :func:`roc_curve` would refuse the pairs.
+        If a rate is not between 0 and 1, or :func:`roc_curve` rejects the pairs.
     """
     genuine, impostors = _split(cosines, is_same)
     return [_operating_point(genuine, impostors, far) for far in fars]
@@ -630,7 +629,7 @@ def _operating_point(genuine: np.ndarray, impostors: np.ndarray, far: float) -> 
     descending = impostors[::-1]
     accepted = math.floor(far * count + 1e-9)
     threshold = descending[accepted]
-    # With 97.5 % the population's threshold lies between these two impostors.
+    # With 97.5 % confidence the population's threshold lies between these two impostors.
     fewest = int(np.ceil(special.bdtrik(TAIL, count, far)))
     most = int(np.ceil(special.bdtrik(1.0 - TAIL, count, far)))
     strict = descending[fewest - 1] if fewest > 0 else np.inf
@@ -666,7 +665,7 @@ def _wilson(share: float, count: int, z: float = Z) -> Tuple[float, float]:
 
 
 def best_threshold(cosines: np.ndarray, is_same: np.ndarray) -> Tuple[Threshold, float]:
-    """Find the threshold that decides most pairs rightly.
+    """Find the threshold with the most correct decisions.
 
     Parameters
     ----------
@@ -678,13 +677,13 @@ def best_threshold(cosines: np.ndarray, is_same: np.ndarray) -> Tuple[Threshold,
     Returns
     -------
     tuple of Threshold and float
-        Half way between two neighbouring similarities, the strictest of the best; and its
-        accuracy, 0 to 1, which is optimistic, since the same pairs chose it.
+        The strictest of the best thresholds, halfway between two neighbouring similarities; and
+        its accuracy, 0 to 1, which is optimistic, since it was chosen on the same pairs.
 
     Raises
     ------
     InputError
-        If :func:`roc_curve` would refuse the pairs.
+        If :func:`roc_curve` rejects the pairs.
     """
     genuine, impostors = _split(cosines, is_same)
     values = np.unique(np.concatenate([genuine, impostors]))[::-1]
@@ -706,20 +705,21 @@ def pool_templates(
     *,
     weighted: bool = False,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Join the embeddings of each template, as the IJB protocols want it.
+    """Pool the embeddings of each template as in the IJB protocols.
 
-    A medium is a still or the frames of one video, whose embeddings are averaged first, so that a
-    long video counts as much as a still. A template is the mean of its media.
+    A medium is a still image or the frames of one video, whose embeddings are averaged first, so
+    that a long video counts as much as a still. A template is the mean of its media.
 
     Parameters
     ----------
     vectors
-        Shape (N, D), one a picture, as the network gives them.
+        Shape (N, D), one per image, as returned by the network.
     templates, medias
-        Shape (N,), whole numbers: which template and which medium a picture belongs to.
+        Shape (N,), integers: the template and the medium of each image.
     weighted
-        Average the media as they are, so that long (that is, good) ones count more: the rows that
-        MagFace's paper marks with a plus. Otherwise each medium is brought to length 1 first.
+        Average the media without normalising them, so that those of high quality (large norm)
+        count more: the rows marked with a plus in MagFace's paper. Otherwise each medium is
+        normalised to length 1 first.
 
     Returns
     -------
@@ -731,7 +731,7 @@ def pool_templates(
     Raises
     ------
     InputError
-        If shapes differ, there is nothing, or a medium's mean is all zero or not finite.
+        If shapes differ, there are no vectors, or the mean of a medium is zero or not finite.
 
     References
     ----------
@@ -765,7 +765,7 @@ def _group_means(keys: np.ndarray, rows: np.ndarray) -> Tuple[np.ndarray, np.nda
 
 
 def tar_at_nearest_far(roc: RocCurve, fars: Sequence[float]) -> List[float]:
-    """Read true accept rates off a curve as MagFace's IJB script does, however few impostors.
+    """Read true accept rates off a curve as MagFace's IJB script does, even with few impostors.
 
     Parameters
     ----------
@@ -777,8 +777,8 @@ def tar_at_nearest_far(roc: RocCurve, fars: Sequence[float]) -> List[float]:
     Returns
     -------
     list of float
-        At the point whose rate is nearest; the highest of several, and of two at the same distance
-        the one with more false accepts.
+        The rate at the point with the nearest false accept rate; the highest of several, and of
+        two at the same distance the one with more false accepts.
 
     References
     ----------
