@@ -114,7 +114,7 @@ def patch(path, place, data):
     [
         (damaged(lambda rec, idx: rec.unlink()), "train.rec': cannot be read"),
         (damaged(lambda rec, idx: idx.unlink()), "train.idx': cannot be read"),
-        (damaged(lambda rec, idx: idx.write_text("")), "holds no line"),
+        (damaged(lambda rec, idx: idx.write_text("")), "is empty"),
         (damaged(lambda rec, idx: idx.write_text("0\t0\n1 x\n")), "line 2 is '1 x'"),
         (damaged(lambda rec, idx: idx.write_text("0 0 0\n")), "line 1 is '0 0 0'"),
         (damaged(lambda rec, idx: idx.write_text("0 -4\n")), "line 1 is '0 -4'"),
@@ -128,13 +128,13 @@ def patch(path, place, data):
         (damaged(lambda rec, idx: patch(rec, 8, b"\xff\xff\xff\xff")), "claims 4294967295 labels"),
         (damaged(lambda rec, idx: patch(rec, 7, b"\x40")), "no record starts at byte 0"),
         (damaged(lambda rec, idx: patch(rec, 7, b"\x20")), "no record starts at byte 0"),
-        (lambda folder: write(folder, [pack([9.0, 9.0]), pack(0, b"a")]), "pictures end before 9"),
+        (lambda folder: write(folder, [pack([9.0, 9.0]), pack(0, b"a")]), "images end before 9"),
         (lambda folder: write(folder, [pack([np.nan, 2.0]), pack(0, b"a")]), "end before nan"),
         (lambda folder: write(folder, [pack([2.0, 1.0]), pack(0, b"a")]), "people before 1"),
         (lambda folder: write(folder, [pack(0, b"a"), pack(0.5, b"b")]), "record 1 .* label 0.5"),
         (lambda folder: write(folder, [pack(0, b"a"), pack(-1, b"b")]), "record 1 .* label -1"),
         (lambda folder: write(folder, [pack(0, b"a"), pack(np.nan, b"b")]), "label nan"),
-        (lambda folder: write(folder, [pack(0, b"a"), pack(0)]), "record 1 holds 0 bytes"),
+        (lambda folder: write(folder, [pack(0, b"a"), pack(0)]), "record 1 has 0 bytes"),
     ],
 )
 def test_damaged_sets_are_refused_by_name(tmp_path, make, message):
@@ -146,7 +146,7 @@ def test_damaged_sets_are_refused_by_name(tmp_path, make, message):
 
 def test_a_person_that_names_other_pictures_is_refused(tmp_path):
     path = write(tmp_path, [pack([2.0, 3.0]), pack(0, b"a"), pack([1.0, 9.0])])
-    with RecordFile(path) as records, pytest.raises(DatasetError, match="a run of the pictures 1"):
+    with RecordFile(path) as records, pytest.raises(DatasetError, match="a range of the images 1"):
         list(records.people())
 
 

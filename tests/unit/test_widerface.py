@@ -245,15 +245,15 @@ ROW = "1 2 3 4 0.5\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "less than two lines"),
-        ("a\n", "less than two lines"),
+        ("", "fewer than two lines"),
+        ("a\n", "fewer than two lines"),
         ("other\n0\n", "line 1 names the photo 'other'; expected the file's own name, 'a'"),
         (b"caf\xe9\n0\n", r"line 1 is 'caf\\xe9', not UTF-8"),
         (f"a\n{ROW}", "line 2 is '1 2 3 4 0.5'; expected the number of boxes"),
         (f"a\n-1\n{ROW}", "line 2 is '-1'"),
         (f"a\n{'9' * 5000}\n{ROW}", "line 2 is '999"),
-        (f"a\n3\n{ROW}{ROW}", "line 2 says 3 boxes, and 2 follow"),
-        (f"a\n1\n{ROW}{ROW}", "line 2 says 1 boxes, and 2 follow"),
+        (f"a\n3\n{ROW}{ROW}", "line 2 announces 3 boxes, but 2 follow"),
+        (f"a\n1\n{ROW}{ROW}", "line 2 announces 1 boxes, but 2 follow"),
         (f"a\n2\n{ROW}1 2 3 4\n", r"line 4 is '1 2 3 4' (columns: 4)"),
         (f"a\n2\n{ROW}1 2 3 4 5 6\n", r"line 4 is '1 2 3 4 5 6' (columns: 6)"),
         ("a\n2\n1 2 3 4\n1 2 3 4 5 6\n", "line 3 is '1 2 3 4' (columns: 4)"),
@@ -292,18 +292,21 @@ def test_a_bad_text_is_named_with_its_line(tmp_path, text, said):
         (lambda r: r.pop("images"), "has no list 'images'"),
         (lambda r: r["images"].append(7), "images[4] has no 'path'"),
         (lambda r: r["images"][0].pop("path"), "images[0] has no 'path'"),
-        (lambda r: r["images"][0].update(path="lone.jpg"), "'lone.jpg' is in no event's folder"),
-        (lambda r: r["images"].append(r["images"][0]), "has the photo '0--Parade/a_1' twice"),
+        (
+            lambda r: r["images"][0].update(path="lone.jpg"),
+            "'lone.jpg' is not in the folder of an event",
+        ),
+        (lambda r: r["images"].append(r["images"][0]), "lists the photo '0--Parade/a_1' twice"),
         (lambda r: r["images"][0].pop("faces"), "0--Parade/a_1' has no list 'faces'"),
-        (lambda r: r["images"][0]["faces"].append({}), "a_1' faces[2] is no face"),
-        (lambda r: first_face(r).update(box_xyxy=[1, 2, 3]), "faces[0] is no face"),
-        (lambda r: first_face(r).update(box_xyxy=[1, 2, 3, 4, 5]), "faces[0] is no face"),
-        (lambda r: first_face(r).update(box_xyxy=7), "faces[0] is no face"),
-        (lambda r: first_face(r).pop("score"), "faces[0] is no face"),
-        (lambda r: first_face(r).update(score="0.5"), "faces[0] is no face"),
-        (lambda r: first_face(r).update(score=True), "faces[0] is no face"),
-        (lambda r: first_face(r).update(score=math.nan), "faces[0] is no face"),
-        (lambda r: first_face(r).update(score=10**400), "faces[0] is no face"),
+        (lambda r: r["images"][0]["faces"].append({}), "a_1' faces[2] is not a face"),
+        (lambda r: first_face(r).update(box_xyxy=[1, 2, 3]), "faces[0] is not a face"),
+        (lambda r: first_face(r).update(box_xyxy=[1, 2, 3, 4, 5]), "faces[0] is not a face"),
+        (lambda r: first_face(r).update(box_xyxy=7), "faces[0] is not a face"),
+        (lambda r: first_face(r).pop("score"), "faces[0] is not a face"),
+        (lambda r: first_face(r).update(score="0.5"), "faces[0] is not a face"),
+        (lambda r: first_face(r).update(score=True), "faces[0] is not a face"),
+        (lambda r: first_face(r).update(score=math.nan), "faces[0] is not a face"),
+        (lambda r: first_face(r).update(score=10**400), "faces[0] is not a face"),
     ],
 )
 def test_bad_results_are_named(tmp_path, change, said):
@@ -323,7 +326,9 @@ def first_face(content):
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"a":', b"[" * 100_000, bytes(range(256))])
 def test_a_file_that_is_no_json_of_results(tmp_path, data):
     (tmp_path / "results.json").write_bytes(data)
-    with pytest.raises(DatasetError, match=r"results.json' (is no JSON|has the schema None)"):
+    with pytest.raises(
+        DatasetError, match=r"results.json' (is not valid JSON|has the schema None)"
+    ):
         read_predictions(tmp_path / "results.json")
 
 
@@ -339,19 +344,19 @@ def link(kind, name="0--Parade/l.txt"):
 @pytest.mark.parametrize(
     ("member", "said"),
     [
-        (("../0--Parade/x.txt", b"x\n0\n"), "is a path that leaves the archive"),
-        (("0--Parade/../../x.txt", b"x\n0\n"), "is a path that leaves the archive"),
-        (("/0--Parade/x.txt", b"x\n0\n"), "is a path that leaves the archive"),
-        (("..\\0--Parade\\x.txt", b"x\n0\n"), "is a path that leaves the archive"),
-        (("C:/0--Parade/x.txt", b"x\n0\n"), "is a path that leaves the archive"),
-        (("../evil.sh", b""), "is a path that leaves the archive"),
+        (("../0--Parade/x.txt", b"x\n0\n"), "is a path that leads outside"),
+        (("0--Parade/../../x.txt", b"x\n0\n"), "is a path that leads outside"),
+        (("/0--Parade/x.txt", b"x\n0\n"), "is a path that leads outside"),
+        (("..\\0--Parade\\x.txt", b"x\n0\n"), "is a path that leads outside"),
+        (("C:/0--Parade/x.txt", b"x\n0\n"), "is a path that leads outside"),
+        (("../evil.sh", b""), "is a path that leads outside"),
         ((link(tarfile.SYMTYPE), None), "is a link or a device"),
         ((link(tarfile.LNKTYPE), None), "is a link or a device"),
         ((link(tarfile.FIFOTYPE), None), "is a link or a device"),
-        (("lone.txt", b"lone\n0\n"), "is in no event's folder"),
-        (("more/0--Parade/a_1.txt", b"a_1\n0\n"), "is about the same photo as"),
+        (("lone.txt", b"lone\n0\n"), "is not in the folder of an event"),
+        (("more/0--Parade/a_1.txt", b"a_1\n0\n"), "is for the same photo as"),
         (("0--Parade/big.txt", b"\0" * (17 << 20)), "is 17825792 bytes"),
-        (("0--Parade/bad.txt", b"bad\n1\n"), "line 2 says 1 boxes"),
+        (("0--Parade/bad.txt", b"bad\n1\n"), "line 2 announces 1 boxes"),
     ],
 )
 def test_a_bad_member_is_named(tmp_path, member, said):
@@ -407,7 +412,7 @@ def test_a_damaged_header_of_a_tar_is_refused(tmp_path, place):
     data = bytearray(path.read_bytes())
     data[1024 + place] ^= 1  # In the second member's header: name, mode, size, time, sum, owner.
     path.write_bytes(data)
-    with pytest.raises(DatasetError, match=r"p\.tar' is no tar archive or is damaged \(bad"):
+    with pytest.raises(DatasetError, match=r"p\.tar' is not a tar archive or is damaged \(bad"):
         read_predictions(path)
 
 
@@ -415,8 +420,8 @@ def test_sources_that_are_none(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "p.rar").write_bytes(b"Rar!")
     for name, said in [
-        ("empty", "holds no predictions"),
-        ("p.rar", "is no source of predictions"),
+        ("empty", "contains no predictions"),
+        ("p.rar", "is not a source of predictions"),
         ("nowhere", "does not exist"),
     ]:
         with pytest.raises(DatasetError, match=said):
@@ -425,7 +430,7 @@ def test_sources_that_are_none(tmp_path):
 
 def test_a_text_outside_an_events_folder_is_named(tmp_path):
     (tmp_path / "lone.txt").write_text("lone\n0\n")
-    with pytest.raises(DatasetError, match=r"lone\.txt' is in no event's folder"):
+    with pytest.raises(DatasetError, match=r"lone\.txt' is not in the folder of an event"):
         read_predictions(tmp_path)
 
 
@@ -528,7 +533,7 @@ def test_a_mat_that_is_not_one_is_named(tmp_path, name, damage):
         ([[0], [], []], "easy_val.mat' is not the ground truth"),
         ([[1, 1], [], []], "easy_val.mat' is not the ground truth"),
         ([[1], [2], []], "easy_val.mat' is not the ground truth"),
-        ([[1], []], "is about 2 photos, wider_face_val.mat about 3"),
+        ([[1], []], "covers 2 photos, wider_face_val.mat covers 3"),
     ],
 )
 def test_levels_that_do_not_fit_the_faces(tmp_path, numbers, said):
@@ -611,10 +616,10 @@ def test_another_number_of_faces_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("member", "said"),
     [
-        ("../images/0--Parade/evil.jpg", "leaves the archive"),
-        ("/images/0--Parade/evil.jpg", "leaves the archive"),
-        ("images/../../0--Parade/evil.jpg", "leaves the archive"),
-        ("..\\evil.jpg", "leaves the archive"),
+        ("../images/0--Parade/evil.jpg", "leads outside"),
+        ("/images/0--Parade/evil.jpg", "leads outside"),
+        ("images/../../0--Parade/evil.jpg", "leads outside"),
+        ("..\\evil.jpg", "leads outside"),
         ("link", "is a link"),
     ],
 )
@@ -632,9 +637,9 @@ def test_nothing_is_unpacked_from_a_hostile_archive(tmp_path, member, said):
 
 def test_archives_of_something_else(tmp_path, monkeypatch):
     other = write_zip(tmp_path / "other.zip", [("readme.txt", b"hello")])
-    with pytest.raises(DatasetError, match="holds nothing for WIDER_val/images"):
+    with pytest.raises(DatasetError, match="contains nothing for WIDER_val/images"):
         unpack_photos(other, tmp_path)
-    with pytest.raises(DatasetError, match="is no zip archive"):
+    with pytest.raises(DatasetError, match="is not a zip archive"):
         (tmp_path / "no.zip").write_bytes(b"<html>")
         unpack_photos(tmp_path / "no.zip", tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):

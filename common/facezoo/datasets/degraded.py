@@ -34,24 +34,24 @@ LISTS = ("faces.txt", "references.txt", "copies.txt")
 
 
 def person_of(name: str) -> str:
-    """Return the person of a picture: the folder it lies in, as the authors have it."""
+    """Return the person of an image: the name of its folder, as in the authors' lists."""
     return name.rpartition("/")[0]
 
 
 def choose_people(names: Iterable[str], first: int = 1, last: Optional[int] = None) -> List[str]:
-    """List the people of some pictures, s2 before s10, and take some of them.
+    """List the people of the images in natural order (s2 before s10) and select a range.
 
     Parameters
     ----------
     names
-        Pictures such as ``s2/1.png``.
+        Images such as ``s2/1.png``.
     first, last
-        Of the people to take, counted from 1; up to the end if None.
+        Range of people, counted from 1; up to the end if None.
 
     Raises
     ------
     InputError
-        If there are not as many.
+        If there are fewer people.
     """
 
     def in_order(person: str) -> List[Tuple[int, str]]:
@@ -61,41 +61,41 @@ def choose_people(names: Iterable[str], first: int = 1, last: Optional[int] = No
     people = sorted(set(map(person_of, names)), key=in_order)
     last = len(people) if last is None else last
     if not 1 <= first <= last <= len(people):
-        raise InputError(f"people {first} to {last} were asked for, there are 1 to {len(people)}")
+        raise InputError(f"people {first} to {last} were requested, there are 1 to {len(people)}")
     return people[first - 1 : last]
 
 
 @dataclass(frozen=True)
 class DegradedFaces:
-    """A face and its copies.
+    """A face and its degraded copies.
 
     Attributes
     ----------
     person
         Number of the person.
     images
-        File name to picture, (112, 112, 3), uint8, RGB; the face itself first.
+        File name to image, (112, 112, 3), uint8, RGB; the original first.
     """
 
     person: int
     images: Mapping[str, np.ndarray]
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return what a run notes of it."""
+        """Return the entry that a run records."""
         return {"person": self.person, "files": list(self.images)}
 
 
 def degraded_faces(
     path: Path, stem: str, person: int, kind: str, levels: Sequence[float]
 ) -> DegradedFaces:
-    """Read a face that is roughly in the middle, and make copies of it.
+    """Read a roughly centred face and make degraded copies of it.
 
     Parameters
     ----------
     path
-        The picture; its middle square is resized to 112x112.
+        The image; its central square is resized to 112x112.
     stem
-        Of the copies' names, with the folder.
+        Stem of the copies' names, with the folder.
     person
         Number of the person.
     kind, levels
@@ -104,7 +104,7 @@ def degraded_faces(
     Raises
     ------
     ImageError
-        If it cannot be read.
+        If the image cannot be read.
     """
     image = read_image_rgb(path)
     side = min(image.shape[:2])
@@ -123,9 +123,9 @@ def write_lists(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     Parameters
     ----------
     folder
-        Where to.
+        Output folder.
     entries
-        What :meth:`DegradedFaces.to_dict` gave; entries of pictures that were refused are left out.
+        Values of :meth:`DegradedFaces.to_dict`; entries of unreadable images are left out.
     """
     made = [(entry["person"], entry["files"]) for entry in entries if "files" in entry]
     rows = [(name, person) for person, files in made for name in files]
@@ -137,24 +137,24 @@ def write_lists(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_copies(path: Path, names: Sequence[str]) -> np.ndarray:
-    """Read which pictures are copies of which.
+    """Read which images are copies of which originals.
 
     Parameters
     ----------
     path
-        ``copy original`` a line, as :func:`write_lists` writes copies.txt.
+        One ``copy original`` per line, as :func:`write_lists` writes copies.txt.
     names
-        The pictures.
+        The images.
 
     Returns
     -------
     numpy.ndarray
-        Shape (N,), int64: index of each picture's original, its own if it is no copy.
+        Shape (N,), int64: index of each image's original; its own if it is not a copy.
 
     Raises
     ------
     DatasetError
-        If a line is not two of the pictures; names the line.
+        If a line does not name two of the images; names the line.
     """
     index_of = {name: index for index, name in enumerate(names)}
     originals = np.arange(len(names))
@@ -162,33 +162,33 @@ def read_copies(path: Path, names: Sequence[str]) -> np.ndarray:
         pair = line.split()
         if len(pair) != 2 or not set(pair) <= set(index_of):
             raise DatasetError(
-                f"{str(path)!r}: line {number} is no copy and its original: {line[:80]!r}; "
-                f"expected two pictures such as {names[0]!r}"
+                f"{str(path)!r}: line {number} is not a copy and its original: {line[:80]!r}; "
+                f"expected two images such as {names[0]!r}"
             )
         originals[index_of[pair[0]]] = index_of[pair[1]]
     return originals
 
 
 def write_labels(path: Path, names: Sequence[str], labels: np.ndarray) -> None:
-    """Write ``path label`` a line, as the authors do."""
+    """Write one ``path label`` per line, in the authors' format."""
     lines = (f"{name} {label:.6f}\n" for name, label in zip(names, labels.tolist()))
     write_bytes(path, "".join(lines).encode())
 
 
 def read_labels(path: Path) -> Tuple[Tuple[str, ...], np.ndarray]:
-    """Read pseudo-labels: ``path label`` a line, as the authors write them.
+    """Read pseudo-labels in the authors' format, one ``path label`` per line.
 
     Returns
     -------
     names : tuple of str
-        As the list has them.
+        Paths as listed.
     labels : numpy.ndarray
         Shape (N,), float64.
 
     Raises
     ------
     DatasetError
-        If a line has no finite number at its end; names the line.
+        If a line does not end with a finite number; names the line.
     """
     names, labels = [], []
     for number, line in read_lines(path):
@@ -199,8 +199,8 @@ def read_labels(path: Path) -> Tuple[Tuple[str, ...], np.ndarray]:
             labels.append(np.nan)
         if not name or not np.isfinite(labels[-1]):
             raise DatasetError(
-                f"{str(path)!r}: line {number} is no path and number: {line[:80]!r}; "
-                "make the list with make_pseudo_labels.py"
+                f"{str(path)!r}: line {number} is not a path and a number: {line[:80]!r}; "
+                "create the list with make_pseudo_labels.py"
             )
         names.append(name.strip())
     return tuple(names), np.array(labels)

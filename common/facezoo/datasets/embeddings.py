@@ -23,12 +23,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of pictures.
+    """Embeddings of images.
 
     Attributes
     ----------
     names
-        Of the pictures.
+        Names of the images.
     vectors
         Shape (N, D), float32, not normalised.
     """
@@ -38,7 +38,7 @@ class Embeddings:
 
     @property
     def people(self) -> np.ndarray:
-        """Shape (N,), int64: number of each picture's person, the folder it lies in."""
+        """Shape (N,), int64: person of each image, numbered by folder."""
         people = [person_of(name) for name in self.names]
         return np.asarray(np.unique(people, return_inverse=True)[1].ravel())
 
@@ -58,7 +58,7 @@ def read_embeddings(path: Path) -> Embeddings:
     Raises
     ------
     DatasetError
-        If it is no such file.
+        If the file is not of this form.
     """
     try:
         arrays = read_arrays(path)

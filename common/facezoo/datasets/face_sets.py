@@ -1,7 +1,7 @@
-"""LFW, CFP-FP and AgeDB-30 as MagFace's authors pack them: ``lfw_cfp_agedb.tar``.
+"""LFW, CFP-FP and AgeDB-30 as packed by MagFace's authors: ``lfw_cfp_agedb.tar``.
 
-Each set is a folder with ``img.list`` (one picture a line) and ``pair.list`` (the last column is 1
-if pictures 2i and 2i + 1 show one person, 0 if two).
+Each set is a folder with ``img.list`` (one image per line) and ``pair.list`` (the last column
+is 1 if images 2i and 2i + 1 show one person, 0 if two).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .pairs import read_pair_labels
 
 __all__ = ["SETS", "FaceSet", "check_sets", "read_set", "unpack_sets"]
 
-# Pairs of each protocol: LFW's view 2, CFP's frontal to profile, AgeDB's thirty years.
+# Pairs per protocol: LFW view 2, CFP frontal to profile, AgeDB with 30 years between the images.
 SETS: Dict[str, int] = {"lfw": 6000, "cfp": 7000, "agedb": 6000}
 
 IMAGE_LIST, PAIR_LIST = "img.list", "pair.list"
 
-LARGEST_MEMBER = 16 << 20  # bytes; the longest list of the three has under a megabyte.
-LARGEST_ARCHIVE = 2 << 30  # unpacked; 38,000 faces of 112 x 112 take a quarter of it.
+LARGEST_MEMBER = 16 << 20  # bytes; the longest of the three lists is under a megabyte.
+LARGEST_ARCHIVE = 2 << 30  # bytes unpacked; 38,000 faces of 112 x 112 take a quarter of it.
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class FaceSet:
     Attributes
     ----------
     names
-        Of its pictures, as its list has them; 2i and 2i + 1 are pair i.
+        Names of its images as listed; 2i and 2i + 1 are pair i.
     paths
-        Where they are.
+        Paths of its images.
     is_same
         Shape (N,), bool.
     """
@@ -49,26 +49,26 @@ class FaceSet:
 
 
 def read_set(folder: Path) -> FaceSet:
-    """Read the lists of one set and find its pictures.
+    """Read the lists of one set and locate its images.
 
     Parameters
     ----------
     folder
-        The set's folder. Paths of its list may start there or in one of the three folders above,
-        wherever the first picture is found; none may lead out of it.
+        Folder of the set. Its list may use paths relative to it or to one of the three folders
+        above, wherever the first image is found; no path may lead outside.
 
     Raises
     ------
     DatasetError
-        If a list cannot be read, does not fit the other, leads out of the folder, or a picture is
-        missing; names the first.
+        If a list cannot be read, does not match the other, a path leads outside the folder, or an
+        image is missing; names the first.
     """
     folder = Path(folder)
     is_same = read_pair_labels(folder / PAIR_LIST)
     names = read_paths(folder / IMAGE_LIST)
     if len(names) != 2 * len(is_same):
         raise DatasetError(
-            f"{str(folder)!r}: {len(names)} pictures for {len(is_same)} pairs; expected two a pair"
+            f"{str(folder)!r}: {len(names)} images for {len(is_same)} pairs; expected two per pair"
         )
     bases = [folder, *list(folder.absolute().parents)[:3]]
     base = next((one for one in bases if inside(one, names[0]).is_file()), folder)
@@ -76,7 +76,7 @@ def read_set(folder: Path) -> FaceSet:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of {len(paths)} pictures of {str(folder / IMAGE_LIST)!r} are missing, "
+            f"{len(missing)} of {len(paths)} images of {str(folder / IMAGE_LIST)!r} are missing, "
             f"the first is {missing[0]!r}"
         )
     return FaceSet(names, paths, is_same)
@@ -88,9 +88,9 @@ def check_sets(root: Path, sets: Iterable[str] = SETS) -> Dict[str, int]:
     Parameters
     ----------
     root
-        Folder with one folder a set.
+        Folder with one folder per set.
     sets
-        Names of those wanted.
+        Names of the sets to check.
 
     Returns
     -------
@@ -100,13 +100,13 @@ def check_sets(root: Path, sets: Iterable[str] = SETS) -> Dict[str, int]:
     Raises
     ------
     DatasetError
-        If a set cannot be read or has not as many pairs as its protocol.
+        If a set cannot be read or its number of pairs differs from the protocol's.
     """
     found = {name: len(read_set(Path(root) / name).is_same) for name in sets}
     for name, pairs in found.items():
         if pairs != SETS.get(name, pairs):
             raise DatasetError(
-                f"{str(Path(root) / name)!r} has {pairs} pairs, the protocol {SETS[name]}; "
+                f"{str(Path(root) / name)!r} has {pairs} pairs, expected {SETS[name]}; "
                 "unpack the archive again"
             )
     return found
@@ -120,18 +120,18 @@ def unpack_sets(archive: Path, root: Path) -> int:
     archive
         ``lfw_cfp_agedb.tar``.
     root
-        Folder to unpack to; each set becomes a folder in it, wherever the archive has it.
+        Target folder; each set becomes a folder in it, wherever it lies in the archive.
 
     Returns
     -------
     int
-        Files written.
+        Number of files written.
 
     Raises
     ------
     DatasetError
-        If the archive cannot be read, holds links or paths that lead out of it, or none of the
-        sets; nothing outside the folder is written.
+        If the archive cannot be read, contains links, paths that lead outside, or none of the
+        sets; nothing is written outside the folder.
     """
     if not archive.exists():
         raise DatasetError(
@@ -160,14 +160,14 @@ def unpack_sets(archive: Path, root: Path) -> int:
 
 
 def _targets(member: tarfile.TarInfo, archive: Path) -> List[str]:
-    """Say where a member goes: nowhere, or below the set it belongs to."""
+    """Return the target of a member below its set, or nothing if it belongs to no set."""
     inside(archive, member.name)
     parts = PurePosixPath(member.name).parts
     found = [index for index, part in enumerate(parts[:-1]) if part in SETS]
     if not found or member.isdir():
         return []
     if not member.isreg():
-        raise DatasetError(f"{str(archive)!r}: {member.name!r} is no plain file; refused")
+        raise DatasetError(f"{str(archive)!r}: {member.name!r} is not a regular file; rejected")
     if member.size > LARGEST_MEMBER:
         raise DatasetError(
             f"{str(archive)!r}: {member.name!r} is {member.size} bytes; expected a face or a list, "
@@ -179,6 +179,6 @@ def _targets(member: tarfile.TarInfo, archive: Path) -> List[str]:
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     source = tar.extractfile(member)
     if source is None:
-        raise DatasetError(f"{member.name!r} of the archive cannot be read")
+        raise DatasetError(f"member {member.name!r} of the archive cannot be read")
     with source:
         write_bytes(target, source.read())

@@ -1,14 +1,14 @@
-"""Lists of pictures as text, one a line, in every form that the seeds' projects write.
+"""Image lists: text files with one image per line, in the formats of the original projects.
 
 ::
 
     path                    inference
-    path label              training; also what verification lists look like
+    path label              training; verification lists have this form too
     path 0 label 0          MagFace's training
     path;label              EQFace's training
 
-Labels are whole numbers from 0. Paths may hold spaces, since what follows them is counted from the
-end of the line; the authors' own programs split at the first space, so writing refuses them.
+Labels are integers from 0. Paths may contain spaces, since lines are split from the right; the
+authors' own programs split at the first space, so lists with such paths are not written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-# Longest line that is read; a feature of 512 numbers takes about 10,000 bytes.
+# Longest line accepted; a feature of 512 numbers takes about 10,000 bytes.
 MAX_LINE = 1 << 20
 BYTE_ORDER_MARK = "\ufeff"
 MAX_LABEL_DIGITS = 9
@@ -47,12 +47,12 @@ FORMS = ("path label", "path 0 label 0", "path;label")
 
 @dataclass(frozen=True)
 class ImageList:
-    """Pictures with the number of the person in each.
+    """Images, each with the number of its person.
 
     Attributes
     ----------
     paths
-        As the list has them, not resolved.
+        Paths as listed, not resolved.
     labels
         Shape (N,), int64, at least 0.
     """
@@ -75,19 +75,18 @@ def read_lines(path: Path) -> Iterator[Tuple[int, str]]:
     Parameters
     ----------
     path
-        UTF-8, with or without a byte order mark, lines ended as on any system.
+        UTF-8, with or without a byte order mark, any line endings.
 
     Yields
     ------
     tuple of int and str
-        Line number from 1 and the line without white space around it. Empty lines at the end are
-        left out.
+        Line number from 1 and the stripped line. Empty lines at the end are left out.
 
     Raises
     ------
     DatasetError
         If the file cannot be read, or a line is empty, longer than a megabyte, not UTF-8, or
-        holds NUL bytes; names the line.
+        contains NUL bytes; names the line.
     """
     number = empty = 0
     for text in _texts(Path(path)):
@@ -100,11 +99,11 @@ def read_lines(path: Path) -> Iterator[Tuple[int, str]]:
             else:
                 yield number, line
     if not number or empty == 1:
-        raise DatasetError(f"{str(path)!r}: holds no line; expected a list, one picture a line")
+        raise DatasetError(f"{str(path)!r}: is empty; expected a list with one image per line")
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """Give a file as texts of many whole lines each."""
+    """Yield a file as text blocks of many complete lines."""
     for first, block in _blocks(path):
         try:
             text = block.decode("utf-8")
@@ -116,13 +115,13 @@ def _texts(path: Path) -> Iterator[str]:
         if "\0" in text:
             number = first + text.count("\n", 0, text.index("\0"))
             raise DatasetError(
-                f"{str(path)!r}: line {number} holds NUL bytes; this is no text file"
+                f"{str(path)!r}: line {number} contains NUL bytes; expected a text file"
             )
         yield text[1:] if first == 1 and text.startswith(BYTE_ORDER_MARK) else text
 
 
 def _blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
-    """Give many whole lines at a time, which costs less than each alone, and the first's number."""
+    """Yield blocks of complete lines, each with its first line number; faster than single lines."""
     number, rest = 1, b""
     try:
         with path.open("rb") as file:
@@ -135,7 +134,7 @@ def _blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
                 elif len(rest) > MAX_LINE:
                     raise DatasetError(
                         f"{str(path)!r}: line {number} is longer than {MAX_LINE} bytes; "
-                        "expected a list, one picture a line"
+                        "expected a list with one image per line"
                     )
                 else:
                     break
@@ -146,7 +145,7 @@ def _blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
 
 
 def _split(line: str) -> Optional[Tuple[str, str, str]]:
-    """Return path, label and form of a line; None if it ends in no label."""
+    """Return path, label and form of a line; None if it does not end with a label."""
     head, semicolon, label = line.rpartition(";")
     if semicolon and _is_label(label.strip()):
         return head.strip(), label.strip(), FORMS[2]
@@ -164,30 +163,30 @@ def _is_label(text: str) -> bool:
 
 
 def read_image_list(path: Path) -> ImageList:
-    """Read a list of pictures with labels, in any of its three forms.
+    """Read a list of images with labels, in any of its three forms.
 
     Parameters
     ----------
     path
-        The list; its first line tells the form, which all others must have.
+        The list; its first line decides the form, which all others must have.
 
     Returns
     -------
     ImageList
-        In the list's order.
+        Images in the order of the list.
 
     Raises
     ------
     DatasetError
-        If the list cannot be read, or a line has no label or another form than the first; names
-        the line.
+        If the list cannot be read, or a line has no label or not the form of the first; names the
+        line.
     """
     paths, labels, form = [], [], ""
     for number, line in read_lines(path):
         found = _split(line)
         if found is None:
             raise DatasetError(
-                f"{str(path)!r}: line {number} ends in no label: {line[:80]!r}; "
+                f"{str(path)!r}: line {number} does not end with a label: {line[:80]!r}; "
                 f"expected {' or '.join(map(repr, FORMS))} with labels from 0"
             )
         name, label, form_here = found
@@ -203,7 +202,7 @@ def read_image_list(path: Path) -> ImageList:
 
 
 def read_paths(path: Path) -> Tuple[str, ...]:
-    """Read a list of pictures, leaving out what stands behind the paths.
+    """Read the paths of an image list, ignoring labels.
 
     Parameters
     ----------
@@ -219,7 +218,7 @@ def read_paths(path: Path) -> Tuple[str, ...]:
 
 
 def inside(root: Path, name: str) -> Path:
-    """Join a path out of a file that someone else wrote to a folder it may not leave.
+    """Join an untrusted relative path to a folder that it must not leave.
 
     Parameters
     ----------
@@ -231,98 +230,97 @@ def inside(root: Path, name: str) -> Path:
     Raises
     ------
     DatasetError
-        If the name is absolute, empty, or would lead out of the folder.
+        If the name is absolute, empty, or leads outside the folder.
     """
     parts = PurePosixPath(name).parts
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if not parts or absolute or ".." in PureWindowsPath(name).parts or "\0" in name:
         raise DatasetError(
-            f"path {name[:200]!r} leads out of {str(root)!r}; expected a relative path without '..'"
+            f"path {name[:200]!r} leads outside {str(root)!r}; expected a path without '..'"
         )
     return Path(root, *parts)
 
 
 def check_image_list(images: ImageList, root: Optional[Path] = None) -> None:
-    """Check that a training list can be used: labels without gaps, files that are there.
+    """Check a training list: labels without gaps, all files exist.
 
     Parameters
     ----------
     images
         The list.
     root
-        Folder that relative paths start from, and that all must stay in; if None, paths are taken
-        as they are.
+        Root folder of relative paths, which none may leave; if None, paths are used as they are.
 
     Raises
     ------
     DatasetError
-        If a label is missing between 0 and the highest, or a file is; names the first and says
-        how many.
+        If a file, or a label between 0 and the highest, is missing; names the first and counts
+        them.
     """
     highest = int(images.labels.max())
     if images.classes != highest + 1:
-        # The first gap lies where the labels in order stop equalling their index.
+        # The first gap is where the sorted labels stop equalling their index.
         present = np.unique(images.labels)
         gap = int(np.argmax(present != np.arange(len(present))))
         raise DatasetError(
             f"labels must run from 0 without gaps: {gap} is missing, the highest is {highest}, "
-            f"{images.classes} are used; number the people anew"
+            f"{images.classes} are used; renumber the people"
         )
     located = [Path(name) if root is None else inside(root, name) for name in images.paths]
     missing = [str(path) for path in located if not path.is_file()]
     if missing:
         raise DatasetError(
-            f"{len(missing)} of {len(located)} pictures do not exist, the first is {missing[0]!r}; "
-            "correct the list or the folder it starts from"
+            f"{len(missing)} of {len(located)} images do not exist, the first is {missing[0]!r}; "
+            "correct the list or its root folder"
         )
 
 
 def list_people(root: Path) -> ImageList:
-    """List the pictures of a folder that holds one folder a person.
+    """List the images of a folder with one sub-folder per person.
 
     Parameters
     ----------
     root
-        The folder; people are numbered from 0 in the order of their folders' names.
+        The folder; people are numbered from 0 in the order of their folder names.
 
     Returns
     -------
     ImageList
-        Paths below the root, with forward slashes.
+        Paths relative to the root, with forward slashes.
 
     Raises
     ------
     InputError
-        If there is no such folder, or no picture in it.
+        If the folder does not exist or contains no image.
     DatasetError
-        If a picture lies in no person's folder.
+        If an image is not in the folder of a person.
     """
     paths = find_images(root)
     names = relative_names(paths, root)
     people = [name.rpartition("/")[0] for name in names]
     if not all(people):
         raise DatasetError(
-            f"{str(root / names[people.index('')])!r} lies in no person's folder; expected "
-            f"{str(root)!r} to hold one folder a person"
+            f"{str(root / names[people.index('')])!r} is not in the folder of a person; expected "
+            f"{str(root)!r} to contain one folder per person"
         )
     return ImageList(names, np.unique(people, return_inverse=True)[1].astype(np.int64).ravel())
 
 
 def renumbered(images: ImageList) -> ImageList:
-    """Give the people new numbers, from 0 without gaps, in the order of their old ones."""
+    """Renumber the people from 0 without gaps, keeping their order."""
     labels = np.unique(images.labels, return_inverse=True)[1].astype(np.int64).ravel()
     return ImageList(images.paths, labels)
 
 
 def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], form: str) -> None:
-    """Write a list that the authors' programs read, all or nothing.
+    """Write a list in the authors' format, all or nothing.
 
     Parameters
     ----------
     path
-        Where to.
+        Target file.
     paths, labels
-        One of each a picture.
+        One path and one label per image.
     form
         ``path label`` or ``path 0 label 0``.
 
@@ -331,14 +329,14 @@ def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], fo
     InputError
         If the form is neither.
     DatasetError
-        If a path holds white space, at which the authors split.
+        If a path contains white space, at which the authors' programs split.
     """
     if form not in FORMS[:2]:
         raise InputError(f"a list is written as {FORMS[0]!r} or {FORMS[1]!r}, got {form!r}")
     spaced = [name for name in paths if len(name.split()) != 1]
     if spaced:
         raise DatasetError(
-            f"{len(spaced)} paths hold white space, at which MagFace's programs split them; "
+            f"{len(spaced)} paths contain white space, at which MagFace's programs split; "
             f"rename the first: {spaced[0]!r}"
         )
     line = "{0} 0 {1} 0\n" if form == FORMS[1] else "{0} {1}\n"
@@ -347,25 +345,25 @@ def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], fo
 
 
 def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:
-    """Find the pictures of a list whose paths start from no one says where.
+    """Find the images of a list whose root folder is unknown.
 
     Parameters
     ----------
     names
-        As the list has them.
+        Names as listed.
     listed_in
-        The list. Relative paths are tried from the working folder, as the authors do, then from the
-        list's folder and the two above; where the first picture is found, all are taken from.
+        The list. Relative paths are tried from the working folder, as in the authors' programs,
+        then from the list's folder and the two above; the folder of the first image applies to all.
 
     Returns
     -------
     list of Path
-        One a name, existing or not.
+        One path per name, existing or not.
 
     Raises
     ------
     DatasetError
-        If there is none of them.
+        If no image of the list is found.
     """
     folder = Path(listed_in).parent
     bases = [Path(), folder, folder / "..", folder / ".." / ".."]
@@ -376,29 +374,29 @@ def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:
 
 
 def check_some_exist(paths: Sequence[Path], listed_in: Path) -> None:
-    """Refuse a list of which no picture is there: it is another file, or starts elsewhere.
+    """Reject a list if none of its images exists: wrong file, or wrong root folder.
 
     Parameters
     ----------
     paths
-        Of the list.
+        Paths of the list.
     listed_in
         The list.
 
     Raises
     ------
     DatasetError
-        If none exists.
+        If no image exists.
     """
     if not any(map(_is_there, paths)):
         raise DatasetError(
-            f"{str(listed_in)!r}: not one of its {len(paths)} pictures exists, such as "
-            f"{str(paths[0])[:200]!r}; correct the list or the folder it starts from"
+            f"{str(listed_in)!r}: none of its {len(paths)} images exists, such as "
+            f"{str(paths[0])[:200]!r}; correct the list or its root folder"
         )
 
 
 def _is_there(path: Path) -> bool:
-    """Tell whether a file is there; a line of a text that is no list may be no name at all."""
+    """Return whether a file exists; False for text that is not a valid file name."""
     try:
         return path.is_file()
     except OSError:

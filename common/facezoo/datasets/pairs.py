@@ -1,4 +1,4 @@
-"""Pairs of faces: the authors' feature and pair lists, and insightface's ``.bin`` files.
+"""Face pairs: the authors' feature and pair lists, and insightface's ``.bin`` files.
 
 In the authors' layout rows 2i and 2i + 1 of the feature list are pair i of the pair list.
 """
@@ -33,12 +33,12 @@ EMBEDDING_SIZE = 512  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.p
 
 @dataclass(frozen=True)
 class FeatureList:
-    """Embeddings of pictures.
+    """Embeddings of images.
 
     Attributes
     ----------
     names
-        One a picture, as the list has them.
+        One per image, as listed.
     vectors
         Shape (N, D), float64, not normalised.
     """
@@ -56,7 +56,7 @@ class FeaturePairs:
     first, second
         Shape (N, D), float64, not normalised.
     is_same
-        Shape (N,), bool: whether both pictures show one person.
+        Shape (N,), bool: whether both images show one person.
     """
 
     first: np.ndarray
@@ -66,14 +66,14 @@ class FeaturePairs:
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Pictures of pairs, not decoded yet.
+    """Encoded images of pairs.
 
     Attributes
     ----------
     images
         Encoded files; 2i and 2i + 1 are pair i.
     is_same
-        Shape (N,), bool: whether both pictures show one person.
+        Shape (N,), bool: whether both images show one person.
     """
 
     images: Tuple[bytes, ...]
@@ -81,40 +81,40 @@ class EncodedPairs:
 
 
 def feature_line(name: str, vector: np.ndarray) -> str:
-    """Write an embedding as a line of a feature list.
+    """Format an embedding as a line of a feature list.
 
     Parameters
     ----------
     name
-        The picture's path.
+        Path of the image.
     vector
         Shape (D,), float32.
 
     Returns
     -------
     str
-        The path and the values, each with a space behind it, and a line feed, as the authors'
-        program writes them; the values are exact.
+        The path and the values, each followed by a space, and a line feed, as the authors' program
+        writes them; the values are exact.
 
     Raises
     ------
     DatasetError
-        If the path holds a line break.
+        If the path is empty or contains a line break.
     """
     if name.splitlines() != [name]:
-        raise DatasetError(f"path {name!r} is empty or holds a line break; rename the picture")
+        raise DatasetError(f"path {name!r} is empty or contains a line break; rename the image")
     return " ".join([name, *map(repr, np.asarray(vector, np.float32).tolist())]) + " \n"
 
 
 def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
-    """Read a feature list: ``path v0 v1 …``, one picture a line.
+    """Read a feature list: ``path v0 v1 …``, one image per line.
 
     Parameters
     ----------
     path
         The list.
     size
-        Number of values a line.
+        Number of values per line.
 
     Returns
     -------
@@ -124,8 +124,8 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
     Raises
     ------
     DatasetError
-        If the list cannot be read, or a line has not exactly a path and so many finite numbers;
-        names the line.
+        If the list cannot be read, or a line is not a path and that many finite numbers; names
+        the line.
     """
     names: List[str] = []
     vectors: List[np.ndarray] = []
@@ -139,29 +139,29 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
 def people_pairs(
     people: Sequence[str], seed: int = 0, *, everything: bool = False
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Choose pairs of pictures: all that show one person, and as many or all of two people.
+    """Choose pairs of images: all genuine pairs, and as many impostor pairs or all of them.
 
     Parameters
     ----------
     people
-        Who each picture shows.
+        Person of each image.
     seed
-        Of the choice among pairs of two people, each taken once at most, and of the order.
+        Seed of the choice of impostor pairs, each used at most once, and of the order.
     everything
-        Take all pairs of two people; their number grows with the square of the pictures'.
+        Use all impostor pairs; their number grows with the square of the number of images.
 
     Returns
     -------
     pairs : numpy.ndarray
-        Shape (P, 2): indices of pictures. Genuine and impostor pairs take turns, or all are
-        shuffled, so that every fold holds both.
+        Shape (P, 2): indices of images. Genuine and impostor pairs alternate, or all are
+        shuffled, so that every fold contains both.
     is_same : numpy.ndarray
         Shape (P,), bool.
 
     Raises
     ------
     DatasetError
-        If no person has two pictures, or there are fewer pairs of two people than of one.
+        If no person has two images, or there are fewer impostor than genuine pairs.
     """
     numbers = np.unique(np.asarray(people), return_inverse=True)[1].ravel()
     pictures = np.argsort(numbers, kind="stable")
@@ -170,9 +170,9 @@ def people_pairs(
     impostors = len(numbers) * (len(numbers) - 1) // 2 - len(genuine)
     if not len(genuine) or impostors < len(genuine):
         raise DatasetError(
-            f"{len(numbers)} pictures of {len(groups)} people make {len(genuine)} pairs of one "
-            f"person and {impostors} of two; expected at least one of the first and as many of the "
-            "second"
+            f"{len(numbers)} images of {len(groups)} people give {len(genuine)} genuine and "
+            f"{impostors} impostor pairs; expected at least one genuine pair and as many impostor "
+            "pairs"
         )
     rng = np.random.default_rng(seed)
     if everything:
@@ -188,7 +188,7 @@ def _all_pairs(count: int) -> np.ndarray:
 
 
 def _pairs_of_two(numbers: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw pairs of two people, each once; there may be too many to list them all."""
+    """Draw distinct impostor pairs; there may be too many to list them all."""
     keys = np.empty(0, dtype=np.int64)
     while len(keys) < count:
         low, high = np.sort(rng.integers(len(numbers), size=(2, 2 * count)), axis=0)
@@ -201,10 +201,10 @@ def _pairs_of_two(numbers: np.ndarray, count: int, rng: np.random.Generator) -> 
 def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
     parts = line.rsplit(None, size)
     name, values = parts[0], parts[1:]
-    # A value too many would stand at the path's end, where no number may follow a space.
+    # A surplus value would end up at the end of the path, where no number may follow a space.
     if len(values) != size or any(map(_is_number, name.split()[1:][-1:])):
         raise DatasetError(
-            f"{where} has {len(line.split()) - 1} values behind the path, expected {size}"
+            f"{where} has {len(line.split()) - 1} values after the path; expected {size}"
         )
     try:
         vector = np.array(list(map(float, values)))
@@ -245,15 +245,15 @@ def read_pair_labels(path: Path) -> np.ndarray:
     Raises
     ------
     DatasetError
-        If the list cannot be read, or a line ends in neither 0 nor 1; names the line.
+        If the list cannot be read, or a line does not end with 0 or 1; names the line.
     """
     labels = []
     for number, line in read_lines(path):
         label = line.split()[-1]
         if label not in ("0", "1"):
             raise DatasetError(
-                f"{str(path)!r}: line {number} ends in {label[:80]!r}; expected 1 for one person, "
-                "0 for two"
+                f"{str(path)!r}: line {number} ends with {label[:80]!r}; expected 1 for one "
+                "person, 0 for two"
             )
         labels.append(label == "1")
     return np.array(labels)
@@ -269,39 +269,39 @@ def read_feature_pairs(
     feature_list, pair_list
         Rows 2i and 2i + 1 of the first are pair i of the second.
     size
-        Number of values a feature.
+        Number of values per feature.
 
     Raises
     ------
     DatasetError
-        If a list cannot be read, or there are not two features a pair.
+        If a list cannot be read, or there are not exactly two features per pair.
     """
     is_same = read_pair_labels(pair_list)
     features = read_feature_list(feature_list, size)
     if len(features.names) != 2 * len(is_same):
         raise DatasetError(
             f"{str(feature_list)!r}: {len(features.names)} features for the {len(is_same)} pairs "
-            f"of {str(pair_list)!r}; expected {2 * len(is_same)}, two a pair and no others"
+            f"of {str(pair_list)!r}; expected {2 * len(is_same)}, exactly two per pair"
         )
     return FeaturePairs(features.vectors[0::2], features.vectors[1::2], is_same)
 
 
 def read_bin(path: Path) -> EncodedPairs:
-    """Read insightface's verification set, such as ``lfw.bin``, without running anything in it.
+    """Read insightface's verification set, such as ``lfw.bin``, without executing its pickle.
 
-    The file is a Python pickle, which can call any function when it is loaded. Here only the
-    instructions that such sets are made of are followed, and the three names they use (NumPy's
-    array, its type and its constructor) lead to inert stand-ins instead of NumPy.
+    The file is a Python pickle, which can call any function when loaded. Only the instructions
+    that such sets use are interpreted, and the three names they refer to (NumPy's array, its type
+    and its constructor) are replaced with inert stand-ins.
 
     Parameters
     ----------
     path
-        A pickle of (pictures, whether the pairs are genuine).
+        A pickle of (images, whether the pairs are genuine).
 
     Raises
     ------
     DatasetError
-        If the file cannot be read, holds anything else, or not two pictures a pair.
+        If the file cannot be read, has other content, or not two images per pair.
     """
     try:
         content = _Reader(io.BytesIO(Path(path).read_bytes())).load()
@@ -309,28 +309,28 @@ def read_bin(path: Path) -> EncodedPairs:
         raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
     except DatasetError as error:
         raise DatasetError(f"{str(path)!r}: {error}") from error
-    except Exception as error:  # A broken pickle fails in any way that its instructions can.
+    except Exception as error:  # A broken pickle can raise any exception.
         raise DatasetError(
             f"{str(path)!r}: not a verification set ({type(error).__name__}); expected a pickle of "
-            "pictures and labels"
+            "images and labels"
         ) from error
     return _pairs_from(content, path)
 
 
 def _pairs_from(content: Any, path: Path) -> EncodedPairs:
     if not isinstance(content, (list, tuple)) or len(content) != 2:
-        raise DatasetError(f"{str(path)!r}: expected a pickle of two lists, pictures and labels")
+        raise DatasetError(f"{str(path)!r}: expected a pickle of two lists, images and labels")
     pictures, labels = (x if isinstance(x, (list, tuple)) else () for x in content)
     if not labels or len(pictures) != 2 * len(labels):
         raise DatasetError(
-            f"{str(path)!r}: {len(pictures)} pictures and {len(labels)} labels; expected two "
-            "pictures a pair, and at least one pair"
+            f"{str(path)!r}: {len(pictures)} images and {len(labels)} labels; expected two "
+            "images per pair, and at least one pair"
         )
     images = tuple(map(_encoded, pictures))
     bad = [index for index, image in enumerate(images) if not image]
     if bad:
         raise DatasetError(
-            f"{str(path)!r}: picture {bad[0]} is no encoded picture ({len(bad)} such); expected "
+            f"{str(path)!r}: image {bad[0]} is not an encoded image ({len(bad)} such); expected "
             "bytes or arrays of bytes"
         )
     if not all(isinstance(label, (bool, int)) and label in (0, 1) for label in labels):
@@ -347,7 +347,7 @@ def _encoded(picture: Any) -> bytes:
 
 
 class _Type:
-    """Stands in for ``numpy.dtype``: keeps its name, ignores the rest."""
+    """Stand-in for ``numpy.dtype`` that keeps only its name."""
 
     def __init__(self, name: Any = "", *_: Any) -> None:
         self.name = name.decode("latin-1") if isinstance(name, bytes) else name
@@ -357,7 +357,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray``: keeps the state that the pickle gives it."""
+    """Stand-in for ``numpy.ndarray`` that keeps the state from the pickle."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -366,7 +366,7 @@ class _Array:
         self.state = state
 
     def data(self) -> bytes:
-        """Return the bytes of an array of bytes; nothing for any other."""
+        """Return the bytes of a byte array; empty for any other array."""
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             return b""
         _, _, kind, _, content = self.state
@@ -374,8 +374,8 @@ class _Array:
         return content if is_bytes and isinstance(content, bytes) else b""
 
 
-# What such a set is made of: numbers, bytes, text, lists, tuples, references, and the making of
-# arrays. All other instructions are unknown to the reader.
+# Instructions of such a set: numbers, bytes, text, lists, tuples, references, and the construction
+# of arrays. The reader knows no others.
 _INSTRUCTIONS: Sequence[bytes] = (
     pickle.PROTO,
     pickle.FRAME,
@@ -413,15 +413,15 @@ _INSTRUCTIONS: Sequence[bytes] = (
 )
 
 
-# The interpreter written in Python: the one in C lets a file of 20 bytes claim 32 GB, and its
-# instructions cannot be chosen.
+# The unpickler written in Python: the one in C lets a file of 20 bytes allocate 32 GB, and its
+# instructions cannot be restricted.
 class _Reader(pickle._Unpickler):
     dispatch: ClassVar[Dict[int, Callable[[Any], None]]] = {
         code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS
     }
 
     def __init__(self, file: io.BytesIO) -> None:
-        # Sets written by Python 2 hold pictures as its strings.
+        # Sets written by Python 2 store images as strings.
         super().__init__(file, encoding="bytes")
 
     def find_class(self, module: str, name: str) -> Any:
@@ -433,7 +433,7 @@ class _Reader(pickle._Unpickler):
         }
         if (module, name) not in stand_ins:
             raise DatasetError(
-                f"refused, it asks for {module[:80]}.{name[:80]}, which no verification set needs; "
-                "nothing of it was run"
+                f"rejected: it refers to {module[:80]}.{name[:80]}, which no verification set "
+                "needs; no code was executed"
             )
         return stand_ins[module, name]

@@ -1,7 +1,7 @@
-"""insightface's training sets (``train.rec`` with ``train.idx``), read without MXNet.
+"""Reader of insightface's training sets (``train.rec`` with ``train.idx``) without MXNet.
 
-A ``.rec`` file is a row of records; the ``.idx`` beside it says at which byte each key starts.
-Record 0 holds no picture, but says which keys are pictures and which are people.
+A ``.rec`` file is a sequence of records; the ``.idx`` beside it gives the start byte of each key.
+Record 0 contains no image but the key ranges of images and people.
 
 References
 ----------
@@ -38,7 +38,7 @@ _HEADER = struct.Struct("<IfQQ")
 
 @dataclass(frozen=True)
 class FaceRecord:
-    """One picture of a training set.
+    """One image of a training set.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class FaceRecord:
     label
         Number of the person.
     image
-        The encoded picture, as a rule a JPEG.
+        The encoded image, usually a JPEG.
     """
 
     key: int
@@ -57,14 +57,14 @@ class FaceRecord:
 
 @dataclass(frozen=True)
 class UnpackedFace:
-    """Where a picture of a training set went.
+    """The file that an image of a training set was written to.
 
     Attributes
     ----------
     label
         Number of the person.
     file
-        Path below the folder of the pictures, with forward slashes.
+        Path relative to the image folder, with forward slashes.
     """
 
     label: int
@@ -76,17 +76,17 @@ class UnpackedFace:
 
 
 def file_name_of(record: FaceRecord) -> str:
-    """Name the file a record's picture goes into: ``<label>/<key>.jpg``.
+    """Return the file name for a record's image: ``<label>/<key>.jpg``.
 
     Raises
     ------
     DatasetError
-        If the record holds neither a JPEG nor a PNG.
+        If the record contains neither a JPEG nor a PNG.
     """
     for magic, suffix in _SUFFIX_OF.items():
         if record.image.startswith(magic):
             return f"{record.label}/{record.key}{suffix}"
-    raise DatasetError(f"record {record.key} holds neither a JPEG nor a PNG")
+    raise DatasetError(f"record {record.key} contains neither a JPEG nor a PNG")
 
 
 class RecordFile:
@@ -100,7 +100,7 @@ class RecordFile:
     Attributes
     ----------
     keys
-        Keys of the pictures, in order.
+        Keys of the images, in order.
 
     Raises
     ------
@@ -143,7 +143,7 @@ class RecordFile:
         return map(self.read, self.keys)
 
     def read(self, key: int) -> FaceRecord:
-        """Read one picture.
+        """Read one image.
 
         Parameters
         ----------
@@ -153,55 +153,55 @@ class RecordFile:
         Raises
         ------
         DatasetError
-            If there is no such key, or its record is malformed or holds no picture.
+            If there is no such key, or its record is malformed or contains no image.
         """
         labels, image = self._unpack(key)
         label = labels[0]
         if not image or not label >= 0 or not label.is_integer():
             raise DatasetError(
-                f"{str(self._path)!r}: record {key} holds {len(image)} bytes of picture and label "
-                f"{label}; expected a picture and a whole number"
+                f"{str(self._path)!r}: record {key} has {len(image)} bytes of image and label "
+                f"{label}; expected an image and an integer label"
             )
         return FaceRecord(key, int(label), image)
 
     def people(self) -> Iterator[Tuple[int, range]]:
-        """Yield the key of each person and the keys of the person's pictures.
+        """Yield the key of each person and the keys of the person's images.
 
         Yields
         ------
         tuple of int and range
-            Nothing where the set does not say who has which pictures.
+            Nothing if the set does not record the images of each person.
 
         Raises
         ------
         DatasetError
-            If a person's record is malformed or names pictures that are not there.
+            If the record of a person is malformed or refers to images that do not exist.
         """
         for key in self._people:
             labels, _ = self._unpack(key)
             if len(labels) < 2 or not 1 <= labels[0] <= labels[1] <= len(self.keys) + 1:
                 raise DatasetError(
-                    f"{str(self._path)!r}: record {key} must name a run of the pictures 1 to "
+                    f"{str(self._path)!r}: record {key} must give a range of the images 1 to "
                     f"{len(self.keys)}, got {labels}"
                 )
             yield key, range(int(labels[0]), int(labels[1]))
 
     def _contents(self) -> Tuple[Sequence[int], range]:
-        """Return the keys of pictures and of people."""
+        """Return the keys of images and of people."""
         first, last = int(self._keys[0]), int(self._keys[-1])
         labels, image = self._unpack(first)
         if image or len(labels) < 2:
             return self._keys.tolist(), range(0)
         if first != 0 or not 1 <= labels[0] <= labels[1] <= last + 1:
             raise DatasetError(
-                f"{str(self._path)!r}: record {first} says that pictures end before {labels[0]:g} "
-                f"and people before {labels[1]:g}, but keys run to {last}; the .idx belongs to "
+                f"{str(self._path)!r}: record {first} says that images end before {labels[0]:g} "
+                f"and people before {labels[1]:g}, but keys go up to {last}; the .idx belongs to "
                 "another .rec"
             )
         return range(1, int(labels[0])), range(int(labels[0]), int(labels[1]))
 
     def _unpack(self, key: int) -> Tuple[Tuple[float, ...], bytes]:
-        """Return a record's labels and what follows them."""
+        """Return the labels of a record and its remaining bytes."""
         place = int(np.searchsorted(self._keys, key))
         if place == len(self._keys) or self._keys[place] != key:
             raise DatasetError(f"{str(self._path)!r}: the .idx has no key {key}")
@@ -209,7 +209,7 @@ class RecordFile:
         if len(record) < _HEADER.size:
             raise DatasetError(
                 f"{str(self._path)!r}: record {key} has {len(record)} bytes, expected at least "
-                f"{_HEADER.size}; no picture was packed into it"
+                f"{_HEADER.size}; it contains no image"
             )
         count, label, _, _ = _HEADER.unpack_from(record)
         body = record[_HEADER.size :]
@@ -222,7 +222,7 @@ class RecordFile:
         return struct.unpack_from(f"<{count}f", body), body[4 * count :]
 
     def _record(self, start: int) -> bytes:
-        """Read a record, which is in several parts where its data holds the magic number."""
+        """Read a record, which is split into parts where its data contains the magic number."""
         self._file.seek(start)
         parts = []
         expected: Tuple[int, ...] = (WHOLE, FIRST)
@@ -239,24 +239,23 @@ class RecordFile:
             if len(data) != length:
                 raise DatasetError(
                     f"{str(self._path)!r}: the record at byte {start} is cut short: {len(data)} of "
-                    f"{length} bytes; fetch the file again"
+                    f"{length} bytes; download the file again"
                 )
             parts.append(data)
             if kind in (WHOLE, LAST):
                 return struct.pack("<I", MAGIC).join(parts)
-            # Only the last part is padded to whole words; the others are whole already.
+            # Only the last part is padded to whole words; the others need no padding.
             expected = (MIDDLE, LAST)
 
 
 def _read_index(path: Path) -> Tuple[np.ndarray, np.ndarray]:
-    """Return the keys, ascending, and where their records start."""
+    """Return the keys, ascending, and the start bytes of their records."""
     numbers = array("q")
     for number, line in read_lines(path):
         fields = line.split()
         if len(fields) != 2 or not all(f.isascii() and f.isdigit() and len(f) < 19 for f in fields):
             raise DatasetError(
-                f"{str(path)!r}: line {number} is {line[:80]!r}; expected a key and the byte it "
-                "starts at"
+                f"{str(path)!r}: line {number} is {line[:80]!r}; expected a key and its start byte"
             )
         numbers.extend(map(int, fields))
     keys, starts = np.array(numbers, dtype=np.int64).reshape(-1, 2).T

@@ -1,4 +1,4 @@
-"""Quality scores of pictures on disk: what the runner leaves, and lists of other programs."""
+"""Readers and writers of quality scores: results of runners and lists of other programs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _UNREADABLE: Tuple[Type[Exception], ...] = (csv.Error, *UNREADABLE)
 
 @dataclass(frozen=True)
 class QualityScores:
-    """A quality of each of some faces.
+    """Quality scores of a set of faces.
 
     Attributes
     ----------
     names
-        Of the pictures; ``photo.jpg#2`` for the third face of a photo.
+        Names of the images; ``photo.jpg#2`` for the third face of a photo.
     values
         Shape (N,), float64; higher is better.
     made_by
-        What a runner notes of the network that gave them: ``card``, ``build``, ``engine``,
-        ``model_sha256``; empty for other files.
+        The network as recorded by a runner: ``card``, ``build``, ``engine``, ``model_sha256``;
+        empty for other files.
     """
 
     names: Tuple[str, ...]
@@ -57,20 +57,20 @@ class QualityScores:
         return len(self.names)
 
     def of(self, names: Iterable[str]) -> np.ndarray:
-        """Return the scores of pictures in the order asked for.
+        """Return the scores of the given images, in their order.
 
         Raises
         ------
         DatasetError
-            If a picture has no score.
+            If an image has no score.
         """
         value_of = dict(zip(self.names, self.values.tolist()))
         wanted = list(names)
         missing = [name for name in wanted if name not in value_of]
         if missing:
             raise DatasetError(
-                f"{len(missing)} of {len(wanted)} pictures have no score, such as {missing[0]!r}; "
-                f"scores are of pictures such as {self.names[0]!r}: score the same folder"
+                f"{len(missing)} of {len(wanted)} images have no score, such as {missing[0]!r}; "
+                f"scored images are such as {self.names[0]!r}: score the same folder"
             )
         return np.array([value_of[name] for name in wanted])
 
@@ -80,21 +80,21 @@ def finish_scores(
     head: Mapping[str, Any],
     percentile_of: Optional[Callable[[np.ndarray], np.ndarray]] = None,
 ) -> QualityScores:
-    """Write what a runner or a decoder leaves: results.json, scores.csv and sorted.txt.
+    """Write the results of a runner or decoder: results.json, scores.csv and sorted.txt.
 
     Parameters
     ----------
     folder
-        With one entry a picture; is finished.
+        Run folder with one entry per image; it is finished here.
     head
-        What stands in front of the pictures in results.json: whose the scores are.
+        Fields that precede the images in results.json: the network that gave the scores.
     percentile_of
-        Tells where scores lie among others, from 0 to 100; becomes a column of scores.csv.
+        Maps scores to percentiles, 0 to 100, for a column of scores.csv.
 
     Returns
     -------
     QualityScores
-        In the order of the pictures.
+        Scores in the order of the images.
     """
     rows = list(_rows(folder.entries()))
     scores = _scores(rows, head)
@@ -114,7 +114,7 @@ def finish_scores(
 
 
 def _rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[Tuple[str, float]]:
-    """Give name and score of every face; pictures that were refused have none."""
+    """Yield name and score of every face; unreadable images have none."""
     for entry in entries:
         name = entry["path"]
         if "quality" in entry:
@@ -134,25 +134,25 @@ def _scores(rows: Iterable[Tuple[str, float]], made_by: Mapping[str, Any]) -> Qu
 
 
 def read_scores(path: Path) -> QualityScores:
-    """Read quality scores, whoever wrote them.
+    """Read quality scores in any supported format.
 
     Parameters
     ----------
     path
-        A results.json of SDD-FIQA's runner or of MagFace's, whose norms are the qualities; a .csv
-        with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz with ``names``
-        and ``norms``; else text, ``path score`` a line, or MagFace's feature list, ``path v0 v1 …``
-        a line, whose lengths are the qualities.
+        A results.json of SDD-FIQA's runner, or of MagFace's, where the norms are the qualities; a
+        .csv with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz with
+        ``names`` and ``norms``; else text with one ``path score`` per line, or MagFace's feature
+        list with one ``path v0 v1 …`` per line, where the norms are the qualities.
 
     Returns
     -------
     QualityScores
-        In the file's order.
+        Scores in the order of the file.
 
     Raises
     ------
     DatasetError
-        If the file cannot be read, holds no score, one that is not finite, or a picture twice.
+        If the file cannot be read, or has no score, a non-finite score, or an image twice.
     """
     path = Path(path)
     readers = {".json": _read_json, ".csv": _read_csv, ".npz": _read_npz}
@@ -168,14 +168,14 @@ def read_scores(path: Path) -> QualityScores:
             "a .csv with path and quality, or lines of path and score"
         ) from error
     if not len(scores) or not np.isfinite(scores.values).all():
-        raise DatasetError(f"{str(path)!r} holds no score, or one that is not finite")
+        raise DatasetError(f"{str(path)!r} has no score, or one that is not finite")
     if named_twice:
-        raise DatasetError(f"{str(path)!r} holds a picture twice; give each one score")
+        raise DatasetError(f"{str(path)!r} lists an image twice; expected one score per image")
     return scores
 
 
 def _all_differ(names: Tuple[str, ...]) -> bool:
-    # Of ten million names, a set would take half a gigabyte more.
+    # A set of ten million names would take another half gigabyte.
     hashes = np.fromiter(map(hash, names), np.int64, len(names))
     hashes.sort()
     return bool((hashes[1:] != hashes[:-1]).all()) or len(set(names)) == len(names)
@@ -206,7 +206,7 @@ def _read_text(path: Path) -> QualityScores:
 
 
 def _parse(line: str) -> Tuple[str, float]:
-    """Take a line apart: path and score, or path and embedding, whose length is the score."""
+    """Parse a line: path and score, or path and embedding, whose norm is the score."""
     name, *words = line.split()
     if len(words) == 1:
         return name, float(words[0])

@@ -1,8 +1,8 @@
-"""IJB-B and IJB-C as MagFace's authors lay them out: which picture belongs to which template.
+"""Template protocols of IJB-B and IJB-C in the layout of MagFace's authors.
 
 ::
 
-    meta/ijbc_face_tid_mid.txt          picture template medium, in the order of the features
+    meta/ijbc_face_tid_mid.txt          image template medium, in the order of the features
     meta/ijbc_template_pair_label.txt   template template label
 """
 
@@ -28,11 +28,11 @@ class TemplateProtocol:
     Attributes
     ----------
     names
-        Pictures.
+        Names of the images.
     templates, medias
-        Shape (N,), int64: of each picture.
+        Shape (N,), int64: template and medium of each image.
     pairs
-        Shape (P, 2), int64: templates.
+        Shape (P, 2), int64: templates of each pair.
     is_same
         Shape (P,), bool.
     """
@@ -50,15 +50,15 @@ def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
     Parameters
     ----------
     folder
-        Holds ``meta``.
+        Folder that contains ``meta``.
     kind
         ``b`` or ``c``.
 
     Raises
     ------
     DatasetError
-        If a list cannot be read, a line has other columns, or a pair names a template without
-        pictures; names the line.
+        If a list cannot be read, a line has other columns, or a pair refers to a template without
+        images; names the line.
     """
     meta = Path(folder) / "meta"
     names, numbers = _read(meta / f"ijb{kind}_face_tid_mid.txt", named=True)
@@ -67,13 +67,13 @@ def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
     wrong = np.flatnonzero(~np.isin(pairs[:, 2], (0, 1)))
     if len(wrong):
         raise DatasetError(
-            f"{str(pair_list)!r}: line {wrong[0] + 1} ends in {pairs[wrong[0], 2]}; expected 1 for "
-            "one person, 0 for two"
+            f"{str(pair_list)!r}: line {wrong[0] + 1} ends with {pairs[wrong[0], 2]}; expected 1 "
+            "for one person, 0 for two"
         )
     unknown = np.flatnonzero(~np.isin(pairs[:, :2], numbers[:, 0]).all(axis=1))
     if len(unknown):
         raise DatasetError(
-            f"{str(pair_list)!r}: line {unknown[0] + 1} names a template without pictures: "
+            f"{str(pair_list)!r}: line {unknown[0] + 1} names a template without images: "
             f"{pairs[unknown[0], :2].tolist()}"
         )
     return TemplateProtocol(
@@ -82,7 +82,7 @@ def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
 
 
 def _read(path: Path, named: bool) -> Tuple[List[str], np.ndarray]:
-    """Read lines of whole numbers, two behind a name or three without."""
+    """Read lines of integers, two after a name or three without a name."""
     names: List[str] = []
     numbers = array("q")
     columns = 2 if named else 3
@@ -94,7 +94,7 @@ def _read(path: Path, named: bool) -> Tuple[List[str], np.ndarray]:
         ):
             raise DatasetError(
                 f"{str(path)!r}: line {number} is {line[:80]!r}; expected "
-                f"{'a picture, a template and a medium' if named else 'two templates and a label'}"
+                f"{'an image, a template and a medium' if named else 'two templates and a label'}"
             )
         names += words[:1] * named
         numbers.extend(map(int, fields))

@@ -1,11 +1,11 @@
-"""WFLW on disk: the official lists, the crops PIPNet's authors cut, and their normalised lists.
+"""WFLW data set: the official lists, PIPNet's face crops, and its normalised lists.
 
-An official list has one face a line, in pixels of the picture::
+An official list has one face per line, in pixels of the image::
 
     x0 y0 … x97 y97 left top right bottom pose expression illumination make-up occlusion blur image
 
 The lists of the six subsets have the points and the image only. A normalised list, of WFLW or of
-any other data, has one crop a line, in [0, 1] of the crop::
+any other data, has one crop per line, in [0, 1] of the crop::
 
     crop.jpg x0 y0 x1 y1 …
 """
@@ -48,7 +48,7 @@ ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blu
 CROP_SCALE = 1.2  # source: PIPNet@b9eab58 lib/preprocess.py process_wflw
 CROP_SIZE = 256  # source: same file, gen_data's target_size
 
-# Subset to the ending of the list the authors write for it.
+# Subset to the file name ending of the authors' list for it.
 # source: PIPNet@b9eab58 lib/preprocess.py gen_data
 SUBSETS: Mapping[str, str] = {
     "largepose": "pose",
@@ -59,7 +59,7 @@ SUBSETS: Mapping[str, str] = {
     "blur": "blur",
 }
 
-# Official file names by what is in them.
+# Official file names by content.
 LISTS: Mapping[str, str] = {
     "train": "list_98pt_rect_attr_train.txt",
     "test": "list_98pt_rect_attr_test.txt",
@@ -78,7 +78,7 @@ class WflwFace:
     image
         Path below WFLW_images, with forward slashes.
     points_xy
-        Shape (98, 2), float64, pixels; some lie outside the picture.
+        Shape (98, 2), float64, pixels; some lie outside the image.
     rect_xyxy
         The annotated rectangle in pixels; None in the lists of the subsets.
     attributes
@@ -96,15 +96,15 @@ class WflwFace:
 
 @dataclass(frozen=True)
 class WflwCrop:
-    """A face as the authors crop it: the rectangle 1.2 times as large, within the picture.
+    """A face as the authors crop it: the rectangle 1.2 times as large, within the image.
 
     Attributes
     ----------
     face
         The annotation.
     image_hw
-        Size of the picture in pixels; None if it is not at hand, then nothing is clipped at the
-        right and at the bottom.
+        Size of the image in pixels; None if unknown, then nothing is clipped at the right and at
+        the bottom.
     box_xyxy
         The crop in pixels, not rounded.
     """
@@ -120,7 +120,7 @@ class WflwCrop:
         Raises
         ------
         DatasetError
-            If the face has no rectangle, or it leaves nothing of the picture.
+            If the face has no rectangle, or the rectangle lies outside the image.
 
         References
         ----------
@@ -128,8 +128,8 @@ class WflwCrop:
         """
         if face.rect_xyxy is None:
             raise DatasetError(
-                f"{face.source}: no rectangle; it takes {LISTS['test']}, and the size of the "
-                "picture where its border cut the crop"
+                f"{face.source}: no rectangle; use {LISTS['test']}, and the size of the "
+                "image if its border clips the crop"
             )
         left, top, right, bottom = face.rect_xyxy
         margin_x = (right - left) * (CROP_SCALE - 1) / 2
@@ -140,7 +140,7 @@ class WflwCrop:
             right, bottom = min(right, image_hw[1] - 1.0), min(bottom, image_hw[0] - 1.0)
         if int(left) >= int(right) or int(top) >= int(bottom):
             raise DatasetError(
-                f"{face.source}: the rectangle {face.rect_xyxy} leaves no pixel of the picture; "
+                f"{face.source}: the rectangle {face.rect_xyxy} contains no pixel of the image; "
                 "expected left, top, right, bottom inside it"
             )
         return cls(face, image_hw, (left, top, right, bottom))
@@ -148,8 +148,8 @@ class WflwCrop:
     def normalised_points(self) -> np.ndarray:
         """Return the landmarks in [0, 1] of the crop, (98, 2) float64.
 
-        Points outside the picture are moved to its border first; the right and lower borders count
-        as width and height, as the authors have it. Points may lie outside the crop.
+        Points outside the image are moved to its border first; the right and lower borders are at
+        width and height, as in the authors' code. Points may lie outside the crop.
         """
         points = np.maximum(self.face.points_xy, 0.0)
         if self.image_hw is not None:
@@ -157,19 +157,19 @@ class WflwCrop:
         return self.to_unit(points)
 
     def to_unit(self, points_xy: np.ndarray) -> np.ndarray:
-        """Map points (N, 2) from the picture's pixels to [0, 1] of the crop, float64."""
+        """Map points (N, 2) from the image's pixels to [0, 1] of the crop, float64."""
         left, top, right, bottom = self.box_xyxy
-        # The box is not rounded here though the picture is cut at whole pixels: the authors' way.
+        # As in the authors' code, the box is not rounded although crops are cut at whole pixels.
         return np.asarray((points_xy - (left, top)) / (right - left, bottom - top))
 
     def cut(self, image_rgb: np.ndarray) -> np.ndarray:
-        """Cut the crop out of the picture and stretch it to (256, 256, 3)."""
+        """Cut the crop out of the image and stretch it to (256, 256, 3)."""
         left, top, right, bottom = (int(side) for side in self.box_xyxy)
         inside = image_rgb[top:bottom, left:right]
         return resize_image(inside, (CROP_SIZE, CROP_SIZE), "BILINEAR_CV")
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return where the crop comes from, as JSON values."""
+        """Return the source of the crop as JSON values."""
         return {
             "image": self.face.image,
             "annotation": self.face.source,
@@ -203,29 +203,29 @@ def find_lists(folder: Path) -> Dict[str, Path]:
     Parameters
     ----------
     folder
-        Such as the one that WFLW_annotations.tar.gz was unpacked in.
+        Folder such as the unpacked WFLW_annotations.tar.gz.
 
     Returns
     -------
     dict of str to Path
-        The keys of ``LISTS`` that are there, in their order.
+        Keys of ``LISTS`` that were found, in their order, to their paths.
 
     Raises
     ------
     DatasetError
-        If there is none, or one twice.
+        If there is no list, or one twice.
     """
     paths = sorted(Path(folder).rglob("list_98pt_*.txt"))
     path_of = {path.name: path for path in paths}
     for path in paths:
         if path.name in LISTS.values() and path_of[path.name] != path:
             raise DatasetError(
-                f"{path.name} is there twice: {str(path)!r} and {str(path_of[path.name])!r}"
+                f"{path.name} exists twice: {str(path)!r} and {str(path_of[path.name])!r}"
             )
     found = {key: path_of[name] for key, name in LISTS.items() if name in path_of}
     if not found:
         raise DatasetError(
-            f"{str(folder)!r} holds none of WFLW's lists; expected {LISTS['test']} and its like, "
+            f"{str(folder)!r} contains none of WFLW's lists; expected {LISTS['test']} and others "
             "from WFLW_annotations.tar.gz"
         )
     return found
@@ -237,11 +237,12 @@ def read_annotations(path: Path) -> List[WflwFace]:
     Raises
     ------
     DatasetError
-        If the file cannot be read or is empty, or a line is no such annotation; names the line.
+        If the file cannot be read or is empty, or a line is not such an annotation; names the
+        line.
     """
     faces = [_parse_face(fields, f"{path.name}:{line}") for line, fields in _lines(path)]
     if not faces:
-        raise DatasetError(f"{str(path)!r} holds no face")
+        raise DatasetError(f"{str(path)!r} contains no face")
     return faces
 
 
@@ -265,18 +266,18 @@ def _parse_face(fields: Sequence[str], source: str) -> WflwFace:
 
 
 def read_rectangles(path: Path) -> Dict[str, List[Optional[Box]]]:
-    """Read rectangles for lists that have none.
+    """Read face rectangles for lists without rectangles.
 
     Parameters
     ----------
     path
-        JSON, ``{"rects": {list's file name: [[left, top, right, bottom] or null, …]}}``, one entry
-        a line of the list.
+        JSON, ``{"rects": {file name of the list: [[left, top, right, bottom] or null, …]}}``, one
+        entry per line of the list.
 
     Raises
     ------
     DatasetError
-        If the file is anything else.
+        If the file has other content.
     """
     try:
         lists = json.loads(path.read_text(encoding="utf-8"))["rects"].items()
@@ -305,30 +306,31 @@ def _checked_rectangle(rect: Sequence[float], source: str) -> Box:
 
 
 def match_faces(subset: Sequence[WflwFace], full: Sequence[WflwFace]) -> List[int]:
-    """Find the faces of a subset's list in the full list.
+    """Match the faces of a subset with the full list.
 
     Parameters
     ----------
     subset
-        From a list without rectangles.
+        Faces of a list without rectangles.
     full
-        From the list with them.
+        Faces of the list with rectangles.
 
     Returns
     -------
     list of int
-        Index into ``full`` for each face, by picture and first coordinate, as the authors match.
+        Index into ``full`` for each face, matched by image and first coordinate as in the
+        authors' code.
 
     Raises
     ------
     DatasetError
-        If a face is not there; names its line.
+        If a face is not in the full list; names its line.
     """
     index_of = {_identity(face): index for index, face in enumerate(full)}
     missing = [face for face in subset if _identity(face) not in index_of]
     if missing:
         raise DatasetError(
-            f"{missing[0].source}: no such face of {missing[0].image!r} in the full list; take "
+            f"{missing[0].source}: the full list has no such face of {missing[0].image!r}; use "
             "both lists from one WFLW_annotations.tar.gz"
         )
     return [index_of[_identity(face)] for face in subset]
@@ -341,14 +343,14 @@ def _identity(face: WflwFace) -> Tuple[str, float]:
 def name_crops(
     lists: Mapping[str, Path], rectangles: Mapping[str, Sequence[Optional[Box]]]
 ) -> Tuple[Dict[str, WflwFace], Dict[str, List[str]]]:
-    """Name the crops of all lists as the authors do.
+    """Name the crops of all lists as in the authors' code.
 
     Parameters
     ----------
     lists
-        From :func:`find_lists`.
+        Result of :func:`find_lists`.
     rectangles
-        From :func:`read_rectangles`, for lists that have none.
+        Result of :func:`read_rectangles`, for lists without rectangles.
 
     Returns
     -------
@@ -361,7 +363,7 @@ def name_crops(
     Raises
     ------
     DatasetError
-        If a list cannot be read, or does not fit the full list or its rectangles.
+        If a list cannot be read, or does not match the full list or its rectangles.
     """
     faces: Dict[str, WflwFace] = {}
     members: Dict[str, List[str]] = {}
@@ -398,7 +400,7 @@ def read_normalised_list(path: Path) -> NormalisedList:
     ------
     DatasetError
         If the file cannot be read or is empty, a line is malformed or has another number of
-        landmarks than the first, or a crop is there twice; names the line.
+        landmarks than the first, or a crop occurs twice; names the line.
     """
     rows: Dict[str, np.ndarray] = {}
     expected = 0
@@ -408,18 +410,18 @@ def read_normalised_list(path: Path) -> NormalisedList:
         if len(fields) != expected or not fields or len(fields) % 2:
             raise DatasetError(
                 f"{source}: {len(fields)} numbers after the name; expected x and y per landmark, "
-                "and as many as in the first line"
+                "as many as in the first line"
             )
         if name in rows:
-            raise DatasetError(f"{source}: {name!r} is there twice")
+            raise DatasetError(f"{source}: {name!r} occurs twice")
         rows[name] = _numbers(fields, source).reshape(-1, 2)
     if not rows:
-        raise DatasetError(f"{str(path)!r} holds no face")
+        raise DatasetError(f"{str(path)!r} contains no face")
     return NormalisedList(tuple(rows), np.stack(list(rows.values())))
 
 
 def write_normalised_list(path: Path, content: NormalisedList) -> None:
-    """Write a normalised list, all or nothing, byte for byte as the authors' script does."""
+    """Write a normalised list, all or nothing, byte for byte like the authors' script."""
     lines = [
         " ".join([name, *map(repr, points.ravel().tolist())]) + " \n"
         for name, points in zip(content.names, content.points_xy)
@@ -438,12 +440,11 @@ def write_crop_lists(
     Parameters
     ----------
     folder
-        Gets ``train.txt`` and its like; a list without any crop is left out.
+        Output folder for ``train.txt`` and the others; a list without crops is left out.
     faces, members
-        From :func:`name_crops`.
+        Results of :func:`name_crops`.
     sizes
-        Crop to height and width of its picture, None where that is not at hand; crops that are
-        missing here are left out.
+        Crop to height and width of its image, None if unknown; crops missing here are left out.
     """
     points = {
         crop: WflwCrop.of(faces[crop], image_hw).normalised_points()
@@ -462,9 +463,9 @@ def read_subsets(folder: Path, full: NormalisedList) -> Dict[str, List[int]]:
     Parameters
     ----------
     folder
-        Holds ``test_pose.txt`` and its like; those that are missing are left out.
+        Folder with ``test_pose.txt`` and the others; missing lists are left out.
     full
-        ``test.txt``.
+        Content of ``test.txt``.
 
     Returns
     -------
@@ -486,15 +487,15 @@ def read_subsets(folder: Path, full: NormalisedList) -> Dict[str, List[int]]:
         unknown = [name for name in names if name not in index_of]
         if unknown:
             raise DatasetError(
-                f"{str(path)!r} names {unknown[0]!r}, which is not in the test list; make both "
-                "lists in one run"
+                f"{str(path)!r} names {unknown[0]!r}, which is not in the test list; create "
+                "both lists in one run"
             )
         subsets[subset] = [index_of[name] for name in names]
     return subsets
 
 
 def _lines(path: Path) -> Iterator[Tuple[int, List[str]]]:
-    """Give line number and fields of the lines that are not blank."""
+    """Yield line number and fields of the lines that are not blank."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,12 +1,12 @@
-"""WIDER FACE on disk: the official ground truth, files of predictions, and the photos.
+"""WIDER FACE data set: the official ground truth, prediction files, and the photos.
 
-A photo's name is ``event/photo`` without suffix, such as
-``0--Parade/0_Parade_marchingband_1_465``; all parts are joined by it.
+A photo is identified by ``event/photo`` without suffix, such as
+``0--Parade/0_Parade_marchingband_1_465``.
 
-A text of predictions belongs to one photo, lies in the event's folder and has the photo's name::
+A prediction text belongs to one photo, lies in the event's folder and has the photo's name::
 
     0--Parade/0_Parade_marchingband_1_465       the name, with or without folder and suffix
-    2                                           how many boxes follow
+    2                                           number of boxes that follow
     541 354 36 46.5 0.98                        left top width height score, in original pixels
     100 20 8 10 0.31
 """
@@ -58,7 +58,7 @@ EVENTS, PHOTOS, FACES = 61, 3226, 39708
 
 GROUND_TRUTH = ("wider_face_val.mat", *(f"wider_{level}_val.mat" for level in LEVELS))
 
-# Where the two archives put their files when they are unpacked by hand, which `unpack_*` keep to.
+# Folders of the two archives when unpacked by hand; `unpack_*` use the same.
 PHOTOS_FOLDER = "WIDER_val/images"
 GROUND_TRUTH_FOLDER = "eval_tools/ground_truth"
 
@@ -78,14 +78,14 @@ def photo_name(path: str, label: str = "") -> str:
     Parameters
     ----------
     path
-        With forward slashes; at least an event's folder and a file.
+        Path with forward slashes; at least the folder of an event and a file.
     label
-        What an error calls the path, if not by itself.
+        Name of the path in errors; the path itself if empty.
 
     Raises
     ------
     DatasetError
-        If there is no event's folder in the path.
+        If the path has no folder of an event.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def photo_name(path: str, label: str = "") -> str:
     *_, event, name = ("/" + path).split("/")
     if event in ("", "."):
         raise DatasetError(
-            f"{(label or path)!r} is in no event's folder; expected <event>/<photo>, "
+            f"{(label or path)!r} is not in the folder of an event; expected <event>/<photo>, "
             "such as 0--Parade/0_Parade_marchingband_1_465"
         )
     return f"{event}/{_without_suffix(name)}"
@@ -110,18 +110,18 @@ def read_ground_truth(folder: Path) -> GroundTruth:
     Parameters
     ----------
     folder
-        Holds wider_face_val.mat (photos and boxes) and wider_{easy,medium,hard}_val.mat (which
-        boxes count at each level).
+        Folder with wider_face_val.mat (photos and boxes) and wider_{easy,medium,hard}_val.mat
+        (which boxes count at each level).
 
     Returns
     -------
     GroundTruth
-        With the levels easy, medium and hard.
+        Ground truth with the levels easy, medium and hard.
 
     Raises
     ------
     DatasetError
-        If a file is missing, is no .mat file of this kind, or they do not fit together.
+        If a file is missing, is not a .mat file of this kind, or the files do not match.
     """
     path = Path(folder, GROUND_TRUTH[0])
     content = _load_mat(path, ("event_list", "file_list", "face_bbx_list"))
@@ -154,8 +154,8 @@ def _read_level(folder: Path, level: str, starts: np.ndarray) -> np.ndarray:
         raise _not_official(path) from error
     if len(cells) != len(starts) - 1:
         raise DatasetError(
-            f"{str(path)!r} is about {len(cells)} photos, {GROUND_TRUTH[0]} about "
-            f"{len(starts) - 1}; take all four files from one eval_tools.zip"
+            f"{str(path)!r} covers {len(cells)} photos, {GROUND_TRUTH[0]} covers "
+            f"{len(starts) - 1}; use all four files from one eval_tools.zip"
         )
     image = np.repeat(np.arange(len(cells)), [len(cell) for cell in cells])
     rows = starts[image] + numbers - 1
@@ -167,7 +167,7 @@ def _read_level(folder: Path, level: str, starts: np.ndarray) -> np.ndarray:
 
 
 def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
-    # Imported here because it takes as long as a whole evaluation, and writers do not need it.
+    # A local import: it takes as long as a whole evaluation, and writers do not need it.
     from scipy.io import loadmat
 
     if not path.is_file():
@@ -178,7 +178,7 @@ def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
     try:
         _check_size_of_mat(path)
         content: Dict[str, Any] = loadmat(path, variable_names=names)
-    except Exception as error:  # A damaged file makes the reader raise nearly anything.
+    except Exception as error:  # The reader can raise any exception on a damaged file.
         raise _not_official(path) from error
     if not set(names) <= set(content):
         raise _not_official(path)
@@ -186,12 +186,12 @@ def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
 
 
 def _check_size_of_mat(path: Path) -> None:
-    """Refuse what would fill the memory, before the reader of .mat files allocates it."""
+    """Reject a .mat file that would fill the memory before the reader allocates it."""
     if path.stat().st_size > LARGEST_MAT:
         raise ValueError("too large")
     data = path.read_bytes()
     # source: MAT-File Format (R2024a), level 5: 128 bytes of header, then elements that begin with
-    # type and size; the header's last two bytes tell the order of the bytes.
+    # type and size; the last two bytes of the header give the byte order.
     tag = struct.Struct("<II" if data[126:128] == b"IM" else ">II")
     position, room = 128, LARGEST_MAT
     while position + tag.size <= len(data):
@@ -216,13 +216,13 @@ def _not_official(path: Path) -> DatasetError:
 
 
 def read_predictions(source: Path) -> Predictions:
-    """Read predictions from texts (see the module) or from a JSON of results.
+    """Read predictions from texts (see the module) or from a JSON file of results.
 
     Parameters
     ----------
     source
         A folder with ``<event>/<photo>.txt`` at any depth; a .tar.gz, .tgz, .tar or .zip of such
-        texts; or a .json with schema facezoo.faces/1. Other files beside the texts are passed over.
+        texts; or a .json with schema facezoo.faces/1. Other files beside the texts are ignored.
 
     Returns
     -------
@@ -232,8 +232,8 @@ def read_predictions(source: Path) -> Predictions:
     Raises
     ------
     DatasetError
-        If the source cannot be read or anything in it is not as described, by file and line. An
-        archive with links or with paths that leave it is refused as a whole.
+        If the source cannot be read or its content is malformed; names file and line. An archive
+        with links or paths that lead outside is rejected as a whole.
     """
     source = Path(source)
     name = source.name.lower()
@@ -250,14 +250,14 @@ def read_predictions(source: Path) -> Predictions:
     if name.endswith(".json"):
         return _read_json(source)
     raise DatasetError(
-        f"{str(source)!r} is no source of predictions; "
+        f"{str(source)!r} is not a source of predictions; "
         "expected a folder, a .tar.gz, .tgz, .tar, .zip or .json file"
     )
 
 
 @dataclass(frozen=True)
 class _Text:
-    """One photo's predictions before parsing; the label says where they are from."""
+    """Unparsed predictions of one photo; the label names their source."""
 
     label: str
     photo: str
@@ -280,22 +280,22 @@ def _texts_in_folder(folder: Path) -> Iterator[_Text]:
 
 
 class _QuickTarInfo(tarfile.TarInfo):
-    """A member with name, size and kind only, and an end that is no end is an error.
+    """A tar member with name, size and type only; a premature end of the archive is an error.
 
-    Reading thousands of small texts, tarfile spends most of its time on owners, modes and times;
-    and it takes a damaged header, or the end of a file that was cut, for the end of the archive.
+    With thousands of small texts, tarfile spends most of its time on owners, modes and times; and
+    it treats a damaged header, or the end of a truncated file, as the end of the archive.
     """
 
     @classmethod
     def frombuf(cls, buf: Union[bytes, bytearray], encoding: str, errors: str) -> _QuickTarInfo:
         if len(buf) != tarfile.BLOCKSIZE:
             raise tarfile.HeaderError("it ends early")
-        if buf[156:157] != tarfile.REGTYPE or buf[345]:  # No plain file with a short name.
+        if buf[156:157] != tarfile.REGTYPE or buf[345]:  # Not a regular file with a short name.
             try:
                 return super().frombuf(buf, encoding, errors)
             except tarfile.HeaderError as error:
                 if not any(buf):
-                    raise  # The proper end.
+                    raise  # The regular end.
                 raise tarfile.HeaderError(str(error)) from error
         member = cls()
         try:
@@ -319,11 +319,11 @@ def _texts_in_tar(path: Path) -> Iterator[_Text]:
                 file = archive.extractfile(member) if _is_text(member.name) else None
                 if file is not None:
                     yield _Text(label, photo_name(member.name, label), file.read())
-            # The checksum of a compressed archive is only looked at when all of it is read.
+            # The checksum of a compressed archive is only verified once all of it has been read.
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{str(path)!r} is no tar archive or is damaged ({error})") from error
+        raise DatasetError(f"{str(path)!r} is not a tar archive or is damaged ({error})") from error
 
 
 def _texts_in_zip(path: Path) -> Iterator[_Text]:
@@ -344,7 +344,7 @@ def _parse_texts(source: Path, texts: Iterator[_Text]) -> Predictions:
             if text.photo in photos:
                 _refuse(
                     text.label,
-                    f"is about the same photo as {photos[text.photo]!r}; expected one text a photo",
+                    f"is for the same photo as {photos[text.photo]!r}; expected one text per photo",
                 )
             photos[text.photo] = text.label
         sizes, rows = _parse_batch(batch)
@@ -352,7 +352,7 @@ def _parse_texts(source: Path, texts: Iterator[_Text]) -> Predictions:
         parts.append(rows)
     if not photos:
         raise DatasetError(
-            f"{str(source)!r} holds no predictions; expected texts named <event>/<photo>.txt, "
+            f"{str(source)!r} contains no predictions; expected texts named <event>/<photo>.txt, "
             "such as 0--Parade/0_Parade_marchingband_1_465.txt"
         )
     joined = np.concatenate(parts)
@@ -374,7 +374,7 @@ def _batches(texts: Iterator[_Text]) -> Iterator[List[_Text]]:
 
 
 def _parse_batch(batch: Sequence[_Text]) -> Tuple[List[int], np.ndarray]:
-    """Parse all boxes in one go, or text by text if anything about them is unusual."""
+    """Parse all boxes at once, or text by text if any of them is irregular."""
     try:
         return _parse_together(batch)
     except ValueError:
@@ -405,7 +405,7 @@ def _parse_together(batch: Sequence[_Text]) -> Tuple[List[int], np.ndarray]:
 def _parse_alone(text: _Text) -> np.ndarray:
     lines = text.data.splitlines()
     if len(lines) < 2:
-        _refuse(text.label, f"has less than two lines; {TEXT_LAYOUT}")
+        _refuse(text.label, f"has fewer than two lines; {TEXT_LAYOUT}")
     try:
         stem = _stem(lines[0])
     except UnicodeDecodeError:
@@ -426,8 +426,8 @@ def _parse_alone(text: _Text) -> np.ndarray:
     if len(rows) != int(lines[1]):
         _refuse(
             text.label,
-            f"line 2 says {int(lines[1])} boxes, and {len(rows)} follow; "
-            "the file may be cut short: write it again",
+            f"line 2 announces {int(lines[1])} boxes, but {len(rows)} follow; "
+            "the file may be truncated: write it again",
         )
     return np.reshape(rows, (-1, 5)).astype(np.float64)
 
@@ -453,7 +453,7 @@ def _is_good(rows: np.ndarray) -> bool:
 
 
 def _stem(line: bytes) -> str:
-    """Return the photo's name in line 1, which may have folders and a suffix."""
+    """Return the name of the photo in line 1, without folders and suffix."""
     return _PHOTO_SUFFIX.sub("", line.decode("utf-8-sig").strip().rpartition("/")[2])
 
 
@@ -477,28 +477,28 @@ def _read_json(path: Path) -> Predictions:
         with path.open(encoding="utf-8") as file:
             content = json.load(file, object_hook=_without_landmarks)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{str(path)!r} is no JSON: {error}") from error
+        raise DatasetError(f"{str(path)!r} is not valid JSON: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         schema = content.get("schema") if isinstance(content, dict) else None
         raise DatasetError(f"{str(path)!r} has the schema {schema!r}; expected {SCHEMA!r}")
     images = content.get("images")
     if not isinstance(images, list):
-        raise DatasetError(f"{str(path)!r} has no list 'images'; expected one entry a photo")
+        raise DatasetError(f"{str(path)!r} has no list 'images'; expected one entry per photo")
     rows: Dict[str, np.ndarray] = {}
     for index, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("path"), str):
             _refuse(str(path), f"images[{index}] has no 'path'; expected <event>/<photo>.jpg")
         if "error" in image:
-            continue  # The runner refused this photo, so it has no predictions.
+            continue  # The runner rejected this photo, so it has no predictions.
         photo = photo_name(image["path"])
         if photo in rows:
-            _refuse(str(path), f"has the photo {photo!r} twice; expected it once")
+            _refuse(str(path), f"lists the photo {photo!r} twice; expected it once")
         rows[photo] = _rows_of_json(f"{path}: {photo}", image.get("faces"))
     return Predictions.from_rows(rows)
 
 
 def _without_landmarks(entry: Dict[str, Any]) -> Any:
-    """Keep of a face only what counts here; all landmarks at once would take much memory."""
+    """Drop the landmarks of a face, which would take much memory."""
     if "box_xyxy" not in entry:
         return entry
     return entry["box_xyxy"], entry.get("score")
@@ -506,7 +506,7 @@ def _without_landmarks(entry: Dict[str, Any]) -> Any:
 
 def _rows_of_json(label: str, faces: Any) -> np.ndarray:
     if not isinstance(faces, list):
-        _refuse(label, "has no list 'faces'; expected one, empty if there is no face")
+        _refuse(label, "has no list 'faces'; expected a list, empty if there is no face")
     rows = np.zeros((len(faces), 5))
     for index, face in enumerate(faces):
         try:
@@ -518,7 +518,7 @@ def _rows_of_json(label: str, faces: Any) -> np.ndarray:
     if not good.all():
         _refuse(
             label,
-            f"faces[{np.argmin(good)}] is no face; expected 'box_xyxy' with left, top, right, "
+            f"faces[{np.argmin(good)}] is not a face; expected 'box_xyxy' with left, top, right, "
             "bottom and a 'score', all finite numbers",
         )
     return _with_sizes(rows)
@@ -534,18 +534,18 @@ def _number(value: Any) -> float:
 
 
 def format_widerface(name: str, faces: FaceDetections) -> str:
-    """Write one photo's faces as a WIDER FACE text.
+    """Format the faces of one photo as a WIDER FACE text.
 
-    Nine digits are written, so that left, top and score come back as the same float32, and so do
-    left + width and top + height where left and top are not negative. A box that is inside out is
-    written with size 0, since the layout has no negative sizes.
+    Nine digits are written, so that left, top and score are read back as the same float32, and so
+    are left + width and top + height if left and top are not negative. An inverted box is written
+    with size 0, since the format has no negative sizes.
 
     Parameters
     ----------
     name
         ``event/photo``.
     faces
-        The photo's faces.
+        The faces of the photo.
 
     Returns
     -------
@@ -558,7 +558,7 @@ def format_widerface(name: str, faces: FaceDetections) -> str:
 
 
 def predictions_from_faces(faces: Mapping[str, FaceDetections]) -> Predictions:
-    """Join faces by photo name (``event/photo``) without a detour through files."""
+    """Collect the faces per photo (``event/photo``) without writing files."""
     return Predictions.from_rows({name: _rows_of_faces(found) for name, found in faces.items()})
 
 
@@ -570,7 +570,7 @@ def _rows_of_faces(faces: FaceDetections) -> np.ndarray:
 
 
 def _with_sizes(rows: np.ndarray) -> np.ndarray:
-    """Replace right and bottom by width and height, 0 where a box is inside out."""
+    """Replace right and bottom by width and height, 0 for an inverted box."""
     rows[:, 2:4] = np.maximum(rows[:, 2:4] - rows[:, :2], 0)
     return rows
 
@@ -579,12 +579,12 @@ def _with_sizes(rows: np.ndarray) -> np.ndarray:
 
 
 def check_dataset(folder: Path) -> Tuple[int, int, int]:
-    """Check that the validation set is complete: every photo that the ground truth names.
+    """Check that the validation set has every photo of the ground truth.
 
     Parameters
     ----------
     folder
-        Holds ``WIDER_val/images/<event>/<photo>.jpg`` and ``eval_tools/ground_truth/*.mat``.
+        Contains ``WIDER_val/images/<event>/<photo>.jpg`` and ``eval_tools/ground_truth/*.mat``.
 
     Returns
     -------
@@ -594,7 +594,7 @@ def check_dataset(folder: Path) -> Tuple[int, int, int]:
     Raises
     ------
     DatasetError
-        If files are missing, empty or too many, by name.
+        If files are missing, empty or unexpected; names one.
     """
     truth = read_ground_truth(folder / GROUND_TRUTH_FOLDER)
     events = {name.partition("/")[0] for name in truth.images}
@@ -623,7 +623,7 @@ def check_dataset(folder: Path) -> Tuple[int, int, int]:
 
 
 def unpack_photos(archive: Path, folder: Path) -> int:
-    """Unpack WIDER_val.zip to ``folder/WIDER_val/images``; photos that are there are kept.
+    """Unpack WIDER_val.zip to ``folder/WIDER_val/images``; existing photos are kept.
 
     Returns
     -------
@@ -633,8 +633,8 @@ def unpack_photos(archive: Path, folder: Path) -> int:
     Raises
     ------
     DatasetError
-        If the archive is damaged, hostile or another; then nothing is written (a damaged photo
-        inside is only found on the way).
+        If the archive is damaged, malicious or a different one; then nothing is written, except
+        that a damaged photo is only noticed while unpacking.
     """
     return _unpack(archive, folder, re.compile(r"(?:^|/)images/([^/]+/[^/]+\.jpg)$"), PHOTOS_FOLDER)
 
@@ -642,14 +642,14 @@ def unpack_photos(archive: Path, folder: Path) -> int:
 def unpack_ground_truth(archive: Path, folder: Path) -> int:
     """Unpack the .mat files of eval_tools.zip to ``folder/eval_tools/ground_truth``.
 
-    Returns and raises as :func:`unpack_photos`.
+    Return value and errors are those of :func:`unpack_photos`.
     """
     pattern = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, GROUND_TRUTH))})$")
     return _unpack(archive, folder, pattern, GROUND_TRUTH_FOLDER)
 
 
 def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) -> int:
-    # Imported here because it needs the image libraries, and evaluating does not.
+    # A local import: it needs the image libraries, which evaluation does not.
     from ..files import write_bytes
 
     with _opened_zip(archive) as zipped:
@@ -660,7 +660,7 @@ def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) ->
             if match and not info.filename.startswith("__MACOSX/"):
                 chosen[match.group(1)] = info
         if not chosen:
-            _refuse(str(archive), f"holds nothing for {below}; is it the official archive?")
+            _refuse(str(archive), f"contains nothing for {below}; expected the official archive")
         if sum(info.file_size for info in chosen.values()) > LARGEST_ARCHIVE:
             _refuse(str(archive), f"unpacks to more than {LARGEST_ARCHIVE >> 30} GiB")
         for name, info in chosen.items():
@@ -677,17 +677,17 @@ def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError as error:
         raise DatasetError(f"{str(path)!r} does not exist; expected a .zip archive") from error
-    # RuntimeError and NotImplementedError: encrypted, or compressed in a way Python cannot undo.
+    # RuntimeError and NotImplementedError: encrypted, or an unsupported compression.
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError) as error:
-        raise DatasetError(f"{str(path)!r} is no zip archive or is damaged ({error})") from error
+        raise DatasetError(f"{str(path)!r} is not a zip archive or is damaged ({error})") from error
 
 
 def _check_member(archive: Path, name: str, size: int, is_link: bool, largest: int) -> str:
-    """Refuse a member that could write or read outside, or fill the memory; return its label."""
+    """Reject a member that leads outside or would fill the memory; return its label."""
     label = f"{archive}: {name}"
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or parts[0].endswith(":") or (parts[0] == "" and name):
-        _refuse(label, "is a path that leaves the archive; expected plain relative paths")
+        _refuse(label, "is a path that leads outside; expected plain relative paths")
     if is_link:
         _refuse(label, "is a link or a device; expected files and folders only")
     if size > largest:
