@@ -98,7 +98,7 @@ def test_a_mirrored_face_is_not_mirrored_back():
     [
         (np.zeros((4, 2)), 112, "five finite points"),
         (np.full((5, 2), np.nan), 112, "five finite points"),
-        (np.full((5, 2), 7.0), 112, r"are one point, \[7.0, 7.0\]"),
+        (np.full((5, 2), 7.0), 112, r"are at \[7.0, 7.0\]"),
         (TEMPLATE_XY, 100, "multiple of 112 or 128, got 100"),
         (TEMPLATE_XY, 0, "got 0"),
         (TEMPLATE_XY, -112, "got -112"),

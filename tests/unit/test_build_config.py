@@ -185,7 +185,7 @@ def test_a_process_op_that_cannot_be_run_is_named(op, says):
         ("- a\n- b", "expected a mapping"),
         ("", "expected a mapping"),
         ("model: {name: x}\nengine: {type: vacc}", "superseded schema"),
-        (short(workspace="path: a, work_dir: b"), "found 2"),
+        (short(workspace="path: a, work_dir: b"), "got 2"),
         (short(rest="graph: {extra_ops: {extra_ops: {type: softmax}}}"), "second extra_ops"),
     ],
 )
@@ -249,12 +249,12 @@ def test_known_keys_warn_of_nothing(caplog):
         (b"[" * 30000, "nested deeper"),
         (b"#" * (LARGEST_FILE + 1), "larger than"),
         (b"name: a\nname: b", "given twice"),
-        (b"name: !!python/object/apply:os.system [echo]", "not readable as YAML"),
-        (b"a: [1", "not readable as YAML"),
-        (b"a: 1\n---\nb: 2", "not readable as YAML"),
-        (b"\xff\xfe\xff", "not readable as YAML"),
-        (b"a: \x00", "not readable as YAML"),
-        (b"a: 2024-99-99", "not readable as YAML"),
+        (b"name: !!python/object/apply:os.system [echo]", "not valid YAML"),
+        (b"a: [1", "not valid YAML"),
+        (b"a: 1\n---\nb: 2", "not valid YAML"),
+        (b"\xff\xfe\xff", "not valid YAML"),
+        (b"a: \x00", "not valid YAML"),
+        (b"a: 2024-99-99", "not valid YAML"),
     ],
 )
 def test_hostile_files_are_refused_before_they_grow(data, says):

@@ -107,7 +107,7 @@ def test_unreadable_pictures_are_named_and_skipped(tmp_path, convert):
         ("b.png", -1),
         ("c.png", 1),
     ]
-    assert pictures[1].error == "is empty (0 bytes); expected a picture"
+    assert pictures[1].error == "is empty (0 bytes); expected an image"
     assert convert(photos).returncode == 1
 
 
@@ -115,7 +115,7 @@ def test_no_picture_is_an_error(tmp_path, convert):
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     ran = convert(tmp_path / "photos")
     assert ran.returncode == 2
-    assert "holds no picture" in ran.stderr
+    assert "contains no image" in ran.stderr
     assert not (tmp_path / "list.txt").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(tmp_path
     command = [sys.executable, "-c", code, script, *flags, "--text_path", tmp_path / "list.txt"]
     ran = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert ran.returncode == 2
-    assert "0.00 GB free, and 1 pictures as npz take 0.02 GB" in ran.stderr
+    assert "0.00 GB free, and 1 images as npz need 0.02 GB" in ran.stderr
     assert list((tmp_path / "npz").rglob("*.npz")) == []
 
 

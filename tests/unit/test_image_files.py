@@ -106,7 +106,7 @@ def test_a_broken_note_in_a_jpeg_does_no_harm(tmp_path, picture):
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"not a picture at all", "is not a picture"),
+        (b"not a picture at all", "is not a readable image"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "picture"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused(tmp_path, picture):
     path.write_bytes(data)
     assert read_image_rgb(path).shape == picture.shape
     path.write_bytes(data[: len(data) * 9 // 10])
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="truncated"):
         read_image_rgb(path)
 
 
@@ -152,10 +152,10 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, picture):
 def test_a_picture_of_over_178_megapixels_is_refused(tmp_path, width):
     path = tmp_path / "bomb.pgm"
     path.write_bytes(b"P5 %d 10000 255\n" % width)
-    with pytest.raises(ImageError, match=r"bomb\.pgm' claims more than 178 megapixels; make"):
+    with pytest.raises(ImageError, match=r"bomb\.pgm' has more than 178 megapixels; reduce"):
         read_image_rgb(path)
     path.write_bytes(b"P5 17800 10000 255\n")
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="truncated"):
         read_image_rgb(path)
 
 
@@ -190,7 +190,7 @@ def test_a_lone_file_is_a_list_of_one(tmp_path, picture):
 def test_no_folder_and_no_picture_are_errors(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         find_images(tmp_path / "none")
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="contains no image"):
         find_images(tmp_path)
 
 
@@ -281,7 +281,7 @@ def test_other_pictures_are_read_in_full(tmp_path, name):
 def test_what_cannot_be_read_in_full_cannot_be_read_in_part(tmp_path, picture):
     path = saved(tmp_path, picture, "a.jpg")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="truncated"):
         read_reduced_rgb(path, (10, 10))
     with pytest.raises(ImageError, match="cannot be read"):
         read_reduced_rgb(tmp_path / "none.jpg", (10, 10))

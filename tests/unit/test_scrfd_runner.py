@@ -99,7 +99,7 @@ def test_a_bad_picture_is_named_counted_and_passed_over(tmp_path, run_here, mode
     assert "1 refused" in said
     entries = json.loads((out / "results.json").read_text())["images"]
     assert [e["error"] for e in entries if "error" in e] == [
-        "is empty (0 bytes); expected a picture"
+        "is empty (0 bytes); expected an image"
     ]
     code, said, _ = run_here(RUNNER, *words)
     assert code == 1

@@ -115,8 +115,8 @@ def is_ours(ran):
 
 def test_shims_come_work_and_go(environment):
     assert environment.facezoo("shims", "status").stdout.splitlines() == [
-        "vamc: not there; facezoo vamc is",
-        "vamp: not there; facezoo vamp is",
+        "vamc: not installed; facezoo vamc is",
+        "vamp: not installed; facezoo vamp is",
     ]
     ran = environment.facezoo("shims", "install")
     assert ran.returncode == 0, ran.stderr
@@ -145,9 +145,9 @@ def test_what_is_in_the_way_is_named(environment):
     (environment.bin / "vamc").write_text("notes")
     ran = environment.facezoo("shims", "install")
     assert ran.returncode == 2
-    assert "vamc' is in the way and no shim of facezoo" in ran.stderr
+    assert "vamc' exists and is not a shim of facezoo" in ran.stderr
     assert (environment.bin / "vamc").read_text() == "notes"
-    assert "no shim is there" in environment.facezoo("shims", "remove").stdout
+    assert "no shim installed" in environment.facezoo("shims", "remove").stdout
     assert (environment.bin / "vamc").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_shim_needs_the_command_it_calls(environment):
     (environment.bin / "facezoo").unlink()
     ran = environment.run(*command)
     assert ran.returncode == 2
-    assert "is not there for a shim to call" in ran.stderr
+    assert "does not exist, but a shim needs it" in ran.stderr
 
 
 # With the vendor's distribution ------------------------------------------------------------------
@@ -182,7 +182,10 @@ def test_a_vendor_installed_before_is_left_alone(environment):
     ran = environment.facezoo("shims", "install")
     assert ran.returncode == 0
     for name in TOOLS:
-        assert f"{name}: left alone, the vendor's is there (vendor-tools 2.8.0 in" in ran.stdout
+        assert (
+            f"{name}: not changed: the vendor's tool is installed (vendor-tools 2.8.0 in"
+            in ran.stdout
+        )
     assert {name: (environment.bin / name).read_bytes() for name in TOOLS} == before
     assert environment.facezoo("shims", "remove").returncode == 0
     assert {name: (environment.bin / name).read_bytes() for name in TOOLS} == before
@@ -211,7 +214,7 @@ def test_a_shim_hands_over_to_what_is_declared(environment):
     environment.install_vendor()
     for name, text in shims.items():
         (environment.bin / name).write_bytes(text)
-    assert "hands over to the vendor's" in environment.facezoo("shims", "status").stdout
+    assert "runs the vendor's" in environment.facezoo("shims", "status").stdout
     check_handed_over(environment, "vamc")
     check_handed_over(environment, "vamp")
 
@@ -255,7 +258,7 @@ def opt(environment, tmp_path):
 def test_a_tool_on_the_path_is_handed_over_to(environment, opt):
     check_handed_over(environment, environment.bin / "facezoo", "vamp", path=[opt])
     ran = environment.facezoo("shims", "install", path=[opt])
-    assert f"vamp: left alone, the vendor's is there ({opt / 'vamp'})" in ran.stdout
+    assert f"vamp: not changed: the vendor's tool is installed ({opt / 'vamp'})" in ran.stdout
     assert not (environment.bin / "vamp").exists()
 
 
@@ -270,7 +273,10 @@ def test_a_tool_of_an_environment_that_is_not_on_the_path_is_seen(environment):
     environment.write(environment.bin / "vamp", f"#!{sys.executable}\n{VENDOR}\nsys.exit(tell())\n")
     ran = environment.facezoo("shims", "install", env={"PATH": "/usr/bin:/bin"})
     assert ran.returncode == 0
-    assert f"vamp: left alone, the vendor's is there ({environment.bin / 'vamp'})" in ran.stdout
+    assert (
+        f"vamp: not changed: the vendor's tool is installed ({environment.bin / 'vamp'})"
+        in ran.stdout
+    )
     assert "vamc: shim installed" in ran.stdout
 
 
@@ -287,7 +293,7 @@ def test_a_tool_that_leads_back_ends_here(environment, opt):
     environment.write(opt / "vamc", text)
     ran = environment.facezoo("vamc", "compile", "none.yaml", path=[opt])
     assert is_ours(ran)
-    assert ran.stderr.count("leads back to facezoo vamc") == 1
+    assert ran.stderr.count("calls facezoo vamc again") == 1
 
 
 def test_a_tool_that_calls_itself_by_name_gets_itself(environment, opt):

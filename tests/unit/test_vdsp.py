@@ -173,7 +173,7 @@ def test_sizes_left_out_come_from_the_model(tmp_path):
     ("changes", "message"),
     [
         ({"OpType": "FUSION_OP_YUV_NV12_RESIZE_2RGB_NORM_TENSOR"}, "does not prepare an RGB"),
-        ({"OimageWidth": 0}, "OimageWidth must be a whole number"),
+        ({"OimageWidth": 0}, "OimageWidth must be an integer"),
         ({"OimageWidth": -1}, "OimageWidth"),
         ({"OimageHeight": 10**9}, "OimageHeight"),
         ({"OimageHeight": 640.5}, "OimageHeight"),
@@ -198,7 +198,7 @@ def test_values_no_card_would_take_are_refused_by_key(tmp_path, changes, message
 
 
 def test_an_absent_image_format_is_not_guessed(tmp_path):
-    with pytest.raises(ConfigError, match="takes as YUV_NV12"):
+    with pytest.raises(ConfigError, match="which means YUV_NV12"):
         read_vdsp(write(tmp_path, drop=("IimageFormat",)), SCRFD)
 
 

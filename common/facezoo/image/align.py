@@ -1,4 +1,4 @@
-"""From five points on a face to the upright crop that recognition and quality networks eat."""
+"""Alignment: from five face landmarks to the upright crop of recognition and quality networks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ..errors import InputError
 
 __all__ = ["TEMPLATE_XY", "align_face", "similarity_matrix"]
 
-# Where a crop of 112x112 has the eyes, the nose and the corners of the mouth, in pixels: the
-# left of each pair in the picture first.
+# Positions of eyes, nose and mouth corners in a crop of 112x112, in pixels; the left one in the
+# image comes first.
 # source: insightface@7fadd42 python-package/insightface/utils/face_align.py arcface_dst
 TEMPLATE_XY = np.array(
     [
@@ -23,51 +23,53 @@ TEMPLATE_XY = np.array(
     dtype=np.float32,
 )
 TEMPLATE_SIZE = 112  # source: same file, estimate_norm
-# Crops whose size is a multiple of 128 hold the template with a margin of 8 on the left and right.
+# Crops with a size that is a multiple of 128 have a margin of 8 on the left and right.
 # source: same function
 WIDE_SIZE = 128
 WIDE_MARGIN = np.array([8.0, 0.0], dtype=np.float32)
 
 
 def similarity_matrix(landmarks_xy: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Find the rotation, scale and shift that bring five points nearest to the template.
+    """Fit rotation, scale and shift of five landmarks to the template by least squares.
 
     Parameters
     ----------
     landmarks_xy
         Shape (5, 2), float, pixels: left eye, right eye, nose, left and right mouth corner as seen
-        in the picture.
+        in the image.
     size
         Side of the crop in pixels; a multiple of 112 or of 128.
 
     Returns
     -------
     numpy.ndarray
-        Shape (2, 3), float64: from picture pixels to crop pixels.
+        Shape (2, 3), float64: from image pixels to crop pixels.
 
     Raises
     ------
     InputError
-        If the points are not five, not finite or all the same, or the size is no such multiple.
+        If there are not five finite, distinct points, or the size is not such a multiple.
 
     References
     ----------
     .. [1] S. Umeyama, *Least-Squares Estimation of Transformation Parameters Between Two Point
-       Patterns*, PAMI 1991. In the plane a similarity is one complex factor and one complex shift,
-       for which least squares has a closed form.
+       Patterns*, PAMI 1991. In the plane a similarity is a complex factor and a complex shift, for
+       which least squares has a closed form.
     .. [2] insightface@7fadd42, ``python-package/insightface/utils/face_align.py``.
     """
     points = np.asarray(landmarks_xy, dtype=np.float32)
     if points.shape != TEMPLATE_XY.shape or not np.isfinite(points).all():
         raise InputError(f"landmarks must be five finite points (5, 2), got {points.tolist()}")
     template = _template(size)
-    # The original centres in float32, whose rounding can move a crop by 1e-4 pixels.
+    # The original centres in float32, and its rounding can move a crop by 1e-4 pixels.
     source_centre, target_centre = points.mean(axis=0), template.mean(axis=0)
     source = _complex(points - source_centre)
     target = _complex(template - target_centre)
     spread = np.vdot(source, source).real
     if spread == 0.0:
-        raise InputError(f"the five landmarks are one point, {points[0].tolist()}: no face there")
+        raise InputError(
+            f"all five landmarks are at {points[0].tolist()}; expected those of a face"
+        )
     factor = np.vdot(source, target) / spread
     shift = _complex(target_centre) - factor * _complex(source_centre)
     return np.array(
@@ -92,7 +94,7 @@ def _template(size: int) -> np.ndarray:
 def align_face(
     image: np.ndarray, landmarks_xy: np.ndarray, size: int = TEMPLATE_SIZE
 ) -> np.ndarray:
-    """Cut a face out of a picture, upright and at the template's scale.
+    """Crop a face from an image, upright and at the scale of the template.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def align_face(
     Returns
     -------
     numpy.ndarray
-        Shape (size, size, 3), uint8; black where the picture ends.
+        Shape (size, size, 3), uint8; black outside the image.
     """
     crop: np.ndarray = cv2.warpAffine(image, similarity_matrix(landmarks_xy, size), (size, size))
     return crop

@@ -1,4 +1,4 @@
-"""Arithmetic on boxes."""
+"""Box overlap and matching."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["iou_matrix", "match_boxes"]
 
 
 def iou_matrix(boxes_a_xyxy: np.ndarray, boxes_b_xyxy: np.ndarray) -> np.ndarray:
-    """Overlap of every box with every other, as intersection over union.
+    """Compute the intersection over union of all pairs of boxes.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def iou_matrix(boxes_a_xyxy: np.ndarray, boxes_b_xyxy: np.ndarray) -> np.ndarray
     Returns
     -------
     numpy.ndarray
-        Shape (N, M), float32, 0 to 1; boxes without area overlap nothing.
+        Shape (N, M), float32, 0 to 1; 0 for boxes without area.
     """
     a, b = boxes_a_xyxy[:, None].astype(np.float64), boxes_b_xyxy[None].astype(np.float64)
     corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -33,14 +33,14 @@ def iou_matrix(boxes_a_xyxy: np.ndarray, boxes_b_xyxy: np.ndarray) -> np.ndarray
 def match_boxes(
     boxes_a_xyxy: np.ndarray, boxes_b_xyxy: np.ndarray, iou_threshold: float = 0.5
 ) -> np.ndarray:
-    """Pair the boxes of two sets, the most overlapping pair first, each box at most once.
+    """Match two sets of boxes greedily by overlap, each box at most once.
 
     Parameters
     ----------
     boxes_a_xyxy, boxes_b_xyxy
         Shapes (N, 4) and (M, 4).
     iou_threshold
-        Pairs must overlap at least this much.
+        Smallest intersection over union of a pair.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Pictures made worse on purpose, by known amounts: what a quality score should notice."""
+"""Image degradations of known strength, to test quality scores."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _FUNCTIONS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "occlusion": _cover,
 }
 
-# What a level of each means.
+# Meaning of the level of each degradation.
 DEGRADATIONS: Mapping[str, str] = {
     "blur": "sigma of a Gaussian in pixels",
     "shrink": "times smaller, then enlarged again",
@@ -68,7 +68,7 @@ LEVELS: Mapping[str, Tuple[float, ...]] = {
 
 
 def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
-    """Make a picture worse.
+    """Degrade an image.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
     kind
         A key of ``DEGRADATIONS``.
     level
-        How much, in the unit that ``DEGRADATIONS`` says; the one that changes nothing (0, and 1
-        for ``shrink``) gives the picture back.
+        Strength in the unit given by ``DEGRADATIONS``; the neutral level (0, and 1 for ``shrink``)
+        returns the image unchanged.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
     Raises
     ------
     InputError
-        If there is no such kind, or the level is out of its range.
+        If the kind is unknown, or the level is out of range.
     """
     if kind not in _FUNCTIONS:
         raise InputError(f"degradation {kind!r} is not known; expected {', '.join(_FUNCTIONS)}")
@@ -98,5 +98,7 @@ def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
     most = {"jpeg": 100.0, "occlusion": 1.0}.get(kind, np.inf)
     least = -np.inf if kind == "brightness" else nothing
     if not least <= level <= most or not np.isfinite(level):
-        raise InputError(f"a level of {kind} is its {DEGRADATIONS[kind]}, got {level:g}")
+        raise InputError(
+            f"level {level:g} of {kind} is out of range; it is the {DEGRADATIONS[kind]}"
+        )
     return _FUNCTIONS[kind](image_rgb, level)

@@ -1,4 +1,4 @@
-"""Results drawn on pictures, and pictures gathered on one sheet."""
+"""Drawing of results on images, and contact sheets."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ BOX_COLOR = (64, 220, 96)
 REFUSED_COLOR = (255, 160, 64)
 LABEL_COLOR = (16, 40, 20)
 POINT_COLOR = (64, 255, 96)
-# Left eye, right eye, nose, left and right mouth corner, as seen in the picture.
+# Left eye, right eye, nose, left and right mouth corner, as seen in the image.
 LANDMARK_COLORS = ((255, 96, 96), (96, 160, 255), (255, 220, 64), (240, 96, 255), (96, 255, 255))
 
 
 def write_drawing(path: Path, drawn_rgb: np.ndarray) -> None:
-    """Write a drawing, shrunk if it has more pixels a side than a JPEG can have.
+    """Write a drawing, shrunk if a side exceeds the maximum of a JPEG.
 
     Parameters
     ----------
     path
-        Where to; its folder is made if needed.
+        Target file; its folder is created if needed.
     drawn_rgb
         Shape (H, W, 3), uint8, RGB.
     """
@@ -48,12 +48,12 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
     image_rgb
         Shape (H, W, 3), uint8, RGB; not changed.
     faces
-        In this picture's pixels.
+        In pixels of this image.
 
     Returns
     -------
     numpy.ndarray
-        A copy of the picture with the drawing, same shape, uint8, RGB.
+        A copy of the image with the drawing, same shape, uint8, RGB.
     """
     drawn = image_rgb.copy()
     thickness = max(1, round(max(drawn.shape[:2]) / 500))
@@ -77,15 +77,15 @@ def draw_landmarks(image_rgb: np.ndarray, found: Union[Landmarks, FaceLandmarks]
     image_rgb
         Shape (H, W, 3), uint8, RGB; not changed.
     found
-        In this picture's pixels.
+        In pixels of this image.
 
     Returns
     -------
     numpy.ndarray
-        A copy of the picture with a dot a landmark, same shape, uint8, RGB.
+        A copy of the image with a dot per landmark, same shape, uint8, RGB.
     """
     drawn = image_rgb.copy()
-    shift = 4  # OpenCV takes sixteenths of a pixel.
+    shift = 4  # OpenCV expects sixteenths of a pixel.
     for landmarks in found.landmarks if isinstance(found, FaceLandmarks) else (found,):
         width, height = np.ptp(landmarks.points_xy, axis=0)
         radius = max(1.0, float(width + height) / 200)
@@ -103,7 +103,7 @@ def draw_predicted(
     refused: Sequence[bool],
     points_xy: Sequence[np.ndarray],
 ) -> np.ndarray:
-    """Draw boxes with a caption each, refused ones in another colour, and points.
+    """Draw points, and boxes with captions; rejected boxes get another colour.
 
     Parameters
     ----------
@@ -112,14 +112,14 @@ def draw_predicted(
     boxes_xyxy
         Shape (N, 4), pixels.
     captions, refused
-        One a box.
+    One per box: its caption, and whether it is rejected.
     points_xy
-        (M, 2) a box, pixels.
+        One array (M, 2) per box, pixels.
 
     Returns
     -------
     numpy.ndarray
-        A copy of the picture with the drawing, same shape, uint8, RGB.
+        A copy of the image with the drawing, same shape, uint8, RGB.
     """
     drawn = image_rgb.copy()
     thickness = max(1, round(max(drawn.shape[:2]) / 500))
@@ -145,7 +145,7 @@ def _label(
     stroke = max(1, thickness // 2)
     (width, height), base = cv2.getTextSize(text, font, scale, stroke)
     left = max(0, min(corner[0], drawn.shape[1] - width))
-    # Above the box where there is room, else inside it.
+    # Above the box if there is space, else inside it.
     bottom = corner[1] if corner[1] >= height + base else corner[1] + height + base
     cv2.rectangle(drawn, (left, bottom - height - base), (left + width, bottom), color, -1)
     origin = (left, bottom - base // 2)
@@ -158,18 +158,18 @@ def contact_sheet(
     columns: int = 3,
     cell_wh: Tuple[int, int] = (480, 360),
 ) -> np.ndarray:
-    """Gather pictures on one sheet, each shrunk into a cell above its caption.
+    """Arrange images on one sheet, each shrunk into a cell above its caption.
 
     Parameters
     ----------
     images_rgb
-        Pictures of any size, each (H, W, 3), uint8, RGB; at least one.
+        Images of any size, each (H, W, 3), uint8, RGB; at least one.
     captions
-        One line each; letters outside ASCII are drawn as question marks.
+        One line per image; letters outside ASCII are drawn as question marks.
     columns
-        Cells a row.
+        Cells per row.
     cell_wh
-        Width and height of a cell's picture, in pixels.
+        Width and height of the image in a cell, in pixels.
 
     Returns
     -------

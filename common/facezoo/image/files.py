@@ -1,4 +1,4 @@
-"""Reading pictures: one way in, one colour order, and a name for everything that is refused."""
+"""Image files: find, read as upright RGB, write; unreadable files are reported by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
 # Older OpenCV builds have no flag that decodes straight to RGB.
 _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
-# A JPEG's blocks of 8 x 8 can be decoded to 4, 2 or 1 pixels a side; OpenCV's flags for it.
+# OpenCV's flags to decode the 8 x 8 blocks of a JPEG to 4, 2 or 1 pixels per side.
 _REDUCED = {8: 64, 4: 32, 2: 16}  # source: opencv@4.10.0 imgcodecs.hpp IMREAD_REDUCED_GRAYSCALE
 
 _END_OF_IMAGE = b"\xff\xd9"
@@ -48,13 +48,13 @@ class _Header(NamedTuple):
     kind: str
     width: int
     height: int
-    plain: bool  # a JPEG, upright, grey or in three colours
+    plain: bool  # an upright JPEG, grey or with three channels
 
 
 def read_image_rgb(path: Path) -> np.ndarray:
-    """Read a picture as upright RGB.
+    """Read an image as upright RGB.
 
-    Grey, palette, 16-bit, CMYK and transparent pictures become 8-bit RGB as OpenCV converts them
+    Grey, palette, 16-bit, CMYK and transparent images are converted to 8-bit RGB as in OpenCV
     (transparency is dropped); the EXIF orientation is applied.
 
     Parameters
@@ -70,59 +70,60 @@ def read_image_rgb(path: Path) -> np.ndarray:
     Raises
     ------
     ImageError
-        If the file is missing, empty, no picture, cut short, or larger than 178 megapixels.
+        If the file is missing, empty, not an image, truncated, or larger than 178 megapixels.
     """
     return decode_image_rgb(_read(Path(path)), path)
 
 
 def decode_image_rgb(data: bytes, path: Union[str, Path]) -> np.ndarray:
-    """Decode an encoded picture as :func:`read_image_rgb` does a file.
+    """Decode an encoded image like :func:`read_image_rgb`.
 
     Parameters
     ----------
     data
-        The encoded picture.
+        The encoded image.
     path
-        What errors call it.
+        Its name in errors.
 
     Raises
     ------
     ImageError
-        If it is empty, no picture, cut short, or larger than 178 megapixels.
+        If it is empty, not an image, truncated, or larger than 178 megapixels.
     """
     return _decode(data, path, _check_header(data, path))
 
 
 def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, Tuple[int, int]]:
-    """Read a picture as upright RGB, a large JPEG at 1/2, 1/4 or 1/8 of its size.
+    """Read an image as upright RGB, decoding a large JPEG at 1/2, 1/4 or 1/8 of its size.
 
-    Decoding to fewer pixels takes a fraction of the time, and averages what a resize would skip.
+    Reduced decoding takes a fraction of the time and averages pixels that a resize would skip.
 
     Parameters
     ----------
     path
         As for :func:`read_image_rgb`.
     fit_hw
-        The picture is to be fitted into this box, so it is never read smaller than that makes it.
+        Height and width of the box that the image will be fitted into; it is never read smaller
+        than that.
 
     Returns
     -------
     image_rgb : numpy.ndarray
         Shape (H, W, 3), uint8, RGB, contiguous.
     image_hw : tuple of int
-        Height and width of the picture in full.
+        Height and width of the full image.
 
     Raises
     ------
     ImageError
-        As :func:`read_image_rgb`.
+        As for :func:`read_image_rgb`.
     """
     data = _read(Path(path))
     header = _check_header(data, path)
     height, width = header.height, header.width
     reduction = 1
     if header.kind == "JPEG":
-        # The header does not say which way is up; the way that leaves more pixels is safe.
+        # The header does not give the orientation; the one that keeps more pixels is safe.
         share = min(
             max(height / box[0], width / box[1]) for box in (fit_hw, (fit_hw[1], fit_hw[0]))
         )
@@ -143,10 +144,10 @@ def _read(path: Path) -> bytes:
 
 def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int = 0) -> np.ndarray:
     if header.plain and not reduced:
-        # The pixels are OpenCV's, whose decoder is the same library, in less time.
+        # Same pixels as OpenCV, whose decoder is the same library, in less time.
         with suppress(ValueError):
             return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
-        # It is strict; what OpenCV can still make of a damaged file decides.
+        # This decoder is strict; OpenCV decides whether a damaged file is readable.
     buffer = np.frombuffer(data, np.uint8)
     try:
         if _DECODE_RGB is not None:
@@ -157,49 +158,49 @@ def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int =
     except cv2.error as error:
         raise ImageError(f"{str(path)!r} cannot be decoded: {error.err}") from error
     if image is None:
-        raise ImageError(f"{str(path)!r} cannot be decoded; expected an intact picture")
+        raise ImageError(f"{str(path)!r} cannot be decoded; expected an intact image")
     return np.ascontiguousarray(image)
 
 
 def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
-    """Refuse what OpenCV would decode half, hang on, or not name."""
+    """Reject files that OpenCV would decode partly, hang on, or report without a name."""
     if not data:
-        raise ImageError(f"{str(path)!r} is empty (0 bytes); expected a picture")
+        raise ImageError(f"{str(path)!r} is empty (0 bytes); expected an image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Opening reads the header only; no pixel is decoded here.
+            # Opening reads only the header.
             with Image.open(io.BytesIO(data)) as header:
                 width, height = header.size
                 kind = header.format or ""
                 plain = kind == "JPEG" and header.mode in ("L", "RGB") and _is_upright(header)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{str(path)!r} is not a picture that can be read") from error
+        raise ImageError(f"{str(path)!r} is not a readable image") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
-    except Exception as error:  # Pillow's parsers raise anything on hostile bytes.
+    except Exception as error:  # Pillow's parsers raise anything on malformed bytes.
         raise ImageError(f"{str(path)!r} has a header that cannot be read: {error}") from error
     if width * height > MAX_PIXELS:
         raise _too_large(path)
     if _is_cut_short(data, kind, width, height):
-        raise ImageError(f"{str(path)!r} is cut short: the end of the picture is missing")
+        raise ImageError(f"{str(path)!r} is truncated: the end of the image is missing")
     return _Header(kind, width, height, plain)
 
 
 def _is_upright(header: Image.Image) -> bool:
     try:
         return bool(header.getexif().get(_ORIENTATION, 1) == 1)
-    except Exception:  # As above; a broken note about a picture does not make it unreadable.
+    except Exception:  # As above; broken metadata does not make an image unreadable.
         return False
 
 
 def _too_large(path: Union[str, Path]) -> ImageError:
     most = MAX_PIXELS // 10**6
-    return ImageError(f"{str(path)!r} claims more than {most} megapixels; make it smaller")
+    return ImageError(f"{str(path)!r} has more than {most} megapixels; reduce it")
 
 
 def _is_cut_short(data: bytes, kind: str, width: int, height: int) -> bool:
-    """Tell whether the end of a picture is missing; decoders fill it with grey without a word."""
+    """Return whether the end of an image is missing; decoders silently fill it with grey."""
     if kind in ("JPEG", "MPO"):
         return data.rfind(_END_OF_IMAGE) < _start_of_scan(data)
     if kind == "PNG":
@@ -211,44 +212,44 @@ def _is_cut_short(data: bytes, kind: str, width: int, height: int) -> bool:
 
 
 def _start_of_scan(data: bytes) -> int:
-    """Find where a JPEG's pixels begin: behind its segments, one of which may hold a thumbnail."""
+    """Find the start of a JPEG's pixel data after its segments, which may contain a thumbnail."""
     position = 2
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    # Within the pixels every 0xff is escaped, so an end marker behind this is the picture's own.
+    # In the pixel data every 0xff is escaped, so an end marker after this is that of the image.
     return position
 
 
 def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:
-    """List the pictures below a folder, any depth, in one order on every machine.
+    """List the images below a folder at any depth, in the same order on every machine.
 
     Parameters
     ----------
     folder
-        A folder, or one picture.
+        A folder, or a single image.
     suffixes
-        Lower-case file name endings that count; upper case is accepted too.
+        Accepted file name endings in lower case; upper case is accepted too.
 
     Returns
     -------
     list of Path
-        Sorted by their parts; links to folders are not followed, so that a loop ends.
+        Sorted by path components; links to folders are not followed, so that loops end.
 
     Raises
     ------
     InputError
-        If there is no such file or folder, no picture in it, or one whose name is no line of text:
-        results name pictures line by line, in UTF-8.
+        If the file or folder does not exist, contains no image, or a name is not a line of UTF-8
+        text, as results list images line by line.
     """
     folder = Path(folder)
     if folder.is_file():
         _check_name(folder.name, folder)
         return [folder]
     if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} does not exist; expected a picture or a folder of them")
+        raise InputError(f"{str(folder)!r} does not exist; expected an image or a folder of them")
     found = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
     if not found:
-        raise InputError(f"{str(folder)!r} holds no picture ({', '.join(suffixes)}, any depth)")
+        raise InputError(f"{str(folder)!r} contains no image ({', '.join(suffixes)}, any depth)")
     for path in found:
         _check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
@@ -261,7 +262,7 @@ def _check_name(name: str, path: Path) -> None:
     except UnicodeEncodeError:
         problem = "is not UTF-8"
     if problem:
-        raise InputError(f"{str(path)!r}: the name {problem}, and results name pictures; rename it")
+        raise InputError(f"{str(path)!r}: the name {problem}, so results cannot list it; rename it")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -273,7 +274,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
-    """Write a picture, all or nothing; the suffix decides the format.
+    """Write an image, all or nothing; the suffix selects the format.
 
     Parameters
     ----------
@@ -285,36 +286,36 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     suffix = path.suffix.lower() if path.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
     if not done:
-        raise InputError(f"{str(path)!r}: the picture cannot be encoded as {suffix}")
+        raise InputError(f"{str(path)!r}: the image cannot be encoded as {suffix}")
     write_bytes(path, encoded.tobytes())
 
 
 def relative_names(paths: Sequence[Path], root: Path) -> Tuple[str, ...]:
-    """Return the paths' names below a root, with forward slashes; a lone file keeps its name."""
+    """Return the paths relative to a root, with forward slashes; a single file keeps its name."""
     base = root.parent if root.is_file() else root
     return tuple(path.relative_to(base).as_posix() for path in paths)
 
 
 def names_with_suffix(names: Sequence[str], suffix: str) -> Dict[str, str]:
-    """Name a file after each picture, with another suffix and never twice the same.
+    """Return a unique file name per image, with another suffix.
 
     Parameters
     ----------
     names
         Relative names such as ``event/photo.jpg``.
     suffix
-        Such as ``.txt``.
+        New suffix such as ``.txt``.
 
     Returns
     -------
     dict
-        ``event/photo.jpg`` to ``event/photo.txt``; pictures that differ in nothing but their
-        suffix keep it: ``event/photo.png.txt``.
+        ``event/photo.jpg`` to ``event/photo.txt``; images that differ only in their suffix keep
+        it: ``event/photo.png.txt``.
     """
     stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
     count = Counter(stems.values())
     return {
-        # A stem may itself be a picture's name: a.png.jpg beside a.png.
+        # A stem may itself be the name of an image: a.png.jpg beside a.png.
         name: (stem if count[stem] == 1 and stem not in stems else name) + suffix
         for name, stem in stems.items()
     }

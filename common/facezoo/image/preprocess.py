@@ -1,4 +1,4 @@
-"""A card's pre-processing on the CPU: resize, colour order, normalisation."""
+"""The pre-processing of a model card on the CPU: resize, colour order, normalisation."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ __all__ = [
 
 
 def as_half(values: Sequence[float]) -> np.ndarray:
-    """Round to float16 as the device does, in float64 for the arithmetic that follows."""
+    """Round to float16 like the device; returned as float64 for the following arithmetic."""
     return np.asarray(values, np.float16).astype(np.float64)
 
 
 def normalisation_table(preprocess: Preprocess, half_output: bool = False) -> np.ndarray:
-    """Return what each pixel value becomes, per channel of the network.
+    """Return the normalised value of each pixel value, per channel of the network.
 
     Parameters
     ----------
     preprocess
-        Its NormaType, mean and std are used, the last two rounded to float16 as on the device.
+        NormaType, mean and std are used, the last two rounded to float16 as on the device.
     half_output
-        Round the result to float16 too, as the device hands it to fp16 and int8 networks.
+        Round the result to float16 too, as the device does for fp16 and int8 networks.
 
     Returns
     -------
     numpy.ndarray
-        Shape (3, 256), float32; row c is the network's channel c.
+        Shape (3, 256), float32; row c is channel c of the network.
     """
     pixel = np.arange(256, dtype=np.float64)[None]
     mean, std = as_half(preprocess.mean)[:, None], as_half(preprocess.std)[:, None]
@@ -64,17 +64,17 @@ def normalisation_table(preprocess: Preprocess, half_output: bool = False) -> np
 
 
 def affine_normalisation(table: np.ndarray) -> Optional[Tuple[float, float]]:
-    """Write a table as ``pixel * scale - shift`` for a graph to compute, if that changes no bit.
+    """Express a table as ``pixel * scale - shift``, if a graph computes it bit-identically.
 
     Parameters
     ----------
     table
-        From :func:`normalisation_table`.
+        Result of :func:`normalisation_table`.
 
     Returns
     -------
     tuple of float or None
-        Scale and shift in float32, the same for all channels; None if rounding would show.
+        Scale and shift in float32, the same for all channels; None if rounding would differ.
     """
     scale = np.float32((np.float64(table[0, 255]) - table[0, 0]) / 255.0)
     shift = -table[0, 0]
@@ -83,21 +83,21 @@ def affine_normalisation(table: np.ndarray) -> Optional[Tuple[float, float]]:
 
 
 def check_picture(image_rgb: np.ndarray) -> None:
-    """Refuse what is no picture (H, W, 3), uint8; ConfigError says what it is instead."""
+    """Raise ConfigError unless the array is an image (H, W, 3), uint8."""
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
         raise ConfigError(
-            f"a picture must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
+            f"an image must have shape (H, W, 3) and dtype uint8, got {image_rgb.shape} "
             f"{image_rgb.dtype}; read it with facezoo.image.files.read_image_rgb"
         )
 
 
 class VdspOperation:
-    """One fusion op, ready to run: pictures in, network tensors out.
+    """One vdsp fusion operation on the CPU: from images to network tensors.
 
     Parameters
     ----------
     preprocess
-        What to do.
+        The steps to apply.
     half_output
         Round the tensor to float16, as the device does for fp16 and int8 networks.
     """
@@ -110,21 +110,21 @@ class VdspOperation:
     def __call__(
         self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
     ) -> Tuple[np.ndarray, Placement]:
-        """Make one network input: all of the operation.
+        """Compute one network input with the complete operation.
 
         Parameters
         ----------
         image_rgb
             Shape (H, W, 3), uint8, RGB.
         out
-            Shape (3, input_h, input_w), float32: where to put the tensor.
+            Buffer for the tensor, shape (3, input_h, input_w), float32.
 
         Returns
         -------
         tensor : numpy.ndarray
             Shape (3, input_h, input_w), float32, in the network's channel order.
         placement : Placement
-            Where the picture lies in it.
+            Position and scale of the image in it.
         """
         planes, placement = self.planes(image_rgb)
         if out is None:
@@ -136,25 +136,25 @@ class VdspOperation:
     def planes(
         self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
     ) -> Tuple[np.ndarray, Placement]:
-        """Make one network input but for the normalisation, which may be part of the graph.
+        """Compute one network input without the normalisation, which may be part of the graph.
 
         Parameters
         ----------
         image_rgb
             Shape (H, W, 3), uint8, RGB.
         out
-            Shape (3, input_h, input_w), uint8: where to put the pixels; else the calling thread's
-            next call overwrites them.
+            Buffer for the pixels, shape (3, input_h, input_w), uint8; without one the next call of
+            the same thread overwrites them.
 
         Returns
         -------
         planes : numpy.ndarray
             Shape (3, input_h, input_w), uint8, in the network's channel order.
         placement : Placement
-            Where the picture lies in it.
+            Position and scale of the image in it.
         """
         check_picture(image_rgb)
-        # Each thread fits its pictures into a canvas of its own: new memory costs page faults.
+        # Each thread reuses its own canvas, since new memory costs page faults.
         canvas = getattr(self._local, "canvas", None)
         if canvas is None:
             hw = self.preprocess.input_hw
@@ -168,37 +168,37 @@ class VdspOperation:
 
 
 def describe_differences(given: Preprocess, contract: Preprocess) -> List[str]:
-    """Say in words where a pre-processing departs from a model's contract.
+    """Describe how a pre-processing differs from a model's contract.
 
     Parameters
     ----------
     given
-        What will be done.
+        The pre-processing that will be used.
     contract
-        What the model was made for.
+        The pre-processing that the model expects.
 
     Returns
     -------
     list of str
-        One line a difference that can change a tensor; empty if there is none.
+        One line per difference that can change a tensor; empty if there is none.
     """
     lines = []
     for name in ("fit", "input_hw", "pad_value", "anchor", "rounding", "axis_scale", "resize"):
         if getattr(given, name) != getattr(contract, name):
             lines.append(
-                f"{name} {getattr(given, name)!r}, the model has {getattr(contract, name)!r}"
+                f"{name} {getattr(given, name)!r}, the model expects {getattr(contract, name)!r}"
             )
     if given.swaps_channels != contract.swaps_channels:
         order = {True: "BGR", False: "RGB"}
         lines.append(
-            f"channels in {order[given.swaps_channels]} order, the model was made for "
+            f"channels in {order[given.swaps_channels]} order, the model expects "
             f"{order[contract.swaps_channels]}"
         )
     here, there = normalisation_table(given), normalisation_table(contract)
     gap = float(np.max(np.abs(here - there)))
     if not math.isclose(gap, 0.0, abs_tol=1e-6):
         lines.append(
-            f"normalisation {given.norm} to {_ranges(here)}, the model was made for "
+            f"normalisation {given.norm} to {_ranges(here)}, the model expects "
             f"{contract.norm} to {_ranges(there)}"
         )
     return lines

@@ -1,6 +1,6 @@
-"""Fitting a picture to a network's input, in uint8, and remembering how.
+"""Resize, pad and crop an image to a network's input, in uint8, and record the placement.
 
-The vendor's vdsp resizes, pads and crops 8-bit pixels before it normalises; so does this.
+As in the vendor's vdsp, 8-bit pixels are resized, padded and cropped before the normalisation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["fit_image", "letterbox_size", "placement_of", "resize_image"]
 
 _CV_INTERPOLATION = {
     "BILINEAR_CV": cv2.INTER_LINEAR,
-    # The vendor documents no arithmetic for plain BILINEAR; it is taken to be OpenCV's.
+    # The vendor does not document the arithmetic of plain BILINEAR; OpenCV's is assumed.
     "BILINEAR": cv2.INTER_LINEAR,
     "NEAREST": cv2.INTER_NEAREST,
 }
@@ -40,11 +40,11 @@ def resize_image(
     image
         Shape (H, W, 3), uint8.
     hw
-        Height and width wanted, in pixels.
+        Target height and width, in pixels.
     resize
         One of the vendor's ResizeTypes.
     out
-        Where to put the result; a view into a larger image is allowed.
+        Buffer for the result; a view into a larger image is allowed.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def resize_image(
         Shape (hw[0], hw[1], 3), uint8; ``out`` if it was given.
     """
     if resize in _CV_INTERPOLATION and image.shape[:2] != hw:
-        # Written straight into place; a view of whole pixels is a valid destination.
+        # Written in place; a view of complete pixels is a valid destination.
         interpolation = _CV_INTERPOLATION[resize]
         return np.asarray(cv2.resize(image, (hw[1], hw[0]), out, interpolation=interpolation))
     if image.shape[:2] == hw:
@@ -72,18 +72,18 @@ def resize_image(
 def letterbox_size(
     image_hw: Tuple[int, int], input_hw: Tuple[int, int], rounding: str
 ) -> Tuple[int, int]:
-    """Return the size of a picture that keeps its aspect and just fits the input, in pixels.
+    """Return the largest size of an image, in pixels, that fits the input and keeps the aspect.
 
     Parameters
     ----------
     image_hw, input_hw
         Heights and widths in pixels.
     rounding
-        ``floor`` or ``round``, for the side that comes out fractional.
+        ``floor`` or ``round``, for the side with a fractional size.
     """
     height, width = image_hw
     input_height, input_width = input_hw
-    # Written as one division each, so that the side that fits exactly is exact.
+    # One division each, so that the side that fits exactly is exact.
     if height * input_width > width * input_height:
         exact = input_height / (height / width)
         return input_height, _whole(exact, rounding)
@@ -98,23 +98,23 @@ def _whole(exact: float, rounding: str) -> int:
 def fit_image(
     image: np.ndarray, preprocess: Preprocess, out: Optional[np.ndarray] = None
 ) -> Tuple[np.ndarray, Placement]:
-    """Bring a picture to the network's input size as a card's pre-processing says.
+    """Fit an image to the network's input size according to a pre-processing.
 
     Parameters
     ----------
     image
         Shape (H, W, 3), uint8, any channel order.
     preprocess
-        Its geometry is applied; colour and normalisation are not.
+        Only its geometry is applied, not colour and normalisation.
     out
-        Shape (input_hw[0], input_hw[1], 3), uint8: where to put the result.
+        Buffer for the result, shape (input_hw[0], input_hw[1], 3), uint8.
 
     Returns
     -------
     fitted : numpy.ndarray
         Shape (input_hw[0], input_hw[1], 3), uint8, same channel order.
     placement : Placement
-        How to go back.
+        Mapping back to the image.
     """
     height, width = image.shape[:2]
     input_hw = preprocess.input_hw
@@ -142,8 +142,8 @@ def fit_image(
     elif preprocess.fit == "none":
         if (height, width) != input_hw:
             raise ConfigError(
-                f"the pre-processing does not resize, but the picture is {width}x{height} and the "
-                f"network takes {input_hw[1]}x{input_hw[0]}"
+                f"the pre-processing does not resize, but the image is {width}x{height} and the "
+                f"network expects {input_hw[1]}x{input_hw[0]}"
             )
         fitted, resized_hw = image, input_hw
     else:
@@ -159,7 +159,7 @@ def _crop(image: np.ndarray, crop_xy: Tuple[int, int], hw: Tuple[int, int]) -> n
     left, top = crop_xy
     if left + hw[1] > image.shape[1] or top + hw[0] > image.shape[0]:
         raise ConfigError(
-            f"a crop of {hw[1]}x{hw[0]} at ({left}, {top}) does not fit into a picture of "
+            f"a crop of {hw[1]}x{hw[0]} at ({left}, {top}) does not fit into an image of "
             f"{image.shape[1]}x{image.shape[0]}"
         )
     return image[top : top + hw[0], left : left + hw[1]]
@@ -189,7 +189,7 @@ def _letterbox_pads(
     resized_hw = preprocess.resize_hw or (input_hw[0] - top - bottom, input_hw[1] - left - right)
     if (resized_hw[0] + top + bottom, resized_hw[1] + left + right) != input_hw:
         raise ConfigError(
-            f"a picture of {resized_hw[1]}x{resized_hw[0]} with pads top {top}, bottom {bottom}, "
+            f"an image of {resized_hw[1]}x{resized_hw[0]} with pads top {top}, bottom {bottom}, "
             f"left {left}, right {right} does not fill the input {input_hw[1]}x{input_hw[0]}"
         )
     fitted = _pad_around(image, resized_hw, (left, top), preprocess, out)
@@ -207,7 +207,7 @@ def _pad_around(
     left, top = left_top
     fitted = np.empty((*preprocess.input_hw, 3), np.uint8) if out is None else out
     color = preprocess.pad_value
-    # One number is filled in many times faster than three in turn.
+    # Filling with one number is many times faster than with three.
     value = color[0] if color.count(color[0]) == 3 else color
     fitted[:top] = value
     fitted[top + resized_hw[0] :] = value
@@ -220,23 +220,23 @@ def _pad_around(
 
 @lru_cache(maxsize=4096)
 def placement_of(image_hw: Tuple[int, int], preprocess: Preprocess) -> Placement:
-    """Say where a picture of a size comes to lie, by fitting an empty one.
+    """Return the placement of an image of a given size, by fitting an empty one.
 
     Parameters
     ----------
     image_hw
         Height and width in pixels.
     preprocess
-        What places it: the card's pre-processing, or what a vdsp JSON says.
+        The pre-processing of a card or of a vdsp JSON.
 
     Returns
     -------
     Placement
-        The one :func:`fit_image` gives for a picture of that size.
+        The placement that :func:`fit_image` returns for an image of that size.
 
     Raises
     ------
     ConfigError
-        If a picture of that size cannot be fitted.
+        If an image of that size cannot be fitted.
     """
     return fit_image(np.zeros((*image_hw, 3), np.uint8), preprocess)[1]

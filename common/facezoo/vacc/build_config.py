@@ -1,8 +1,8 @@
-"""The vendor's build YAML: what ``vamc compile`` is told, read into frozen dataclasses.
+"""Reader of the vendor's build YAML, the input of ``vamc compile``, into frozen dataclasses.
 
-The schema is what the vendor's own 231 recipes use. A key outside it is an error that names the
-nearest known one, except under ``backend.compile`` and ``backend.quantize``, where private keys
-abound: there it is passed through with a warning. Paths are relative to the working directory.
+The schema covers the vendor's own 231 recipes. An unknown key is an error that names the nearest
+known one, except under ``backend.compile`` and ``backend.quantize``, where private keys are
+common: there it is passed through with a warning. Paths are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ CALIBRATE_MODES = ("max", "percentile", "kl_divergence", "mse")
 COLOR_CODES = ("COLOR_RGB2BGR", "COLOR_BGR2RGB", "COLOR_RGB2YCrCb")
 
 LARGEST_FILE = 1 << 16  # bytes; the largest of the vendor's recipes has 1,910
-DEEPEST_NESTING = 12  # levels; the deepest of them has five
+DEEPEST_NESTING = 12  # levels; the vendor's recipes have at most five
 LARGEST_NUMBER = 1e9
 LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
 
-# Keys under backend.compile and backend.quantize that the vendor's recipes use. They steer the
-# vendor's compiler and are handed on as they are.
+# Keys under backend.compile and backend.quantize in the vendor's recipes. They configure the
+# vendor's compiler and are passed on unchanged.
 COMPILE_KEYS = (
     "cluster_mode data_transport_mode data_type dense_special_config enable_float_to_half "
     "enable_graph_partition enable_groundingdino_axis_change enable_groundingdino_cut_layernorm "
@@ -62,20 +62,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frontend:
-    """What is compiled.
+    """The model to compile.
 
     Attributes
     ----------
     checkpoint
         The model file.
     shape
-        Input name to the shapes it takes, (N, C, H, W) as a rule: one, or the ends of a range.
+        Input name to its shapes, usually (N, C, H, W): one, or the ends of a range.
     type
-        ``onnx``, ``pytorch``, ``keras``, ``darknet`` and so on; None where the file says nothing.
+        ``onnx``, ``pytorch``, ``keras``, ``darknet`` and so on; None if the file does not say.
     dtype
-        Of the input: ``fp32``.
+        Type of the input: ``fp32``.
     model_kwargs, quantize
-        For language models; handed on as they are.
+        For language models; passed on unchanged.
     """
 
     checkpoint: Path
@@ -88,7 +88,7 @@ class Frontend:
 
 @dataclass(frozen=True)
 class ExtraOps:
-    """Post-processing that the vendor's compiler appends to the graph; None appends nothing."""
+    """Post-processing that the vendor's compiler appends to the graph; None for no such step."""
 
     type: Optional[str] = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -96,22 +96,22 @@ class ExtraOps:
 
 @dataclass(frozen=True)
 class Quantize:
-    """How int8 ranges are found and what stays unquantised.
+    """Settings of int8: calibration method and layers that stay unquantised.
 
     Attributes
     ----------
     calibrate_mode
-        One of ``max``, ``percentile``, ``kl_divergence``, ``mse``; None where the file has none.
+        One of ``max``, ``percentile``, ``kl_divergence``, ``mse``; None if the file has none.
     calibrate_range
-        Share of the values a percentile keeps, in (0, 1].
+        Share of the values that ``percentile`` keeps, in (0, 1].
     calibrate_chunk_by
-        Samples calibrated at once; -1 is all.
+        Samples calibrated at once; -1 means all.
     quantize_per_channel
         One weight scale per output channel.
     skip_conv_layers, skip_matmul_layers, exclude_layers
-        Numbers of layers that stay unquantised, counted from 0 in graph order.
+        Indices of layers that stay unquantised, from 0 in graph order.
     options
-        Every other key, as it stands.
+        All other keys, unchanged.
     """
 
     calibrate_mode: Optional[str] = None
@@ -126,7 +126,7 @@ class Quantize:
 
 @dataclass(frozen=True)
 class Backend:
-    """What is built: ``dtype`` is ``fp32`` (ours alone), ``fp16`` or ``int8``."""
+    """Type of the build: ``dtype`` is ``fp32`` (our compiler only), ``fp16`` or ``int8``."""
 
     dtype: str
     type: str = "tvm_vacc"
@@ -139,14 +139,14 @@ class Backend:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Which files of the folder calibrate.
+    """Selection of the calibration files in the folder.
 
     Attributes
     ----------
     suffix
-        Ending without the dot, case-sensitive; None takes any file.
+        File name ending without the dot, case-sensitive; None accepts any file.
     get_data_num
-        How many of them.
+        Number of files.
     """
 
     suffix: Optional[str]
@@ -155,7 +155,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class ProcessOp:
-    """One step from a calibration file to a tensor.
+    """One pre-processing step from a calibration file to a tensor.
 
     Attributes
     ----------
@@ -163,8 +163,8 @@ class ProcessOp:
         ``DecodeImage``, ``Resize``, ``Pad``, ``CenterCrop``, ``CvtColor``, ``ChannelSplit``,
         ``Normalize``, ``ToTensor`` or ``CustomFunc``.
     arguments
-        Those the file gives, by name. Absent and null differ: an absent ``div255`` of
-        ``Normalize`` divides by 255, a null one does not.
+        Arguments in the file, by name. Absent and null differ: ``Normalize`` divides by 255 if
+        ``div255`` is absent, and does not if it is null.
     """
 
     type: str
@@ -173,7 +173,7 @@ class ProcessOp:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Calibration data; parts that the file leaves out are None or empty."""
+    """Calibration data; parts missing in the file are None or empty."""
 
     path: Optional[Path] = None
     type: Optional[str] = None
@@ -183,7 +183,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where artifacts go; ``options`` holds the vendor's switches as they stand."""
+    """Output folder of artifacts; ``options`` holds the vendor's switches unchanged."""
 
     path: Path
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -196,10 +196,10 @@ class BuildConfig:
     Attributes
     ----------
     file
-        Where it was read from, for messages.
+        Its source, for messages.
     name
-        The artifact's folder below the workspace. Only a string: nothing ties the dtype it may
-        end in to ``backend.dtype``.
+        Name of the artifact's folder below the workspace. It is only a string: a dtype at its end
+        need not equal ``backend.dtype``.
     """
 
     file: Path
@@ -213,13 +213,13 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.name in (".", "..") or "/" in self.name or "\\" in self.name:
             raise ConfigError(
-                f"{self.file}: name is {self.name!r}; expected the name of one folder, without "
-                "separators; the folder above it is workspace.path"
+                f"{self.file}: name is {self.name!r}; expected a folder name without "
+                "separators; workspace.path is the folder above it"
             )
 
     @property
     def prefix(self) -> Path:
-        """The artifact's prefix, ``<workspace.path>/<name>/mod``."""
+        """Prefix of the artifact, ``<workspace.path>/<name>/mod``."""
         return self.workspace.path / self.name / "mod"
 
 
@@ -238,7 +238,7 @@ def read_build_config(path: Path) -> BuildConfig:
     Raises
     ------
     ConfigError
-        If it cannot be read or says something the vendor's compiler would not take.
+        If it cannot be read or contains something that the vendor's compiler would reject.
     """
     path = Path(path)
     try:
@@ -258,7 +258,7 @@ def parse_build_config(data: bytes, file: Path) -> BuildConfig:
     if isinstance(root.value, dict) and ("model" in root.value or "engine" in root.value):
         raise ConfigError(
             f"{file}: this is the superseded schema of vamc 1 (top level model, engine); expected "
-            "name, frontend, backend, workspace; write the file anew after a current recipe"
+            "name, frontend, backend, workspace; rewrite the file like a current recipe"
         )
     top = root.mapping(
         "name frontend backend graph dataset workspace",
@@ -276,44 +276,46 @@ def parse_build_config(data: bytes, file: Path) -> BuildConfig:
 
 
 def load_yaml(data: bytes, file: str) -> Any:
-    """Read a small YAML of plain values; ``file`` is what errors call it.
+    """Read a small YAML of plain values; ``file`` is its name in errors.
 
     Raises
     ------
     ConfigError
-        If it is too large, nested too deep, uses aliases or tags, or has a key twice.
+        If it is too large or too deeply nested, uses aliases or tags, or has a duplicate key.
     """
     if len(data) > LARGEST_FILE:
         raise ConfigError(
-            f"{file}: larger than {LARGEST_FILE} bytes; expected a build YAML of a page or two"
+            f"{file}: larger than {LARGEST_FILE} bytes; expected a build YAML of a few dozen lines"
         )
     try:
         _check_events(yaml.parse(data, Loader=yaml.SafeLoader), file)
         return yaml.load(data, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{file}: not readable as YAML ({reason})") from error
+        raise ConfigError(f"{file}: not valid YAML ({reason})") from error
 
 
 def _check_events(events: Any, file: str) -> None:
-    """Refuse what makes a small file large in memory, before anything is built from it."""
+    """Reject constructs that make a small file large in memory, before values are built."""
     depth = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             raise ConfigError(
-                f"{file}: uses the alias *{event.anchor}; aliases are not read, since they can "
-                "expand without bound; write the value out"
+                f"{file}: uses the alias *{event.anchor}; aliases are not supported, since they "
+                "can expand without bound; write out the value"
             )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > DEEPEST_NESTING:
-            raise ConfigError(f"{file}: nested deeper than {DEEPEST_NESTING} levels")
+            raise ConfigError(
+                f"{file}: nested deeper than {DEEPEST_NESTING} levels; expected a build YAML"
+            )
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML would drop the first."""
+    """A safe loader that rejects duplicate keys, of which YAML would keep only the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -328,7 +330,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class _Node:
-    """A value of the file and the path of keys to it, so that every complaint says where."""
+    """A value of the file with its key path, so that every error names its place."""
 
     file: str
     path: str
@@ -345,7 +347,7 @@ class _Node:
     def mapping(
         self, known: str, required: str = "", pass_through: bool = False
     ) -> Dict[str, _Node]:
-        """Return the entries by key, each as a node; unknown keys are refused or warned about."""
+        """Return the entries by key, each as a node; unknown keys give an error or a warning."""
         entries = self.free_mapping()
         known_keys = known.split()
         for key in entries:
@@ -368,14 +370,14 @@ class _Node:
                 "correct or remove it"
             )
         _log.warning(
-            "%s: unknown key %r is passed through without effect here; the nearest known one is %r",
+            "%s: unknown key %r is passed on and has no effect here; the nearest known one is %r",
             self.file,
             path,
             nearest,
         )
 
     def free_mapping(self) -> Dict[str, Any]:
-        """Return the entries of a mapping whose keys are the user's; input names may be numbers."""
+        """Return the entries of a mapping with user-defined keys; input names may be numbers."""
         if not isinstance(self.value, dict):
             where = self if self.path else self.child("the file", self.value)
             raise where.error("a mapping of keys to values")
@@ -383,7 +385,7 @@ class _Node:
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value or "\0" in self.value:
-            raise self.error("a text, in quotes if it looks like a number or a date")
+            raise self.error("a string, in quotes if it looks like a number or a date")
         return self.value
 
     def one_of(self, choices: Sequence[str]) -> str:
@@ -398,7 +400,7 @@ class _Node:
 
     def integer(self, least: int = 0) -> int:
         if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < least:
-            raise self.error(f"a whole number of at least {least}")
+            raise self.error(f"an integer of at least {least}")
         return self.value
 
     def number(self) -> float:
@@ -504,7 +506,7 @@ def _graph(node: _Node) -> ExtraOps:
 def _extra_ops(node: _Node) -> ExtraOps:
     extra = node.mapping("type params extra_ops")
     if "extra_ops" in extra:
-        # One of the vendor's recipes repeats the key, empty, one level down.
+        # One of the vendor's recipes repeats the key, with an empty value, one level down.
         if extra.pop("extra_ops").value is not None:
             raise node.error("type and params, without a second extra_ops")
         _log.warning("%s: graph.extra_ops.extra_ops is empty and ignored; remove it", node.file)
@@ -540,14 +542,14 @@ def _workspace(node: _Node) -> Workspace:
     if len(paths) != 1:
         raise ConfigError(
             f"{node.file}: workspace needs one path (work_dir is its older spelling), "
-            f"found {len(paths)}"
+            f"got {len(paths)}"
         )
     options = {key: entry.value for key, entry in entries.items()}
     return Workspace(path=Path(paths[0].text()), options=options)
 
 
 def _optional(entries: Mapping[str, _Node], key: str, parse: Callable[[_Node], Any]) -> Any:
-    """Parse an entry that may be absent or null."""
+    """Parse an optional entry, which may also be null."""
     entry = entries.get(key)
     return None if entry is None or entry.value is None else parse(entry)
 
@@ -560,7 +562,7 @@ def _size(node: _Node) -> Tuple[int, ...]:
 
 
 def _resize_size(node: _Node) -> Tuple[int, ...]:
-    """Height and width; a width of -1 follows from the picture's aspect."""
+    """Height and width; a width of -1 follows from the aspect ratio of the image."""
     if isinstance(node.value, list) and len(node.value) == 2 and node.value[1] == -1:
         return (node.items()[0].integer(1), -1)
     return _size(node)
@@ -569,7 +571,7 @@ def _resize_size(node: _Node) -> Tuple[int, ...]:
 def _per_channel(node: _Node) -> Tuple[float, ...]:
     values = tuple(item.number() for item in node.items())
     if len(values) not in (1, 3):
-        raise node.error("one number a channel: three, or one for a grey network")
+        raise node.error("one number per channel: three, or one for a greyscale network")
     return values
 
 
@@ -588,7 +590,7 @@ def _pillow(node: _Node) -> str:
     return node.one_of(("pillow",))
 
 
-# Name of an operation to its arguments and how each is read; required ones carry an asterisk.
+# Operation to its arguments and their parsers; required arguments carry an asterisk.
 _PROCESS_OPS: Dict[str, Dict[str, Callable[[_Node], Any]]] = {
     "DecodeImage": {"cv2_flags": _Node.integer, "backend": _pillow},
     "Resize": {

@@ -1,13 +1,13 @@
-"""The npz route's way in: pictures as npz, the list of them, and which line is which picture.
+"""Inputs of the npz route: images as npz files, the datalist, and the manifest.
 
 ::
 
-    picture ──▶ input npz, a line of the datalist, an item of <datalist>.manifest.json
+    image ──▶ input npz, a line of the datalist, an item of <datalist>.manifest.json
     line i of the datalist ──vamp──▶ output_<i>.npz, entry i of vamp.json (see ``outputs``)
     item i of the manifest and output i ──▶ RawOutputs
 
-The vendor's tools know the datalist alone; the manifest is ours. Of a list that the vendor's script
-made, the pictures are found again by their names where that leaves no doubt.
+The vendor's tools only know the datalist; the manifest is ours. For a list made by the vendor's
+script the images are found by name if the names are unambiguous.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ LONGEST_LIST = 1_000_000
 
 @dataclass(frozen=True)
 class Converted:
-    """A picture that was written as npz.
+    """An image that was written as npz.
 
     Attributes
     ----------
     npz
-        Name of the file below the npz folder, with forward slashes.
+        File name relative to the npz folder, with forward slashes.
     image_hw
-        Height and width of the picture in pixels.
+        Height and width of the image in pixels.
     sha256
-        Of the npz file.
+        Hash of the npz file.
     """
 
     npz: str
@@ -73,25 +73,25 @@ class Converted:
     sha256: str
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the manifest's entry but for the picture's name."""
+        """Return the manifest entry without the name of the image."""
         height, width = self.image_hw
         return {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
 
 
 def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, ImageError]:
-    """Write a picture as the npz that vamp takes: ``input_0``, uint8, (3, H, W), RGB, upright.
+    """Write an image as npz input of vamp: ``input_0``, uint8, (3, H, W), RGB, upright.
 
     Parameters
     ----------
     work
-        The picture, and the name of the file to write.
+        The image and the name of the output file.
     folder
-        The npz folder, which the name is relative to.
+        The npz folder, root of the name.
 
     Returns
     -------
     Converted or ImageError
-        The error if the picture cannot be read.
+        An error if the image cannot be read.
     """
     image, npz = work
     try:
@@ -105,37 +105,37 @@ def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, Im
 
 
 def check_disk_space(images: Sequence[Path], folder: Path) -> None:
-    """Refuse to start what the disk cannot hold.
+    """Refuse to start if the disk is too small for the npz files.
 
     Parameters
     ----------
     images
-        Their npz files' sizes follow from their headers; broken pictures count nothing.
+        The npz sizes are computed from the image headers; unreadable images count as 0.
     folder
-        Where the npz files go.
+        Folder of the npz files.
 
     Raises
     ------
     InputError
-        If they need more than is free.
+        If the files need more than the free space.
     """
     total = 0
     for path in images:
         try:
             with Image.open(path) as header:
                 total += 3 * header.width * header.height + 512
-        except Exception:  # Whoever converts the picture names what is wrong with it.
+        except Exception:  # The conversion reports unreadable images.
             continue
     free = shutil.disk_usage(folder).free
     if total > free:
         raise InputError(
-            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {len(images)} pictures as npz take "
-            f"{total / 1e9:.2f} GB; name a folder on a larger disk"
+            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {len(images)} images as npz need "
+            f"{total / 1e9:.2f} GB; choose a folder on a larger disk"
         )
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names that a list of lines cannot hold.
+    """Reject names that cannot be stored in a list of lines.
 
     Raises
     ------
@@ -144,18 +144,18 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         if "\n" in name or "\r" in name:
-            raise InputError(f"{name!r} has a line break, and a datalist is read by lines; rename")
+            raise InputError(f"{name!r} has a line break, which a datalist cannot store; rename it")
 
 
 def write_datalist(datalist: Path, folder: Path) -> int:
-    """Write the list that vamp takes, and the manifest beside it.
+    """Write the datalist for vamp, and the manifest beside it.
 
     Parameters
     ----------
     datalist
-        The text file: one absolute path a line.
+        Target text file, one absolute path per line.
     folder
-        The npz folder; holds the manifest, which is copied.
+        The npz folder; its manifest is copied.
 
     Returns
     -------
@@ -179,46 +179,48 @@ def _npz_paths(manifest: Mapping[str, Any]) -> List[Path]:
 
 
 def read_datalist(path: Path) -> List[Path]:
-    """Read a list of npz files: one path a line, absolute or relative to the working directory.
+    """Read a datalist: one npz path per line, absolute or relative to the working directory.
 
     Raises
     ------
     InputError
-        If it cannot be read, is empty, has an empty line or more than a million.
+        If it cannot be read, is empty, or has an empty line or more than a million lines.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"{str(path)!r} cannot be read ({error.strerror}); expected a list of npz files, "
-            "made with image2npz.py"
+            "created with image2npz.py"
         ) from error
     count = data.count(b"\n")
     if count > LONGEST_LIST:
         raise InputError(
             f"{str(path)!r} has {count} lines; expected at most {LONGEST_LIST}, "
-            "which is what vamp's outputs are numbered for: split the list"
+            "since vamp numbers its outputs with six digits: split the list"
         )
     text = os.fsdecode(data)
     lines = text[:-1].split("\n") if text.endswith("\n") else text.split("\n")
     paths = []
     for number, line in enumerate(lines, 1):
-        # No system takes a longer path.
+        # No system supports a longer path.
         if not line.strip() or "\0" in line or len(line) > 4096:
-            raise InputError(f"{str(path)!r}, line {number}: {line[:40]!r} is no path of an npz")
+            raise InputError(
+                f"{str(path)!r}, line {number}: {line[:40]!r} is not the path of an npz file"
+            )
         paths.append(Path(line.rstrip("\r")))
     return paths
 
 
 def read_input(path: Path, sha256: str = "") -> np.ndarray:
-    """Read a picture back from its npz.
+    """Read an image back from its npz.
 
     Parameters
     ----------
     path
-        Holds ``input_0``, uint8, (3, H, W), RGB.
+        File with ``input_0``, uint8, (3, H, W), RGB.
     sha256
-        What the file must hash to, if given.
+        Expected hash of the file, if given.
 
     Returns
     -------
@@ -228,35 +230,35 @@ def read_input(path: Path, sha256: str = "") -> np.ndarray:
     Raises
     ------
     InputError
-        If the file is no such npz.
+        If the file is not such an npz.
     """
     arrays = read_npz(path, sha256)
     planes = arrays.get(INPUT_KEY)
     if planes is None or planes.dtype != np.uint8 or planes.ndim != 3 or len(planes) != 3:
         have = {key: f"{array.dtype} {array.shape}" for key, array in arrays.items()}
         raise InputError(
-            f"{str(path)!r} holds {have}; expected {INPUT_KEY}, uint8, (3, height, width): "
-            "make it with image2npz.py"
+            f"{str(path)!r} contains {have}; expected {INPUT_KEY}, uint8, (3, height, width): "
+            "create it with image2npz.py"
         )
     if not planes.size:
-        raise InputError(f"{str(path)!r} holds an empty picture {planes.shape}")
+        raise InputError(f"{str(path)!r} contains an empty image {planes.shape}")
     return np.asarray(cv2.merge(list(planes)))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the data set, and what became of it.
+    """An image of the data set with its npz file or the reason why there is none.
 
     Attributes
     ----------
     name
-        Relative to the data set's folder, with forward slashes.
+        Path relative to the data set folder, with forward slashes.
     image_hw
         Height and width in pixels; (0, 0) if it could not be read.
     sha256
-        Of its npz; "" if that is not known.
+        Hash of its npz; "" if unknown.
     line
-        Its line of the datalist, from 0; -1 if it has none.
+        Its line in the datalist, from 0; -1 if it has none.
     error
         Why it has no npz; "" if it has.
     """
@@ -269,25 +271,25 @@ class Picture:
 
 
 def read_pictures(datalist: Path, image_dir: Optional[Path] = None) -> List[Picture]:
-    """Say which picture each line of a datalist is.
+    """Return the image of each line of a datalist.
 
     Parameters
     ----------
     datalist
-        With ``<datalist>.manifest.json`` beside it, or made by the vendor's script.
+        A list with ``<datalist>.manifest.json`` beside it, or one made by the vendor's script.
     image_dir
-        The data set's folder; needed only without a manifest. Lines are then found again by their
-        names, and by their folders' names where pictures in several folders share one.
+        Folder of the data set; needed only without a manifest. Lines are then matched by file
+        name, and by folder names if several images have the same name.
 
     Returns
     -------
     list of Picture
-        In the order of the lines; those with an error, between them, have no line.
+        Images in the order of the lines; images with an error, between them, have no line.
 
     Raises
     ------
     InputError
-        If the manifest is not this list's, or a line's picture is missing or not the only one.
+        If the manifest belongs to another list, or the image of a line is missing or ambiguous.
     """
     lines = read_datalist(datalist)
     manifest_file = _manifest_of(datalist)
@@ -300,29 +302,29 @@ def read_pictures(datalist: Path, image_dir: Optional[Path] = None) -> List[Pict
         pictures = [_picture_from(item, count) for item in manifest["items"]]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(
-            f"{str(manifest_file)!r} cannot be understood ({error!r}); make it with image2npz.py"
+            f"{str(manifest_file)!r} cannot be parsed ({error!r}); create it with image2npz.py"
         ) from error
     for number, (line, expected) in enumerate(zip(lines, named), 1):
         if line != expected:
             raise InputError(
-                f"{str(datalist)!r}, line {number}: {str(line)!r} found, its manifest says "
-                f"{str(expected)!r}; make both again with image2npz.py"
+                f"{str(datalist)!r}, line {number}: found {str(line)!r}, but the manifest says "
+                f"{str(expected)!r}; create both again with image2npz.py"
             )
     if len(lines) != len(named):
         raise InputError(
-            f"{str(datalist)!r} has {len(lines)} lines, its manifest {len(named)}; make both again "
-            "with image2npz.py"
+            f"{str(datalist)!r} has {len(lines)} lines, its manifest {len(named)}; create both "
+            "again with image2npz.py"
         )
     return pictures
 
 
 def recorded_hashes(datalist: Path) -> List[str]:
-    """Return what each line's npz must hash to; "" for all of them without a manifest.
+    """Return the expected npz hash of each line; "" for all lines without a manifest.
 
     Raises
     ------
     InputError
-        If the manifest is not this list's.
+        If the manifest belongs to another list.
     """
     if not _manifest_of(datalist).exists():
         return [""] * len(read_datalist(datalist))
@@ -334,7 +336,7 @@ def _picture_from(item: Mapping[str, Any], lines: Iterator[int]) -> Picture:
         return Picture(str(item["path"]), (0, 0), error=str(item["error"]))
     height, width = int(item["height"]), int(item["width"])
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"{item['path']!r} of {width}x{height}")
+        raise ValueError(f"{item['path']!r} has the size {width}x{height}")
     return Picture(str(item["path"]), (height, width), str(item["sha256"]), next(lines))
 
 
@@ -343,8 +345,8 @@ def _pictures_by_name(
 ) -> List[Picture]:
     if image_dir is None:
         raise InputError(
-            f"{str(datalist)!r} has no {_manifest_of(datalist).name} beside it; make both with "
-            "image2npz.py, or give the pictures' folder with --input_image_dir"
+            f"{str(datalist)!r} has no {_manifest_of(datalist).name} beside it; create both with "
+            "image2npz.py, or give the folder of the images with --input_image_dir"
         )
     paths = find_images(image_dir)
     names = relative_names(paths, image_dir)
@@ -358,16 +360,16 @@ def _pictures_by_name(
         found = _same_folders(named_alike[line.stem], line)
         where = f"{str(datalist)!r}, line {number}: {str(line)!r}"
         if not found:
-            raise InputError(f"{where} has no picture of its name in {str(image_dir)!r}")
+            raise InputError(f"{where} matches no image in {str(image_dir)!r}")
         if len(found) > 1:
             raise InputError(
-                f"{where} may be {found[0]!r} or {found[1]!r}; make the list with image2npz.py, "
-                "whose manifest tells them apart"
+                f"{where} matches {found[0]!r} and {found[1]!r}; create the list with "
+                "image2npz.py, whose manifest distinguishes them"
             )
         if found[0] in line_of:
             raise InputError(
-                f"{where} and line {line_of[found[0]]} are both {found[0]!r}; make the list with "
-                "image2npz.py"
+                f"{where} and line {line_of[found[0]]} both match {found[0]!r}; create the list "
+                "with image2npz.py"
             )
         line_of[found[0]] = number
     pictures = []
@@ -378,7 +380,7 @@ def _pictures_by_name(
 
 
 def _same_folders(candidates: Sequence[str], line: Path) -> List[str]:
-    """Of pictures with the line's name, keep those whose folders' names agree the longest."""
+    """Of the images with the line's name, keep those with the most matching parent folders."""
 
     def shared(name: str) -> int:
         pairs = zip(reversed(PurePosixPath(name).parts[:-1]), reversed(line.parts[:-1]))

@@ -1,8 +1,8 @@
-"""vamp's outputs: written with an index of ours, and paired with the pictures they belong to.
+"""Outputs of vamp: written with an index, and matched with their images.
 
-``vamp.json`` holds the network's contract and every file's hash, so that a decoder notices whatever
-is missing, extra, stale, changed or exchanged. The vendor's vamp writes none; then what can be seen
-without it is checked.
+``vamp.json`` contains the network's contract and the hash of every file, so that a decoder notices
+missing, extra, stale, changed or swapped files. The vendor's vamp writes no such index; then only
+what is visible without it is checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["INDEX_FILE", "INDEX_SCHEMA", "OutputFolder", "index_head", "output_n
 
 INDEX_FILE, INDEX_SCHEMA = "vamp.json", "facezoo.vamp/1"
 
-# What stands in an output folder of ours beside the outputs.
+# Files beside the outputs in a folder of ours.
 _OTHER_FILES = (INDEX_FILE, "run.json")
 _JOURNAL_FILES = (".lock", ".items.jsonl")
 
@@ -45,18 +45,18 @@ def output_name(index: int) -> str:
 def index_head(
     contract: Contract, dtype: str, datalist: Path, settings: Mapping[str, Any]
 ) -> Dict[str, Any]:
-    """Return what ``vamp.json`` says beside the list of outputs.
+    """Return the content of ``vamp.json`` without the list of outputs.
 
     Parameters
     ----------
     contract
-        Of the network, with the pre-processing that was really done.
+        Contract of the network, with the pre-processing that was used.
     dtype
-        Of the outputs.
+        Type of the outputs.
     datalist
-        The list they were made from; its sha256 is noted.
+        Their datalist; its sha256 is recorded.
     settings
-        Of the backend: the engine, its version and the hash of the network's file, as it has them.
+        Settings of the backend: engine, version and hash of the model file, where it has them.
     """
     return {
         "contract": json.loads(contract.to_metadata()[METADATA_KEY]),
@@ -67,25 +67,25 @@ def index_head(
 
 
 class OutputFolder:
-    """A folder of ``output_%06d.npz``, checked against the datalist they were made from.
+    """A folder of ``output_%06d.npz``, checked against its datalist.
 
     Parameters
     ----------
     folder
-        What vamp wrote, ours or the vendor's.
+        Output folder of vamp, ours or the vendor's.
     datalist
-        The list it was given.
+        The input list of that run.
 
     Attributes
     ----------
     contract
-        Of the network, with the pre-processing that was done; None if the vendor's vamp made the
-        folder, which does not say.
+        Contract of the network, with the pre-processing that was used; None for a folder of the
+        vendor's vamp, which does not record it.
 
     Raises
     ------
     InputError
-        If a file is missing or extra, or the folder was made from another list.
+        If a file is missing or extra, or the folder belongs to another list.
     """
 
     def __init__(self, folder: Path, datalist: Path) -> None:
@@ -103,11 +103,13 @@ class OutputFolder:
 
     def _check_names(self, datalist: Path) -> None:
         if not self.folder.is_dir():
-            raise InputError(f"{str(self.folder)!r} is no folder; expected vamp's --path_output")
+            raise InputError(
+                f"{str(self.folder)!r} is not a folder; expected the --path_output of vamp"
+            )
         have = {entry.name for entry in self.folder.iterdir()}
         if have.intersection(_JOURNAL_FILES):
             raise InputError(
-                f"{str(self.folder)!r} is unfinished; start the same vamp command again and let it "
+                f"{str(self.folder)!r} is unfinished; run the same vamp command again and let it "
                 "end"
             )
         wanted = [path.name for path in self.paths]
@@ -121,7 +123,7 @@ class OutputFolder:
         if extra:
             raise InputError(
                 f"{str(self.folder / extra[0])!r} belongs to no line of {str(datalist)!r}, which "
-                f"has {len(wanted)}; were the outputs made from another list? Run vamp again into "
+                f"has {len(wanted)}; if the outputs belong to another list, run vamp again into "
                 "an empty folder"
             )
 
@@ -135,16 +137,16 @@ class OutputFolder:
             self._sha256 = tuple(recorded.pop(path.name) for path in self.paths)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{str(file)!r} does not fit the folder ({error!r}); run vamp again"
+                f"{str(file)!r} does not match the folder ({error!r}); run vamp again"
             ) from error
         if made_from != sha256_of(datalist) or recorded:
             raise InputError(
-                f"{str(self.folder)!r} was made from another list than {str(datalist)!r}, or the "
+                f"{str(self.folder)!r} belongs to another list than {str(datalist)!r}, or the "
                 "list has changed since; run vamp again"
             )
 
     def arrays(self, index: int) -> List[np.ndarray]:
-        """Read one line's outputs.
+        """Read the outputs of one line.
 
         Parameters
         ----------
@@ -154,20 +156,20 @@ class OutputFolder:
         Returns
         -------
         list of numpy.ndarray
-            Each (1, ...), in the order of the keys ``output_0``, ``output_1``, ...
+            Arrays (1, ...), in the order of the keys ``output_0``, ``output_1``, ...
 
         Raises
         ------
         InputError
-            If the file is damaged, is another line's or another run's, or its arrays are not like
-            those of the first line.
+            If the file is damaged, belongs to another line or run, or its arrays differ in shape
+            from those of the first line.
         """
         arrays = self._read(index)
         shapes = [array.shape for array in arrays]
         if shapes != self._shapes:
             raise InputError(
                 f"{str(self.paths[index])!r} has outputs {shapes}, the first file has "
-                f"{self._shapes}; they are not of one run: run vamp again into an empty folder"
+                f"{self._shapes}, so they are from two runs; run vamp again into an empty folder"
             )
         return arrays
 
@@ -178,7 +180,9 @@ class OutputFolder:
         found = read_npz(path)
         keys = [f"output_{number}" for number in range(len(found))]
         if not keys or set(keys) != set(found):
-            raise InputError(f"{str(path)!r} holds {list(found)}; expected output_0, output_1, ...")
+            raise InputError(
+                f"{str(path)!r} contains {list(found)}; expected output_0, output_1, ..."
+            )
         for key, array in found.items():
             if array.shape[:1] != (1,) or array.dtype.kind != "f":
                 raise InputError(
@@ -195,36 +199,36 @@ class OutputFolder:
         if sha256 in self._sha256:
             real = self.paths[self._sha256.index(sha256)].name
             raise InputError(
-                f"{str(path)!r} holds what {INDEX_FILE} recorded as {real}: files were renamed or "
-                "exchanged; run vamp again"
+                f"{str(path)!r} has the content that {INDEX_FILE} records for {real}: files were "
+                "renamed or swapped; run vamp again"
             )
         raise InputError(
-            f"{str(path)!r} is not the file {INDEX_FILE} recorded (its sha256 differs): it is "
-            "stale, cut short or changed; run vamp again"
+            f"{str(path)!r} is not the file recorded in {INDEX_FILE} (its sha256 differs): it is "
+            "stale, truncated or changed; run vamp again"
         )
 
     def contract_for(
         self, cards: Iterable[ModelCard], input_hw: Optional[Tuple[int, int]] = None
     ) -> Contract:
-        """Say how the outputs are to be decoded.
+        """Return the contract for decoding the outputs.
 
         Parameters
         ----------
         cards
-            Of the decoder's model, those meant if in doubt last.
+            Cards of the decoder's model; the last matching one wins.
         input_hw
             Height and width of the network's input, in pixels.
 
         Returns
         -------
         Contract
-            As vamp noted it; of the vendor's outputs, that of a card with as many outputs, at
-            ``input_hw`` or else the card's size.
+            The contract recorded by vamp; for outputs of the vendor's vamp that of a card with as
+            many outputs, at ``input_hw`` or else the size of the card.
 
         Raises
         ------
         InputError
-            If the outputs are not such a model's at that size.
+            If the outputs do not belong to such a model at that size.
         """
         card_of = {len(card.outputs): card for card in cards}
         expected = " or ".join(sorted({card.model for card in card_of.values()}))
@@ -233,7 +237,7 @@ class OutputFolder:
             count = len(self._shapes)
             if count not in card_of:
                 raise InputError(
-                    f"{str(self.folder)!r} has {count} outputs a picture; expected {expected} with "
+                    f"{str(self.folder)!r} has {count} outputs per image; expected {expected} with "
                     f"{' or '.join(map(str, card_of))}"
                 )
             return Contract.from_card(card_of[count], input_hw=input_hw)
@@ -246,12 +250,12 @@ class OutputFolder:
         return noted
 
     def raw_outputs(self, picture: Picture, contract: Contract) -> RawOutputs:
-        """Read a picture's outputs as a backend would have given them.
+        """Read the outputs of an image in the form of a backend's result.
 
         Parameters
         ----------
         picture
-            One that has a line.
+            An image with a line.
         contract
             Of the network, with the pre-processing that was done.
 
@@ -263,7 +267,7 @@ class OutputFolder:
         Raises
         ------
         InputError
-            As :meth:`arrays`, or if there are not as many outputs as names.
+            As for :meth:`arrays`, or if the number of outputs differs from the number of names.
         """
         arrays, names = self.arrays(picture.line), contract.output_names
         if len(arrays) != len(names):

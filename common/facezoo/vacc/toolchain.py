@@ -1,9 +1,9 @@
-"""The vendor's own ``vamc`` and ``vamp``: found, named in reports, and handed over to.
+"""The vendor's own ``vamc`` and ``vamp``: find them, describe them, and run them in our place.
 
-Where they are, ours make way: ``facezoo vamc ...`` becomes the vendor's process, with the same
-arguments, input, output and exit code. They are looked for among the commands that other installed
-distributions declare, then on the PATH. Launchers that ``facezoo shims install`` wrote are passed
-over, and a tool that leads back here is not followed for ever.
+If they are installed, they take precedence: ``facezoo vamc ...`` becomes the vendor's process, with
+the same arguments, input, output and exit code. They are searched among the commands of other
+installed distributions, then on the PATH. Launchers written by ``facezoo shims install`` are
+skipped, and a tool that calls facezoo again does not loop for ever.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 TOOLS = ("vamc", "vamp")
 SHIM_MARK = "# facezoo shim"
 
-# Names of the tools that were handed over to on the way to this process. The vendor's tool may
-# itself call one by name and get a shim, so twice is no loop yet.
+# Tools already run in place of ours on the way to this process. The vendor's tool may itself call
+# one by name and reach a shim, so a second time is not yet a loop.
 HANDED_OVER = "FACEZOO_HANDED_OVER"
 MOST_OFTEN = 2
-CANNOT_EXECUTE = 126  # as shells say it
+CANNOT_EXECUTE = 126  # as in shells
 
-# source: VastModelZOO@43aff36 README.md: the driver writes its version there
+# source: VastModelZOO@43aff36 README.md: the driver writes its version to this file
 DRIVER_FILE = Path("/dev/vastai0_version")
 
 _log = logging.getLogger(__name__)
@@ -46,18 +46,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tool:
-    """A command of the vendor's.
+    """A command of the vendor's toolchain.
 
     Attributes
     ----------
     name
         ``vamc`` or ``vamp``.
     command
-        What starts it; arguments follow.
+        Command that starts it; arguments follow.
     where
-        Where it was found, in words.
+        Description of where it was found.
     version
-        Of the distribution that declares it; "" where a file on the PATH does not say.
+        Version of its distribution; "" for a file on the PATH, which does not state one.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Tool:
 
 
 def scripts_folder() -> Path:
-    """Return the folder where this environment keeps its commands."""
+    """Return the folder of this environment's commands."""
     return Path(sysconfig.get_path("scripts"))
 
 
 def find_tool(name: str) -> Optional[Tool]:
-    """Look for a tool of the vendor's.
+    """Find a tool of the vendor's.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def find_tool(name: str) -> Optional[Tool]:
     Returns
     -------
     Tool or None
-        What another distribution declares, else the first such file on the PATH or among this
+        The command of another distribution, else the first such file on the PATH or among this
         environment's commands that is not ours.
     """
     return _find_declared(name) or _find_file(name)
@@ -102,9 +102,9 @@ def _find_declared(name: str) -> Optional[Tool]:
 
 
 def _launcher(name: str, value: str) -> str:
-    """Write what a console script does for an entry point ``module:function [extras]``."""
+    """Return the code of a console script for an entry point ``module:function [extras]``."""
     module, _, attribute = re.sub(r"\[.*\]", "", value).replace(" ", "").partition(":")
-    # Python puts the working folder before all else for -c, a console script does not.
+    # With -c Python puts the working folder first on sys.path, a console script does not.
     return (
         f"import sys; sys.path = [p for p in sys.path if p]; sys.argv[0] = {name!r}; "
         f"from {module} import {attribute.partition('.')[0]}; sys.exit({attribute}())"
@@ -120,7 +120,7 @@ def _find_file(name: str) -> Optional[Tool]:
 
 
 def is_shim(path: Path) -> bool:
-    """Tell whether a file is a launcher that ``facezoo shims install`` wrote."""
+    """Return whether a file is a launcher written by ``facezoo shims install``."""
     try:
         with path.open("rb") as file:
             return SHIM_MARK.encode() in file.read(256)
@@ -129,29 +129,29 @@ def is_shim(path: Path) -> bool:
 
 
 def hand_over(name: str, arguments: Sequence[str]) -> Optional[int]:
-    """Become the vendor's tool, if there is one.
+    """Replace this process with the vendor's tool, if there is one.
 
-    The process is replaced, so that input, output, signals and exit code are the tool's own.
+    Input, output, signals and exit code are then those of the tool.
 
     Parameters
     ----------
     name
         One of ``TOOLS``.
     arguments
-        What follows the name, unchanged.
+        Arguments after the name, unchanged.
 
     Returns
     -------
     int or None
-        None if there is no such tool and ours is to do the work; the exit code if there is one
-        that cannot be started. Where it can, this does not return.
+        None if there is no such tool, so that ours runs; the exit code if the tool cannot be
+        started. Otherwise this function does not return.
     """
     tool = find_tool(name)
     if tool is None:
         return None
     handed_over = os.environ.get(HANDED_OVER, "").split()
     if handed_over.count(name) >= MOST_OFTEN:
-        _log.warning("%s leads back to facezoo %s, which now does the work", tool.where, name)
+        _log.warning("%s calls facezoo %s again, which now runs itself", tool.where, name)
         return None
     environment = {**os.environ, HANDED_OVER: " ".join([*handed_over, name])}
     sys.stdout.flush()
@@ -164,13 +164,13 @@ def hand_over(name: str, arguments: Sequence[str]) -> Optional[int]:
 
 
 def describe_toolchain() -> Dict[str, Any]:
-    """Say which of the vendor's parts are here and in which version, for reports.
+    """List the installed parts of the vendor's toolchain and their versions, for reports.
 
     Returns
     -------
     dict
         ``vamc`` and ``vamp`` with ``where`` and ``version``, versions of the packages and of the
-        driver; None for what is not here.
+        driver; None for missing parts.
     """
     found: Dict[str, Any] = {}
     for name in TOOLS:

@@ -1,8 +1,8 @@
-"""The vendor's vdsp_params JSON: read, rendered, compared, and executed on the CPU.
+"""Reader and writer of the vendor's vdsp_params JSON, the pre-processing on the device.
 
-A vdsp operation resizes 8-bit pixels, swaps channels, normalises and makes a planar tensor of
-float16. After the resizing a pixel has one of 256 values, so the normalisation here is a table:
-exact, whatever the formula, and the same for every route.
+A vdsp operation resizes 8-bit pixels, swaps channels, normalises and returns a planar tensor of
+float16. After resizing a pixel has one of 256 values, so the normalisation here is a table: exact
+for any formula, and the same on every route.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 
-# source: spec of the vendor's corpus, 825 JSON files; name of the fusion op to the order it names
+# source: spec of the vendor's corpus, 825 JSON files; name of the fusion op to the channel order in
+# it
 FIT_OF_OP = {
     "FUSION_OP_RGB_LETTERBOX_CVTCOLOR_NORM_TENSOR": "letterbox",
     "FUSION_OP_RGB_LETTERBOX_CVTCOLOR_NORM_TENSOR_EXT": "letterbox_pads",
@@ -54,30 +55,30 @@ def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
     path
         The vendor's file: one object with OpType and OpConfig.
     base
-        Supplies what the format cannot say (anchor and rounding of a letterbox) and what the file
-        leaves out (sizes, pad colour).
+        Values that the format cannot express (anchor and rounding of a letterbox) and that the
+        file leaves out (sizes, pad colour).
 
     Returns
     -------
     Preprocess
-        What a card would do with this file.
+        The pre-processing of a device with this file.
 
     Raises
     ------
     ConfigError
-        If the file is not JSON, names an operation that is not for RGB or BGR pictures, or holds
-        a value no card would take; the message names file and key.
+        If the file is not JSON, names an operation that is not for RGB or BGR images, or has
+        a value that no device accepts; the message names file and key.
     """
     entry = _load_json(path)
     if "vdsp_op_type" in entry or "config" in entry:
         raise ConfigError(
             f"{str(path)!r} has the vdsp format of before vamp 2.1.0; expected one object with "
-            "OpType and OpConfig: write it anew with 'make recipes'"
+            "OpType and OpConfig: render it again with 'make recipes'"
         )
     op_type = entry.get("OpType")
     if not isinstance(op_type, str) or op_type not in FIT_OF_OP:
         raise ConfigError(
-            f"{str(path)!r}: OpType {op_type!r} does not prepare an RGB or BGR picture; expected "
+            f"{str(path)!r}: OpType {op_type!r} does not prepare an RGB or BGR image; expected "
             f"one of {', '.join(FIT_OF_OP)}"
         )
     config = entry.get("OpConfig")
@@ -99,7 +100,7 @@ def _load_json(path: Path) -> Dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} is not JSON: {error}") from error
     if not isinstance(entry, dict):
-        raise ConfigError(f"{str(path)!r} must hold one object, got a {type(entry).__name__}")
+        raise ConfigError(f"{str(path)!r} must contain one object, got a {type(entry).__name__}")
     return entry
 
 
@@ -112,7 +113,7 @@ def _preprocess_from(fit: str, config: Mapping[str, Any], base: Preprocess) -> P
     image_format = config.get("IimageFormat")
     if image_format is None:
         raise ConfigError(
-            "IimageFormat is absent, which the vendor takes as YUV_NV12; pictures are RGB here: "
+            "IimageFormat is absent, which means YUV_NV12 to the runtime; images are RGB here: "
             'set "IimageFormat": "RGB_PLANAR"'
         )
     _choice("EdgePaddingType", config.get("EdgePaddingType", "CONSTANT"), ("CONSTANT",))
@@ -154,7 +155,7 @@ def _choice(key: str, value: Any, known: Sequence[str]) -> str:
 
 def _whole(key: str, value: Any, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _LARGEST_SIDE:
-        raise ConfigError(f"{key} must be a whole number from {low} to {_LARGEST_SIDE}: {value!r}")
+        raise ConfigError(f"{key} must be an integer from {low} to {_LARGEST_SIDE}: {value!r}")
     return value
 
 
@@ -179,7 +180,7 @@ def _three(
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
     )
     if not numbers or len(values) != 3 or not all(abs(float(v)) <= 65504.0 for v in values):
-        raise ConfigError(f"{key} must be three numbers that float16 can hold, got {values!r}")
+        raise ConfigError(f"{key} must be three numbers in the range of float16, got {values!r}")
     return float(values[0]), float(values[1]), float(values[2])
 
 
@@ -190,12 +191,12 @@ def _color(config: Mapping[str, Any], default: Tuple[int, int, int]) -> Tuple[in
         or len(values) != 3
         or not all(type(v) is int and 0 <= v <= 255 for v in values)
     ):
-        raise ConfigError(f"Padding must be three whole numbers from 0 to 255, got {values!r}")
+        raise ConfigError(f"Padding must be three integers from 0 to 255, got {values!r}")
     return values[0], values[1], values[2]
 
 
 def render_vdsp(preprocess: Preprocess) -> Dict[str, Any]:
-    """Write a pre-processing as the vendor's JSON object.
+    """Convert a pre-processing to the vendor's JSON object.
 
     Mean and std are written as the float16 numbers the device uses. The pad colour is written,
     since the vendor documents no default. Anchor and rounding have no key in the format.
@@ -203,12 +204,12 @@ def render_vdsp(preprocess: Preprocess) -> Dict[str, Any]:
     Parameters
     ----------
     preprocess
-        What the network needs.
+        Pre-processing of the network.
 
     Returns
     -------
     dict
-        OpType and OpConfig, keys in the vendor's order.
+        Object with OpType and OpConfig, keys in the vendor's order.
     """
     height, width = preprocess.input_hw
     config: Dict[str, Any] = {
