@@ -166,7 +166,7 @@ def test_the_provider_that_runs_is_said(model, monkeypatch, caplog):
 
 def test_what_the_engine_has_no_use_for_is_said(model, caplog):
     open_backend(model, precision="bf16").close()
-    assert "precision bf16 is for engine openvino and does nothing on ort" in caplog.text
+    assert "precision bf16 is for engine openvino and has no effect on ort" in caplog.text
 
 
 def test_results_come_in_order_and_few_are_under_way():
@@ -242,7 +242,7 @@ def test_a_size_the_graph_does_not_take_is_refused(model, tmp_path):
     wide = dataclasses.replace(read_contract(model).preprocess, input_hw=(64, 96))
     path = tmp_path / "vdsp.json"
     path.write_text(json.dumps(render_vdsp(wide)))
-    with pytest.raises(GraphError, match="takes a width of 64, the pre-processing makes 96"):
+    with pytest.raises(GraphError, match="expects a width of 64, the pre-processing gives 96"):
         open_backend(model, vdsp=path)
 
 
@@ -331,7 +331,7 @@ def test_the_replay_gives_back_what_was_recorded(model):
         assert raw.placements == again.placements
         for name in raw.arrays:
             np.testing.assert_array_equal(raw.arrays[name], again.arrays[name])
-    with pytest.raises(BackendRunError, match="more pictures than recorded"):
+    with pytest.raises(BackendRunError, match="more images than recorded"):
         replay.infer(images[0])
 
 

@@ -268,7 +268,7 @@ def test_the_card_gives_what_onnx_runtime_gives(runtime, prefix):
     runtime()
     images = pictures(10)
     with open_backend(prefix, engine="vsx") as card, open_backend(prefix, engine="ort") as host:
-        assert (card.name, card.device) == ("vsx", "die 0")
+        assert (card.name, card.device) == ("vsx", "device 0")
         for image in images:
             ours, theirs = card.infer(image), host.infer(image)
             assert ours.placements == theirs.placements
@@ -391,7 +391,7 @@ def outcomes(stream, count, batch=1):
     ("fault", "first", "then"),
     [
         # Pictures that the runtime refuses, and results it cannot hand out, concern no other.
-        ({"create_fails": 2}, "refused: RuntimeError: vdsp memory exhausted", 1),
+        ({"create_fails": 2}, "rejected: RuntimeError: vdsp memory exhausted", 1),
         ({"as_numpy_fails": 18}, "cannot be read: ValueError: cannot map device memory", 1),
         # After all others it is not known which result is whose.
         ({"closes_after": 2}, "the stream ended by itself", "the stream ended by itself"),
@@ -436,8 +436,8 @@ def test_a_call_that_waits_learns_of_a_fault_at_once(runtime, prefix, vdsp):
 def test_a_batch_with_a_result_too_few_is_no_batch(runtime, prefix, vdsp):
     stream = stream_with(runtime, prefix, vdsp, loses_a_result=True, batch=2)
     found = outcomes(stream, 5, batch=2)
-    assert "1 results came for a call of 2 pictures" in found[0]
-    assert "1 results came" in found[1]
+    assert "received 1 results for a call of 2 images" in found[0]
+    assert "received 1 results" in found[1]
     stream.close()
 
 
@@ -478,7 +478,7 @@ def test_a_picture_the_card_refuses_does_not_shift_the_others(runtime, prefix):
 def test_loading_that_hangs_ends_in_time(runtime, prefix, vdsp):
     runtime(load_hangs=True)
     started = time.monotonic()
-    with pytest.raises(BackendRunError, match=r"loading did not end within 0\.5 s"):
+    with pytest.raises(BackendRunError, match=r"loading did not finish within 0\.5 s"):
         CardStream(prefix, vdsp(), timeout=SHORT)
     with pytest.raises(BackendRunError, match=r"did not return within 0\.5 s"):
         read_shapes(prefix, timeout=SHORT)
@@ -501,7 +501,9 @@ def test_a_die_that_does_not_answer_is_said(runtime, prefix, vdsp):
         lambda: open_backend(prefix, engine="vsx", device_id=1),
         lambda: read_shapes(prefix, device_id=1),
     ):
-        with pytest.raises(BackendUnavailable, match=r"die 1 .*set_device gave 1, expected 0"):
+        with pytest.raises(
+            BackendUnavailable, match=r"device 1 .*set_device returned 1, expected 0"
+        ):
             ask()
 
 
@@ -531,12 +533,12 @@ def test_auto_takes_the_card_where_there_is_one_and_says_so(runtime, prefix, cap
     runtime()
     with open_backend(prefix, device_id=5) as backend:
         assert isinstance(backend, OrtBackend)
-    assert "engine ort: die 5 of the card does not answer" in caplog.text
+    assert "engine ort: device 5 does not answer" in caplog.text
     caplog.clear()
     with open_backend(prefix) as backend:
         assert isinstance(backend, VsxBackend)
     assert [r.message for r in caplog.records] == [
-        "engine vsx: die 0 of the card answers, and the vendor's three files are there"
+        "engine vsx: device 0 answers, and the vendor's three files exist"
     ]
 
 
@@ -548,7 +550,7 @@ def test_auto_leaves_the_card_alone_without_its_files(runtime, prefix, tmp_path,
         (tmp_path / f"mod{suffix}").write_bytes(source.read_bytes())
     with open_backend(tmp_path / "mod") as backend:
         assert isinstance(backend, OrtBackend)
-    assert "has no .so, .json and .params for a card" in caplog.text
+    assert "has no .so, .json and .params for the device" in caplog.text
     with pytest.raises(InputError, match=r"no \.so, \.json and \.params for engine 'vsx'"):
         open_backend(tmp_path / "mod", engine="vsx")
     with pytest.raises(InputError, match="engine 'vsx'"):
@@ -569,12 +571,12 @@ def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
     np.testing.assert_array_equal(
         ours.arrays["score_8"][..., 4, :], theirs.arrays["score_8"][..., 4, :]
     )
-    assert "no Padding is given, so the card pads with a colour of its own" in caplog.text
+    assert "no Padding is given, so the device pads with its default colour" in caplog.text
 
 
 def test_a_size_the_network_does_not_take_is_refused(runtime, prefix, vdsp):
     runtime()
-    with pytest.raises(GraphError, match="takes 64x64 pictures, the pre-processing makes 32x32"):
+    with pytest.raises(GraphError, match="expects 64x64 images, the pre-processing gives 32x32"):
         open_backend(prefix, engine="vsx", vdsp=vdsp(input_hw=(32, 32)))
 
 
@@ -614,7 +616,7 @@ def test_the_vendors_files_alone_are_refused_where_nothing_fits(runtime, vendor_
     for cards in ([], [CARDS["scrfd_500m"]], [CARDS["pip_resnet18"]]):
         with pytest.raises(GraphError, match=r"fits no card; keep mod\.onnx"):
             open_backend(vendor_prefix, engine="vsx", cards=cards)
-    with pytest.raises(BackendUnavailable, match="built for a card only"):
+    with pytest.raises(BackendUnavailable, match="built for the device only"):
         open_backend(vendor_prefix, engine="ort")
 
 

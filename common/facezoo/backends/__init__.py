@@ -1,4 +1,4 @@
-"""Which runtimes there are, and how one is opened for a model."""
+"""Inference backends, and the function that opens a model on one of them."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def open_backend(
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
     engine
-        One of ``ENGINES``; ``auto`` takes the card where there is one, and says what it took.
+        One of ``ENGINES``; ``auto`` uses the device if there is one, and logs its choice.
     vdsp
-        A vdsp_params JSON, obeyed as the card would obey it; what differs from the model's
-        contract is logged.
+        A vdsp_params JSON, applied as on the device; differences from the model's contract are
+        logged.
     preprocess
-        In place of the contract's, for experiments.
+        Replaces the contract's pre-processing, for experiments.
     device_id
-        Which die of the card.
+        Device number.
     batch
-        How many pictures the card's network takes in one call; a CPU takes any number.
+        Batch size of the network on the device; a CPU accepts any number.
     threads
         CPU cores to use; all if None.
     cards
-        What a prefix with the vendor's files alone may hold; the network's shapes decide.
+        Candidates for a prefix with only the vendor's files; the shapes of the network decide.
     provider
-        Of ONNX Runtime: ``cpu``, or another of ``facezoo.backends.ort.PROVIDERS``.
+        Provider of ONNX Runtime: ``cpu``, or another of ``facezoo.backends.ort.PROVIDERS``.
     precision
-        Of OpenVINO: ``f32`` or ``bf16``.
+        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
 
     Returns
     -------
@@ -67,11 +67,11 @@ def open_backend(
     Raises
     ------
     InputError
-        If the engine is not known, or the source is not for it.
+        If the engine is unknown, or cannot run the source.
     BackendUnavailable
-        If it is not on this machine.
+        If the engine is not available on this machine.
     GraphError
-        If the file carries no contract, or no card has the network's shapes.
+        If the file contains no contract, or no card matches the shapes of the network.
     """
     source = Path(source)
     if engine not in ENGINES:
@@ -84,14 +84,14 @@ def open_backend(
         ("precision", precision, "f32", "openvino"),
     ):
         if value != usual and engine != its:
-            _log.warning("%s %s is for engine %s and does nothing on %s", name, value, its, engine)
+            _log.warning("%s %s is for engine %s and has no effect on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
 
         if artifact is None or not artifact.has_vendor_files:
             raise InputError(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
-                "of what the vendor's vamc has compiled, or take --engine ort"
+                "of files that the vendor's vamc compiled, or use --engine ort"
             )
         contract = _contract_on_card(artifact, cards, device_id)
         wanted = _wanted(contract, preprocess, vdsp)
@@ -107,8 +107,8 @@ def open_backend(
     model = source if artifact is None else artifact.model
     if model is None:
         raise BackendUnavailable(
-            f"{str(source)!r} was built for a card only; compile the .onnx for this machine too: "
-            "facezoo compile"
+            f"{str(source)!r} was built for the device only; compile the .onnx for this "
+            "machine too: facezoo compile"
         )
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
@@ -128,11 +128,11 @@ def open_backend(
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:
-    """Take the card if it answers and the vendor's three files are there; say which and why."""
+    """Choose the device if it answers and the vendor's three files exist; return the reason too."""
     if artifact is None:
         return "ort"
     if not artifact.has_vendor_files:
-        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a card"
+        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for the device"
     else:
         engine, reason = _ask_card(device_id)
     _log.info("engine %s: %s", engine, reason)
@@ -146,11 +146,11 @@ def _ask_card(device_id: int) -> Tuple[str, str]:
         check_card(device_id)
     except BackendError as error:
         return "ort", str(error)
-    return "vsx", f"die {device_id} of the card answers, and the vendor's three files are there"
+    return "vsx", f"device {device_id} answers, and the vendor's three files exist"
 
 
 def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
-    """Read what our file beside the vendor's promises; of theirs alone the shapes must decide."""
+    """Read the contract from our file beside the vendor's; without it match the shapes."""
     from .vsx import contract_from_cards, read_shapes
 
     if artifact.model is not None:
@@ -161,7 +161,7 @@ def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id:
 def _wanted(
     contract: Contract, preprocess: Optional[Preprocess], vdsp: Optional[Path]
 ) -> Preprocess:
-    """Return what will be done to a picture; log where a vdsp JSON departs from the contract."""
+    """Return the pre-processing; log where a vdsp JSON differs from the contract."""
     wanted = preprocess or contract.preprocess
     if vdsp is not None:
         wanted = read_vdsp(Path(vdsp), wanted)

@@ -1,7 +1,7 @@
-"""The seam between recipes and runtimes: an RGB picture in, named arrays out.
+"""Backend interface between recipes and runtimes: from an RGB image to named arrays.
 
-A backend does its own pre-processing, because a card does it in hardware and a CPU does not.
-Nobody outside this folder knows which backend ran.
+A backend does its own pre-processing, because a device does it in hardware. Code outside this
+folder does not depend on which backend runs.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Infer = Callable[[np.ndarray], RawOutputs]
 
-# What a network may raise while it runs, and its decoder after it.
+# Errors of a running network and of its decoder.
 _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
 
 
 @contextmanager
 def naming(*pictures: Union[str, Path]) -> Iterator[None]:
-    """Let an error of a network say with which picture, or pictures of one call, it came."""
+    """Add the image, or the images of one call, to the message of a network's error."""
     try:
         yield
     except _OF_A_NETWORK as error:
@@ -75,21 +75,22 @@ def call_naming(
     images_rgb: Sequence[np.ndarray],
     pictures: Sequence[Union[str, Path]],
 ) -> Result:
-    """Run a network once on several pictures, and name the one that it fails on.
+    """Run a network once on several images; on failure, name the image.
 
     Parameters
     ----------
     call
-        Takes the pictures. After a failure it gets them one by one, to find the one to name.
+        Runs the network on images. After a failure it is called with one image at a time, to find
+        the cause.
     images_rgb
-        The pictures, each (H, W, 3), uint8, RGB.
+        The images, each (H, W, 3), uint8, RGB.
     pictures
-        What errors call them.
+        Their names in errors.
 
     Raises
     ------
     BackendRunError, DecodeError, GraphError
-        If the network fails; names the first picture that it fails on alone, else all.
+        If the network fails; names the first image that fails alone, else all images.
     """
     try:
         return call(images_rgb)
@@ -103,7 +104,7 @@ def call_naming(
 
 @contextmanager
 def _opencv_on_one_core() -> Iterator[None]:
-    """Keep OpenCV from starting threads while every core has a thread of ours."""
+    """Keep OpenCV from starting threads while every core already runs one of ours."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -118,9 +119,9 @@ class Backend(ABC):
     Attributes
     ----------
     name, version, device
-        What runs, in which version, on what; for reports.
+        Runtime, its version, and the processor or device it runs on; for reports.
     contract
-        What the loaded graph promises.
+        Contract of the loaded graph.
     """
 
     name: str
@@ -130,21 +131,21 @@ class Backend(ABC):
 
     @abstractmethod
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
-        """Run the network once on several pictures.
+        """Run the network once on several images.
 
         Parameters
         ----------
         images_rgb
-            Pictures of any sizes, each (H, W, 3), uint8, RGB.
+            Images of any sizes, each (H, W, 3), uint8, RGB.
 
         Returns
         -------
         RawOutputs
-            One row and one placement a picture, in their order.
+            One row and one placement per image, in their order.
         """
 
     def infer(self, image_rgb: np.ndarray) -> RawOutputs:
-        """Run the network on one picture, as fast as that one picture can be done.
+        """Run the network on one image with the lowest latency.
 
         Parameters
         ----------
@@ -162,25 +163,25 @@ class Backend(ABC):
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Apply a function that uses the network to many items, as many at a time as pays.
+        """Apply a function that uses the network to many items in parallel.
 
         Parameters
         ----------
         function
-            Called in several threads as ``function(infer, item)``; ``infer`` takes a picture
+            Called in several threads as ``function(infer, item)``; ``infer`` takes an image
             (H, W, 3), uint8, RGB, and returns its ``RawOutputs``. Reading, decoding and writing
             belong in it, so that they overlap with the network.
         items
-            Taken one by one, in the caller's thread.
+            Items, consumed one by one in the caller's thread.
 
         Yields
         ------
         object
-            What the function returned, in the order of the items.
+            Result of the function, in the order of the items.
         """
 
     def infer_many(self, images_rgb: Iterable[np.ndarray]) -> Iterator[RawOutputs]:
-        """Run the network on many pictures; order is kept and memory bounded.
+        """Run the network on many images; order is kept and memory bounded.
 
         Parameters
         ----------
@@ -190,20 +191,20 @@ class Backend(ABC):
         Yields
         ------
         RawOutputs
-            One a picture, in their order.
+            One per image, in their order.
         """
         return self.map(lambda infer, image: infer(image), images_rgb)
 
     @property
     def preprocess(self) -> Preprocess:
-        """What is done to a picture before the network."""
+        """Pre-processing of an image before the network."""
         return self.contract.preprocess
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the outputs, as JSON values for a run's fingerprint."""
+        """Return what determines the outputs, as JSON values for the fingerprint of a run."""
         return {"engine": self.name, "engine_version": self.version, "device": self.device}
 
-    def close(self) -> None:  # noqa: B027 (nothing to free is a valid way to close)
+    def close(self) -> None:  # noqa: B027 (a backend may have nothing to free)
         """Free the runtime's resources."""
 
     def __enter__(self) -> Backend:
@@ -223,18 +224,18 @@ class Graph(Protocol):
 
     @property
     def device(self) -> str:
-        """What it runs on."""
+        """The processor or device it runs on."""
 
     @property
     def inputs(self) -> Mapping[str, Sequence[Any]]:
-        """Name to shape; free axes are no numbers."""
+        """Name to shape; free axes are not numbers."""
 
     @property
     def outputs(self) -> Sequence[str]:
-        """Names, in the graph's order."""
+        """Names, in the order of the graph."""
 
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
-        """Run the network on (B, 3, H, W) and give its outputs in their order."""
+        """Run the network on (B, 3, H, W) and return its outputs in their order."""
 
 
 class HostBackend(Backend):
@@ -247,12 +248,12 @@ class HostBackend(Backend):
     contract
         Output names and pre-processing, from the file's metadata.
     preprocess
-        Obeyed instead of the contract's, if given; its ``input_hw`` must suit the graph.
+        Replaces the contract's, if given; its ``input_hw`` must fit the graph.
     half_input
-        Round the pre-processed tensor to float16, as a card does for fp16 and int8 builds.
+        Round the pre-processed tensor to float16, as a device does for fp16 and int8 builds.
     threads
-        Cores to use; all usable ones if None. One picture is run on all of them; many pictures
-        are run one a core.
+        Cores to use; all usable ones if None. One image is run on all of them; many images
+        are run one per core.
     """
 
     def __init__(
@@ -267,7 +268,7 @@ class HostBackend(Backend):
         self.contract = contract
         self.threads = threads or usable_cores()
         self.operation = VdspOperation(preprocess or contract.preprocess, half_input)
-        # Where the graph can normalise to the last bit, pixels go in: a quarter of the memory.
+        # If the graph can normalise bit-identically it takes pixels, a quarter of the memory.
         self.normalisation = affine_normalisation(self.operation.table)
         self._graphs: Dict[Tuple[bool, bool], Graph] = {}
         self._lock = threading.Lock()
@@ -278,9 +279,9 @@ class HostBackend(Backend):
 
     @abstractmethod
     def _load(self, many: bool, pixels: bool) -> Graph:
-        """Load the model for one picture on all cores, or for many pictures one a core.
+        """Load the model for one image on all cores, or for many images with one core each.
 
-        For ``pixels`` it takes uint8 and normalises by ``self.normalisation``; else float32.
+        With ``pixels`` it takes uint8 and normalises with ``self.normalisation``; else float32.
         """
 
     def _graph(self, many: bool, pixels: bool) -> Graph:
@@ -290,7 +291,7 @@ class HostBackend(Backend):
             return self._graphs[many, pixels]
 
     def _check_interface(self, graph: Graph) -> List[int]:
-        """Hold the graph against the contract, and find the contract's outputs in its order."""
+        """Check the graph against the contract; return the indices of the contract's outputs."""
         have, names = list(graph.outputs), self.contract.output_names
         missing = [name for name in names if name not in have]
         if missing:
@@ -300,34 +301,34 @@ class HostBackend(Backend):
             )
         if list(graph.inputs) != [self.contract.input_name]:
             raise GraphError(
-                f"{str(self.model)!r}: inputs {list(graph.inputs)} found, the contract says "
+                f"{str(self.model)!r}: found inputs {list(graph.inputs)}, the contract says "
                 f"{self.contract.input_name!r}; export the model again"
             )
         shape = graph.inputs[self.contract.input_name]
         for axis, size, want in zip(("height", "width"), shape[2:], self.preprocess.input_hw):
             if isinstance(size, int) and size != want:
                 raise GraphError(
-                    f"{str(self.model)!r} takes a {axis} of {size}, the pre-processing makes "
+                    f"{str(self.model)!r} expects a {axis} of {size}, the pre-processing gives "
                     f"{want}; give a vdsp JSON with OimageWidth and OimageHeight of the model"
                 )
         return [have.index(name) for name in names]
 
     @property
     def preprocess(self) -> Preprocess:
-        """What is done to a picture before the network: the vdsp JSON's word, if there is one."""
+        """Pre-processing of an image before the network: that of the vdsp JSON, if there is one."""
         return self.operation.preprocess
 
     @property
     def workers(self) -> int:
-        """How many pictures are under way at a time where many are done."""
+        """Number of images in progress at a time during a bulk run."""
         return self.threads
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
-        """Run the network once on several pictures, on all cores."""
+        """Run the network once on several images, on all cores."""
         return self.run_tensor(*self.prepare(images_rgb))
 
     def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:
-        """Make the network's input from several pictures.
+        """Pre-process several images to the network's input.
 
         Parameters
         ----------
@@ -337,15 +338,15 @@ class HostBackend(Backend):
         Returns
         -------
         tensor : numpy.ndarray
-            Shape (B, 3, H, W), uint8 where the graph normalises, else float32; the calling
-            thread's next call overwrites it.
+            Shape (B, 3, H, W), uint8 if the graph normalises, else float32; the next call of the
+            same thread overwrites it.
         placements : tuple of Placement
-            One a picture.
+            One per image.
         """
         shape = (len(images_rgb), 3, *self.preprocess.input_hw)
         inside = self.normalisation is not None
         prepare = self.operation.planes if inside else self.operation
-        # One buffer a thread: new memory each time costs page faults.
+        # One buffer per thread, since new memory costs page faults.
         buffer = getattr(self._local, "buffer", None)
         if buffer is None or buffer.shape != shape:
             buffer = self._local.buffer = np.empty(shape, np.uint8 if inside else np.float32)
@@ -362,22 +363,22 @@ class HostBackend(Backend):
         Parameters
         ----------
         tensor
-            Shape (B, 3, H, W): of :meth:`prepare`, or normalised float32.
+            Shape (B, 3, H, W): from :meth:`prepare`, or normalised float32.
         placements
-            One a picture.
+            One per image.
         many
-            On one core, since other threads do the same; else on all.
+            Use one core, since other threads do the same; else all cores.
 
         Raises
         ------
         BackendRunError
             If the runtime fails.
         GraphError
-            If the graph gives another number of results than it got pictures.
+            If the graph returns another number of results than images.
         """
         try:
             outputs = self._graph(many, tensor.dtype == np.uint8).run(tensor)
-        except Exception as error:  # Runtimes raise classes of their own, without a common base.
+        except Exception as error:  # Each runtime has its own classes, without a common base.
             raise BackendRunError(
                 f"{self.name} failed on {str(self.model)!r}: {first_line(error)}"
             ) from error
@@ -386,7 +387,7 @@ class HostBackend(Backend):
             if outputs[index].shape[0] != len(tensor):
                 raise GraphError(
                     f"{str(self.model)!r}: output {name!r} has a batch of "
-                    f"{outputs[index].shape[0]} for {len(tensor)} pictures; export the model "
+                    f"{outputs[index].shape[0]} for {len(tensor)} images; export the model "
                     "again with --batch dynamic"
                 )
             arrays[name] = outputs[index].astype(np.float32, copy=False)
@@ -395,8 +396,8 @@ class HostBackend(Backend):
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Apply a function that uses the network to many items, each in one thread on one core."""
-        # Threads that each run a picture on their own core beat threads that share one picture.
+        """Apply a function that uses the network to many items, with one thread and core each."""
+        # One image per core is faster than all cores sharing one image.
         self._graph(True, self.normalisation is not None)
 
         def infer(image_rgb: np.ndarray) -> RawOutputs:
@@ -406,20 +407,20 @@ class HostBackend(Backend):
             yield from map_in_order(partial(function, infer), items, self.workers)
 
     def infer_many(self, images_rgb: Iterable[np.ndarray], batch: int = 1) -> Iterator[RawOutputs]:
-        """Run the network on many pictures; order is kept and memory bounded.
+        """Run the network on many images; order is kept and memory bounded.
 
         Parameters
         ----------
         images_rgb
             Each (H, W, 3), uint8, RGB.
         batch
-            Pictures in a call of the network: some pay for small inputs such as aligned faces. The
-            last bits of the outputs may depend on it.
+            Images per call of the network; more than one is faster for small inputs such as
+            aligned faces. The last bits of the outputs may depend on it.
 
         Yields
         ------
         RawOutputs
-            One a picture, in their order.
+            One per image, in their order.
         """
         self._graph(True, self.normalisation is not None)
 
@@ -439,7 +440,7 @@ class HostBackend(Backend):
                 yield from rows
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the outputs: the runtime, the file and the pre-processing."""
+        """Return what determines the outputs: the runtime, the file and the pre-processing."""
         return {
             **super().settings(),
             "model_sha256": sha256_of(self.model),
@@ -447,10 +448,10 @@ class HostBackend(Backend):
         }
 
     def close(self) -> None:
-        """Drop the loaded graphs and their memory."""
+        """Free the loaded graphs."""
         self._graphs.clear()
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class."""
+    """Return the first line of an error message, or the error's class."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

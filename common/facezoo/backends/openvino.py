@@ -1,4 +1,4 @@
-"""OpenVINO: the vdsp operation on the CPU, its last step in the graph, then the model."""
+"""OpenVINO backend: vdsp operation on the CPU, normalisation in the graph, then the model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ except ImportError as error:
 
 __all__ = ["PRECISIONS", "OpenVinoBackend"]
 
-# What the runtime may compute in; bf16 is faster on CPUs with AMX or AVX-512-BF16, and less exact.
+# Arithmetic of the runtime; bf16 is faster on CPUs with AMX or AVX-512-BF16, and less exact.
 PRECISIONS = ("f32", "bf16")
 
 
 class _OpenVinoGraph:
-    """A model behind the interface of all runtimes; every thread has its own requests."""
+    """A model behind the common graph interface; every thread has its own requests."""
 
     def __init__(self, model: Any, compile_model: Callable[[Any], Any]) -> None:
         self._model = model
@@ -36,8 +36,7 @@ class _OpenVinoGraph:
         self._compiled: Dict[bool, Any] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
-        # The first array that OpenVINO is given makes it look NumPy up, and two threads that do so
-        # at once wait for one another for ever.
+        # On its first array OpenVINO imports NumPy, and two threads that do so at once deadlock.
         openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True)
         precision = self._compiled_for(True).get_property("INFERENCE_PRECISION_HINT").to_string()
         self.device = f"CPU {precision}"
@@ -54,7 +53,7 @@ class _OpenVinoGraph:
             if single not in self._compiled:
                 model = self._model
                 if single and model.is_dynamic():
-                    # With every size known, memory and kernels are planned once: a tenth faster.
+                    # With fixed sizes, memory and kernels are planned once: a tenth faster.
                     model = model.clone()
                     sizes = {
                         port: [1, *list(port.get_partial_shape())[1:]] for port in model.inputs
@@ -71,7 +70,7 @@ class _OpenVinoGraph:
             requests[single] = self._compiled_for(single).create_infer_request()
         request = requests[single]
         request.infer({0: tensor}, share_inputs=True)
-        # The request's own memory is written again by the next call.
+        # The next call overwrites the memory of the request.
         return [np.array(output.data) for output in request.output_tensors]
 
 
@@ -81,7 +80,7 @@ class OpenVinoBackend(HostBackend):
     Parameters
     ----------
     model, contract, preprocess, half_input, threads
-        As there.
+        As for that class.
     precision
         One of ``PRECISIONS``.
     """
@@ -108,7 +107,7 @@ class OpenVinoBackend(HostBackend):
 
     @property
     def workers(self) -> int:
-        """One more than cores where all are ours: the runtime computes in threads of its own."""
+        """One more than the cores if all are used, since the runtime has its own threads."""
         return self.threads + (self.threads >= usable_cores())
 
     def _load(self, many: bool, pixels: bool) -> _OpenVinoGraph:
@@ -125,17 +124,17 @@ class OpenVinoBackend(HostBackend):
             return _OpenVinoGraph(
                 model, partial(core.compile_model, device_name="CPU", config=config)
             )
-        except Exception as error:  # OpenVINO's exceptions are plain RuntimeErrors.
+        except Exception as error:  # OpenVINO raises plain RuntimeErrors.
             raise GraphError(
                 f"{str(self.model)!r} cannot be loaded by OpenVINO: {first_line(error)}"
             ) from error
 
 
 def _normalise_inside(model: Any, scale: float, shift: float) -> Any:
-    """Let a model take pixels, as uint8."""
+    """Make a model accept pixels as uint8."""
     steps = openvino.preprocess.PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8)
-    # Scale is what it divides by, and the mean is taken off first.
+    # OpenVINO subtracts the mean first and divides by the scale.
     first = steps.input().preprocess().convert_element_type(openvino.Type.f32)
     first.mean(shift / scale).scale(1 / scale)
     return steps.build()

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the vdsp operation on the CPU, its last step in the graph, then the session."""
+"""ONNX Runtime backend: vdsp operation on the CPU, normalisation in the graph, then the model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROVIDERS = {
 
 
 def available_providers() -> List[str]:
-    """Name the execution providers of the installed ONNX Runtime; none if it is not installed."""
+    """List the execution providers of the installed ONNX Runtime; none if it is missing."""
     return list(onnxruntime.get_available_providers()) if onnxruntime is not None else []
 
 
@@ -60,13 +60,13 @@ def open_session(
     model
         A file, or a serialised graph.
     threads
-        Threads one run may use.
+        Threads of one run.
     batch
-        Fix a free batch axis named ``batch`` to this size, which lets the runtime plan memory.
+        Fix a free batch axis named ``batch`` to this size, so that the runtime can plan memory.
     provider
         One of ``PROVIDERS``.
     name
-        What to call a serialised graph in errors.
+        Name of a serialised graph in errors.
 
     Returns
     -------
@@ -75,9 +75,9 @@ def open_session(
     Raises
     ------
     BackendUnavailable
-        If onnxruntime is not installed, or has or uses another provider than asked for.
+        If onnxruntime is not installed, or the provider is missing or not used.
     GraphError
-        If it cannot load the graph.
+        If the graph cannot be loaded.
     """
     if onnxruntime is None:  # pragma: no cover (tests run with it)
         raise BackendUnavailable(
@@ -88,27 +88,27 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Idle threads that spin take the core another session, the JPEG decoder or the resizing needs;
-    # within a run, those of several threads may.
+    # Idle threads that spin would block the core for another session, the JPEG decoder or the
+    # resizing; within a run of several threads they may spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if batch is not None:
         options.add_free_dimension_override_by_name("batch", batch)
     source = model if isinstance(model, bytes) else str(model)
     wanted = _find_provider(provider)
-    # The CPU stands behind every provider, for the operations that one lacks.
+    # The CPU runs the operations that a provider lacks.
     providers = list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions share no public base.
+    except Exception as error:  # ONNX Runtime has no public base class.
         name = name or ("" if isinstance(model, bytes) else str(model))
         what = repr(name) if name else "the graph"
         raise GraphError(f"{what} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
     used = session.get_providers()[0]
     if used != wanted:
         raise BackendUnavailable(
-            f"provider {provider!r} was asked for, but ONNX Runtime runs on {used}; mend the "
-            "provider's libraries, or take --provider cpu"
+            f"provider {provider!r} was requested, but ONNX Runtime runs on {used}; fix the "
+            "provider's installation, or use --provider cpu"
         )
     return session
 
@@ -122,7 +122,7 @@ def _find_provider(provider: str) -> str:
         names = [key for key, name in PROVIDERS.items() if name in here]
         raise BackendUnavailable(
             f"provider {provider!r} is not in this onnxruntime, which has {', '.join(names)}; "
-            "install the onnxruntime package that brings it"
+            "install the onnxruntime package that includes it"
         )
     return wanted
 
@@ -130,7 +130,7 @@ def _find_provider(provider: str) -> str:
 def run_graph(
     model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray], *, threads: int = 1
 ) -> Dict[str, np.ndarray]:
-    """Run a graph once on ready tensors; for checks, not for speed.
+    """Run a graph once on prepared tensors; for checks, not for speed.
 
     Parameters
     ----------
@@ -139,17 +139,17 @@ def run_graph(
     feeds
         Input name to array.
     threads
-        Threads the run may use.
+        Threads of the run.
 
     Returns
     -------
     dict
-        Output name to array, in the graph's order.
+        Output name to array, in the order of the graph.
 
     Raises
     ------
     GraphError
-        If the graph cannot be loaded or does not take these feeds.
+        If the graph cannot be loaded or rejects these feeds.
     """
     if not isinstance(model, (bytes, Path)):
         model = model.SerializeToString()
@@ -157,12 +157,12 @@ def run_graph(
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds))))
-    except Exception as error:  # ONNX Runtime's exceptions share no public base.
+    except Exception as error:  # ONNX Runtime has no public base class.
         raise GraphError(f"the graph does not run on these inputs: {first_line(error)}") from error
 
 
 class _OrtGraph:
-    """A session behind the interface of all runtimes."""
+    """A session behind the common graph interface."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -182,9 +182,9 @@ class OrtBackend(HostBackend):
     Parameters
     ----------
     model, contract, preprocess, half_input, threads
-        As there.
+        As for that class.
     provider
-        One of ``PROVIDERS``; another than asked for is refused.
+        One of ``PROVIDERS``; an error if ONNX Runtime uses another one.
     """
 
     name = "ort"
@@ -206,7 +206,7 @@ class OrtBackend(HostBackend):
         threads = 1 if many else self.threads
         model: Union[Path, bytes] = self.model
         if pixels and self.normalisation:
-            # Imported here, as wherever a graph is read: a command's help must not wait for onnx.
+            # A local import, as wherever a graph is read: the help must not wait for onnx.
             pass
 
             graph = load_graph(self.model)
@@ -216,14 +216,14 @@ class OrtBackend(HostBackend):
 
 
 def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None:
-    """Let the graph take pixels: its input becomes uint8, its first nodes normalise.
+    """Make the graph accept pixels: its input becomes uint8, its first nodes normalise.
 
     Parameters
     ----------
     model
-        With one float32 input, which keeps its name and shape.
+        Graph with one float32 input, which keeps its name and shape.
     scale, shift
-        Of :func:`~facezoo.image.preprocess.affine_normalisation`.
+        Result of :func:`~facezoo.image.preprocess.affine_normalisation`.
     """
     (entry,) = model.graph.input
     entry.type.tensor_type.elem_type = TensorProto.UINT8
@@ -236,7 +236,7 @@ def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None
         numpy_helper.from_array(np.array(value, np.float32), one)
         for one, value in constants.items()
     )
-    # One pass over the memory for cast and scale; Cast and Mul would take two.
+    # One pass over the memory for cast and scale; Cast and Mul would need two.
     first = [
         helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [scaled], name=scaled),
         helper.make_node("Sub", [scaled, f"{name}_shift"], [tensor], name=tensor),

@@ -1,4 +1,4 @@
-"""Recorded outputs in place of a network: tests without a runtime, and the npz routes."""
+"""Replay backend: recorded outputs in place of a network, for tests and the npz routes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["ReplayBackend"]
 
 
 class ReplayBackend(Backend):
-    """Gives back recorded arrays, one record a picture, in the order they were recorded.
+    """A backend that returns recorded arrays, one record per image, in recorded order.
 
     Parameters
     ----------
     records
-        Output name to array (1, ...), one mapping a picture.
+        Output name to array (1, ...), one mapping per image.
     contract
-        Of the model that was recorded, with the pre-processing that was done.
+        Contract of the recorded model, with the pre-processing that was used.
     """
 
     name = "replay"
@@ -35,12 +35,12 @@ class ReplayBackend(Backend):
         self.contract = contract
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
-        """Take the next record for each picture."""
+        """Return the next record for each image."""
         rows = []
         for _ in images_rgb:
             record = next(self._records, None)
             if record is None:
-                raise BackendRunError("there are more pictures than recorded outputs")
+                raise BackendRunError("there are more images than recorded outputs")
             rows.append(record)
         arrays = {
             name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]
@@ -53,6 +53,6 @@ class ReplayBackend(Backend):
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Replay one record a picture, in the caller's thread."""
+        """Replay one record per image, in the caller's thread."""
         for item in items:
             yield function(self.infer, item)

@@ -1,13 +1,13 @@
-"""The vendor's card through ``vaststreamx``: pre-processing and network on the device.
+"""Device backend through ``vaststreamx``: pre-processing and network on the accelerator.
 
-No caller's thread touches the runtime. One thread sends and one receives, since the runtime tells
-results apart by their order alone; and a call that never returns blocks neither the caller nor the
-end of the process::
+Only two internal threads use the runtime: one sends and one receives, since the runtime identifies
+results only by their order. A call that never returns blocks neither the caller nor the end of the
+process::
 
     caller ──submit──▶ queue ──▶ sender: create_image, run_async
     caller ◀──future── receiver: get_operator_output, as_numpy
 
-Written from the documented use of the runtime; not yet run on a card.
+Written from the documented use of the runtime; not yet run on a device.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
     "runtime_version",
 ]
 
-TIMEOUT = 60.0  # seconds the runtime may take for one step: loading, or one call's results
+TIMEOUT = 60.0  # seconds for one step of the runtime: loading, or the results of one call
 # source: VastModelZOO@43aff36 cv/face_detection/scrfd/build_in/vsx/python/scrfd_vsx.py, Queue(20)
 IN_FLIGHT = 20
 TENSOR_OUTPUT = "facezoo_tensor"
@@ -93,13 +93,13 @@ def import_runtime() -> Any:
     Raises
     ------
     BackendUnavailable
-        If it, or a library it needs, is not here.
+        If it, or a library it needs, is missing.
     """
     try:
         import vaststreamx
-    except Exception as error:  # A missing driver shows as an OSError or worse.
+    except Exception as error:  # A missing driver raises OSError or other classes.
         raise BackendUnavailable(
-            f"the vendor's package vaststreamx cannot be imported ({error}); install the card's SDK"
+            f"the vendor's package vaststreamx cannot be imported ({error}); install its SDK"
         ) from error
     return vaststreamx
 
@@ -115,36 +115,36 @@ def runtime_version() -> str:
 
 
 def _use_die(device_id: int) -> Any:
-    """Make a die the calling thread's device; return the runtime."""
+    """Select a device for the calling thread; return the runtime."""
     runtime = import_runtime()
     try:
         status = runtime.set_device(device_id)
     except Exception as error:  # The runtime documents no exceptions.
         raise BackendUnavailable(
-            f"die {device_id} of the card cannot be used: {_describe(error)}"
+            f"device {device_id} cannot be used: {_describe(error)}"
         ) from error
     if status != 0:
         raise BackendUnavailable(
-            f"die {device_id} of the card does not answer (vaststreamx.set_device gave {status}, "
-            "expected 0); see whether the driver lists it"
+            f"device {device_id} does not answer (vaststreamx.set_device returned {status}, "
+            "expected 0); check that the driver lists it"
         )
     return runtime
 
 
 def check_card(device_id: int = 0, timeout: float = TIMEOUT) -> None:
-    """See whether a die of the card answers.
+    """Check that a device answers.
 
     Parameters
     ----------
     device_id
-        Which die.
+        Device number.
     timeout
-        Seconds it may take.
+        Limit in seconds.
 
     Raises
     ------
     BackendUnavailable
-        If the runtime is not here, or the die does not answer.
+        If the runtime is missing, or the device does not answer.
     BackendRunError
         If it takes too long.
     """
@@ -152,7 +152,7 @@ def check_card(device_id: int = 0, timeout: float = TIMEOUT) -> None:
 
 
 def _within(timeout: float, function: Callable[[], Value], what: str) -> Value:
-    """Call a function in a thread of its own, which is left behind if it does not return."""
+    """Call a function in its own thread, which is abandoned if it does not return."""
     future: Future[Value] = Future()
 
     def work() -> None:
@@ -169,7 +169,7 @@ def _within(timeout: float, function: Callable[[], Value], what: str) -> Value:
 
 
 def _describe(error: BaseException) -> str:
-    """Name an exception; the runtime's kinds are not documented, so a report needs them."""
+    """Describe an exception with its class, since the runtime's classes are undocumented."""
     if isinstance(error, FaceZooError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
@@ -196,23 +196,23 @@ class CardGraph:
 def build_graph(
     prefix: Path, vdsp: Path, *, device_id: int = 0, batch: int = 1, with_tensor: bool = False
 ) -> CardGraph:
-    """Load a network on a die, in the order the runtime documents.
+    """Load a network on a device, in the order documented for the runtime.
 
     Parameters
     ----------
     prefix
-        Of the vendor's three files.
+        Prefix of the vendor's three files.
     vdsp
         A vdsp_params JSON.
     device_id, batch
-        Which die, and pictures in one call at most.
+        Device number, and maximum batch size.
     with_tensor
         Also register the pre-processed tensor, under ``TENSOR_OUTPUT``.
 
     Raises
     ------
     BackendUnavailable
-        If the runtime or the die is not there.
+        If the runtime or the device is missing.
     """
     runtime = _use_die(device_id)
     model = runtime.Model(str(prefix), batch)
@@ -230,19 +230,20 @@ def build_graph(
     return CardGraph(runtime, model, network, stream)
 
 
-# A stream of pictures ----------------------------------------------------------------------------
+# A stream of images ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CardResult:
-    """What the card says about one picture.
+    """Outputs of the device for one image.
 
     Attributes
     ----------
     outputs
-        In the network's order, each with a first axis of 1; float16, as the card gives them.
+        Outputs in the order of the network, each with a first axis of 1; float16, as on the
+        device.
     tensor
-        Shape (3, H, W), float16: the pre-processed picture; None if it was not asked for.
+        Shape (3, H, W), float16: the pre-processed image; None if not requested.
     """
 
     outputs: List[np.ndarray]
@@ -250,7 +251,7 @@ class CardResult:
 
 
 class _Call:
-    """One ``run_async``: the pictures as they are fed, and where the results are awaited."""
+    """One ``run_async`` call: its images, and the future of its results."""
 
     def __init__(self, pictures: Sequence[np.ndarray]) -> None:
         self.pictures = pictures
@@ -258,7 +259,7 @@ class _Call:
 
 
 class CardStream:
-    """A network on one die: pictures in, tensors out, or an error in time.
+    """A network on one device, with a time limit on every call.
 
     Parameters
     ----------
@@ -267,17 +268,17 @@ class CardStream:
     image_format
         The vdsp JSON's IimageFormat.
     timeout
-        Seconds that loading may take, and results once they are waited for.
+        Limit in seconds for loading, and for results once they are awaited.
 
     Attributes
     ----------
     graph
-        What is loaded.
+        The loaded network.
 
     Raises
     ------
     BackendUnavailable
-        If the runtime or the die is not there.
+        If the runtime or the device is missing.
     BackendRunError
         If loading fails or takes too long.
     """
@@ -297,7 +298,7 @@ class CardStream:
     ) -> None:
         self.batch = batch
         self.timeout = timeout
-        self._where = f"{str(prefix)!r} on die {device_id}"
+        self._where = f"{str(prefix)!r} on device {device_id}"
         self._device_id = device_id
         self._with_tensor = with_tensor
         self._format, self._planar, self._bgr = _FEEDS[image_format]
@@ -322,24 +323,24 @@ class CardStream:
         try:
             loaded.result(timeout)
         except futures.TimeoutError:
-            # Should it end after all, the die is to be freed.
+            # If it ends later after all, the device must be freed.
             self._waiting.put(None)
             raise BackendRunError(
-                f"{self._where}: loading did not end within {timeout:g} s"
+                f"{self._where}: loading did not finish within {timeout:g} s"
             ) from None
 
     def submit(self, images_rgb: Sequence[np.ndarray]) -> Future[List[CardResult]]:
-        """Send pictures to the card in one call.
+        """Send images to the device in one call.
 
         Parameters
         ----------
         images_rgb
-            At most ``batch`` pictures of any sizes, each (H, W, 3), uint8, RGB.
+            At most ``batch`` images of any sizes, each (H, W, 3), uint8, RGB.
 
         Returns
         -------
         Future
-            For :meth:`result`.
+            Argument for :meth:`result`.
 
         Raises
         ------
@@ -355,30 +356,30 @@ class CardStream:
         return call.future
 
     def result(self, future: Future[List[CardResult]]) -> List[CardResult]:
-        """Wait for what :meth:`submit` promised.
+        """Wait for the results of :meth:`submit`.
 
         Returns
         -------
         list of CardResult
-            One a picture, in their order.
+            One per image, in their order.
 
         Raises
         ------
         BackendRunError
-            If the runtime refused a picture (the stream goes on), or failed or gave no result in
-            time (every later call fails too: which result is whose is then unknown).
+            If the runtime rejects an image (the stream continues), or fails or gives no result in
+            time (then every later call fails too, since results can no longer be assigned).
         """
         try:
             return future.result(self.timeout)
         except futures.TimeoutError:
             self._break(
-                f"{self._where}: no result within {self.timeout:g} s; the card or its driver hangs "
-                "or is overloaded"
+                f"{self._where}: no result within {self.timeout:g} s; the device or its driver "
+                "hangs or is overloaded"
             )
             raise BackendRunError(self._broken) from None
 
     def close(self) -> None:
-        """End the stream and wait for that, but no longer than the timeout."""
+        """Close the stream and wait for it, but no longer than the timeout."""
         with self._lock:
             if self._closing:
                 return
@@ -386,7 +387,7 @@ class CardStream:
             intact = not self._broken
         self._waiting.put(None)
         if intact and not self._finished.wait(self.timeout):
-            _log.warning("%s: closing did not end within %g s", self._where, self.timeout)
+            _log.warning("%s: closing did not finish within %g s", self._where, self.timeout)
         self._break(f"{self._where}: the stream is closed")
 
     def _as_fed(self, image_rgb: np.ndarray) -> np.ndarray:
@@ -428,8 +429,8 @@ class CardStream:
         try:
             images = [self._create_image(picture) for picture in call.pictures]
         except Exception as error:
-            # Nothing was sent, so results stay in order and the other pictures are not concerned.
-            reason = f"{self._where}: a picture was refused: {_describe(error)}"
+            # Nothing was sent, so results stay in order and other images are not affected.
+            reason = f"{self._where}: an image was rejected: {_describe(error)}"
             self._settle(call, error=BackendRunError(reason))
             return
         if self._note_as_sent(call):
@@ -442,7 +443,7 @@ class CardStream:
         return runtime.create_image(picture, image_format, width, height, self._device_id)
 
     def _note_as_sent(self, call: _Call) -> bool:
-        """Queue a call for the receiver before the card can answer; False if all is lost."""
+        """Queue a call for the receiver before the device can answer; False if it failed."""
         while not self._broken:
             try:
                 self._sent.put(call, timeout=0.5)
@@ -466,21 +467,21 @@ class CardStream:
             self._break(f"{self._where}: the stream ended by itself, {left} calls unanswered")
 
     def _receive(self) -> bool:
-        """Take the results of one call; False at the end of the stream."""
+        """Receive the results of one call; False at the end of the stream."""
         stream = self.graph.stream
         try:
             outputs = stream.get_operator_output(self.graph.network)
-            # Each registered output has a queue of its own, and a full one stops the stream.
+            # Each registered output has its own queue, and a full one blocks the stream.
             tensors = stream.get_operator_output(TENSOR_OUTPUT) if self._with_tensor else None
         except ValueError:
-            # The runtime's word for: closed, and no result is left. Nothing else may stand above.
+            # The runtime raises this when it is closed and no result is left; keep the try minimal.
             return False
         if self._sent.empty():
-            raise BackendRunError("a result came that no call asked for")
+            raise BackendRunError("received a result without a call")
         call = self._sent.get()
         if len(outputs) != len(call.pictures):
             raise BackendRunError(
-                f"{len(outputs)} results came for a call of {len(call.pictures)} pictures"
+                f"received {len(outputs)} results for a call of {len(call.pictures)} images"
             )
         try:
             results = self._read(outputs, tensors)
@@ -520,7 +521,7 @@ class CardStream:
             call.future.set_result(results or [])
 
     def _break(self, reason: str) -> None:
-        """Give up: every caller that waits, and every later one, gets the reason."""
+        """Fail: every waiting and every later call raises the reason."""
         with self._lock:
             self._broken = self._broken or reason
             calls, self._unsettled = self._unsettled, set()
@@ -533,7 +534,7 @@ class CardStream:
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """What the runtime says about a network that carries no contract.
+    """Shapes reported by the runtime for a network without a contract.
 
     Attributes
     ----------
@@ -548,12 +549,12 @@ class ModelShapes:
 
 
 def read_shapes(prefix: Path, device_id: int = 0, timeout: float = TIMEOUT) -> ModelShapes:
-    """Load the vendor's files on a die to see which shapes the network has.
+    """Load the vendor's files on a device to read the shapes of the network.
 
     Raises
     ------
     BackendUnavailable
-        If the runtime or the die is not there.
+        If the runtime or the device is missing.
     BackendRunError
         If loading fails or takes too long.
     """
@@ -573,27 +574,27 @@ def read_shapes(prefix: Path, device_id: int = 0, timeout: float = TIMEOUT) -> M
 
 
 def contract_from_cards(cards: Iterable[ModelCard], shapes: ModelShapes, prefix: Path) -> Contract:
-    """Say what a network that the vendor's compiler made promises, from its shapes.
+    """Derive the contract of a network built by the vendor's compiler from its shapes.
 
     Parameters
     ----------
     cards
-        What it may be.
+        Candidates.
     shapes
-        Of the network.
+        Shapes of the network.
     prefix
         For messages.
 
     Returns
     -------
     Contract
-        With the card's id if one card fits; with the model's name if several variants that are
-        fed and decoded alike do.
+        Has the id of the card if one card fits; the name of the model if several variants with
+        the same pre-processing and decoding fit.
 
     Raises
     ------
     GraphError
-        If none fits, or cards that differ in more than their ids do.
+        If no card fits, or several that differ in more than their ids.
     """
     fitting = [card for card in cards if _output_shapes(card, shapes.input_hw) == shapes.outputs]
     contracts = [Contract.from_card(card, input_hw=shapes.input_hw) for card in fitting]
@@ -604,7 +605,7 @@ def contract_from_cards(cards: Iterable[ModelCard], shapes: ModelShapes, prefix:
         return alike[0]
     fits = f"fits {', '.join(card.id for card in fitting)}" if fitting else "fits no card"
     raise GraphError(
-        f"{str(prefix)!r} holds the vendor's files alone, which do not say how to feed them, and "
+        f"{str(prefix)!r} has only the vendor's files, which do not record the pre-processing, and "
         f"outputs {list(shapes.outputs)} at {shapes.input_hw} {fits}; keep mod.onnx and "
         "mod.build.json of 'facezoo compile' beside them, or name the card"
     )
@@ -624,35 +625,35 @@ def _output_shapes(card: ModelCard, input_hw: Tuple[int, int]) -> Tuple[Tuple[in
 
 
 class VsxBackend(Backend):
-    """What the vendor's compiler made, on a die of the card.
+    """A build of the vendor's compiler on a device.
 
     Parameters
     ----------
     prefix
-        Of the three files.
+        Prefix of the three files.
     contract
         Output names, in the network's order, and pre-processing.
     preprocess
-        What ``vdsp`` says, or what is to be done if there is no such file; the contract's if None.
+        Equals ``vdsp`` if that is given; the contract's pre-processing if None.
     vdsp
-        A vdsp_params JSON, given to the card as it is; rendered from ``preprocess`` if None.
+        A vdsp_params JSON, passed to the device unchanged; rendered from ``preprocess`` if None.
     device_id, batch
-        Which die, and how many pictures one call of the network takes at most.
+        Device number, and maximum batch size of the network.
     threads
         Cores for reading and decoding; all usable ones if None.
     timeout
-        Seconds that loading may take, and each result.
+        Limit in seconds for loading, and for each result.
 
     Raises
     ------
     BackendUnavailable
-        If the runtime or the die is not there.
+        If the runtime or the device is missing.
     BackendRunError
         If loading fails or takes too long.
     ConfigError
-        If a card cannot do this pre-processing.
+        If the device does not support this pre-processing.
     GraphError
-        If the network is not what the contract says.
+        If the network does not match the contract.
     """
 
     name = "vsx"
@@ -674,11 +675,11 @@ class VsxBackend(Backend):
         self.batch = batch
         self.threads = threads or usable_cores()
         self.version = runtime_version()
-        self.device = f"die {device_id}"
+        self.device = f"device {device_id}"
         self._preprocess = preprocess or contract.preprocess
         if self._preprocess.fit == "letterbox" and self._preprocess.anchor != "center":
             raise ConfigError(
-                f"a card's letterbox is centred, the pre-processing wants anchor "
+                f"the device's letterbox is centred, the pre-processing needs anchor "
                 f"{self._preprocess.anchor!r}; use fit letterbox_pads, or --engine ort"
             )
         with tempfile.TemporaryDirectory(prefix="facezoo-vdsp-") as folder:
@@ -710,18 +711,18 @@ class VsxBackend(Backend):
         size, wanted = tuple(model.input_shape[0][2:]), self._preprocess.input_hw
         if size != wanted:
             raise GraphError(
-                f"{str(self.prefix)!r} takes {size[1]}x{size[0]} pictures, the pre-processing "
-                f"makes {wanted[1]}x{wanted[0]}; give a vdsp JSON with OimageWidth and "
+                f"{str(self.prefix)!r} expects {size[1]}x{size[0]} images, the pre-processing "
+                f"gives {wanted[1]}x{wanted[0]}; give a vdsp JSON with OimageWidth and "
                 "OimageHeight of the model"
             )
 
     @property
     def preprocess(self) -> Preprocess:
-        """What is done to a picture before the network: the vdsp JSON's word, if there is one."""
+        """What is done to an image before the network: the vdsp JSON's word, if there is one."""
         return self._preprocess
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
-        """Run the network on several pictures, ``batch`` in a call."""
+        """Run the network on several images, ``batch`` per call."""
         calls = [
             self._stream.submit(images_rgb[first : first + self.batch])
             for first in range(0, len(images_rgb), self.batch)
@@ -737,12 +738,12 @@ class VsxBackend(Backend):
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
-        """Apply a function that uses the network to many items, enough at a time for the card."""
-        # A thread that waits for the card needs no core, so there are more threads than cores.
+        """Apply a function that uses the network to many items, enough at a time for the device."""
+        # A thread that waits for the device needs no core, so there are more threads than cores.
         return map_in_order(partial(function, self.infer), items, self.threads + IN_FLIGHT)
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the outputs: the runtime, the files and the pre-processing."""
+        """Return what determines the outputs: the runtime, the files and the pre-processing."""
         files = [self.prefix.with_name(self.prefix.name + suffix) for suffix in VENDOR_SUFFIXES]
         return {
             **super().settings(),
@@ -751,7 +752,7 @@ class VsxBackend(Backend):
         }
 
     def close(self) -> None:
-        """End the stream and free the die."""
+        """Close the stream and free the device."""
         self._stream.close()
 
 
@@ -759,8 +760,8 @@ def _warn_of_default_padding(vdsp: Path, preprocess: Preprocess) -> None:
     config = json.loads(vdsp.read_text(encoding="utf-8"))["OpConfig"]
     if preprocess.fit.startswith("letterbox") and "Padding" not in config:
         _log.warning(
-            "%s: no Padding is given, so the card pads with a colour of its own, which its vendor "
-            "does not document; without a card it is %s",
+            "%s: no Padding is given, so the device pads with its default colour, which the vendor "
+            "does not document; on the CPU it is %s",
             vdsp,
             list(preprocess.pad_value),
         )
