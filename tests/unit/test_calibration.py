@@ -88,8 +88,8 @@ def test_folders_below_are_searched_and_hidden_files_left(pictures):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"path": "nowhere"}, "'nowhere' is no folder"),
-        ({"path": "empty"}, "'empty' holds no file ending in 'png', it is empty"),
+        ({"path": "nowhere"}, "'nowhere' is not a folder"),
+        ({"path": "empty"}, "'empty' contains no file ending in 'png', it is empty"),
         ({"suffix": "PNG"}, r"no file ending in 'PNG'; there are 5 files ending in .png; .*case"),
     ],
 )
@@ -105,13 +105,13 @@ def test_an_unreadable_file_is_named_and_replaced(pictures, caplog):
     found = open_calibration(config_of(count=4))
     assert len(found) == 4
     assert broken not in found.names
-    assert "left out of the calibration" in caplog.text
+    assert "not used for calibration" in caplog.text
     assert broken in caplog.text
 
 
 def test_fewer_files_than_asked_for_are_a_warning(pictures, caplog):
     assert len(open_calibration(config_of(count=50))) == 5
-    assert "pictures holds 5 usable files, get_data_num asks for 50" in caplog.text
+    assert "pictures has 5 usable files, get_data_num is 50" in caplog.text
 
 
 def test_nothing_readable_is_an_error(pictures):
@@ -139,7 +139,7 @@ def test_pictures_that_are_evaluated_are_found_by_content(pictures, caplog):
         open_calibration(config_of(), eval_list=Path("list.txt"))
     caplog.clear()
     assert len(open_calibration(config_of(), eval_list=Path("held"), allow_leak=True)) == 3
-    assert "would flatter" in caplog.text
+    assert "would be too optimistic" in caplog.text
     Path("list.txt").write_text("held/gone.png\n")
     with pytest.raises(DatasetError, match=r"lists .*gone.png'.* relative to the list's folder"):
         open_calibration(config_of(), eval_list=Path("list.txt"))
@@ -249,9 +249,9 @@ def test_an_npz_without_operations_holds_the_feeds(photo):
     np.savez("pictures/c.npz", other=np.ones(3))
     assert (load("[]", "pictures/a.npz") == 1).all()
     assert (load("[]", "pictures/b.npz") == 2).all()
-    with pytest.raises(InputError, match=r"holds \['other'\]; expected 'x' or 'input_0'"):
+    with pytest.raises(InputError, match=r"contains \['other'\]; expected 'x' or 'input_0'"):
         load("[]", "pictures/c.npz")
-    with pytest.raises(ConfigError, match=r"process_ops is empty, so .* should be an npz"):
+    with pytest.raises(ConfigError, match=r"process_ops is empty, so .* must be an npz"):
         load("[]")
     data = open_calibration(config_of(ops="[]", suffix="npz"))
     assert data.names == ("a.npz", "b.npz")
@@ -270,11 +270,11 @@ def test_an_npz_with_operations_holds_a_picture(photo):
         ("[{type: DecodeImage}, {type: ToTensor}, {type: Pad, pad_to_square: true}]", "Pad of"),
         (
             "[{type: DecodeImage}, {type: CenterCrop, crop_size: [48, 8]}, {type: ToTensor}]",
-            "CenterCrop of 8x48 does not fit into a picture of 32x24",
+            "CenterCrop of 8x48 does not fit into an image of 32x24",
         ),
         (
             "[{type: DecodeImage, cv2_flags: 0}, {type: ChannelSplit, index: 2}]",
-            "the picture has 1 channels",
+            "the image has 1 channels",
         ),
     ],
 )

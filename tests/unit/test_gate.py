@@ -129,9 +129,9 @@ def test_settings_beside_the_yaml(tmp_path):
         ("limits: {mean_io: 1}", "unknown limit 'mean_io'; the nearest is 'mean_iou'"),
         ("limits: {mean_iou: high}", "limits.mean_iou is 'high'; expected a number"),
         ("limits: {mean_iou: true}", "limits.mean_iou is True; expected a number"),
-        ("limits: [1]", "limits is [1]; expected measures"),
+        ("limits: [1]", "limits is [1]; expected a mapping"),
         ("images: [a, b]", "images is ['a', 'b']; expected a path"),
-        ("[a", "not readable as YAML"),
+        ("[a", "not valid YAML"),
         ("- a", "expected the keys images, ground_truth"),
     ],
 )
@@ -154,11 +154,10 @@ def test_held_out_pictures_or_the_calibrations_own_with_a_warning(workspace, cap
     assert caplog.text == ""
     own = open_gate(config, GateSettings(), data)
     assert (own.held_out, own.pictures) == (False, data.paths)
-    assert "by the calibration files themselves, which flatters" in caplog.text
+    assert "uses the calibration files, so its result is too optimistic" in caplog.text
     assert open_gate(config, GateSettings()) is None
     assert (
-        "no pictures, so the gate does not judge the build against fp32; give it some"
-        in caplog.text
+        "accuracy gate skipped: no images to compare the build with fp32; give some" in caplog.text
     )
 
 
@@ -167,7 +166,10 @@ def test_held_out_pictures_that_were_calibrated_on_are_noticed(workspace, caplog
     Path("held", "copy.png").write_bytes(Path("calibration", "0.png").read_bytes())
     gate = open_gate(config, GateSettings(images=Path("held")), open_calibration(config))
     assert not gate.held_out
-    assert "1 of 5 pictures of the gate, such as held/copy.png, are calibration" in caplog.text
+    assert (
+        "1 of 5 images of the accuracy gate, such as held/copy.png, are also calibration"
+        in caplog.text
+    )
 
 
 def test_a_folder_without_pictures_is_an_error(workspace):
@@ -237,14 +239,14 @@ def test_own_limits_stand_in_for_the_cards(workspace, caplog):
         gate_of(limits={"mean_score": 0.0})(graph, worse)
     assert caplog.text == ""
     gate_of(limits={"ap_easy_loss": 0.1})(graph, graph)
-    assert "measured nothing called ap_easy_loss here" in caplog.text
+    assert "no such measure for this network: ap_easy_loss" in caplog.text
 
 
 def test_no_face_is_nothing_to_judge_by(workspace):
     for path in Path("held").iterdir():
         write_image_rgb(path, np.zeros((64, 64, 3), np.uint8))
     graph = Path("tiny.onnx").read_bytes()
-    with pytest.raises(GateError, match=r"finds no face in 4 pictures.*--images"):
+    with pytest.raises(GateError, match=r"finds no face in 4 images.*--images"):
         gate_of()(graph, graph)
 
 
@@ -252,7 +254,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_by_name(workspace, caplog):
     Path("held", "1.png").write_bytes(b"no picture")
     graph = Path("tiny.onnx").read_bytes()
     gate_of()(graph, graph)
-    assert "left out of the gate: held/1.png" in caplog.text
+    assert "not used by the accuracy gate: held/1.png" in caplog.text
 
 
 # From the command line
@@ -262,8 +264,8 @@ def test_int8_is_calibrated_judged_and_recorded(workspace, capsys):
     write_yaml(gate=TINY_LIMITS)
     assert main(["compile", "toy.yaml", "--images", "held"]) == 0
     printed = capsys.readouterr().out
-    assert "gate      against fp32 on 4 held-out pictures" in printed
-    assert re.search(r"speed +[\d.]+ ms a picture, fp32 [\d.]+ ms: [\d.]+x the time", printed)
+    assert "gate      against fp32 on 4 held-out images" in printed
+    assert re.search(r"speed +[\d.]+ ms per image, fp32 [\d.]+ ms: [\d.]+x the time", printed)
     artifact = read_artifact(Path("out/toy_int8/mod"))
     assert artifact.dtype == "int8"
     build = artifact.build
@@ -276,7 +278,7 @@ def test_int8_is_calibrated_judged_and_recorded(workspace, capsys):
     # vamc, which has the vendor's flags only, takes the pictures from the settings.
     write_yaml(gate=f"images: held\n{TINY_LIMITS}")
     assert main(["vamc", "compile", "toy.yaml"]) == 0
-    assert "4 held-out pictures" in capsys.readouterr().out
+    assert "4 held-out images" in capsys.readouterr().out
 
 
 def test_a_failing_build_is_not_written(workspace, capsys):
@@ -284,7 +286,7 @@ def test_a_failing_build_is_not_written(workspace, capsys):
     assert main(["compile", "toy.yaml"]) == 3
     shown = capsys.readouterr()
     assert re.search(r"mean_iou +0\.9\d+  at least 0.9999   FAILED", shown.out)
-    assert "the gate refuses the build on 4 pictures: " in shown.err
+    assert "the accuracy gate rejects the build on 4 images: " in shown.err
     assert len(shown.err.splitlines()) == 1
     assert not Path("out").exists()
 
@@ -292,11 +294,11 @@ def test_a_failing_build_is_not_written(workspace, capsys):
 def test_fp16_passes_through_the_gate(workspace, capsys):
     config = write_yaml(gate=TINY_LIMITS)
     assert main(["compile", "toy.yaml", "--dtype", "fp16", "--images", "held"]) == 0
-    assert "4 held-out pictures" in capsys.readouterr().out
+    assert "4 held-out images" in capsys.readouterr().out
     gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
     assert gate["measured"]["mean_iou"] > 0.99
     assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
-    assert "4 calibration pictures" in capsys.readouterr().out
+    assert "4 calibration images" in capsys.readouterr().out
     for path in Path("calibration").iterdir():
         path.unlink()
     assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0

@@ -1,7 +1,7 @@
-"""Our ``vamc``: a build YAML and an ONNX graph become an artifact for ONNX Runtime.
+"""Our ``vamc compile``: from a build YAML and an ONNX graph to an artifact for ONNX Runtime.
 
-The graph is folded, PRelu is rewritten, weights are rounded or quantised to the dtype, and the
-result is compared with the source, and by a gate on pictures, before anything is written.
+The graph is folded, PRelu is rewritten, weights are rounded or quantised to the dtype, and before
+anything is written the result is compared with the source and checked by an accuracy gate.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ except ImportError as error:
 
 Gate = Callable[[bytes, bytes], Optional[Mapping[str, Any]]]
 
-OLDEST_IR, NEWEST_IR = 8, 10  # runtimes lag behind what the onnx package writes by default
+OLDEST_IR, NEWEST_IR = 8, 10  # runtimes lag behind the default of the onnx package
 TRIAL_IMAGES = 3
 TRIAL_SEED = 2026
 
@@ -60,21 +60,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Built:
-    """A graph in the dtype asked for, and what is known about it.
+    """A graph in the requested dtype, with facts about it.
 
     Attributes
     ----------
     model
         The graph.
     arithmetic
-        What is computed in, in words, for ``mod.build.json``.
+        Arithmetic that is used, in words, for ``mod.build.json``.
     tolerance
-        Largest difference from the source that is no defect, as a share of an output's root mean
-        square; how good the build is, is for the gate to say.
+        Largest accepted difference from the source, as a share of an output's root mean square;
+        accuracy is judged by the gate.
     done
-        What was done to the graph: counts by name.
+        Changes made to the graph: name to count.
     calibration
-        Files that were used, each with ``file`` and ``sha256``.
+        Calibration files, each with ``file`` and ``sha256``.
     """
 
     model: Any
@@ -86,22 +86,22 @@ class Built:
 
 @dataclass(frozen=True)
 class Source:
-    """What a build YAML compiles, ready for a dtype.
+    """The source of a build YAML, prepared for any dtype.
 
     Attributes
     ----------
     reference
-        The source graph at the YAML's sizes.
+        The source graph at the sizes of the YAML.
     folded
-        The same with constants, batch norms, identities and casts folded.
+        The same graph with constants, batch norms, identities and casts folded.
     contract
-        Of the source, at these sizes; None if it carries none.
+        Contract of the source, at these sizes; None if it has none.
     inputs
         Input name to shape; free axes are named.
     removed
-        Nodes that folding took away, by operator.
+        Number of nodes removed by folding, by operator.
     trials
-        Random images, and what the source says about them.
+        Random images with the outputs of the source.
     """
 
     reference: Any
@@ -118,7 +118,7 @@ def compile_model(
     gate: Optional[Gate] = None,
     calibration: Optional[CalibrationSet] = None,
 ) -> Artifact:
-    """Compile what a build YAML describes and write the artifact.
+    """Compile a build YAML and write the artifact.
 
     Parameters
     ----------
@@ -127,9 +127,9 @@ def compile_model(
         axis stays free.
     gate
         Called with the reference graph (the source at these sizes) and the built one, serialised;
-        returns what it measured, or raises GateError, and then nothing is written.
+        returns its measurements, or raises GateError, in which case nothing is written.
     calibration
-        For int8; what the YAML's ``dataset`` says if None.
+        Calibration data for int8; the ``dataset`` of the YAML if None.
 
     Returns
     -------
@@ -138,11 +138,12 @@ def compile_model(
     Raises
     ------
     ConfigError
-        If the YAML asks for what this compiler does not have, or does not fit the graph.
+        If the YAML needs a feature that this compiler lacks, or does not fit the graph.
     GraphError
-        If the graph cannot be read or run, or the built one does not give the source's outputs.
+        If the graph cannot be read or run, or the built one does not reproduce the outputs of the
+        source.
     GateError
-        From the gate.
+        If the gate rejects the build.
     """
     source = prepare_source(config)
     built = _build(source, config, calibration)
@@ -175,12 +176,12 @@ def compile_model(
 
 
 def prepare_source(config: BuildConfig) -> Source:
-    """Read what a build YAML compiles, check it against the YAML, and fold it.
+    """Read the graph of a build YAML, check it against the YAML, and fold it.
 
     Parameters
     ----------
     config
-        As for :func:`compile_model`, whose errors these are.
+        As for :func:`compile_model`, which also lists the errors.
 
     Returns
     -------
@@ -238,7 +239,9 @@ def _read_source(config: BuildConfig) -> Any:
         )
     model = load_graph(path)
     if not model.graph.node:
-        raise GraphError(f"{str(path)!r} is no ONNX graph: it holds no operators")
+        raise GraphError(
+            f"{str(path)!r} is not an ONNX graph: it has no operators; export it again"
+        )
     rewrite.drop_initializer_inputs(model)
     model.ir_version = min(max(model.ir_version, OLDEST_IR), NEWEST_IR)
     return model
@@ -250,7 +253,9 @@ def _check_inputs(config: BuildConfig, model: Any) -> None:
     listed = ", ".join(f"{name!r} {_shown(axes)}" for name, axes in have.items())
     if set(have) != set(config.frontend.shape):
         named = ", ".join(repr(name) for name in config.frontend.shape)
-        raise ConfigError(f"{where} names {named}; the graph's inputs are {listed}; correct it")
+        raise ConfigError(
+            f"{where} has the inputs {named}; those of the graph are {listed}; correct it"
+        )
     for entry in model.graph.input:
         if entry.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             raise GraphError(f"input {entry.name!r} is not float32; expected a network for images")
@@ -281,11 +286,11 @@ def _shown(axes: List[Optional[int]]) -> str:
 
 
 def _contract_for(config: BuildConfig, model: Any) -> Optional[Contract]:
-    """Read the graph's contract, check that it fits, and set the size that is compiled."""
+    """Read the contract of the graph, check that it fits, and set the compiled size."""
     contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
     if contract is None:
         _log.warning(
-            "%s: %s carries no contract, so the artifact will not say how to feed it",
+            "%s: %s has no contract, so the artifact will not record its pre-processing",
             config.file,
             config.frontend.checkpoint,
         )
@@ -308,7 +313,7 @@ def _contract_for(config: BuildConfig, model: Any) -> Optional[Contract]:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Random images of one size, and what the source says about each of them alone."""
+    """Random images of one size, and the source's outputs for each alone."""
 
     feeds: Mapping[str, np.ndarray]
     expected: Mapping[str, np.ndarray]
@@ -322,11 +327,11 @@ def _run_source(config: BuildConfig, model: Any) -> List[_Trial]:
     session = open_session(model.SerializeToString(), usable_cores())
     counts = {len(shapes) for shapes in config.frontend.shape.values()}
     if len(counts) > 1:
-        raise ConfigError(f"{config.file}: frontend.shape lists more shapes for one input")
+        raise ConfigError(f"{config.file}: frontend.shape has several shapes for one input")
     trials = []
     for index in range(counts.pop()):
         feeds = {
-            # Numbers that float16 holds, since what enters a float16 build is rounded before.
+            # Values representable in float16, since the input of a float16 build is rounded.
             name: rng.standard_normal((TRIAL_IMAGES, *shapes[index][1:]), np.float32)
             .astype(np.float16)
             .astype(np.float32)
@@ -346,7 +351,7 @@ def _stack(name: str, alone: List[Dict[str, np.ndarray]]) -> np.ndarray:
     if shapes or shape[:1] != (1,):
         raise GraphError(
             f"output {name!r} has the shape {list(shape)} for one image; expected a batch axis "
-            "of 1 and always the same size; export the graph with source_code/export_onnx.py"
+            "of 1 and a constant size; export the graph with source_code/export_onnx.py"
         )
     return np.concatenate([outputs[name] for outputs in alone])
 
@@ -355,7 +360,7 @@ def _run(session: Any, feeds: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]
     names = [entry.name for entry in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds))))
-    except Exception as error:  # ONNX Runtime's exceptions share no public base.
+    except Exception as error:  # ONNX Runtime has no public base class.
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
         reason = " ".join(str(error).split())[:200]
         raise GraphError(
@@ -367,7 +372,7 @@ def _run(session: Any, feeds: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]
 def _prepare(
     model: Any, config: BuildConfig, contract: Optional[Contract], trials: List[_Trial]
 ) -> Dict[str, Tuple[Any, ...]]:
-    """Fix the sizes, declare the outputs, and renew the contract in the metadata."""
+    """Fix the sizes, declare the outputs, and update the contract in the metadata."""
     inputs = rewrite.fix_input_shapes(model, config.frontend.shape)
     names = [entry.name for entry in model.graph.output]
     rewrite.declare_outputs(model, {n: [t.expected[n].shape for t in trials] for n in names})
@@ -377,10 +382,10 @@ def _prepare(
 
 
 def _fold(model: Any) -> Any:
-    """Let ONNX Runtime fold constants, batch norms, identities and casts: its basic level.
+    """Fold constants, batch norms, identities and casts with ONNX Runtime's basic level.
 
-    That level keeps to standard operators, so the result runs anywhere; should a version of the
-    runtime ever not, the graph is taken as it was.
+    That level uses only standard operators, so the result runs anywhere; if a version of the
+    runtime does not, the graph is left unchanged.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -391,14 +396,17 @@ def _fold(model: Any) -> Any:
             onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's exceptions share no public base.
+        except Exception as error:  # ONNX Runtime has no public base class.
             raise GraphError(
                 f"ONNX Runtime cannot fold the graph into {folder!r}: {first_line(error)}"
             ) from error
         folded = onnx.load(options.optimized_model_filepath)
     if {node.domain for node in folded.graph.node} <= {node.domain for node in model.graph.node}:
         return folded
-    _log.warning("ONNX Runtime %s folds to private operators; not folded", onnxruntime.__version__)
+    _log.warning(
+        "ONNX Runtime %s folds to private operators, so the graph is not folded",
+        onnxruntime.__version__,
+    )
     return model
 
 
@@ -419,7 +427,7 @@ def _build_fp32(model: Any) -> Built:
 
 
 def _build_fp16(model: Any) -> Built:
-    # Rounded before the rewrite, whose 1 - s is then exact for the slope that is used.
+    # Round before the rewrite, so that 1 - s is exact for the rounded slope.
     rewrite.round_weights_to_half(model)
     done = {
         "prelu_rewritten": rewrite.rewrite_prelu(model),
@@ -435,7 +443,7 @@ def _build_int8(model: Any, config: BuildConfig, calibration: CalibrationSet) ->
     found = quantize.quantize_graph(model, settings, calibration, where=str(config.file))
     for finding in found.findings:
         _log.warning("%s: %s", config.file, finding)
-    # After quantising, since between int8 layers PRelu is computed in float32 either way.
+    # After quantising, since PRelu between int8 layers is computed in float32 anyway.
     done = {
         "layers": found.layers,
         "layers_in_float": found.excluded,
@@ -444,7 +452,7 @@ def _build_int8(model: Any, config: BuildConfig, calibration: CalibrationSet) ->
     rewrite.cast_outputs_to_half(found.model)
     share = f"{found.excluded} of {found.layers} layers ({found.excluded_macs:.1%} of the MACs)"
     arithmetic = f"{found.arithmetic}; {share} in float32"
-    # How far int8 may be from the source is for the gate to say.
+    # For int8 the gate decides how far it may be from the source.
     return Built(found.model, arithmetic, math.inf, done, calibration.record())
 
 
@@ -457,7 +465,7 @@ _BUILDERS: Dict[str, Callable[[Any], Built]] = {
 def _compare(
     config: BuildConfig, model: bytes, trials: List[_Trial], tolerance: float
 ) -> Dict[str, float]:
-    """Run the built graph on one and on three images and hold it against the source."""
+    """Run the built graph on one and on three images and compare it with the source."""
     session = open_session(model, usable_cores())
     worst: Dict[str, float] = {}
     for trial in trials:
@@ -469,8 +477,8 @@ def _compare(
                 if not deviation <= tolerance:
                     raise GraphError(
                         f"{where} differs from the source by {deviation:.3g} of its root mean "
-                        f"square, allowed are {tolerance:g}; nothing was written; export the graph "
-                        "with a free batch axis (--batch dynamic)"
+                        f"square, at most {tolerance:g} is allowed; nothing was written; export "
+                        "the graph with a free batch axis (--batch dynamic)"
                     )
                 worst[name] = max(worst.get(name, 0.0), float(f"{deviation:.3g}"))
     return worst

@@ -1,8 +1,8 @@
-"""Calibration data: which files a build YAML takes, and what becomes of each.
+"""Calibration data: selection of the files of a build YAML and their pre-processing.
 
-The YAML's ``process_ops`` are done as the vendor's corpus uses them. What they leave open (where a
-padded picture lies, in which colour, how sizes round) is taken from the network's contract, so that
-calibration sees what the runner feeds.
+The ``process_ops`` of the YAML work as in the vendor's recipes. What they leave open (position of a
+padded image, pad colour, rounding of sizes) is taken from the network's contract, so that
+calibration and inference use the same inputs.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ __all__ = [
 ]
 
 
-SEED = 2026  # of the choice among more files than asked for
-Value = Any  # a path before the first operation, an array after it
+SEED = 2026  # of the choice if there are more files than requested
+Value = Any  # a path before the first operation, then an array
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Files and what makes tensors of them; iterating reads them one at a time, every time anew.
+    """Calibration files and their loader; iterating reads them one at a time, each time again.
 
     Attributes
     ----------
     folder
-        What ``names`` are relative to.
+        Root folder of ``names``.
     names
-        With forward slashes, sorted.
+        Relative paths with forward slashes, sorted.
     sha256
-        Of each file.
+        Hash of each file.
     load
-        Makes a network's feeds of a file.
+        Converts a file to the feeds of the network.
     """
 
     folder: Path
@@ -75,11 +75,11 @@ class CalibrationSet:
         return [self.folder / name for name in self.names]
 
     def first(self, count: int) -> CalibrationSet:
-        """Return a part of at most ``count`` files."""
+        """Return the first ``count`` files as a set."""
         return dataclasses.replace(self, names=self.names[:count], sha256=self.sha256[:count])
 
     def record(self) -> Tuple[Mapping[str, str], ...]:
-        """Return names and hashes as ``mod.build.json`` keeps them."""
+        """Return names and hashes in the form of ``mod.build.json``."""
         return tuple({"file": n, "sha256": h} for n, h in zip(self.names, self.sha256))
 
 
@@ -91,35 +91,35 @@ def open_calibration(
     eval_list: Optional[Path] = None,
     allow_leak: bool = False,
 ) -> CalibrationSet:
-    """Choose the calibration files a YAML asks for, and try each once.
+    """Choose the calibration files of a YAML and load each once to check it.
 
     Parameters
     ----------
     config
-        Its ``dataset`` says where the files are, how many, and how each becomes a tensor.
+        Its ``dataset`` gives the folder, the number of files, and their pre-processing.
     base
-        The network's pre-processing, for what ``process_ops`` cannot say.
+        The network's pre-processing, for settings that ``process_ops`` cannot express.
     allow_code
-        Run the Python file that a ``CustomFunc`` names.
+        Allow running the Python file of a ``CustomFunc``.
     eval_list
-        Pictures that will be evaluated: a folder, or a text file with one path a line, relative
-        to the list's folder. They may not be among the calibration files, under any name.
+        Images that will be evaluated: a folder, or a text file with one path per line, relative to
+        the folder of the list. None of them may be a calibration file, under any name.
     allow_leak
-        Only warn about those that are.
+        Only warn if one is.
 
     Returns
     -------
     CalibrationSet
-        ``get_data_num`` files, always the same ones of the same folder; fewer, with a warning,
-        where there are no more. A file that cannot be read is named in a warning and replaced.
+        ``get_data_num`` files, always the same ones for the same folder; fewer, with a warning, if
+        there are not enough. A file that cannot be read is reported in a warning and replaced.
 
     Raises
     ------
     ConfigError
-        If there is no such folder, no readable file in it, or the operations do not make the
-        network's input.
+        If the folder does not exist or contains no readable file, or the operations do not
+        produce the network's input.
     DatasetError
-        If a calibration file is evaluated too.
+        If a calibration file is also evaluated.
     """
     dataset = config.dataset
     if dataset is None or dataset.path is None:
@@ -140,7 +140,7 @@ def open_calibration(
 def _list_files(config: BuildConfig, folder: Path, suffix: Optional[str]) -> List[str]:
     where = f"{config.file}: dataset.path {str(folder)!r}"
     if not folder.is_dir():
-        raise ConfigError(f"{where} is no folder; put calibration pictures there")
+        raise ConfigError(f"{where} is not a folder; put calibration images there")
     names = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -151,9 +151,9 @@ def _list_files(config: BuildConfig, folder: Path, suffix: Optional[str]) -> Lis
         endings = sorted({Path(name).suffix for name in names})
         others = f"there are {len(names)} files ending in {', '.join(endings)}" if names else ""
         raise ConfigError(
-            f"{where} holds no file{f' ending in {suffix!r}' if suffix else ''}"
-            f"{f'; {others}' if others else ', it is empty'}; put calibration pictures there, or "
-            "correct dataset.sampler.suffix (case counts)"
+            f"{where} contains no file{f' ending in {suffix!r}' if suffix else ''}"
+            f"{f'; {others}' if others else ', it is empty'}; put calibration images there, or "
+            "correct dataset.sampler.suffix (case-sensitive)"
         )
     return found
 
@@ -165,7 +165,7 @@ def _choose(
     wanted: int,
     load: Callable[[Path], Dict[str, np.ndarray]],
 ) -> Dict[str, str]:
-    """Return name to hash of the chosen files, each of which could be read."""
+    """Return name to hash of the chosen files; all of them are readable."""
     shuffled = list(found)
     random.Random(SEED).shuffle(shuffled)
     chosen: Dict[str, str] = {}
@@ -175,7 +175,7 @@ def _choose(
         try:
             load(folder / name)
         except InputError as error:
-            _log.warning("%s: left out of the calibration: %s", config.file, error)
+            _log.warning("%s: not used for calibration: %s", config.file, error)
         else:
             chosen[name] = sha256_of(folder / name)
     if not chosen:
@@ -185,7 +185,7 @@ def _choose(
         )
     if len(chosen) < wanted:
         _log.warning(
-            "%s: %s holds %d usable files, get_data_num asks for %d; all of them are used",
+            "%s: %s has %d usable files, get_data_num is %d; all of them are used",
             config.file,
             folder,
             len(chosen),
@@ -208,10 +208,12 @@ def _check_leak(calibration: CalibrationSet, eval_list: Path, allow_leak: bool) 
         return
     message = (
         f"calibration file {used[both[0]]!r} has the same content as {str(evaluated[both[0]])!r}, "
-        f"which is evaluated ({len(both)} such files), so that the result would flatter the model"
+        f"which is evaluated ({len(both)} such files), so the result would be too optimistic"
     )
     if not allow_leak:
-        raise DatasetError(f"{message}; take them out of the calibration folder, or --allow-leak")
+        raise DatasetError(
+            f"{message}; remove them from the calibration folder, or use --allow-leak"
+        )
     _log.warning("%s", message)
 
 
@@ -222,25 +224,26 @@ def _read_eval_list(eval_list: Path) -> Iterable[Path]:
 
 
 class FileLoader:
-    """Makes the network's feeds of one file by a YAML's ``process_ops``.
+    """Convert a calibration file to the network's feeds with the ``process_ops`` of a YAML.
 
-    An npz without operations holds the feeds themselves, under the inputs' names or as ``input_0``,
-    ``input_1`` and so on; with operations it holds a picture, as ``image2npz`` writes it.
+    An npz without operations contains the feeds themselves, under the input names or as
+    ``input_0``, ``input_1`` and so on; with operations it contains an image, as ``image2npz``
+    writes it.
 
     Parameters
     ----------
     config
-        With a dataset; ``frontend.shape`` is what must come out.
+        Build YAML with a dataset; the result must have its ``frontend.shape``.
     base
-        The network's pre-processing; ``Preprocess``'s defaults if None.
+        The network's pre-processing; the defaults of ``Preprocess`` if None.
     allow_code
-        Run the Python file that a ``CustomFunc`` names.
+        Allow running the Python file of a ``CustomFunc``.
 
     Raises
     ------
     ConfigError
-        If the operations cannot be done: they do not start by decoding, or run code that the
-        caller does not allow.
+        If the operations are invalid: they do not start with decoding, or run code that is not
+        allowed.
     """
 
     def __init__(
@@ -263,12 +266,12 @@ class FileLoader:
         }
 
     def __call__(self, path: Path) -> Dict[str, np.ndarray]:
-        """Make feeds of a file.
+        """Return the feeds of a file.
 
         Parameters
         ----------
         path
-            A picture, or an npz.
+            An image, or an npz.
 
         Returns
         -------
@@ -280,7 +283,7 @@ class FileLoader:
         InputError
             If the file cannot be read.
         ConfigError
-            If the operations do not make the network's input of it.
+            If the operations do not convert it to the network's input.
         """
         if not self.ops:
             return self._feeds_from_npz(path)
@@ -296,8 +299,8 @@ class FileLoader:
     def _feeds_from_npz(self, path: Path) -> Dict[str, np.ndarray]:
         if path.suffix != ".npz":
             raise ConfigError(
-                f"{self.file}: dataset.process_ops is empty, so {str(path)!r} should be an npz "
-                "with the network's inputs; expected DecodeImage and so on for pictures"
+                f"{self.file}: dataset.process_ops is empty, so {str(path)!r} must be an npz "
+                "with the network's inputs; expected DecodeImage and so on for images"
             )
         arrays = read_npz(path)
         feeds = {}
@@ -305,7 +308,7 @@ class FileLoader:
             array = arrays.get(name, arrays.get(f"input_{index}"))
             if array is None:
                 raise InputError(
-                    f"{str(path)!r} holds {list(arrays)}; expected {name!r} or 'input_{index}'"
+                    f"{str(path)!r} contains {list(arrays)}; expected {name!r} or 'input_{index}'"
                 )
             rank = len(self.shapes[name][0])
             feeds[name] = self._checked(name, array[None] if array.ndim < rank else array, path)
@@ -316,9 +319,9 @@ class FileLoader:
             return _OPERATIONS[op.type](value, op.arguments, self.base)
         except InputError:
             raise
-        except Exception as error:  # Operations in an order that makes no sense fail anywhere.
+        except Exception as error:  # Operations in a wrong order can fail anywhere.
             raise ConfigError(
-                f"{self.file}: {op.type} of dataset.process_ops cannot be done on {str(path)!r} "
+                f"{self.file}: {op.type} of dataset.process_ops failed on {str(path)!r} "
                 f"({error}); correct its arguments or the order"
             ) from error
 
@@ -327,7 +330,7 @@ class FileLoader:
         wanted = arguments.get("input_shape", arguments.get("img_shape", shape))
         try:
             return np.asarray(self._custom[index](str(path), wanted))
-        except Exception as error:  # The function is the user's; it may raise anything.
+        except Exception as error:  # The user's function may raise anything.
             raise ConfigError(
                 f"{self.file}: CustomFunc {arguments['func_name']} failed on {str(path)!r}: "
                 f"{type(error).__name__}: {error}"
@@ -346,8 +349,8 @@ def _load_function(op: ProcessOp, file: Path, allow_code: bool) -> Callable[...,
     path, name = Path(op.arguments["module_path"]), op.arguments["func_name"]
     if not allow_code:
         raise ConfigError(
-            f"{file}: CustomFunc runs the Python code in {str(path)!r}, which is not allowed; read "
-            "it, and if you trust it: facezoo compile --allow-custom-code"
+            f"{file}: CustomFunc runs the Python code in {str(path)!r}, which is not allowed; "
+            "read it, and if you trust it use: facezoo compile --allow-custom-code"
         )
     try:
         spec = importlib.util.spec_from_file_location("facezoo_custom_func", path)
@@ -356,7 +359,7 @@ def _load_function(op: ProcessOp, file: Path, allow_code: bool) -> Callable[...,
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return getattr(module, name)  # type: ignore[no-any-return]
-    except Exception as error:  # The module is the user's; it may raise anything.
+    except Exception as error:  # The user's module may raise anything.
         raise ConfigError(
             f"{file}: CustomFunc {name!r} of {str(path)!r} cannot be loaded "
             f"({type(error).__name__}: {error}); expected a function (image_file, input_shape)"
@@ -367,7 +370,7 @@ def _decode(path: Path, arguments: Mapping[str, Any], base: Preprocess) -> np.nd
     image = read_input(path) if path.suffix == ".npz" else read_image_rgb(path)
     if arguments.get("cv2_flags") == cv2.IMREAD_GRAYSCALE:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None]
-    # Pillow decodes to the same pixels, but for its own JPEG library's last bit.
+    # Pillow decodes to the same pixels except for the last bit of its JPEG library.
     return image
 
 
@@ -405,7 +408,7 @@ def _center_crop(image: np.ndarray, arguments: Mapping[str, Any], base: Preproce
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     if top < 0 or left < 0:
         raise ConfigError(
-            f"CenterCrop of {width}x{height} does not fit into a picture of "
+            f"CenterCrop of {width}x{height} does not fit into an image of "
             f"{image.shape[1]}x{image.shape[0]}; put a Resize before it"
         )
     return image[top : top + height, left : left + width]
@@ -419,12 +422,12 @@ def _convert(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) 
 def _split(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
     index = arguments["index"]
     if index >= image.shape[2]:
-        raise ConfigError(f"ChannelSplit index {index}: the picture has {image.shape[2]} channels")
+        raise ConfigError(f"ChannelSplit index {index}: the image has {image.shape[2]} channels")
     return image[..., index : index + 1]
 
 
 def _normalize(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
-    """Divide by 255 unless told otherwise, then take off the mean and divide by the deviation.
+    """Divide by 255 unless disabled, then subtract the mean and divide by the deviation.
 
     An absent ``div255`` is true and a null one false, as the vendor's recipes use them.
     """

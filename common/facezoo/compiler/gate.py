@@ -1,11 +1,11 @@
-"""The gate: a build that loses too much against fp32, in terms of its task, is not written.
+"""Accuracy gate: a build that loses too much against fp32, by task metrics, is rejected.
 
-Limits come from the card, and from ``<yaml name>.gate.yaml`` beside the build YAML where that file
-is there::
+Limits come from the model card, and from the optional ``<yaml name>.gate.yaml`` beside the build
+YAML::
 
-    images: ../held_out                  # pictures to judge by, none of them calibrated on
+    images: ../held_out                  # images to measure on, not used for calibration
     ground_truth: eval_tools/ground_truth  # of WIDER FACE, for AP
-    eval_list: evaluated.txt             # pictures that may not be calibrated on
+    eval_list: evaluated.txt             # images not allowed for calibration
     limits:
       missed_share: 0.1
 
@@ -46,8 +46,8 @@ __all__ = [
 
 # Measures that must not fall below their limit; all others must not rise above it.
 AT_LEAST = ("mean_iou", "cosine", "cosine_mean", "cosine_min", "norm_rank", "rank")
-# For networks of no task the zoo knows: the worst output's cosine, and the share of its variance
-# that the worst channel of any output loses.
+# For networks of an unknown task: the lowest cosine of an output, and the largest share of variance
+# that a channel of any output loses.
 RAW_LIMITS: Mapping[str, float] = {"cosine": 0.98, "worst_channel": 0.5}
 SETTINGS = ("images", "ground_truth", "eval_list", "limits")
 
@@ -56,18 +56,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GateSettings:
-    """What ``<yaml name>.gate.yaml`` says; empty where it is not there.
+    """Content of ``<yaml name>.gate.yaml``; empty without that file.
 
     Attributes
     ----------
     images
-        Held-out pictures: a folder or one picture.
+        Held-out images: a folder or a single image.
     ground_truth
         Folder of WIDER FACE's .mat files.
     eval_list
         See :func:`facezoo.compiler.calibration.open_calibration`.
     limits
-        In place of the card's, by measure.
+        Limits that replace the card's, by measure.
     """
 
     images: Optional[Path] = None
@@ -82,7 +82,7 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
     Parameters
     ----------
     build_yaml
-        Such as ``official_scrfd.yaml``; ``official_scrfd.gate.yaml`` beside it is read.
+        Path such as ``official_scrfd.yaml``; ``official_scrfd.gate.yaml`` beside it is read.
 
     Returns
     -------
@@ -92,14 +92,14 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
     Raises
     ------
     ConfigError
-        If the file says something else than such settings.
+        If the file has other content.
     """
     file = build_yaml.with_name(f"{build_yaml.stem}.gate.yaml")
     if not file.is_file():
         return GateSettings()
     try:
         with file.open("rb") as opened:
-            data = opened.read(LARGEST_FILE + 1)  # One more is too many, and says so.
+            data = opened.read(LARGEST_FILE + 1)  # One byte more shows that the file is too large.
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
     entries = load_yaml(data, str(file)) or {}
@@ -111,7 +111,9 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
             raise ConfigError(f"{file}: {key} is {entries[key]!r}; expected a path")
     limits = entries.get("limits") or {}
     if not isinstance(limits, dict):
-        raise ConfigError(f"{file}: limits is {limits!r}; expected measures with numbers")
+        raise ConfigError(
+            f"{file}: limits is {limits!r}; expected a mapping of measures to numbers"
+        )
     known = {name for of_task in (*GATE_LIMITS.values(), RAW_LIMITS) for name in of_task}
     _check_known(file, "limit", limits, sorted(known))
     for name, value in limits.items():
@@ -130,16 +132,16 @@ def _check_known(file: Path, kind: str, given: Mapping[str, Any], known: Sequenc
 
 @dataclass(frozen=True)
 class Check:
-    """One measure held against its limit.
+    """One measure with its limit.
 
     Attributes
     ----------
     name
-        Of the measure.
+        Name of the measure.
     value
-        What was measured.
+        Measured value.
     limit
-        The most or least allowed.
+        Largest or smallest allowed value.
     """
 
     name: str
@@ -153,7 +155,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the limit is kept; a value that is no number never keeps it."""
+        """Whether the limit is met; NaN never meets it."""
         if self.name in AT_LEAST:
             return self.value >= self.limit
         return self.value <= self.limit
@@ -164,23 +166,23 @@ class Check:
 
 
 class Gate:
-    """Compares a build with the float network; hand it to ``compile_model``.
+    """Compare a build with the float network; an argument of ``compile_model``.
 
     Parameters
     ----------
     pictures
-        Files to judge by; each as the network's model takes it.
+        Image files to measure on, in the form that the model expects.
     held_out
-        Whether none of them was calibrated on.
+        Whether none of them was used for calibration.
     settings
-        Limits of the user, and the ground truth.
+        The user's limits, and the ground truth.
     data
-        The same files as feeds, for networks of no task the zoo knows: raw outputs are compared.
+        The same files as feeds, for networks of an unknown task: raw outputs are compared.
 
     Attributes
     ----------
     checks
-        Of the last call.
+        Checks of the last call.
     """
 
     def __init__(
@@ -197,7 +199,7 @@ class Gate:
         self.checks: Tuple[Check, ...] = ()
 
     def __call__(self, reference: bytes, built: bytes) -> Mapping[str, Any]:
-        """Judge a build.
+        """Check a build.
 
         Parameters
         ----------
@@ -207,12 +209,12 @@ class Gate:
         Returns
         -------
         dict
-            What was measured, as JSON values.
+            Measured values, as JSON values.
 
         Raises
         ------
         GateError
-            If a limit is not kept, or there is nothing to judge by.
+            If a limit is not met, or nothing can be measured.
         """
         with tempfile.TemporaryDirectory() as folder:
             graphs = Path(folder, "reference.onnx"), Path(folder, "built.onnx")
@@ -222,16 +224,16 @@ class Gate:
         limits = {**limits, **self.settings.limits}
         unknown = sorted(set(self.settings.limits) - set(measured))
         if unknown:
-            _log.warning("the gate measured nothing called %s here", ", ".join(unknown))
+            _log.warning("accuracy gate: no such measure for this network: %s", ", ".join(unknown))
         self.checks = tuple(
             Check(name, measured[name], limit) for name, limit in limits.items() if name in measured
         )
         failed = [check for check in self.checks if not check.passed]
         if failed:
             raise GateError(
-                f"the gate refuses the build on {len(self.pictures)} pictures: "
+                f"the accuracy gate rejects the build on {len(self.pictures)} images: "
                 + ", ".join(f"{c.name} {c.value:.4g}, {c.bound} {c.limit:g}" for c in failed)
-                + "; nothing was written; for int8 facezoo sensitivity finds layers to leave out"
+                + "; nothing was written; for int8, facezoo sensitivity finds layers to exclude"
             )
         finite = {n: round(v, 6) if math.isfinite(v) else None for n, v in measured.items()}
         return {
@@ -249,8 +251,8 @@ class Gate:
             return self._measure_task(reference, built, contract), _limits_of(contract)
         if self.data is None:
             raise GateError(
-                "the network carries no contract of a task that the zoo knows, so the gate cannot "
-                "feed it pictures; export it with the recipe's source_code/export_onnx.py"
+                "the network has no contract of a known task, so the accuracy gate cannot run it "
+                "on images; export it with the recipe's source_code/export_onnx.py"
             )
         return _measure_outputs(reference, built, self.data), RAW_LIMITS
 
@@ -264,15 +266,15 @@ class Gate:
                 found = compare_backends(a, b, self.pictures, ground_truth)
             except DecodeError as error:
                 raise GateError(
-                    f"the gate refuses the build: its outputs cannot be decoded ({error}); nothing "
-                    "was written"
+                    f"the accuracy gate rejects the build: outputs cannot be decoded ({error}); "
+                    "nothing was written"
                 ) from error
         for path, reason in found.refused.items():
-            _log.warning("left out of the gate: %s: %s", path, reason)
+            _log.warning("not used by the accuracy gate: %s: %s", path, reason)
         if found.task.get("faces") == 0:
             raise GateError(
-                f"the float network finds no face in {found.pictures} pictures, so the gate has "
-                "nothing to judge by; give it pictures with faces: --images"
+                f"the float network finds no face in {found.pictures} images, so the accuracy "
+                "gate cannot measure anything; give images with faces: --images"
             )
         return dict(found.task)
 
@@ -285,7 +287,7 @@ def _contract_of(graph: Path) -> Optional[Contract]:
     try:
         return read_contract(graph)
     except GraphError:
-        return None  # The compiler has said so already.
+        return None  # The compiler has already reported it.
 
 
 def _limits_of(contract: Contract) -> Mapping[str, float]:
@@ -307,38 +309,38 @@ def _measure_outputs(reference: Path, built: Path, data: CalibrationSet) -> Dict
 def open_gate(
     config: BuildConfig, settings: GateSettings, calibration: Optional[CalibrationSet] = None
 ) -> Optional[Gate]:
-    """Make the gate of a build.
+    """Create the accuracy gate of a build.
 
     Parameters
     ----------
     config
-        What is built.
+        The build.
     settings
-        Where held-out pictures are; without any, the calibration's own are taken, with a warning.
+        Gives the held-out images; without any, the calibration images are used, with a warning.
     calibration
-        What the build is calibrated on; None if it is not.
+        Calibration data of the build; None if it is not calibrated.
 
     Returns
     -------
     Gate or None
-        None, with a warning, if there are no pictures at all.
+        None, with a warning, if there are no images at all.
 
     Raises
     ------
     InputError
-        If the folder of pictures is not there or empty.
+        If the image folder does not exist or is empty.
     """
     if settings.images is None:
         if calibration is None:
             _log.warning(
-                "%s: no pictures, so the gate does not judge the build against fp32; give it some: "
+                "%s: accuracy gate skipped: no images to compare the build with fp32; give some: "
                 "facezoo compile --images DIR",
                 config.file,
             )
             return None
         _log.warning(
-            "%s: the gate judges by the calibration files themselves, which flatters the build; "
-            "give it others: facezoo compile --images DIR",
+            "%s: the accuracy gate uses the calibration files, so its result is too optimistic; "
+            "give other images: facezoo compile --images DIR",
             config.file,
         )
         return Gate(calibration.paths, False, settings, calibration)
@@ -350,7 +352,7 @@ def open_gate(
     both = [path for path, sha256 in zip(pictures, hashes) if sha256 in used]
     if both:
         _log.warning(
-            "%s: %d of %d pictures of the gate, such as %s, are calibration files too",
+            "%s: %d of %d images of the accuracy gate, such as %s, are also calibration files",
             config.file,
             len(both),
             len(pictures),

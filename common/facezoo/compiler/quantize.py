@@ -1,7 +1,7 @@
-"""Int8 for ONNX Runtime: calibrate, lint, cancel mean errors, and let its quantiser insert QDQ.
+"""Int8 quantisation for ONNX Runtime: calibration, lint, bias correction, QDQ insertion.
 
-ONNX Runtime's own calibrators keep every tensor of every picture unless only the ends are asked
-for, so ranges come from ``ranges``; the graph is rewritten by ONNX Runtime's static quantiser.
+ONNX Runtime's own calibrators store every tensor of every image unless only minima and maxima are
+needed, so ranges come from ``ranges``; ONNX Runtime's static quantiser rewrites the graph.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ __all__ = [
 ]
 
 
-OLDEST_OPSET = 13  # the first whose DequantizeLinear has one scale a channel
+OLDEST_OPSET = 13  # the first with one scale per channel in DequantizeLinear
 ARM = ("arm64", "aarch64")
-VNNI = ("avx512_vnni", "avx_vnni")  # as Linux spells them
+VNNI = ("avx512_vnni", "avx_vnni")  # names used by Linux
 
-# Operators that ONNX Runtime computes in 8 bits on a CPU, and those that only pass 8 bits on.
+# Operators that ONNX Runtime computes in 8 bits on a CPU, and those that only pass 8 bits through.
 COMPUTING = (
     "Add AveragePool Concat Conv Gemm GlobalAveragePool LeakyRelu MatMul Mul Sigmoid Softmax"
 ).split()
 PASSING = "Clip Flatten MaxPool Relu Reshape Resize Slice Split Squeeze Transpose Unsqueeze".split()
 QUANTISED = (*COMPUTING, *PASSING)
-PRODUCTS = ("Gemm", "MatMul")  # what skip_matmul_layers counts
-# A tensor that keeps fewer than this many of the 255 steps of a common range is as good as lost.
+PRODUCTS = ("Gemm", "MatMul")  # the operators counted by skip_matmul_layers
+# A tensor that uses fewer than this many of the 255 steps of a common range is practically lost.
 FEWEST_STEPS = 16
-BIAS_PICTURES = 32  # mean errors settle early
+BIAS_PICTURES = 32  # mean errors converge early
 LOWEST = "facezoo_lowest"  # an initializer of quantised graphs, see _shield_float_layers
 
 _log = logging.getLogger(__name__)
@@ -64,16 +64,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Which 8-bit types a CPU is fastest with.
+    """The fastest 8-bit types for a CPU.
 
     Attributes
     ----------
     activations, weights
         ``uint8`` or ``int8``.
     reduce_range
-        Weights use 7 bits, since products of 8 bits would overflow 16-bit sums.
+        Use 7 bits for weights, since products of 8 bits would overflow 16-bit sums.
     reason
-        Why, in words.
+        Reason, in words.
     """
 
     activations: str
@@ -87,7 +87,7 @@ class Arithmetic:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> FrozenSet[str]:
-    """Return the CPU's features as Linux names them; none where it does not tell."""
+    """Return the CPU features under their Linux names; none if unknown."""
     if not cpuinfo.exists():
         return frozenset()
     match = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(errors="replace"), re.M)
@@ -97,19 +97,19 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> FrozenSet[str]:
 def choose_arithmetic(
     machine: Optional[str] = None, flags: Optional[Collection[str]] = None
 ) -> Arithmetic:
-    """Choose 8-bit types by the CPU.
+    """Choose the 8-bit types for a CPU.
 
     Parameters
     ----------
     machine
-        As ``platform.machine()`` spells it; this one if None.
+        Value of ``platform.machine()``; this machine if None.
     flags
-        The CPU's features; this one's if None.
+        Features of the CPU; those of this one if None.
 
     Returns
     -------
     Arithmetic
-        On x86 unsigned activations, which took 0.46 of the fp32 time of scrfd_2.5g where signed
+        On x86 unsigned activations, which took 0.46 of the fp32 time of scrfd_2.5g, while signed
         ones took 1.2; with 7-bit weights unless the CPU has VNNI. On ARM signed ones.
 
     References
@@ -119,10 +119,10 @@ def choose_arithmetic(
     machine = (platform.machine() if machine is None else machine).lower()
     flags = cpu_flags() if flags is None else flags
     if machine in ARM:
-        return Arithmetic("int8", "int8", False, "the CPU is an ARM")
+        return Arithmetic("int8", "int8", False, "ARM CPU")
     if any(flag in flags for flag in VNNI):
         return Arithmetic("uint8", "int8", False, "the CPU has VNNI")
-    known = "the CPU has no VNNI" if flags else "whether the CPU has VNNI is not known"
+    known = "the CPU has no VNNI" if flags else "unknown whether the CPU has VNNI"
     return Arithmetic("uint8", "int8", True, known)
 
 
@@ -133,16 +133,16 @@ class Layer:
     Attributes
     ----------
     number
-        Among all operators of the folded graph, from 0: what ``exclude_layers`` counts.
+        Index among all operators of the folded graph, from 0, as used by ``exclude_layers``.
     kind_number
-        Among the convolutions, or among the matrix products, from 0: what ``skip_conv_layers`` and
-        ``skip_matmul_layers`` count; -1 for other operators.
+        Index among the convolutions or the matrix products, from 0, as used by
+        ``skip_conv_layers`` and ``skip_matmul_layers``; -1 for other operators.
     op_type
-        Of ONNX.
+        ONNX operator.
     name
-        Of its first output, which is also the node's name while it is quantised.
+        Name of its first output, which is also the node name during quantisation.
     macs
-        Multiply-accumulates for one picture.
+        Multiply-accumulates for one image.
     """
 
     number: int
@@ -153,13 +153,13 @@ class Layer:
 
     @property
     def key(self) -> str:
-        """The YAML key that leaves this layer out, and its number there."""
+        """The YAML key that excludes this layer."""
         kind = {"Conv": "conv", **dict.fromkeys(PRODUCTS, "matmul")}.get(self.op_type)
         return f"skip_{kind}_layers" if kind else "exclude_layers"
 
     @property
     def key_number(self) -> int:
-        """Its number under :attr:`key`."""
+        """Its index under :attr:`key`."""
         return self.number if self.kind_number < 0 else self.kind_number
 
 
@@ -169,14 +169,14 @@ def list_layers(model: onnx.ModelProto, feeds: Feeds) -> List[Layer]:
     Parameters
     ----------
     model
-        Folded.
-    feeds
-        Of one picture, for the sizes.
+        Folded graph.
+        feeds
+            Feeds of one image, for the sizes.
 
     Returns
     -------
     list of Layer
-        In graph order.
+        Layers in graph order.
     """
     layers = []
     counts = {"Conv": 0, "product": 0}
@@ -197,7 +197,7 @@ def excluded_layers(layers: Sequence[Layer], settings: Quantize, where: str) -> 
     Raises
     ------
     ConfigError
-        If a number is no layer's.
+        If a number does not belong to a layer.
     """
     names = set()
     for key in ("skip_conv_layers", "skip_matmul_layers", "exclude_layers"):
@@ -209,7 +209,7 @@ def excluded_layers(layers: Sequence[Layer], settings: Quantize, where: str) -> 
             if number not in by_number:
                 known = f"there are {sorted(by_number)}" if by_number else "there are none"
                 raise ConfigError(
-                    f"{where}: backend.quantize.{key} has {number}, which is no such layer's; "
+                    f"{where}: backend.quantize.{key} has {number}, which is not such a layer; "
                     f"{known}; see: facezoo sensitivity"
                 )
             names.add(by_number[number])
@@ -217,20 +217,20 @@ def excluded_layers(layers: Sequence[Layer], settings: Quantize, where: str) -> 
 
 
 def lint_graph(model: onnx.ModelProto, stats: Mapping[str, TensorStats]) -> List[str]:
-    """Say what in a graph 8 bits are likely to destroy.
+    """Find parts of a graph that are likely to fail in 8 bits.
 
     Parameters
     ----------
     model
-        Folded.
-    stats
-        Of its tensors on calibration data.
+        Folded graph.
+        stats
+            Statistics of its tensors on calibration data.
 
     Returns
     -------
     list of str
-        One sentence each: joined tensors of different ranges, sigmoids inside the graph, channels
-        that never change.
+        One sentence per finding: concatenated tensors of different ranges, sigmoids inside the
+        graph, constant channels.
     """
     findings: List[str] = []
     for number, node in enumerate(model.graph.node):
@@ -238,7 +238,7 @@ def lint_graph(model: onnx.ModelProto, stats: Mapping[str, TensorStats]) -> List
             findings += _lint_concat(number, node, stats)
         elif node.op_type == "Sigmoid" and not _is_swish(model, node):
             findings.append(
-                f"Sigmoid {number} ({node.output[0]!r}) is inside the graph: scores below 1/255 "
+                f"Sigmoid {number} ({node.output[0]!r}) is inside the graph, so scores below 1/255 "
                 "become 0; export raw heads and apply it after decoding"
             )
         elif node.op_type == "Conv" and node.output[0] in stats:
@@ -246,7 +246,7 @@ def lint_graph(model: onnx.ModelProto, stats: Mapping[str, TensorStats]) -> List
             if constant:
                 findings.append(
                     f"Conv {number} ({node.output[0]!r}): {constant} of "
-                    f"{len(stats[node.output[0]].low)} channels never change on the calibration "
+                    f"{len(stats[node.output[0]].low)} channels are constant on the calibration "
                     "data; they are dead, or the data is too uniform"
                 )
     return findings
@@ -265,14 +265,14 @@ def _lint_concat(
     if spans[name] > 0 and steps < FEWEST_STEPS:
         low, high = ranges[name]
         yield (
-            f"Concat {number} ({node.output[0]!r}) joins tensors of different ranges: "
+            f"Concat {number} ({node.output[0]!r}) concatenates tensors of different ranges: "
             f"{name!r} in [{low:.3g}, {high:.3g}] keeps {steps:.1f} of 255 steps; export the "
-            f"tensors apart, or exclude_layers: [{number}]"
+            f"tensors separately, or set exclude_layers: [{number}]"
         )
 
 
 def _is_swish(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Tell a sigmoid that only weighs its own input, which is an activation and no score."""
+    """Return whether a sigmoid only scales its own input: an activation (SiLU), not a score."""
     return any(
         other.op_type == "Mul" and {node.input[0], node.output[0]} == set(other.input)
         for other in model.graph.node
@@ -281,18 +281,18 @@ def _is_swish(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A graph ready to be quantised.
+    """A calibrated graph, ready to be quantised.
 
     Attributes
     ----------
     model
-        At an opset with per-channel scales, its nodes named after their outputs.
+        Graph at an opset with per-channel scales, with nodes named after their outputs.
     stats
-        What calibration saw, by tensor.
+        Calibration statistics, by tensor.
     ranges
-        What 8 bits are to cover, by tensor.
+        Range covered by 8 bits, by tensor.
     layers
-        What can be quantised.
+        Layers that can be quantised.
     """
 
     model: onnx.ModelProto
@@ -303,7 +303,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph with QDQ nodes, and what was done.
+    """A graph with QDQ nodes, with facts about it.
 
     Attributes
     ----------
@@ -312,11 +312,11 @@ class Quantized:
     arithmetic
         The types.
     layers, excluded
-        How many layers with weights there are, and how many of them stay in float.
+        Number of layers with weights, and how many of them stay in float.
     excluded_macs
         Their share of the multiply-accumulates.
     findings
-        Of the lint.
+        Findings of the lint.
     """
 
     model: onnx.ModelProto
@@ -333,11 +333,11 @@ def calibrate(model: onnx.ModelProto, settings: Quantize, data: Iterable[Feeds])
     Parameters
     ----------
     model
-        Folded, float32; not changed.
-    settings
-        ``calibrate_mode`` (``max`` if the YAML has none) and ``calibrate_range`` count.
-    data
-        Feeds of one picture each; gone through more than once.
+        Folded graph, float32; not changed.
+        settings
+            ``calibrate_mode`` (``max`` if the YAML has none) and ``calibrate_range`` are used.
+        data
+            Feeds of one image each; iterated more than once.
 
     Returns
     -------
@@ -346,14 +346,14 @@ def calibrate(model: onnx.ModelProto, settings: Quantize, data: Iterable[Feeds])
     Raises
     ------
     GraphError
-        If the graph cannot be brought to the opset, or does not take the data.
+        If the graph cannot be converted to the opset, or rejects the data.
     """
     model = _prepare(model)
     mode = settings.calibrate_mode or "max"
     stats = collect_stats(model, data, histograms=mode != "max")
     ranges = {n: estimate_range(s, mode, settings.calibrate_range) for n, s in stats.items()}
     for entry in model.graph.input:
-        # Pixels have 256 values: covered from end to end, they are exact.
+        # Pixels have 256 values, so a range that covers all of them is exact.
         ranges[entry.name] = estimate_range(stats[entry.name], "max")
     return Calibrated(model, stats, ranges, list_layers(model, next(iter(data))))
 
@@ -365,7 +365,7 @@ def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     else:
         try:
             prepared = onnx.version_converter.convert_version(model, OLDEST_OPSET)
-        except Exception as error:  # The converter raises unrelated classes.
+        except Exception as error:  # The converter has no common base class.
             reason = " ".join(str(error).split())[:200]
             raise GraphError(
                 f"the graph cannot be converted from opset {opset} to {OLDEST_OPSET}, which int8 "
@@ -387,20 +387,20 @@ def quantize_graph(
     where: str = "the build YAML",
     arithmetic: Optional[Arithmetic] = None,
 ) -> Quantized:
-    """Quantise a graph as a build YAML says.
+    """Quantise a graph with the settings of a build YAML.
 
     Parameters
     ----------
     model
-        Folded, float32; not changed.
-    settings
-        Of the YAML.
-    data
-        Feeds of one picture each; gone through more than once.
-    where
-        The YAML's name, for messages.
-    arithmetic
-        The types; chosen by the CPU if None.
+        Folded graph, float32; not changed.
+        settings
+            Settings of the YAML.
+        data
+            Feeds of one image each; iterated more than once.
+        where
+            Name of the YAML, for messages.
+        arithmetic
+            The 8-bit types; those for this CPU if None.
 
     Returns
     -------
@@ -447,13 +447,13 @@ def insert_qdq(
     calibrated
         The graph and its ranges; not changed.
     excluded
-        Names of layers; what only passes on their outputs is left out with them.
+        Names of layers; operators that only pass their outputs through are excluded with them.
     arithmetic
         The types.
     per_channel
         One weight scale per output channel.
     data
-        If given, the convolutions' biases are shifted so that quantising has no mean error on it.
+        If given, biases of convolutions are corrected so that the mean error on it is zero.
 
     Returns
     -------
@@ -483,10 +483,10 @@ def insert_qdq(
     try:
         quantiser.quantize_model()
         quantiser.model.topological_sort()
-    except Exception as error:  # The quantiser raises unrelated classes.
+    except Exception as error:  # The quantiser has no common base class.
         reason = " ".join(str(error).split())[:200]
         raise GraphError(
-            f"ONNX Runtime's quantiser does not take the graph ({reason}); leave layers out with "
+            f"ONNX Runtime's quantiser rejects the graph ({reason}); exclude layers with "
             "backend.quantize.exclude_layers, or compile with dtype fp16"
         ) from error
     quantised: onnx.ModelProto = quantiser.model.model
@@ -497,9 +497,9 @@ def insert_qdq(
 
 
 def _with_followers(graph: onnx.GraphProto, excluded: Collection[str]) -> Set[str]:
-    """Add what only passes on an excluded layer's output.
+    """Add the operators that only pass the output of an excluded layer through.
 
-    A ReLU in 8 bits after a layer in float would spend half of the range on what it throws away.
+    A ReLU in 8 bits after a float layer would waste half of the range on values it discards.
     """
     names, in_float = set(excluded), set()
     for node in graph.node:
@@ -511,11 +511,11 @@ def _with_followers(graph: onnx.GraphProto, excluded: Collection[str]) -> Set[st
 
 
 def _shield_float_layers(graph: onnx.GraphProto, excluded: Collection[str]) -> None:
-    """Keep the runtime from quantising an excluded layer after all.
+    """Keep the runtime from quantising an excluded layer at load time.
 
-    Where such a layer lies between two quantised ones, ONNX Runtime's WeightBiasQuantization gives
-    it 8-bit weights with one scale for all channels when the graph is loaded. An operator between
-    it and what it is fed, which changes no value, hides the pattern.
+    For such a layer between two quantised ones, ONNX Runtime's WeightBiasQuantization creates
+    8-bit weights with one scale for all channels when it loads the graph. An operator at the
+    layer's input that changes no value hides the pattern.
     """
     fed_by_dequantize = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     nodes = []
@@ -530,7 +530,7 @@ def _shield_float_layers(graph: onnx.GraphProto, excluded: Collection[str]) -> N
         graph.initializer.append(
             numpy_helper.from_array(np.array(np.finfo(np.float32).min, np.float32), LOWEST)
         )
-        # A repeated field copies what it is extended with, so the old nodes go after that.
+        # Extending a repeated field copies its nodes, so the old ones are deleted afterwards.
         before = len(graph.node)
         graph.node.extend(nodes)
         del graph.node[:before]
@@ -544,10 +544,10 @@ def _cancel_mean_errors(
     per_channel: bool,
     data: Iterable[Feeds],
 ) -> None:
-    """Shift the biases of the convolutions by what quantising changes their outputs on average.
+    """Correct the biases of convolutions by the mean change of their outputs from quantisation.
 
-    Each convolution is judged by itself: fed with what the float network has there, quantised. One
-    that stays in float has a mean error too if what it is fed comes from a quantised layer.
+    Each convolution is measured alone, on the quantised input that the float network has there. One
+    that stays in float also has a mean error if its input comes from a quantised layer.
 
     References
     ----------
@@ -588,7 +588,7 @@ def _cancel_mean_errors(
 
 
 def _rounded(kernel: np.ndarray, arithmetic: Arithmetic, per_channel: bool) -> np.ndarray:
-    """Return a kernel as its quantised self says it."""
+    """Return a kernel after quantisation and dequantisation."""
     axes = tuple(range(1, kernel.ndim)) if per_channel else None
     largest = np.abs(kernel).max(axis=axes, keepdims=True)
     step = np.where(largest > 0, largest, 1.0) / (64 if arithmetic.reduce_range else 127)
@@ -598,7 +598,7 @@ def _rounded(kernel: np.ndarray, arithmetic: Arithmetic, per_channel: bool) -> n
 def _add_mean_error(
     graph: onnx.GraphProto, node: onnx.NodeProto, kernel: np.ndarray, ends: Range
 ) -> str:
-    """Add a quantised twin of a convolution; return the name of its mean error, shape (C,)."""
+    """Add a quantised copy of a convolution; return the name of its mean error, shape (C,)."""
     base = f"{node.name}_twin"
     step = max((ends[1] - ends[0]) / LEVELS, 1e-12)
     constants = {

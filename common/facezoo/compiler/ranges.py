@@ -1,6 +1,7 @@
-"""What values a network's tensors take on calibration data, and which range int8 should cover.
+"""Value statistics of a network's tensors on calibration data, and the ranges for int8.
 
-Pictures go through one at a time and leave sums behind, so memory does not grow with their number.
+Images are processed one at a time and only sums are kept, so memory does not grow with their
+number.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ Range = Tuple[float, float]
 
 BINS = 2048
 LEVELS = 255  # steps of an 8-bit range
-# Share of the values that `percentile` keeps unless the YAML says another.
+# Share of the values that `percentile` keeps by default.
 # source: spec of the vendor's corpus, calibrate_range of the recipes that have one
 DEFAULT_SHARE = 0.99999
-CANDIDATES_EVERY = 16  # bins between two ends that `mse` and `kl_divergence` try
+CANDIDATES_EVERY = 16  # distance in bins of the range ends that `mse` and `kl_divergence` try
 
 
 @dataclass(frozen=True)
 class TensorStats:
-    """What calibration saw of one tensor.
+    """Calibration statistics of one tensor.
 
     Attributes
     ----------
@@ -52,7 +53,7 @@ class TensorStats:
         tensors without channels.
     counts
         Shape (BINS,), float64: a histogram from the smallest value of all channels to the largest;
-        empty if only the ends were asked for.
+        empty if only the ends were requested.
     """
 
     low: np.ndarray
@@ -66,14 +67,14 @@ class TensorStats:
 
     @property
     def constant_channels(self) -> int:
-        """How many channels had one and the same value all the time."""
+        """Number of channels with a constant value."""
         return int(np.count_nonzero(self.low == self.high))
 
 
 def open_probe(
     model: onnx.ModelProto, names: Iterable[str]
 ) -> Callable[[Feeds], Dict[str, np.ndarray]]:
-    """Load a graph so that tensors inside it can be looked at.
+    """Load a graph so that its inner tensors can be read.
 
     Parameters
     ----------
@@ -85,12 +86,12 @@ def open_probe(
     Returns
     -------
     callable
-        Takes feeds, returns name to array.
+        Maps feeds to a dict of name to array.
 
     Raises
     ------
     GraphError
-        On a call, if the graph does not take the feeds.
+        On a call, if the graph rejects the feeds.
     """
     names = list(names)
     probe = copy.deepcopy(model)
@@ -107,7 +108,7 @@ def open_probe(
     def run(feeds: Feeds) -> Dict[str, np.ndarray]:
         try:
             found = dict(zip(inner, session.run(inner, dict(feeds))))
-        except Exception as error:  # ONNX Runtime's exceptions share no public base.
+        except Exception as error:  # ONNX Runtime has no public base class.
             raise GraphError(f"the graph does not run on this data: {first_line(error)}") from error
         return {name: feeds[name] if name in inputs else found[name] for name in names}
 
@@ -117,26 +118,26 @@ def open_probe(
 def collect_stats(
     model: onnx.ModelProto, data: Iterable[Feeds], histograms: bool
 ) -> Dict[str, TensorStats]:
-    """Watch every float tensor of a graph over calibration data.
+    """Collect statistics of every float tensor of a graph on calibration data.
 
     Parameters
     ----------
     model
         The graph; not changed.
     data
-        Feeds of one picture each; gone through twice if histograms are wanted.
+        Feeds of one image each; iterated twice for histograms.
     histograms
-        Whether to count values too, or only note the ends.
+        Whether to compute histograms too, or only the ends.
 
     Returns
     -------
     dict
-        Tensor name to what was seen.
+        Tensor name to its statistics.
 
     Raises
     ------
     GraphError
-        If a tensor is not finite, or the graph does not take the data.
+        If a tensor is not finite, or the graph rejects the data.
     InputError
         If there is no data.
     """
@@ -150,13 +151,13 @@ def collect_stats(
             ends = rows.min(axis=1), rows.max(axis=1)
             if not (np.isfinite(ends[0]).all() and np.isfinite(ends[1]).all()):
                 raise GraphError(
-                    f"tensor {name!r} is not finite on calibration data, so it has no range; check "
-                    "the weights and dataset.process_ops"
+                    f"tensor {name!r} is not finite on the calibration data, so it has no range; "
+                    "check the weights and dataset.process_ops"
                 )
             low[name] = np.minimum(low.get(name, ends[0]), ends[0])
             high[name] = np.maximum(high.get(name, ends[1]), ends[1])
     if not low:
-        raise InputError("there is no calibration data; expected at least one picture")
+        raise InputError("there is no calibration data; expected at least one image")
     counts = {name: np.zeros(BINS if histograms else 0) for name in names}
     for feeds in data if histograms else ():
         for name, values in run(feeds).items():
@@ -185,7 +186,7 @@ def _histogram(values: np.ndarray, low: float, high: float) -> np.ndarray:
         counts = np.zeros(BINS)
         counts[0] = values.size
         return counts
-    # OpenCV leaves out what equals the upper end, and counts ten times faster than NumPy.
+    # OpenCV excludes values at the upper end, and is ten times faster than NumPy.
     end = float(np.nextafter(np.float32(high), np.float32(np.inf)))
     column = np.ascontiguousarray(values, np.float32).reshape(-1, 1)
     counted: np.ndarray = cv2.calcHist([column], [0], None, [BINS], [low, end])
@@ -193,29 +194,29 @@ def _histogram(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def estimate_range(stats: TensorStats, mode: str, share: Optional[float] = None) -> Range:
-    """Choose the range that 8 bits cover; values beyond are cut off.
+    """Choose the range that 8 bits cover; values outside are clipped.
 
     Parameters
     ----------
     stats
-        With histogram, unless the mode is ``max``.
+        Statistics with a histogram, unless the mode is ``max``.
     mode
-        ``max`` covers every value seen. ``percentile`` covers ``share`` of them, cutting half of
-        the rest at either end, or all of it at the top of a tensor that is never negative. ``mse``
-        weighs what is cut off against the finer steps in between, by mean square error.
-        ``kl_divergence`` keeps the distribution of magnitudes, as entropy calibration does.
+        ``max`` covers all values. ``percentile`` covers ``share`` of them, clipping half of the
+        rest at either end, or all of it at the top of a tensor that is never negative. ``mse``
+        minimises the mean square error of clipping and rounding. ``kl_divergence`` preserves the
+        distribution of magnitudes, as in entropy calibration.
     share
-        For ``percentile``, in (0, 1]; ``DEFAULT_SHARE`` if None.
+        Share for ``percentile``, in (0, 1]; ``DEFAULT_SHARE`` if None.
 
     Returns
     -------
     tuple of float
-        Low and high end; 0 is between them, since paddings and ReLUs need it exactly.
+        Low and high end; 0 lies between them, since padding and ReLU need it exactly.
 
     Raises
     ------
     InputError
-        If the mode is not known.
+        If the mode is unknown.
 
     References
     ----------
@@ -247,7 +248,7 @@ def _covers_share(counts: np.ndarray, edges: np.ndarray, share: float) -> Range:
 
 def _least_square_error(counts: np.ndarray, edges: np.ndarray, share: float) -> Range:
     centres = (edges[1:] + edges[:-1]) / 2
-    # Sums of x**0, x**1 and x**2 up to each edge give the error of any cut without a loop.
+    # Sums of x**0, x**1 and x**2 up to each edge give the error of any clipping without a loop.
     sums = [np.concatenate([[0.0], np.cumsum(counts * centres**n)]) for n in range(3)]
     ends = np.arange(0, BINS + 1, CANDIDATES_EVERY)
     lows = ends[edges[ends] <= 0] if edges[0] < 0 else ends[:1]
@@ -269,7 +270,7 @@ def _least_divergence(counts: np.ndarray, edges: np.ndarray, share: float) -> Ra
     magnitudes = np.abs((edges[1:] + edges[:-1]) / 2)
     bins = np.minimum((magnitudes / largest * BINS).astype(int), BINS - 1)
     seen = np.bincount(bins, weights=counts, minlength=BINS)
-    # A tensor with both signs has half of the levels for each.
+    # A tensor with both signs has half of the levels for each sign.
     levels = LEVELS if edges[0] >= 0 or edges[-1] <= 0 else (LEVELS + 1) // 2
     candidates = range(levels, BINS + 1, CANDIDATES_EVERY)
     kept = min(candidates, key=lambda end: _divergence(seen, end, levels)) / BINS * largest
@@ -277,7 +278,7 @@ def _least_divergence(counts: np.ndarray, edges: np.ndarray, share: float) -> Ra
 
 
 def _divergence(seen: np.ndarray, end: int, levels: int) -> float:
-    """Kullback-Leibler divergence of magnitudes cut at a bin from the same in so many levels."""
+    """KL divergence between magnitudes clipped at a bin and the same quantised to some levels."""
     inside = seen[:end]
     wanted = inside.copy()
     wanted[-1] += seen[end:].sum()
@@ -287,7 +288,7 @@ def _divergence(seen: np.ndarray, end: int, levels: int) -> float:
     quantised = np.where(filled, shared[level], 0.0)
     p, q = wanted / wanted.sum(), quantised / max(quantised.sum(), 1.0)
     present = p > 0
-    # Cut values may land in a bin that was empty; a floor keeps the logarithm finite.
+    # Clipped values may fall into an empty bin; a floor keeps the logarithm finite.
     return float(np.sum(p[present] * np.log(p[present] / np.maximum(q[present], 1e-9))))
 
 

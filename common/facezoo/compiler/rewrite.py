@@ -1,6 +1,6 @@
-"""Rewrites of an ONNX graph that leave its outputs as they are, or round its weights.
+"""Rewrites of an ONNX graph that keep its outputs or only round its weights.
 
-Each function changes the model in place and returns how much it found to do.
+Each function changes the model in place and returns the number of changes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = [
 
 BATCH_AXIS = "batch"
 
-# Float inputs of these are sizes and limits, not weights.
+# Float inputs of these operators are sizes and limits, not weights.
 _NOT_WEIGHTS = ("Resize", "Upsample", "Clip")
 
 
 def drop_initializer_inputs(model: onnx.ModelProto) -> None:
-    """Make weights constants: before IR 4 they are also inputs, which a caller may replace."""
+    """Make weights constant: before IR 4 they are also inputs, which a caller may replace."""
     constants = {entry.name for entry in model.graph.initializer}
     inputs = [entry for entry in model.graph.input if entry.name not in constants]
     del model.graph.input[:]
@@ -46,7 +46,7 @@ def drop_initializer_inputs(model: onnx.ModelProto) -> None:
 def fix_input_shapes(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[Tuple[int, ...]]]
 ) -> Dict[str, Tuple[object, ...]]:
-    """Fix every axis of the inputs but the batch.
+    """Fix all input axes except the batch.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def fix_input_shapes(
 def declare_outputs(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[Tuple[int, ...]]]
 ) -> None:
-    """State the outputs' shapes as they were seen, with a free batch axis."""
+    """Declare the observed output shapes, with a free batch axis."""
     for entry in model.graph.output:
         axes = [
             sizes[0] if len(set(sizes)) == 1 else f"{entry.name}_axis_{index}"
@@ -89,7 +89,7 @@ def declare_outputs(
 
 
 def drop_unused_domains(model: onnx.ModelProto) -> None:
-    """Keep only the operator sets that nodes use; ONNX Runtime writes down all it knows."""
+    """Keep only the operator sets that nodes use; ONNX Runtime declares all it knows."""
     used = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
@@ -97,12 +97,12 @@ def drop_unused_domains(model: onnx.ModelProto) -> None:
 
 
 def rewrite_prelu(model: onnx.ModelProto) -> int:
-    """Replace PRelu with one slope a channel by depthwise 1x1 convolutions.
+    """Replace PRelu with one slope per channel by depthwise 1x1 convolutions.
 
     ``prelu(x) = s * x + relu((1 - s) * x)`` for slopes up to 1, and ``s * x + (1 - s) * relu(x)``
     for any. ONNX Runtime fuses the ReLU into one convolution and the sum into the other, and keeps
-    the whole network in its blocked layout, which PRelu would leave twice. Same values within
-    float32 rounding.
+    the whole network in its blocked layout, which PRelu would interrupt. Same values within float32
+    rounding.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def rewrite_prelu(model: onnx.ModelProto) -> int:
     Returns
     -------
     int
-        How many were replaced.
+        Number of replaced nodes.
     """
     graph = model.graph
     constants = {entry.name: entry for entry in graph.initializer}
@@ -170,7 +170,7 @@ def _prelu_as_convolutions(
 
     linear, rest, relu = (f"{target}_prelu_{part}" for part in ("linear", "rest", "relu"))
     if slopes.max() <= 1:
-        # The ReLU's argument keeps its sign, so the factor may go before it: one pass less.
+        # The sign of the ReLU's argument is kept, so the factor may go before it: one pass less.
         rectify = [
             depthwise(source, 1 - slopes, rest),
             helper.make_node("Relu", [rest], [relu], name=relu),
@@ -192,12 +192,12 @@ def round_weights_to_half(model: onnx.ModelProto) -> int:
     Returns
     -------
     int
-        How many tensors were rounded.
+        Number of rounded tensors.
 
     Raises
     ------
     GraphError
-        If a weight is too large for float16.
+        If a weight exceeds the range of float16.
     """
     rounded = 0
     limits = _used_by(model.graph.node, _NOT_WEIGHTS)
@@ -209,8 +209,8 @@ def round_weights_to_half(model: onnx.ModelProto) -> int:
             half = values.astype(np.float16)
         if not np.array_equal(np.isfinite(half), np.isfinite(values)):
             raise GraphError(
-                f"weight {entry.name!r} reaches {np.abs(values).max():.3g}, float16 ends at 65504; "
-                "compile with dtype fp32"
+                f"weight {entry.name!r} reaches {np.abs(values).max():.3g}, but the largest "
+                "float16 is 65504; compile with dtype fp32"
             )
         entry.CopyFrom(numpy_helper.from_array(half.astype(np.float32), entry.name))
         rounded += 1
@@ -218,12 +218,12 @@ def round_weights_to_half(model: onnx.ModelProto) -> int:
 
 
 def store_weights_as_half(model: onnx.ModelProto) -> int:
-    """Store weights that float16 holds exactly as float16, with a Cast that the runtime folds.
+    """Store weights that are exact in float16 as float16, with a Cast that the runtime folds.
 
     Returns
     -------
     int
-        How many tensors are stored that way.
+        Number of tensors stored that way.
     """
     graph = model.graph
     limits = _used_by(graph.node, _NOT_WEIGHTS)
@@ -248,7 +248,7 @@ def cast_outputs_to_half(model: onnx.ModelProto) -> int:
     Returns
     -------
     int
-        How many outputs were cast.
+        Number of outputs cast.
     """
     graph = model.graph
     outputs = [o for o in graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT]
@@ -264,7 +264,7 @@ def cast_outputs_to_half(model: onnx.ModelProto) -> int:
 
 
 def count_removed(before: onnx.ModelProto, after: onnx.ModelProto) -> Dict[str, int]:
-    """Count the nodes that folding took away, by operator."""
+    """Count the nodes removed by folding, by operator."""
     count = Counter(node.op_type for node in before.graph.node)
     count.subtract(node.op_type for node in after.graph.node)
     return {name: number for name, number in sorted(count.items()) if number > 0}

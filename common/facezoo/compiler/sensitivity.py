@@ -1,4 +1,4 @@
-"""Which layers int8 hurts: each quantised alone, and its effect on the outputs measured."""
+"""Int8 sensitivity per layer: quantise each layer alone and measure the effect on the outputs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 
-HALF = 0.5  # of the error energy is what a proposal takes away
-SHARE_OF_LAYERS = 8  # one in so many may be left out
+HALF = 0.5  # share of the error energy that a proposal removes
+SHARE_OF_LAYERS = 8  # at most one layer in this many may be excluded
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """What quantising one layer alone does.
+    """Effect of quantising one layer alone.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class LayerError:
     error
         Share of the outputs' variance that is lost, in [0, 1]: mean over outputs and channels.
     worst_output
-        Name of the output that loses most.
+        Name of the output with the largest loss.
     worst_error
-        How much that one loses.
+        Loss of that output.
     """
 
     layer: Layer
@@ -62,14 +62,14 @@ def measure_layers(
     calibrated
         The graph and its ranges.
     arithmetic, per_channel
-        How it would be quantised.
+        Settings of the quantisation.
     data
-        Feeds of one picture each; a few are enough, all are gone through for every layer.
+        Feeds of one image each; a few are enough, since all are used for every layer.
 
     Yields
     ------
     LayerError
-        In graph order.
+        One entry per layer, in graph order.
     """
     layers = [layer for layer in calibrated.layers if layer.op_type in COMPUTING]
     names = {layer.name for layer in layers}
@@ -84,7 +84,7 @@ def measure_layers(
 def measure_error(
     reference: onnx.ModelProto, model: onnx.ModelProto, data: Iterable[Feeds]
 ) -> Dict[str, float]:
-    """Return output name to the share of its variance that a graph loses against another.
+    """Return the share of variance that each output of a graph loses against another graph.
 
     Parameters are those of :func:`measure_drift`.
     """
@@ -103,7 +103,7 @@ def measure_drift(
     reference, model
         Graphs, or files of graphs, with the same inputs and outputs.
     data
-        Feeds of one picture each.
+        Feeds of one image each.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def measure_drift(
 
 
 def _record(model: onnx.ModelProto, data: Iterable[Feeds]) -> Iterator[Tuple[Feeds, Feeds]]:
-    """Yield feeds with what a graph makes of them."""
+    """Yield feeds with the outputs of a graph."""
     run = open_probe(model, [entry.name for entry in model.graph.output])
     for feeds in data:
         yield feeds, run(feeds)
@@ -136,17 +136,17 @@ def _drift_from(
 
 
 def propose(errors: Sequence[LayerError]) -> List[Layer]:
-    """Choose layers to leave in float: the fewest that together cause half of the error.
+    """Choose layers to keep in float: the fewest that together cause half of the error.
 
     Parameters
     ----------
     errors
-        Of every layer.
+        Errors of all layers.
 
     Returns
     -------
     list of Layer
-        In graph order; at most one layer in eight.
+        Layers in graph order; at most one in eight.
     """
     most = -(-len(errors) // SHARE_OF_LAYERS)
     ordered = sorted(errors, key=lambda entry: -entry.error)
@@ -161,7 +161,7 @@ def propose(errors: Sequence[LayerError]) -> List[Layer]:
 
 
 def format_exclusions(layers: Collection[Layer]) -> str:
-    """Write layers as the lines of ``backend.quantize`` that leave them out."""
+    """Format layers as the lines of ``backend.quantize`` that exclude them."""
     numbers: Dict[str, List[int]] = defaultdict(list)
     for layer in layers:
         numbers[layer.key].append(layer.key_number)
