@@ -160,7 +160,7 @@ def test_damaged_files_are_refused(tmp_path, content):
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], {"state_dict": {"lr": 0.1}}])
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="holds no state dict"):
+    with pytest.raises(WeightsError, match="contains no state dict"):
         load_checkpoint(Tiny(), tmp_path / "x.pth")
 
 

@@ -1,7 +1,7 @@
-"""A model as a folder that needs no facezoo: to copy into a product, or to read in one sitting.
+"""Export of a model as a stand-alone folder that does not need facezoo.
 
-The decoder in it is this package's own source, gathered by name, so that it cannot drift from the
-one that is tested; the pre-processing is written out for the one model.
+Its decoder is the source code of this package, collected by name, so that it cannot differ from the
+tested one; the pre-processing is generated for the model.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EJECTED_FILES = (
     "vdsp_params.json",
 )
 
-# What a room's file holds beside its decoder.
+# Definitions of a model's package needed beside its decoder.
 _ALIGN = (("image.align", "align_face"),)
 _PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
     "scrfd": (),
@@ -64,29 +64,29 @@ _FORMULAS = {
 
 
 def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, to: Path) -> None:
-    """Write the folder; nothing in it imports facezoo.
+    """Write the stand-alone folder; nothing in it imports facezoo.
 
     Parameters
     ----------
     model
         The .onnx file.
     contract
-        Its own, or the card's for a file that carries none.
+        Contract of the file, or that of the card if the file has none.
     build_yaml
-        For the vendor's compiler; names ``model.onnx``.
+        Build YAML for the vendor's compiler; refers to ``model.onnx``.
     sample
-        A picture (H, W, 3), uint8, RGB, whose result is recorded in ``expected.json``.
+        An image (H, W, 3), uint8, RGB, whose result is recorded in ``expected.json``.
     to
-        The folder, new or empty.
+        Target folder, new or empty.
 
     Raises
     ------
     InputError
-        If the folder holds something, or the pre-processing is none that is written out.
+        If the folder is not empty, or the pre-processing cannot be generated.
     """
     to = Path(to)
     if to.exists() and any(to.iterdir()):
-        raise InputError(f"{str(to)!r} is not empty; name a new folder")
+        raise InputError(f"{str(to)!r} is not empty; choose a new folder")
     load_graph(Path(model), check=True)
     room = import_part(contract.model, "decode")
     source = _write_module(contract, model)
@@ -108,7 +108,7 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
 
 
 def to_json(result: Any) -> Any:
-    """Return a result as JSON values; this function is part of the folder, too."""
+    """Return a result as JSON values; this function is also copied to the folder."""
     if hasattr(result, "to_dict"):
         return result.to_dict()
     if hasattr(result, "vector"):
@@ -119,7 +119,7 @@ def to_json(result: Any) -> Any:
 def _licence(contract: Contract) -> str:
     card = CARDS.get(contract.card_id)
     file = WEIGHTS.get(card.weights) if card else None
-    return f"{file.licence}; commercial use: {file.commercial}" if file else "as their authors say"
+    return f"{file.licence}; commercial use: {file.commercial}" if file else "see their authors"
 
 
 def _write_module(contract: Contract, model: Path) -> str:
@@ -144,8 +144,8 @@ def _write_module(contract: Contract, model: Path) -> str:
         f"INPUT_HW = ({height}, {width})",
         f"OUTPUT_NAMES = {json.dumps(contract.output_names, indent=4)}",
         f"DECODE: Dict[str, Any] = {json.dumps(_plain(contract))}",
-        f"SWAP_CHANNELS = {preprocess.swaps_channels}  # pictures here are RGB",
-        "# What a pixel becomes, per channel of the network; mean and std as float16 holds them.",
+        f"SWAP_CHANNELS = {preprocess.swaps_channels}  # images here are RGB",
+        "# Normalised value of each pixel value, per channel; mean and std rounded to float16.",
         "PIXEL = np.arange(256, dtype=np.float64)",
         f"MEAN = np.array({_half(preprocess.mean)})[:, None]",
         f"STD = np.array({_half(preprocess.std)})[:, None]",
@@ -162,7 +162,7 @@ def _write_module(contract: Contract, model: Path) -> str:
         pad=preprocess.pad_value,
     )
     head = [
-        f'"""{contract.card_id}: a picture to the network\'s input, its outputs to results.\n',
+        f'"""{contract.card_id}: an image to the network\'s input, its outputs to results.\n',
         f"Written by facezoo {__version__} (Apache-2.0) for the file with sha256",
         f'{sha256_of(model)}.\nNeeds NumPy and OpenCV.\n"""\n',
         f"from __future__ import annotations\n\n{_import_lines(imports)}",
@@ -172,7 +172,7 @@ def _write_module(contract: Contract, model: Path) -> str:
 
 
 def _plain(contract: Contract) -> Dict[str, Any]:
-    """Return the decode constants with what names a packaged file written out."""
+    """Return the decode constants, with the content of packaged files in place of their names."""
     decode = dict(contract.decode)
     if isinstance(decode.get("meanface"), str):
         module = import_part("pipnet", "decode")
@@ -186,7 +186,7 @@ def _half(values: Sequence[float]) -> List[float]:
 
 
 def _import_lines(names: Set[Tuple[str, str]]) -> str:
-    """Write imports as linters want them: plain ones first, the standard library first."""
+    """Format imports in the order of linters: plain ones and the standard library first."""
     plain = sorted(f"import {name}" for module, name in names if not module)
     foreign = [line for line in plain if line.startswith(("import cv2", "import numpy"))]
     own = [line for line in plain if line not in foreign]
@@ -199,24 +199,24 @@ def _import_lines(names: Set[Tuple[str, str]]) -> str:
 def bundle(
     roots: Sequence[Tuple[str, str]], also: Sequence[Tuple[str, str]] = ()
 ) -> Tuple[Set[Tuple[str, str]], str]:
-    """Gather definitions of this package and all they use into one piece of source.
+    """Collect definitions of this package and all their dependencies into one source text.
 
     Parameters
     ----------
     roots, also
-        Module below facezoo and name of a function, class or constant at its top.
+        Module below facezoo and name of a top-level function, class or constant.
 
     Returns
     -------
     imports : set of tuple
-        Module and name of what is imported from other packages; "" for whole modules.
+        Module and name of imports from other packages; "" for whole modules.
     body : str
-        The definitions, each behind those it uses, with their comments.
+        The definitions, each after those it uses, with their comments.
 
     Raises
     ------
     InputError
-        If a name is not there, or two modules define different things under one name.
+        If a name does not exist, or two modules define the same name differently.
     """
     found: Dict[str, Tuple[str, str]] = {}
     imports: Set[Tuple[str, str]] = set()
@@ -226,7 +226,7 @@ def bundle(
 
 
 def _spaced(pieces: Sequence[str]) -> str:
-    """Join definitions as formatters want them: two empty lines around what has a body."""
+    """Join definitions in the style of formatters: two empty lines around functions and classes."""
     text = pieces[0]
     for before, piece in zip(pieces, pieces[1:]):
         text += ("\n\n\n" if "\n    " in before + piece else "\n") + piece
@@ -261,14 +261,14 @@ def _gather(
 
 
 def _names_in(node: ast.AST) -> Iterator[str]:
-    """Yield the names a definition uses, in the order they stand."""
+    """Yield the names that a definition uses, in their order."""
     seen = dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
     return iter(seen)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A module's definitions and imports, by name."""
+    """Definitions and imports of a module, by name."""
 
     lines: Sequence[str]
     nodes: Mapping[str, ast.stmt]
@@ -303,7 +303,7 @@ class _Source:
         return cls(text.splitlines(), nodes, own, foreign)
 
     def text_of(self, name: str) -> str:
-        """Return a definition's text with its decorators and the comments right above it."""
+        """Return the text of a definition with its decorators and the comments above it."""
         node = self.nodes[name]
         decorators = getattr(node, "decorator_list", [])
         first = min([node.lineno, *(one.lineno for one in decorators)]) - 1
@@ -315,7 +315,7 @@ class _Source:
 _PLACE_LETTERBOX = '''
 
 def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
-    """Say to which size a picture is resized, and where it lies in the network's input."""
+    """Return the size an image is resized to, and its placement in the network's input."""
     size = letterbox_size(image_hw, INPUT_HW, {rounding})
     scale = ({scale_x}, size[0] / image_hw[0])
     left, top = {left}, {top}
@@ -323,7 +323,7 @@ def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
 
 
 def fit(image_rgb: np.ndarray) -> np.ndarray:
-    """Resize a picture, keep its aspect, pad: (H, W, 3) uint8 to INPUT_HW."""
+    """Resize an image, keep its aspect, pad: (H, W, 3) uint8 to INPUT_HW."""
     size, placement = place(image_rgb.shape[:2])
     fitted = np.full((*INPUT_HW, 3), {pad}, np.uint8)
     top, left = int(placement.pad_top), int(placement.pad_left)
@@ -335,20 +335,20 @@ def fit(image_rgb: np.ndarray) -> np.ndarray:
 _PLACE_STRETCH = '''
 
 def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
-    """Say to which size a picture is resized, and where it lies in the network's input."""
+    """Return the size an image is resized to, and its placement in the network's input."""
     scale = (INPUT_HW[1] / image_hw[1], INPUT_HW[0] / image_hw[0])
     return INPUT_HW, Placement(scale, 0, 0, INPUT_HW, image_hw)
 
 
 def fit(image_rgb: np.ndarray) -> np.ndarray:
-    """Stretch a picture (H, W, 3), uint8, to INPUT_HW."""
+    """Stretch an image (H, W, 3), uint8, to INPUT_HW."""
     return cv2.resize(image_rgb, INPUT_HW[::-1], interpolation=cv2.INTER_LINEAR)
 '''
 
 _GLUE = '''
 
 def preprocess(image_rgb: np.ndarray) -> Tuple[np.ndarray, Placement]:
-    """Turn a picture (H, W, 3), uint8, RGB, into the network's input (1, 3, H, W), float32."""
+    """Convert an image (H, W, 3), uint8, RGB, to the network's input (1, 3, H, W), float32."""
     fitted = fit(image_rgb)
     channels = fitted[:, :, ::-1] if SWAP_CHANNELS else fitted
     planes = [TABLE[index][channels[:, :, index]] for index in range(3)]
@@ -356,16 +356,16 @@ def preprocess(image_rgb: np.ndarray) -> Tuple[np.ndarray, Placement]:
 
 
 def postprocess(outputs: Sequence[np.ndarray], placement: Placement) -> Any:
-    """Turn the network's outputs, in the order of OUTPUT_NAMES, into the picture's result."""
+    """Decode the network's outputs, in the order of OUTPUT_NAMES, to the result of the image."""
     arrays = {n: np.asarray(a, np.float32) for n, a in zip(OUTPUT_NAMES, outputs)}
     return decode(RawOutputs(arrays, (placement,)), **DECODE)[0]
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """Read a picture as (H, W, 3), uint8, RGB."""
+    """Read an image as (H, W, 3), uint8, RGB."""
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise SystemExit(f"{path!r} cannot be read as a picture")
+        raise SystemExit(f"{path!r} cannot be read as an image")
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -384,7 +384,7 @@ def differences(expected: Any, got: Any, where: str = "") -> List[str]:
 '''
 
 _RUN_ORT = '''\
-"""Run the model on a picture with ONNX Runtime; without a picture, check sample.png.
+"""Run the model on an image with ONNX Runtime; without an image, check sample.png.
 
 python run_ort.py photo.jpg
 python run_ort.py
@@ -400,8 +400,8 @@ import onnxruntime
 HERE = Path(__file__).resolve().parent
 
 
-def run(session, picture):
-    tensor, placement = facemodel.preprocess(facemodel.read_rgb(str(picture)))
+def run(session, image):
+    tensor, placement = facemodel.preprocess(facemodel.read_rgb(str(image)))
     outputs = session.run(list(facemodel.OUTPUT_NAMES), {facemodel.INPUT_NAME: tensor})
     return facemodel.to_json(facemodel.postprocess(outputs, placement))
 
@@ -424,7 +424,7 @@ if __name__ == "__main__":
 '''
 
 _RUN_VSX = '''\
-"""Run the compiled model on a picture on the card; without a picture, check sample.png.
+"""Run the compiled model on an image on the device; without an image, check sample.png.
 
 Compile first: vamc compile build.yaml
 python run_vsx.py deploy_weights/NAME/mod photo.jpg
@@ -443,11 +443,11 @@ HERE = Path(__file__).resolve().parent
 
 
 class CardModel:
-    """The pre-processing and the network on one die of the card."""
+    """The pre-processing and the network on one device."""
 
     def __init__(self, prefix, device_id=0):
         if vsx.set_device(device_id) != 0:
-            raise SystemExit(f"die {device_id} of the card does not answer")
+            raise SystemExit(f"device {device_id} does not answer")
         self.device_id = device_id
         model = vsx.Model(prefix, 1)
         vdsp = vsx.Operator.load_ops_from_json_file(str(HERE / "vdsp_params.json"))[0]
@@ -461,10 +461,10 @@ class CardModel:
     def __call__(self, image_rgb):
         height, width = image_rgb.shape[:2]
         planar = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))
-        picture = vsx.create_image(
+        image = vsx.create_image(
             planar, vsx.ImageFormat.RGB_PLANAR, width, height, self.device_id
         )
-        self.stream.run_async([picture])
+        self.stream.run_async([image])
         (outputs,) = self.stream.get_operator_output(self.network)
         arrays = [vsx.as_numpy(output) for output in outputs]
         return facemodel.postprocess(arrays, facemodel.place((height, width))[1])
@@ -477,14 +477,14 @@ class CardModel:
 def main():
     if not sys.argv[1:]:
         raise SystemExit(__doc__)
-    picture = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
+    image = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
     model = CardModel(sys.argv[1])
-    result = facemodel.to_json(model(facemodel.read_rgb(picture)))
+    result = facemodel.to_json(model(facemodel.read_rgb(image)))
     model.close()
     print(json.dumps(result))
     if not sys.argv[2:]:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
-        # The card computes in float16 or int8: read the differences, they are no failure.
+        # The device computes in float16 or int8, so differences are not a failure.
         print("\\n".join(facemodel.differences(expected, result)[:10]), file=sys.stderr)
     return 0
 
@@ -496,16 +496,16 @@ if __name__ == "__main__":
 _README = """\
 # {card}
 
-A stand-alone folder: NumPy, OpenCV and a runtime, nothing else.
+A stand-alone folder; it needs only NumPy, OpenCV and a runtime.
 
 | File | What it is |
 | --- | --- |
-| `facemodel.py` | picture to network input, outputs to result |
+| `facemodel.py` | image to network input, outputs to result |
 | `run_ort.py` | on any machine: `pip install numpy opencv-python-headless onnxruntime` |
-| `run_vsx.py` | on the card, after `vamc compile build.yaml`; not yet run on one |
+| `run_vsx.py` | on the device, after `vamc compile build.yaml`; not yet run on one |
 | `model.onnx` | the network |
 | `build.yaml`, `vdsp_params.json` | for the vendor's compiler and pre-processing |
-| `sample.png`, `expected.json` | a picture and its result |
+| `sample.png`, `expected.json` | an image and its result |
 
 ```bash
 python run_ort.py

@@ -1,6 +1,6 @@
-"""TensorRT and Triton for a recogniser: commands, configuration, and the check of an engine.
+"""TensorRT and Triton deployment of a recogniser: engine build, its check, and configuration.
 
-Written after the tools' documentation and tested against stand-ins; not run on a GPU here.
+Written from the tools' documentation and tested with stand-ins; not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ __all__ = [
 ]
 
 
-# Triton's name of a runtime to the file name it expects.
+# Triton's name of a runtime to the expected file name.
 PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
-# An engine in half precision turns an embedding by less than this says.
+# Smallest accepted cosine between the embeddings of an engine and of ONNX Runtime.
 LEAST_COSINE = 0.999
-MOST_IN_A_CALL = 32  # pictures that Triton may join
+MOST_IN_A_CALL = 32  # largest batch that Triton forms
 
 
 def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx") -> str:
-    """Write Triton's ``config.pbtxt`` of a recogniser.
+    """Return Triton's ``config.pbtxt`` for a recogniser.
 
     Parameters
     ----------
     card
-        Name, input and output are taken from it.
+        The card with name, input and output.
     platform
         One of ``PLATFORMS``.
 
     Returns
     -------
     str
-        Text in protobuf's text format. The input is the pre-processed picture: RGB or BGR and
-        normalised as the card says, which Triton does not do.
+        Text in protobuf's text format. The input is the pre-processed image: colour order and
+        normalisation of the card, which Triton does not apply.
     """
     height, width = card.preprocess.input_hw
     (output,) = card.outputs
@@ -81,21 +81,21 @@ dynamic_batching {{
 
 
 def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
-    """Lay a model out as Triton's model repository wants it.
+    """Place a model in a Triton model repository.
 
     Parameters
     ----------
     model
-        An .onnx, or an engine.
+        An .onnx file or an engine.
     card
-        The model's.
+        Card of the model.
     root
         The repository; ``<root>/<card>/config.pbtxt`` and ``<root>/<card>/1/`` are written.
 
     Returns
     -------
     Path
-        The model's folder.
+        Folder of the model.
     """
     platform = "onnxruntime_onnx" if model.suffix == ".onnx" else "tensorrt_plan"
     folder = root / card.id
@@ -105,12 +105,12 @@ def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
 
 
 def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> List[str]:
-    """Return the command that builds an engine, with the tool that is installed.
+    """Return the command that builds an engine with the installed tool.
 
     Raises
     ------
     BackendUnavailable
-        If there is neither trtexec nor polygraphy.
+        If neither trtexec nor polygraphy is installed.
     """
     contract = read_contract(onnx)
     name = contract.input_name
@@ -133,23 +133,23 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
 
 
 def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int = 32) -> float:
-    """Build a TensorRT engine and compare what it gives with ONNX Runtime.
+    """Build a TensorRT engine and compare its output with ONNX Runtime.
 
     Parameters
     ----------
     onnx
-        A self-describing .onnx with a free batch.
+        A self-describing .onnx with a free batch axis.
     engine
-        The file to write; removed again if the comparison fails.
+        Target file; removed again if the comparison fails.
     half
         Allow half precision.
     max_batch
-        Largest batch.
+        Largest batch size.
 
     Returns
     -------
     float
-        Cosine of the two embeddings of one picture of noise.
+        Cosine of the two embeddings of a noise image.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Between PyTorch and files: checkpoints in and out, weights out of ONNX, and the one ONNX export.
+"""PyTorch checkpoints and ONNX: load and save checkpoints, read weights from ONNX, export.
 
-Everything that loads is strict, since a network that is half random still runs; everything that
-writes compares first and leaves nothing behind when the comparison fails.
+Loading is strict, since a network with some random weights still runs; exports are compared with
+PyTorch before they are written, and nothing is written if the comparison fails.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 
-# Where checkpoints keep the state dict. Averaged weights come first: where a training kept both,
-# they are the ones it evaluated.
+# Keys of the state dict in checkpoints. Averaged weights come first: if a training stored both, it
+# evaluated these.
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "network")
 
 # Largest difference between the exported graph and torch, in units of the output's root mean
-# square. Two float32 runtimes differ by some 1e-6 of it.
+# square. Two float32 runtimes differ by about 1e-6 of it.
 TOLERANCE = 1e-4
 
 _LISTED = 10
@@ -57,35 +57,34 @@ def load_checkpoint(
     *,
     prefixes: Sequence[str] | Mapping[str, str | None] = ("module.",),
 ) -> None:
-    """Load a PyTorch checkpoint into a network, all of it or nothing.
+    """Load a PyTorch checkpoint into a network, completely or not at all.
 
     Parameters
     ----------
     network
-        Gets the weights; untouched if they do not fit.
+        Target network; unchanged if the weights do not fit.
     path
-        A file written by ``torch.save``: a state dict, bare or under one of the usual keys, beside
-        optimiser entries and whatever else. Where averaged weights (EMA) stand beside the others,
-        they are taken.
+        A file written by ``torch.save``: a state dict, bare or under one of the usual keys,
+        possibly beside optimiser entries and others. Averaged weights (EMA) are preferred.
     prefixes
-        What may precede the network's names in the file and is stripped, or a mapping from such a
-        prefix to what takes its place: ``""`` strips it, None leaves out every entry that has it.
-        Of several that match the longest counts. Names without a prefix are taken as they are.
+        Prefixes of the network's names in the file to strip, or a mapping from prefix to
+        replacement: ``""`` strips it, None skips every entry with it. The longest matching prefix
+        is used. Names without a prefix are kept.
 
     Raises
     ------
     WeightsMissing
-        If there is no such file.
+        If the file does not exist.
     WeightsError
-        If the file holds anything but tensors in plain containers, or does not fit: the message
-        lists missing, unexpected and wrongly shaped entries. Counters of batch norms
-        (``num_batches_tracked``) may be missing, since old files have none.
+        If the file contains anything but tensors in plain containers, or does not fit: the
+        message lists missing, unexpected and wrongly shaped entries. Counters of batch norms
+        (``num_batches_tracked``) may be missing, as in old files.
     """
     path = Path(path)
     entries = _find_state_dict(_read(path))
     if not entries:
         raise WeightsError(
-            f"{str(path)!r} holds no state dict; expected tensors by name, bare or under one of "
+            f"{str(path)!r} contains no state dict; expected tensors by name, bare or under one of "
             f"{', '.join(_STATE_DICT_KEYS)}"
         )
     _load_strictly(network, _rename(entries, prefixes, path), path)
@@ -95,11 +94,11 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsMissing(f"{str(path)!r} does not exist; give the path of a .pth") from error
-    except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
+        raise WeightsMissing(f"{str(path)!r} does not exist; expected a .pth file") from error
+    except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
         raise WeightsError(
             f"{str(path)!r} cannot be read as tensors in plain containers ({type(error).__name__});"
-            " if it holds more, save its state dict alone in the project it comes from"
+            " if it contains more, save only its state dict in its original project"
         ) from error
 
 
@@ -130,7 +129,7 @@ def _rename(
         if new_name in renamed:
             raise WeightsError(
                 f"{str(path)!r}: two entries are both {new_name!r} without their prefixes; "
-                "save the state dict of one network alone"
+                "save the state dict of a single network"
             )
         renamed[new_name] = value
     return renamed
@@ -153,20 +152,20 @@ def _load_strictly(network: nn.Module, entries: Mapping[str, Tensor], path: Path
     if listed:
         raise WeightsError(
             f"{str(path)!r} does not fit this network: {'; '.join(listed)}; "
-            "choose the variant it was trained as"
+            "choose the variant of its training"
         )
     network.load_state_dict(entries)
 
 
 def save_checkpoint(network: nn.Module, path: Path | str) -> None:
-    """Write a network's weights under ``state_dict``, so that :func:`load_checkpoint` reads them.
+    """Write a network's weights under ``state_dict``, readable by :func:`load_checkpoint`.
 
     Parameters
     ----------
     network
         Any network.
     path
-        The ``.pth`` to write; replaced only once it is complete.
+        Target ``.pth``; replaced only once it is complete.
     """
     buffer = io.BytesIO()
     torch.save({"state_dict": network.state_dict()}, buffer)
@@ -176,19 +175,19 @@ def save_checkpoint(network: nn.Module, path: Path | str) -> None:
 def load_onnx(network: nn.Module, model: onnx.ModelProto, input_hw: tuple[int, int]) -> None:
     """Load the weights of an exported convolutional network back into its PyTorch definition.
 
-    Convolutions are paired in the order they run. A graph has its batch norms folded into them, so
-    each folded bias becomes its batch norm's bias, and mean 0, weight 1 and variance 1 - eps make
-    the norm add that bias and nothing else.
+    Convolutions are matched in execution order. The graph has its batch norms folded into them, so
+    each folded bias becomes the bias of its batch norm, and mean 0, weight 1 and variance 1 - eps
+    make the norm add only that bias.
 
     Parameters
     ----------
     network
-        Gets the weights. Apart from convolutions and batch norms its parameters must stand in the
-        graph under their own names.
+        Target network. Except for convolutions and batch norms, its parameters must be in the graph
+        under their own names.
     model
-        The graph, weights inside.
+        The graph with its weights.
     input_hw
-        A small height and width that the network takes, to see the order its layers run in.
+        A small valid input size of the network, to find the execution order of its layers.
 
     Raises
     ------
@@ -231,7 +230,7 @@ def load_onnx(network: nn.Module, model: onnx.ModelProto, input_hw: tuple[int, i
     if lacking:
         raise WeightsError(
             f"the graph lacks {len(lacking)} of this network's parameters "
-            f"({_list(lacking)}); take the checkpoint it was exported from"
+            f"({_list(lacking)}); use the checkpoint it was exported from"
         )
     network.load_state_dict({**own, **entries})
 
@@ -245,7 +244,7 @@ def _tensor(initializer: onnx.TensorProto) -> Tensor:
 
 
 def _layers_as_run(network: nn.Module, input_hw: tuple[int, int]) -> list[tuple[str, nn.Module]]:
-    """List convolutions and batch norms with their names, in the order they run."""
+    """List convolutions and batch norms with their names, in execution order."""
     run: list[tuple[str, nn.Module]] = []
     hooks = [
         layer.register_forward_hook(lambda layer, *_, name=name: run.append((name, layer)))
@@ -270,19 +269,19 @@ def export_network(
     describe: bool = True,
     opset: int = 11,
 ) -> float:
-    """Write a network as ONNX, once ONNX Runtime has given what torch gives.
+    """Export a network to ONNX, after checking that ONNX Runtime reproduces torch's outputs.
 
-    Batch norms are folded into the convolutions before them. The file has IR version 8, and names
-    its free axes ``batch``, ``height`` and ``width``.
+    Batch norms are folded into the convolutions before them. The file has IR version 8, and its
+    free axes are named ``batch``, ``height`` and ``width``.
 
     Parameters
     ----------
     network
-        Takes (B, 3, H, W) float32, returns one tensor or a tuple; is put into eval mode.
+        Maps (B, 3, H, W) float32 to one tensor or a tuple; is set to eval mode.
     path
-        The ``.onnx`` to write; replaced only once it is complete and correct.
+        Target ``.onnx``; replaced only once it is complete and correct.
     contract
-        Names of the input and the outputs; written into the file's metadata.
+        Names of the input and the outputs; written to the metadata of the file.
     input_hw
         Height and width in pixels; the contract's if None.
     batch
@@ -290,22 +289,22 @@ def export_network(
     dynamic_hw
         Leave height and width free.
     check_hw
-        Further sizes to compare at if they are free; if empty, ``input_hw`` with the height and
-        then both sides halved.
+        Additional sizes for the comparison if they are free; if empty, ``input_hw`` with the
+        height and then both sides halved.
     describe
-        Write the contract; False for outputs in a layout that our decoders do not read.
+        Write the contract; False for outputs in a layout that our decoders do not support.
     opset
-        11 to 17; more than 11 only where an operator needs it.
+        11 to 17; more than 11 only if an operator needs it.
 
     Returns
     -------
     float
-        The largest difference found, in units of the output's root mean square.
+        The largest difference, in units of the output's root mean square.
 
     Raises
     ------
     InputError
-        If the contract does not name every output, or the opset is not allowed.
+        If the contract does not name every output, or the opset is not supported.
     GraphError
         If the graph is invalid or differs from torch by more than 1e-4; nothing is written then.
     """
@@ -349,16 +348,16 @@ def export_network(
 def compare_with_graph(
     expected: Sequence[np.ndarray], model: onnx.ModelProto, images: np.ndarray
 ) -> float:
-    """Run a graph on pictures and compare its outputs with what they should be.
+    """Run a graph on images and compare its outputs with the expected ones.
 
     Parameters
     ----------
     expected
-        One array per output, in the graph's order.
+        One array per output, in the order of the graph.
     model
-        The graph; has one input.
+        Graph with one input.
     images
-        What to feed, (B, 3, H, W) float32.
+        Input, (B, 3, H, W) float32.
 
     Returns
     -------
@@ -376,7 +375,7 @@ def compare_with_graph(
         if array.shape != reference.shape:
             raise GraphError(
                 f"output {name!r} has shape {array.shape} in ONNX Runtime, {reference.shape} in "
-                f"torch for an input of {images.shape}; the graph has its input size baked in"
+                f"torch for an input of {images.shape}; the graph only works at its export size"
             )
         scale = max(float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))), 1e-12)
         difference = float(np.max(np.abs(array - reference))) / scale
@@ -395,9 +394,9 @@ def run_network(network: nn.Module, images: np.ndarray) -> list[np.ndarray]:
     Parameters
     ----------
     network
-        Returns one tensor or a tuple; runs in the mode it is in.
+        Returns one tensor or a tuple; runs in its current mode.
     images
-        Shape (B, 3, H, W), float32, as the network takes them.
+        Shape (B, 3, H, W), float32, the network's input.
 
     Returns
     -------
@@ -422,9 +421,9 @@ def _trace(
         axes.update({2: "height", 3: "width"})
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # The classic exporter is meant: the new one writes opset 18 when asked for 11.
+        # The classic exporter is intended: the new one writes opset 18 instead of 11.
         warnings.simplefilter("ignore", DeprecationWarning)
-        # What a warning of the tracer fears is what the comparison at several sizes would find.
+        # The comparison at several sizes covers the warnings of the tracer.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
             network,
@@ -440,7 +439,7 @@ def _trace(
 
 
 def _drop_aliases(model: onnx.ModelProto) -> None:
-    """Let equal weights be read directly; the exporter stores them once, behind Identity nodes."""
+    """Bypass the Identity nodes behind which the exporter stores equal weights once."""
     weights = {tensor.name for tensor in model.graph.initializer}
     aliases = {
         node.output[0]: node.input[0]
@@ -456,7 +455,7 @@ def _drop_aliases(model: onnx.ModelProto) -> None:
 
 
 def _write_out_shapes(model: onnx.ModelProto, images: np.ndarray, free_batch: bool) -> None:
-    """Write constants for shapes that a graph of fixed size computes only to reshape by them."""
+    """Replace shapes that a graph of fixed size computes only for a Reshape by constants."""
     uses: dict[str, set[str]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -470,7 +469,7 @@ def _write_out_shapes(model: onnx.ModelProto, images: np.ndarray, free_batch: bo
     shapes = shapes_at(model, {model.graph.input[0].name: images}, measured) if nodes else {}
     for node in nodes:
         batch, *sizes = shapes[node.input[0]]
-        # Reshape takes a zero for the size that its data has there.
+        # In Reshape a zero stands for the size of that axis in the data.
         constant = np.array([0 if free_batch else batch, *sizes], np.int64)
         model.graph.initializer.append(numpy_helper.from_array(constant, node.output[0]))
         model.graph.node.remove(node)
@@ -479,7 +478,7 @@ def _write_out_shapes(model: onnx.ModelProto, images: np.ndarray, free_batch: bo
 def _declare_outputs(
     model: onnx.ModelProto, names: Sequence[str], expected: Sequence[Sequence[np.ndarray]]
 ) -> None:
-    """State each output's shape; an axis is free if torch gave it different sizes."""
+    """Declare the shape of each output; an axis is free if its size differed in torch."""
     del model.graph.value_info[:]
     del model.graph.output[:]
     for index, name in enumerate(names):
@@ -492,19 +491,19 @@ def _declare_outputs(
 
 
 def count_network(network: nn.Module, input_hw: tuple[int, int]) -> tuple[int, int]:
-    """Count a network's parameters and its MACs for one picture.
+    """Count a network's parameters and its MACs for one image.
 
     Parameters
     ----------
     network
-        Takes (B, 3, H, W); left as it is, and nothing is computed.
+        Expects (B, 3, H, W); not changed, and no values are computed.
     input_hw
         Height and width in pixels.
 
     Returns
     -------
     parameters : int
-        Learnt numbers, batch norms' weights and biases among them.
+        Learnt numbers, including weights and biases of batch norms.
     macs : int
         Multiply-accumulates of convolutions and linear layers.
     """

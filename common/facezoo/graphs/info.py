@@ -1,8 +1,8 @@
-"""What an ONNX graph costs and expects, counted from the graph itself.
+"""Parameters, MACs, inputs and outputs of an ONNX graph.
 
-MACs are multiply-accumulates of convolutions, matrix products and linear layers, one picture;
-papers that print FLOPs mean this number or twice it. Everything else (activations, additions,
-resizing, normalisation that is not folded) is not counted.
+MACs are multiply-accumulates of convolutions, matrix products and linear layers for one image;
+FLOPs in papers are this number or twice it. Other operations (activations, additions, resizing,
+normalisation that is not folded) are not counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Shape = Tuple[int, ...]
 
 LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
 
-# Which inputs of an operation are learnt, if they are stored in the graph. Running means and
+# Inputs of an operation that are learnt if they are stored in the graph. Running means and
 # variances of batch norms are not counted, as in PyTorch.
 _LEARNT = {
     "Add": (0, 1),
@@ -52,10 +52,10 @@ _LEARNT = {
     "QLinearMatMul": (0, 3),
 }
 
-# Operations behind which stored weights stay the same weights: quantised, cast or laid out anew.
+# Operations that only quantise, cast or rearrange stored weights.
 _SAME_WEIGHTS = {"Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose", "Unsqueeze"}
 
-# Where a convolution has its kernel; what multiplies matrices, its first factor first.
+# Input index of a convolution's kernel; operators that multiply matrices.
 _KERNEL = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
 _PRODUCTS = {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"}
 
@@ -67,16 +67,16 @@ class GraphInfo:
     Attributes
     ----------
     parameters
-        Learnt numbers stored in the graph. Where batch norms are folded into convolutions this is
-        one number less per channel than the network had in training.
+        Learnt numbers stored in the graph. With batch norms folded into convolutions this is one
+        number less per channel than during training.
     macs
-        Multiply-accumulates for one picture, see the module.
+        Multiply-accumulates for one image, see the module.
     inputs, outputs
-        Name and shape of each, at the size counted; batch 1.
+        Name and shape of each, at the counted size; batch 1.
     opset, ir_version
         Versions of the default operator set and of the file format.
     contract
-        What the file says about itself; None if nothing.
+        Contract in the metadata of the file; None if it has none.
     """
 
     parameters: int
@@ -89,27 +89,27 @@ class GraphInfo:
 
 
 def describe_graph(model: onnx.ModelProto, input_hw: Optional[Tuple[int, int]] = None) -> GraphInfo:
-    """Count a graph's parameters and MACs, and read what it expects.
+    """Count the parameters and MACs of a graph, and read its inputs, outputs and contract.
 
-    Shapes are those of one run in ONNX Runtime, since many files compute shapes inside the graph.
+    Shapes come from one run in ONNX Runtime, since many files compute shapes inside the graph.
 
     Parameters
     ----------
     model
-        Any ONNX model with weights inside, whose first axis is the batch.
+        Any ONNX model with its weights inside and the batch as first axis.
     input_hw
-        Height and width to count at, for inputs (B, C, H, W); if None, the graph's own, else the
-        contract's.
+        Height and width to count at, for inputs (B, C, H, W); if None, those of the graph, else
+        those of the contract.
 
     Returns
     -------
     GraphInfo
-        For one picture of that size.
+        Facts for one image of that size.
 
     Raises
     ------
     InputError
-        If the graph's size is free and none is given, or it is fixed to another.
+        If the size of the graph is free and none is given, or it is fixed to another size.
     GraphError
         If the graph does not run at this size.
     """
@@ -139,7 +139,7 @@ def describe_graph(model: onnx.ModelProto, input_hw: Optional[Tuple[int, int]] =
 
 
 def _zeros(entry: onnx.ValueInfoProto, input_hw: Optional[Tuple[int, int]]) -> np.ndarray:
-    """Make an input of one picture of a size; fixed axes stay as they are."""
+    """Return an input of one image of a size; fixed axes are kept."""
     tensor = entry.type.tensor_type
     shape = [dim.dim_value for dim in tensor.shape.dim]
     shape[:1] = [size or 1 for size in shape[:1]]
@@ -147,23 +147,23 @@ def _zeros(entry: onnx.ValueInfoProto, input_hw: Optional[Tuple[int, int]]) -> n
         if any(have not in (0, want) for have, want in zip(shape[2:], input_hw)):
             raise InputError(
                 f"input {entry.name!r} is fixed to {shape[2]}x{shape[3]}, so it cannot be counted "
-                f"at {input_hw[0]}x{input_hw[1]}; leave the size out"
+                f"at {input_hw[0]}x{input_hw[1]}; omit the size"
             )
         shape[2:] = input_hw
     if 0 in shape:
         raise InputError(
-            f"axis {shape.index(0)} of input {entry.name!r} is free; say at which height and "
-            "width to count, such as --size 640 640"
+            f"axis {shape.index(0)} of input {entry.name!r} is free; give the height and width to "
+            "count at, such as --size 640 640"
         )
     return zeros(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
 
 
 def zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """Make an input for a graph; GraphError if no machine would hold it."""
+    """Return an input for a graph; GraphError if it would not fit in memory."""
     if math.prod(shape) > LARGEST_INPUT:
         raise GraphError(
             f"an input of {'x'.join(map(str, shape))} is more than {LARGEST_INPUT} values; "
-            "expected a picture: export the model again"
+            "expected an image: export the model again"
         )
     return np.zeros(shape, dtype)
 
@@ -177,7 +177,7 @@ def _shapes_needed(node: onnx.NodeProto) -> List[str]:
 def shapes_at(
     model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> Dict[str, Shape]:
-    """Run a graph for the shapes of tensors inside it.
+    """Run a graph and return the shapes of its tensors.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def shapes_at(
     feeds
         Input name to array.
     names
-        Tensors to measure, inner ones included.
+        Names of tensors, including inner ones.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def shapes_at(
     Raises
     ------
     GraphError
-        If the graph does not take these feeds.
+        If the graph rejects these feeds.
     """
     if not names:
         return {}
@@ -213,16 +213,16 @@ def shapes_at(
 
 
 def count_node_macs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> List[int]:
-    """Count the MACs of every node, by one run; parameters and errors are :func:`shapes_at`'s."""
+    """Count the MACs of every node in one run; parameters and errors as for :func:`shapes_at`."""
     wanted = sorted({name for node in model.graph.node for name in _shapes_needed(node)})
     shapes = shapes_at(model, feeds, wanted)
     return [_count_macs(node, shapes) for node in model.graph.node]
 
 
 def _count_macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Count the products of one operation: its outputs times what is summed up for each."""
+    """Count the products of one operation: number of outputs times products per output."""
     if node.op_type in _KERNEL:
-        # (outputs, inputs / groups, ...); of a transposed one (inputs, outputs / groups, ...).
+        # (outputs, inputs / groups, ...); for transposed ones (inputs, outputs / groups, ...).
         kernel = shapes[node.input[_KERNEL[node.op_type]]]
         places = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
         return math.prod(shapes[places]) * math.prod(kernel[1:])
