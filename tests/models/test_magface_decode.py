@@ -38,9 +38,9 @@ def test_half_precision_is_measured_in_full():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([[1.0, 2.0], [np.nan, 1.0]], "picture 1 of the batch is not finite or all zero"),
-        ([[np.inf, 2.0]], "picture 0"),
-        ([[0.0, 0.0]], "picture 0"),
+        ([[1.0, 2.0], [np.nan, 1.0]], "image 1 of the batch is not finite or all zero"),
+        ([[np.inf, 2.0]], "image 0"),
+        ([[0.0, 0.0]], "image 0"),
     ],
 )
 def test_unusable_embeddings_are_refused(values, message):
@@ -56,7 +56,7 @@ def test_scores_are_neither_clipped_nor_scaled():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([[1.0], [np.nan]], "score of picture 1 of the batch is not finite"),
+        ([[1.0], [np.nan]], "score of image 1 of the batch is not finite"),
         ([[1.0, 2.0]], r"'quality' must have shape \(1, 1\), got \(1, 2\)"),
         ([1.0], r"'quality' must have shape \(1, 1\), got \(1,\)"),
     ],
@@ -70,7 +70,7 @@ def test_unusable_scores_are_refused(values, message):
 @pytest.mark.parametrize("names", [[], ["a", "b"]])
 def test_any_other_number_of_outputs_is_refused(decode, names):
     arrays = {name: np.ones((1, 1), np.float32) for name in names}
-    with pytest.raises(DecodeError, match="has one output, got"):
+    with pytest.raises(DecodeError, match=r"expected one output .* got"):
         decode(RawOutputs(arrays, (PLACEMENT,)))
 
 

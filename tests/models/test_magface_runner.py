@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_and_a_bad_picture_is_named(tmp_path, scripts
     code, _, error = scripts("runner", *flags, "--save_dir", tmp_path / "whole")
     assert code == 1
     assert "broken.png' is empty" in error
-    assert "1 pictures have no embedding" in error
+    assert "1 images have no embedding" in error
     whole = (tmp_path / "whole" / "feat.list").read_bytes()
     assert len(whole.splitlines()) == 12
     # A run that was stopped: journal and run.json of five items, no results.
@@ -162,7 +162,7 @@ def test_photos_are_detected_aligned_and_embedded(tmp_path, scripts, model, rng)
         "--model_prefix_path", model, "--save_dir", out,
     )  # fmt: skip
     assert code == 0
-    assert "1 pictures have no embedding, the first is none.png" in error
+    assert "1 images have no embedding, the first is none.png" in error
     entries = {e["path"]: e for e in json.loads((out / "results.json").read_text())["images"]}
     assert entries["none.png"]["faces"] == []
     found = entries["two.png"]["faces"]
@@ -197,7 +197,7 @@ def test_batches_give_what_single_pictures_give(model, faces, size):
         for path, embedding in found[:3] + found[4:]:
             alone = embedder(read_image_rgb(path)).vector
             np.testing.assert_allclose(embedding.vector, alone, rtol=1e-4, atol=1e-4)
-        with pytest.raises(InputError, match="at least one picture"):
+        with pytest.raises(InputError, match="must be at least 1"):
             next(stream_batches(embedder, paths, 0))
 
 
@@ -266,7 +266,7 @@ def test_a_released_graph_gets_names_contract_and_batch(tmp_path, scripts, model
         assert cosine(bgr(image).vector, rgb(image).vector) < 0.9
     code, _, error = scripts("export", "--onnx", source, "--output", target)
     assert code == 2
-    assert "name its card: --card" in error
+    assert "give its card: --card" in error
     assert scripts("export", "--onnx", source, "--arch", "iresnet18", "--output", target)[0] == 2
 
 

@@ -204,11 +204,11 @@ def test_checkpoints_come_by_the_clock(monkeypatch, tmp_path):
 
 def test_foreign_and_torn_checkpoints_are_refused(whole):
     path = train.saved(whole[1])[-1]
-    with pytest.raises(WeightsError, match="another training's"):
+    with pytest.raises(WeightsError, match="belongs to another training"):
         make(lr=0.1).resume(path)
     torn = path.with_name("torn.pth")
     torn.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="no saved training"):
+    with pytest.raises(WeightsError, match="not a saved training"):
         make().resume(torn)
     torn.unlink()
 

@@ -177,7 +177,7 @@ def test_repeated_predictions_weigh_more():
     # Points on a line at 0, 1, 3 with one neighbour each: 0 -> 1, 1 -> 0, 3 -> 1. Landmark 1 is
     # predicted twice, landmark 0 once and so twice by repetition, landmark 2 by nobody.
     line = [(0.0, 0.0), (1.0, 0.0), (3.0, 0.0)]
-    with pytest.raises(InputError, match=r"landmarks \[2\] are among nobody's 1 nearest"):
+    with pytest.raises(InputError, match=r"landmarks \[2\] are not among the 1 nearest"):
         MeanFace.from_points(line, 1)
     face = MeanFace.from_points([*line, (3.5, 0.0)], 1)
     assert face.neighbors.ravel().tolist() == [1, 0, 3, 2]
@@ -258,7 +258,7 @@ def test_maps_that_do_not_fit_are_refused(wflw, change, message):
 
 
 def test_placements_must_match_the_batch():
-    with pytest.raises(DecodeError, match="0 placements for 1 pictures"):
+    with pytest.raises(DecodeError, match="0 placements for 1 images"):
         decode(RawOutputs(golden_maps(7000), ()), meanface="WFLW", num_neighbors=10)
 
 
@@ -294,7 +294,7 @@ def test_tables_are_made_once():
 def test_files_that_are_no_mean_face_are_named(tmp_path, text, message):
     path = tmp_path / "meanface.txt"
     path.write_text(text)
-    with pytest.raises(InputError, match=rf"meanface\.txt' is no mean face: .*{message}"):
+    with pytest.raises(InputError, match=rf"meanface\.txt' is not a mean face: .*{message}"):
         read_meanface(path)
     with pytest.raises(InputError, match=r"absent\.txt"):
         read_meanface(tmp_path / "absent.txt")

@@ -198,5 +198,5 @@ def test_a_crop_that_cannot_be_cut_is_refused(crops, photos):
         find_pictures(folder, "annotation")
     (folder / "list_98pt_rect_attr_test.txt").rename(folder / "list.txt")
     write_normalised_list(folder / "test.txt", NormalisedList(("a.jpg",), MEANFACE[None]))
-    with pytest.raises(InputError, match="holds crops"):
+    with pytest.raises(InputError, match="contains crops"):
         find_pictures(folder, "detector")

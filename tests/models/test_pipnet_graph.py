@@ -65,7 +65,7 @@ def test_other_names_are_told_apart_by_channels_and_order(tiny):
 @pytest.mark.parametrize("kept", [[0, 1, 2], [0, 1, 2, 3], [0, 3, 4, 1], []])
 def test_other_graphs_are_refused(tiny, kept):
     model = reorder_outputs(rename_outputs(tiny, {"cls": "score"}), kept)
-    with pytest.raises(GraphError, match="this is no PIPNet"):
+    with pytest.raises(GraphError, match="this is not a PIPNet"):
         recognise_heads(model)
 
 
@@ -77,7 +77,7 @@ def test_neighbours_lie_where_the_mean_face_has_them(tiny):
     with pytest.raises(GraphError, match="in another order"):
         check_neighbors(exchanged, WFLW)
     shuffled = WFLW.points_xy[np.random.default_rng(2).permutation(98)]
-    with pytest.raises(GraphError, match="the mean face is another data set's"):
+    with pytest.raises(GraphError, match="the mean face is that of another data set"):
         check_neighbors(outputs, load_meanface(shuffled, 10))
 
 
@@ -230,7 +230,7 @@ def test_a_community_file_is_not_taken_for_another_data_sets(community, export, 
         "--onnx", community, "--meanface_txt", tmp_path / "other.txt", "--output", target
     )
     assert code == 2
-    assert "the mean face is another data set's" in error
+    assert "the mean face is that of another data set" in error
     (tmp_path / "fewer.txt").write_text(format_meanface(WFLW.points_xy[:68]))
     code, _, error = export(
         "--onnx", community, "--meanface_txt", tmp_path / "fewer.txt", "--output", target

@@ -159,8 +159,8 @@ def test_the_map_weighs_ten_times_as_much():
 def test_another_trainings_state_is_refused(tmp_path):
     fit = make_fit()
     fit.save(tmp_path / "state.pth")
-    with pytest.raises(WeightsError, match="another training's"):
+    with pytest.raises(WeightsError, match="belongs to another training"):
         make_fit(seed=1).resume(tmp_path / "state.pth")
     (tmp_path / "torn.pth").write_bytes((tmp_path / "state.pth").read_bytes()[:2000])
-    with pytest.raises(WeightsError, match="no saved training"):
+    with pytest.raises(WeightsError, match="not a saved training"):
         make_fit().resume(tmp_path / "torn.pth")

@@ -126,7 +126,7 @@ def test_a_missing_head_is_named():
 
 
 def test_maps_of_another_size_are_refused():
-    with pytest.raises(DecodeError, match="made at another size"):
+    with pytest.raises(DecodeError, match="at that input size"):
         decode(RawOutputs(empty_maps((64, 64)), (upright((64, 96)),)), **DECODE)
 
 

@@ -155,20 +155,20 @@ def test_blurred_copies_get_lower_labels_against_sharp_references(rng):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"identities": np.arange(60)}, r"picture 0 has no partner of the same person \(60 such\)"),
-        ({"identities": np.zeros(60)}, r"picture 0 has no partner of another person \(60 such\)"),
-        ({"references": np.arange(60) == 59}, "picture 0 has no partner of the same person"),
+        ({"identities": np.arange(60)}, r"image 0 has no partner of the same person \(60 such\)"),
+        ({"identities": np.zeros(60)}, r"image 0 has no partner of another person \(60 such\)"),
+        ({"references": np.arange(60) == 59}, "image 0 has no partner of the same person"),
         ({"identities": np.arange(3)}, r"got \(60, 32\), \(3,\) and \(60,\)"),
         ({"references": np.ones(3, bool)}, r"and \(3,\)"),
         (
             {"embeddings": np.zeros((60, 32))},
-            r"embedding of picture 0 is all zero or not finite \(60 such\)",
+            r"embedding of image 0 is all zero or not finite \(60 such\)",
         ),
         (
             {"embeddings": np.full((60, 32), np.nan)},
-            "embedding of picture 0 is all zero or not finite",
+            "embedding of image 0 is all zero or not finite",
         ),
-        ({"embeddings": np.ones((60, 32))}, "all pictures are equally far"),
+        ({"embeddings": np.ones((60, 32))}, "all images have the same distance"),
         ({"embeddings": np.ones((0, 32)), "identities": np.ones(0)}, r"got \(0, 32\)"),
         ({"pairs": 0}, "must be at least 1"),
         ({"rounds": 0}, "must be at least 1"),
@@ -204,7 +204,7 @@ def test_an_original_is_no_partner_of_its_copies(faces, rng):
 
 @pytest.mark.parametrize(
     ("index", "original", "message"),
-    [(0, 1, "a reference too"), (59, 0, "of another person"), (59, 60, "60 indices")],
+    [(0, 1, "also a reference"), (59, 0, "of another person"), (59, 60, "60 image indices")],
 )
 def test_originals_that_cannot_be_are_refused(faces, index, original, message):
     embeddings, people = faces

@@ -172,7 +172,7 @@ def test_a_recognizer_may_have_a_contract_or_none(tmp_path):
     contract = Contract.from_card(CARDS["w600k_mbf"], source_sha256="ab")
     with open_recognizer(str(tiny_recognizer(tmp_path / "b.onnx", contract))) as backend:
         assert backend.contract.source_sha256 == "ab"
-    with pytest.raises(InputError, match="no card of a recognition network"):
+    with pytest.raises(InputError, match="not the card of a recognition network"):
         open_recognizer(str(tmp_path / "a.onnx"), "sdd_fiqa_r50")
     (tmp_path / "c.onnx").write_bytes(b"no graph")
     with pytest.raises(GraphError, match=r"c\.onnx"):

@@ -44,10 +44,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(faces, tmp_path):
     assert second.epochs[0] == whole.epochs[0]
     assert all(map(np.array_equal, numbers(whole), numbers(second)))
     other = Training(TrainSettings(**{**SMALL, "seed": 1}), faces)
-    with pytest.raises(WeightsError, match="another training's"):
+    with pytest.raises(WeightsError, match="belongs to another training"):
         other.resume(tmp_path / "state.pth")
     (tmp_path / "state.pth").write_bytes(b"torn")
-    with pytest.raises(WeightsError, match="no saved training"):
+    with pytest.raises(WeightsError, match="not a saved training"):
         other.resume(tmp_path / "state.pth")
 
 

@@ -1,9 +1,9 @@
-"""The zoo's catalogue: every card and every file, gathered from the models' rooms when asked for.
+"""The catalogue of the zoo: all cards and weight files, collected lazily from the model packages.
 
 Attributes
 ----------
 MODELS
-    Names of the rooms.
+    Names of the model packages.
 CARDS
     Card id to :class:`~facezoo.card.ModelCard`.
 WEIGHTS
@@ -40,7 +40,7 @@ def _catalogue() -> Dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    # A decoder or a network in one room must not import the cards of all the others.
+    # A decoder or network of one model must not import the cards of all others.
     if name in ("CARDS", "WEIGHTS"):
         return _catalogue()[name]
     raise AttributeError(f'module "{__name__}" has no attribute "{name}"')
@@ -60,12 +60,12 @@ def import_part(model: str, part: str) -> ModuleType:
 
 
 def find_card(card_id: str) -> ModelCard:
-    """Look a variant's card up.
+    """Look up the card of a variant.
 
     Parameters
     ----------
     card_id
-        Such as ``scrfd_500m_bnkps``.
+        Card id such as ``scrfd_500m_bnkps``.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def find_card(card_id: str) -> ModelCard:
     Raises
     ------
     CardError
-        If there is none; names the nearest ones.
+        If there is none; suggests similar names.
     """
     cards: Dict[str, ModelCard] = _catalogue()["CARDS"]
     if card_id not in cards:
@@ -84,22 +84,22 @@ def find_card(card_id: str) -> ModelCard:
 
 
 def find_weights(name: str) -> WeightFile:
-    """Look up what is known about a downloadable file.
+    """Look up a downloadable file.
 
     Parameters
     ----------
     name
-        As ``facezoo list`` prints it.
+        A name that ``facezoo list`` prints.
 
     Returns
     -------
     WeightFile
-        Where the file comes from and what it must be.
+        Its sources, size and hash.
 
     Raises
     ------
     CardError
-        If there is none; names the nearest ones.
+        If there is none; suggests similar names.
     """
     files: Dict[str, WeightFile] = _catalogue()["WEIGHTS"]
     if name not in files:

@@ -1,4 +1,4 @@
-"""What all models share: a backend with a decoder, for one image or a stream of them."""
+"""Base class of all models: a backend with a decoder, for one image or a stream of images."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Self = TypeVar("Self", bound="FaceModel[Any]")
 
 
 class FaceModel(ABC, Generic[Result]):
-    """A network on some runtime with its decoder: ``result = model(image_rgb)``.
+    """A network on any runtime with its decoder: ``result = model(image_rgb)``.
 
     Parameters
     ----------
     backend
         The network.
     contract
-        Its decode constants.
+        Its contract with the decode constants.
     """
 
     def __init__(self, backend: Backend, contract: Contract) -> None:
@@ -51,7 +51,7 @@ class FaceModel(ABC, Generic[Result]):
         self.contract = contract
 
     def __call__(self, image_rgb: np.ndarray) -> Result:
-        """Apply the model to one picture.
+        """Apply the model to one image.
 
         Parameters
         ----------
@@ -61,40 +61,39 @@ class FaceModel(ABC, Generic[Result]):
         Returns
         -------
         Result
-            In the picture's pixels.
+            Result in pixels of the image.
         """
         return self._apply(self.backend.infer, image_rgb)
 
     @abstractmethod
     def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Result:
-        """Apply the model to one picture with the backend's single or its threaded ``infer``."""
+        """Apply the model to one image with the backend's single or its threaded ``infer``."""
 
     def stream(
         self,
         paths: Iterable[Path],
         visit: Optional[Callable[[Path, np.ndarray, Result], None]] = None,
     ) -> Iterator[Tuple[Path, Union[Result, ImageError]]]:
-        """Apply the model to many files, as many at a time as pays.
+        """Apply the model to many files in parallel.
 
         Parameters
         ----------
         paths
-            Picture files.
+            Image files.
         visit
-            Called with path, picture as it was read and result while the picture is at hand, in a
-            worker; to draw, for instance.
+            Called in a worker with path, image as read and result, for example to draw.
 
         Yields
         ------
         path : Path
-            In the order given.
+            In the given order.
         result : Result or ImageError
-            The error if the file cannot be read; the stream goes on.
+            The error if the file cannot be read; the stream continues.
 
         Raises
         ------
         BackendRunError, DecodeError, GraphError
-            If the network fails; names the picture.
+            If the network fails; names the image.
         """
 
         def one(infer: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
@@ -110,12 +109,12 @@ class FaceModel(ABC, Generic[Result]):
         return self.backend.map(one, paths)
 
     def _apply_to_file(self, infer: Infer, path: Path) -> Tuple[np.ndarray, Result]:
-        """Return a picture as it was read, and the result in the pixels of the file."""
+        """Return an image as read, and the result in pixels of the file."""
         image = read_image_rgb(path)
         return image, self._apply(infer, image)
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         return {"model": self.contract.card_id, **self.backend.settings()}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Sample photos for the demonstrations, fetched like weights."""
+"""Sample photos for the demos, downloaded like weights."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ WEIGHTS: Tuple[WeightFile, ...] = (
         file="astronaut.png",
         size=791555,
         sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
-        # NASA lets the picture be used; the person in it keeps the right to her likeness.
+        # NASA allows use of the image; the person in it keeps the right to her likeness.
         licence="public domain (NASA)",
         commercial="unknown",
         holds="portrait of Eileen Collins, one face, 512x512",

@@ -1,4 +1,4 @@
-"""What every training of one process shares: batch by batch, saved now and then, resumable."""
+"""Base class of single-process trainings: saved periodically and resumable after any batch."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ Progress = Callable[[Iterable[int], int], Iterable[int]]
 
 
 class ResumableTraining(ABC):
-    """A training, one batch at a time; saved and resumed it gives what it gives in one go.
+    """A training, one batch at a time; a resumed one gives the same result as an uninterrupted one.
 
     Parameters
     ----------
     settings
-        How: a dataclass of plain values, with ``epochs``.
+        A dataclass of plain values, with ``epochs``.
     network, optimizer
-        What learns, and by which rule.
+        The network to train, and its optimiser.
     batches_per_epoch
-        How many.
+        Number of batches per epoch.
     epoch_type
-        Dataclass of what an epoch comes to.
+        Dataclass of the results of an epoch.
 
     Attributes
     ----------
     network
-        In float32, on the device it learns on.
+        In float32, on the device of the training.
     batch
-        How many batches are done; the run is over at ``batches``.
+        Number of batches done; the run ends at ``batches``.
     epochs
-        One entry an epoch begun.
+        One entry per epoch begun.
     """
 
     epochs: list[Any]
@@ -77,17 +77,17 @@ class ResumableTraining(ABC):
 
     @abstractmethod
     def step(self) -> float:
-        """Learn from the next batch; return its loss."""
+        """Train on the next batch; return its loss."""
 
     def run(self, state: Path, progress: Progress) -> None:
-        """Learn from all batches that are left.
+        """Train on all remaining batches.
 
         Parameters
         ----------
         state
-            Where the run is saved now and then, and from where it goes on if the file is there.
+            File that the run is saved to periodically, and resumed from if it exists.
         progress
-            Wraps the batches to show how far it is; called with them and with their number.
+            Wraps the batches to show progress; called with them and with their number.
         """
         if state.exists():
             self.resume(state)
@@ -98,14 +98,14 @@ class ResumableTraining(ABC):
                 self.save(state)
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a saved training must agree in to be gone on with."""
+        """Return the values that a saved training must match to be resumed."""
         return {"settings": dataclasses.asdict(self.settings)}
 
     def _on_cuda(self) -> bool:
         return bool(next(self.network.parameters()).is_cuda)
 
     def save(self, path: Path) -> None:
-        """Write everything the rest of the run needs, all or nothing."""
+        """Write the complete state of the run, all or nothing."""
         buffer = io.BytesIO()
         torch.save(
             {
@@ -122,12 +122,12 @@ class ResumableTraining(ABC):
         write_bytes(Path(path), buffer.getvalue())
 
     def resume(self, path: Path) -> None:
-        """Go on where :meth:`save` was called.
+        """Resume from a file written by :meth:`save`.
 
         Raises
         ------
         WeightsError
-            If the file cannot be read, or is another training's.
+            If the file cannot be read, or belongs to another training.
         """
         wanted = self._identity()
         try:
@@ -136,12 +136,14 @@ class ResumableTraining(ABC):
             if found == wanted:
                 self._restore(state)
                 return
-        except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
+        except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
             raise WeightsError(
-                f"{str(path)!r} is no saved training ({type(error).__name__}); delete it to start "
-                "anew"
+                f"{str(path)!r} is not a saved training ({type(error).__name__}); delete it to "
+                "start again"
             ) from error
-        raise WeightsError(f"{str(path)!r} is another training's: {found}; delete it to start anew")
+        raise WeightsError(
+            f"{str(path)!r} belongs to another training: {found}; delete it to start again"
+        )
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["state_dict"])
@@ -154,11 +156,11 @@ class ResumableTraining(ABC):
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory it frees, for its next tensors.
+    """Let this process keep freed memory for its next tensors.
 
-    A training frees and asks for the same gigabytes in every step. glibc gives large pieces back to
-    the system, which hands them out again page by page, and cleared: a tenth to a third of a step
-    on a CPU. With another C library nothing changes.
+    A training frees and allocates the same gigabytes in every step. glibc returns large blocks to
+    the system, which provides them again page by page, zeroed: a tenth to a third of a step on a
+    CPU. With another C library nothing changes.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

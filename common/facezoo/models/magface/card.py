@@ -1,4 +1,4 @@
-"""MagFace's cards and published weights, and the small recogniser that can stand in for them."""
+"""Model cards of MagFace and its published weights, and of a small recogniser that replaces it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["CARDS", "MATCH_THRESHOLDS", "WEIGHTS", "MatchThreshold"]
 
 @dataclass(frozen=True)
 class MatchThreshold:
-    """From which cosine on two faces are taken for one person's.
+    """Similarity threshold: two faces with at least this cosine count as one person.
 
     Attributes
     ----------
     cosine
         The threshold.
     origin
-        One sentence: what it was chosen on.
+        One sentence: the data it was chosen on.
     """
 
     cosine: float
@@ -49,8 +49,8 @@ def _baidu(share: str, code: str) -> str:
 
 
 WEIGHTS: Tuple[WeightFile, ...] = (
-    # source: MagFace@99bae61 README.md, Model Zoo, all six rows, but for the links with the code
-    # fz3h; those and the file names are of the recipe that the README follows
+    # source: MagFace@99bae61 README.md, Model Zoo, all six rows, except the links with the code
+    # fz3h; those and the file names are from the original recipe
     _released(
         "magface_iresnet100_ms1mv2_pth",
         "magface_epoch_00025.pth",
@@ -119,14 +119,14 @@ UPSTREAM = Upstream(
     code_licence="Apache-2.0",
 )
 
-# BGR in [0, 1]: pictures here are RGB, so the channels are swapped.
+# BGR in [0, 1]: images here are RGB, so the channels are swapped.
 # source: MagFace@99bae61 inference/gen_feat.py, ImgInfLoader and its transforms
 PREPROCESS = Preprocess(
     input_hw=(112, 112), fit="stretch", color_conversion="RGB2BGR", norm="DIV255"
 )
 
 # Accuracy of the 10-fold protocol in %, with the place where it is printed.
-# source: Training_MagFace@0de08f0 README.md; the second row is of weights its author trained
+# source: Training_MagFace@0de08f0 README.md; the second row is for weights of its author
 PRINTED = {
     "iresnet100": (
         "Training_MagFace README.md 3.1",
@@ -164,8 +164,8 @@ def _card(backbone: str) -> ModelCard:
         id=f"magface_{backbone}",
         model="magface",
         task="face_recognition",
-        summary="An aligned face in, an embedding out whose direction says who and whose length "
-        "says how well seen.",
+        summary="Embeds an aligned face: the direction identifies the person, the norm is the "
+        "quality.",
         upstream=UPSTREAM,
         input_name="input",
         preprocess=PREPROCESS,
@@ -179,7 +179,7 @@ W600K_MBF = ModelCard(
     id="w600k_mbf",
     model="magface",
     task="face_recognition",
-    summary="An aligned face in, an embedding out whose direction says who.",
+    summary="Embeds an aligned face: the direction identifies the person.",
     upstream=Upstream(
         paper="https://arxiv.org/abs/1801.07698",
         repository="https://github.com/deepinsight/insightface/tree/master/model_zoo",
@@ -195,7 +195,7 @@ W600K_MBF = ModelCard(
         mean=(127.5, 127.5, 127.5),
         std=(127.5, 127.5, 127.5),
     ),
-    outputs=(OutputSpec("516", 512, 0, "not normalised; its norm says little"),),
+    outputs=(OutputSpec("516", 512, 0, "not normalised; its norm is not a quality"),),
     weights="w600k_mbf",
     # source: insightface@7fadd42 model_zoo/README.md, MobileFaceNet on WebFace600K
     references=_accuracies(
@@ -211,15 +211,14 @@ CARDS: Dict[str, ModelCard] = {
     )
 }
 
-# Card id to its default threshold. A threshold belongs to one network and one way of aligning;
-# where none was measured there is none.
+# Card id to its default threshold. A threshold is valid for one network and one alignment; cards
+# without a measurement have none.
 # source: this repository's face_recognition/magface/numerics.json
 MATCH_THRESHOLDS: Dict[str, MatchThreshold] = {
     "w600k_mbf": MatchThreshold(
         0.3383,
-        "half way between all 1,350 pairs of one person and all 43,500 pairs of two that the AT&T "
-        "faces of 30 people make, aligned by SCRFD-500M; it decides every one of them rightly. "
-        "That is a small, friendly set: where a mistake costs something, choose your own with "
-        "facezoo calibrate similarity",
+        "the midpoint between all 1,350 genuine and all 43,500 impostor pairs of 30 people of the "
+        "AT&T faces, aligned with SCRFD-500M; it separates them without error. This is a small, "
+        "easy data set: for real use choose a threshold with facezoo calibrate similarity",
     )
 }

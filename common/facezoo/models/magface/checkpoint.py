@@ -1,4 +1,4 @@
-"""MagFace from a checkpoint, the authors' or one of our own, to ONNX."""
+"""MagFace conversion: from a checkpoint, the authors' or ours, to ONNX."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["export_checkpoint"]
 def export_checkpoint(
     checkpoint: Path, variant: str, target: Path, *, batch: Optional[int] = None
 ) -> float:
-    """Write the ONNX of a checkpoint, once it gives what PyTorch gives.
+    """Export a checkpoint to ONNX, after comparing it with PyTorch.
 
     Parameters
     ----------
     checkpoint
-        A ``.pth`` whose names have any prefix of the authors' files.
+        A ``.pth`` with any name prefix of the authors' files.
     variant
-        As of :func:`~facezoo.models.magface.network.build`.
+        As for :func:`~facezoo.models.magface.network.build`.
     target
-        The ``.onnx`` to write.
+        Target ``.onnx``.
     batch
         Fixed batch size; None for a free one.
 
@@ -39,11 +39,11 @@ def export_checkpoint(
     Raises
     ------
     CardError
-        If there is no such variant.
+        If the variant is unknown.
     WeightsError
-        If the checkpoint is not this variant's; the message lists what does not fit.
+        If the checkpoint is of another variant; the message lists what does not fit.
     GraphError
-        If the graph does not give what PyTorch gives; nothing is written then.
+        If the graph differs from PyTorch; nothing is written then.
     """
     network = build(variant)
     load_official(network, checkpoint)

@@ -1,4 +1,4 @@
-"""From a recognition network's output to embeddings; there is nothing to undo."""
+"""Decoder of recognition networks: from the output to embeddings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["decode"]
 
 
 def decode(raw: RawOutputs) -> List[Embedding]:
-    """Turn the output of a batch into embeddings.
+    """Convert the output of a batch to embeddings.
 
     Parameters
     ----------
     raw
-        One array (B, D), whatever its name: networks of other projects number their output.
+        One array (B, D) of any name, since other projects number their outputs.
 
     Returns
     -------
     list of Embedding
-        One a picture; float32, not normalised.
+        One per image; float32, not normalised.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def decode(raw: RawOutputs) -> List[Embedding]:
         If there is not exactly one output of shape (B, D), or a vector is not finite or all zero.
     """
     if len(raw.arrays) != 1:
-        raise DecodeError(f"a recognition network has one output, got {sorted(raw.arrays)}")
+        raise DecodeError(f"expected one output of a recognition network, got {sorted(raw.arrays)}")
     (name, vectors), *_ = raw.arrays.items()
     if vectors.ndim != 2 or len(vectors) != len(raw.placements):
         expected = f"({len(raw.placements)}, D)"
@@ -40,7 +40,7 @@ def decode(raw: RawOutputs) -> List[Embedding]:
     usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
     if not usable.all():
         raise DecodeError(
-            f"output {name!r}: the embedding of picture {int(np.argmin(usable))} of the batch is "
+            f"output {name!r}: the embedding of image {int(np.argmin(usable))} of the batch is "
             "not finite or all zero; check the weights and the input's normalisation"
         )
     return [Embedding(vector) for vector in vectors]

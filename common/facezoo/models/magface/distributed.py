@@ -1,8 +1,7 @@
-"""One training on several processes: sums that gradients flow through, batch norms, a gather.
+"""Distributed training: differentiable sums and gathers, synchronised batch norms.
 
-Every process has a loss of its own and the training minimises their mean. So what one process does
-with a sum concerns all, and the gradient of a sum over processes is again one. Without processes
-(:class:`Processes` of a plain program) every operation is the identity.
+Every process has its own loss and the training minimises their mean, so the gradient of a sum over
+processes is again a sum over processes. In a single process every operation is the identity.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ __all__ = ["Processes", "sum_over_processes", "synchronise_batch_norms"]
 
 @dataclass(frozen=True)
 class Processes:
-    """Who takes part in a training, and which of them this is.
+    """The process group of a training, and the rank of this process.
 
     Attributes
     ----------
     rank, world
-        This process's number and how many there are.
+        Index of this process, and number of processes.
     device
-        What it computes on.
+        Its torch device.
     """
 
     rank: int = 0
@@ -41,14 +40,14 @@ class Processes:
     @classmethod
     @contextmanager
     def started(cls, device: str = "auto", precision: str = "fp32") -> Iterator[Processes]:
-        """Join the processes that ``torchrun`` started, or be the only one.
+        """Join the processes started by ``torchrun``, or run as the only one.
 
         Parameters
         ----------
         device
-            ``cpu``, ``cuda`` (each process takes the one of its local rank; NCCL), or ``auto``.
+            ``cpu``, ``cuda`` (each process uses the one of its local rank; NCCL), or ``auto``.
         precision
-            That it shall compute in.
+            Precision of the computation.
 
         Raises
         ------
@@ -72,11 +71,11 @@ class Processes:
             torch.distributed.destroy_process_group()
 
     def wait(self) -> None:
-        """Go on once all processes are here."""
+        """Wait until all processes have arrived."""
         self.total(torch.zeros(1, device=self.device))
 
     def total(self, values: Tensor) -> Tensor:
-        """Add up over all processes, in place; no gradient."""
+        """Sum over all processes, in place; no gradient."""
         if self.world > 1:
             torch.distributed.all_reduce(values)
         return values
@@ -88,10 +87,10 @@ class Processes:
         return values
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Put the rows of all processes below each other; gradients flow back."""
+        """Concatenate the rows of all processes; differentiable."""
         if self.world == 1:
             return rows
-        # A sum in which all other rows are zero: every process gets all, bit for bit.
+        # A sum in which all other rows are zero: every process gets the exact values of all.
         place = rows.new_zeros(self.world, *rows.shape)
         place[self.rank] = rows
         return sum_over_processes(place).flatten(0, 1)
@@ -113,14 +112,14 @@ class _Sum(torch.autograd.Function):  # type: ignore[misc]
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Add up over all processes of a started group; the gradient is added up likewise."""
+    """Sum over all processes of a group; the gradient is summed too."""
     return _Sum.apply(values)
 
 
 class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):  # type: ignore[misc]
-    """A batch norm over the faces of all processes, for devices that torch's own refuses.
+    """A batch norm over the faces of all processes, for devices that torch's own does not support.
 
-    The variance is taken around the mean of all, in two passes, as one process would.
+    The variance is computed around the mean of all, in two passes, as in a single process.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -145,7 +144,7 @@ class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):  # type: ignore[misc]
 
 
 def synchronise_batch_norms(network: nn.Module, processes: Processes) -> None:
-    """Let a network's batch norms take their statistics over all processes.
+    """Make the batch norms of a network compute their statistics over all processes.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Which faces a training sees, when, and how: everything random follows from its seed.
+"""Training data of MagFace: lists, order, mirroring and dropout, all derived from the seed.
 
-A face's flip and dropout are drawn from (seed, epoch, face), the order from (seed, epoch). So it
-does not matter how many processes or workers share the faces, nor where a run was resumed.
+The flip and dropout of a face are drawn from (seed, epoch, face), the order from (seed, epoch), so
+the number of processes or workers and the point of a resume do not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .card import PREPROCESS
 
 __all__ = ["Batches", "FacePairs", "FaceSet", "Faces", "read_face", "read_face_pairs"]
 
-# A network drops at most so many maps of a face.  source: MagFace@99bae61 models/iresnet.py
+# Maximum number of maps that a network drops per face.  source: MagFace@99bae61 models/iresnet.py
 CHANCES = 512
 
 Sample = Tuple[np.ndarray, int, np.ndarray]
@@ -28,7 +28,7 @@ Key = Tuple[int, int]
 
 
 class Faces(Protocol):
-    """What a training learns from."""
+    """Training faces."""
 
     def __len__(self) -> int:
         """Return the number of faces."""
@@ -44,12 +44,12 @@ class Faces(Protocol):
 
 
 def read_face(path: Path) -> np.ndarray:
-    """Read an aligned face as the network takes it, not normalised yet.
+    """Read an aligned face in the network's format, before normalisation.
 
     Parameters
     ----------
     path
-        A picture; stretched to 112x112 if it has another size.
+        An image; resized to 112x112 if it has another size.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def read_face(path: Path) -> np.ndarray:
     Raises
     ------
     ImageError
-        If the picture cannot be read.
+        If the image cannot be read.
     """
     face, _ = fit_image(read_image_rgb(path), PREPROCESS)
     return np.ascontiguousarray(face[..., ::-1].transpose(2, 0, 1))
@@ -67,14 +67,14 @@ def read_face(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FacePairs:
-    """Pairs of faces to verify a network on.
+    """Pairs of faces to verify a network with.
 
     Attributes
     ----------
     paths
-        Each face once.
+        Paths of the faces, without duplicates.
     pairs
-        Shape (N, 2), int64: which of them make a pair.
+        Shape (N, 2), int64: indices of the two faces of each pair.
     is_same
         Shape (N,), bool: whether both show one person.
     """
@@ -85,14 +85,14 @@ class FacePairs:
 
 
 def read_face_pairs(path: Path, root: Optional[Path] = None) -> FacePairs:
-    """Read a list of pairs, a line ``first second 1`` for one person and ``0`` for two.
+    """Read a list of pairs, lines ``first second 1`` for one person and ``0`` for two.
 
     Parameters
     ----------
     path
-        The list; its pictures' names hold no spaces.
+        The list; its image names contain no spaces.
     root
-        Folder that they start from; None takes them as they are.
+        Root folder of the paths; None uses them as they are.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def read_face_pairs(path: Path, root: Optional[Path] = None) -> FacePairs:
         parts = line.split()
         if len(parts) != 3 or parts[2] not in ("0", "1"):
             raise DatasetError(
-                f"{str(path)!r}: line {number} is {line[:80]!r}; expected two pictures and 1 for "
+                f"{str(path)!r}: line {number} is {line[:80]!r}; expected two images and 1 for "
                 "one person, 0 for two"
             )
         pairs.append([numbers.setdefault(name, len(numbers)) for name in parts[:2]])
@@ -115,16 +115,16 @@ def read_face_pairs(path: Path, root: Optional[Path] = None) -> FacePairs:
 
 
 class FaceSet:
-    """The faces of a list, half of them mirrored.
+    """The faces of a list, half of them mirrored at random.
 
     Parameters
     ----------
     images
-        Pictures and classes.
+        Images and classes.
     seed
-        The training's.
-    root
-        Folder that the list's paths start from; None takes them as they are.
+        Seed of the training.
+        root
+        Root folder of the paths; None uses them as they are.
     """
 
     def __init__(self, images: ImageList, seed: int, root: Optional[Path] = None) -> None:
@@ -136,7 +136,7 @@ class FaceSet:
         return len(self.images)
 
     def path(self, index: int) -> Path:
-        """Return where a face is."""
+        """Return the path of a face."""
         name = self.images.paths[index]
         return Path(name) if self._root is None else inside(self._root, name)
 
@@ -150,26 +150,26 @@ class FaceSet:
 
 
 class Batches:
-    """One process's part of every batch that is left, all epochs in one go.
+    """The part of one process of all remaining batches, over all epochs.
 
-    Each epoch has an order of its own and as many full batches as fit; the processes' parts lie one
-    behind the other in it, so that no face is left out or seen twice.
+    Each epoch has its own order and as many full batches as fit; the parts of the processes follow
+    each other in it, so that no face of a batch is skipped or used twice.
 
     Parameters
     ----------
     faces
-        How many there are.
+        Number of faces.
     batch_size
-        Faces in a batch, of all processes together.
+        Faces per batch, over all processes.
     epochs, seed
-        The training's.
-    rank, world
-        Which process of how many.
+        Settings of the training.
+        rank, world
+            Index of the process, and number of processes.
 
     Attributes
     ----------
     start
-        The first batch that is left; set it to go on from there.
+        The first remaining batch; set it to resume.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Recognition networks that others publish as ONNX: the contract for them, and a free batch.
+"""Released recognition networks in ONNX: add the contract and a free batch axis.
 
-An ArcFace network has the same layers as a MagFace one and eats other colours, so that a graph
-cannot tell which it is. A file whose sha256 is known says it; for any other its card is named.
+An ArcFace network has the same layers as a MagFace one but expects another colour order, so the
+graph does not identify it. A file with a known sha256 does; for others the card must be given.
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ from .card import CARDS, WEIGHTS
 __all__ = ["export_released"]
 
 _PROBE_BATCH = 2
-# Two runs of one graph in batches of other sizes differ by some 1e-6 of the values' size.
+# Two runs of one graph with other batch sizes differ by about 1e-6 of the values.
 _TOLERANCE = 1e-4
 
 
 def export_released(
     source: Path, target: Path, *, card_id: Optional[str] = None, batch: Optional[int] = None
 ) -> Tuple[ModelCard, float]:
-    """Give a released recogniser the contract and a free batch, once both graphs give the same.
+    """Add the contract and a free batch axis to a released recogniser, after comparing both graphs.
 
     Parameters
     ----------
     source
-        An .onnx that takes (B, 3, 112, 112) and gives (B, 512).
+        An ``.onnx`` from (B, 3, 112, 112) to (B, 512).
     target
-        The .onnx to write.
+        Target ``.onnx``.
     card_id
-        Which network it holds and so what it eats; None for a file whose sha256 a card states.
+        Card of the network, which gives its input format; None for a file with the sha256 of a
+        card.
     batch
         Fixed batch size; None for a free one.
 
     Returns
     -------
     card : ModelCard
-        The network's.
+        Card of the network.
     worst : float
-        The largest difference found, in units of the output's root mean square.
+        The largest difference, in units of the output's root mean square.
 
     Raises
     ------
     InputError
-        If the card is not named and the file not known.
+        If no card is given and the file is unknown.
     GraphError
-        If the file cannot be read or is no such network, or its output changes with the batch;
-        nothing is written then.
+        If the file cannot be read or is not such a network, or its output changes with the batch
+        size; nothing is written then.
     """
     model = load_graph(source, check=True)
     sha256 = sha256_of(source)
@@ -73,8 +74,8 @@ def _card_of(source: Path, sha256: str, card_id: Optional[str]) -> ModelCard:
         names = {file.sha256: file.name for file in WEIGHTS if file.sha256}
         if sha256 not in names:
             raise InputError(
-                f"{str(source)!r} is no file known by its sha256, and its layers do not say which "
-                f"colours it eats; name its card: --card {' or '.join(CARDS)}"
+                f"{str(source)!r} has no known sha256, and its layers do not show which colour "
+                f"order it expects; give its card: --card {' or '.join(CARDS)}"
             )
         card_id = next(card.id for card in CARDS.values() if card.weights == names[sha256])
     return CARDS[card_id]
@@ -99,7 +100,7 @@ def _with_contract(
             "recognition network with one of each"
         )
     names = {images[0].name: card.input_name, graph.output[0].name: card.outputs[0].name}
-    # The file may use a contract's name for something else.
+    # The file may use a name of the contract for another tensor.
     names = {**{name: f"{name}_released" for name in names.values() if name not in names}, **names}
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
@@ -116,7 +117,7 @@ def _with_contract(
     del graph.value_info[:]
     del named.metadata_props[:]
     helper.set_model_props(named, contract.to_metadata())
-    # Without weights among the inputs, which older files list there, version 4 is the least.
+    # Version 4 is the oldest that does not list weights among the inputs.
     named.ir_version = min(max(named.ir_version, 4), 8)
     onnx.checker.check_model(named)
     return named
@@ -127,7 +128,7 @@ def _channels(card: ModelCard) -> int:
 
 
 def _compare(model: onnx.ModelProto, named: onnx.ModelProto, shape: Tuple[int, ...]) -> float:
-    """Run both graphs on noise, the old one picture by picture."""
+    """Run both graphs on noise, the old one image by image."""
     rng = np.random.default_rng(2026)
     images = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
     (found,) = run_graph(named, {named.graph.input[0].name: images}).values()
@@ -137,14 +138,14 @@ def _compare(model: onnx.ModelProto, named: onnx.ModelProto, shape: Tuple[int, .
     expected = np.concatenate([next(iter(row.values())) for row in rows])
     if found.shape != expected.shape:
         raise GraphError(
-            f"the graph gives {found.shape} for a batch and {expected.shape} picture by picture; "
-            "expected one row of the card's size a picture; give --batch 1, as the file has it"
+            f"the graph gives {found.shape} for a batch and {expected.shape} image by image; "
+            "expected one row of the card's size per image; give --batch 1, as in the file"
         )
     scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
     worst = float(np.max(np.abs(found - expected))) / max(scale, 1e-12)
     if not worst <= _TOLERANCE:
         raise GraphError(
-            f"the output changes with the batch by {worst:.3g} of its root mean square, expected "
-            f"at most {_TOLERANCE:g}; give --batch 1, as the file has it"
+            f"the output changes with the batch size by {worst:.3g} of its root mean square, "
+            f"expected at most {_TOLERANCE:g}; give --batch 1, as in the file"
         )
     return worst

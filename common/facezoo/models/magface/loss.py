@@ -1,4 +1,4 @@
-"""MagFace's loss, Mag-CosFace's and ArcFace's, over all classes or over a slice a process."""
+"""Losses of MagFace, Mag-CosFace and ArcFace, over all classes or a slice per process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .settings import LossSettings
 
 __all__ = ["HeadOutput", "MagHead"]
 
-# Embeddings shorter than this have no direction to speak of: they are divided by it, so that the
-# gradient stays bounded down to length zero.
+# Embeddings shorter than this have no meaningful direction: they are divided by it, so that the
+# gradient stays bounded down to norm zero.
 SHORTEST = 1e-3
 
 
 class HeadOutput(NamedTuple):
-    """What the head says about a batch: two losses and, without gradient, a row a face.
+    """Output of the head for a batch: two losses and, without gradient, values per face.
 
     Attributes
     ----------
@@ -30,13 +30,13 @@ class HeadOutput(NamedTuple):
     identity, magnitude
         Scalars: mean cross entropy; mean of ``a / u_a**2 + 1 / a`` of the clamped lengths.
     lengths
-        Of the embeddings, not clamped.
+        Norms of the embeddings, not clamped.
     margins
-        That these lengths earn.
+        Margins for these norms.
     cosines
-        With the face's own class, before the margin.
+        Cosine to the face's own class, before the margin.
     is_right
-        Whether no other class is nearer.
+        Whether no other class is closer.
     """
 
     loss: Tensor
@@ -49,26 +49,27 @@ class HeadOutput(NamedTuple):
 
 
 class MagHead(nn.Module):  # type: ignore[misc]
-    """A direction for each class, and the loss of embeddings against them.
+    """Class centres, and the loss of embeddings against them.
 
-    Computes in float32 (float64 where the embeddings are) whatever autocast says. The sine of the
-    angle is taken from (1 - cos)(1 + cos), bounded away from zero by one rounding step: finite in
-    value and gradient at cos = 1 and -1, exact elsewhere.
+    Computes in float32 (float64 for float64 embeddings) regardless of autocast. The sine of the
+    angle is computed from (1 - cos)(1 + cos), bounded away from zero by one rounding step: finite
+    in value and gradient at cos = 1 and -1, exact elsewhere.
 
     Parameters
     ----------
     embedding_size, classes
-        Of the embeddings and of the whole training.
+        Size of the embeddings, and number of classes of the training.
     settings
-        Which loss.
+        Settings of the loss.
     processes
-        If given, the classes are sliced: each process holds some, all faces are gathered, and the
-        softmax is over all classes. Otherwise this head holds all and sees this process's faces.
+        If given, the classes are sliced: each process holds a part, all faces are gathered, and
+        the softmax is over all classes. Otherwise this head holds all classes and sees the faces
+        of this process.
 
     Attributes
     ----------
     weight
-        Shape (embedding_size, classes held): a column a class, from ``first`` on.
+        Shape (embedding_size, classes held): one column per class, starting with class ``first``.
 
     References
     ----------
@@ -93,7 +94,7 @@ class MagHead(nn.Module):  # type: ignore[misc]
         whole = functional.normalize(torch.empty(embedding_size, classes).uniform_(-1, 1), dim=0)
         self.weight = nn.Parameter(whole[:, self.first : end].clone())
         if world > 1:
-            # All processes' losses pull at this slice; the training minimises their mean.
+            # The losses of all processes affect this slice; the training minimises their mean.
             self.weight.register_hook(lambda gradient: gradient / world)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
@@ -110,7 +111,7 @@ class MagHead(nn.Module):  # type: ignore[misc]
         margins = settings.margins[0] + settings.slope * (clamped - settings.l_a)
         directions = functional.normalize(embeddings, dim=1, eps=SHORTEST)
         cosines = (directions @ functional.normalize(self.weight, dim=0)).clamp(-1, 1)
-        # Faces whose class another process holds have nothing to add here.
+        # Faces of a class in another process contribute nothing here.
         is_here = (labels >= self.first) & (labels < self.first + self.weight.shape[1])
         column = torch.where(is_here, labels - self.first, 0)[:, None]
         own = cosines.gather(1, column)[:, 0]
@@ -136,7 +137,7 @@ class MagHead(nn.Module):  # type: ignore[misc]
         moved = cosines * margins.cos() - sines * margins.sin()
         if self.settings.easy_margin:
             return torch.where(cosines > 0, moved, cosines)
-        # Beyond pi - margin the angle cannot grow by the margin; a straight line goes on instead.
+        # Above pi - margin the angle cannot grow by the margin; a linear continuation is used.
         line = cosines - margins * (math.pi - margins).sin()
         return torch.where(cosines > (math.pi - margins).cos(), moved, line)
 
@@ -148,12 +149,12 @@ class MagHead(nn.Module):  # type: ignore[misc]
         return highest + self._sum((logits - highest[:, None]).exp().sum(dim=1)).log()
 
     def whole(self, slice_: Tensor) -> Tensor:
-        """Put the slices of all processes together.
+        """Concatenate the slices of all processes.
 
         Parameters
         ----------
         slice_
-            Of the shape of ``weight``, such as itself or the optimiser's momentum.
+            Tensor in the shape of ``weight``, such as itself or the optimiser's momentum.
 
         Returns
         -------
@@ -165,5 +166,5 @@ class MagHead(nn.Module):  # type: ignore[misc]
         return self._processes.total(place)
 
     def part(self, whole: Tensor) -> Tensor:
-        """Cut this process's slice out of what :meth:`whole` returned."""
+        """Return the slice of this process of the result of :meth:`whole`."""
         return whole[:, self.first : self.first + self.weight.shape[1]]

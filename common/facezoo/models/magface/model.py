@@ -1,4 +1,4 @@
-"""MagFace and other recognisers: an aligned face to an embedding."""
+"""MagFace and other recognisers: from an aligned face to an embedding."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ FLIPS = ("none", "sum")
 
 
 class FaceEmbedder(FaceModel[Embedding]):
-    """MagFace or another recogniser on some runtime: ``embedding = model(face_rgb)``.
+    """MagFace or another recogniser on any runtime: ``embedding = model(face_rgb)``.
 
-    The picture is one face, aligned to 112x112 (:func:`~facezoo.image.align.align_face`); of a
+    The image is one face, aligned to 112x112 (:func:`~facezoo.image.align.align_face`); of a
     photo and a detector's faces see :meth:`on_faces`.
 
     Parameters
@@ -35,13 +35,13 @@ class FaceEmbedder(FaceModel[Embedding]):
     backend, contract
         See :class:`FaceModel`.
     flip
-        ``none``, as MagFace's authors evaluate, or ``sum``: the mirrored face's embedding is added.
-        A sum is about twice as long, so that its length is no quality any more.
+        ``none``, as in the authors' evaluation, or ``sum``: add the embedding of the mirrored
+        face. A sum is about twice as long, so its norm is no longer a quality.
 
     Raises
     ------
     InputError
-        If ``flip`` is neither.
+        If ``flip`` has another value.
     """
 
     def __init__(self, backend: Backend, contract: Contract, flip: str = "none") -> None:
@@ -73,7 +73,7 @@ class FaceEmbedder(FaceModel[Embedding]):
         return self._on_faces(self.backend.infer, image_rgb, faces)
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         return {**super().settings(), "flip": self.flip}
 
     def embed(self, infer: Infer, image_rgb: np.ndarray) -> Embedding:

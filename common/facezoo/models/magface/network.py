@@ -1,4 +1,4 @@
-"""MagFace's network in torch: iresnet18 to iresnet100 under the authors' parameter names."""
+"""MagFace network in torch: iresnet18 to iresnet100 with the authors' parameter names."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ EMBEDDING_SIZE = 512  # source: MagFace@99bae61 inference/gen_feat.py --embeddin
 DROPOUT = 0.4  # source: MagFace@99bae61 models/iresnet.py
 NORM = {"eps": 2e-5, "momentum": 0.9}  # source: same file; torch's default eps is 1e-5
 
-# What stands before the names in the authors' files, which differs between data-parallel and
-# distributed training; the classifier beside the trunk is left out.
+# Prefixes of the names in the authors' files, which differ between data-parallel and distributed
+# training; the classifier beside the trunk is skipped.
 # source: MagFace@99bae61 inference/network_inf.py clean_dict_inf
 CHECKPOINT_PREFIXES = {
     "module.features.": "features.",
@@ -37,7 +37,7 @@ CHECKPOINT_PREFIXES = {
 
 
 class Block(nn.Module):  # type: ignore[misc]
-    """A residual block that normalises before its first and after both convolutions."""
+    """A residual block with batch norms before its first and after both convolutions."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def _stage(channels_in: int, channels_out: int, blocks: int) -> nn.Module:
 
 
 class MagFace(nn.Module):  # type: ignore[misc]
-    """The trunk that turns an aligned face into an embedding whose length is its quality.
+    """The trunk from an aligned face to an embedding whose norm is its quality.
 
     Input (N, 3, 112, 112) float32, BGR in [0, 1]; output (N, 512) float32, not normalised.
 
@@ -125,7 +125,7 @@ def build(variant: str) -> MagFace:
     Raises
     ------
     CardError
-        If the variant is none of these.
+        If the variant is unknown.
     """
     if variant not in BLOCKS:
         raise CardError(f"MagFace has no variant {variant!r}; expected one of {list(BLOCKS)}")
@@ -133,19 +133,19 @@ def build(variant: str) -> MagFace:
 
 
 def load_official(network: MagFace, path: Path) -> None:
-    """Load a checkpoint of the authors into a network, strictly.
+    """Load a checkpoint of the authors strictly into a network.
 
     Parameters
     ----------
     network
-        What :func:`build` returned for the checkpoint's architecture.
+        Result of :func:`build` for the architecture of the checkpoint.
     path
-        A ``.pth`` file whose trunk stands under ``module.features.``, ``features.module.`` or
+        A ``.pth`` file with the trunk under ``module.features.``, ``features.module.`` or
         ``features.``.
 
     Raises
     ------
     WeightsError
-        If a tensor is missing, unknown or of another shape; the message names it.
+        If a tensor is missing, unknown or has another shape; the message names it.
     """
     load_checkpoint(network, path, prefixes=CHECKPOINT_PREFIXES)

@@ -1,4 +1,4 @@
-"""What a training of MagFace can be told; read without torch, so that its script can say so."""
+"""Settings of MagFace's training; importable without torch for the help of its script."""
 
 from __future__ import annotations
 
@@ -21,38 +21,42 @@ ARCHS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 PRECISIONS = ("fp32", "bf16", "fp16")
 HEADS = ("replicated", "sharded")
 
-# How far proposed bounds lie outside the lengths that were seen.
+# Margin of proposed bounds around the observed norms.
 SLACK = 0.2
 
 
 def _setting(default: Any, flags: str, text: str, **how: Any) -> Any:
-    """Declare a field with what the training script needs to offer it."""
+    """Declare a field with the flag and help for the training script."""
     metadata = {"flags": flags.split(), "how": {"help": text, **how}}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """One of the three losses with its numbers, checked; each field's ``help`` says what it is.
+    """One of the three losses with validated numbers; each field's ``help`` describes it.
 
-    ``l_margin``, ``u_margin`` and ``lambda_g`` are the authors' for the loss where they are None.
+    If ``l_margin``, ``u_margin`` or ``lambda_g`` is None, the authors' value for the loss is used.
     """
 
     name: str = _setting("magface", "--loss", "which loss", choices=tuple(LOSSES))
-    l_a: float = _setting(10.0, "--l_a", "lengths below count as this", type=float)
-    u_a: float = _setting(110.0, "--u_a", "lengths above count as this", type=float)
+    l_a: float = _setting(
+        10.0, "--l_a", "lower bound of the norm; smaller norms are clamped", type=float
+    )
+    u_a: float = _setting(
+        110.0, "--u_a", "upper bound of the norm; larger norms are clamped", type=float
+    )
     l_margin: Optional[float] = _setting(
-        None, "--l_margin", "margin at l_a in radians (Mag-CosFace: cosine)", type=float
+        None, "--l_margin", "margin at norm l_a, in radians (Mag-CosFace: cosine)", type=float
     )
-    u_margin: Optional[float] = _setting(None, "--u_margin", "margin at u_a", type=float)
+    u_margin: Optional[float] = _setting(None, "--u_margin", "margin at norm u_a", type=float)
     lambda_g: Optional[float] = _setting(
-        None, "--lambda_g", "weight of the loss that rewards length", type=float
+        None, "--lambda_g", "weight of the loss that rewards a large norm", type=float
     )
-    scale: float = _setting(64.0, "--arc-scale", "of the logits", type=float)
+    scale: float = _setting(64.0, "--arc-scale", "scale of the logits", type=float)
     easy_margin: int = _setting(
         1,
         "--easy_margin",
-        "1: no margin for faces beyond a right angle; 0: one that stays monotonic",
+        "1: no margin for angles above 90 degrees; 0: a margin that stays monotonic",
         type=int,
         choices=(0, 1),
     )
@@ -76,28 +80,28 @@ class LossSettings:
             raise InputError(
                 f"lambda_g {self.weight:g} is below its bound {self.bound:.3f} for l_a "
                 f"{self.l_a:g}, u_a {self.u_a:g}, margins {low:g} to {high:g} and scale "
-                f"{self.scale:g}, so lengths need not converge; raise lambda_g to the bound or "
+                f"{self.scale:g}, so norms need not converge; raise lambda_g to the bound or "
                 "narrow the margins"
             )
 
     @property
     def margins(self) -> Tuple[float, float]:
-        """The margin at either end."""
+        """The margins at l_a and u_a."""
         return float(self.l_margin or 0.0), float(self.u_margin or 0.0)
 
     @property
     def weight(self) -> float:
-        """The number lambda_g."""
+        """The value of lambda_g."""
         return float(self.lambda_g or 0.0)
 
     @property
     def slope(self) -> float:
-        """How much the margin grows per unit of length."""
+        """Growth of the margin per unit of norm."""
         return (self.margins[1] - self.margins[0]) / (self.u_a - self.l_a)
 
     @property
     def bound(self) -> float:
-        """What lambda_g must be at least, so that every face has one best length.
+        """Lower bound of lambda_g, so that every face has a single best norm.
 
         References
         ----------
@@ -110,25 +114,33 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What decides a training besides its data; each field's ``help`` says what it is."""
+    """Settings that determine a training; each field's ``help`` describes it."""
 
     loss: LossSettings = LossSettings()
     arch: str = _setting("iresnet18", "--arch", "network", choices=ARCHS)
-    epochs: int = _setting(25, "--epochs", "times every face is seen", type=int)
+    epochs: int = _setting(25, "--epochs", "passes over all faces", type=int)
     batch_size: int = _setting(
-        512, "--batch-size -b", "faces in a batch, of all processes together", type=int
+        512, "--batch-size -b", "faces per batch, over all processes", type=int
     )
-    lr: float = _setting(0.1, "--learning-rate --lr", "at first", type=float)
+    lr: float = _setting(0.1, "--learning-rate --lr", "initial learning rate", type=float)
     lr_drop_epoch: Tuple[int, ...] = _setting(
-        (10, 18, 22), "--lr-drop-epoch", "epochs, from 0, it falls at", type=int, nargs="*"
+        (10, 18, 22),
+        "--lr-drop-epoch",
+        "epochs, from 0, at which the rate drops",
+        type=int,
+        nargs="*",
     )
-    lr_drop_ratio: float = _setting(0.1, "--lr-drop-ratio", "what it falls to", type=float)
-    momentum: float = _setting(0.9, "--momentum", "of the gradient descent", type=float)
-    weight_decay: float = _setting(5e-4, "--weight-decay --wd", "of all weights", type=float)
+    lr_drop_ratio: float = _setting(
+        0.1, "--lr-drop-ratio", "factor of each drop of the rate", type=float
+    )
+    momentum: float = _setting(0.9, "--momentum", "momentum of the gradient descent", type=float)
+    weight_decay: float = _setting(
+        5e-4, "--weight-decay --wd", "weight decay of all weights", type=float
+    )
     precision: str = _setting(
         "fp32",
         "--precision",
-        "what the network computes in; bf16 is fast on CPUs with AMX, fp16 needs a GPU",
+        "arithmetic of the network; bf16 is fast on CPUs with AMX, fp16 needs a GPU",
         choices=PRECISIONS,
     )
     head: str = _setting(
@@ -138,7 +150,7 @@ class TrainSettings:
         choices=HEADS,
     )
     seed: int = _setting(
-        0, "--seed", "of first weights, order of the faces, flips and dropout", type=int
+        0, "--seed", "random seed of initial weights, order, flips and dropout", type=int
     )
 
     def __post_init__(self) -> None:
@@ -166,20 +178,20 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What does not change what is learnt; each field's ``help`` says what it is."""
+    """Settings that do not change the result; each field's ``help`` describes it."""
 
-    print_freq: int = _setting(100, "--print-freq -p", "batches a line of progress", type=int)
+    print_freq: int = _setting(100, "--print-freq -p", "batches per line of progress", type=int)
     save_every: int = _setting(
         0,
         "--save-every",
-        "batches a checkpoint; 0: every 10 minutes; always: every epoch",
+        "batches per checkpoint; 0: every 10 minutes; in any case every epoch",
         type=int,
     )
-    keep: int = _setting(3, "--keep", "checkpoints to keep", type=int)
-    pth_save_epoch: int = _setting(1, "--pth-save-epoch", "epochs a file of weights", type=int)
-    val_folds: int = _setting(10, "--val_folds", "of the verification", type=int)
+    keep: int = _setting(3, "--keep", "number of checkpoints to keep", type=int)
+    pth_save_epoch: int = _setting(1, "--pth-save-epoch", "epochs per file of weights", type=int)
+    val_folds: int = _setting(10, "--val_folds", "folds of the verification", type=int)
     vis_mag: int = _setting(
-        1, "--vis_mag", "1: plot lengths and cosines of every epoch", type=int, choices=(0, 1)
+        1, "--vis_mag", "1: plot norms and cosines after every epoch", type=int, choices=(0, 1)
     )
 
     def __post_init__(self) -> None:
@@ -188,18 +200,18 @@ class RunSettings:
 
 
 def propose_bounds(low: float, high: float) -> Tuple[float, float]:
-    """Propose l_a and u_a for fine-tuning a network whose embeddings have certain lengths.
+    """Propose l_a and u_a for fine-tuning a network, from the norms of its embeddings.
 
     Parameters
     ----------
     low, high
-        Shortest and longest embedding of a sample.
+        Smallest and largest norm of a sample.
 
     Returns
     -------
     tuple of float
-        Two numbers of two digits with a fifth of room on either side, since the authors ask for
-        ``l_a < low`` and ``u_a > high``.
+        Two numbers with two digits and a margin of a fifth on either side, since the authors
+        require ``l_a < low`` and ``u_a > high``.
 
     Examples
     --------
@@ -212,7 +224,7 @@ def propose_bounds(low: float, high: float) -> Tuple[float, float]:
 
 
 def flags_of(kind: type) -> Iterator[Tuple[List[str], Dict[str, Any]]]:
-    """Give the flags of a settings class, and what ``add_argument`` takes for each."""
+    """Yield the flags of a settings class, with the arguments of ``add_argument`` for each."""
     for field in dataclasses.fields(kind):
         if field.metadata:
             how = {**field.metadata["how"], "dest": field.name, "default": field.default}
@@ -220,17 +232,17 @@ def flags_of(kind: type) -> Iterator[Tuple[List[str], Dict[str, Any]]]:
 
 
 def run_settings_of(values: Mapping[str, Any]) -> RunSettings:
-    """Make the settings from what the flags of :func:`flags_of` were given."""
+    """Create the settings from the values of the flags of :func:`flags_of`."""
     return RunSettings(**{how["dest"]: values[how["dest"]] for _, how in flags_of(RunSettings)})
 
 
 def settings_of(values: Mapping[str, Any]) -> TrainSettings:
-    """Make the settings from what the flags of :func:`flags_of` were given.
+    """Create the settings from the values of the flags of :func:`flags_of`.
 
     Raises
     ------
     InputError
-        If they do not go together.
+        If the values are inconsistent.
     """
 
     def taken(kind: type) -> Dict[str, Any]:

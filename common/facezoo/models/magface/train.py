@@ -1,4 +1,4 @@
-"""MagFace's training: one batch at a time, on one process or many, stoppable after any."""
+"""Training of MagFace on one or several processes, resumable after any batch."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ __all__ = [
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SAVE_SECONDS = 600.0
 EVAL_BATCH = 64
-PLOTTED = 4096  # faces in the plot of an epoch: its last ones
+PLOTTED = 4096  # the last faces of an epoch, shown in its plot
 
 Say = Callable[[str], object]
 Plot = Callable[[np.ndarray, np.ndarray, Path], None]
 
 
 class SampleDropout(nn.Module):  # type: ignore[misc]
-    """A dropout of whole maps that is told its chances, one a face and map, instead of drawing."""
+    """A dropout of whole maps with given chances, one per face and map, instead of random ones."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -60,24 +60,24 @@ class SampleDropout(nn.Module):  # type: ignore[misc]
 
 
 class Meter:
-    """Means and extremes over some batches, kept on the device until asked for.
+    """Means and extremes over batches, kept on the device until read.
 
     Attributes
     ----------
     sums
-        Of the batches' loss, identity, magnitude, share of right faces, length and margin, and
-        their number; float64.
+        Sums over batches of loss, identity, magnitude, share of correct faces, norm and margin,
+        and their number; float64.
     """
 
     NAMES = ("loss", "identity", "magnitude", "accuracy", "length", "margin")
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES) + 1, dtype=torch.float64, device=device)
-        # Highest and lowest length, the latter negated, so that one maximum serves both.
+        # Largest and smallest norm, the latter negated, so that one maximum serves both.
         self.extremes = torch.full((2,), -torch.inf, dtype=torch.float64, device=device)
 
     def add(self, output: HeadOutput) -> None:
-        """Count one batch."""
+        """Add one batch."""
         shares = (output.is_right.float(), output.lengths, output.margins)
         means = (output.loss, output.identity, output.magnitude, *(x.mean() for x in shares))
         self.sums += torch.stack([*(x.detach().double() for x in means), self.sums.new_ones(())])
@@ -90,53 +90,53 @@ class Meter:
         return [sums, processes.highest(self.extremes.clone())]
 
     def row(self, processes: Processes) -> dict[str, float]:
-        """Return the means by name, and the shortest and longest length."""
+        """Return the means by name, and the smallest and largest norm."""
         (*sums, count), (high, low) = (values.tolist() for values in self.reduced(processes))
         means = {name: value / count for name, value in zip(self.NAMES, sums)}
         return {**means, "shortest": -low, "longest": high}
 
     def restore(self, state: Sequence[Tensor]) -> None:
-        """Go on from what :meth:`reduced` returned."""
+        """Continue from the result of :meth:`reduced`."""
         self.sums, self.extremes = (values.to(self.sums.device) for values in state)
 
 
 class Trainer:
-    """A training; saved and resumed it gives what it gives in one go, bit for bit on a CPU.
+    """A training; a resumed run equals an uninterrupted one, bit for bit on a CPU.
 
-    Nothing random is drawn while it runs (see :mod:`.faces`), so that the state of no generator
-    needs to be kept and as many processes as one likes compute the same.
+    Nothing random is drawn while it runs (see :mod:`.faces`), so no generator state needs to be
+    saved, and any number of processes computes the same result.
 
     Parameters
     ----------
     settings
-        How.
-    faces
-        What from.
-    classes
-        How many people.
-    build
-        Makes the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
-    processes
-        Who takes part.
-    workers
-        Processes that read faces, for each of these.
-    compiled
-        Whether ``torch.compile`` works on the network; needs a C++ compiler on a CPU.
-    embedding_size
-        Of the network's output.
+        Settings of the training.
+        faces
+            Training faces.
+        classes
+            Number of people.
+        build
+            Creates the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
+        processes
+            The process group.
+        workers
+            Reader processes per training process.
+        compiled
+            Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
+        embedding_size
+            Size of the network's output.
 
     Attributes
     ----------
     network
-        The network alone, under its own names.
+        The network, with its own parameter names.
     step
-        How many batches are done; the run is over at ``steps``.
+        Number of batches done; the run ends at ``steps``.
     history
-        A row for every ``print_freq`` batches.
+        One row per ``print_freq`` batches.
     epochs
-        A row for every epoch done.
+        One row per finished epoch.
     best
-        The highest accuracy of a verification so far.
+        Highest verification accuracy so far.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Trainer:
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            # One pass over the weights instead of four; on a CPU it would not skip overflows.
+            # One pass over the weights instead of four; on a CPU this would not skip overflows.
             fused=settings.precision != "fp16",
         )
         self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
@@ -192,11 +192,11 @@ class Trainer:
     def _parallel(self, module: nn.Module) -> nn.Module:
         if self.processes.world == 1:
             return module
-        # Buffers are equal on all processes already, since the batch norms are.
+        # Buffers are already equal on all processes, since the batch norms are synchronised.
         return DistributedDataParallel(module, broadcast_buffers=False)
 
     def learn(self, faces: Tensor, labels: Tensor, chances: Tensor) -> HeadOutput:
-        """Learn from this process's part of the next batch.
+        """Train on this process's part of the next batch.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class Trainer:
         labels
             Shape (B,), int64.
         chances
-            Shape (B, K), float32: what decides about dropout.
+            Shape (B, K), float32: random numbers for dropout.
         """
         device, settings = self.processes.device, self.settings
         inputs = faces.to(device, non_blocking=True).to(self._dtype) / 255.0
@@ -231,7 +231,7 @@ class Trainer:
         return output
 
     def _share_overflow(self) -> None:
-        """Let an overflow in one slice of the classes make every process skip the step."""
+        """Make every process skip the step after an overflow in one slice of the classes."""
         gradient = self.head.weight.grad
         if self._scaler.is_enabled() and self._loss is self.head and self.processes.world > 1:
             overflow = (~gradient.isfinite()).any().float()
@@ -246,25 +246,25 @@ class Trainer:
         pairs: FacePairs | None = None,
         plot: Plot | None = None,
     ) -> bool:
-        """Learn from all batches that are left, or until Ctrl-C or SIGTERM.
+        """Train on all remaining batches, or until Ctrl-C or SIGTERM.
 
         Parameters
         ----------
         folder
-            Gets ``checkpoints/``, ``weights/``, ``vis/``, ``steps.csv`` and ``epochs.csv``.
+            Output folder: ``checkpoints/``, ``weights/``, ``vis/``, ``steps.csv``, ``epochs.csv``.
         options
-            How often it says and saves what.
+            Intervals of progress lines and files.
         say
-            Takes a line of progress.
+            Called with each line of progress.
         pairs
-            Faces of other people, to verify the network on after every epoch.
+            Faces of other people, to verify the network after every epoch.
         plot
-            Draws lengths and cosines into a file.
+            Draws norms and cosines to a file.
 
         Returns
         -------
         bool
-            Whether all epochs are done.
+            Whether all epochs are finished.
         """
         self.batches.start = self.step
         loader = DataLoader(
@@ -276,7 +276,7 @@ class Trainer:
         )
         handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         began, first, saved_at = time.monotonic(), self.step, time.monotonic()
-        # Where epochs are shorter than that, each has its line.
+        # Shorter epochs have one line each.
         print_freq = min(options.print_freq, self.batches.per_epoch)
         try:
             for batch in loader:
@@ -303,11 +303,11 @@ class Trainer:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._stop = True
-        # The second one ends the program at once.
+        # A second signal ends the program immediately.
         signal.signal(number, signal.SIG_DFL)
 
     def _agree(self, *flags: bool) -> list[bool]:
-        """Return the flags that any process has raised."""
+        """Return the flags that are set in any process."""
         if self.processes.world == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.float32, device=self.processes.device)
@@ -358,26 +358,26 @@ class Trainer:
         self._seen = self._seen[:, :0]
 
     def save(self, folder: Path, keep: int = 3) -> None:
-        """Write everything the rest of the run needs, all or nothing; all processes call it.
+        """Write the complete state of the run, all or nothing; all processes call it.
 
         Parameters
         ----------
         folder
-            The run's.
+            Folder of the run.
         keep
-            Checkpoints that stay; older ones are removed.
+            Number of checkpoints to keep; older ones are removed.
 
         Raises
         ------
         InputError
-            If weights are no longer finite; the checkpoints before stay.
+            If weights are no longer finite; earlier checkpoints are kept.
         """
         if not bool(self.head.weight.isfinite().all()):
             raise InputError(
                 f"the weights at step {self.step} are not finite; lower --learning-rate, or choose "
-                "l_a and u_a around what --measure-norms prints, and go on from the last checkpoint"
+                "l_a and u_a around those of --measure-norms, and resume from the last checkpoint"
             )
-        # Slices are put together, so that any number of processes can go on.
+        # Slices are joined, so that any number of processes can resume.
         state = {
             "settings": self.settings.to_dict(),
             "classes": self.head.classes,
@@ -408,18 +408,20 @@ class Trainer:
         return self.head.part(value) if self._loss is self.head else value
 
     def resume(self, path: Path) -> None:
-        """Go on where :meth:`save` wrote a file; later ones beside it are removed.
+        """Resume from a file of :meth:`save`; later ones beside it are removed.
 
         Raises
         ------
         WeightsError
-            If the file cannot be read, or is another training's.
+            If the file cannot be read, or belongs to another training.
         """
         state = _read(path)
         wanted = {"settings": self.settings.to_dict(), "classes": self.head.classes}
         found = {name: state.get(name) for name in wanted}
         if found != wanted:
-            raise WeightsError(f"{str(path)!r} is another training's: {found}; this is {wanted}")
+            raise WeightsError(
+                f"{str(path)!r} belongs to another training: {found}; this one is {wanted}"
+            )
         self.network.load_state_dict(state["network"])
         self.head.weight.data.copy_(self._part(state["head"]))
         self._optimizer.load_state_dict(_change_first(state["optimizer"], self._part))
@@ -435,9 +437,9 @@ class Trainer:
                     later.unlink()
 
     def export(self, path: Path) -> None:
-        """Write the weights as the authors' data-parallel training names them; all call it.
+        """Write the weights with the names of the authors' data-parallel training; all call it.
 
-        Their loader and :func:`~facezoo.models.magface.network.load_official` take the file.
+        Their loader and :func:`~facezoo.models.magface.network.load_official` read the file.
         """
         weights = {f"module.{name}": value for name, value in self.network.state_dict().items()}
         weights["module.fc.weight"] = self._whole(self.head.weight.detach())
@@ -447,7 +449,7 @@ class Trainer:
 
 
 def builder(arch: str, pretrained: Path | None = None) -> Callable[[], nn.Module]:
-    """Return what builds a network, with fresh weights or a checkpoint's."""
+    """Return a constructor of the network, with random weights or those of a checkpoint."""
 
     def build_network() -> nn.Module:
         network = build(arch)
@@ -459,7 +461,7 @@ def builder(arch: str, pretrained: Path | None = None) -> Callable[[], nn.Module
 
 
 def seeded(build_network: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a network with the first weights that belong to a seed."""
+    """Build a network with the initial weights of a seed."""
     torch.manual_seed(seed)
     return build_network()
 
@@ -470,11 +472,11 @@ def embed(network: nn.Module, paths: Iterable[Path], device: torch.device | str)
     Parameters
     ----------
     network
-        On the device; left in evaluation mode.
+        Network on the device; left in evaluation mode.
     paths
         Aligned faces.
     device
-        Where it is.
+        Device of the network.
 
     Returns
     -------
@@ -494,18 +496,18 @@ def embed(network: nn.Module, paths: Iterable[Path], device: torch.device | str)
 def verify(
     network: nn.Module, pairs: FacePairs, folds: int, device: torch.device | str
 ) -> FoldAccuracy:
-    """Measure a network on pairs by the authors' protocol.
+    """Evaluate a network on pairs with the authors' protocol.
 
     Parameters
     ----------
     network
-        On the device; left in evaluation mode.
+        Network on the device; left in evaluation mode.
     pairs
-        Faces it has not learnt from.
+        Faces it was not trained on.
     folds
-        Each is decided by the threshold that is best on the others.
+        Number of folds; each uses the best threshold of the others.
     device
-        Where the network is.
+        Device of the network.
     """
     embeddings = embed(network, pairs.paths, device)
     first, second = (embeddings[pairs.pairs[:, side]] for side in (0, 1))
@@ -513,14 +515,14 @@ def verify(
 
 
 def lengths_of(network: nn.Module, faces: FaceSet, count: int, seed: int) -> np.ndarray:
-    """Measure how long the embeddings of some faces are, in float64, to choose l_a and u_a by."""
+    """Measure the norms of embeddings, in float64, to choose l_a and u_a."""
     chosen = np.random.default_rng(seed).choice(len(faces), min(count, len(faces)), replace=False)
     embeddings = embed(network, map(faces.path, chosen), torch.device("cpu"))
     return np.asarray(np.linalg.norm(embeddings, axis=1))
 
 
 def saved(folder: Path) -> list[Path]:
-    """List a run's checkpoints, the newest last."""
+    """List the checkpoints of a run, the newest last."""
     return sorted(Path(folder, "checkpoints").glob("*.pth"))
 
 
@@ -528,14 +530,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _ignore_signals(worker: int) -> None:
-    """Let workers outlive a signal to all, until the training has saved itself."""
+    """Make workers ignore a signal to all processes until the training has saved its state."""
     torch.set_num_threads(1)
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _tell_dropouts(network: nn.Module) -> list[SampleDropout]:
-    """Replace a network's dropouts by ones that are told their chances."""
+    """Replace the dropouts of a network by ones with given chances."""
     replaced = []
     for parent in list(network.modules()):
         for name, layer in parent.named_children():
@@ -546,7 +548,7 @@ def _tell_dropouts(network: nn.Module) -> list[SampleDropout]:
 
 
 def _change_first(optimizer: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """Change what an optimiser's state dict holds about its first parameter, the head's."""
+    """Change the state of an optimiser for its first parameter, that of the head."""
     state = dict(optimizer["state"])
     if 0 in state:
         state[0] = {name: change(value) for name, value in state[0].items()}
@@ -562,10 +564,10 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle's, zip's and plain errors for bad files.
+    except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
         raise WeightsError(
-            f"{str(path)!r} is no saved training ({type(error).__name__}); remove it to go on from "
-            "the one before"
+            f"{str(path)!r} is not a saved training ({type(error).__name__}); remove it to resume "
+            "from the previous one"
         ) from error
     return state if isinstance(state, dict) else {}
 

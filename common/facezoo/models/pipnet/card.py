@@ -1,4 +1,4 @@
-"""PIPNet's cards: 98 landmarks by four backbones, and their published weights."""
+"""Model cards of PIPNet: 98 landmarks with four backbones, and their published weights."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ PUBLISHED_ON_CARD: Mapping[str, Mapping[str, Tuple[float, float, float]]] = {
     },
 }
 
-# Weights of a variant by the name `facezoo download` takes; the MobileNets are published nowhere.
+# Weights of a variant, by name for `facezoo download`; the MobileNets are not published.
 WEIGHTS_OF = {
     "pip_resnet18": "pipnet_r18_wflw_98",
     "pip_resnet101": "pipnet_r101_wflw_98_pth",
@@ -124,7 +124,7 @@ def _card(variant: str) -> ModelCard:
         id=variant,
         model="pipnet",
         task="face_alignment",
-        summary="The crop of a face in, 98 landmarks with confidences out.",
+        summary="Finds 98 landmarks with confidences in the crop of a face.",
         upstream=UPSTREAM,
         input_name="input",
         preprocess=PREPROCESS,

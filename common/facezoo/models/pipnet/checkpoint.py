@@ -1,4 +1,4 @@
-"""PIPNet from a checkpoint, the authors' or one of our own, to ONNX."""
+"""PIPNet conversion: from a checkpoint, the authors' or ours, to ONNX."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def export_checkpoint(
     net_stride: int = NET_STRIDE,
     batch: Optional[int] = None,
 ) -> Tuple[Contract, float]:
-    """Write the ONNX of a checkpoint, once it gives what PyTorch gives.
+    """Export a checkpoint to ONNX, after comparing it with PyTorch.
 
     Parameters
     ----------
     checkpoint
-        A ``.pth`` of the authors, or of ``source_code/fit.py``.
+        A ``.pth`` of the authors or of ``source_code/fit.py``.
     backbone, num_neighbors, input_size, net_stride
-        As of :func:`~facezoo.models.pipnet.network.build`.
+        As for :func:`~facezoo.models.pipnet.network.build`.
     target
-        The ``.onnx`` to write.
+        Target ``.onnx``.
     meanface_txt
-        Mean face of the data set it was trained on, which also says how many landmarks there are;
-        by default WFLW's.
+        Mean face of its training set, which also gives the number of landmarks; WFLW's by
+        default.
     batch
         Fixed batch size; None for a free one.
 
     Returns
     -------
     contract : Contract
-        What was written into the file.
+        The contract written to the file.
     worst : float
         The largest difference between PyTorch and ONNX Runtime, in units of the output's root mean
         square.
@@ -54,9 +54,9 @@ def export_checkpoint(
     Raises
     ------
     WeightsError
-        If the checkpoint is not such a network's; the message lists what does not fit.
+        If the checkpoint belongs to another network; the message lists what does not fit.
     GraphError
-        If the graph does not give what PyTorch gives; nothing is written then.
+        If the graph differs from PyTorch; nothing is written then.
     """
     points = read_meanface(meanface_txt or PACKAGED["WFLW"])
     network = build(backbone, len(points), num_neighbors, input_size, net_stride)

@@ -1,7 +1,7 @@
-"""The crop of a face that a detector found, as PIPNet's authors cut it in their demonstration.
+"""Face crop from a detector's box, as in the demo of PIPNet's authors.
 
-The other crop, of WFLW's annotated rectangles, is :class:`facezoo.datasets.wflw.WflwCrop`. The
-two give different landmarks, since the network was trained on the latter.
+The crop of WFLW's annotated rectangles is :class:`facezoo.datasets.wflw.WflwCrop`. The two give
+different landmarks, since the network was trained on the latter.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BOX_SCALE = 1.2  # source: PIPNet@b9eab58 lib/demo.py demo_image det_box_scale
 
 @dataclass(frozen=True)
 class DetectorCrop:
-    """A detector's box, a tenth wider on the left, the right and below, a tenth cut off its top.
+    """A detector's box, extended by a tenth left, right and below, and reduced by a tenth above.
 
     Attributes
     ----------
     box_xyxy
-        Left, top, right, bottom in whole pixels of the photo. The picture is cut before the right
-        and the lower side, while width and height count them: the authors' way.
+        Left, top, right, bottom in whole pixels of the photo. As in the authors' code, the crop
+        excludes the right and the lower side, while width and height include them.
     image_hw
         Height and width of the photo in pixels.
 
@@ -42,13 +42,15 @@ class DetectorCrop:
 
     @classmethod
     def of(cls, box_xyxy: Sequence[float], image_hw: Tuple[int, int]) -> DetectorCrop:
-        """Apply the authors' rule to a box in the photo's pixels."""
+        """Apply the authors' rule to a box in pixels of the photo."""
         height, width = image_hw
         left, top, right, bottom = (int(side) for side in box_xyxy)
-        # Not a tenth: the margin of 100 pixels is 9, because 1.2 - 1 is a little less than 0.2.
+        # Not exactly a tenth: the margin of 100 pixels is 9, because 1.2 - 1 is slightly less than
+        # 0.2.
         margin_x = int((right - left) * (BOX_SCALE - 1) / 2)
         margin_y = int((bottom - top) * (BOX_SCALE - 1) / 2)
-        # The limits keep a pixel of boxes at the photo's edge, where the authors' crop is empty.
+        # The limits keep a pixel of boxes at the edge of the photo, where the authors' crop is
+        # empty.
         left = min(max(left - margin_x, 0), max(width - 2, 0))
         top = min(max(top + margin_y, 0), max(height - 2, 0))
         right = max(min(right - 1 + margin_x, width - 1), left + 1)

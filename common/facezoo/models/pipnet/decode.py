@@ -1,8 +1,8 @@
-"""From PIPNet's five maps to landmarks: the best cell, its offsets, the neighbours' opinions.
+"""Decoder of PIPNet: from five maps to landmarks (best cell, offsets, neighbour predictions).
 
-Every landmark is predicted by itself and by the landmarks it is a neighbour of on the mean face.
-The mean face of WFLW in ``data/`` holds the numbers of the authors' training set
-(PIPNet@b9eab58 data/WFLW/meanface.txt); :func:`compute_meanface` makes one for other landmarks.
+Each landmark is predicted at its own cell and by the landmarks it is a neighbour of on the mean
+face. The mean face of WFLW in ``data/`` has the numbers of the authors' training set
+(PIPNet@b9eab58 data/WFLW/meanface.txt); :func:`compute_meanface` computes one for other landmarks.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
 DATA = Path(__file__).with_name("data")
 PACKAGED = {"WFLW": DATA / "meanface_WFLW.txt"}
 
-# A mean face explains at least this much of where a trained network sees neighbours; of another
-# data set's, or with x and y exchanged, it explains next to nothing.
+# Smallest correlation between the neighbour positions of a mean face and of a trained network; with
+# the mean face of another data set, or with x and y swapped, it is near zero.
 LEAST_CORRELATION = 0.7
 LONGEST_MEANFACE = 1 << 16  # characters; that of 98 landmarks has 4,000
 
@@ -43,19 +43,19 @@ Points = Union[np.ndarray, Sequence[Sequence[float]]]
 
 @dataclass(frozen=True)
 class MeanFace:
-    """Which landmarks are neighbours, and by whom each landmark is predicted.
+    """A mean face with its neighbour tables.
 
     Attributes
     ----------
     points_xy
         Shape (N, 2), float64, in [0, 1] of the crop.
     neighbors
-        Shape (N, K), int64: each landmark's nearest landmarks, nearest first; channel n K + k of
-        the neighbour maps is landmark ``neighbors[n, k]`` as landmark n predicts it.
+        Shape (N, K), int64: nearest landmarks of each landmark, nearest first; channel n K + k of
+        the neighbour maps is the prediction of landmark ``neighbors[n, k]`` by landmark n.
     reverse
         Shape (max_len, N), int64, contiguous: column m lists the channels n K + k that predict
         landmark m. Lists shorter than the longest are repeated from their start, so their first
-        entries weigh more; the authors' numbers come from this.
+        entries have more weight, as in the authors' numbers.
     """
 
     points_xy: np.ndarray
@@ -64,7 +64,7 @@ class MeanFace:
 
     @classmethod
     def from_points(cls, points_xy: Points, num_neighbors: int) -> MeanFace:
-        """Make the index tables of a mean face.
+        """Compute the index tables of a mean face.
 
         Parameters
         ----------
@@ -76,8 +76,8 @@ class MeanFace:
         Raises
         ------
         InputError
-            If the points are no (N, 2) finite numbers, or too few for so many neighbours, or a
-            landmark is nobody's neighbour.
+            If the points are not (N, 2) finite numbers, are too few for so many neighbours, or a
+            landmark is not a neighbour of any other.
 
         References
         ----------
@@ -93,14 +93,14 @@ class MeanFace:
                 f"landmarks, got {num_neighbors}"
             )
         distances = np.square(points[:, None] - points[None]).sum(axis=2)
-        np.fill_diagonal(distances, -1.0)  # first in its own row even where points coincide
+        np.fill_diagonal(distances, -1.0)  # first in its own row even if points coincide
         neighbors = np.argsort(distances, axis=1, kind="stable")[:, 1 : 1 + num_neighbors]
         predicted_by = [np.flatnonzero(neighbors == landmark) for landmark in range(count)]
         alone = [landmark for landmark in range(count) if not len(predicted_by[landmark])]
         if alone:
             raise InputError(
-                f"landmarks {alone} are among nobody's {num_neighbors} nearest neighbours; "
-                "use more neighbours, as many as the network was trained with"
+                f"landmarks {alone} are not among the {num_neighbors} nearest neighbours of any "
+                "other; use the number of neighbours that the network was trained with"
             )
         max_len = max(map(len, predicted_by))
         reverse = np.stack([np.resize(channels, max_len) for channels in predicted_by], axis=1)
@@ -113,11 +113,11 @@ class CropLandmarks(NamedTuple):
     Attributes
     ----------
     points_xy
-        Shape (B, N, 2): the landmarks, neighbours' predictions included.
+        Shape (B, N, 2): the landmarks, averaged with the neighbour predictions.
     own_xy
-        Shape (B, N, 2): without the neighbours' predictions.
+        Shape (B, N, 2): without the neighbour predictions.
     scores
-        Shape (B, N): value of the landmark's map at its best cell, as the network gives it.
+        Shape (B, N): value of the landmark's map at its best cell, as returned by the network.
     """
 
     points_xy: np.ndarray
@@ -126,32 +126,32 @@ class CropLandmarks(NamedTuple):
 
 
 def decode(raw: RawOutputs, *, meanface: Union[str, Points], num_neighbors: int) -> List[Landmarks]:
-    """Turn the raw maps of a batch into landmarks in the pictures' pixels.
+    """Decode the raw maps of a batch to landmarks in pixels of the images.
 
     Parameters
     ----------
     raw
         ``cls``, ``x``, ``y`` (B, N, h, w) and ``nb_x``, ``nb_y`` (B, N K, h, w).
     meanface
-        Mean face of the network's data set: ``WFLW``, or N points.
+        Mean face of the network's data set: ``WFLW`` or N points.
     num_neighbors
         K.
 
     Returns
     -------
     list of Landmarks
-        One a picture.
+        One per image.
 
     Raises
     ------
     DecodeError
-        If an output is missing, or its shape does not fit the others or the mean face.
+        If an output is missing, or its shape does not match the others or the mean face.
     InputError
         If the mean face cannot be used.
     """
     crops = decode_maps(raw.arrays, load_meanface(meanface, num_neighbors))
     if len(crops.scores) != len(raw.placements):
-        raise DecodeError(f"{len(raw.placements)} placements for {len(crops.scores)} pictures")
+        raise DecodeError(f"{len(raw.placements)} placements for {len(crops.scores)} images")
     return [
         Landmarks(
             placement.undo(points * np.array(placement.input_hw[::-1], np.float32)),
@@ -163,19 +163,19 @@ def decode(raw: RawOutputs, *, meanface: Union[str, Points], num_neighbors: int)
 
 
 def decode_maps(arrays: Mapping[str, np.ndarray], meanface: MeanFace) -> CropLandmarks:
-    """Turn the raw maps of a batch into landmarks in [0, 1] of the crop.
+    """Decode the raw maps of a batch to landmarks in [0, 1] of the crop.
 
     Parameters
     ----------
     arrays
-        As ``raw.arrays`` of :func:`decode`.
+        The ``raw.arrays`` of :func:`decode`.
     meanface
         Index tables.
 
     Raises
     ------
     DecodeError
-        If an output is missing, or its shape does not fit the others or the mean face.
+        If an output is missing, or its shape does not match the others or the mean face.
 
     References
     ----------
@@ -189,15 +189,15 @@ def decode_maps(arrays: Mapping[str, np.ndarray], meanface: MeanFace) -> CropLan
     at = np.arange(0, batch * count * cells, cells) + best
     at_neighbors = np.arange(0, batch * count * neighbors * cells, cells).reshape(-1, neighbors)
     at_neighbors += best[:, None]
-    # The first axis is x, y from here on. Positions are in range, so that clipping, which spares
-    # NumPy a buffered copy, changes none.
+    # From here the first axis is x, y. Positions are in range, so clipping, which saves NumPy a
+    # buffered copy, changes none.
     own = np.empty((2, batch * count), np.float32)
     maps["x"].take(at, out=own[0], mode="clip")
     maps["y"].take(at, out=own[1], mode="clip")
     nearby = np.empty((2, batch * count, neighbors), np.float32)
     maps["nb_x"].take(at_neighbors, out=nearby[0], mode="clip")
     maps["nb_y"].take(at_neighbors, out=nearby[1], mode="clip")
-    # Whole columns and rows: a row of best / width puts every point up to a cell too low.
+    # Integer columns and rows: best / width would place every point up to a cell too low.
     corner = np.array((best % width, best // width), np.float32)
     own += corner
     nearby += corner[:, :, None]
@@ -241,20 +241,20 @@ def _checked_maps(
 
 
 def neighbor_correlation(outputs: Mapping[str, np.ndarray], meanface: MeanFace) -> float:
-    """Tell how well a mean face explains where a trained network sees neighbours.
+    """Correlate the neighbour positions of a mean face with those of a trained network.
 
     Parameters
     ----------
     outputs
-        As of :func:`decode_maps`, for any input: what a network learnt about faces in general
-        shows in the means of its maps.
+        As for :func:`decode_maps`, for any input: the means of the maps show what the network
+        learnt about faces in general.
     meanface
-        Of the data set it was trained on.
+        Mean face of its training set.
 
     Returns
     -------
     float
-        The smaller of the two axes' correlations, at most 1.
+        The smaller correlation of the two axes, at most 1.
     """
     count, neighbors = meanface.neighbors.shape
     correlations = []
@@ -268,7 +268,7 @@ def neighbor_correlation(outputs: Mapping[str, np.ndarray], meanface: MeanFace) 
 
 
 def load_meanface(meanface: Union[str, Points], num_neighbors: int) -> MeanFace:
-    """Make the index tables a contract asks for; the tables of recent mean faces are kept.
+    """Return the index tables for a contract; tables of recent mean faces are cached.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def load_meanface(meanface: Union[str, Points], num_neighbors: int) -> MeanFace:
     Raises
     ------
     InputError
-        If there is no mean face of that name, or :meth:`MeanFace.from_points` refuses it.
+        If the name is unknown, or :meth:`MeanFace.from_points` rejects the mean face.
     """
     if not isinstance(meanface, str):
         points = np.asarray(meanface, np.float64)
@@ -313,7 +313,7 @@ def read_meanface(path: Path) -> np.ndarray:
     Raises
     ------
     InputError
-        If the file cannot be read, or holds anything but an even number of numbers.
+        If the file cannot be read, or does not contain an even number of numbers.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
@@ -322,17 +322,17 @@ def read_meanface(path: Path) -> np.ndarray:
             raise ValueError("it is too long")
         values = np.array(text.split(), np.float64)
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is no mean face: {error}") from error
+        raise InputError(f"{str(path)!r} is not a mean face: {error}") from error
     if not values.size or values.size % 2 or not np.isfinite(values).all():
         raise InputError(
-            f"{str(path)!r} is no mean face: {values.size} numbers, expected x and y per landmark, "
-            "all finite"
+            f"{str(path)!r} is not a mean face: {values.size} numbers, expected x and y per "
+            "landmark, all finite"
         )
     return values.reshape(-1, 2)
 
 
 def format_meanface(points_xy: np.ndarray) -> str:
-    """Return the text of a mean face's file, with all digits; (N, 2) in [0, 1] of the crop."""
+    """Format a mean face, (N, 2) in [0, 1] of the crop, as a file with all digits."""
     return " ".join(map(repr, np.asarray(points_xy, np.float64).ravel().tolist())) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""PIPNet's ONNX graphs: the contract of any of them, and community files that lack one.
+"""PIPNet ONNX graphs: their contract, and community files without one.
 
-A community file has five maps under any names. Which is which follows from their names if they are
-ours, else from their channels and their order; that the neighbours lie where the mean face has them
-shows whether it was right.
+A community file has five maps under any names. They are identified by name if the names are ours,
+else by channels and order; the neighbour positions are compared with the mean face to verify the
+result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["check_neighbors", "export_released", "make_contract", "recognise_hea
 
 NAMES = tuple(output.name for output in OUTPUTS)
 
-# Convolutions of a PIPNet, heads included, in a graph of stride 32, to its backbone.
+# Number of convolutions of a PIPNet with stride 32, including heads, to its backbone.
 BACKBONE_OF = {
     25: "resnet18",
     58: "resnet50",
@@ -53,25 +53,25 @@ def make_contract(
     input_size: int = 256,
     source_sha256: str = "",
 ) -> Contract:
-    """Say how a PIPNet is to be fed and decoded, with any landmarks.
+    """Return the contract of a PIPNet with any landmarks.
 
     Parameters
     ----------
     backbone
-        As of :func:`~facezoo.models.pipnet.network.build`.
+        As for :func:`~facezoo.models.pipnet.network.build`.
     meanface
         Name of a packaged mean face, or N points (N, 2) in [0, 1] of the crop.
     num_neighbors
-        Neighbours each landmark predicts.
+        Number of neighbours that each landmark predicts.
     input_size
         Side of the input in pixels.
     source_sha256
-        Of the file the graph is made from.
+        Hash of the source file of the graph.
 
     Raises
     ------
     InputError
-        If the mean face cannot be used with so many neighbours.
+        If the mean face cannot be used with this number of neighbours.
     """
     load_meanface(meanface, num_neighbors)
     if not isinstance(meanface, str):
@@ -86,7 +86,7 @@ def make_contract(
 
 
 def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
-    """Tell which output is which.
+    """Identify the outputs.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
     Returns
     -------
     dict
-        Contract name (``cls``, ``x``, ``y``, ``nb_x``, ``nb_y``) to the output's name.
+        Contract name (``cls``, ``x``, ``y``, ``nb_x``, ``nb_y``) to the name of the output.
 
     Raises
     ------
@@ -112,8 +112,8 @@ def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
     nearby = [name for name in outputs if channels[name] > few]
     if len(own) != 3 or len(nearby) != 2 or few < 1 or any(channels[n] % few for n in nearby):
         raise GraphError(
-            f"this is no PIPNet: outputs of {channels} channels; expected three maps of N channels "
-            "(cls, x, y) and two of N times the neighbours (nb_x, nb_y)"
+            f"this is not a PIPNet: outputs have {channels} channels; expected three maps of N "
+            "channels (cls, x, y) and two of N times the neighbours (nb_x, nb_y)"
         )
     return dict(zip(NAMES, [*own, *nearby]))
 
@@ -130,31 +130,31 @@ def export_released(
     meanface_txt: Optional[Path] = None,
     batch: Optional[int] = None,
 ) -> Tuple[Contract, float]:
-    """Give a community file the contract's names and the contract, once both give the same.
+    """Convert a community file to the contract, after comparing both graphs.
 
     Parameters
     ----------
     source
-        An .onnx with the five raw maps.
+        An ``.onnx`` with the five raw maps.
     target
-        The .onnx to write.
+        Target ``.onnx``.
     meanface_txt
-        Mean face of the network's data set; by default WFLW's.
+        Mean face of the network's data set; WFLW's by default.
     batch
         Fixed batch size; None for a free one.
 
     Returns
     -------
     contract : Contract
-        What was written into the file.
+        The contract written to the file.
     correlation : float
-        How well the mean face explains where the network sees neighbours, at most 1.
+        Correlation of the neighbour positions of mean face and network, at most 1.
 
     Raises
     ------
     GraphError
-        If the file cannot be read, is no PIPNet, or does not fit the mean face; nothing is written
-        then.
+        If the file cannot be read, is not a PIPNet, or does not match the mean face; nothing is
+        written then.
     """
     model = load_graph(source, check=True)
     heads = recognise_heads(model)
@@ -163,8 +163,8 @@ def export_released(
     points = read_meanface(meanface_txt or PACKAGED["WFLW"])
     if len(points) != landmarks:
         raise InputError(
-            f"{str(source)!r} has {landmarks} landmarks, the mean face {len(points)}; give the one "
-            "of its data set with --meanface_txt"
+            f"{str(source)!r} has {landmarks} landmarks, the mean face has {len(points)}; give "
+            "that of its data set with --meanface_txt"
         )
     side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value or 256
     contract = make_contract(
@@ -186,7 +186,7 @@ def _backbone_of(model: onnx.ModelProto) -> str:
     count = sum(node.op_type == "Conv" for node in model.graph.node)
     if count not in BACKBONE_OF:
         raise GraphError(
-            f"this is no PIPNet with a backbone known here: {count} convolutions; expected one of "
+            f"this is not a PIPNet with a known backbone: {count} convolutions; expected one of "
             f"{', '.join(f'{c} ({name})' for c, name in BACKBONE_OF.items())}"
         )
     return BACKBONE_OF[count]
@@ -201,7 +201,7 @@ def _with_contract(
     graph = named.graph
     new_names = {tensor: name for name, tensor in heads.items()}
     new_names[graph.input[0].name] = contract.input_name
-    # The file may use a contract's name for something else.
+    # The file may use a name of the contract for another tensor.
     taken = {name: f"{name}_released" for name in new_names.values() if name not in new_names}
     new_names = {**taken, **new_names}
     for node in graph.node:
@@ -235,7 +235,7 @@ def _compare(
     side: int,
     batch: Optional[int],
 ) -> Dict[str, np.ndarray]:
-    """Run both graphs on noise, picture by picture the old one; return the new one's outputs."""
+    """Run both graphs on noise, the old one image by image; return the outputs of the new one."""
     rng = np.random.default_rng(2026)
     images = rng.uniform(-1.0, 1.0, (batch or _PROBE_BATCH, 3, side, side)).astype(np.float32)
     outputs = run_graph(named, {named.graph.input[0].name: images})
@@ -244,18 +244,18 @@ def _compare(
         for name, tensor in heads.items():
             if not np.allclose(outputs[name][index], expected[tensor][0], rtol=1e-4, atol=1e-4):
                 raise GraphError(
-                    f"output {tensor!r} changes with the batch; give --batch 1, as the file has it"
+                    f"output {tensor!r} changes with the batch size; give --batch 1, as in the file"
                 )
     return outputs
 
 
 def check_neighbors(outputs: Dict[str, np.ndarray], meanface: MeanFace) -> float:
-    """Compare where a trained network sees neighbours with where the mean face has them.
+    """Check that the neighbour positions of a trained network match the mean face.
 
     Parameters
     ----------
     outputs, meanface
-        As of :func:`~facezoo.models.pipnet.decode.neighbor_correlation`.
+        As for :func:`~facezoo.models.pipnet.decode.neighbor_correlation`.
 
     Returns
     -------
@@ -265,13 +265,13 @@ def check_neighbors(outputs: Dict[str, np.ndarray], meanface: MeanFace) -> float
     Raises
     ------
     GraphError
-        If it is below 0.7: outputs in another order, or another data set's mean face.
+        If it is below 0.7: outputs in another order, or the mean face of another data set.
     """
     worst = neighbor_correlation(outputs, meanface)
     if not worst >= LEAST_CORRELATION:
         raise GraphError(
-            f"the network's neighbours do not lie where the mean face has them (correlation "
+            f"the network's neighbour positions do not match the mean face (correlation "
             f"{worst:.2f}, expected {LEAST_CORRELATION} or more): its outputs are in another order "
-            "than cls, x, y, nb_x, nb_y, or the mean face is another data set's"
+            "than cls, x, y, nb_x, nb_y, or the mean face is that of another data set"
         )
     return worst

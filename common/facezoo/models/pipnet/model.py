@@ -1,4 +1,4 @@
-"""PIPNet: the crop of a face to its landmarks."""
+"""PIPNet landmark detector: from the crop of a face to its landmarks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = [
 
 
 class LandmarkDetector(FaceModel[Landmarks]):
-    """PIPNet on some runtime: ``landmarks = model(crop_rgb)``, the crop of one face.
+    """PIPNet on any runtime: ``landmarks = model(crop_rgb)``, the crop of one face.
 
-    Which crop decides the result: cut as the training data was (``datasets.wflw.WflwCrop``), or
-    from a detector's box (:meth:`on_faces`).
+    The result depends on the crop: that of the training data (``datasets.wflw.WflwCrop``), or that
+    of a detector's box (:meth:`on_faces`).
 
     Parameters
     ----------
     backend, contract
         See :class:`FaceModel`.
     meanface
-        In place of the contract's: N points (N, 2) in [0, 1] of the crop.
+        Replaces the contract's mean face: N points (N, 2) in [0, 1] of the crop.
 
     Raises
     ------
@@ -61,12 +61,12 @@ class LandmarkDetector(FaceModel[Landmarks]):
         Returns
         -------
         FaceLandmarks
-            In the photo's pixels, one entry a face.
+            In the photo's pixels, one entry per face.
         """
         return self._on_faces(self.backend.infer, image_rgb, faces)
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         decode = dict(self.contract.decode)
         if not isinstance(decode["meanface"], str):
             points = np.asarray(decode["meanface"], np.float64)

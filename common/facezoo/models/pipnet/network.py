@@ -1,7 +1,7 @@
-"""PIPNet in torch: five backbones under the authors' parameter names, one forward pass.
+"""PIPNet network in torch: five backbones with the authors' parameter names.
 
-A backbone is an ordered table of stages (name to module) and the width it ends in; what follows
-(a change of stride, five 1x1 heads) is the same for all.
+A backbone is an ordered table of stages (name to module) and its output channels; the following
+layers (a change of stride, five 1x1 heads) are the same for all.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOBILENET_V3_BLOCKS = (
 
 
 class SqueezeExcite(nn.Module):  # type: ignore[misc]
-    """Scale each channel by a factor computed from all channels' means."""
+    """Scale each channel by a factor computed from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class SqueezeExcite(nn.Module):  # type: ignore[misc]
 
 
 class InvertedResidual(nn.Module):  # type: ignore[misc]
-    """MobileNetV3's block as the authors' port has it: squeeze-and-excite before the activation."""
+    """Block of MobileNetV3 as in the authors' port: squeeze-and-excite before the activation."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class InvertedResidual(nn.Module):  # type: ignore[misc]
 
 
 class PipNet(nn.Module):  # type: ignore[misc]
-    """Pixel-in-pixel net: on a coarse grid, where each landmark is and where its neighbours are.
+    """Pixel-in-pixel net: predicts each landmark and its neighbours on a coarse grid.
 
     Input (B, 3, S, S) float32, RGB, ImageNet mean and standard deviation. Outputs, with N
-    landmarks, K neighbours and maps of S / net_stride a side: ``cls`` (B, N, h, w), higher where
-    the landmark is, no activation; ``x`` and ``y`` (B, N, h, w), offsets from the cell's corner in
+    landmarks, K neighbours and maps of S / net_stride per side: ``cls`` (B, N, h, w), higher at
+    the landmark, no activation; ``x`` and ``y`` (B, N, h, w), offsets from the cell's corner in
     cells; ``nb_x`` and ``nb_y`` (B, N K, h, w), the offsets of landmark n's neighbour k in channel
     n K + k.
 
@@ -167,17 +167,17 @@ def build(
     num_landmarks
         Landmarks of the data set: 98 for WFLW, 68 for 300W, 29 for COFW, 19 for AFLW.
     num_neighbors
-        How many neighbours each landmark also predicts.
+        Number of neighbours that each landmark also predicts.
     input_size
         Side of the square input in pixels, a multiple of ``net_stride``.
     net_stride
-        Input pixels per cell of the maps: 16, 32, 64 or 128. The authors have 16 for ResNet-18,
-        64 and 128 for ResNets; the layers they add there are added to any backbone here.
+        Input pixels per cell of the maps: 16, 32, 64 or 128. The authors use 16 with ResNet-18 and
+        64 and 128 with ResNets; here their additional layers work with any backbone.
 
     Raises
     ------
     InputError
-        If a value is none of these, or the input is no whole number of cells.
+        If a value is invalid, or the input is not an integer number of cells.
     """
     if backbone not in BACKBONES:
         raise InputError(f"PIPNet has no backbone {backbone!r}; expected one of {list(BACKBONES)}")
@@ -205,7 +205,7 @@ def _mobilenet_v2() -> Tuple[Stages, int]:
 
 
 def _mobilenet_v3() -> Tuple[Stages, int]:
-    # torchvision's MobileNetV3 has other names and another order inside a block.
+    # torchvision's MobileNetV3 uses other names and another order inside a block.
     layers = [_conv_norm_swish(3, 16, kernel=3, stride=2)]
     channels, expanded = 16, 16
     for kernel, expanded, channels_out, squeeze, hard_swish, stride in MOBILENET_V3_BLOCKS:
@@ -236,7 +236,7 @@ def _multiple_of_8(channels: int) -> int:
 
 
 def _neck(channels: int, net_stride: int) -> Tuple[Stages, int]:
-    """Return the stages that bring maps of stride 32 to another stride, and their width."""
+    """Return the stages that convert maps of stride 32 to another stride, and their channels."""
     layers: Stages = {}
     for name, norm, make in NECKS[net_stride]:
         layers[name] = make(channels)
@@ -271,7 +271,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# Stride to the layers behind the backbone: name, name of the norm, what makes the layer.
+# Stride to the layers after the backbone: name, name of the norm, constructor of the layer.
 NECKS: Dict[int, Tuple[Tuple[str, str, Callable[[int], nn.Module]], ...]] = {
     16: (("deconv1", "bn_deconv1", _double),),
     32: (),

@@ -1,4 +1,4 @@
-"""What a training of PIPNet can be told; read without torch, so that its script can say so."""
+"""Settings of PIPNet's training; importable without torch for the help of its script."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ def _setting(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What decides a training besides its data; the defaults are the authors'.
+    """Settings of a training; the defaults are the authors'.
 
-    The first four are those of :func:`~facezoo.models.pipnet.network.build`; what each means stands
-    in its ``help``.
+    The first four are those of :func:`~facezoo.models.pipnet.network.build`; each field's ``help``
+    describes it.
     """
 
-    backbone: str = _setting("resnet18", "what computes the features")
-    num_neighbors: int = _setting(10, "neighbours each landmark predicts")
+    backbone: str = _setting("resnet18", "backbone of the network")
+    num_neighbors: int = _setting(10, "number of neighbours that each landmark predicts")
     input_size: int = _setting(256, "side of the input in pixels")
-    net_stride: int = _setting(32, "pixels per cell of the maps")
-    epochs: int = _setting(60, "times every crop is seen")
-    batch_size: int = _setting(16, "crops in a batch")
-    learning_rate: float = _setting(1e-4, "a tenth of it after half of the epochs and after 5/6")
-    seed: int = _setting(0, "of the first weights and of the order of the crops")
+    net_stride: int = _setting(32, "input pixels per cell of the maps")
+    epochs: int = _setting(60, "passes over all crops")
+    batch_size: int = _setting(16, "crops per batch")
+    learning_rate: float = _setting(
+        1e-4, "initial rate; divided by 10 after 1/2 and 5/6 of the epochs"
+    )
+    seed: int = _setting(0, "random seed of initial weights and order")

@@ -1,6 +1,6 @@
-"""Landmarks where nobody drew any: WFLW's mean face laid over a detector's five points.
+"""Synthetic landmark annotations: WFLW's mean face fitted to a detector's five landmarks.
 
-Good enough to see a network learn and a recipe run end to end; not to judge a face by.
+They are good enough to test training and a recipe end to end, not to measure accuracy.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from ...errors import InputError
 
 __all__ = ["ToyCrops", "fit_meanface", "normalised_list", "random_crop"]
 
-# WFLW's landmarks at a detector's five: pupils, tip of the nose, corners of the mouth, the left of
-# each pair in the picture first.
+# WFLW's landmarks that match a detector's five: pupils, tip of the nose, corners of the mouth; the
+# left one in the image comes first.
 # source: WFLW's scheme of 98 points, https://wywu.github.io/projects/LAB/WFLW.html
 FIVE_OF_WFLW = (96, 97, 54, 76, 82)
 MIRRORED_FIVE = (1, 0, 2, 4, 3)
 
-MARGINS = (1.1, 1.5)  # sides of a crop over those of the landmarks' box
-LARGEST_SHIFT = 0.12  # of the crop's sides
+MARGINS = (1.1, 1.5)  # ratio of the sides of a crop and of the landmarks' box
+LARGEST_SHIFT = 0.12  # share of the sides of the crop
 LARGEST_TURN = 30.0  # degrees; source: PIPNet@b9eab58 lib/data_utils.py random_rotate
 
 
 def fit_meanface(five_xy: np.ndarray, meanface_xy: np.ndarray) -> np.ndarray:
-    """Lay WFLW's mean face over five points: shift, turn, stretch and shear with the least error.
+    """Fit WFLW's mean face to five points with an affine map by least squares.
 
     Parameters
     ----------
     five_xy
-        Shape (5, 2): left eye, right eye, nose, left and right mouth corner as seen in the picture.
+        Shape (5, 2): left eye, right eye, nose, left and right mouth corner as seen in the image.
     meanface_xy
         Shape (98, 2), any unit.
 
@@ -45,7 +45,7 @@ def fit_meanface(five_xy: np.ndarray, meanface_xy: np.ndarray) -> np.ndarray:
     Raises
     ------
     InputError
-        If a shape is another.
+        If a shape differs.
     """
     five, meanface = np.asarray(five_xy, np.float64), np.asarray(meanface_xy, np.float64)
     if five.shape != (5, 2) or meanface.shape != (98, 2):
@@ -62,23 +62,23 @@ def random_crop(
     size: int,
     rng: np.random.Generator,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Cut a face out of a photo at random: mirrored or not, turned, scaled, shifted.
+    """Crop a face from a photo with random mirroring, rotation, scale and shift.
 
     Parameters
     ----------
     image_rgb
         Shape (H, W, 3), uint8, RGB.
     five_xy, meanface_xy
-        As for :func:`fit_meanface`, in the photo's pixels.
+        As for :func:`fit_meanface`, in pixels of the photo.
     size
         Side of the crop in pixels.
     rng
-        Decides.
+        Random generator.
 
     Returns
     -------
     crop_rgb : numpy.ndarray
-        Shape (size, size, 3), uint8; beyond the photo's ends it is mirrored.
+        Shape (size, size, 3), uint8; mirrored outside the photo.
     points_xy : numpy.ndarray
         Shape (98, 2), float64, in [0, 1] of the crop.
     """
@@ -88,7 +88,7 @@ def random_crop(
     if rng.random() < 0.5:
         five = five[list(MIRRORED_FIVE)]
         matrix = matrix @ np.diag([-1.0, 1.0])
-    # The mean face is laid over the mirrored points, so that no landmark needs another number.
+    # The mean face is fitted to the mirrored points, so that no landmark changes its index.
     points = fit_meanface(five @ matrix.T, meanface_xy)
     low, high = points.min(axis=0), points.max(axis=0)
     sides = (high - low) * rng.uniform(*MARGINS)
@@ -96,7 +96,7 @@ def random_crop(
     corner = centre - sides / 2
     scale = np.diag(size / sides)
     placement = np.concatenate([scale @ matrix, -(scale @ corner)[:, None]], axis=1)
-    # Mirrored beyond its ends: a black corner would give the turn away.
+    # Mirrored outside the photo: black corners would reveal the rotation.
     crop = cv2.warpAffine(
         image_rgb,
         placement,
@@ -109,7 +109,7 @@ def random_crop(
 
 @dataclass(frozen=True)
 class ToyCrops:
-    """What was cut out of one photo, for a run's journal.
+    """The crops of one photo, for the journal of a run.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class ToyCrops:
 
 
 def normalised_list(entries: Iterable[Mapping[str, Any]], split: str) -> NormalisedList:
-    """Gather the crops of a split from a journal's entries."""
+    """Collect the crops of a split from the entries of a journal."""
     points: Dict[str, Any] = {}
     for entry in entries:
         if entry.get("split") == split:

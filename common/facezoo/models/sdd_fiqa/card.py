@@ -1,4 +1,4 @@
-"""SDD-FIQA's cards and published weights."""
+"""Model cards of SDD-FIQA and its published weights."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ PREPROCESS = Preprocess(
 
 
 def _card(card_id: str, weights: str) -> ModelCard:
-    # The authors print their results as a picture only, so there is no number to quote.
+    # The authors publish their results only as an image, so there are no numbers to quote.
     return ModelCard(
         id=card_id,
         model="sdd_fiqa",
         task="face_quality",
-        summary="An aligned face in, a score out of how useful it is for recognition.",
+        summary="Scores how useful an aligned face is for recognition.",
         upstream=UPSTREAM,
         input_name="input",
         preprocess=PREPROCESS,

@@ -1,4 +1,4 @@
-"""SDD-FIQA from a checkpoint, the authors' or one of our own, to ONNX."""
+"""SDD-FIQA conversion: from a checkpoint, the authors' or ours, to ONNX."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["card_id_of", "export_checkpoint"]
 
 
 def card_id_of(variant: str) -> str:
-    """Return the id of a variant's card."""
+    """Return the card id of a variant."""
     return f"sdd_fiqa_{variant}"
 
 
 def export_checkpoint(
     checkpoint: Path, variant: str, target: Path, *, batch: Optional[int] = None
 ) -> float:
-    """Write the ONNX of a checkpoint, once it gives what PyTorch gives.
+    """Export a checkpoint to ONNX, after comparing it with PyTorch.
 
     Parameters
     ----------
     checkpoint
         The authors' ``.pth``, or one of ``source_code/train.py``.
     variant
-        Which network it holds: ``r50`` or ``mobilefacenet``.
+        Its network: ``r50`` or ``mobilefacenet``.
     target
-        The ``.onnx`` to write.
+        Target ``.onnx``.
     batch
         Fixed batch size; None for a free one.
 
@@ -44,11 +44,11 @@ def export_checkpoint(
     Raises
     ------
     CardError
-        If there is no such variant.
+        If the variant is unknown.
     WeightsError
-        If the checkpoint is not this variant's, or lacks weights.
+        If the checkpoint is of another variant, or lacks weights.
     GraphError
-        If the graph does not give what PyTorch gives; nothing is written then.
+        If the graph differs from PyTorch; nothing is written then.
     """
     network = build(variant)
     load_official(network, checkpoint)

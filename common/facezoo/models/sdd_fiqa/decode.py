@@ -1,4 +1,4 @@
-"""From a quality network's output to scores; there is nothing to undo."""
+"""Decoder of quality networks: from the output to quality scores."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["decode"]
 
 
 def decode(raw: RawOutputs) -> List[QualityScore]:
-    """Turn the output of a batch into scores.
+    """Convert the output of a batch to scores.
 
     Parameters
     ----------
     raw
-        One array (B, 1), whatever its name.
+        One array (B, 1) of any name.
 
     Returns
     -------
     list of QualityScore
-        One a picture, neither scaled nor clipped, as the authors use it.
+        One per image, neither scaled nor clipped, as in the authors' code.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def decode(raw: RawOutputs) -> List[QualityScore]:
     .. [1] TFace@171ec14, ``quality/eval.py``.
     """
     if len(raw.arrays) != 1:
-        raise DecodeError(f"a quality network has one output, got {sorted(raw.arrays)}")
+        raise DecodeError(f"expected one output of a quality network, got {sorted(raw.arrays)}")
     (name, scores), *_ = raw.arrays.items()
     if scores.shape != (len(raw.placements), 1):
         expected = f"({len(raw.placements)}, 1)"
@@ -43,7 +43,7 @@ def decode(raw: RawOutputs) -> List[QualityScore]:
     finite = np.isfinite(scores[:, 0])
     if not finite.all():
         raise DecodeError(
-            f"output {name!r}: the score of picture {int(np.argmin(finite))} of the batch is "
+            f"output {name!r}: the score of image {int(np.argmin(finite))} of the batch is "
             "not finite; check the weights and the input's normalisation"
         )
     return [QualityScore(float(score)) for score in scores[:, 0]]

@@ -1,4 +1,4 @@
-"""SDD-FIQA: an aligned face to a quality score."""
+"""SDD-FIQA: from an aligned face to a quality score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = [
 
 
 class FaceQuality(FaceModel[QualityScore]):
-    """SDD-FIQA on some runtime: ``quality = model(face_rgb)``, an aligned face, 112x112."""
+    """SDD-FIQA on any runtime: ``quality = model(face_rgb)``, an aligned face, 112x112."""
 
     def on_faces(self, image_rgb: np.ndarray, faces: FaceDetections) -> FaceQualities:
         """Align and score the faces that a detector with landmarks found in a photo.
@@ -31,7 +31,7 @@ class FaceQuality(FaceModel[QualityScore]):
         Returns
         -------
         FaceQualities
-            In the photo's pixels, one entry a face.
+            In the photo's pixels, one entry per face.
         """
         return self._on_faces(self.backend.infer, image_rgb, faces)
 

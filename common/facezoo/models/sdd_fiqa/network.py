@@ -1,4 +1,4 @@
-"""SDD-FIQA's networks in torch: IR-50 and MobileFaceNet with a quality head, the authors' names."""
+"""SDD-FIQA networks in torch: IR-50 and MobileFaceNet with a quality head, authors' names."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ IR50_STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 # source: same folder, model_mobilefaceNet.py; channels and expanded channels of the step into a
 # stage, then number and expanded channels of its residual blocks
 MOBILE_STAGES = ((64, 128, 4, 128), (128, 256, 6, 256), (128, 512, 2, 256))
-TRUNK_VALUES = 512 * 7 * 7  # both trunks end in 512 maps of 7x7
+TRUNK_VALUES = 512 * 7 * 7  # both trunks end with 512 maps of 7x7
 DROPOUT = 0.5  # source: both files, quality head
-# Where a recogniser with such a trunk, and a quality network, keep what follows the trunk.
+# Names of the layers after the trunk, in a recogniser with such a trunk and in a quality network.
 # source: both files
 HEADS = ("output_layer.", "quality.")
 
 
 def _quality_head() -> nn.Module:
-    # One slope per value, not per channel, as the authors have it.
+    # One slope per value, not per channel, as in the authors' code.
     return nn.Sequential(
         nn.Flatten(), nn.PReLU(TRUNK_VALUES), nn.Dropout(DROPOUT), nn.Linear(TRUNK_VALUES, 1)
     )
 
 
 class Bottleneck(nn.Module):  # type: ignore[misc]
-    """IR-50's residual block; a shortcut that keeps its channels is subsampled, not convolved."""
+    """Residual block of IR-50; a shortcut with equal channels is subsampled, not convolved."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class ConvNorm(nn.Module):  # type: ignore[misc]
 
 
 class DepthWise(nn.Module):  # type: ignore[misc]
-    """Expand, filter each channel alone, project; residual where the shape is kept."""
+    """Expand, depthwise convolution, project; residual if the shape is kept."""
 
     def __init__(self, channels_in: int, channels_out: int, expanded: int, stride: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class DepthWise(nn.Module):  # type: ignore[misc]
 
 
 class Residual(nn.Module):  # type: ignore[misc]
-    """Residual blocks in a row, under the authors' extra ``model.`` in the names."""
+    """A sequence of residual blocks, with the authors' extra ``model.`` in the names."""
 
     def __init__(self, channels: int, count: int, expanded: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def build(variant: str) -> nn.Module:
     Raises
     ------
     CardError
-        If the variant is neither.
+        If the variant is unknown.
 
     References
     ----------
@@ -186,37 +186,37 @@ def build(variant: str) -> nn.Module:
 
 
 def load_official(network: nn.Module, path: Path) -> None:
-    """Load a checkpoint of the authors, strictly: none of its weights may stay random.
+    """Load a checkpoint of the authors strictly: no weight may stay random.
 
     Parameters
     ----------
     network
-        What :func:`build` returned for the checkpoint's variant.
+        Result of :func:`build` for the variant of the checkpoint.
     path
         A plain state dict, with or without ``module.`` before the names.
 
     Raises
     ------
     WeightsError
-        If a tensor is missing, unknown or of another shape; the message names it.
+        If a tensor is missing, unknown or has another shape; the message names it.
     """
     load_checkpoint(network, path, prefixes=("module.",))
 
 
 def load_trunk(network: nn.Module, path: Path) -> None:
-    """Load a recogniser's weights into the trunk, strictly; the quality head stays as it is.
+    """Load the weights of a recogniser into the trunk, strictly; the quality head is unchanged.
 
     Parameters
     ----------
     network
-        What :func:`build` returned for the variant whose trunk the recogniser has.
+        Result of :func:`build` for the variant with the recogniser's trunk.
     path
-        A recogniser of the authors' (its head is left out), or a quality network.
+        A recogniser of the authors (its head is skipped), or a quality network.
 
     Raises
     ------
     WeightsError
-        If a tensor of the trunk is missing or of another shape, or one is unknown; the message
+        If a tensor of the trunk is missing or has another shape, or one is unknown; the message
         names it.
     """
     left_out = {f"{prefix}{head}": None for prefix in ("", "module.") for head in HEADS}

@@ -1,7 +1,7 @@
-"""Quality labels without labelling: how far apart a face's two distributions of similarity are.
+"""Pseudo-labels of quality: the distance between the two similarity distributions of a face.
 
-A useful picture is similar to other pictures of its person and unlike those of others. Its label
-is the Wasserstein distance between the similarities to the former and to the latter.
+A useful image is similar to other images of its person and dissimilar to those of other people. Its
+label is the Wasserstein distance between its genuine and its impostor similarities.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAIRS = 24
 ROUNDS = 12
 SCALE = 100.0  # source: same file, norm_labels
 
-# Similarities held at a time, 8 bytes each; with all pairs some ten times as much is needed.
+# Similarities in memory at a time, 8 bytes each; with all pairs about ten times as much is needed.
 BLOCK = 1 << 23
 
 _Name = Callable[[int], str]
@@ -43,8 +43,8 @@ class PseudoLabels:
     Attributes
     ----------
     labels
-        Shape (N,), float64, 0 (worst of these pictures) to 100 (best): of each round's distances
-        on that scale, the mean.
+        Shape (N,), float64, 0 (worst of these images) to 100 (best): mean over the rounds of the
+        distances on that scale.
     distances
         Shape (N,), float64: mean over the rounds of the Wasserstein distances, unscaled.
     """
@@ -64,31 +64,30 @@ def pseudo_labels(
     originals: Optional[np.ndarray] = None,
     names: Optional[Sequence[str]] = None,
 ) -> PseudoLabels:
-    """Label pictures by the distance between their genuine and impostor similarities.
+    """Label images by the distance between their genuine and impostor similarities.
 
     Parameters
     ----------
     embeddings
-        Shape (N, D), float, of any length but zero.
+        Shape (N, D), float, of any norm except zero.
     identities
-        Shape (N,), the person of each picture.
+        Shape (N,), the person of each image.
     pairs
-        How many partners of the same person, and how many of others, are drawn for each picture
-        and round, without repetition; all of them where there are no more. None takes all of
-        both, and one round.
+        Number of partners of the same person, and of other people, drawn for each image and round
+        without repetition; all of them if there are fewer. None uses all of both, in one round.
     rounds
-        How often the draw is repeated.
+        Number of repetitions of the draw.
     seed
-        Of the draw; the labels are the same for the same arguments.
+        Seed of the draw; equal arguments give equal labels.
     references
-        Shape (N,), bool: which pictures may be partners; all if None. Without it the degraded
-        copies of a person's picture resemble each other, which counts in their favour.
+        Shape (N,), bool: which images may be partners; all if None. Without it degraded copies of
+        an image, which resemble each other, get labels that are too high.
     originals
-        Shape (N,), int: index of the picture that each was made from, its own where it is no copy;
-        needs ``references`` without copies. A picture is then no partner of its copies, which
-        resemble it for no merit of theirs, as it is none of itself.
+        Shape (N,), int: index of the original of each image, its own if it is not a copy; needs
+        ``references`` without copies. An image is then not a partner of its own copies, whose
+        similarity to it would be too high.
     names
-        Shape (N,), what errors call the pictures; their indices if None.
+        Shape (N,), names of the images in errors; their indices if None.
 
     Returns
     -------
@@ -98,8 +97,8 @@ def pseudo_labels(
     Raises
     ------
     InputError
-        If shapes differ, an embedding is zero or not finite, a picture has no partner of its own
-        or of another person, all distances are the same, or a copy is a reference or of another
+        If shapes differ, an embedding is zero or not finite, an image has no partner of its own or
+        of another person, all distances are equal, or a copy is a reference or belongs to another
         person than its original.
 
     References
@@ -112,7 +111,7 @@ def pseudo_labels(
             "pairs and rounds must be at least 1 and the seed at least 0, got "
             f"{pairs}, {rounds} and {seed}"
         )
-    name: _Name = "picture {}".format if names is None else lambda index: repr(names[index])
+    name: _Name = "image {}".format if names is None else lambda index: repr(names[index])
     unit, people, allowed = _check(embeddings, identities, references, name)
     own = _check_originals(originals, people, allowed, name)
     gallery = _Gallery(unit, people, allowed, own)
@@ -127,8 +126,8 @@ def pseudo_labels(
     least, most = distances.min(axis=1, keepdims=True), distances.max(axis=1, keepdims=True)
     if (least == most).any():
         raise InputError(
-            "all pictures are equally far from the others, so labels from 0 to 100 mean nothing; "
-            "give more pictures, or embeddings of another network"
+            "all images have the same distance, so labels from 0 to 100 are meaningless; "
+            "give more images, or embeddings of another network"
         )
     scaled = (distances - least) / (most - least) * SCALE
     return PseudoLabels(labels=scaled.mean(axis=0), distances=distances.mean(axis=0))
@@ -163,27 +162,27 @@ def _check(
 def _check_originals(
     originals: Optional[np.ndarray], people: np.ndarray, allowed: np.ndarray, name: _Name
 ) -> np.ndarray:
-    """Return the index of the one picture that each may not have for a partner."""
+    """Return the index of the image that each must not have as a partner."""
     itself = np.arange(len(people))
     if originals is None:
         return itself
     originals = np.asarray(originals)
     if originals.shape != itself.shape or not np.isin(originals, itself).all():
-        raise InputError(f"originals must be {len(itself)} indices of pictures")
+        raise InputError(f"originals must be {len(itself)} image indices")
     bad = np.flatnonzero((originals != itself) & (allowed | (people[originals] != people)))
     if len(bad):
         raise InputError(
-            f"{name(bad[0])} is a copy of {name(originals[bad[0]])} but a reference too, or of "
-            f"another person ({len(bad)} such); give references that are no copies"
+            f"{name(bad[0])} is a copy of {name(originals[bad[0]])} but also a reference, or of "
+            f"another person ({len(bad)} such); give references that are not copies"
         )
     return originals
 
 
 class _Gallery:
-    """All pictures, and those that may be partners sorted by person.
+    """All images, with the possible partners sorted by person.
 
-    A person's partners are then a run of columns, and all others' are what is left and right of
-    it, so that drawing partners is drawing numbers.
+    The partners of a person are then a range of columns, and those of other people are left and
+    right of it, so that drawing partners is drawing numbers.
     """
 
     def __init__(
@@ -196,7 +195,7 @@ class _Gallery:
         count = np.bincount(people[order], minlength=int(people.max()) + 1)
         start = np.cumsum(count) - count
         self.start, self.size = start[people], count[people]
-        # Column of each picture itself, or of its original; behind the last if it is no partner.
+        # Column of each image itself, or of its original; after the last if it is not a partner.
         columns = np.full(len(unit), len(order))
         columns[order] = np.arange(len(order))
         self.own = columns[originals]
@@ -204,13 +203,13 @@ class _Gallery:
         self.negatives = len(order) - self.size
 
     def check_partners(self, name: _Name) -> None:
-        """Refuse pictures that would be compared with none."""
+        """Reject images without any partner."""
         for kind, available in (("the same", self.positives), ("another", self.negatives)):
             alone = np.flatnonzero(available < 1)
             if len(alone):
                 raise InputError(
                     f"{name(alone[0])} has no partner of {kind} person ({len(alone)} such); "
-                    "leave such pictures out, or allow more references"
+                    "remove such images, or allow more references"
                 )
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -228,13 +227,13 @@ class _Gallery:
         pairs: Optional[int],
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Return the Wasserstein distances of one round for a block of pictures."""
+        """Return the Wasserstein distances of one round for a block of images."""
         most = len(self.partners) if pairs is None else pairs
         counts = np.stack(
             [np.minimum(self.positives[rows], most), np.minimum(self.negatives[rows], most)], axis=1
         )
         distances = np.empty(len(rows))
-        # Pictures with as many partners each are computed at once.
+        # Images with equal numbers of partners are computed at once.
         for positives, negatives in np.unique(counts, axis=0):
             group = np.flatnonzero((counts == (positives, negatives)).all(axis=1))
             pictures = rows[group]
@@ -255,7 +254,7 @@ class _Gallery:
 
 
 def _draw(available: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` different numbers below ``available`` in each row, by Floyd's method."""
+    """Draw ``count`` distinct numbers below ``available`` in each row with Floyd's method."""
     if (available == count).all():
         return np.broadcast_to(np.arange(count), (len(available), count))
     drawn = np.empty((len(available), count), dtype=np.int64)
@@ -288,7 +287,7 @@ def wasserstein_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     values = np.concatenate([first, second], axis=1)
     order = np.argsort(values, axis=1)
     ascending = np.take_along_axis(values, order, axis=1)
-    # Difference of the distribution functions after each value, in steps of 1 / (P Q).
+    # Difference of the distribution functions after each value, in units of 1 / (P Q).
     steps = np.where(order < first.shape[1], second.shape[1], -first.shape[1])
     gap = np.abs(np.cumsum(steps[:, :-1], axis=1)) / (first.shape[1] * second.shape[1])
     return np.asarray(np.sum(gap * np.diff(ascending, axis=1), axis=1))
@@ -304,20 +303,20 @@ def label_pictures(
     references: Optional[Path] = None,
     copies: Optional[Path] = None,
 ) -> PseudoLabels:
-    """Label pictures by their embeddings.
+    """Compute pseudo-labels of images from their embeddings.
 
     Parameters
     ----------
     embeddings
-        Of the pictures.
+        Embeddings of the images.
     people
-        Picture to the number of its person; by the folders if None.
+        Image to the number of its person; from the folders if None.
     pairs, rounds, seed
         As for :func:`~facezoo.models.sdd_fiqa.pseudo_labels.pseudo_labels`.
     references
-        List of the pictures that may be partners; all if None.
+        List of the possible partners; all images if None.
     copies
-        List of copies with their originals, as :func:`read_copies` reads it.
+        List of copies with their originals, in the format of :func:`read_copies`.
 
     Returns
     -------
@@ -327,9 +326,9 @@ def label_pictures(
     Raises
     ------
     DatasetError
-        If a list does not name the pictures.
+        If a list does not match the images.
     InputError
-        If the pictures cannot be labelled.
+        If the images cannot be labelled.
     """
     names, numbers = embeddings.names, embeddings.people
     if people is not None:
@@ -339,7 +338,7 @@ def label_pictures(
         allowed = np.isin(names, read_paths(references))
         if not allowed.any():
             raise DatasetError(
-                f"{str(references)!r} names none of the pictures, such as {names[0]!r}"
+                f"{str(references)!r} names none of the images, such as {names[0]!r}"
             )
     return pseudo_labels(
         embeddings.vectors,

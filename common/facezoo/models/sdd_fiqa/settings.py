@@ -1,4 +1,4 @@
-"""What a training of SDD-FIQA can be told; read without torch, so that its script can say so."""
+"""Settings of SDD-FIQA's training; importable without torch for the help of its script."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _setting(default: Any, text: str, choices: Optional[Any] = None) -> Any:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What decides a training besides its data.
+    """Settings of a training.
 
-    The defaults are the authors', but for the batch: theirs is 5000, on eight GPUs. What each means
-    stands in its ``help``.
+    The defaults are the authors' except for the batch size, which is 5000 on eight GPUs in their
+    code. Each field's ``help`` describes it.
 
     Raises
     ------
     InputError
-        If a value is out of its range.
+        If a value is out of range.
 
     References
     ----------
@@ -37,16 +37,16 @@ class TrainSettings:
     """
 
     variant: str = _setting("mobilefacenet", "network", VARIANTS)
-    loss: str = _setting("smooth_l1", "between scores and labels", LOSSES)
-    epochs: int = _setting(20, "times every picture is seen")
-    batch_size: int = _setting(64, "pictures in a batch")
+    loss: str = _setting("smooth_l1", "loss between scores and labels", LOSSES)
+    epochs: int = _setting(20, "passes over all images")
+    batch_size: int = _setting(64, "images per batch")
     learning_rate: float = _setting(
-        1e-4, "a tenth of it after a quarter and a hundredth after half of the epochs"
+        1e-4, "initial rate; a tenth of it after a quarter, a hundredth after half of the epochs"
     )
     precision: str = _setting(
-        "auto", "what is computed in; auto is bf16 where the processor has it", PRECISIONS
+        "auto", "arithmetic; auto uses bf16 if the processor supports it", PRECISIONS
     )
-    seed: int = _setting(0, "of the first weights, of the order and of the mirrored pictures")
+    seed: int = _setting(0, "random seed of initial weights, order and mirroring")
 
     def __post_init__(self) -> None:
         for name, known in (("variant", VARIANTS), ("loss", LOSSES), ("precision", PRECISIONS)):

@@ -1,4 +1,4 @@
-"""SDD-FIQA's training: regression on pseudo-labels, the authors' optimiser, stoppable anywhere."""
+"""Training of SDD-FIQA: regression on pseudo-labels with the authors' optimiser; resumable."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ LOSSES = {"smooth_l1": nn.SmoothL1Loss, "l1": nn.L1Loss, "l2": nn.MSELoss}
 
 @dataclass(frozen=True)
 class LabelledFaces:
-    """Aligned faces with a quality label each.
+    """Aligned faces with quality labels.
 
     Attributes
     ----------
     read
-        Takes the indices of some faces, returns the network's input (B, 3, 112, 112), float32.
+        Maps indices of faces to the network's input (B, 3, 112, 112), float32.
     labels
-        Shape (M,), float: what the network shall say.
+        Shape (M,), float: target scores.
     """
 
     read: Callable[[np.ndarray], np.ndarray]
@@ -46,22 +46,22 @@ class LabelledFaces:
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or not len(self.labels) or not np.isfinite(self.labels).all():
-            raise InputError("labels must be finite numbers (M,), one a face")
+            raise InputError("labels must be finite numbers (M,), one per face")
 
 
 @dataclass
 class Epoch:
-    """What an epoch came to.
+    """Results of an epoch.
 
     Attributes
     ----------
     loss
-        Mean over its batches, in the labels' units.
+        Mean over its batches, in units of the labels.
     learning_rate
-        Of the epoch.
+        Learning rate of the epoch.
     spearman
-        Rank correlation of scores and labels on the validation faces after it; None without them,
-        or if all scores are the same.
+        Rank correlation of scores and labels on the validation faces after it; None without
+        validation faces, or if all scores are equal.
     """
 
     loss: float = 0.0
@@ -74,39 +74,39 @@ class Epoch:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 itself; elsewhere it would only be slower."""
+    """Return whether a device has native bfloat16 arithmetic; without it bf16 is only slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Releases of torch that do not know how to ask compute in float32.
+    # Releases of torch without this query use float32.
     asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and asked is not None and bool(asked())
 
 
 def _start_near(network: nn.Module, score: float) -> None:
-    """Let the fresh head say the labels' mean, which small steps would take long to reach."""
+    """Initialise the head to the mean of the labels, which small steps would reach slowly."""
     last = network.quality[-1]
     nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, score)
 
 
 class Training(ResumableTraining):
-    """SDD-FIQA's training; saved and resumed it gives what it gives in one go.
+    """Training of SDD-FIQA; a resumed run gives the same result as an uninterrupted one.
 
     Parameters
     ----------
     settings
-        How.
+        Settings of the training.
     faces
-        To learn from.
+        Training faces.
     validation
-        Faces of other people; only ever looked at.
+        Faces of other people, not trained on.
     trunk
-        Checkpoint of a recogniser to start from; fresh weights if None.
+        Checkpoint of a recogniser to start from; random weights if None.
 
     Attributes
     ----------
     precision
-        ``bf16`` or ``fp32``: what ``auto`` came to.
+        ``bf16`` or ``fp32``: the resolved precision.
 
     References
     ----------
@@ -149,13 +149,13 @@ class Training(ResumableTraining):
         return {**super()._identity(), "precision": self.precision}
 
     def step(self) -> float:
-        """Learn from the next batch; return its loss."""
+        """Train on the next batch; return its loss."""
         epoch, position = divmod(self.batch, self.batches_per_epoch)
         done = epoch / self.settings.epochs
         rate = self.settings.learning_rate * DECAY ** sum(done >= share for share in DECAY_AT)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        # Order and mirroring follow from seed and epoch alone, so a resumed run needs no state.
+        # Order and mirroring depend only on seed and epoch, so a resumed run needs no state.
         rng = np.random.default_rng((self.settings.seed, epoch))
         order = rng.permutation(len(self.faces.labels))
         mirrored = rng.random(len(order)) < 0.5
@@ -184,7 +184,7 @@ class Training(ResumableTraining):
             return self.network(tensor)[:, 0].float()
 
     def scores(self, faces: LabelledFaces) -> np.ndarray:
-        """Score faces with the network as it is.
+        """Score faces with the current network.
 
         Returns
         -------
