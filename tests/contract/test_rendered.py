@@ -243,8 +243,8 @@ def test_what_is_not_measured_says_so(tmp_path):
     (tmp_path / "face_detection" / "scrfd").mkdir(parents=True)
     scrfd = rows(render_block(tmp_path, ["status"]))[2]
     assert scrfd[0] == "scrfd"
-    assert scrfd[-5] == "neither weights nor data were at hand"
-    assert scrfd[-4:] == [*["not measured"] * 3, "no card at hand"]
+    assert scrfd[-5] == "no weights or data available"
+    assert scrfd[-4:] == [*["not measured"] * 3, "no device available"]
     assert "scrfd_34g" in render_block(tmp_path, ["accuracy", "scrfd"])
     assert "not measured" in render_block(tmp_path, ["accuracy", "scrfd"]).lower()
     assert "未测量" in render_block(tmp_path, ["accuracy", "scrfd", "zh"])
@@ -429,5 +429,5 @@ def test_a_result_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="run it again"):
         speed(tmp_path, peers={"rows": [{"table": "same"}]})
     (tmp_path / "tests" / "benchmarks" / "results" / "peers.json").write_text("{")
-    with pytest.raises(InputError, match="no result of a benchmark"):
+    with pytest.raises(InputError, match="not a benchmark result"):
         render_block(tmp_path, ["speed"])

@@ -139,7 +139,7 @@ def test_a_build_against_itself_does_not_differ(workspace):
     assert found.outputs["score_8"].snr_db == np.inf
     assert found.to_dict()["outputs"]["score_8"]["snr_db"] is None
     assert set(found.milliseconds) == {"prepare", "network", "decode"}
-    assert "No picture differs." in render_html(found)
+    assert "No image differs." in render_html(found)
 
 
 def test_a_loss_of_ap_is_measured_where_there_is_ground_truth(workspace):
@@ -178,13 +178,13 @@ def test_unreadable_pictures_are_left_out_but_not_beside_recordings(workspace):
         compare(workspace, ReplayBackend(records, contract))
     for path in Path("photos/0--A").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match="none of 3 pictures can be read"):
+    with pytest.raises(InputError, match="none of 3 images can be read"):
         compare(workspace, OrtBackend(workspace, contract))
 
 
 def test_two_models_are_not_compared(workspace):
     other = tiny_pipnet(Path("pip.onnx"))
-    with pytest.raises(InputError, match="are no two builds of one model"):
+    with pytest.raises(InputError, match="are not builds of the same model"):
         compare(workspace, OrtBackend(other, read_contract(other)))
 
 
@@ -212,7 +212,7 @@ def test_text_json_and_a_page_with_pictures(workspace, capsys):
     command = ["compare", "tiny.onnx", "ort:out/t_fp16/mod", "--images", "photos"]
     assert main([*command, "--json", "c.json", "--html", "c.html"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("scrfd_500m_bnkps, 3 pictures\nA  tiny.onnx on ort ")
+    assert printed.startswith("scrfd_500m_bnkps, 3 images\nA  tiny.onnx on ort ")
     assert re.search(r"^score_8 +(1\.0|0\.9)\d+ +\d+\.\d ", printed, re.MULTILINE)
     assert re.search(r"^network +[\d.]+ ms +[\d.]+ ms +[\d.]+x$", printed, re.MULTILINE)
     assert re.search(r"^time +A +B +B/A$", printed, re.MULTILINE)
@@ -236,7 +236,7 @@ def test_recorded_outputs_are_a_build_too(workspace, repository, capsys):
     capsys.readouterr()
     command = "compare tiny.onnx recorded --images photos".split()
     assert main(command) == 2
-    assert "say from which list: --datalist" in capsys.readouterr().err
+    assert "give their list with --datalist" in capsys.readouterr().err
     assert main([*command, "--datalist", "list.txt"]) == 0
     printed = capsys.readouterr().out
     assert "replay 1 (recorded)" in printed

@@ -1,4 +1,4 @@
-"""A detector over a data set's photos, into a file of predictions."""
+"""Run a detector over the photos of a data set and store the predictions; resumable."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = [
 
 PREDICTIONS_FILE = "predictions.npz"
 
-# Wraps a stream of results to show how far it is; called with it and with its length.
+# Wraps a stream of results to show progress; called with it and with its length.
 Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
 class _Packed:
-    """The boxes of one photo as a short text, since JSON numbers cost more time than inference."""
+    """The boxes of one photo as compact text, since JSON numbers take longer than inference."""
 
     rows: np.ndarray
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the rows as text."""
+        """Encode the rows as text."""
         return {"rows": base64.b64encode(self.rows.astype("<f4").tobytes()).decode("ascii")}
 
     @staticmethod
     def unpack(entry: Mapping[str, Any]) -> np.ndarray:
-        """Read the rows back, (N, 5), float32; RunFolderError if the entry was changed."""
+        """Decode the rows, (N, 5), float32; RunFolderError if the entry was changed."""
         try:
             return np.frombuffer(base64.b64decode(entry["rows"], validate=True), "<f4").reshape(
                 -1, 5
@@ -66,30 +66,30 @@ def detect_folder(
     overwrite: bool = False,
     progress: Progress = lambda items, total: iter(items),
 ) -> Predictions:
-    """Find the faces of all photos below a folder; a stopped run goes on where it was.
+    """Detect the faces in all photos below a folder; an interrupted run is resumed.
 
     Parameters
     ----------
     detector
-        The network with its profile.
+        Detector with its profile.
     images
-        Folder of photos, one sub-folder an event.
+        Folder of photos, one sub-folder per event.
     folder
-        Run folder; keeps what is done, and in the end ``predictions.npz``.
+        Run folder; stores finished photos, and at the end ``predictions.npz``.
     overwrite
-        Start anew whatever the folder holds.
+        Discard the content of the folder and start again.
     progress
-        Wraps the stream of results; called with it and with the number of photos to come.
+        Wraps the stream of results; called with it and with the number of remaining photos.
 
     Returns
     -------
     Predictions
-        By photo name ``event/photo``.
+        Predictions by photo name ``event/photo``.
 
     Raises
     ------
     DatasetError
-        If a photo cannot be read: an evaluation on part of the data would not be one.
+        If a photo cannot be read, since a partial evaluation would be meaningless.
     RunFolderError
         If the folder belongs to another run.
     """

@@ -1,4 +1,4 @@
-"""How far two builds of one model drift apart: in their outputs, in terms of the task, in time."""
+"""Comparison of two builds of a model: differences of outputs and task results, and time."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class DetectionDrift:
-    """What changed from a reference to another build, over a set of pictures.
+    """Differences of the detections of two builds over a set of images.
 
     Attributes
     ----------
     faces
-        Faces of the reference.
+        Number of faces of the reference.
     missed, extra
-        Faces that only the reference has, and that only the other has.
+        Number of faces found only by the reference, and only by the other build.
     mean_iou
-        Of the paired faces; 1 if there are none.
+        Mean IoU of the paired faces; 1 if there are none.
     worst_corner
-        Largest distance of a corner coordinate of paired faces, in picture pixels.
+        Largest distance of a corner coordinate of paired faces, in image pixels.
     worst_score
         Largest difference of a score of paired faces.
     mean_score
-        Mean difference of their scores, taken as positive.
+        Mean absolute difference of their scores.
     """
 
     faces: int
@@ -87,17 +87,17 @@ class DetectionDrift:
 def compare_detections(
     pairs: Iterable[Tuple[FaceDetections, FaceDetections]],
 ) -> DetectionDrift:
-    """Compare the faces two builds found in the same pictures.
+    """Compare the faces that two builds found in the same images.
 
     Parameters
     ----------
     pairs
-        Reference and other, one pair a picture.
+        Faces of reference and other, one pair per image.
 
     Returns
     -------
     DetectionDrift
-        Faces are paired by overlap, at least 0.5.
+        Faces are paired by overlap of at least 0.5.
     """
     faces = missed = extra = 0
     overlaps: List[float] = []
@@ -118,7 +118,7 @@ def compare_detections(
 
 
 class Pair(NamedTuple):
-    """One picture and what two builds say about it."""
+    """The results of two builds for one image."""
 
     path: Path
     reference: Any
@@ -126,32 +126,32 @@ class Pair(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """How much they disagree, for putting pictures in order; 0 if not at all."""
+        """Amount of disagreement, to sort images; 0 if the results are equal."""
         drift = task_drift([self], {})
         grows = sum(drift.get(name, 0.0) for name in GROWS_WITH_DRIFT)
         return grows + 1.0 - drift.get("cosine_mean", 1.0)
 
 
-# One of these is measured for each kind of result, but for embeddings.
+# One of these is measured for each kind of result except embeddings.
 GROWS_WITH_DRIFT = ("missed", "extra", "worst_score", "nme", "worst_change")
 
 
 def decode_one(contract: Contract, raw: RawOutputs, **options: Any) -> Any:
-    """Decode one picture's outputs with the decoder of the contract's model.
+    """Decode the outputs of one image with the decoder of the contract's model.
 
     Parameters
     ----------
     contract
-        Names the model and holds the decoder's constants.
+        Gives the model and the constants of its decoder.
     raw
-        Of one picture.
+        Outputs of one image.
     options
-        Of the decoder, such as SCRFD's ``profile``.
+        Options of the decoder, such as SCRFD's ``profile``.
 
     Returns
     -------
     object
-        A result; None if the zoo has no such model.
+        The result; None if the model is unknown.
     """
     if contract.model not in MODELS:
         return None
@@ -160,15 +160,14 @@ def decode_one(contract: Contract, raw: RawOutputs, **options: Any) -> Any:
 
 
 def task_drift(pairs: Sequence[Pair], decode: Mapping[str, Any]) -> Dict[str, float]:
-    """Compare the results of two builds in the task's own measures.
+    """Compare the results of two builds with the measures of the task.
 
     Parameters
     ----------
     pairs
-        Results of one kind.
+        Pairs of results of one kind.
     decode
-        The contract's constants; a landmark network's say between which points errors are
-        normalised.
+        Constants of the contract; for landmarks they give the points that normalise errors.
 
     Returns
     -------
@@ -209,7 +208,7 @@ def _landmark_drift(
     if isinstance(dataset, str) and NORMALIZERS.get(dataset):
         errors = normalized_mean_error(other, reference, dataset)
     else:
-        # Without eyes to go by, the diagonal of the face's own points.
+        # Without known eye points, the diagonal of the face's points.
         size = np.linalg.norm(np.ptp(reference, axis=1), axis=1)
         errors = np.linalg.norm(other - reference, axis=2).mean(axis=1) / np.maximum(size, 1e-6)
     return {"nme": float(errors.mean()), "worst_nme": float(errors.max())}
@@ -223,7 +222,7 @@ def _rank(name: str, values: Sequence[Tuple[float, float]]) -> Dict[str, float]:
 def _ap_losses(
     faces: Sequence[Mapping[str, FaceDetections]], ground_truth: GroundTruth
 ) -> Dict[str, float]:
-    """Return how many points of AP the second set of faces loses against the first, by level."""
+    """Return the AP points that the second set of faces loses against the first, by level."""
     truth = _part_of(ground_truth, faces[0])
     reports = [evaluate_detections(predictions_from_faces(found), truth) for found in faces]
     return {
@@ -234,13 +233,13 @@ def _ap_losses(
 
 
 def _part_of(ground_truth: GroundTruth, photos: Iterable[str]) -> GroundTruth:
-    """Keep what the ground truth says about some photos."""
+    """Return the ground truth of a subset of photos."""
     row_of = {photo: row for row, photo in enumerate(ground_truth.images)}
     unknown = [photo for photo in photos if photo not in row_of]
     if unknown:
         raise InputError(
             f"the ground truth has no photo {unknown[0]!r} ({len(unknown)} such); expected "
-            "pictures of that data set, in folders named after its events"
+            "images of that data set, in folders named after its events"
         )
     rows = {p: slice(*ground_truth.starts[row_of[p] : row_of[p] + 2]) for p in photos}
     return GroundTruth.from_rows(
@@ -254,26 +253,26 @@ def _part_of(ground_truth: GroundTruth, photos: Iterable[str]) -> GroundTruth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two builds have in common and what not.
+    """Result of comparing two builds.
 
     Attributes
     ----------
     model
-        The card's id.
+        Id of the card.
     builds
-        What the reference and the other are, in words.
+        Descriptions of the reference and the other build.
     pictures
-        How many were compared.
+        Number of compared images.
     refused
-        Files that could not be read, with the reason.
+        Unreadable files, with the reason.
     outputs
         Output name to its drift.
     task
         See :func:`task_drift`; with ground truth also ``ap_<level>_loss`` in points.
     milliseconds
-        Stage to the median of both, per picture.
+        Stage to the median of both, per image.
     pairs
-        The results, in the order of the pictures.
+        The results, in the order of the images.
     """
 
     model: str
@@ -286,7 +285,7 @@ class Comparison:
     pairs: Sequence[Pair] = field(repr=False, default=())
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return everything but the results as JSON values; infinite numbers are null."""
+        """Return all fields except the results as JSON values; infinite numbers are null."""
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -312,16 +311,16 @@ def compare_backends(
     paths: Iterable[Path],
     ground_truth: Optional[GroundTruth] = None,
 ) -> Comparison:
-    """Run two builds of one model over pictures, turn by turn.
+    """Run two builds of one model alternately over images.
 
     Parameters
     ----------
     reference, other
-        Opened on any runtimes.
+        Backends on any runtimes.
     paths
-        Pictures such as the model takes: photos for a detector, crops for the others.
+        Inputs of the model: photos for a detector, crops for the others.
     ground_truth
-        Of WIDER FACE, for detectors: the loss of AP on these pictures is measured too.
+        Ground truth of WIDER FACE, for detectors, to measure the loss of AP on these images too.
 
     Returns
     -------
@@ -330,7 +329,7 @@ def compare_backends(
     Raises
     ------
     InputError
-        If the two are not builds of one model, or no picture can be read.
+        If the two are not builds of the same model, or no image can be read.
     """
     _check_same_model(reference, other)
     runs = [_Run(reference, ground_truth is not None), _Run(other, ground_truth is not None)]
@@ -341,7 +340,7 @@ def compare_backends(
             image = read_image_rgb(path)
         except ImageError as error:
             if ReplayBackend in map(type, (reference, other)):
-                raise  # Recorded outputs follow each other; one left out would shift the rest.
+                raise  # Recorded outputs are sequential; skipping one would shift the rest.
             refused[str(path)] = str(error)
             continue
         with naming(path):
@@ -350,7 +349,7 @@ def compare_backends(
             drift.add(raw_a.arrays[name], raw_b.arrays[name])
         pairs.append(Pair(path, result_a, result_b))
     if not pairs:
-        raise InputError(f"none of {len(refused)} pictures can be read; expected at least one")
+        raise InputError(f"none of {len(refused)} images can be read; expected at least one")
     task = task_drift(pairs, reference.contract.decode)
     if ground_truth is not None:
         task.update(_ap_losses([run.faces for run in runs], ground_truth))
@@ -371,7 +370,7 @@ def _check_same_model(reference: Backend, other: Backend) -> None:
     if (a.model, a.output_names) != (b.model, b.output_names):
         raise InputError(
             f"{a.card_id} with outputs {', '.join(a.output_names)} and {b.card_id} with "
-            f"{', '.join(b.output_names)} are no two builds of one model"
+            f"{', '.join(b.output_names)} are not builds of the same model"
         )
 
 
@@ -382,7 +381,7 @@ def _describe(backend: Backend) -> str:
 
 
 class _Run:
-    """One build over the pictures, with the time of each stage."""
+    """One build run over the images, with the time of each stage."""
 
     def __init__(self, backend: Backend, evaluate: bool) -> None:
         self.backend = backend
@@ -392,7 +391,7 @@ class _Run:
 
     def __call__(self, path: Path, image_rgb: np.ndarray) -> Tuple[RawOutputs, Any]:
         if not self.times and not isinstance(self.backend, ReplayBackend):
-            # The first run of a network also plans its memory, which says nothing about the rest.
+            # The first run of a network also plans its memory, so it is not timed.
             self._infer(image_rgb)
             self.times.clear()
         raw = self._infer(image_rgb)
@@ -424,14 +423,14 @@ def _median_times(runs: Sequence[_Run]) -> Dict[str, Tuple[float, float]]:
 
 
 def time_in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int = 15) -> Dict[str, float]:
-    """Time calls turn by turn, so that what else the machine does hits all of them.
+    """Time calls in alternation, so that other load on the machine affects all of them.
 
     Parameters
     ----------
     calls
-        Name to what is timed.
+        Name to the function to time.
     rounds
-        Calls of each, after two that do not count.
+        Calls of each, after two warm-up calls.
 
     Returns
     -------

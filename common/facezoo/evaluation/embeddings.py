@@ -1,4 +1,4 @@
-"""Folders of people for quality work: degraded copies, embeddings, lists of labels."""
+"""Embeddings of image folders with any recognition network, for quality evaluation."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PackedEmbedding:
-    """An embedding as a short text, since JSON numbers cost more time than inference."""
+    """An embedding as compact text, since JSON numbers take longer than inference."""
 
     vector: np.ndarray
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the vector as text."""
+        """Encode the vector as text."""
         return {"vector": base64.b64encode(self.vector.astype("<f4").tobytes()).decode("ascii")}
 
 
 def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
-    """Gather what :class:`PackedEmbedding` packed; pictures that were refused are left out.
+    """Collect the embeddings of :class:`PackedEmbedding` entries, without unreadable images.
 
     Raises
     ------
     DatasetError
-        If there is none.
+        If there is no embedding.
     """
     names, vectors = [], []
     for entry in entries:
@@ -53,36 +53,36 @@ def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
             names.append(entry["path"])
             vectors.append(np.frombuffer(base64.b64decode(entry["vector"]), "<f4"))
     if not names:
-        raise DatasetError("there is no embedding: every picture was refused")
+        raise DatasetError("there is no embedding: no image could be read")
     return Embeddings(tuple(names), np.stack(vectors))
 
 
 def open_recognizer(
     source: str, card_id: str = "w600k_mbf", threads: Optional[int] = None
 ) -> OrtBackend:
-    """Open any recognition network of one picture in and one embedding out.
+    """Open any recognition network with one image input and one embedding output.
 
     Parameters
     ----------
     source
-        An .onnx file, or the name ``facezoo download`` fetched it under.
+        An .onnx file, or its name for ``facezoo download``.
     card_id
-        Whose pre-processing a file gets that carries no contract of its own.
+        Card whose pre-processing is used for a file without a contract.
     threads
         Cores to use; all if None.
 
     Raises
     ------
     InputError
-        If there is no such card.
+        If the card is unknown.
     GraphError
-        If the file is no graph of one input and one output.
+        If the file is not a graph with one input and one output.
     """
     import onnx
 
     path = Path(source) if source.endswith(".onnx") else find(source)
     if card_id not in CARDS or CARDS[card_id].task != "face_recognition":
-        raise InputError(f"{card_id!r} is no card of a recognition network; see facezoo list")
+        raise InputError(f"{card_id!r} is not the card of a recognition network; see facezoo list")
     try:
         contract = read_contract(path)
     except GraphError as error:
@@ -95,7 +95,7 @@ def open_recognizer(
         if len(inputs) != 1 or len(outputs) != 1:
             raise GraphError(
                 f"{str(path)!r} has inputs {inputs} and outputs {list(outputs)}; expected one "
-                "picture and one embedding"
+                "image and one embedding"
             ) from error
         card = CARDS[card_id]
         contract = Contract(card.id, card.model, inputs[0], card.preprocess, outputs)
@@ -110,14 +110,14 @@ def embed_pictures(
     Parameters
     ----------
     backend
-        From :func:`open_recognizer`.
+        Result of :func:`open_recognizer`.
     paths
-        The pictures.
+        The images.
 
     Yields
     ------
     path : Path
-        In the order given.
+        In the given order.
     result : Embedding or ImageError
         The error if the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Embeddings of many faces, written as a feature list and as arrays."""
+"""Feature extraction: embeddings of many faces, as a feature list and as arrays."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one start of an extraction did.
+    """Counts and time of one run of an extraction.
 
     Attributes
     ----------
     total, kept, refused
-        Pictures in all, of them done by an earlier start, and that could not be read.
+        Number of images, of images done by an earlier run, and of unreadable images.
     seconds
-        Time for those not kept.
+        Time for the images of this run.
     """
 
     total: int
@@ -75,16 +75,16 @@ class Extraction:
 def stream_batches(
     model: FaceEmbedder, paths: Sequence[Path], size: int
 ) -> Iterator[Tuple[Path, Union[Embedding, ImageError]]]:
-    """Embed many aligned faces, several in one run of the network.
+    """Embed many aligned faces in batches.
 
     Parameters
     ----------
     model
         The network.
     paths
-        Picture files.
+        Image files.
     size
-        Pictures a run; 1 lets every core run its own, which a CPU does faster.
+        Batch size; with 1 every core runs its own image, which is faster on a CPU.
 
     Yields
     ------
@@ -94,7 +94,7 @@ def stream_batches(
         The error if the file cannot be read.
     """
     if size < 1:
-        raise InputError(f"a batch must hold at least one picture, got {size}")
+        raise InputError(f"the batch size must be at least 1, got {size}")
     if size == 1:
         yield from model.stream(paths)
         return
@@ -115,7 +115,7 @@ def stream_batches(
 
 
 def largest_face(entry: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
-    """Return the face with the largest box of a photo's entry in a results.json; None without."""
+    """Return the face with the largest box of a photo's results.json entry; None without faces."""
 
     def area(face: Mapping[str, Any]) -> float:
         left, top, right, bottom = face["box_xyxy"]
@@ -127,23 +127,23 @@ def largest_face(entry: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
 def write_features(
     entries: Iterable[Mapping[str, Any]], feature_list: Path, arrays: Path
 ) -> Tuple[int, List[str]]:
-    """Write recorded embeddings as the authors' feature list and as arrays.
+    """Write recorded embeddings in the authors' feature list format and as arrays.
 
     Parameters
     ----------
     entries
-        Of a run: aligned faces, or photos, of which the largest face is taken.
+        Entries of a run: aligned faces, or photos, whose largest face is used.
     feature_list
-        The text file to write: ``path v0 v1 …``.
+        Target text file: ``path v0 v1 …``.
     arrays
-        The .npz to write: ``names``, ``vectors`` (N, D) float32, ``norms``.
+        Target .npz: ``names``, ``vectors`` (N, D) float32, ``norms``.
 
     Returns
     -------
     written : int
-        Pictures with an embedding.
+        Number of images with an embedding.
     without : list of str
-        Pictures without: no face, or not readable.
+        Images without an embedding: no face, or unreadable.
     """
     names: List[str] = []
     vectors: List[np.ndarray] = []
@@ -166,12 +166,12 @@ def write_features(
 
 
 def finish_embeddings(folder: RunFolder) -> None:
-    """Write what a runner or a decoder leaves: results.json, feat.list and embeddings.npz."""
+    """Write the results of a runner or decoder: results.json, feat.list and embeddings.npz."""
     _, without = write_features(
         folder.entries(), folder.folder / FEATURES_FILE, folder.folder / ARRAYS_FILE
     )
     if without:
-        _log.warning("%d pictures have no embedding, the first is %s", len(without), without[0])
+        _log.warning("%d images have no embedding, the first is %s", len(without), without[0])
     folder.write_items(RESULTS_FILE, schema=RESULTS_SCHEMA, key="images")
     folder.finish()
 
@@ -187,23 +187,22 @@ def extract_features(
     overwrite: bool = False,
     progress: Progress = lambda items, total: items,
 ) -> Extraction:
-    """Embed the pictures of a list into a feature list and an .npz beside it; resumable.
+    """Embed the images of a list and write a feature list and an .npz beside it; resumable.
 
     Parameters
     ----------
     model
         The network.
     paths, names
-        Aligned faces, and what they are called in the feature list.
+        Aligned faces, and their names in the feature list.
     feature_list
-        The file to write; what an interrupted start has done is kept in the folder
-        ``<feature_list>.run``.
+        Target file; the progress of an interrupted run is kept in ``<feature_list>.run``.
     batch
-        Pictures a run of the network.
+        Batch size of the network.
     missing
-        ``skip`` names and leaves out pictures that cannot be read, ``fatal`` stops at the first.
+        ``skip`` reports and leaves out unreadable images, ``fatal`` stops at the first.
     overwrite
-        Start anew.
+        Start again.
     progress
         Wraps the loop.
 
@@ -214,15 +213,15 @@ def extract_features(
     Raises
     ------
     ImageError
-        With ``fatal``, if a picture cannot be read.
+        With ``fatal``, if an image cannot be read.
     RunFolderError
-        If the file exists and is not this run's.
+        If the file exists and does not belong to this run.
     """
     run = feature_list.with_name(f"{feature_list.name}.run")
     if feature_list.exists() and not run.exists() and not overwrite:
         raise RunFolderError(
-            f"{str(feature_list)!r} exists and whose it is cannot be told; name another file or "
-            "use --overwrite to start anew"
+            f"{str(feature_list)!r} exists and was not created by facezoo; choose another "
+            "file or use --overwrite to start again"
         )
     with RunFolder(
         run,
@@ -234,7 +233,7 @@ def extract_features(
     ) as folder:
         if folder.finished and not feature_list.exists():
             raise RunFolderError(
-                f"{str(run)!r} is finished, but its {feature_list.name} is gone; use --overwrite"
+                f"{str(run)!r} is finished, but its {feature_list.name} is missing; use --overwrite"
             )
         done = folder.completed(list(names))
         started = time.perf_counter()
@@ -251,14 +250,14 @@ def extract_features(
 
 
 def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[Tuple[str, float]]:
-    """Rank pictures by the lengths of their embeddings, which MagFace makes their quality.
+    """Rank images by the norms of their MagFace embeddings, which are their quality.
 
     Parameters
     ----------
     features
-        As the network gives them.
+        Embeddings as returned by the network.
     scale
-        ``magnitude``, rounded to two digits as the authors print it, or ``ofiq``: 0 to 100, see
+        ``magnitude``, rounded to two decimals as in the authors' output, or ``ofiq``: 0 to 100, see
         :func:`~facezoo.metrics.quality.ofiq_score`.
 
     Returns

@@ -1,7 +1,7 @@
-"""A runner's results against annotations, for either of the two crops.
+"""Landmark evaluation of a runner's results, for both kinds of crop.
 
-Errors are the authors' in both cases: distances in [0, 1] of the annotated crop, over the distance
-of two landmarks. What differs is what the network saw.
+Errors are computed as by the authors in both cases: distances in [0, 1] of the annotated crop,
+divided by the distance of two landmarks. Only the input of the network differs.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 
-# The annotated rectangle 1.2 times as large, which the training data were cut by; and a detector's
-# box, 1.2 times as wide with its top cut off, as in the authors' demonstration.
+# The annotated rectangle enlarged 1.2 times, as in the training data; and a detector's box, 1.2
+# times as wide with its top cut off, as in the authors' demo.
 CROPS = ("annotation", "detector")
 
 RESULTS_FILE, RESULTS_SCHEMA = "results.json", "facezoo.landmarks/1"
@@ -47,25 +47,25 @@ REPORT_FILE, REPORT_SCHEMA = "metrics.json", "facezoo.nme/1"
 
 # source: PIPNet@b9eab58 lib/preprocess.py gen_data, lib/test.py
 TEST_LIST, TEST_CROPS = "test.txt", "images_test"
-PHOTOS = "WFLW_images"  # as WFLW's archive has it
+PHOTOS = "WFLW_images"  # as in WFLW's archive
 
 
 @dataclass(frozen=True)
 class LandmarkReport:
-    """What a set of faces comes to.
+    """Landmark metrics of a set of faces.
 
     Attributes
     ----------
     crop
         One of ``CROPS``.
     normalizer
-        Data set whose two landmarks normalise.
+        Data set that defines the two normalising landmarks.
     errors
-        Shape (M,), float64, one a face in the order of the test list.
+        Shape (M,), float64, one per face in the order of the test list.
     table
-        ``full``, then each subset that was there.
+        ``full``, then each available subset.
     missed
-        Lines of the test list whose face the detector did not find; they count nowhere.
+        Lines of the test list whose face the detector did not find; they are not counted.
     """
 
     crop: str
@@ -75,7 +75,7 @@ class LandmarkReport:
     missed: Tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Say it in text: the three numbers the authors print, then a row a subset."""
+        """Format as text: the three numbers of the authors' output, then a row per subset."""
         full = self.table["full"]
         yield f"crop: {self.crop}"
         yield f"Image num: {full.faces}"
@@ -99,7 +99,7 @@ class LandmarkReport:
             )
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return everything as JSON values."""
+        """Return all fields as JSON values."""
         return {
             "schema": REPORT_SCHEMA,
             "crop": self.crop,
@@ -111,29 +111,29 @@ class LandmarkReport:
 
 
 def find_pictures(data_dir: Path, crop: str) -> Tuple[Path, Tuple[str, ...], bool]:
-    """Say what a runner is to work on.
+    """Find the input images of a runner.
 
     Parameters
     ----------
     data_dir
-        Crops as ``preprocess_wflw.py`` leaves them (``test.txt``, ``images_test``), WFLW as it is
-        published (the lists, ``WFLW_images``), any folder of pictures, or one picture.
+        Crops written by ``preprocess_wflw.py`` (``test.txt``, ``images_test``), WFLW as published
+        (the lists, ``WFLW_images``), any folder of images, or one image.
     crop
         One of ``CROPS``.
 
     Returns
     -------
     root : Path
-        Folder of the pictures.
+        Folder of the images.
     names : tuple of str
-        Pictures below it, with forward slashes: the test set's, or all.
+        Images relative to it, with forward slashes: those of the test set, or all.
     annotated : bool
-        Whether there are annotations for :func:`evaluate_results`.
+        Whether annotations for :func:`evaluate_results` exist.
 
     Raises
     ------
     InputError
-        If there is no picture, or it cannot be cut that way.
+        If there is no image, or the crop is not possible with this data.
     """
     crops, published = Path(data_dir, TEST_LIST), sorted(data_dir.rglob(wflw.LISTS["test"]))
     if crop == "annotation" and crops.is_file():
@@ -143,12 +143,12 @@ def find_pictures(data_dir: Path, crop: str) -> Tuple[Path, Tuple[str, ...], boo
         return data_dir / PHOTOS, tuple(dict.fromkeys(face.image for face in faces)), True
     if crop == "annotation" and published:
         raise InputError(
-            f"{str(data_dir)!r} holds whole photos; cut the annotated crops with "
-            "source_code/preprocess_wflw.py first, or take --crop detector"
+            f"{str(data_dir)!r} contains full photos; create the annotated crops with "
+            "source_code/preprocess_wflw.py first, or use --crop detector"
         )
     if crop == "detector" and crops.is_file():
         raise InputError(
-            f"{str(data_dir)!r} holds crops; for --crop detector give the folder with WFLW's "
+            f"{str(data_dir)!r} contains crops; for --crop detector give the folder with WFLW's "
             f"lists and {PHOTOS}"
         )
     paths = find_images(data_dir)
@@ -157,23 +157,23 @@ def find_pictures(data_dir: Path, crop: str) -> Tuple[Path, Tuple[str, ...], boo
 
 
 def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") -> LandmarkReport:
-    """Compare a runner's result file with the annotations.
+    """Evaluate the result file of a runner against the annotations.
 
     Parameters
     ----------
     results
         ``results.json`` of the runner or of ``npz_decode.py``.
     data_dir
-        As of :func:`find_pictures`.
+        As for :func:`find_pictures`.
     normalizer
         Data set, one of ``facezoo.metrics.landmarks.NORMALIZERS``.
 
     Raises
     ------
     InputError
-        If the file is no such results, or has another number of landmarks.
+        If the file is not such a result file, or has another number of landmarks.
     DatasetError
-        If a face of the test set is not in it.
+        If a face of the test set is missing in it.
     """
     crop, found = _read_results(Path(results))
     evaluate = _on_photos if crop == "detector" else _on_crops
@@ -181,16 +181,16 @@ def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") ->
 
 
 def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
-    """Return the crop, and each picture's landmarks or, as text, why it has none."""
+    """Return the crop, and for each image its landmarks or the reason why it has none."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{str(path)!r} cannot be read: {error.strerror}; make it with vsx_infer.py"
+            f"{str(path)!r} cannot be read: {error.strerror}; create it with vsx_infer.py"
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{str(path)!r} is no {RESULTS_SCHEMA}; make it with vsx_infer.py"
+            f"{str(path)!r} is not a {RESULTS_SCHEMA} file; create it with vsx_infer.py"
         ) from error
     try:
         content = json.loads(text)
@@ -203,19 +203,19 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
         }
     except UNREADABLE as error:
         raise InputError(
-            f"{str(path)!r} is no {RESULTS_SCHEMA} ({error!r}); make it with vsx_infer.py"
+            f"{str(path)!r} is not a {RESULTS_SCHEMA} file ({error!r}); create it with vsx_infer.py"
         ) from error
 
 
 def evaluate_run(folder: Path, data_dir: Path, normalizer: str) -> LandmarkReport:
-    """Evaluate the results of a run folder, and write the report beside them.
+    """Evaluate the results of a run folder and write the report beside them.
 
     Parameters
     ----------
     folder
-        Holds ``results.json``; gets ``metrics.json``.
+        Folder with ``results.json``; ``metrics.json`` is written there.
     data_dir, normalizer
-        As of :func:`evaluate_results`.
+        As for :func:`evaluate_results`.
     """
     report = evaluate_results(folder / RESULTS_FILE, data_dir, normalizer)
     text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
@@ -224,12 +224,12 @@ def evaluate_run(folder: Path, data_dir: Path, normalizer: str) -> LandmarkRepor
 
 
 def stack_units(results: Iterable[Tuple[Path, Union[Landmarks, ImageError]]]) -> np.ndarray:
-    """Gather what a model said about crops, in [0, 1] of each.
+    """Collect the landmarks of crops, in [0, 1] of each crop.
 
     Parameters
     ----------
     results
-        From ``LandmarkDetector.stream``.
+        Results of ``LandmarkDetector.stream``.
 
     Returns
     -------
@@ -255,7 +255,7 @@ def _unit_points(landmarks: Landmarks) -> np.ndarray:
 
 def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> LandmarkReport:
     truth = wflw.read_normalised_list(data_dir / TEST_LIST)
-    # The npz route may have been given a folder above the crops.
+    # In the npz route the root may be a folder above the crops.
     found = {PurePosixPath(path).name: one for path, one in found.items()}
     predicted = [_unit_points(_pick(found, name)) for name in truth.names]
     errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer)
@@ -292,7 +292,7 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> Lan
 
 
 def _pick(found: Mapping[str, Any], name: str) -> Any:
-    picked = found.get(name, "is not among them")
+    picked = found.get(name, "is not in the file")
     if isinstance(picked, str):
         raise DatasetError(
             f"the results have no landmarks of {name!r}, which {picked}; an evaluation needs every "
@@ -304,7 +304,7 @@ def _pick(found: Mapping[str, Any], name: str) -> Any:
 def _subsets(
     lists: Mapping[str, Path], faces: Sequence[wflw.WflwFace], counted: Sequence[int]
 ) -> Dict[str, List[int]]:
-    """Find the subsets' faces among those that are counted."""
+    """Return the indices of each subset among the counted faces."""
     position = {index: number for number, index in enumerate(counted)}
     subsets = {}
     for name in wflw.SUBSETS:

@@ -1,4 +1,4 @@
-"""From a folder of photos to the numbers, and what each departure from the protocol costs."""
+"""Cost of each deviation from the evaluation protocol of WIDER FACE, in points of AP."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Deviation:
-    """One way to depart from the evaluation protocol.
+    """One deviation from the evaluation protocol.
 
     Attributes
     ----------
     label
-        What it is, for the table.
+        Description for the table.
     preprocess, profile
         Fields to change.
     even_sizes
-        Shrink odd sides by a pixel first, and map back as if that had not happened, as the
-        vendor's runner does.
+        Shrink odd sides by a pixel first and ignore that when mapping back, as the vendor's
+        runner does.
     lowest_score
-        Drop detections below it.
+        Drop detections with a lower score.
     score_decimals
-        Round scores to as many.
+        Round scores to this number of decimals.
     build
         Another artifact prefix or .onnx.
     """
@@ -58,7 +58,7 @@ class Deviation:
     build: Optional[Path] = None
 
     def joined(self, other: Deviation) -> Deviation:
-        """Return both at once."""
+        """Return the combination of both deviations."""
         return Deviation(
             label=f"+ {other.label}",
             preprocess={**self.preprocess, **other.preprocess},
@@ -71,14 +71,14 @@ class Deviation:
 
     @property
     def slug(self) -> str:
-        """A folder name for the detections, the same for deviations that do not change them."""
+        """Folder name of the detections; equal for deviations that do not change them."""
         parts = [f"{name}-{value}" for name, value in {**self.preprocess, **self.profile}.items()]
         parts += ["even"] * self.even_sizes
         parts += [self.build.parent.name or self.build.stem] if self.build else []
         return re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(parts)).strip("-") or "protocol"
 
 
-# The vendor's runner and its numbers differ from the protocol in these, in this order.
+# Deviations of the vendor's runner and its numbers from the protocol, in this order.
 # source: VastModelZOO@43aff36 cv/face_detection/scrfd/build_in/vsx/python/scrfd_vsx.py
 VENDOR_CHAIN = (
     Deviation("scores cut at 0.5", lowest_score=0.5),
@@ -95,7 +95,7 @@ ALONE = (
     Deviation("scores written with 3 decimals", score_decimals=3),
     Deviation("odd sizes made even", even_sizes=True),
     Deviation("one scale for both axes", preprocess={"axis_scale": "height"}),
-    Deviation("picture at the top left", preprocess={"anchor": "top_left"}),
+    Deviation("image at the top left", preprocess={"anchor": "top_left"}),
     Deviation("padded with 114", preprocess={"pad_value": (114, 114, 114)}),
     Deviation("padded with 127", preprocess={"pad_value": (127, 127, 127)}),
     Deviation("input 480x480", preprocess={"input_hw": (480, 480)}),
@@ -105,7 +105,7 @@ ALONE = (
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What one deviation costs.
+    """Cost of one deviation.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class LedgerRow:
     ap
         Level to AP in points, 0 to 100.
     cost
-        Level to the difference from the row it is compared with, in points; negative is a loss.
+        Level to the difference from the compared row, in points; negative is a loss.
     """
 
     label: str
@@ -124,17 +124,17 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where the points go.
+    """Costs of all deviations.
 
     Attributes
     ----------
     protocol
         The evaluation protocol itself; its cost is zero.
     chain
-        From the protocol to the vendor's runner, each row compared with the one before, so that
-        the costs add up to the whole.
+        From the protocol to the vendor's runner, each row compared with the previous one, so that
+        the costs add up to the total.
     alone
-        Each deviation by itself, compared with the protocol.
+        Each deviation alone, compared with the protocol.
     """
 
     protocol: LedgerRow
@@ -157,22 +157,22 @@ def ledger_of(
     say: Callable[[str], None],
     alone: Iterable[Deviation] = ALONE,
 ) -> Ledger:
-    """Measure what each deviation from the protocol costs.
+    """Measure the cost of each deviation from the protocol.
 
     Parameters
     ----------
     source
         The network, fp32, with free height and width.
     images, truth
-        The photos and their faces.
+        The photos and their ground truth.
     folder
-        Below it each run that needs inference keeps a run folder, so that all can be stopped.
+        Parent of the run folders; each run with inference has its own and can be resumed.
     builds
         Label to another build of the network, such as fp16 and int8.
     progress, say
-        As for :func:`detect_folder`; ``say`` takes a line on each deviation that is begun.
+        As for :func:`detect_folder`; ``say`` is called with a line at the start of each deviation.
     alone
-        What to measure by itself.
+        Deviations to measure alone.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def _minus(one: Mapping[str, float], other: Mapping[str, float]) -> Dict[str, fl
 
 
 def _cut(predictions: Predictions, deviation: Deviation) -> Predictions:
-    """Apply what happens after the detection; dropping low scores commutes with the NMS."""
+    """Apply the steps after the detection; dropping low scores commutes with the NMS."""
     keep = predictions.scores >= deviation.lowest_score
     counts = np.add.reduceat(np.append(keep, False), predictions.starts[:-1])
     counts[np.diff(predictions.starts) == 0] = 0
@@ -238,7 +238,7 @@ def _detect(
 
 
 class _EvenSizes(FaceDetector):
-    """Shrinks odd sides by a pixel and maps back as if it had not, as the vendor's runner does."""
+    """A detector that shrinks odd sides by a pixel and ignores that, like the vendor's runner."""
 
     def settings(self) -> Dict[str, Any]:
         return {**super().settings(), "even_sizes": True}

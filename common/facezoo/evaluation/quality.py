@@ -1,4 +1,4 @@
-"""Quality scores over many faces: in order, against errors, against known degradations."""
+"""Evaluation of quality scores: contact sheet, error versus discard, known degradations."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ SHEET_COLUMNS, SHEET_FACES = 10, 100
 
 
 def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
-    """Say whose a file of scores is.
+    """Return the origin of a file of scores.
 
     Parameters
     ----------
     model
-        Opened from ``source``.
+        Model opened from ``source``.
     source
         An artifact prefix or an .onnx file.
 
@@ -56,7 +56,7 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
     dict
         ``card``, ``build``, ``engine`` and ``model_sha256``; JSON values.
     """
-    # A lone .onnx is what it was exported as; the vendor's files do not say.
+    # A single .onnx has the type of its export; the vendor's files do not record it.
     build = "fp32" if source.suffix == ".onnx" else read_artifact(source).dtype
     return {
         "card": model.contract.card_id,
@@ -67,24 +67,24 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
 
 
 def quality_sheet(results: Path, images: Path) -> np.ndarray:
-    """Show faces in the order of their quality, lowest first, each above its score.
+    """Draw faces sorted by quality, lowest first, each above its score.
 
     Parameters
     ----------
     results
-        The runner's results.json.
+        The results.json of a runner.
     images
-        The folder, or the picture, that it was made from.
+        The folder or image of that run.
 
     Returns
     -------
     numpy.ndarray
-        Shape (H, W, 3), uint8, RGB; of more than 100 faces, 100 evenly spaced in the order.
+        Shape (H, W, 3), uint8, RGB; of more than 100 faces, 100 evenly spaced ones.
 
     Raises
     ------
     DatasetError
-        If the file is not such a one or holds no face.
+        If the file has another form or contains no face.
     """
     try:
         content = json.loads(Path(results).read_text(encoding="utf-8"))
@@ -92,9 +92,11 @@ def quality_sheet(results: Path, images: Path) -> np.ndarray:
             raise ValueError(f"its schema is {content['schema']!r}")
         faces = sorted(_faces(content["images"]), key=lambda face: face[0])
     except UNREADABLE as error:
-        raise DatasetError(f"{str(results)!r} holds no quality results ({error})") from error
+        raise DatasetError(
+            f"{str(results)!r} is not a file of quality results ({error})"
+        ) from error
     if not faces:
-        raise DatasetError(f"{str(results)!r} holds no face, so there is nothing to show")
+        raise DatasetError(f"{str(results)!r} contains no face to show")
     chosen = np.linspace(0, len(faces) - 1, min(len(faces), SHEET_FACES)).round().astype(int)
     shown: List[np.ndarray] = []
     for index in chosen:
@@ -107,7 +109,7 @@ def quality_sheet(results: Path, images: Path) -> np.ndarray:
 
 
 def _faces(entries: List[Mapping[str, Any]]) -> Iterator[Tuple[float, str, Any]]:
-    """Give score, picture and landmarks (None for an aligned face) of every face."""
+    """Yield score, image and landmarks (None for an aligned face) of every face."""
     for entry in entries:
         if "quality" in entry:
             yield entry["quality"], entry["path"], None
@@ -120,16 +122,16 @@ MOST_IMPOSTORS = 1_000_000
 
 @dataclass(frozen=True)
 class FacePairs:
-    """Pairs of faces with their distance.
+    """Pairs of faces with their distances.
 
     Attributes
     ----------
     names
-        Of the faces.
-    indices
+        Names of the faces.
+        indices
         Shape (P, 2), int64: the two faces of each pair.
     people
-        Shape (P, 2), int64: numbers of their people.
+        Shape (P, 2), int64: person numbers of both faces.
     distances
         Shape (P,), float64: 1 minus the cosine of the two embeddings.
     """
@@ -145,7 +147,7 @@ class FacePairs:
         return np.asarray(self.people[:, 0] == self.people[:, 1])
 
     def quality(self, scores: QualityScores) -> np.ndarray:
-        """Return the quality of each pair: the lower of its faces', (P,)."""
+        """Return the quality of each pair, (P,): the lower one of its faces."""
         return np.asarray(scores.of(self.names)[self.indices].min(axis=1))
 
 
@@ -157,19 +159,19 @@ def face_pairs(
     seed: int = 0,
     most: int = MOST_IMPOSTORS,
 ) -> FacePairs:
-    """Pair faces with references: all genuine pairs, and all impostor pairs or many.
+    """Pair faces with references: all genuine pairs, and all or many impostor pairs.
 
     Parameters
     ----------
     embeddings
-        Of the faces.
-    references
-        Shape (N,), bool: one face of each pair is one of these; all if None.
+        Embeddings of the faces.
+        references
+            Shape (N,), bool: one face of each pair is a reference; all faces if None.
     originals
-        Shape (N,), int: index of the picture that each was made from. Two copies of one picture,
-        or a copy and its original, are no pair.
+        Shape (N,), int: index of the original of each image. Two copies of one image, or a copy
+        and its original, are not paired.
     seed, most
-        If there are more impostor pairs, so many are drawn.
+        Seed and maximum of the impostor pairs; with more pairs, this number is drawn.
 
     Raises
     ------
@@ -202,7 +204,7 @@ def face_pairs(
         raise InputError(
             f"{len(vectors)} faces of {len(set(people.tolist()))} people make "
             f"{sum(map(len, genuine))} genuine and {sum(map(len, impostors))} impostor pairs; "
-            "expected folders of people, several pictures each"
+            "expected one folder per person with several images each"
         )
     distances = np.empty(len(indices))
     for first in range(0, len(indices), MOST_IMPOSTORS // 10):
@@ -226,20 +228,20 @@ def compare_scores(
     Parameters
     ----------
     pairs
-        From :func:`face_pairs`.
+        Result of :func:`face_pairs`.
     scores
-        Name of each to its scores.
+        Name to scores.
     rates
         False match rates that fix thresholds.
     resamples, seed
-        Of the bootstrap, which draws people.
+        Settings of the bootstrap over people.
 
     Returns
     -------
     curves : dict
-        Name to rate to curve.
+        Name to a mapping of rate to curve.
     left_out : dict
-        Rate to the reason why there is no curve at it.
+        Rate to the reason why it has no curve.
 
     Raises
     ------
@@ -268,17 +270,17 @@ def compare_scores(
 
 @dataclass(frozen=True)
 class CopyRanking:
-    """How a score ranks the copies of a picture.
+    """Quality of the ranking of degraded copies by a score.
 
     Attributes
     ----------
     pictures
-        How many have copies.
+        Number of images with copies.
     spearman
-        Mean over the pictures of the rank correlation between how bad a copy is and its score; -1
-        if every copy scores below the one before.
+        Mean over the images of the rank correlation between the degradation of a copy and its
+        score; -1 if every copy scores below the previous one.
     last_below_original
-        Share of the pictures whose worst copy scores below the original.
+        Share of images whose worst copy scores below the original.
     """
 
     pictures: int
@@ -287,28 +289,28 @@ class CopyRanking:
 
 
 def rank_copies(scores: QualityScores, pairs: Iterable[Tuple[str, str]]) -> CopyRanking:
-    """Compare the scores of copies with the order they are listed in, best first.
+    """Compare the scores of copies with their listed order, best first.
 
     Parameters
     ----------
     scores
-        Of originals and copies.
+        Scores of originals and copies.
     pairs
-        Copy and original; the copies of a picture from the best to the worst.
+        Copy and original; copies of an image from best to worst.
 
     Raises
     ------
     DatasetError
-        If one has no score, or there is no copy.
+        If an image has no score, or there is no copy.
     """
     family: Dict[str, List[str]] = {}
     for copy, original in pairs:
         family.setdefault(original, [original]).append(copy)
     if not family:
-        raise DatasetError("the list names no copy")
+        raise DatasetError("the list contains no copy")
     found = [scores.of(names) for names in family.values()]
     ranks = [spearman(np.arange(len(values)), values) for values in found]
-    # All copies with one score are in no order.
+    # Copies with equal scores have no order.
     ranks = [0.0 if np.isnan(rank) else rank for rank in ranks]
     below = [values[-1] < values[0] for values in found]
     return CopyRanking(len(found), float(np.mean(ranks)), float(np.mean(below)))
@@ -316,12 +318,12 @@ def rank_copies(scores: QualityScores, pairs: Iterable[Tuple[str, str]]) -> Copy
 
 @dataclass(frozen=True)
 class Response:
-    """What a kind of degradation does to the scores of some faces.
+    """Scores of faces under one kind of degradation.
 
     Attributes
     ----------
     levels
-        Shape (L,), as :data:`~facezoo.image.degrade.DEGRADATIONS` says.
+        Shape (L,), in the unit of :data:`~facezoo.image.degrade.DEGRADATIONS`.
     scores
         Shape (faces, L), float64.
     """
@@ -335,28 +337,28 @@ def response_curves(
     paths: Iterable[Path],
     levels: Mapping[str, Sequence[float]],
 ) -> Dict[str, Response]:
-    """Score aligned faces as they are made worse.
+    """Score aligned faces at increasing degradation.
 
     Parameters
     ----------
     model
-        A quality network, or a recogniser, the length of whose embeddings is the quality.
+        A quality network, or a recogniser whose embedding norm is the quality.
     paths
-        The faces.
+        Image files of the faces.
     levels
-        Kind of degradation to how much of it.
+        Kind of degradation to its levels.
 
     Returns
     -------
     dict of str to Response
-        By kind.
+        Responses by kind.
 
     Raises
     ------
     ImageError
-        If a picture cannot be read.
+        If an image cannot be read.
     InputError
-        If a kind or a level is not known.
+        If a kind is unknown or a level is out of range.
     """
 
     def score(infer: Infer, image: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Recognition over many faces: embeddings into files, and folders of people into an accuracy."""
+"""Recognition evaluation: pairs of a list, folders of people, and packed verification sets."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class PeopleReport:
     Attributes
     ----------
     pictures, with_face
-        Pictures, and those in which a face was found; all of them if none was looked for.
+        Number of images, and of images with a face; equal without a detector.
     people
         Number of people.
     verification
-        Over all pairs of one person and as many of two.
+        Result over all genuine pairs and as many impostor pairs.
     images_per_second
-        From file to embedding.
+        Throughput from file to embedding.
     """
 
     pictures: int
@@ -63,16 +63,16 @@ class PeopleReport:
 
 @dataclass(frozen=True)
 class Similarities:
-    """Cosines of listed pairs.
+    """Cosine similarities of listed pairs.
 
     Attributes
     ----------
     pairs
-        The two names of each.
+        Names of the two images.
     cosines
         Shape (N,).
     is_same
-        Shape (N,), bool; None if the list does not say.
+        Shape (N,), bool; None without labels in the list.
     """
 
     pairs: Tuple[Tuple[str, str], ...]
@@ -80,7 +80,7 @@ class Similarities:
     is_same: Optional[np.ndarray] = None
 
     def lines(self) -> List[str]:
-        """Return one line a pair, and how well one threshold separates them if that is known."""
+        """Return one line per pair, and with labels the accuracy of the best threshold."""
         found = [f"{a} {b} {cosine:.4f}" for (a, b), cosine in zip(self.pairs, self.cosines)]
         if self.is_same is not None and 0 < np.count_nonzero(self.is_same) < len(self.is_same):
             threshold, accuracy = best_threshold(self.cosines, self.is_same)
@@ -91,7 +91,7 @@ class Similarities:
         return found
 
     def to_csv(self) -> str:
-        """Return a table: first, second, cosine and, if it is known, same."""
+        """Return a table with first, second, cosine and, with labels, same."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         known = self.is_same is not None
@@ -103,19 +103,20 @@ class Similarities:
 
 
 def compare_listed(folder: Path, pair_list: Path) -> Similarities:
-    """Compare the pairs of a list by the embeddings that a runner or decoder has written.
+    """Compare the pairs of a list with the embeddings of a runner or decoder.
 
     Parameters
     ----------
     folder
-        Its results.
+        Folder of the results.
     pair_list
-        Two names a line as the results have them, and perhaps 1 for one person, 0 for two.
+        One pair per line: two names as in the results, and optionally 1 for one person, 0 for
+        two.
 
     Raises
     ------
     DatasetError
-        If a line has other parts, or names a picture without an embedding; names the line.
+        If a line has another form, or names an image without an embedding; names the line.
     """
     with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
         row_of = {name: row for row, name in enumerate(arrays["names"].tolist())}
@@ -128,7 +129,7 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
             problem = f"{unknown[0]!r} has no embedding" if unknown else f"got {line[:80]!r}"
             raise DatasetError(
                 f"{str(pair_list)!r}: line {number}: {problem}; expected two names as in "
-                f"{FEATURES_FILE}, and perhaps 1 or 0"
+                f"{FEATURES_FILE}, and optionally 1 or 0"
             )
         pairs.append((words[0], words[1]))
         labels.append(words[2:])
@@ -147,32 +148,33 @@ def evaluate_people(
     everything: bool = False,
     progress: Progress = lambda items, total: items,
 ) -> PeopleReport:
-    """Measure how well a folder of people, one folder each, is told apart.
+    """Measure the verification accuracy over a folder with one sub-folder per person.
 
     Parameters
     ----------
     model
-        Of aligned faces, or of photos, of which the largest face is taken.
+        Embedder of aligned faces, or of photos, whose largest face is used.
     images
-        The folder.
+        The image folder.
     name
-        What the report calls it.
+        Name in the report.
     seed, everything
-        Of the pairs of two people: as many as there are of one, or all.
+        Seed of the impostor pairs, and whether to use all of them instead of as many as genuine
+        pairs.
     progress
         Wraps the loop.
 
     Returns
     -------
     PeopleReport
-        Pictures that cannot be read end it; those without a face are counted and left out.
+        Unreadable images are an error; those without a face are counted and left out.
 
     Raises
     ------
     ImageError
-        If a picture cannot be read.
+        If an image cannot be read.
     DatasetError
-        If there are not enough pictures with a face.
+        If there are not enough images with a face.
     """
     paths = find_images(images)
     people, vectors = [], []
@@ -188,7 +190,7 @@ def evaluate_people(
         vectors.append(vector)
     seconds = time.perf_counter() - started
     if not vectors:
-        raise DatasetError(f"no face was found in any of {len(paths)} pictures of {str(images)!r}")
+        raise DatasetError(f"no face was found in any of {len(paths)} images of {str(images)!r}")
     pairs, is_same = people_pairs(people, seed, everything=everything)
     stacked = np.array(vectors, np.float64)
     report = verify_pairs(name, stacked[pairs[:, 0]], stacked[pairs[:, 1]], is_same)
@@ -211,27 +213,27 @@ def evaluate_set(
     overwrite: bool = False,
     progress: Progress = lambda items, total: items,
 ) -> VerificationReport:
-    """Extract the features of one of the authors' sets, and evaluate its pairs.
+    """Extract the features of one of the authors' sets and evaluate its pairs.
 
     Parameters
     ----------
     model
         The network.
     folder
-        The set: ``img.list``, ``pair.list`` and the pictures.
+        The set: ``img.list``, ``pair.list`` and the images.
     feature_list
-        Where the features go; an earlier start's are kept.
+        Target file of the features; those of an earlier run are kept.
     protocol
-        Of the accuracy.
+        Protocol of the accuracy.
     batch, overwrite, progress
         As for :func:`extract_features`.
 
     Raises
     ------
     DatasetError
-        If the set is not whole.
+        If the set is incomplete.
     ImageError
-        If a picture cannot be read, since a pair needs both.
+        If an image cannot be read, since a pair needs both images.
     """
     faces = read_set(folder)
     extract_features(
@@ -257,30 +259,30 @@ def evaluate_encoded(
     protocol: str = "authors",
     progress: Progress = lambda items, total: items,
 ) -> VerificationReport:
-    """Evaluate one of insightface's ``.bin`` sets, which is read without running anything in it.
+    """Evaluate one of insightface's ``.bin`` sets, read without executing its pickle.
 
     Parameters
     ----------
     model
         The network.
     path
-        Such as ``lfw.bin``.
+        File such as ``lfw.bin``.
     protocol
-        Of the accuracy.
+        Protocol of the accuracy.
     progress
         Wraps the loop.
 
     Raises
     ------
     DatasetError
-        If the file is no such set.
+        If the file is not such a set.
     ImageError
-        If a picture of it cannot be decoded.
+        If an image in it cannot be decoded.
     """
     encoded = read_bin(path)
 
     def one(infer: Any, index: int) -> np.ndarray:
-        name = f"{Path(path).name}: picture {index}"
+        name = f"{Path(path).name}: image {index}"
         image = decode_image_rgb(encoded.images[index], name)
         with naming(name):
             return model.embed(infer, image).vector

@@ -1,7 +1,7 @@
-"""Our ``vamp``: a network run on synthetic pictures or over a datalist, and the time that takes.
+"""Our ``vamp``: run a network on synthetic images or a datalist, and measure the speed.
 
-As with the vendor's, work is done in some processes, each with some instances of the network, each
-given some pictures at a time. Every process is watched: one that is lost is named, with the reason.
+As in the vendor's tool, several processes run several instances of the network each, with a batch
+of images per call. Processes are supervised: a lost one is reported with the reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ PERCENTILES = (50, 90, 95, 99)  # source: VastStreamX-Samples@0643263 common/mod
 
 Decode = Callable[[Contract, RawOutputs], Any]
 
-# Said by a process that is loaded and warm, and to it.
+# Messages from a process that is loaded and warm, and to it.
 _READY = "ready"
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """How a network is run; the same for every process.
+    """Settings of a run; the same for every process.
 
     Attributes
     ----------
@@ -78,13 +78,13 @@ class Job:
     vdsp, engine, device_id, cards
         See :func:`facezoo.backends.open_backend`.
     processes, instances, batch
-        Worker processes, instances of the network in each, pictures in one call of an instance.
+        Worker processes, instances of the network per process, images per call.
     threads
-        CPU cores an instance may use; by default they share the usable ones evenly.
+        CPU cores per instance; by default the usable cores are shared evenly.
     picture_hw
-        Height and width of synthetic pictures; the network's input size if None.
+        Height and width of synthetic images; the network's input size if None.
     decode
-        What is done with the outputs, if that is to be timed; a function of a module.
+        Module-level function that decodes the outputs, if decoding is to be timed.
     """
 
     model: Path
@@ -115,14 +115,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a datalist and where its outputs go.
+    """A line of a datalist with the target file of its outputs.
 
     Attributes
     ----------
     npz, sha256
-        The input, and what it must hash to if that is known.
+        The input, and its expected hash if known.
     output
-        The file to write.
+        Target file.
     """
 
     npz: Path
@@ -132,21 +132,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Batches of synthetic pictures, until as many or as much time as is given.
+    """Batches of synthetic images, limited by number or time.
 
     Attributes
     ----------
     batches
-        How many, over all instances of a process; None for no end.
+        Number over all instances of a process; None for no limit.
     seconds
-        How long; None for no end.
+        Duration; None for no limit.
     """
 
     batches: Optional[int] = None
     seconds: Optional[float] = None
 
     def share(self, rank: int, processes: int) -> Synthetic:
-        """Return what is for one of several processes."""
+        """Return the share of one of several processes."""
         if self.batches is None:
             return self
         return Synthetic(len(range(rank, self.batches, processes)), self.seconds)
@@ -154,18 +154,18 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a process says about the network it has loaded.
+    """Facts about the network that a process has loaded.
 
     Attributes
     ----------
     contract
-        Of the network, with the pre-processing that is really done.
+        Contract of the network, with the pre-processing that is used.
     settings
         See :meth:`facezoo.backends.base.Backend.settings`.
     dtype
-        Of the outputs in npz files.
+        Type of the outputs in npz files.
     splits
-        Whether pre-processing is timed apart from the network.
+        Whether pre-processing and network are timed separately.
     """
 
     contract: Contract
@@ -176,17 +176,17 @@ class Facts:
 
 @dataclass(frozen=True)
 class Batch:
-    """One call of an instance. Times are of the system's monotonic clock, in ns.
+    """One call of an instance; times in ns of the monotonic clock.
 
     Attributes
     ----------
     pictures
-        How many.
-    began, ended
-        Of the whole, with reading and writing.
+        Number of images.
+        began, ended
+            Start and end, including reading and writing.
     latency, pre, infer, post
-        The call without reading and writing, and its parts: pictures to tensor, tensor to raw
-        outputs, outputs decoded. Engines that do the first two in one count both as ``infer``.
+        Time of the call without reading and writing, and of its parts: pre-processing, network,
+        decoding. Engines that do the first two in one step count both as ``infer``.
     outputs
         Name and sha256 of each file written.
     """
@@ -203,7 +203,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Usage:
-    """The last word of a process: CPU seconds since the start, highest memory in bytes."""
+    """Final message of a process: CPU seconds since the start, peak memory in bytes."""
 
     cpu: float
     peak: int
@@ -213,13 +213,13 @@ _Work = Union[Synthetic, Sequence[Sequence[Line]]]
 
 
 class _Instances:
-    """The instances of one process, lent to threads one call at a time."""
+    """The instances of one process, used by one thread at a time."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.idle: queue.SimpleQueue[Backend] = queue.SimpleQueue()
         self.first = job.open()
-        # What the first one had to say holds for the others.
+        # The messages of the first instance are the same for the others.
         logging.disable(logging.CRITICAL)
         self.backends = [self.first, *(job.open() for _ in range(job.instances - 1))]
         for backend in self.backends:
@@ -242,17 +242,17 @@ class _Instances:
         )
 
     def warm_up(self, work: _Work) -> None:
-        """Let every instance allocate what it needs, for a full batch where speed is measured."""
+        """Make every instance allocate its memory, with a full batch when speed is measured."""
         pictures = self.pictures if isinstance(work, Synthetic) else self.pictures[:1]
         count = len(self.backends)
         for _, raw in map_in_order(self._call, [pictures] * count, count):
             self.shapes = {name: array.shape[1:] for name, array in raw.arrays.items()}
 
     def run(self, work: _Work) -> Iterator[Batch]:
-        """Do a process's share of the work; lines in order."""
+        """Process this process's share of the work; lines in order."""
         if isinstance(work, Synthetic):
             return self._run_synthetic(work)
-        # One thread more than instances, so that files are read while the network works.
+        # One thread more than instances, so that files are read while the network runs.
         return map_in_order(self._run_lines, work, len(self.backends) + 1)
 
     def _run_synthetic(self, work: Synthetic) -> Iterator[Batch]:
@@ -289,8 +289,8 @@ class _Instances:
         for name, array in raw.arrays.items():
             if array.shape[1:] != self.shapes[name]:
                 raise DecodeError(
-                    f"output {name!r} has shape {array.shape[1:]} a picture, {self.shapes[name]} "
-                    "before; export the model again"
+                    f"output {name!r} has shape {array.shape[1:]} per image, but had "
+                    f"{self.shapes[name]} before; export the model again"
                 )
             if np.isnan(array).any():
                 raise DecodeError(f"output {name!r} holds NaN; check the weights and the input")
@@ -329,7 +329,7 @@ class _Instances:
 
 
 def _ticks(work: Synthetic) -> Iterator[int]:
-    """Count batches until the work is done."""
+    """Yield batch numbers until the limit."""
     end = None if work.seconds is None else time.perf_counter() + work.seconds
     for tick in itertools.count():
         if tick == work.batches or (end is not None and time.perf_counter() >= end):
@@ -338,7 +338,7 @@ def _ticks(work: Synthetic) -> Iterator[int]:
 
 
 def _output_dtype(job: Job, backend: Backend) -> str:
-    """Return float32 for fp32 builds, which only ours are, else the card's float16."""
+    """Return float32 for fp32 builds, which only our compiler makes, else float16."""
     from ..artifact import read_artifact
 
     if backend.name == "vsx":
@@ -349,7 +349,7 @@ def _output_dtype(job: Job, backend: Backend) -> str:
 
 
 def _peak_memory() -> int:
-    """Return the process's highest resident memory in bytes; 0 where the system does not say."""
+    """Return the peak resident memory of the process in bytes; 0 if unknown."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -359,7 +359,7 @@ def _peak_memory() -> int:
 
 
 def _work(connection: Connection, job: Job, rank: int, prog: str) -> None:
-    """Load, take the work, warm up, do it when told to: what a worker process does."""
+    """Run a worker process: load, receive the work, warm up, run on command."""
     if rank or not prog:
         logging.disable(logging.CRITICAL)
     logging.basicConfig(format=f"{prog}: %(message)s", level=logging.INFO)
@@ -382,19 +382,18 @@ class Workers:
     Parameters
     ----------
     job
-        What they run.
+        Settings of the run.
     prog
-        Name of the command, for what the engine has to say; "" to hear nothing.
+        Name of the command in messages of the engine; "" for no messages.
 
     Attributes
     ----------
     facts
-        About the loaded network.
+        Facts about the loaded network.
     cpu
-        CPU seconds of all processes, once the work is done.
+        CPU seconds of all processes, after the work.
     peak
-        Sum of their highest resident memory in bytes, once the work is done; 0 where the system
-        does not say.
+        Sum of their peak resident memory in bytes, after the work; 0 if unknown.
 
     Raises
     ------
@@ -408,7 +407,7 @@ class Workers:
         self.job = job
         self.cpu = 0.0
         self.peak = 0
-        # Not forked: a runtime's threads do not survive that.
+        # Not forked, since the threads of a runtime do not survive a fork.
         shares = [(job, rank, prog) for rank in range(job.processes)]
         self._team = Team(_work, shares, method="spawn")
 
@@ -420,12 +419,12 @@ class Workers:
         return self
 
     def run_synthetic(self, work: Synthetic) -> Iterator[Batch]:
-        """Run synthetic pictures.
+        """Run synthetic images.
 
         Yields
         ------
         Batch
-            In no order that means anything.
+            In arbitrary order.
         """
         shares = [work.share(rank, self.job.processes) for rank in range(self.job.processes)]
         return self._run(shares)
@@ -436,9 +435,9 @@ class Workers:
         Parameters
         ----------
         lines
-            All lines. They are cut into batches from the first one on, the last may be smaller.
+            All lines, split into batches from the first one; the last batch may be smaller.
         first
-            The line to begin with, if an earlier run has done the others.
+            The first line to run, if an earlier run has done the others.
 
         Yields
         ------
@@ -464,7 +463,7 @@ class Workers:
             worker.send(share)
         for worker in workers:
             self._team.hear(worker)
-        # All are warm now, and begin together.
+        # All processes are warm now and start together.
         for worker in workers:
             worker.send(_READY)
         yield from self._team.in_turn()
@@ -482,16 +481,16 @@ class Workers:
 
 @dataclass
 class Measurement:
-    """Batches added up.
+    """Sums over batches.
 
     Attributes
     ----------
     pictures
-        How many.
-    latencies
-        Of each batch call, in ns, without reading and writing.
-    pre, infer, post
-        Of all calls together, in ns.
+        Number of images.
+        latencies
+            Time of each batch call in ns, without reading and writing.
+        pre, infer, post
+            Times of all calls together, in ns.
     """
 
     pictures: int = 0
@@ -503,7 +502,7 @@ class Measurement:
     _ended: int = 0
 
     def add(self, batch: Batch) -> None:
-        """Count a batch in."""
+        """Add one batch."""
         self._began = min(self._began or batch.began, batch.began)
         self._ended = max(self._ended, batch.ended)
         self.pictures += batch.pictures
@@ -514,7 +513,7 @@ class Measurement:
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> Measurement:
-        """Add batches up."""
+        """Sum up batches."""
         measured = cls()
         for batch in batches:
             measured.add(batch)
@@ -522,11 +521,11 @@ class Measurement:
 
     @property
     def rate(self) -> float:
-        """Pictures a second, from the first one's begin to the last one's end."""
+        """Images per second, from the start of the first to the end of the last batch."""
         return self.pictures * 1e9 / max(self._ended - self._began, 1)
 
     def latency_us(self) -> Dict[str, int]:
-        """Return avg, min, max and percentiles of a batch call in whole microseconds."""
+        """Return avg, min, max and percentiles of a batch call in integer microseconds."""
         if not self.latencies:
             raise InputError("no batch was measured; give more --iterations or a longer -t")
         values = np.array(self.latencies) / 1000.0
@@ -536,15 +535,15 @@ class Measurement:
 
 
 def format_report(job: Job, measured: Measurement) -> str:
-    """Write a measurement in the layout of the vendor's profilers.
+    """Format a measurement in the layout of the vendor's profilers.
 
     Parameters
     ----------
     job
-        Instances are counted over all processes. Calls wait for their outputs and none is queued,
-        which the vendor calls a queue size of 0.
+        Settings; instances are counted over all processes. Calls wait for their outputs without
+        queueing, which the vendor calls a queue size of 0.
     measured
-        What was measured.
+        The measurement.
 
     References
     ----------
@@ -563,23 +562,23 @@ def format_report(job: Job, measured: Measurement) -> str:
 
 
 def parse_report(text: str) -> Dict[str, float]:
-    """Read the numbers out of a report in the vendor's layout, ours or the vendor's.
+    """Parse a report in the vendor's layout, from our tool or the vendor's.
 
     Parameters
     ----------
     text
-        What a profiler printed, among other lines perhaps.
+        Output of a profiler, possibly with other lines.
 
     Returns
     -------
     dict of str to float
         ``qps``, and of a batch call in microseconds ``avg``, ``min``, ``max``, ``p50`` and other
-        percentiles, as far as they are there.
+        percentiles, as far as present.
 
     Raises
     ------
     InputError
-        If there is no throughput in it.
+        If it contains no throughput.
 
     Examples
     --------
@@ -589,8 +588,8 @@ def parse_report(text: str) -> Dict[str, float]:
     rate = re.search(r"\(qps\):\s*(\d+(?:\.\d+)?)", text)
     if rate is None:
         raise InputError(
-            f"the profiler printed no '(qps): number': {text.strip()[-200:]!r}; expected the report"
-            " of vamp"
+            f"the profiler printed no line '(qps): number': {text.strip()[-200:]!r}; expected a "
+            "report of vamp"
         )
     found = re.findall(r"\b(avg|min|max|p\d+) latency:\s*(\d+(?:\.\d+)?)", text)
     return {"qps": float(rate[1]), **{name: float(value) for name, value in found}}

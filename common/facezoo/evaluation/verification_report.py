@@ -1,4 +1,4 @@
-"""One set of pairs, evaluated in every way that papers and users ask for, as text, JSON and CSV."""
+"""Verification report of a set of pairs as text, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -42,30 +42,30 @@ PROTOCOLS = ("authors", "facenet")
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """How well a network tells the people of one set apart.
+    """Verification accuracy of a network on one set of pairs.
 
     Attributes
     ----------
     name
-        Of the set.
-    protocol
+        Name of the set.
+        protocol
         ``authors`` (10 folds, mean subtracted, angle) or ``facenet`` (the vendor's).
     genuine, impostors
         Numbers of pairs.
     accuracies
         Shape (folds,), 0 to 1; higher is better.
     interval
-        95 % interval of the share of pairs decided rightly over all folds (Wilson's), which takes
+        95 % interval of the share of correct decisions over all folds (Wilson's), which treats
         pairs as independent.
     threshold, best_accuracy
-        The one threshold on cosines that decides most pairs rightly; its accuracy is optimistic.
+        The single cosine threshold with the most correct decisions; its accuracy is optimistic.
     points
-        True accept rates at false accept rates, or why there is none.
+        True accept rates at false accept rates, or the reason why there is none.
     roc
-        Every operating point.
+        The ROC curve.
     validation
-        Of the facenet protocol: share of genuine pairs accepted at a false accept rate of 1e-3, its
-        deviation over the folds, and the rate met.
+        Only for the facenet protocol: share of genuine pairs accepted at a false accept rate of
+        1e-3, its deviation over the folds, and the rate that was reached.
     """
 
     name: str
@@ -86,7 +86,7 @@ class VerificationReport:
         return float(np.mean(self.accuracies))
 
     def lines(self) -> List[str]:
-        """Return what is printed; the first two lines are the authors'."""
+        """Return the printed lines; the first two are in the authors' format."""
         low, high = self.interval
         t = self.threshold
         scales = f"cosine {t.cosine:.4f}, L2 {t.l2:.4f}, angle {t.degrees:.2f} degrees"
@@ -104,7 +104,7 @@ class VerificationReport:
         return [*found, *(f"    {describe_point(point)}" for point in self.points)]
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return everything but the curve as JSON values."""
+        """Return all fields except the curve as JSON values."""
         entry: Dict[str, Any] = {
             "name": self.name,
             "protocol": self.protocol,
@@ -141,7 +141,7 @@ def verify_pairs(
     name
         Of the set.
     first, second
-        Shape (N, D), as the network gives them.
+        Shape (N, D), as returned by the network.
     is_same
         Shape (N,), bool.
     protocol
@@ -156,7 +156,7 @@ def verify_pairs(
     Raises
     ------
     InputError
-        If the pairs cannot be evaluated so; see
+        If the pairs cannot be evaluated; see
         :func:`~facezoo.metrics.verification.k_fold_accuracy`.
     """
     validation = None
@@ -189,7 +189,7 @@ def _units(vectors: np.ndarray) -> np.ndarray:
 
 
 def reports_csv(reports: Sequence[VerificationReport]) -> str:
-    """Return the sets as a table, one row each, one column an operating point."""
+    """Return the sets as a table with one row per set and one column per operating point."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fars = [point.far for point in reports[0].points]
@@ -204,7 +204,7 @@ def reports_csv(reports: Sequence[VerificationReport]) -> str:
 
 
 def describe_point(point: OperatingPoint) -> str:
-    """Return an operating point, or why there is none, as a line."""
+    """Format an operating point, or the reason why there is none, as a line."""
     if point.threshold is None:
         return f"TAR at FAR {point.far:g}: refused, {point.refusal}"
     return (
@@ -214,7 +214,7 @@ def describe_point(point: OperatingPoint) -> str:
 
 
 def point_entry(point: OperatingPoint) -> Dict[str, Any]:
-    """Return an operating point, or why there is none, as JSON values."""
+    """Return an operating point, or the reason why there is none, as JSON values."""
     entry: Dict[str, Any] = {"far": point.far, "impostors": point.impostors}
     if point.threshold is None:
         return {**entry, "refused": point.refusal}

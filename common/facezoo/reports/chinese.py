@@ -1,4 +1,4 @@
-"""The Chinese words of rendered tables."""
+"""Chinese translations of the words in rendered tables."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ __all__ = [
     "CHINESE",
 ]
 
-# What the tables say, on a Chinese page. Names and the licences' own words stay as they are.
+# English text of the tables to Chinese. Names and licence texts are not translated.
 CHINESE = {
     "Parameters, M": "参数量, M",
     "MACs, G": "MACs, G",
-    "MACs: multiply-accumulates of convolutions and linear layers, one picture.": (
+    "MACs: multiply-accumulates of convolutions and linear layers, for one image.": (
         "MACs：单张图片的卷积与全连接乘加次数。"
     ),
     "Deviation": "偏差",
@@ -34,10 +34,10 @@ CHINESE = {
     "Weights": "权重",
     "Export": "导出",
     "Measured": "测量对象",
-    "on a card": "加速卡",
+    "on a device": "加速卡",
     "not measured": "未测量",
-    "neither weights nor data were at hand": "手头既没有权重也没有数据",
-    "no card at hand": "手头没有加速卡",
+    "no weights or data available": "手头既没有权重也没有数据",
+    "no device available": "手头没有加速卡",
     "in progress": "进行中",
     "fetched": "可自动下载",
     "by hand": "需手动下载",
@@ -75,7 +75,7 @@ CHINESE = {
     "By amount of work:": "随工作量的变化：",
     "JPEGs to faces": "JPEG 到人脸",
     "aligned faces": "对齐的人脸",
-    "one decoded picture": "一张已解码的图片",
+    "one decoded image": "一张已解码的图片",
     "photos": "照片数",
     "workers": "线程数",
     "megapixels": "百万像素",

@@ -1,4 +1,4 @@
-"""One HTML page of a run: pictures, tables that sort, curves, settings; all in one file."""
+"""Self-contained HTML reports: images, sortable tables, curves, settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-LONGEST_SIDE = 560  # of a picture on the page, in pixels
+LONGEST_SIDE = 560  # of an image on the page, in pixels
 JPEG_QUALITY = 80
 # Colours of Okabe and Ito, and dashes, as in plots.py.
 STYLES = (("#0072B2", ""), ("#E69F00", "7 4"), ("#009E73", "2 3"), ("#CC79A7", "9 3 2 3"))
@@ -40,7 +40,7 @@ WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 340, 56, 14, 14, 44
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that sort by a click on a heading; numbers as numbers, None as nothing."""
+    """A table that is sorted by a click on a heading; None becomes an empty cell."""
 
     title: str
     headings: Sequence[str]
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; nested mappings are shown as they are."""
+    """Names and values; nested mappings are shown as JSON."""
 
     title: str
     values: Mapping[str, Any]
@@ -62,9 +62,9 @@ class Curves:
     Attributes
     ----------
     title, x_label, y_label
-        Words on the plot.
+        Texts of the plot.
     lines
-        Name, for the legend, to x and y, each (K,).
+        Name in the legend to x and y, each (K,).
     limits
         Left, right, bottom, top of the plot; those of the lines if None.
     """
@@ -78,7 +78,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with a caption each; they are shrunk and stored in the page."""
+    """Images with captions; they are shrunk and embedded in the page."""
 
     title: str
     images_rgb: Sequence[np.ndarray]
@@ -98,7 +98,7 @@ Part = Union[Table, Facts, Curves, Pictures, Section]
 
 
 def versions() -> Dict[str, Any]:
-    """Name what computed: facezoo, Python, packages, processor."""
+    """Return the versions of facezoo, Python and packages, and the processor."""
     found: Dict[str, Any] = {"facezoo": __version__, "python": platform.python_version()}
     for name in ("numpy", "opencv-python-headless", "onnxruntime", "openvino"):
         try:
@@ -116,12 +116,12 @@ def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
     path
         The .html file.
     title
-        Its heading.
+        Heading of the page.
     parts
-        In their order.
+        Content in order.
     """
     body = "\n".join(_show(part) for part in parts)
-    # Cut first: a title may hold the word, such as a folder's name.
+    # Split first: a title, such as the name of a folder, may contain the placeholder.
     head, foot = _PAGE.split("BODY")
     page = head.replace("TITLE", html.escape(title)) + body + foot
     write_bytes(Path(path), page.encode("utf-8"))
@@ -201,7 +201,7 @@ def _jpeg(image_rgb: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to pixels of the plot."""
+    """Maps values to pixels of the plot."""
 
     limits: Tuple[float, float, float, float]
 
@@ -227,7 +227,7 @@ def _round_values(low: float, high: float) -> List[float]:
     """Return three to nine multiples of 1, 2 or 5 times a power of ten, for the grid."""
     least = (high - low) / 8
     if not 1e-300 < least < math.inf:
-        return []  # Nothing to lay a grid over, such as values that are not numbers.
+        return []  # No grid is possible, for example with NaN.
     power = 10.0 ** math.floor(math.log10(least))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
     slack = 1e-9 * (high - low) / step
@@ -269,7 +269,7 @@ def _plot(curves: Curves) -> str:
 
 
 def _thinned(xs: np.ndarray, ys: np.ndarray, most: int = 600) -> List[Tuple[float, float]]:
-    """Keep as many points as a plot shows, the ends among them."""
+    """Thin out points to the resolution of a plot, keeping both ends."""
     keep = np.unique(np.linspace(0, len(xs) - 1, min(most, len(xs))).astype(int))
     return [(float(x), float(y)) for x, y in zip(xs[keep], ys[keep])]
 

@@ -1,4 +1,4 @@
-"""Measured numbers of a recipe: numerics.json and counts.json, read and written."""
+"""Reader and writer of a recipe's measured numbers: numerics.json and counts.json."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Metric:
     value, unit
         The number, such as 90.97 in ``%``.
     higher_is_better
-        Its direction.
+        Whether larger values are better.
     """
 
     value: float
@@ -52,15 +52,15 @@ class Measurement:
     Attributes
     ----------
     card, build, engine, dataset
-        What was measured (``fp32``, ``fp16`` or ``int8``), on what runtime and version, over what.
+        What was measured (``fp32``, ``fp16`` or ``int8``), runtime with version, data set.
     settings
-        Everything that decides the numbers.
+        All settings that determine the numbers.
     metrics
         Name to number, in the order of the file.
     images_per_second
-        Whole pictures, from file to result; None if it was not taken.
+        Throughput from image file to result; None if not measured.
     machine, command
-        Where, and how to get the same again.
+        Processor, and the command that reproduces the measurement.
     """
 
     card: str
@@ -90,7 +90,7 @@ def read_numerics(path: Path) -> List[Measurement]:
     Raises
     ------
     InputError
-        If it is not what its schema says, or names a card or build that does not exist.
+        If it does not match its schema, or names an unknown card or build.
     """
     if not path.exists():
         return []
@@ -100,20 +100,22 @@ def read_numerics(path: Path) -> List[Measurement]:
         results = [_measurement(result) for result in entry["results"]]
     except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{str(path)!r} is no numerics file ({reason}); measure again") from error
+        raise InputError(
+            f"{str(path)!r} is not a numerics file ({reason}); measure again"
+        ) from error
     if schema != SCHEMA:
         raise InputError(f"{str(path)!r} has schema {schema!r}; expected {SCHEMA!r}")
     for result in results:
         if result.card not in CARDS or result.build not in BUILDS:
             raise InputError(
-                f"{str(path)!r} holds a result of {result.card!r}, build {result.build!r}; "
+                f"{str(path)!r} contains a result of {result.card!r}, build {result.build!r}; "
                 f"expected a card's id and one of {', '.join(BUILDS)}"
             )
     return results
 
 
 def read_counts(path: Path) -> Dict[str, Dict[str, Any]]:
-    """Read what ``facezoo info --record`` counted.
+    """Read the counts written by ``facezoo info --record``.
 
     Parameters
     ----------
@@ -128,7 +130,7 @@ def read_counts(path: Path) -> Dict[str, Dict[str, Any]]:
     Raises
     ------
     InputError
-        If it is not what its schema says.
+        If it does not match its schema.
     """
     if not path.exists():
         return {}
@@ -138,18 +140,18 @@ def read_counts(path: Path) -> Dict[str, Dict[str, Any]]:
             raise ValueError(f"its schema is {entry['schema']!r}")
         return dict(entry["cards"])
     except UNREADABLE as error:
-        raise InputError(f"{str(path)!r} holds no counts ({error}); count again") from error
+        raise InputError(f"{str(path)!r} is not a counts file ({error}); count again") from error
 
 
 def record_measurement(path: Path, measurement: Measurement) -> None:
-    """Put a measurement into a numerics.json, in place of an older one of the same thing.
+    """Write a measurement to a numerics.json, replacing an older one of the same subject.
 
     Parameters
     ----------
     path
-        The file; made if it is not there.
+        The file; created if needed.
     measurement
-        The same thing is the same card, build, runtime (whatever its version) and data set.
+        Its subject is card, build, runtime (of any version) and data set.
     """
 
     def key(one: Measurement) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""Plots of evaluation reports; needs matplotlib, which the extra ``plot`` installs."""
+"""Plots of evaluation reports; needs matplotlib from the extra ``plot``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-# Colours of Okabe and Ito, which people with any colour vision tell apart, and three line styles
+# Colours of Okabe and Ito, which are distinguishable with any colour vision, and three line styles
 # for print without colour.
 STYLES = (("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."))
 
@@ -42,27 +42,27 @@ def plot_precision_recall(report: DetectionReport, path: Path) -> None:
     Parameters
     ----------
     report
-        What :func:`facezoo.metrics.detection.evaluate_detections` returned.
+        Result of :func:`facezoo.metrics.detection.evaluate_detections`.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.5))
     for (level, result), (colour, dashes) in zip(report.levels.items(), STYLES):
-        # Before the first detection there is no precision to draw.
+        # Precision is undefined before the first detection.
         seen = result.recall > 0
         axes.plot(
             result.recall[seen],
             result.precision[seen],
             color=colour,
             linestyle=dashes,
-            # The end is marked: a curve that ends early was cut by a score threshold.
+            # Mark the end: a curve that ends early was cut by a score threshold.
             marker="o",
             markersize=4,
             markevery=slice(-1, None),
@@ -70,8 +70,8 @@ def plot_precision_recall(report: DetectionReport, path: Path) -> None:
         )
     axes.set(
         title=f"WIDER FACE, {report.images} photos, IoU {report.iou_threshold:g}",
-        xlabel="recall: share of the faces that are found",
-        ylabel="precision: share of the boxes that are faces",
+        xlabel="recall: share of faces found",
+        ylabel="precision: share of boxes that are faces",
         xlim=(0, 1),
         ylim=(0, 1.01),
     )
@@ -85,16 +85,16 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
     Parameters
     ----------
     errors
-        Name of each curve, three at most, to its faces' errors, (M,).
+        Name of each curve, three at most, to the errors of its faces, (M,).
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written, or a curve has no faces.
+        If the format is not supported, or a curve has no faces.
     """
     figure, axes = _new_figure((6.0, 4.5))
     for (name, values), (colour, dashes) in zip(errors.items(), STYLES):
@@ -120,28 +120,28 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
 
 
 def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
-    """Draw what quantising each layer alone costs, a bar a layer.
+    """Draw the loss from quantising each layer alone, one bar per layer.
 
     Parameters
     ----------
     errors
-        Layer to the share of the outputs' variance it loses, in graph order.
+        Layer to the share of output variance lost, in graph order.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((max(6.0, 0.14 * len(errors)), 3.5))
     axes.bar(range(len(errors)), [100 * error for error in errors.values()], color=STYLES[0][0])
     axes.set_xticks(range(len(errors)), list(errors), rotation=90, fontsize=6)
     axes.set(
         title="Each layer in int8 alone",
-        ylabel="variance of the outputs that is lost, %",
+        ylabel="output variance lost, %",
         xlim=(-1, len(errors)),
     )
     axes.set_axisbelow(True)
@@ -156,14 +156,14 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
     curves
         Name of each set, three at most, to its curve.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.5))
     lowest = bottom = 1.0
@@ -186,7 +186,7 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
         ylabel="true accept rate: share of pairs of one accepted",
         xscale="log",
         xlim=(lowest, 1),
-        # As much of the axis as the curves need: good ones differ near 1 only.
+        # Only the range that the curves need: good ones differ near 1 only.
         ylim=(max(0.0, 1.0 - 1.5 * (1.0 - bottom) - 0.01), 1.0 + 0.02 * (1.0 - bottom) + 0.001),
     )
     axes.legend(loc="lower right")
@@ -194,23 +194,23 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
 
 
 def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude") -> None:
-    """Draw how often each magnitude, or quality on another scale, occurs.
+    """Draw a histogram of magnitudes, or of quality on another scale.
 
     Parameters
     ----------
     magnitudes
         Shape (N,).
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
     name
-        Of the scale.
+        Name of the scale.
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.0))
     axes.hist(magnitudes, bins="auto", color=STYLES[0][0], edgecolor="white", linewidth=0.5)
@@ -230,25 +230,25 @@ def plot_reject_curves(
     fmr: float,
     band: Optional[Tuple[np.ndarray, np.ndarray, np.ndarray]] = None,
 ) -> None:
-    """Draw errors against the share of pairs left out, lowest quality first.
+    """Draw errors against the share of discarded pairs, lowest quality first.
 
     Parameters
     ----------
     curves
-        Name of each, three at most, to shares left out and false non-match rates.
+        Name of each, three at most, to discarded shares and false non-match rates.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
     fmr
         False match rate of the threshold.
     band
-        Shares, lower and upper end of a 95 % band, of the first curve.
+        Shares, lower and upper end of a 95 % band of the first curve.
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.5))
     if band is not None:
@@ -258,7 +258,7 @@ def plot_reject_curves(
         axes.plot(100 * shares, errors, color=colour, linestyle=dashes, label=name)
     axes.set(
         title=f"Error versus reject at FMR {fmr:g}",
-        xlabel="pairs left out, lowest quality first, in %",
+        xlabel="pairs discarded, lowest quality first, in %",
         ylabel="false non-match rate of the rest",
         xlim=(0, 100),
     )
@@ -268,21 +268,21 @@ def plot_reject_curves(
 
 
 def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
-    """Draw how near faces are to their person against how long their embeddings are.
+    """Draw the cosine of faces to their class centre against the norm of their embeddings.
 
     Parameters
     ----------
     lengths, cosines
-        Shape (N,): of a face's embedding, and between it and its person's direction.
+        Shape (N,): norm of a face's embedding, and its cosine to the class centre of its person.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.5))
     size = float(np.clip(20_000 / max(len(lengths), 1), 4, 36))
@@ -297,52 +297,52 @@ def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
 
 
 def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw the losses of trainings over the same batches.
+    """Draw the losses of several trainings on the same batches.
 
     Parameters
     ----------
     curves
         Name of each training, three at most, to its loss in every batch.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 3.5))
     for (name, losses), (colour, dashes) in zip(curves.items(), STYLES):
         steps = range(1, len(losses) + 1)
         axes.plot(steps, losses, color=colour, linestyle=dashes, linewidth=1, label=name)
-    axes.set(title="Loss of the same batches", xlabel="batch", ylabel="loss")
+    axes.set(title="Loss on the same batches", xlabel="batch", ylabel="loss")
     axes.legend(loc="upper right")
     _finish(figure, path)
 
 
 def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path: Path) -> None:
-    """Draw error versus discard of several scores, one panel a false match rate.
+    """Draw error versus discard of several scores, one panel per false match rate.
 
     Parameters
     ----------
     curves
         Name of each score, three at most, to its curves by false match rate, as
-        :func:`facezoo.evaluation.quality.compare_scores` gives them.
+        :func:`facezoo.evaluation.quality.compare_scores` returns them.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written, or there is no curve.
+        If the format is not supported, or there is no curve.
     """
     rates = sorted({rate for by_rate in curves.values() for rate in by_rate}, reverse=True)
     if not rates:
-        raise InputError("there is no curve to draw: no false match rate had one")
+        raise InputError("no curve to draw: there is none at any false match rate")
     figure, panels = _new_figure((4.2 * len(rates), 3.8), len(rates))
     for axes, rate in zip(panels, rates):
         for (name, by_rate), (colour, dashes) in zip(curves.items(), STYLES):
@@ -360,7 +360,7 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
         axes.axhline(start, color="#777777", linewidth=1, linestyle=":", label="random: 1")
         axes.set(
             title=f"false match rate {rate:g}",
-            xlabel="genuine pairs left out in %",
+            xlabel="genuine pairs discarded in %",
             ylabel="false non-matches among the rest in %",
             xlim=(0, 95),
         )
@@ -370,21 +370,21 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
 
 
 def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
-    """Draw how scores answer to degradations, one panel a kind: median and quartiles.
+    """Draw the response of scores to degradations, one panel per kind: median and quartiles.
 
     Parameters
     ----------
     responses
-        What :func:`facezoo.evaluation.quality.response_curves` gave.
+        Result of :func:`facezoo.evaluation.quality.response_curves`.
     path
-        Where to; the suffix decides the format (.png, .svg, .pdf).
+        Target file; the suffix selects the format (.png, .svg, .pdf).
 
     Raises
     ------
     BackendUnavailable
         If matplotlib is not installed.
     InputError
-        If the suffix is of no format that can be written.
+        If the format is not supported.
     """
     figure, panels = _new_figure((3.0 * len(responses), 3.2), len(responses))
     colour = STYLES[0][0]
@@ -399,13 +399,13 @@ def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
 
 
 def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any, Any]:
-    """Return a figure with its axes, or with a list of so many side by side on one scale."""
+    """Return a figure with its axes, or with several side by side on one scale."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BackendUnavailable(
-            "plots need the package matplotlib, which is not here; install it with: "
+            "plots need the package matplotlib, which is missing; install it with: "
             'pip install "facezoo[plot]"'
         ) from error
     figure = Figure(figsize=size_inches, layout="constrained")
@@ -413,7 +413,7 @@ def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any,
     if not panels:
         return figure, figure.add_subplot()
     first = figure.add_subplot(1, panels, 1)
-    # Panels show one quantity, so that they are read against each other.
+    # Panels share one scale, so that they can be compared.
     others = [figure.add_subplot(1, panels, n + 1, sharey=first) for n in range(1, panels)]
     for axes in others:
         axes.tick_params(labelleft=False)
@@ -421,14 +421,14 @@ def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any,
 
 
 def _finish(figure: Any, path: Path, grid: str = "both") -> None:
-    """Lay a light grid under every panel, along one axis or both, and write the file."""
+    """Draw a light grid in every panel, along one axis or both, and write the file."""
     for axes in figure.axes:
         axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
     kinds = figure.canvas.get_supported_filetypes()
     kind = path.suffix[1:].lower()
     if kind not in kinds:
         raise InputError(
-            f"{str(path)!r} has no suffix of a picture; expected one such as .png, .svg or .pdf"
+            f"{str(path)!r} has no image suffix; expected one such as .png, .svg or .pdf"
         )
     picture = io.BytesIO()
     figure.savefig(picture, format=kind, dpi=150)

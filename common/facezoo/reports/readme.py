@@ -1,20 +1,20 @@
-"""Tables of the READMEs, rendered from the cards, from numerics.json and from recorded output.
+"""README tables, rendered from the cards, numerics.json and recorded output.
 
-A page says where a block goes; what stands between the two comments is never typed by hand::
+A page marks the place of a block; the text between the two comments is generated::
 
     <!-- facezoo:begin accuracy scrfd -->
     <!-- facezoo:end -->
 
-The words after ``begin`` are the block's name, its argument and, on a Chinese page, ``zh``:
+The words after ``begin`` are the name of the block, its argument and, on a Chinese page, ``zh``:
 
 ================== =============================================================================
-``models``         one row a model: task, paper, licences
-``status``         one row a model: what there is, with measured numbers, or why there are none
+``models``         one row per model: task, paper, licences
+``status``         one row per model: available parts, measured numbers, or why there are none
 ``facts MODEL``    source, input, outputs, pre-processing
-``variants MODEL`` one row a variant, with the numbers its authors publish
-``weights MODEL``  one row a downloadable file, with its licence
+``variants MODEL`` one row per variant, with the published numbers
+``weights MODEL``  one row per downloadable file, with its licence
 ``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
-``ledger MODEL``   what each departure from the evaluation protocol costs, from ledger.json
+``ledger MODEL``   cost of each deviation from the evaluation protocol, from ledger.json
 ``speed``          ratios against peers and against the machine, from the benchmarks' results
 ``file PATH``      a file of the repository, such as a recorded console text
 ================== =============================================================================
@@ -67,24 +67,24 @@ def render_blocks(text: str, render: Callable[[Sequence[str]], str]) -> str:
     text
         Markdown.
     render
-        Takes a block's words, such as ``["accuracy", "scrfd"]``, returns its Markdown.
+        Maps the words of a block, such as ``["accuracy", "scrfd"]``, to its Markdown.
 
     Returns
     -------
     str
-        The page, with what stood between the comments replaced.
+        The page with the text between the comments replaced.
 
     Raises
     ------
     InputError
-        If a comment has no partner; names the line.
+        If a begin or end comment is missing; names the line.
     """
     lines: List[str] = []
     opened = 0
     for number, line in enumerate(text.splitlines(), start=1):
         begin = _BEGIN.fullmatch(line)
         if (begin is not None) == (opened > 0) and (begin or line == _END):
-            raise InputError(f"line {number}, {line!r}, has no partner")
+            raise InputError(f"line {number}, {line!r}, has no matching comment")
         if begin:
             lines += [line, render(begin["words"].split())]
             opened = number
@@ -94,7 +94,7 @@ def render_blocks(text: str, render: Callable[[Sequence[str]], str]) -> str:
         elif not opened:
             lines.append(line)
     if opened:
-        raise InputError(f"the block that begins in line {opened} has no {_END!r}")
+        raise InputError(f"the block in line {opened} has no {_END!r}")
     return "\n".join(lines) + "\n"
 
 
@@ -104,19 +104,19 @@ def render_block(root: Path, words: Sequence[str]) -> str:
     Parameters
     ----------
     root
-        The repository's folder.
+        Folder of the repository.
     words
         Name, argument, language; see the module.
 
     Returns
     -------
     str
-        Markdown without a newline at its end.
+        Markdown without a final newline.
 
     Raises
     ------
     InputError
-        If there is no such block, model or file.
+        If the block, model or file does not exist.
     """
     chinese = words[-1] == "zh"
     name, *arguments = words[:-1] if chinese else words
@@ -150,7 +150,7 @@ def _models(root: Path, say: Say) -> str:
 
 
 def _status(root: Path, say: Say) -> str:
-    header = ["Model", "Recipe", "Weights", "Export", "Measured", *BUILDS, "on a card"]
+    header = ["Model", "Recipe", "Weights", "Export", "Measured", *BUILDS, "on a device"]
     rows = []
     for model in MODELS:
         folder = _folder(root, model)
@@ -167,23 +167,23 @@ def _status(root: Path, say: Say) -> str:
                 say("yes" if written.exists() else "in progress"),
                 f"{len(fetched)} {say('fetched')}, {by_hand} {say('by hand')}",
                 say("yes" if exported.exists() else "in progress"),
-                _subject(results[0]) if results else say("neither weights nor data were at hand"),
+                _subject(results[0]) if results else say("no weights or data available"),
                 *(_headline(by_build[build]) or say("not measured") for build in BUILDS),
-                _headline(on_card) or say("no card at hand"),
+                _headline(on_card) or say("no device available"),
             ]
         )
     return markdown_table(map(say, header), rows)
 
 
 def _subject(result: Measurement) -> str:
-    """Say what a row's numbers are: the variant, the data set, the metrics with their unit."""
+    """Describe the numbers of a row: variant, data set, metrics with unit."""
     names = " / ".join(result.metrics)
     units = joined(metric.unit for metric in result.metrics.values())
     return f"{result.card}, {result.dataset}: {names} in {units}"
 
 
 def _headline(results: Sequence[Measurement]) -> str:
-    """Show the first result, which a recipe lists first because it is the one to look at."""
+    """Format the first result, which is the most important one of a recipe."""
     return " / ".join(number_text(m.value) for one in results[:1] for m in one.metrics.values())
 
 
@@ -211,7 +211,7 @@ def _describe(preprocess: Preprocess) -> str:
     how = [f"{preprocess.fit} to {width}x{height} ({preprocess.resize})"]
     if preprocess.fit == "letterbox":
         pad = ", ".join(map(str, preprocess.pad_value))
-        how.append(f"picture at the {preprocess.anchor}, padded with ({pad})")
+        how.append(f"image at the {preprocess.anchor}, padded with ({pad})")
     how.append("BGR" if preprocess.swaps_channels else "RGB")
     formula = {"EQUAL": "x", "DIV255": "x / 255", "DIV1275_MINUSONE": "x / 127.5 - 1"}
     pixel = "x / 255" if preprocess.norm.startswith("DIV255") else "x"
@@ -253,12 +253,14 @@ def _variants(root: Path, model: str, say: Say) -> str:
     table = markdown_table(header, rows, numbers=range(1, len(columns) + 5))
     places = joined(ref.printed_in for ref in printed)
     caption = f"{say('Published numbers')}: {datasets}; {say('printed in')} {places}"
-    counted = f"{say('MACs: multiply-accumulates of convolutions and linear layers, one picture.')}"
+    counted = (
+        f"{say('MACs: multiply-accumulates of convolutions and linear layers, for one image.')}"
+    )
     return "\n\n".join([table, *([counted] if counts else []), *([caption] if printed else [])])
 
 
 def _first_printed(card: ModelCard) -> List[Reference]:
-    """Return the references of the place that the card names first: the authors' own."""
+    """Return the references printed in the card's first source: the authors' own."""
     return [ref for ref in card.references if ref.printed_in == card.references[0].printed_in]
 
 
@@ -324,26 +326,26 @@ def _ledger(root: Path, model: str, say: Say) -> str:
         entry = json.loads(path.read_text(encoding="utf-8"))
         return render_ledger(entry, say)
     except UNREADABLE as error:
-        raise InputError(f"{str(path)!r} is no ledger ({error!r}); measure again") from error
+        raise InputError(f"{str(path)!r} is not a ledger ({error!r}); measure again") from error
 
 
 def render_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
-    """Write a ledger as Markdown.
+    """Format a ledger as Markdown.
 
     Parameters
     ----------
     entry
-        What ``facezoo evaluate scrfd --ledger`` writes.
+        The output of ``facezoo evaluate scrfd --ledger``.
     say
-        Translates the table's words.
+        Translates the words of the table.
 
     Returns
     -------
     str
-        Two tables: the way to the vendor's runner, whose costs add up, and each deviation alone.
+        Two tables: the steps to the vendor's runner, whose costs add up, and each deviation alone.
     """
     if entry["schema"] != LEDGER_SCHEMA:
-        raise InputError(f"a ledger of schema {entry['schema']!r}; expected {LEDGER_SCHEMA!r}")
+        raise InputError(f"the ledger has schema {entry['schema']!r}; expected {LEDGER_SCHEMA!r}")
     levels = list(entry["protocol"]["ap"])
     header = [say("Deviation"), *(f"{level} AP" for level in levels)]
     header += [f"{level} {say('cost')}" for level in levels]
@@ -369,10 +371,10 @@ def render_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
 
 
 def _published(card: ModelCard, dataset: str) -> Dict[str, Dict[str, float]]:
-    """Gather the references on a data set by the place where they are printed."""
+    """Group the references on a data set by their source."""
     printed: Dict[str, Dict[str, float]] = {}
     for ref in card.references:
-        # A measurement's data set also says how much of it there was.
+        # The data set of a measurement also states its size.
         if dataset.startswith(ref.dataset):
             printed.setdefault(ref.printed_in, {})[ref.metric] = ref.value
     return printed
@@ -404,11 +406,13 @@ def _files(model: str) -> List[WeightFile]:
 
 
 def _folder(root: Path, model: str) -> Path:
-    """Return the recipe's folder, which may not be there yet."""
+    """Return the folder of the recipe, which may not exist yet."""
     tasks = [path.parent for path in root.glob(f"face_*/{model}")]
     tasks += [root / card.task for card in _cards(model)]
     if not tasks:
-        raise InputError(f"{str(root)!r} holds no recipe face_*/{model}; is it the repository?")
+        raise InputError(
+            f"{str(root)!r} contains no recipe face_*/{model}; expected the repository"
+        )
     return tasks[0] / model
 
 

@@ -1,4 +1,4 @@
-"""Tables of speed, from the benchmarks' result files."""
+"""Speed tables from the result files of benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BENCHMARKS = Path("tests", "benchmarks", "results")
 
 
 def speed_tables(root: Path, say: Say) -> str:
-    """Show the benchmarks that were run; the two kinds of comparison stay apart."""
+    """Format the benchmark results; the two kinds of comparison are kept separate."""
     results = {name: _read_benchmark(root, name) for name in ("peers", "embedding", "latency")}
     try:
         rows = [
@@ -38,7 +38,9 @@ def speed_tables(root: Path, say: Say) -> str:
         parts += _scaling(_read_benchmark(root, "scaling"), say)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         where = str(root / BENCHMARKS)
-        raise InputError(f"a result in {where!r} is another's ({error!r}); run it again") from error
+        raise InputError(
+            f"a result in {where!r} has another form ({error!r}); run it again"
+        ) from error
     return "\n\n".join(parts) or say("not measured")
 
 
@@ -49,7 +51,7 @@ def _read_benchmark(root: Path, name: str) -> Dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise InputError(f"{str(path)!r} is no result of a benchmark ({error})") from error
+        raise InputError(f"{str(path)!r} is not a benchmark result ({error})") from error
 
 
 def _peer_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
@@ -65,7 +67,7 @@ def _peer_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[
 
 def _embedding_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
     best: List[Tuple[str, Mapping[str, Any]]] = list(result.get("best", {}).items())
-    # The first is the released file in ONNX Runtime, which the others are held against.
+    # The first is the released file in ONNX Runtime, the reference of the others.
     rates = [
         f"{row['faces_per_second']:.0f}/s, {row['sessions']} x {row['batch']}" for _, row in best
     ]
@@ -78,7 +80,7 @@ def _embedding_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, 
 def _latency_rows(result: Mapping[str, Any], say: Say) -> Iterable[Tuple[str, List[str]]]:
     for picture in result.get("pictures", ()):
         ours, raw = (f"{ms:.1f} ms" for ms in (picture["ms"], result["session_ms"]))
-        cells = [f"{say('one decoded picture')}, {picture['holds']}", ours, "session.run", raw]
+        cells = [f"{say('one decoded image')}, {picture['holds']}", ours, "session.run", raw]
         yield "same", [*cells, number_text(1 / picture["ratio"]), EMPTY]
 
 

@@ -1,4 +1,4 @@
-"""Markdown tables."""
+"""Formatting of numbers and Markdown tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Say = Callable[[str], str]
 
 
 def number_text(value: float) -> str:
-    """Write a number with two digits behind the point."""
+    """Format a number with two decimals."""
     return f"{value:.2f}"
 
 
 def as_printed(value: float) -> str:
-    """Show a published number with its digits, two of them or three after the point."""
+    """Format a published number with its own digits, two or three decimals."""
     return max(number_text(value), f"{round(value, 3)}", key=len)
 
 
@@ -35,14 +35,14 @@ def joined(values: Iterable[str], separator: str = ", ") -> str:
 
 
 def merged(lists: Iterable[Iterable[str]]) -> List[str]:
-    """Return the distinct values of several lists, in the order they first stand."""
+    """Return the distinct values of several lists, in order of first occurrence."""
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
 def markdown_table(
     header: Iterable[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
 ) -> str:
-    """Write a Markdown table; ``numbers`` are the columns flush right."""
+    """Format a Markdown table; ``numbers`` are the right-aligned columns."""
     heads = list(header)
     rule = ["--:" if column in numbers else "---" for column in range(len(heads))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
