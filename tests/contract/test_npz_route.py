@@ -174,11 +174,11 @@ def test_a_list_and_outputs_of_the_vendors_tools_are_decoded_too(route, tmp_path
     (tmp_path / "output" / "run.json").unlink()
     flags = ("--model_size", "64", "64", "--profile", "eval")
     ran = route.decode("output", *flags, txt="refused", expect=2)
-    assert "give the pictures' folder with --input_image_dir" in ran.stderr
+    assert "give the folder of the images with --input_image_dir" in ran.stderr
     route.decode("output", *flags, "--input_image_dir", photos, txt="decoded")
     assert route.results("decoded") == route.results("runner")
     ran = route.decode("output", "--input_image_dir", photos, txt="whole", expect=2)
-    assert "were the outputs made at another size?" in ran.stderr
+    assert "run the network at that input size" in ran.stderr
 
 
 def test_outputs_that_do_not_fit_are_refused_by_name(route, tmp_path):
@@ -210,12 +210,17 @@ def test_outputs_that_do_not_fit_are_refused_by_name(route, tmp_path):
     assert "output_000003.npz' is missing" in refused(lambda b: (b / "output_000003.npz").unlink())
     extra = refused(lambda b: shutil.copy(b / "output_000000.npz", b / "output_000005.npz"))
     assert "output_000005.npz' belongs to no line" in extra
-    assert "output_000001.npz' holds what vamp.json recorded as output_000003.npz" in refused(swap)
+    assert (
+        "output_000001.npz' has the content that vamp.json records for output_000003.npz"
+        in refused(swap)
+    )
     assert "output_000002.npz' is not the file vamp.json recorded" in refused(truncate)
     renamed = refused(lambda b: (b / "output_000004.npz").rename(b / "output_4.npz"))
     assert "output_000004.npz' is missing" in renamed
     stale = refused(lambda b: shutil.copy(b / "output_000000.npz", b / "output_000004.npz"))
-    assert "output_000004.npz' holds what vamp.json recorded as output_000000.npz" in stale
+    assert (
+        "output_000004.npz' has the content that vamp.json records for output_000000.npz" in stale
+    )
     route.decode("output", txt="txt", expect=4)
     route.decode("output", "--overwrite", txt="txt")
 

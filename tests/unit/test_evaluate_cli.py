@@ -203,7 +203,7 @@ def test_plot_is_drawn(command, data, capsys, name):
 def test_plot_of_another_kind_is_refused(command, data, capsys):
     pytest.importorskip("matplotlib")
     assert command(["-p", "preds", "-g", "gt", "--plot", "pr.doc"]) == 2
-    assert "'pr.doc' has no suffix of a picture; expected one such as .png" in one_line(capsys)
+    assert "'pr.doc' has no image suffix; expected one such as .png" in one_line(capsys)
 
 
 def test_plot_without_matplotlib_names_the_extra(command, data, capsys, monkeypatch):
@@ -264,7 +264,7 @@ def test_predictions_of_other_photos_are_refused(command, data, capsys):
     write_texts(data / "other", {"5--Y/z": "z\n0\n"})
     assert command(["-p", "other", "-g", "gt"]) == 2
     message = one_line(capsys)
-    assert "'other' is about other photos, such as '5--Y/z'" in message
+    assert "'other' has other photos, such as '5--Y/z'" in message
     assert "'0--Parade/a'" in message
 
 
@@ -304,7 +304,7 @@ def test_hostile_input_ends_with_2_and_writes_nothing(command, data, capsys, whe
         (data / "gt" / "wider_hard_val.mat").write_bytes(b"MATLAB 5.0 MAT-file" * 50)
         said = "wider_hard_val.mat' is not the ground truth"
     else:
-        pred, said = "p.zip", "p.zip: ../../x/y.txt' is a path that leaves the archive"
+        pred, said = "p.zip", "p.zip: ../../x/y.txt' is a path that leads outside"
         with zipfile.ZipFile(data / pred, "w") as archive:
             archive.writestr("../../x/y.txt", "y\n0\n")
     before = sorted(data.rglob("*"))
@@ -368,7 +368,7 @@ def test_prepare_refuses_a_hostile_archive(archives, data, capsys):
     with zipfile.ZipFile(data / "evil.zip", "w") as archive:
         archive.writestr("images/0--Parade/../../../a.jpg", b"jpeg")
     assert prepare("--to", "wider", "--images-zip", "evil.zip") == 2
-    assert "leaves the archive" in one_line(capsys)
+    assert "leads outside" in one_line(capsys)
     assert not (data / "wider").exists()
 
 

@@ -111,9 +111,9 @@ def test_counts_and_times_that_make_no_sense_are_refused(flags):
 
 def test_the_stray_p_is_taken_with_a_warning(caplog):
     assert vamp._instances_and_processes(["2", "p", "3"], None) == (2, 3)
-    assert caplog.messages == ["'p 3' without a dash is taken as '-p 3'"]
+    assert caplog.messages == ["'p 3' without a dash is read as '-p 3'"]
     for values, processes in ((["2", "p", "3"], 1), (["2", "q", "3"], None), (["2", "3"], None)):
-        with pytest.raises(InputError, match="has more than a number"):
+        with pytest.raises(InputError, match="has more than one number"):
             vamp._instances_and_processes(values, processes)
     with pytest.raises(InputError, match="-i x"):
         vamp._instances_and_processes(["x"], None)
@@ -131,7 +131,7 @@ def test_the_strayp_of_a_vendors_command_line_is_parsed():
         (["--datalist", "a.txt", "b.txt", "--path_output", "o"], "--datalist has 2 values (a.txt"),
         (["--datalist", "a.txt"], "--datalist is given without --path_output"),
         (["--path_output", "o"], "--path_output is given without --datalist"),
-        (["--backend", "vastpipe"], "--backend chooses among the vendor's runtimes"),
+        (["--backend", "vastpipe"], "--backend selects one of the vendor's runtimes"),
         (["--hwconfig", "h.json"], "needs the vendor's vamp"),
         (["--dtype", "uint32"], "needs the vendor's vamp"),
         (["-s", "[3,64,64]"], "no artifact at"),
@@ -186,7 +186,7 @@ def test_an_input_that_cannot_be_read_stops_the_run_by_name_and_it_goes_on(tmp_p
     os.utime(broken, (1, 1))
     flags = ("-m", model, "-b", 2, "--datalist", datalist, "--path_output", tmp_path / "out")
     assert run_vamp(*flags) == 2
-    assert f"{broken}' is no intact npz file" in capsys.readouterr().err
+    assert f"{broken}' is not an intact npz file" in capsys.readouterr().err
     assert not (tmp_path / "out" / "vamp.json").exists()
     broken.write_bytes(whole)
     assert run_vamp(*flags) == 4
@@ -233,7 +233,9 @@ def test_the_same_command_again_keeps_what_is_there(tmp_path, model, capsys):
     index = (tmp_path / "out" / "vamp.json").read_bytes()
     capsys.readouterr()
     assert run_vamp(*flags, "-b", 3, "-p", 2) == 0
-    assert capsys.readouterr().out == f"5 outputs, 5 kept from before; in {tmp_path / 'out'}\n"
+    assert (
+        capsys.readouterr().out == f"5 outputs, 5 kept from an earlier run; in {tmp_path / 'out'}\n"
+    )
     assert (tmp_path / "out" / "vamp.json").read_bytes() == index
 
 

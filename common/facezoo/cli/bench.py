@@ -1,12 +1,13 @@
-"""Measure a model's speed in the three scenarios that MLPerf names.
+"""Measure the speed of a model in the three scenarios of MLPerf.
 
-  single-stream  one picture after the other: the 90th percentile of the latency counts
-  multi-stream   eight pictures after the other eight: the 99th percentile counts
-  offline        all pictures at once: pictures a second count
+  single-stream  one image at a time; result: 90th percentile of the latency
+  multi-stream   eight images at a time; result: 99th percentile of the latency
+  offline        all images at once; result: images per second
 
-With --sweep, offline over instances, threads and batches instead. The time of a call is split into
-pre-processing, network and decoding; each row is a fresh process, warmed up before it is measured.
-The rules of MLPerf on data sets and durations are not kept: these are no MLPerf results.
+With --sweep, only offline, over instances, threads and batch sizes. The time of a call is split
+into pre-processing, network and decoding; each row runs in a new process, warmed up before the
+measurement. MLPerf's rules on data sets and durations are not followed: these are not MLPerf
+results.
 
   facezoo bench -m deploy_weights/official_scrfd_fp16/mod --json bench.json
 """
@@ -38,13 +39,13 @@ SCHEMA = "facezoo.bench/1"
 
 SWEEP_BATCHES = (1, 2, 4, 8)
 
-# The vendor's vamp is told a number of calls, since what its -t counts is not documented.
+# The vendor's vamp gets a number of calls, since the meaning of its -t is not documented.
 VENDOR_ITERATIONS = 256
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is run, and which of the numbers counts."""
+    """Settings of a scenario, and its result metric."""
 
     name: str
     counts: str
@@ -54,7 +55,7 @@ class Scenario:
 
 
 def scenarios() -> List[Scenario]:
-    """Return the three scenarios, with the settings that suit them on this machine."""
+    """Return the three scenarios with settings for this machine."""
     cores = usable_cores()
     # source: mlcommons/inference_policies@848b9ab inference_rules.adoc, section Scenarios
     return [
@@ -65,7 +66,7 @@ def scenarios() -> List[Scenario]:
 
 
 def sweep() -> Iterator[Scenario]:
-    """Yield offline over instances and threads that fit the cores, and batches."""
+    """Yield offline scenarios over instances and threads that fit the cores, and batch sizes."""
     cores = usable_cores()
     counts = sorted({1 << power for power in range(cores.bit_length())} | {cores})
     for instances in counts:
@@ -79,18 +80,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_job_options(parser)
     group = parser.add_argument_group("work")
-    group.add_argument("--sweep", action="store_true", help="over instances, threads and batches")
     group.add_argument(
-        "-t", type=seconds_above_0, default=5.0, metavar="SECONDS", help="for each row"
+        "--sweep", action="store_true", help="sweep instances, threads and batch sizes"
     )
-    group.add_argument("--json", type=Path, metavar="F", help="write the numbers too")
     group.add_argument(
-        "--vamp", metavar="COMMAND", help="measure with this vamp, the vendor's, in place of ours"
+        "-t",
+        type=seconds_above_0,
+        default=5.0,
+        metavar="SECONDS",
+        help="duration of each row in seconds",
+    )
+    group.add_argument(
+        "--json", type=Path, metavar="F", help="also write the numbers to this JSON file"
+    )
+    group.add_argument(
+        "--vamp", metavar="COMMAND", help="vendor's vamp command to measure with, instead of ours"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure row by row, print each when it is there, and write the JSON."""
+    """Measure row by row, print each row when it is finished, and write the JSON."""
     job = job_from(args, decode=decode_outputs)
     rows: List[Dict[str, Any]] = []
     report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}
@@ -99,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         if args.vamp:
             row = _measure_theirs(args.vamp, job, scenario)
         else:
-            # What the engine has to say, it says once.
+            # Messages of the engine are shown only once.
             prog = "" if rows else "facezoo bench"
             row = _measure_ours(job, scenario, args.t, prog, report)
         rows.append(row)
@@ -117,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def decode_outputs(contract: Contract, raw: RawOutputs) -> Any:
-    """Decode with the model's own decoder and the contract's constants."""
+    """Decode with the decoder of the model and the constants of the contract."""
     decoder = import_module(f"facezoo.models.{contract.model}.decode")
     return decoder.decode(raw, **contract.decode)
 
@@ -152,7 +161,7 @@ def _measure_theirs(vamp: str, job: Job, scenario: Scenario) -> Dict[str, Any]:
     try:
         command = [*shlex.split(vamp), "-m", str(job.model)]
     except ValueError as error:
-        raise InputError(f"--vamp {vamp!r} is no command a shell would take: {error}") from error
+        raise InputError(f"--vamp {vamp!r} is not a valid shell command: {error}") from error
     if job.vdsp is not None:
         command += ["--vdsp_params", str(job.vdsp)]
     if job.picture_hw is not None:
@@ -168,7 +177,7 @@ def _measure_theirs(vamp: str, job: Job, scenario: Scenario) -> Dict[str, Any]:
             f"{shlex.join(command)!r} ended with {ran.returncode}: {ran.stderr.strip()[-300:]!r}"
         )
     numbers = parse_report(ran.stdout)
-    # How many threads another tool takes is its own affair.
+    # The number of threads of another tool is unknown.
     scenario = replace(scenario, threads=0)
     rate = numbers.pop("qps")
     return _row(scenario, rate, numbers, dict.fromkeys(("pre", "infer", "post", "total")))
@@ -196,9 +205,9 @@ def _row(
     }
 
 
-# One call's latency; the stages and the CPU's time for one picture.
+# Latency of a call; times of the stages and of the CPU per image.
 _HEADER = (
-    f"{'':23}{'call, ms':>25}{'one picture, ms':>32}\n"
+    f"{'':23}{'call, ms':>25}{'one image, ms':>32}\n"
     f"{'scenario':13} inst thr bat"
     + "".join(f"{name:>8}" for name in ("p50", "p90", "p99", "pre", "infer", "post", "cpu", "MB"))
     + f"{'images/s':>10}"

@@ -1,11 +1,11 @@
-"""Compare two builds of one model on pictures: outputs, results, time.
+"""Compare two builds of one model on images: outputs, results, time.
 
-A and B are artifact prefixes or .onnx files, with a runtime before a colon if it is not to be
-chosen (ort:, openvino:, vsx:), or folders of vamp's outputs with the list they were made from.
+A and B are artifact prefixes or .onnx files, optionally with a runtime before a colon (ort:,
+openvino:, vsx:), or folders of vamp's outputs together with their datalist.
 
-Lost is the share of a channel's variance that the difference takes, mean over the channels; one
-that hardly varies is lost easily. worst_corner is in pixels of the photo; a time is the median of
-the pictures'.
+"lost" is the energy of the difference as a share of a channel's variance, mean over the channels;
+it is large for nearly constant channels. worst_corner is in pixels of the photo; times are medians
+over the images.
 
   facezoo compare deploy_weights/x_fp32/mod deploy_weights/x_int8/mod --images photos/ --html x.html
   facezoo compare x.onnx openvino:x.onnx --images photos/
@@ -40,32 +40,37 @@ from .options import EXIT_SOME_REFUSED, progress
 
 __all__ = ["configure", "render_html", "render_text", "run"]
 
-SHOWN = 12  # pictures on the HTML page
-SIDE = 560  # pixels of their longer side there
+SHOWN = 12  # images on the HTML page
+SIDE = 560  # longer side in pixels
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("reference", metavar="A", help="the build that is taken to be right")
-    parser.add_argument("other", metavar="B", help="the build that is held against it")
+    parser.add_argument("reference", metavar="A", help="reference build")
+    parser.add_argument("other", metavar="B", help="build to compare with the reference")
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="a picture or a folder of them"
+        "--images", type=Path, required=True, metavar="DIR", help="an image or a folder of them"
     )
     parser.add_argument(
-        "--ground-truth", type=Path, metavar="DIR", help="of WIDER FACE, to compare AP too"
+        "--ground-truth",
+        type=Path,
+        metavar="DIR",
+        help="ground truth of WIDER FACE, to compare AP too",
     )
     parser.add_argument(
-        "--datalist", type=Path, metavar="LIST", help="what a folder of outputs was made from"
+        "--datalist", type=Path, metavar="LIST", help="datalist of a folder of vamp's outputs"
     )
-    parser.add_argument("--threads", type=int, help="CPU cores; all by default")
-    parser.add_argument("--json", type=Path, metavar="F.json", help="also write the numbers here")
+    parser.add_argument("--threads", type=int, help="number of CPU cores (default: all)")
     parser.add_argument(
-        "--html", type=Path, metavar="F.html", help="also write a page with the pictures"
+        "--json", type=Path, metavar="F.json", help="also write the numbers to this file"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="F.html", help="also write an HTML page with the images"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare and print."""
+    """Compare the builds and print the result."""
     paths = _list_pictures(args.images, args.datalist)
     truth = read_ground_truth(args.ground_truth) if args.ground_truth else None
     with _open(args.reference, args) as reference, _open(args.other, args) as other:
@@ -95,7 +100,7 @@ def _open(source: str, args: argparse.Namespace) -> Backend:
     if not Path(source, output_name(0)).is_file():
         return open_backend(Path(source), threads=args.threads, cards=list(CARDS.values()))
     if args.datalist is None:
-        raise InputError(f"{source!r} holds recorded outputs; say from which list: --datalist")
+        raise InputError(f"{source!r} contains recorded outputs; give their list with --datalist")
     return _replay(Path(source), args.datalist, args.images)
 
 
@@ -104,7 +109,7 @@ def _replay(folder: Path, datalist: Path, images: Path) -> ReplayBackend:
     contract = outputs.contract
     if contract is None:
         raise InputError(
-            f"{str(folder)!r} has no vamp.json, so which network made it is not known; make it "
+            f"{str(folder)!r} has no vamp.json, so its network is unknown; create the outputs "
             "with facezoo vamp"
         )
     pictures = [picture for picture in read_pictures(datalist, images) if picture.line >= 0]
@@ -113,9 +118,9 @@ def _replay(folder: Path, datalist: Path, images: Path) -> ReplayBackend:
 
 
 def render_text(found: Comparison) -> str:
-    """Write a comparison as aligned text."""
+    """Format a comparison as aligned text."""
     lines = [
-        f"{found.model}, {found.pictures} picture{'s' * (found.pictures != 1)}",
+        f"{found.model}, {found.pictures} image{'s' * (found.pictures != 1)}",
         f"A  {found.builds[0]}",
         f"B  {found.builds[1]}",
         "",
@@ -127,7 +132,7 @@ def render_text(found: Comparison) -> str:
         for name, drift in found.outputs.items()
     ]
     if found.task:
-        lines += ["", "results of B, held against A's"]
+        lines += ["", "results of B compared with A"]
     lines += [f"{name:20}{value:>12.5g}" for name, value in found.task.items()]
     lines += ["", f"{'time':20}{'A':>12}{'B':>12}     B/A"]
     lines += [
@@ -153,10 +158,10 @@ img {{ width: 100% }}
 
 
 def render_html(found: Comparison) -> str:
-    """Write a comparison as one page, with the pictures that differ most side by side."""
+    """Write a comparison as an HTML page, with the most different images side by side."""
     ordered = sorted(found.pairs, key=lambda pair: -pair.difference)
     differing = [pair for pair in ordered[:SHOWN] if pair.difference > 0]
-    figures = "\n".join(map(_figure, differing)) or "<p>No picture differs.</p>"
+    figures = "\n".join(map(_figure, differing)) or "<p>No image differs.</p>"
     title = html.escape(f"{found.model}: two builds compared")
     return _PAGE.format(title=title, text=html.escape(render_text(found)), figures=figures)
 
@@ -170,7 +175,7 @@ def _figure(pair: Pair) -> str:
 
 
 def _draw(image: Any, result: Any) -> Tuple[str, str]:
-    """Return a small drawing as base64 JPEG, and the result in words."""
+    """Return a small drawing as base64 JPEG, and a description of the result."""
     words = repr(result)
     if isinstance(result, FaceDetections):
         image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"

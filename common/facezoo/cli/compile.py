@@ -1,8 +1,8 @@
-"""Compile a build YAML, with its dtype, model or name overridden.
+"""Compile a build YAML, optionally with another dtype, model or name.
 
-The YAML is the vendor's, see ``facezoo vamc``; what is given here stands in for what it says, so
-that one YAML serves every dtype and variant. fp16 and int8 are judged by the gate, against fp32 on
-pictures, and written only if they pass.
+The YAML is the vendor's, see ``facezoo vamc``; flags override its values, so that one YAML serves
+every dtype and variant. fp16 and int8 builds are compared with fp32 on images by the accuracy gate
+and written only if they pass.
 
   facezoo compile ../build_in/build/official_scrfd.yaml --dtype int8 --images held_out/
 """
@@ -29,30 +29,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="in place of backend.dtype; the artifact becomes <YAML's name>_<dtype>",
+        help="type that overrides backend.dtype; the artifact is named <YAML's name>_<dtype>",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="F.onnx", help="in place of frontend.checkpoint"
+        "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
     )
-    parser.add_argument("--name", help="the artifact's folder, in place of name")
-    group = parser.add_argument_group("calibration and gate")
-    group.add_argument("--images", type=Path, metavar="DIR", help="held-out pictures for the gate")
+    parser.add_argument("--name", help="name of the artifact's folder that overrides name")
+    group = parser.add_argument_group("calibration and accuracy gate")
+    group.add_argument(
+        "--images", type=Path, metavar="DIR", help="held-out images for the accuracy gate"
+    )
     group.add_argument(
         "--eval-list",
         type=Path,
         metavar="LIST",
-        help="pictures to evaluate later, which may not be calibrated on",
+        help="images to evaluate later, which must not be used for calibration",
     )
     group.add_argument(
-        "--allow-leak", action="store_true", help="only warn of calibration files that are"
+        "--allow-leak",
+        action="store_true",
+        help="only warn if calibration files are in --eval-list",
     )
     group.add_argument(
-        "--allow-custom-code", action="store_true", help="run the Python code a CustomFunc names"
+        "--allow-custom-code",
+        action="store_true",
+        help="allow running the Python code of a CustomFunc",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile and say what came of it."""
+    """Compile and print the result."""
     config = override(
         read_build_config(args.yaml), dtype=args.dtype, checkpoint=args.checkpoint, name=args.name
     )
@@ -73,14 +79,14 @@ def build(
     allow_leak: bool = False,
     allow_code: bool = False,
 ) -> Artifact:
-    """Calibrate, compile, let the gate judge, and print what came of it.
+    """Calibrate, compile, run the accuracy gate, and print the result.
 
     Parameters
     ----------
     config
-        What to compile.
+        The build to compile.
     images, eval_list
-        In place of what ``<yaml name>.gate.yaml`` says.
+        Override ``<yaml name>.gate.yaml``.
     allow_leak, allow_code
         See :func:`facezoo.compiler.calibration.open_calibration`.
     """
@@ -113,7 +119,7 @@ def build(
 def open_data(
     config: BuildConfig, eval_list: Optional[Path], allow_leak: bool, allow_code: bool
 ) -> Any:
-    """Open the calibration data; for other dtypes than int8 only the gate looks at it, if it can.
+    """Open the calibration data; for other dtypes than int8 only the gate uses it, if it exists.
 
     Returns
     -------
@@ -129,7 +135,7 @@ def open_data(
     try:
         base = read_contract(config.frontend.checkpoint).preprocess
     except FaceZooError:
-        base = None  # The compiler says what is the matter with the file.
+        base = None  # The compiler reports the problem of the file.
     try:
         return open_calibration(
             config, base, allow_code=allow_code, eval_list=eval_list, allow_leak=allow_leak
@@ -141,7 +147,7 @@ def open_data(
 
 
 class _Judge:
-    """The gate, and a look at the clock while both graphs are at hand."""
+    """The accuracy gate, with a speed comparison of both graphs."""
 
     def __init__(self, config: BuildConfig, gate: Any) -> None:
         self._config = config
@@ -158,20 +164,20 @@ class _Judge:
         return measured
 
     def print_checks(self) -> None:
-        """Print the gate's table."""
+        """Print the table of the gate."""
         if self._gate is None or not self._gate.checks:
             return
         kind = "held-out" if self._gate.held_out else "calibration"
-        print(f"gate      against fp32 on {len(self._gate.pictures)} {kind} pictures")
+        print(f"gate      against fp32 on {len(self._gate.pictures)} {kind} images")
         for check in self._gate.checks:
             print(f"          {check}")
 
     def print_speed(self) -> None:
-        """Print int8's time against fp32's; fp16 computes in float32 here."""
+        """Print the time of int8 relative to fp32; fp16 computes in float32 here."""
         if not self._milliseconds:
             return
         fp32, int8 = self._milliseconds["fp32"], self._milliseconds["int8"]
-        print(f"speed     {int8:.1f} ms a picture, fp32 {fp32:.1f} ms: {int8 / fp32:.2f}x the time")
+        print(f"speed     {int8:.1f} ms per image, fp32 {fp32:.1f} ms: {int8 / fp32:.2f}x the time")
         if int8 >= fp32:
             print("          int8 is not faster on this machine; the faster build is --dtype fp32")
 
@@ -179,7 +185,7 @@ class _Judge:
 def _time_builds(
     reference: bytes, built: bytes, shapes: Mapping[str, Sequence[int]]
 ) -> Mapping[str, float]:
-    """Time a build against the fp32 build of the same source, in milliseconds a picture."""
+    """Time a build against the fp32 build of the same source, in milliseconds per image."""
     import onnx
 
     from ..backends.ort import open_session
@@ -205,7 +211,7 @@ def override(
     checkpoint: Optional[Path] = None,
     name: Optional[str] = None,
 ) -> BuildConfig:
-    """Return the configuration with the given parts replaced; a dtype also renames the artifact."""
+    """Return the configuration with the overridden values; a dtype also renames the artifact."""
     if dtype is not None:
         backend = dataclasses.replace(config.backend, dtype=dtype)
         config = dataclasses.replace(config, backend=backend, name=f"{config.file.stem}_{dtype}")
@@ -218,7 +224,7 @@ def override(
 
 
 def print_artifact(artifact: Artifact) -> None:
-    """Print an artifact's prefix, size, dtype and what was folded, in aligned lines."""
+    """Print prefix, size, dtype and graph changes of an artifact in aligned lines."""
     build, model = artifact.build, artifact.model
     if build is None or model is None:
         return
@@ -227,12 +233,12 @@ def print_artifact(artifact: Artifact) -> None:
         "artifact": str(artifact.prefix),
         "size": f"{model.stat().st_size / 1e6:.1f} MB",
         "dtype": f"{build.dtype} ({build.arithmetic})",
-        "contract": build.card or "none: the source does not say how to feed it",
+        "contract": build.card or "none: the source does not record its pre-processing",
         "graph": _graph_line(build),
-        "check": f"outputs within {worst:.2g} of their root mean square of the source's",
+        "check": f"largest output error against the source: {worst:.2g} of the output's RMS",
     }
     if build.dtype == "int8":
-        del lines["check"]  # On random images, which lie outside of what was calibrated.
+        del lines["check"]  # Measured on random images, which are outside the calibrated range.
     for label, text in lines.items():
         print(f"{label:9} {text}")
 

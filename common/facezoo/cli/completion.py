@@ -1,6 +1,6 @@
-"""Print what makes a shell complete verbs and flags.
+"""Print a script for shell completion of verbs and flags.
 
-eval "$(facezoo completion bash)"      in ~/.bashrc; zsh takes the same in ~/.zshrc
+eval "$(facezoo completion bash)"      in ~/.bashrc; the same in ~/.zshrc for zsh
 facezoo completion fish > ~/.config/fish/completions/facezoo.fish
 """
 
@@ -15,13 +15,13 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's argument."""
-    parser.add_argument("shell", choices=SHELLS, help="which shell")
+    """Add the argument of the verb."""
+    parser.add_argument("shell", choices=SHELLS, help="shell to print the script for")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the script."""
-    # The parser is the command's, which imports this module.
+    # A local import: the module of the parser imports this one.
     from .main import build_parser
 
     words = words_after(build_parser())
@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def words_after(parser: argparse.ArgumentParser) -> Dict[Tuple[str, ...], List[str]]:
-    """Return what may follow each verb.
+    """Return the completions after each verb.
 
     Parameters
     ----------
     parser
-        The whole command's.
+        Parser of the whole command.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def _bash(words: Dict[Tuple[str, ...], List[str]]) -> str:
     return _BASH.replace("CASES", cases).replace("KNOWN", known)
 
 
-# Verbs are the words before the cursor that are verbs; a path that is called like one is rare.
+# Any known verb before the cursor counts as one; a path with such a name is rare.
 _BASH = """\
 _facezoo() {
   local word verbs="" words=""

@@ -1,8 +1,8 @@
-"""Weights to boxed photos in one go.
+"""Run the complete workflow: from downloaded weights to photos with boxes.
 
-Fetches SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32, fp16
-and int8, finds the faces with each, compares them, goes the vendor's npz route with the recipe's
-scripts, looks for one person in a group, and leaves a contact sheet.
+Downloads SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32, fp16
+and int8, detects the faces with each and compares them, runs the vendor's npz route with the
+recipe's scripts, finds one person in a group photo, and writes a contact sheet.
 
     facezoo demo --to .demo
 """
@@ -47,18 +47,18 @@ __all__ = ["configure", "run"]
 CARD = "scrfd_500m_bnkps"
 PHOTOS = ("astronaut", "players", "gdp", "yaoming")
 PERSON, GROUP = "yaoming", "players"
-HELD_OUT = "astronaut"  # judges the int8 build, which is calibrated on the others
+HELD_OUT = "astronaut"  # photo for the accuracy gate; int8 is calibrated on the others
 DTYPES = ("fp32", "fp16", "int8")
 ROUNDS = 7
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's flags."""
-    parser.add_argument("--to", type=Path, default=Path(".demo"), help="folder for the output")
+    """Add the flags of the verb."""
+    parser.add_argument("--to", type=Path, default=Path(".demo"), help="output folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do the steps, saying each."""
+    """Run the steps and print each."""
     folder: Path = args.to
     print(f"1 fetch {CARD}, {RECOGNISER} and {len(PHOTOS)} photos")
     files = fetch(CARD, RECOGNISER, *PHOTOS)
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def fetch(*names: str) -> Dict[str, Path]:
-    """Fetch files by name; the first one that cannot be had ends the demo."""
+    """Download files by name; the first failure ends the demo."""
     files = {}
     for name, result in weights.fetch_many(names):
         if isinstance(result, Exception):
@@ -117,14 +117,14 @@ def fetch(*names: str) -> Dict[str, Path]:
 
 
 def copy_photos(files: Dict[str, Path], folder: Path) -> None:
-    """Lay out the pictures that int8 is calibrated on, and the one it is judged by."""
+    """Create the folders of the calibration images and of the held-out image."""
     for name in PHOTOS:
         target = folder / ("held_out" if name == HELD_OUT else "calibration") / files[name].name
         write_bytes(target, files[name].read_bytes())
 
 
 def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
-    """Compile the recipe's YAML into the demo's folder; the gate judges int8."""
+    """Compile the recipe's YAML to the demo's folder; the gate checks int8."""
     recipe = folder / "official_scrfd.yaml"
     text = render_build(find_card(CARD), "official_scrfd")
     text = text.replace("./deploy_weights/", f"{folder.as_posix()}/deploy_weights/")
@@ -144,11 +144,11 @@ def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
 
 
 def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
-    """Find the faces by both routes, each in processes of its own, and compare the files."""
+    """Detect the faces on both routes, in separate processes, and compare the files."""
     common = Path(__file__).parents[2]
     recipe = common.parent / "face_detection" / "scrfd" / "build_in"
     if not recipe.is_dir():
-        print("  left out: the recipe's scripts are not beside this package")
+        print("  skipped: the recipe's scripts are not beside this package")
         return
     work = folder / "npz"
     shutil.rmtree(work, ignore_errors=True)
@@ -182,15 +182,15 @@ def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
 def measure(
     artifact: Artifact, images: List[np.ndarray], paths: List[Path]
 ) -> Tuple[List[FaceDetections], float, float]:
-    """Find the faces; time one decoded photo, and the folder from file to faces.
+    """Detect the faces; time one decoded photo, and the folder from file to faces.
 
     Returns
     -------
     faces : list of FaceDetections
     latency : float
-        Milliseconds a photo, median.
+        Milliseconds per photo, median.
     rate : float
-        Photos a second over a folder, median.
+        Photos per second over a folder, median.
     """
     with load("scrfd", artifact.prefix) as detector:
         faces = [detector(image) for image in images]
@@ -201,14 +201,14 @@ def measure(
 
 
 def timed(function) -> float:  # type: ignore[no-untyped-def]
-    """Seconds one call takes."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
 def drain(detector: FaceDetector, paths: List[Path]) -> None:
-    """Run a folder and throw the results away."""
+    """Run a folder and discard the results."""
     for path, result in detector.stream(paths):
         if isinstance(result, Exception):
             raise InputError(f"{str(path)!r}: {result}")

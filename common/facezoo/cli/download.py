@@ -1,4 +1,4 @@
-"""Fetch weights and sample photos, checked by size and sha256.
+"""Download weights and sample photos, verified by size and sha256.
 
   facezoo download scrfd_500m_bnkps astronaut
   facezoo download --all
@@ -25,16 +25,20 @@ Outcome = Union[Path, WeightsError]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's flags."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help='as "facezoo list" prints them')
-    parser.add_argument("--all", action="store_true", help="everything that a program can fetch")
+    """Add the flags of the verb."""
     parser.add_argument(
-        "--check", action="store_true", help="only verify what is here, without a connection"
+        "names", nargs="*", metavar="NAME", help='file to download; "facezoo list" prints the names'
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="download all files that need no manual step"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only verify existing files, without a connection"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch or check; a failure does not stop the others.
+    """Download or verify; a failure does not stop the others.
 
     Parameters
     ----------
@@ -44,19 +48,19 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0, or 2 if something that was asked for is missing or is not what it should be.
+        0, or 2 if a requested file is missing or differs from the published one.
 
     Raises
     ------
     InputError
-        If nothing was asked for.
+        If nothing was requested.
     CardError
-        If the zoo knows no file of one of the names.
+        If a name is unknown.
     """
     if args.names and args.all:
         raise InputError("both names and --all were given; give one of them")
     if not (args.names or args.all or args.check):
-        raise InputError('nothing to download; give names ("facezoo list" shows them) or --all')
+        raise InputError('nothing to download; give names ("facezoo list" prints them) or --all')
     names = args.names or list(models.WEIGHTS)
     if args.check:
         return _report(_found(names), () if args.names else names, "not here")
@@ -74,7 +78,7 @@ def _found(names: Iterable[str]) -> Iterator[Tuple[str, Outcome]]:
 
 
 def _report(outcomes: Iterable[Tuple[str, Outcome]], optional: Collection[str], label: str) -> int:
-    """Print every outcome; what is optional and missing goes into one labelled line."""
+    """Print every outcome; missing optional files share one labelled line."""
     code = 0
     missing = []
     for name, outcome in outcomes:

@@ -1,6 +1,6 @@
-"""Count parameters and MACs, and show what a graph expects and gives.
+"""Count parameters and MACs, and print the inputs and outputs of a graph.
 
-A card's name is counted from its downloaded graph, or from the PyTorch network if there is none.
+A card is counted from its downloaded graph, or from the PyTorch network without one.
 
     facezoo info scrfd_2.5g --size 480 640
     facezoo info onnx/scrfd_500m_bnkps.onnx
@@ -24,31 +24,31 @@ from ..reports.numerics import COUNTS_SCHEMA, read_counts
 
 __all__ = ["configure", "run"]
 
-MACS = "multiply-accumulates of convolutions, matrix products and linear layers, one picture"
+MACS = "multiply-accumulates of convolutions, matrix products and linear layers, for one image"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's flags."""
+    """Add the flags of the verb."""
     parser.add_argument(
-        "names", metavar="NAME_OR_ONNX", nargs="+", help="a card's id, or an .onnx file"
+        "names", metavar="NAME_OR_ONNX", nargs="+", help="id of a card, or an .onnx file"
     )
     parser.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="height and width to count at; by default the model's own",
+        help="height and width to count at (default: those of the model)",
     )
     parser.add_argument(
         "--record",
         type=Path,
         metavar="FILE",
-        help="count the PyTorch networks of these cards into a recipe's counts.json",
+        help="write the counts of these cards' PyTorch networks to a recipe's counts.json",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the graphs are.
+    """Print facts about the graphs.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _downloaded(card: ModelCard) -> Optional[Path]:
 
 
 def _graph_rows(path: Path, size: Optional[Tuple[int, int]]) -> List[Tuple[str, str]]:
-    # The packages behind this are not everybody's, and the help must work without them.
+    # The packages for this are optional, and the help must work without them.
     from ..contract import load_graph
     from ..graphs.info import describe_graph
 
@@ -134,7 +134,7 @@ def _network_rows(card: ModelCard, size: Tuple[int, int]) -> List[Tuple[str, str
     parameters, macs = _count_card(card, size)
     outputs = ", ".join(f"{output.name} ({output.channels})" for output in card.outputs)
     return [
-        ("network", f"{card.id}, PyTorch, no file here"),
+        ("network", f"{card.id}, PyTorch, no downloaded file"),
         ("parameters", f"{parameters:,} learnt, batch norms not folded"),
         ("MACs", _macs(macs, size)),
         ("input", f"{card.input_name} 1x3x{_times(size)}"),
@@ -147,8 +147,8 @@ def _count_card(card: ModelCard, size: Tuple[int, int]) -> Tuple[int, int]:
         from ..graphs.export import count_network
     except ImportError as error:
         raise WeightsMissing(
-            f"{card.id}: there is no graph here to count, and no PyTorch to build the network "
-            f'({error}); name an .onnx, or install it with: pip install "facezoo[torch]"'
+            f"{card.id}: no downloaded graph to count, and no PyTorch to build the network "
+            f'({error}); give an .onnx, or install it with: pip install "facezoo[torch]"'
         ) from error
     room = import_module(f"facezoo.models.{card.model}.network")
     counted: Tuple[int, int] = count_network(_build(room, card), size)
@@ -156,14 +156,14 @@ def _count_card(card: ModelCard, size: Tuple[int, int]) -> Tuple[int, int]:
 
 
 def _build(room: Any, card: ModelCard) -> Any:
-    """Build a card's network; its id is upstream's name, with words of ours before it or not."""
+    """Build the network of a card; its id is upstream's name, possibly with a prefix of ours."""
     words = card.id.split("_")
     for first in range(len(words)):
         try:
             return room.build("_".join(words[first:]))
         except FaceZooError:
             continue
-    raise CardError(f"{card.id} has no PyTorch network here; name an .onnx of it")
+    raise CardError(f"{card.id} has no PyTorch network in facezoo; give its .onnx")
 
 
 def _tensors(kind: str, tensors: Iterable[Tuple[str, Tuple[int, ...]]]) -> List[Tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""Licences of the code, of the packages it uses, and of the weights it fetches.
+"""Print the licences of the code, of its packages, and of the downloadable weights.
 
-A package's licence is what the installed version says of itself. "commercial" is about the file of
-weights, not about its authors' code.
+The licence of a package is that in the metadata of the installed version. "commercial" refers to
+the weight file, not to the code of its authors.
 
   facezoo licences
 """
@@ -24,7 +24,7 @@ OURS = "Apache-2.0"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's flags."""
+    """Add the flags of the verb."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -58,17 +58,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _requirements() -> List[str]:
-    """Return the package's requirements, those of its extras too, each once."""
+    """Return the requirements of the package and its extras, without duplicates."""
     try:
         lines = requires("facezoo") or []
-    except PackageNotFoundError:  # Run from the sources, without being installed.
+    except PackageNotFoundError:  # Run from source without installation.
         lines = []
     names = (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines)
     return sorted(set(names), key=str.lower)
 
 
 def _package(name: str) -> Dict[str, str]:
-    """Say of a package what it is for the law: licence fields are free text or classifiers."""
+    """Return the licence of a package from its metadata: free text or classifiers."""
     try:
         facts = metadata(name)
     except PackageNotFoundError:
@@ -80,6 +80,6 @@ def _package(name: str) -> Dict[str, str]:
     ]
     stated = " ".join(facts.get_all("License-Expression") or [])
     stated = stated or "; ".join(classified) or " ".join(facts.get_all("License") or [])
-    # Some packages put the whole text there.
+    # Some packages store the whole text there.
     short = stated.strip().split("\n")[0][:60]
     return {"package": name, "version": facts["Version"], "licence": short or "not stated"}

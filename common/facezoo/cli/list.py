@@ -1,6 +1,6 @@
-"""List the models, and the files they are made from: where from, which licence, what is here.
+"""List the models and their files: source, licence, and whether they are downloaded.
 
-Commercial use and licence are those of the file, not of its authors' code.
+Commercial use and licence refer to the file, not to the code of its authors.
 
   facezoo list
   facezoo list --json
@@ -21,7 +21,7 @@ SCHEMA = "facezoo.list/1"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's flags."""
+    """Add the flags of the verb."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -89,7 +89,7 @@ def table_of(rows: Sequence[Dict[str, str]]) -> str:
     Parameters
     ----------
     rows
-        At least one; the keys are the headings.
+        At least one row; the keys are the headings.
     """
     lines: List[List[str]] = [list(rows[0])] + [list(row.values()) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

@@ -1,7 +1,7 @@
 """Unpack a data set and check that it is complete.
 
-facezoo prepare widerface --help says where the archives are and how to name them, and so does
-facezoo prepare lfw_cfp_agedb --help for the verification sets of face recognition.
+facezoo prepare widerface --help and, for the verification sets of face recognition,
+facezoo prepare lfw_cfp_agedb --help say where to get the archives and how to pass them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import DatasetError
 __all__ = ["configure", "run"]
 
 WHERE_FROM = """\
-The WIDER FACE validation set is two archives, to be fetched by hand (for research only):
+The WIDER FACE validation set is two archives to download by hand (for research only):
 
   WIDER_val.zip    the photos, 0.4 GB
       https://huggingface.co/datasets/wider_face/blob/main/data/WIDER_val.zip
@@ -34,9 +34,9 @@ The WIDER FACE validation set is two archives, to be fetched by hand (for resear
 """
 
 FACES_FROM = """\
-The verification sets are one archive with aligned faces, to be fetched by hand (for research only):
+The verification sets are one archive of aligned faces to download by hand (for research only):
 
-  lfw_cfp_agedb.tar    lfw, cfp and agedb, each with img.list, pair.list and its pictures
+  lfw_cfp_agedb.tar    lfw, cfp and agedb, each with img.list, pair.list and its images
       https://pan.baidu.com/s/1ekuNnIWa6kwtsPuwRZaDmQ (code fz3h)
       https://github.com/IrvingMeng/MagFace, Evaluation, has further addresses
 
@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     widerface.set_defaults(prepare=prepare_widerface)
     faces = datasets.add_parser(
         "lfw_cfp_agedb",
-        help="LFW, CFP-FP and AgeDB-30 as MagFace's authors pack them, for face recognition",
+        help="LFW, CFP-FP and AgeDB-30 as packed by MagFace's authors, for face recognition",
         description=FACES_FROM,
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
@@ -79,12 +79,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare as the data set's sub-command says."""
+    """Prepare the data set of the sub-command."""
     return int(args.prepare(args))
 
 
 def prepare_widerface(args: argparse.Namespace) -> int:
-    """Unpack what was given, then check all.
+    """Unpack the given archives, then check everything.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def prepare_widerface(args: argparse.Namespace) -> int:
     Raises
     ------
     DatasetError
-        If an archive cannot be used, or anything is missing; then it is printed where to get it.
+        If an archive cannot be used, or anything is missing; then the sources are printed.
     """
     if args.images_zip:
         print(f"{unpack_photos(args.images_zip, args.to)} photos from {args.images_zip}")
@@ -118,7 +118,7 @@ def prepare_widerface(args: argparse.Namespace) -> int:
 
 
 def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
-    """Unpack the archive if it was given, then check all.
+    """Unpack the archive if given, then check everything.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
     Raises
     ------
     DatasetError
-        If the archive cannot be used, or anything is missing; then it is printed where to get it.
+        If the archive cannot be used, or anything is missing; then the sources are printed.
     """
     if args.tar:
         print(f"{unpack_sets(args.tar, args.to)} files from {args.tar}")
@@ -143,5 +143,5 @@ def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
         print(FACES_FROM)
         raise
     for name, pairs in found.items():
-        print(f"{name}: {pairs} pairs, all pictures there")
+        print(f"{name}: {pairs} pairs, all images found")
     return 0

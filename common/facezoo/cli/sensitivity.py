@@ -1,7 +1,7 @@
-"""Find the layers that int8 hurts: each is quantised alone, and the outputs are compared.
+"""Find the layers most sensitive to int8: quantise each alone and compare the outputs.
 
-Prints a table, the largest error first, and the lines of ``backend.quantize`` that leave the worst
-layers in float. The calibration data is the build YAML's.
+Prints a table, the largest error first, and the lines of ``backend.quantize`` that keep the worst
+layers in float. The calibration data is that of the build YAML.
 
   facezoo sensitivity ../build_in/build/official_scrfd.yaml --plot sensitivity.png
 """
@@ -23,27 +23,35 @@ __all__ = ["configure", "run"]
 
 SCHEMA = "facezoo.sensitivity/1"
 BAR = 30  # characters of the longest bar
-ROWS = 20  # of the table; --json has all
+ROWS = 20  # rows of the table; --json has all
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("yaml", type=Path, metavar="YAML", help="a recipe's build_in/build/*.yaml")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="F.onnx", help="in place of frontend.checkpoint"
+        "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
     )
     parser.add_argument(
-        "--pictures", type=int, default=8, metavar="N", help="calibration files to measure on"
+        "--pictures",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of calibration files to measure on",
     )
-    parser.add_argument("--plot", type=Path, metavar="F.png", help="also draw the errors as bars")
-    parser.add_argument("--json", type=Path, metavar="F.json", help="also write them here")
+    parser.add_argument("--plot", type=Path, metavar="F.png", help="also plot the errors as bars")
     parser.add_argument(
-        "--allow-custom-code", action="store_true", help="run the Python code a CustomFunc names"
+        "--json", type=Path, metavar="F.json", help="also write the errors to this file"
+    )
+    parser.add_argument(
+        "--allow-custom-code",
+        action="store_true",
+        help="allow running the Python code of a CustomFunc",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, propose."""
+    """Measure, print, and propose layers to exclude."""
     from ..compiler.build import prepare_source
     from ..compiler.quantize import calibrate, choose_arithmetic, insert_qdq, lint_graph
     from ..compiler.sensitivity import format_exclusions, measure_error, measure_layers, propose
@@ -69,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"all layers in int8: {error_without([]):.3%} of the outputs' variance is lost")
     left_out = error_without([layer.name for layer in chosen])
     macs = sum(layer.macs for layer in chosen) / max(sum(e["macs"] for e in entries), 1)
-    print(f"without {len(chosen)} of them ({macs:.1%} of the MACs): {left_out:.3%}; to leave them")
+    print(f"without {len(chosen)} of them ({macs:.1%} of the MACs): {left_out:.3%}; to keep them")
     print("in float, put this under backend.quantize:")
     print(format_exclusions(chosen))
     if args.json:

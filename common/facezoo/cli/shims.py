@@ -1,11 +1,11 @@
-"""Commands named vamc and vamp in this environment, for machines without the vendor's.
+"""Manage shims: commands vamc and vamp in this environment, without the vendor's tools.
 
-  facezoo shims install   write them, but never over or beside the vendor's own
-  facezoo shims remove    delete the ones written here
-  facezoo shims status    say what vamc and vamp are
+  facezoo shims install   create them, unless the vendor's tools are installed
+  facezoo shims remove    delete the shims
+  facezoo shims status    show what vamc and vamp are
 
-A shim calls facezoo vamc or facezoo vamp, which hand over to the vendor's tool wherever one turns
-up. The vendor's installer may replace a shim; it is then the vendor's file and stays.
+A shim calls facezoo vamc or facezoo vamp, which run the vendor's tool if one is installed. The
+vendor's installer may replace a shim; the file is then the vendor's and is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it for both names, and say in a line each what there is then."""
+    """Apply the action to both names, and print the resulting state of each."""
     for name in TOOLS:
         print(f"{name}: {_ACTIONS[args.action](name, scripts_folder() / name)}")
     return 0
@@ -36,18 +36,18 @@ def run(args: argparse.Namespace) -> int:
 def _install(name: str, path: Path) -> str:
     tool = find_tool(name)
     if tool is not None:
-        return f"left alone, the vendor's is there ({tool.where})"
+        return f"not changed: the vendor's tool is installed ({tool.where})"
     if os.path.lexists(path) and not is_shim(path):
-        raise InputError(f"{str(path)!r} is in the way and no shim of facezoo; move it away")
+        raise InputError(f"{str(path)!r} exists and is not a shim of facezoo; move it away")
     facezoo = path.with_name("facezoo")
     if not facezoo.is_file():
         raise InputError(
-            f"{str(facezoo)!r} is not there for a shim to call; install facezoo into this "
+            f"{str(facezoo)!r} does not exist, but a shim needs it; install facezoo in this "
             "environment: pip install -e ."
         )
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     temporary.write_text(
-        f"#!/bin/sh\n{SHIM_MARK}: hands over to the vendor's {name} where there is one\n"
+        f"#!/bin/sh\n{SHIM_MARK}: runs the vendor's {name} if there is one\n"
         f'exec {shlex.quote(str(facezoo))} {name} "$@"\n',
         encoding="utf-8",
     )
@@ -58,7 +58,7 @@ def _install(name: str, path: Path) -> str:
 
 def _remove(name: str, path: Path) -> str:
     if not is_shim(path):
-        return "no shim is there"
+        return "no shim installed"
     path.unlink()
     return f"shim removed ({path})"
 
@@ -66,9 +66,9 @@ def _remove(name: str, path: Path) -> str:
 def _status(name: str, path: Path) -> str:
     tool = find_tool(name)
     if is_shim(path):
-        leads = f"hands over to the vendor's ({tool.where})" if tool else "runs facezoo's own"
+        leads = f"runs the vendor's ({tool.where})" if tool else "runs facezoo's own"
         return f"shim ({path}), {leads}"
-    return f"the vendor's ({tool.where})" if tool else f"not there; facezoo {name} is"
+    return f"the vendor's ({tool.where})" if tool else f"not installed; facezoo {name} is"
 
 
 _ACTIONS = {"install": _install, "remove": _remove, "status": _status}

@@ -1,11 +1,11 @@
-"""The vendor's card and tools: what they do where no document says it.
+"""Device self-test: compare device and CPU, and record undocumented behaviour.
 
   facezoo vacc selftest [PREFIX ...]
 
-For a machine with a card. Runs each PREFIX (both the vendor's files and ours are needed) on the
-card and in ONNX Runtime and compares them, then finds out by experiment what the vendor's documents
-leave open, and writes one JSON file to send in. Without a PREFIX a tiny network is compiled with
-the vendor's vamc. The card's side of facezoo has been written without a card: every finding helps.
+For a machine with a device. Runs each PREFIX (with the vendor's files and ours) on the device and
+in ONNX Runtime and compares the results, then tests behaviour that the vendor's documents do not
+describe, and writes one JSON file to send in. Without a PREFIX a tiny network is compiled with the
+vendor's vamc. The device code of facezoo was written without a device: every finding helps.
 
   facezoo vacc selftest deploy_weights/*/mod --out facezoo-selftest.json
 """
@@ -34,20 +34,26 @@ __all__ = ["configure", "run", "task_drift"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="selftest", required=True)
-    selftest = actions.add_parser("selftest", help="compare, ask, and write what was found")
-    selftest.add_argument("prefixes", nargs="*", type=Path, metavar="PREFIX", help="artifacts")
-    add_flag(selftest, "--device_id", "--device", type=int, default=0, help="die of the card")
+    selftest = actions.add_parser("selftest", help="compare device and CPU, and write the findings")
     selftest.add_argument(
-        "--out", type=Path, default=Path("facezoo-selftest.json"), metavar="FILE", help="JSON"
+        "prefixes", nargs="*", type=Path, metavar="PREFIX", help="prefixes of artifacts to run"
+    )
+    add_flag(selftest, "--device_id", "--device", type=int, default=0, help="device number")
+    selftest.add_argument(
+        "--out",
+        type=Path,
+        default=Path("facezoo-selftest.json"),
+        metavar="FILE",
+        help="JSON file to write",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for the card first; then print and save every finding as it comes."""
+    """Check the device first; then print and save every finding as it comes."""
     try:
         check_card(args.device_id)
     except BackendUnavailable as error:
-        raise BackendUnavailable(f"a selftest needs a card: {error}") from error
+        raise BackendUnavailable(f"the self-test needs a device: {error}") from error
     from ..doctor import device_selftest as selftest
 
     report: Dict[str, Any] = {**selftest.describe_environment(args.device_id), "findings": []}
@@ -71,20 +77,20 @@ def run(args: argparse.Namespace) -> int:
 def task_drift(
     contract: Contract, pairs: Sequence[Tuple[RawOutputs, RawOutputs]]
 ) -> Dict[str, Any]:
-    """Say how far the card's results are from the host's, in terms of the task.
+    """Return the difference between the results of device and host, in measures of the task.
 
     Parameters
     ----------
     contract
-        Of the network.
-    pairs
-        Raw outputs of the host and of the card, one pair a picture.
+        Contract of the network.
+        pairs
+            Raw outputs of host and device, one pair per image.
 
     Returns
     -------
     dict
-        Of a :class:`~facezoo.evaluation.drift.DetectionDrift`; empty for models without such a
-        comparison.
+        Fields of a :class:`~facezoo.evaluation.drift.DetectionDrift`; empty for models without such
+        a comparison.
     """
     if contract.model != "scrfd":
         return {}

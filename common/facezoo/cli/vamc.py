@@ -1,9 +1,9 @@
-"""Compile a build YAML into an artifact, with the vendor's own command line.
+"""Compile a build YAML to an artifact, with the vendor's command line.
 
 ``vamc compile YAML`` and its older spelling ``vamc build YAML`` are the same. Paths inside the YAML
-are relative to the working directory; the artifact is ``<workspace.path>/<name>/mod``. Where the
-vendor's vamc is installed, it does the work instead; ``facezoo compile`` is always ours. fp16 and
-int8 are judged by the gate, whose settings are in ``<yaml name>.gate.yaml`` beside the YAML.
+are relative to the working directory; the artifact is ``<workspace.path>/<name>/mod``. If the
+vendor's vamc is installed, it runs instead; ``facezoo compile`` is always ours. fp16 and int8 are
+checked by the accuracy gate, whose settings are in ``<yaml name>.gate.yaml`` beside the YAML.
 
   facezoo vamc compile ../build_in/build/official_scrfd.yaml
 """
@@ -24,10 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="vamc_verb", metavar="compile|build", required=True)
     for verb, text in (("compile", "compile a build YAML"), ("build", "the same, older spelling")):
         command = verbs.add_parser(verb, help=text, description=f"{text.capitalize()}.")
-        command.add_argument("yaml", type=Path, metavar="YAML", help="build_in/build/*.yaml")
+        command.add_argument(
+            "yaml", type=Path, metavar="YAML", help="build YAML such as build_in/build/*.yaml"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile and say what came of it."""
+    """Compile and print the result."""
     build(read_build_config(args.yaml))
     return 0

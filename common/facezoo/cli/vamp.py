@@ -1,9 +1,9 @@
-"""Run a compiled model for its speed, or over a list of npz files: the vendor's vamp.
+"""Measure the speed of a compiled model, or run it over a list of npz files, like vamp.
 
-Without --datalist it measures on synthetic pictures; with --datalist and --path_output it runs
-every file and writes output_000000.npz and so on, one a line. Each of --processes has --instance
-instances of the model, each given --batch_size pictures at a time. The flags are the vendor's but
-for --engine and --overwrite. Interrupted, the same command goes on where it was.
+Without --datalist it measures on synthetic images; with --datalist and --path_output it runs every
+file and writes output_000000.npz and so on, one per line. Each of --processes runs --instance
+instances of the model with batches of --batch_size images. The flags are the vendor's except
+--engine and --overwrite. Resumable: run the same command again.
 
   facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
 """
@@ -28,11 +28,11 @@ __all__ = ["add_job_options", "configure", "job_from", "run", "seconds_above_0"]
 
 DEFAULT_SECONDS = 10.0
 
-# What only the vendor's tool can do.
+# Flags that only the vendor's tool supports.
 VENDORS_OWN = {
-    "backend": "chooses among the vendor's runtimes; here --engine chooses",
-    "hwconfig": "configures the card",
-    "dtype": "is for inputs that are no pictures",
+    "backend": "selects one of the vendor's runtimes; use --engine here",
+    "hwconfig": "configures the device",
+    "dtype": "is for inputs that are not images",
 }
 
 _log = logging.getLogger(__name__)
@@ -42,21 +42,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_job_options(parser)
     counts = parser.add_argument_group("work")
-    # A list, since the vendor's own commands read "-i 1 p 1".
+    # A list, since the vendor's documents contain "-i 1 p 1".
     counts.add_argument(
-        "-i", "--instance", nargs="+", metavar="N", help="instances in each process (default: 1)"
+        "-i", "--instance", nargs="+", metavar="N", help="instances per process (default: 1)"
     )
     counts.add_argument(
-        "-p", "--processes", type=_count, metavar="N", help="processes (default: 1)"
+        "-p", "--processes", type=_count, metavar="N", help="number of processes (default: 1)"
     )
     add_flag(
-        counts, "-b", "--batch_size", type=_count, default=1, metavar="N", help="pictures in a call"
+        counts, "-b", "--batch_size", type=_count, default=1, metavar="N", help="images per call"
     )
     counts.add_argument(
-        "--iterations", type=_count, metavar="N", help="synthetic calls, over all instances"
+        "--iterations",
+        type=_count,
+        metavar="N",
+        help="number of synthetic calls, over all instances",
     )
     counts.add_argument(
-        "-t", type=seconds_above_0, metavar="SECONDS", help="of synthetic calls (default: 10)"
+        "-t",
+        type=seconds_above_0,
+        metavar="SECONDS",
+        help="duration of synthetic calls (default: 10)",
     )
     add_flag(
         counts,
@@ -64,43 +70,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(0, 1),
         default=0,
-        help="1: synchronous, for the lowest latency; calls here always are",
+        help="1: synchronous calls, for the lowest latency; always the case here",
     )
     files = parser.add_argument_group("list")
-    files.add_argument("--datalist", nargs="+", metavar="TXT", help="one npz file a line")
-    add_flag(files, "--path_output", type=Path, metavar="DIR", help="folder for output npz files")
-    files.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
+    files.add_argument(
+        "--datalist", nargs="+", metavar="TXT", help="list of npz files, one per line"
+    )
+    add_flag(files, "--path_output", type=Path, metavar="DIR", help="output folder of npz files")
+    files.add_argument(
+        "--overwrite", action="store_true", help="empty the output folder and start again"
+    )
     card = parser.add_argument_group("only with the vendor's vamp")
     for name, why in VENDORS_OWN.items():
         card.add_argument(f"--{name}", metavar="X", help=why)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model is measured, and on what."""
+    """Add the flags of the model and its runtime."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "-m", dest="model", required=True, type=Path, metavar="PREFIX", help="artifact or .onnx"
+        "-m",
+        dest="model",
+        required=True,
+        type=Path,
+        metavar="PREFIX",
+        help="artifact prefix or .onnx of the model",
     )
     add_flag(
         group,
         "--vdsp_params",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the card would do it; by default the model's own",
+        help="vdsp_params file of the pre-processing (default: that of the model)",
     )
-    group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    group.add_argument("-d", dest="device_id", type=int, default=0, help="die of the card")
+    group.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="runtime that executes the network"
+    )
+    group.add_argument("-d", dest="device_id", type=int, default=0, help="device number")
     group.add_argument(
         "-s",
         "--shape",
         type=_picture_hw,
         metavar="[C,H,W]",
-        help="of synthetic pictures; by default the model's input",
+        help="shape of synthetic images (default: the model's input)",
     )
 
 
 def job_from(args: argparse.Namespace, **counts: Any) -> Job:
-    """Make a job of the flags of :func:`add_job_options`."""
+    """Create a job from the flags of :func:`add_job_options`."""
     return Job(
         model=args.model,
         vdsp=args.vdsp_params,
@@ -113,10 +130,10 @@ def job_from(args: argparse.Namespace, **counts: Any) -> Job:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, or run a list; print the report."""
+    """Measure the speed, or run a list, and print the report."""
     for name, why in VENDORS_OWN.items():
         if getattr(args, name) is not None:
-            raise InputError(f"--{name} {why}, and needs the vendor's vamp; leave it away")
+            raise InputError(f"--{name} {why}; it needs the vendor's vamp, so omit it")
     instances, processes = _instances_and_processes(args.instance or ["1"], args.processes)
     job = job_from(args, processes=processes, instances=instances, batch=args.batch_size)
     datalist = _datalist(args.datalist, args.path_output)
@@ -136,7 +153,7 @@ def _measure(job: Job, iterations: Optional[int], seconds: Optional[float]) -> i
 
 @dataclasses.dataclass(frozen=True)
 class _Written:
-    """An output file, for the journal."""
+    """An output file in the journal."""
 
     sha256: str
 
@@ -172,24 +189,24 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
             folder.finish()
     if measured.pictures:
         print(format_report(job, measured))
-    kept = f", {done} kept from before" if done else ""
+    kept = f", {done} kept from an earlier run" if done else ""
     print(f"{len(lines)} outputs{kept}; in {output}")
     return 0
 
 
 def _instances_and_processes(instance: Sequence[str], processes: Optional[int]) -> Tuple[int, int]:
-    """Read ``-i 1`` and, as many of the vendor's commands have it, ``-i 1 p 1``."""
+    """Parse ``-i 1`` and also ``-i 1 p 1``, which is common in the vendor's documents."""
     number, *stray = instance
     try:
         instances = _count(number)
         if len(stray) == 2 and stray[0] == "p" and processes is None:
             processes = _count(stray[1])
-            _log.warning("'p %s' without a dash is taken as '-p %s'", stray[1], stray[1])
+            _log.warning("'p %s' without a dash is read as '-p %s'", stray[1], stray[1])
             stray = []
     except argparse.ArgumentTypeError as error:
         raise InputError(f"-i {' '.join(instance)}: {error}") from error
     if stray:
-        raise InputError(f"-i {' '.join(instance)} has more than a number; expected -i {number}")
+        raise InputError(f"-i {' '.join(instance)} has more than one number; expected -i {number}")
     return instances, processes or 1
 
 
@@ -201,8 +218,8 @@ def _datalist(datalist: Optional[List[str]], output: Optional[Path]) -> Optional
         raise InputError(f"{given} is given without {other}; expected both, or neither to measure")
     if len(datalist) > 1:
         raise InputError(
-            f"--datalist has {len(datalist)} values ({' '.join(datalist)}), and outputs are "
-            "numbered by the lines of one list; run vamp once a list, or join them"
+            f"--datalist has {len(datalist)} values ({' '.join(datalist)}), but outputs are "
+            "numbered by the lines of one list; run vamp once per list, or join them"
         )
     return Path(datalist[0])
 
@@ -214,7 +231,7 @@ def _count(text: str) -> int:
 
 
 def seconds_above_0(text: str) -> float:
-    """Read a duration for argparse."""
+    """Parse a duration for argparse."""
     try:
         seconds = float(text)
     except ValueError:
@@ -225,13 +242,13 @@ def seconds_above_0(text: str) -> float:
 
 
 def _picture_hw(text: str) -> Tuple[int, int]:
-    """Read ``[3,640,640]`` or ``3,640,640``."""
+    """Parse ``[3,640,640]`` or ``3,640,640``."""
     sizes = text.strip().strip("[]").split(",")
     if len(sizes) != 3 or not all(size.strip().isdigit() for size in sizes):
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be channels, height and width of a picture such as [3,640,640]"
+            f"{text!r} must be channels, height and width of an image such as [3,640,640]"
         )
     channels, height, width = (int(size) for size in sizes)
     if channels != 3 or not height * width:
-        raise argparse.ArgumentTypeError(f"{text!r} must have 3 channels and no side of 0")
+        raise argparse.ArgumentTypeError(f"{text!r} must have 3 channels and sides above 0")
     return height, width

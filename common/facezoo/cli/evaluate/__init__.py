@@ -1,4 +1,4 @@
-r"""Metrics of result files, or of a model on photos, against ground truth.
+r"""Evaluate result files, or a model on photos, against ground truth.
 
   facezoo evaluate scrfd --pred runstream_output/txt --gt ground_truth --plot pr.png
   facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
@@ -11,7 +11,7 @@ r"""Metrics of result files, or of a model on photos, against ground truth.
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
-facezoo prepare widerface says where photos and ground truth come from.
+facezoo prepare widerface says where to get photos and ground truth.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add one sub-command per model, each with the options of its metric."""
+    """Add one sub-command per model, with the options of its metric."""
     models = parser.add_subparsers(dest="model", metavar="MODEL", required=True)
     scrfd = models.add_parser(
         "scrfd",
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     people = models.add_parser(
         "verification",
         help="recognition accuracy over a folder of people",
-        description="All pairs of one person and as many or all of two, from a folder a person.",
+        description="Accuracy over all genuine pairs and as many or all impostor pairs.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
@@ -67,5 +67,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate as the model's sub-command says."""
+    """Run the evaluation of the sub-command."""
     return int(args.evaluate(args))

@@ -1,4 +1,4 @@
-"""Detections against WIDER FACE's ground truth: flags, run and report."""
+"""Evaluation of detections on WIDER FACE: flags, run and report."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.widerface/1"
 NAMES_SHOWN = 10
-# Flags of ``evaluate scrfd`` that mean nothing without inference.
+# Flags of ``evaluate scrfd`` that have no effect without inference.
 NEED_PHOTOS = "model_prefix_path vdsp_params_info save_dir overwrite record ledger build".split()
 
 
 def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool = False) -> None:
-    """Add what :func:`evaluate_widerface` takes; the script common/eval/evaluation.py does too.
+    """Add the flags of :func:`evaluate_widerface`; common/eval/evaluation.py uses them too.
 
     Parameters
     ----------
     parser
-        The command's.
+        Parser of the command.
     with_inference
-        Photos and a model may stand in for predictions.
+        Also allow photos and a model instead of predictions.
     """
     source = parser.add_mutually_exclusive_group(required=True)
     if with_inference:
@@ -73,53 +73,71 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
         metavar="GT",
         help="folder with the four official wider_*_val.mat",
     )
+    parser.add_argument("--iou", type=float, default=0.5, metavar="T", help="smallest IoU of a hit")
     parser.add_argument(
-        "--iou", type=float, default=0.5, metavar="T", help="smallest overlap of a hit"
+        "--per-event", action="store_true", help="also compute the AP of each event"
     )
-    parser.add_argument("--per-event", action="store_true", help="also each event's AP")
     parser.add_argument(
         "--bootstrap",
         type=int,
         default=0,
         metavar="N",
-        help="also 95 %% intervals, from N resamplings of the photos",
+        help="also compute 95 %% intervals from N resamplings of the photos",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw precision against recall")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the resampling")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report without curves as JSON"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs as CSV")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot precision against recall")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
+    )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="end with 3 if photos lack predictions or are not in the ground truth",
+        help="exit with 3 if photos lack predictions or are not in the ground truth",
     )
 
 
 def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None:
-    source.add_argument("--images", type=Path, metavar="DIR", help="photos, one folder an event")
+    source.add_argument("--images", type=Path, metavar="DIR", help="photos, one folder per event")
     group = parser.add_argument_group("with --images")
-    add_flag(group, "--model_prefix_path", type=Path, metavar="PREFIX", help="artifact or .onnx")
-    add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
+    add_flag(
+        group,
+        "--model_prefix_path",
+        type=Path,
+        metavar="PREFIX",
+        help="artifact prefix or .onnx of the model",
+    )
+    add_flag(
+        group,
+        "--vdsp_params_info",
+        type=Path,
+        metavar="JSON",
+        help="vdsp_params file of the pre-processing",
+    )
     add_runtime_options(group)
-    group.add_argument("--profile", choices=PROFILES, default="eval", help="set of thresholds")
-    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder that makes it resumable")
-    group.add_argument("--overwrite", action="store_true", help="empty that folder first")
     group.add_argument(
-        "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
+        "--profile", choices=PROFILES, default="eval", help="set of detection thresholds"
+    )
+    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="run folder, for resuming")
+    group.add_argument("--overwrite", action="store_true", help="empty the run folder first")
+    group.add_argument(
+        "--record", type=Path, metavar="FILE", help="write the numbers to this numerics.json"
     )
     group.add_argument(
         "--ledger",
         type=Path,
         metavar="FILE",
-        help="measure what each departure from the protocol costs, print and write it",
+        help="measure, print and write the cost of each deviation from the protocol",
     )
     group.add_argument(
         "--build",
         action="append",
         default=[],
         metavar="PREFIX",
-        help="with --ledger: another build of the same network; may be given again",
+        help="with --ledger: another build of the same network; may be repeated",
     )
 
 
@@ -152,14 +170,14 @@ def run_detection(args: argparse.Namespace) -> int:
             detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show
         )
         seconds = time.perf_counter() - started
-        # A run that went on from an earlier start says nothing about speed.
+        # The speed of a resumed run is not measured.
         whole = fresh == [len(found.images)]
         report = evaluate_widerface(args, found)
         if args.record:
             if report.missing_images:
                 raise InputError(
                     f"{len(report.missing_images)} photos are missing below {str(args.images)!r}; "
-                    "--record takes the numbers of the whole set only"
+                    "--record needs the complete set"
                 )
             rate = round(len(found.images) / seconds, 1) if whole else None
             record_measurement(args.record, _measurement(args, detector, report, rate))
@@ -202,8 +220,8 @@ def _write_ledger(args: argparse.Namespace) -> int:
     chosen = runtime_flags(args)
     if chosen or args.vdsp_params_info:
         raise InputError(
-            "--ledger measures in ONNX Runtime on the CPU, by the network's own pre-processing; "
-            f"leave{chosen or ' --vdsp_params_info'} out"
+            "--ledger measures in ONNX Runtime on the CPU with the network's own pre-processing; "
+            f"omit{chosen or ' --vdsp_params_info'}"
         )
     truth = read_ground_truth(args.gt)
     builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
@@ -240,21 +258,21 @@ def evaluate_widerface(
     Parameters
     ----------
     args
-        What :func:`add_widerface_options` adds.
+        Flags of :func:`add_widerface_options`.
     found
-        Predictions in place of those ``args.pred`` names.
+        Predictions to use instead of ``args.pred``.
 
     Returns
     -------
     DetectionReport
-        What was printed and written.
+        The report that was printed and written.
 
     Raises
     ------
     FaceZooError
         If a file cannot be used.
     GateError
-        With ``--strict``, after all is printed and written.
+        With ``--strict``, after the report is printed and written.
     """
     started = time.perf_counter()
     truth = read_ground_truth(args.gt)
@@ -272,12 +290,12 @@ def evaluate_widerface(
     if len(report.missing_images) == report.images:
         source = str(args.pred or args.images)
         raise DatasetError(
-            f"{source!r} is about other photos, such as {predictions.images[0]!r}; "
+            f"{source!r} has other photos, such as {predictions.images[0]!r}; "
             f"expected those of the ground truth, such as {truth.images[0]!r}"
         )
     print("\n".join(_lines(report)))
     if args.plot:
-        # Imported here because matplotlib is an extra.
+        # A local import, since matplotlib is optional.
         from ...reports.plots import plot_precision_recall
 
         plot_precision_recall(report, args.plot)
@@ -338,7 +356,7 @@ def _problems(report: DetectionReport, images: Sequence[str]) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str], images: Sequence[str]) -> str:
-    """Name the first few; an event of which all ``images`` are named is one name."""
+    """List the first few; an event with all of its ``images`` listed counts as one name."""
     photos_of = Counter(_event(name) for name in images)
     named_of = Counter(map(_event, names))
     whole = {event for event, count in named_of.items() if photos_of[event] == count}
@@ -388,7 +406,7 @@ def _entry(report: DetectionReport) -> Dict[str, Any]:
 
 
 def _number(value: float) -> Optional[float]:
-    """Return None for NaN, which means that no face counts and which JSON does not know."""
+    """Return None for NaN (no face counts), which JSON does not support."""
     return None if math.isnan(value) else value
 
 

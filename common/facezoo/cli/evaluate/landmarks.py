@@ -1,4 +1,4 @@
-"""Landmarks against a data set's annotations: flags, run and report."""
+"""Evaluation of landmarks: flags, run and report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pages import show_landmarks
 
 
 def add_landmark_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of the landmark evaluation."""
+    """Add the flags of the landmark evaluation."""
     parser.add_argument(
         "-p",
         "--pred",
@@ -33,22 +33,34 @@ def add_landmark_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="GT",
-        help="WFLW, as published or as preprocess_wflw.py leaves it",
+        help="WFLW folder, as published or as written by preprocess_wflw.py",
     )
-    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything, each error too"
+        "--normalizer",
+        choices=NORMALIZERS,
+        default="WFLW",
+        help="data set that defines the normalisation of the NME",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the error distribution")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the report with the error of each face as JSON",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot the cumulative error distribution"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
+    )
 
 
 def run_landmarks(args: argparse.Namespace) -> int:
-    """Evaluate, print and write what was asked for."""
+    """Evaluate, print, and write the requested files."""
     report = evaluate_results(args.pred, args.gt, args.normalizer)
     print("\n".join(report.lines()))
     if args.plot:
-        # Imported here because matplotlib is an extra.
+        # A local import, since matplotlib is optional.
         from ...reports.plots import plot_cumulative_errors
 
         plot_cumulative_errors({f"{report.crop} crop": report.errors}, args.plot)

@@ -1,4 +1,4 @@
-"""Metrics of quality scores: errors that remain as the worst are left out, and known degradations.
+"""Evaluation of quality scores: error versus discard, and response to known degradations.
 
 A part of ``facezoo evaluate``.
 """
@@ -56,8 +56,8 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
     quality = models.add_parser(
         "quality",
         help="error versus discard of quality scores",
-        description="Errors that remain as the pairs of lowest quality are left out, of any "
-        "scores, in one plot; with areas, and intervals from drawing people anew.",
+        description="Error that remains as the pairs of lowest quality are discarded, for any "
+        "scores in one plot, with areas and bootstrap intervals over people.",
         formatter_class=formatter_class,
         allow_abbrev=False,
     )
@@ -66,70 +66,102 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         action="append",
         required=True,
         metavar="NAME=FILE",
-        help="results.json of a runner, a .csv, or lines of path and score; may be given again",
+        help="results.json of a runner, a .csv, or lines of path and score; may be repeated",
     )
     add_people_options(quality, required=False)
     quality.add_argument(
-        "--fmr", type=float, nargs="+", default=list(RATES), help="false match rates"
+        "--fmr",
+        type=float,
+        nargs="+",
+        default=list(RATES),
+        help="false match rates that fix the thresholds",
     )
-    quality.add_argument("--resamples", type=int, default=1000, help="of the people")
-    quality.add_argument("--seed", type=int, default=0, help="of the draws")
-    quality.add_argument("--json", type=Path, metavar="FILE", help="write everything")
-    quality.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
+    quality.add_argument(
+        "--resamples", type=int, default=1000, help="bootstrap resamples of the people"
+    )
+    quality.add_argument("--seed", type=int, default=0, help="random seed of pairs and bootstrap")
+    quality.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    quality.add_argument("--plot", type=Path, metavar="FILE", help="plot the curves")
     quality.add_argument(
         "--record",
         type=Path,
         metavar="FILE",
-        help="put the numbers of our own runners' scores into this numerics.json",
+        help="write the numbers of scores from our runners to this numerics.json",
     )
-    quality.add_argument("--dataset", help="with --record: what the faces are, and how many")
-    quality.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    quality.add_argument("--dataset", help="with --record: description and number of the faces")
+    quality.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
+    )
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",
-        help="quality scores of faces made worse by known amounts",
+        help="quality scores of faces under known degradations",
         description="Scores under blur, down-scaling, JPEG, brightness and occlusion.",
         formatter_class=formatter_class,
         allow_abbrev=False,
     )
-    response.add_argument("--images", type=Path, required=True, metavar="DIR", help="aligned faces")
     response.add_argument(
-        "--list", type=Path, metavar="FILE", help="of the pictures to take below it; all if none"
+        "--images", type=Path, required=True, metavar="DIR", help="folder of aligned faces"
+    )
+    response.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="list of the images to use from the folder (default: all)",
     )
     add_recipe_option(response)
     add_model_options(response)
     response.add_argument(
-        "--kinds", nargs="+", choices=DEGRADATIONS, default=list(DEGRADATIONS), help="which"
+        "--kinds",
+        nargs="+",
+        choices=DEGRADATIONS,
+        default=list(DEGRADATIONS),
+        help="degradations to apply",
     )
-    response.add_argument("--json", type=Path, metavar="FILE", help="write everything")
-    response.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
+    response.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    response.add_argument("--plot", type=Path, metavar="FILE", help="plot the curves")
     response.set_defaults(evaluate=_evaluate_response)
 
 
 def add_recipe_option(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that says what the model's quality is."""
+    """Add the flag that selects the quality of the model."""
     parser.add_argument(
         "--recipe",
         choices=("sdd_fiqa", "magface"),
         default="sdd_fiqa",
-        help="sdd_fiqa: the score; magface: the length of the embedding",
+        help="model that gives the quality: sdd_fiqa (score) or magface (norm of the embedding)",
     )
 
 
 def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Add the flags that say which faces are whose, and how similar they are."""
+    """Add the flags for the people and the similarities of the faces."""
     group = parser.add_argument_group("people")
     group.add_argument(
-        "--embeddings", type=Path, metavar="NPZ", help="names and vectors of the faces"
+        "--embeddings",
+        type=Path,
+        metavar="NPZ",
+        help="embeddings.npz with names and vectors of the faces",
     )
     if not required:
-        group.add_argument("--images", type=Path, metavar="DIR", help="or the faces themselves")
+        group.add_argument(
+            "--images", type=Path, metavar="DIR", help="folder of the faces, instead of embeddings"
+        )
     group.add_argument(
-        "--recognizer", default="w600k_mbf", help="for them: an .onnx, or a downloaded name"
+        "--recognizer",
+        default="w600k_mbf",
+        help="recogniser for --images: an .onnx or a downloaded name",
     )
-    add_flag(group, "--recognizer_card", default="w600k_mbf", help="of one without a contract")
+    add_flag(
+        group,
+        "--recognizer_card",
+        default="w600k_mbf",
+        help="card of a recogniser without a contract",
+    )
     group.add_argument(
-        "--references", type=Path, metavar="FILE", help="list: one of each pair is of these"
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="list of references; one face of each pair is in it",
     )
     group.add_argument(
         "--copies", type=Path, metavar="FILE", help="list of copies, each with its original"
@@ -137,7 +169,7 @@ def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def embeddings_of(args: argparse.Namespace) -> Optional[Embeddings]:
-    """Read or compute the embeddings that the flags ask for; None if for none."""
+    """Read or compute the embeddings for the flags; None without such flags."""
     if args.embeddings is not None:
         return read_embeddings(args.embeddings)
     if args.images is None:
@@ -148,13 +180,15 @@ def embeddings_of(args: argparse.Namespace) -> Optional[Embeddings]:
     with open_recognizer(args.recognizer, args.recognizer_card) as backend:
         for path, found in progress(embed_pictures(backend, paths), len(paths)):
             if isinstance(found, ImageError):
-                raise DatasetError(f"{found}; an evaluation needs every picture: {str(path)!r}")
+                raise DatasetError(
+                    f"{found}; an evaluation needs every image; fix or remove it: {str(path)!r}"
+                )
             vectors.append(found.vector)
     return Embeddings(tuple(names), np.stack(vectors))
 
 
 def pairs_of(args: argparse.Namespace, embeddings: Embeddings) -> FacePairs:
-    """Pair faces as the flags say; people are the folders of the pictures."""
+    """Pair faces according to the flags; people are the folders of the images."""
     references = originals = None
     if args.references is not None:
         references = np.isin(embeddings.names, read_paths(args.references))
@@ -193,7 +227,7 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
         if args.record:
             _record(args, scores, curves)
         if args.plot:
-            # Imported here because matplotlib is an extra.
+            # A local import, since matplotlib is optional.
             from ...reports.plots import plot_discard_curves
 
             plot_discard_curves(curves, args.plot)
@@ -209,9 +243,9 @@ def _record(
     scores: Mapping[str, QualityScores],
     curves: Mapping[str, Mapping[float, DiscardCurve]],
 ) -> None:
-    """Put one entry a runner's scores into a numerics.json."""
+    """Write one entry per runner's scores to a numerics.json."""
     if not args.dataset:
-        raise InputError("--record needs --dataset: a number means nothing without its data")
+        raise InputError("--record needs --dataset, the description of the data")
     machine = describe_machine()
     for name, one in scores.items():
         if one.made_by.get("build") is None:
@@ -248,7 +282,7 @@ def _copies(path: Path) -> Iterator[Tuple[str, str]]:
 
 def _ranking_lines(rankings: Mapping[str, CopyRanking]) -> Iterator[str]:
     width = max(len("scores"), *map(len, rankings))
-    yield f"{'scores':{width}} pictures  Spearman within a picture  worst copy below its original"
+    yield f"{'scores':{width}}   images   Spearman within an image  worst copy below its original"
     for name, one in rankings.items():
         below = f"{100 * one.last_below_original:.1f} %"
         yield f"{name:{width}} {one.pictures:8d}  {one.spearman:25.4f}  {below:>29}"
@@ -262,7 +296,7 @@ def _curve_lines(
     genuine = int(pairs.is_same.sum())
     yield (
         f"{genuine} genuine and {len(pairs.distances) - genuine} impostor pairs of "
-        f"{len(np.unique(pairs.people))} people; in brackets: 95 % intervals, people drawn anew"
+        f"{len(np.unique(pairs.people))} people; in brackets: 95 % intervals, people resampled"
     )
     width = max(len("scores"), *map(len, curves))
     yield (
@@ -278,7 +312,7 @@ def _curve_lines(
                 f"{_shown(one.aoc):23}  {below}"
             )
     for rate, reason in left_out.items():
-        yield f"FMR {rate:g} left out: {reason}"
+        yield f"FMR {rate:g} skipped: {reason}"
 
 
 def _shown(one: Interval) -> str:
@@ -327,7 +361,7 @@ def _evaluate_response(args: argparse.Namespace) -> int:
         card = model.contract.card_id
     print("\n".join(_response_lines(responses)))
     if args.plot:
-        # Imported here because matplotlib is an extra.
+        # A local import, since matplotlib is optional.
         from ...reports.plots import plot_responses
 
         plot_responses(responses, args.plot)
@@ -353,6 +387,6 @@ def _response_lines(responses: Mapping[str, Response]) -> Iterator[str]:
         yield "  level   " + " ".join(f"{level:8g}" for level in one.levels)
         yield "  median  " + " ".join(f"{score:8.2f}" for score in np.median(one.scores, axis=0))
         if kind != "brightness":
-            # Too dark and too bright are both bad, so there brightness has no order.
+            # Too dark and too bright are both bad, so brightness has no order.
             ranks = [spearman(one.levels, row) for row in one.scores]
             yield f"  Spearman of level and score, mean over faces: {np.nanmean(ranks):.4f}"

@@ -1,4 +1,4 @@
-"""Embeddings of people against one another: flags, run and report."""
+"""Evaluation of recognition over a folder of people: flags, run and report."""
 
 from __future__ import annotations
 
@@ -26,28 +26,38 @@ from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_fl
 
 
 def add_people_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of the evaluation over a folder of people."""
+    """Add the flags of the evaluation over a folder of people."""
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="pictures, one folder a person"
+        "--images", type=Path, required=True, metavar="DIR", help="images, one folder per person"
     )
     parser.add_argument(
         "--detector",
         type=Path,
         metavar="PREFIX",
-        help="SCRFD, to find and align the largest face; without it a picture is taken as it is",
+        help="SCRFD that finds the largest face for alignment; without it images must be aligned",
     )
-    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
-    parser.add_argument("--seed", type=int, default=0, help="of the pairs of two people")
     parser.add_argument(
-        "--all-pairs", action="store_true", help="all pairs of two people, not as many as of one"
+        "--flip", choices=FLIPS, default="none", help="also embed the mirrored face and add it"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but the curve")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the impostor pairs")
     parser.add_argument(
-        "--record", type=Path, metavar="FILE", help="put the numbers into this numerics.json"
+        "--all-pairs",
+        action="store_true",
+        help="use all impostor pairs, not as many as genuine pairs",
     )
-    parser.add_argument("--dataset", default="", metavar="NAME", help="what the numbers are of")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report without the curve as JSON"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the ROC")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write the numbers to this numerics.json"
+    )
+    parser.add_argument(
+        "--dataset", default="", metavar="NAME", help="name of the data set in the report"
+    )
     add_model_options(parser)
 
 
@@ -58,7 +68,8 @@ def run_people(args: argparse.Namespace) -> int:
     if args.detector is None:
         model: Union[FaceEmbedder, PhotoEmbedder] = embedder
     else:
-        # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
+        # The vdsp JSON is for the recogniser. Several photos are processed at a time, one core
+        # each.
         runtime = {**runtime, "vdsp": None, "threads": 1}
         model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
     name = args.dataset or args.images.name
@@ -71,9 +82,7 @@ def run_people(args: argparse.Namespace) -> int:
             everything=args.all_pairs,
             progress=progress,
         )
-        print(
-            f"a face in {report.with_face} of {report.pictures} pictures of {report.people} people"
-        )
+        print(f"a face in {report.with_face} of {report.pictures} images of {report.people} people")
         print("\n".join(report.verification.lines()))
         if args.record:
             record_measurement(args.record, _people_measurement(args, embedder, report))
@@ -82,7 +91,7 @@ def run_people(args: argparse.Namespace) -> int:
         entry = {"schema": VERIFICATION_SCHEMA, **counts, "sets": [report.verification.to_dict()]}
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     if args.plot:
-        # Imported here because matplotlib is an extra.
+        # A local import, since matplotlib is optional.
         from ...reports.plots import plot_roc
 
         plot_roc({name: report.verification.roc}, args.plot)
@@ -103,7 +112,7 @@ def _people_measurement(
         card=embedder.contract.card_id,
         build=dtype_of(args.model_prefix_path),
         engine=engine_text(embedder.backend),
-        dataset=f"{found.name}, {report.people} people, {report.pictures} pictures, {crop}"
+        dataset=f"{found.name}, {report.people} people, {report.pictures} images, {crop}"
         + ", all pairs" * args.all_pairs,
         settings={
             **({"faces found": report.with_face} if args.detector else {}),
@@ -120,7 +129,7 @@ def _people_measurement(
             "95 % to": Metric(round(100 * high, 3), "%", True),
             "10-fold accuracy": Metric(round(100 * found.accuracy, 3), "%", True),
         },
-        # Speed is for facezoo bench: here the pictures may come from anywhere.
+        # Speed is measured by facezoo bench: here reading the images may dominate.
         images_per_second=None,
         machine=machine_text(),
         command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "

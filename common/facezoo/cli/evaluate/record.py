@@ -1,4 +1,4 @@
-"""What a measurement records beside its numbers: engine, flags, machine."""
+"""Context recorded with a measurement: engine, flags, machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ...machine import describe_machine
 
 
 def engine_text(backend: Backend) -> str:
-    """Name a runtime, its version and, if it is not float32, what it computes in."""
+    """Name a runtime, its version and, if not float32, its arithmetic."""
     precision = getattr(backend, "precision", "f32")
     return f"{backend.name} {backend.version}" + f" {precision}" * (precision != "f32")
 
 
 def runtime_flags(args: argparse.Namespace) -> str:
-    """Repeat the flags that choose another runtime than the usual one."""
+    """Return the flags that select another runtime than the default."""
     usual = {"engine": "auto", "provider": "cpu", "precision": "f32"}
     given = {name: getattr(args, name) for name in usual}
     return "".join(f" --{name} {given[name]}" for name in usual if given[name] != usual[name])
@@ -38,12 +38,12 @@ def machine_text() -> str:
 
 
 def dtype_of(prefix: Path) -> str:
-    """Return a build's precision; a lone .onnx and the vendor's files say none of their own."""
+    """Return the precision of a build; a single .onnx and the vendor's files record none."""
     if prefix.suffix == ".onnx":
         return "fp32"
     return read_artifact(prefix).dtype or "fp16"
 
 
 def prefix_text(prefix: Path) -> str:
-    """Name a model by the part of its path that is the same for everyone."""
+    """Name a model by the machine-independent part of its path."""
     return "/".join(prefix.parts[-3:])
