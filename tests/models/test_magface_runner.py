@@ -208,11 +208,11 @@ def test_people_are_told_apart_and_recorded(tmp_path, scripts, model, faces):
         "--record", numbers, "--json", report, "--dataset", "Noise",
     )  # fmt: skip
     assert code == 0
-    assert "12 pictures of 4 people\n" in said
+    assert "12 images of 4 people\n" in said
     assert "Accuracy: 1.00000+-0.00000" in said
     assert "12 genuine and 12 impostor pairs" in said
     (result,) = json.loads(numbers.read_text())["results"]
-    assert result["dataset"] == "Noise, 4 people, 12 pictures, not aligned"
+    assert result["dataset"] == "Noise, 4 people, 12 images, not aligned"
     assert result["metrics"]["accuracy at the best threshold"]["value"] == 100
     content = json.loads(report.read_text())
     assert content["sets"][0]["pairs"] == {"genuine": 12, "impostor": 12}

@@ -101,7 +101,7 @@ def test_features_are_the_authors_text_and_resume(tmp_path, script, model):
     target.unlink()
     code, _, error = script("gen_feat", *flags, "--flip", "sum", "--batch_size", 5)
     assert code == 4
-    assert "feat.list is gone" in error
+    assert "feat.list is missing" in error
     target.write_text("mine")
     other = ("--inf_list", listed, "--feat_list", target, "--onnx", model)
     (tmp_path / "feat.list.run").rename(tmp_path / "elsewhere")
@@ -296,7 +296,7 @@ def test_three_sets_in_one_command(tmp_path, script, model):
     picture.unlink()
     code, _, error = script("eval_recognition", *flags)
     assert code == 2
-    assert "1 of 40 pictures" in error
+    assert "1 of 40 images" in error
     write_list(data / "lfw" / "img.list", ["../../x.png"] * 40)
     assert "leads outside" in script("eval_recognition", *flags)[2]
 
@@ -325,7 +325,7 @@ def test_a_bin_set_is_evaluated_and_a_bomb_is_not(tmp_path, script, model):
     path.write_bytes(pickle.dumps(([b"no picture"] * 40, labels), protocol=3))
     code, _, error = script("eval_recognition", "--bin", path, "--onnx", model)
     assert code == 2
-    assert "picture 0" in error
+    assert "image 0" in error
     path.write_bytes(pickle.dumps((Bomb(tmp_path / "boom"), labels), protocol=2))
     code, _, error = script("eval_recognition", "--bin", path, "--onnx", model)
     assert code == 2
@@ -410,8 +410,8 @@ def test_ijb_by_hand(tmp_path, script):
     assert "  0.0000  0.0000  0.0000  0.0000  0.0000  0.0000\n" in said
     pair_list = folder / "meta" / "ijbc_template_pair_label.txt"
     for line, message in (
-        ("1 9 1", "without pictures"),
-        ("1 2 7", "ends in 7"),
+        ("1 9 1", "without images"),
+        ("1 2 7", "ends with 7"),
         ("1 2", "line 1"),
         ("1 2 -1", "line 1"),
     ):
@@ -579,7 +579,7 @@ def test_the_archive_is_unpacked_checked_and_may_not_escape(tmp_path, script, mo
     code, said, error = script("prepare", "lfw_cfp_agedb", "--to", tmp_path / "data")
     assert code == 2
     assert "pan.baidu.com" in said
-    assert "1 of 8 pictures" in error
+    assert "1 of 8 images" in error
     for name, kind in (("../lfw/x", None), ("/lfw/x", None), ("lfw/x", tarfile.SYMTYPE)):
         with tarfile.open(archive, "w") as tar:
             member = tarfile.TarInfo(name)
@@ -605,7 +605,7 @@ def test_pairs_of_people_are_all_or_seeded():
     pairs, same = people_pairs(people, everything=True)
     assert len({tuple(pair) for pair in pairs.tolist()}) == 15
     assert [people[i] == people[j] for i, j in pairs] == same.tolist()
-    with pytest.raises(DatasetError, match="0 pairs of one person"):
+    with pytest.raises(DatasetError, match="0 genuine"):
         people_pairs(["a", "b"])
 
 

@@ -87,10 +87,10 @@ def test_another_data_sets_normaliser(crops):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"schema": "other/1"}, InputError, "is no facezoo.landmarks/1"),
-        ({"crop": "centre"}, InputError, "is no facezoo.landmarks/1"),
-        ({"images": [{"path": "wflw_test_0001.jpg"}]}, InputError, "is no facezoo.landmarks/1"),
-        ({"images": ["wflw_test_0001.jpg"]}, InputError, "is no facezoo.landmarks/1"),
+        ({"schema": "other/1"}, InputError, "is not a facezoo.landmarks/1"),
+        ({"crop": "centre"}, InputError, "is not a facezoo.landmarks/1"),
+        ({"images": [{"path": "wflw_test_0001.jpg"}]}, InputError, "is not a facezoo.landmarks/1"),
+        ({"images": ["wflw_test_0001.jpg"]}, InputError, "is not a facezoo.landmarks/1"),
         ({"images": []}, DatasetError, "no landmarks of 'wflw_test_0001.jpg'"),
         (
             {"images": [{"path": "wflw_test_0001.jpg", "error": "is empty"}]},

@@ -169,7 +169,7 @@ def test_a_checkpoint_becomes_a_graph_with_a_contract(checkpoint, export, tmp_pa
         ([], "give --backbone"),
         (["--backbone", "mobilenet_v2"], "does not fit this network"),
         (["--backbone", "mobilenet_v3", "--num_neighbors", "9"], "nb_x_layer.weight"),
-        (["--backbone", "mobilenet_v3", "--meanface_txt", "none.txt"], "is no mean face"),
+        (["--backbone", "mobilenet_v3", "--meanface_txt", "none.txt"], "is not a mean face"),
     ],
 )
 def test_what_does_not_fit_is_said(checkpoint, export, tmp_path, words, message):
@@ -236,5 +236,5 @@ def test_a_community_file_is_not_taken_for_another_data_sets(community, export, 
         "--onnx", community, "--meanface_txt", tmp_path / "fewer.txt", "--output", target
     )
     assert code == 2
-    assert "has 98 landmarks, the mean face 68" in error
+    assert "has 98 landmarks, the mean face has 68" in error
     assert not target.exists()

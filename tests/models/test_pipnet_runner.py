@@ -223,7 +223,7 @@ def test_wrong_commands_are_said_in_a_line(scripts, model, wflw, tmp_path):
     (tmp_path / "short.txt").write_text("0.5 0.5 0.25")
     cases = [
         ({"--data_dir": "none"}, "'none' does not exist"),
-        ({"--meanface_txt": tmp_path / "short.txt"}, "is no mean face"),
+        ({"--meanface_txt": tmp_path / "short.txt"}, "is not a mean face"),
         ({"--model_prefix_path": tiny_scrfd(tmp_path / "scrfd.onnx")}, "of the recipe scrfd"),
         ({"--crop": "detector", "--detector": model}, "contains crops"),
         ({"--normalizer": "LFW"}, "invalid choice"),

@@ -141,7 +141,7 @@ def test_an_evaluation_makes_the_same_embeddings_itself(script, degraded, tmp_pa
     assert f"{9 * (6 + 8 * 3)} genuine and " in said[0]
     (images / "s2" / "broken.png").write_bytes(b"")
     assert main([str(word) for word in (*evaluate, *sources[1])]) == 2
-    assert "needs every picture" in capsys.readouterr().err
+    assert "needs every image" in capsys.readouterr().err
 
 
 def test_a_list_says_who_is_who(script, degraded, tmp_path):
@@ -186,7 +186,7 @@ def test_lists_that_do_not_fit_are_refused(script, degraded, tmp_path):
     words += ["--save_dir", tmp_path / "labels", "--references", tmp_path / "other.txt"]
     code, _, error = script("make_pseudo_labels", *words)
     assert code == 2
-    assert "names none of the pictures" in error
+    assert "names none of the images" in error
     (tmp_path / "copies.txt").write_text("a.png b.png c.png\n")
     with pytest.raises(DatasetError, match="line 1"):
         read_copies(tmp_path / "copies.txt", ["a.png"])

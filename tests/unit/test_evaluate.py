@@ -185,7 +185,7 @@ def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, mo
     assert render_ledger(entry) in printed
     assert "| in all |" in printed
     assert official(*common, "--engine", "openvino") == 2
-    assert "leave --engine openvino out" in capsys.readouterr().err
+    assert "omit --engine openvino" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

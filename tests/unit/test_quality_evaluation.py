@@ -296,7 +296,7 @@ def test_evaluate_quality_prints_writes_and_draws(faces, tmp_path, capsys, rng):
     assert "180 genuine and 2376 impostor pairs of 12 people" in said
     lines = {line.split()[0]: line.split()[-1] for line in said.splitlines()[2:4]}
     assert lines == {"sdd": "yes", "noise": "no"}
-    assert "FMR 1e-07 left out" in said
+    assert "FMR 1e-07 skipped" in said
     entry = json.loads((tmp_path / "out.json").read_text())
     assert [one["scores"] for one in entry["curves"]] == ["sdd", "noise"]
     assert len(entry["curves"][0]["fnmr"]) == 96
