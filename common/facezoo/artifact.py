@@ -237,9 +237,10 @@ def _resolve_seed_name(prefix: Path) -> Path:
 
 def _nothing_there(prefix: Path) -> InputError:
     if prefix.is_dir():
-        return InputError(
-            f"{str(prefix)!r} is a folder; expected a prefix: give {str(prefix / 'mod')!r}"
-        )
+        inside = [str(prefix / "mod")] if any(prefix.glob("mod.*")) else _prefixes_below(prefix)
+        inside = inside or sorted(map(str, prefix.glob("*.onnx")))
+        give = f"give {' or '.join(map(repr, inside))}" if inside else "there is none in it"
+        return InputError(f"{str(prefix)!r} is a folder; expected a prefix or a file: {give}")
     others = _prefixes_below(prefix.parent.parent)
     found = f"; there are {', '.join(others)}" if others else ", nor any other beside it"
     return InputError(

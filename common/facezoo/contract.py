@@ -8,24 +8,108 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
-from .card import ModelCard, Preprocess
+import numpy as np
+
+from .card import COLOR_CONVERSIONS, FITS, IMAGE_FORMATS, NORMS, RESIZES, ModelCard, Preprocess
 from .errors import UNREADABLE, GraphError
+from .fields import (
+    NULL,
+    OBJECT,
+    Kind,
+    check,
+    either,
+    matching,
+    number,
+    one_of,
+    record,
+    sequence,
+    text,
+    whole,
+)
 
 __all__ = [
     "METADATA_KEY",
+    "SHA256",
     "Contract",
+    "contract_in",
     "find_contract",
     "load_graph",
+    "metadata_of",
     "read_contract",
 ]
 
 
 METADATA_KEY = "facezoo.contract"
 SCHEMA = 1
+
+LARGEST_CONTRACT = 1 << 20  # characters; a mean face of a thousand points is 40,000
+LARGEST_SIDE = 16384  # pixels
+LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
+# What protobuf can hold, and with it any .onnx whose weights are inside.
+LARGEST_GRAPH = 1 << 31  # bytes
+
+# The standard's operators, and those of ONNX Runtime's that quantising and fusing leave behind.
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+# Hands a blob, or the file that it names, to a device's driver.
+_COMPILED_INSIDE = "EPContext"
+
+_HALF = float(np.finfo(np.float16).max)  # mean and std become float16
+_SIDE = whole(1, LARGEST_SIDE)
+_OFFSET = whole(0, LARGEST_SIDE)
+_HALVES = sequence(number(-_HALF, _HALF), 3)
+_NAME = text(200)
+SHA256 = matching("[0-9a-f]{64}", "a sha256, 64 hex digits in lower case")
+
+# What each field must be, as to_metadata writes it; what fields must be to each other is
+# _contradictions' to say.
+_PREPROCESS: Dict[str, Kind] = {
+    "input_hw": sequence(_SIDE, 2),
+    "fit": one_of(*FITS),
+    "anchor": one_of("center", "top_left"),
+    "rounding": one_of("floor", "round"),
+    "axis_scale": one_of("per_axis", "height"),
+    "pad_value": sequence(whole(0, 255), 3),
+    "resize": one_of(*RESIZES),
+    "image_format": one_of(*IMAGE_FORMATS),
+    "color_conversion": one_of(*COLOR_CONVERSIONS),
+    "norm": one_of(*NORMS),
+    "mean": _HALVES,
+    "std": _HALVES,
+    "resize_hw": either(NULL, sequence(_SIDE, 2)),
+    "crop_xy": sequence(_OFFSET, 2),
+    "crop_hw": either(NULL, sequence(_SIDE, 2)),
+    "pads": sequence(_OFFSET, 4),
+}
+# By model, what its decoder takes beside the outputs; nothing where a model is not listed.
+DECODE: Dict[str, Dict[str, Kind]] = {
+    "scrfd": {
+        "strides": sequence(whole(1, 1024), 1, 8, distinct=True),
+        "anchors_per_cell": whole(1, 16),
+    },
+    "pipnet": {
+        "meanface": either(one_of("WFLW"), sequence(sequence(number(-100, 100), 2), 2, 1000)),
+        "num_neighbors": whole(1, 100),
+    },
+}
+_CONTRACT: Dict[str, Kind] = {
+    # It becomes part of file names and of written code.
+    "card_id": matching(
+        r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
+        "a card's id, up to 100 letters, digits, dots, dashes and underscores",
+    ),
+    "model": matching("[a-z][a-z0-9_]{0,39}", "the name of a model's folder"),
+    "input_name": _NAME,
+    "preprocess": record(_PREPROCESS),
+    "output_names": sequence(_NAME, 1, 64, distinct=True),
+    "decode": OBJECT,  # its fields: DECODE
+    "source_sha256": either(one_of(""), SHA256),
+}
 
 
 @dataclass(frozen=True)
@@ -91,30 +175,82 @@ class Contract:
         GraphError
             If there is an entry that cannot be understood.
         """
-        text = metadata.get(METADATA_KEY)
-        if text is None:
+        entry = metadata.get(METADATA_KEY)
+        if entry is None:
             return None
         try:
-            entry = json.loads(text)
-            schema = entry.pop("schema")
-            if schema != SCHEMA:
-                raise GraphError(
-                    f"the model's contract has schema {schema}, this facezoo reads {SCHEMA}; "
-                    "export the model again"
-                )
-            fields = {key: _tupled(value) for key, value in entry["preprocess"].items()}
-            entry["preprocess"] = Preprocess(**fields)
-            entry["output_names"] = tuple(entry["output_names"])
-            return cls(**entry)
+            if len(entry) > LARGEST_CONTRACT:
+                raise ValueError(f"it is longer than {LARGEST_CONTRACT} characters")
+            return cls.from_json(json.loads(entry))
         except UNREADABLE as error:
             raise GraphError(
                 f"the model's metadata entry {METADATA_KEY!r} cannot be read ({error}); "
                 "export the model again"
             ) from error
 
+    @classmethod
+    def from_json(cls, entry: Any) -> Contract:
+        """Read a contract from the JSON value that :meth:`to_metadata` writes.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, unknown, not of its kind or contradicts another one; one line
+            that names it.
+        """
+        check(entry, OBJECT, "contract")
+        schema = entry.get("schema")
+        if type(schema) is int and schema != SCHEMA:
+            raise ValueError(f"it has schema {schema}, this facezoo reads {SCHEMA}")
+        check(entry, record({"schema": whole(SCHEMA, SCHEMA), **_CONTRACT}), "contract")
+        check(entry["decode"], record(DECODE.get(entry["model"], {})), "contract.decode")
+        values = {name: entry[name] for name in _CONTRACT}
+        preprocess = {name: _tupled(value) for name, value in entry["preprocess"].items()}
+        values["preprocess"] = Preprocess(**preprocess)
+        values["output_names"] = tuple(entry["output_names"])
+        for contradiction in _contradictions(values["preprocess"]):
+            raise ValueError(f"contract.preprocess.{contradiction}")
+        return cls(**values)
+
+
+def _contradictions(preprocess: Preprocess) -> Iterator[str]:
+    """Yield what no pre-processing can be, each with the field's name first."""
+    input_hw = preprocess.input_hw
+    for name in ("input_hw", "resize_hw", "crop_hw"):
+        hw = getattr(preprocess, name)
+        if hw is not None and 3 * math.prod(hw) > LARGEST_INPUT:
+            yield f"{name} is {list(hw)}; expected at most {LARGEST_INPUT // 3} pixels"
+    # Its smallest numbers are 0 in float16.
+    if preprocess.norm.endswith("DIVSTD") and not np.all(np.asarray(preprocess.std, np.float16)):
+        yield f"std is {list(preprocess.std)}; expected none to be 0 in float16, since it divides"
+    if preprocess.fit == "letterbox_pads":
+        top, bottom, left, right = preprocess.pads
+        inside = (input_hw[0] - top - bottom, input_hw[1] - left - right)
+        if min(inside) < 1 or preprocess.resize_hw not in (None, inside):
+            yield (
+                f"pads is {list(preprocess.pads)}; expected pads that fill an input of "
+                f"{list(input_hw)} together with resize_hw, which is {preprocess.resize_hw}"
+            )
+    if preprocess.fit == "stretch_crop":
+        resized = preprocess.resize_hw or input_hw
+        ends = (preprocess.crop_xy[1] + input_hw[0], preprocess.crop_xy[0] + input_hw[1])
+        if ends[0] > resized[0] or ends[1] > resized[1]:
+            yield (
+                f"crop_xy is {list(preprocess.crop_xy)}; expected a crop of {list(input_hw)} that "
+                f"lies inside {list(resized)}"
+            )
+
+
+def metadata_of(model: Any) -> Dict[str, str]:
+    """Return the metadata of an ``onnx.ModelProto``, key to value."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
 
 def load_graph(path: Path, *, check: bool = False) -> Any:
-    """Read an .onnx file whose weights are inside it.
+    """Read an .onnx file, and let nothing through that no network of this zoo has.
+
+    What is refused here never reaches a runtime, or onnx's own checks: what can read other files
+    or hide from those who look at the nodes only.
 
     Parameters
     ----------
@@ -130,27 +266,108 @@ def load_graph(path: Path, *, check: bool = False) -> Any:
     Raises
     ------
     GraphError
-        If the file cannot be read, is no ONNX graph, or names other files to be read with it.
+        If the file is no regular file of up to 2 GiB, cannot be read, or is no ONNX graph; if it
+        names other files to be read with it, has not one input, or holds sparse weights, graphs
+        inside nodes, functions, or operators of unknown origin. The message names the part.
     """
     import onnx
 
+    where = repr(str(path))
     try:
+        _check_file(Path(path))
         # Weights outside the file could be any file of the disk.
         model = onnx.load(str(path), load_external_data=False)
+        if not model.graph.node:
+            raise ValueError("it holds no operators")
+        for problem in _foreign_parts(model):
+            raise GraphError(f"{where} cannot be used: {problem}")
         if check:
             onnx.checker.check_model(model)
+    except GraphError:
+        raise
     except OSError as error:
-        raise GraphError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        raise GraphError(f"{where} cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf raises unrelated classes.
         reason = " ".join(str(error).split())[:200]
-        raise GraphError(f"{str(path)!r} is no valid ONNX graph: {reason}") from error
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise GraphError(
-                f"{str(path)!r} keeps {tensor.name!r} in another file, which is not read; expected "
-                "all weights inside: save it without external data"
-            )
+        raise GraphError(f"{where} is no valid ONNX graph: {reason}") from error
     return model
+
+
+def _check_file(path: Path) -> None:
+    """Refuse, before it is opened, what would never end or not fit into memory."""
+    found = path.stat()
+    # To open a folder is an error of its own.
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise GraphError(f"{str(path)!r} is a pipe, device or socket; expected a regular file")
+    if found.st_size >= LARGEST_GRAPH:
+        raise GraphError(f"{str(path)!r} has {found.st_size} bytes; expected less than 2 GiB")
+
+
+def _foreign_parts(model: Any) -> Iterator[str]:
+    """Yield what no network of this zoo has, with the name of the tensor or node."""
+    graph = model.graph
+    if not all(isinstance(name, str) for name in _names_of(model)):
+        yield "it holds a name that is not UTF-8"
+    keys = [entry.key for entry in model.metadata_props]
+    if keys.count(METADATA_KEY) > 1:
+        yield f"it holds {METADATA_KEY!r} {keys.count(METADATA_KEY)} times; expected it once"
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [entry.name for entry in graph.input if entry.name not in stored]
+    if len(inputs) != 1:
+        yield f"it has {len(inputs)} inputs, {_listed(inputs)}; expected one, the image"
+    for function in model.functions:
+        yield f"it defines the function {function.name!r}; expected operators only: inline it"
+    if model.training_info:
+        yield "it holds graphs for training; expected one graph for inference"
+    for sparse in graph.sparse_initializer:
+        yield f"the weight {sparse.values.name!r} is sparse; expected dense weights"
+    for tensor in graph.initializer:
+        if _is_outside(tensor):
+            yield _outside(f"the weight {tensor.name!r}")
+    for node in graph.node:
+        where = f"the node {node.name!r} ({node.op_type!r} to {_listed(node.output)})"
+        if node.domain not in DOMAINS:
+            yield f"{where} is of the domain {node.domain!r}; expected a standard operator"
+        if node.op_type == _COMPILED_INSIDE:
+            yield f"{where} is compiled for a device; expected a graph of operators"
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                yield f"{where} has a graph of its own; expected none: export without control flow"
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                yield f"{where} holds a sparse tensor; expected dense ones"
+            if _is_outside(attribute.t) or any(map(_is_outside, attribute.tensors)):
+                yield _outside(where)
+
+
+def _names_of(model: Any) -> Iterator[Any]:
+    """Yield every name that anything here prints or looks up; as bytes if it is not UTF-8."""
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for opset in model.opset_import:
+        yield opset.domain
+    graph = model.graph
+    for one in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield one.name
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+
+
+def _is_outside(tensor: Any) -> bool:
+    # 1 is TensorProto.EXTERNAL; the list alone already is what some readers go by.
+    return bool(tensor.data_location == 1 or tensor.external_data)
+
+
+def _outside(where: str) -> str:
+    return (
+        f"{where} is kept in another file, which is not read; expected all weights inside: save it "
+        "without external data"
+    )
+
+
+def _listed(names: Any) -> str:
+    shown = [repr(name) for name in names[:4]]
+    return ", ".join(shown) + (", …" if len(names) > 4 else "") or "none"
 
 
 def find_contract(path: Path) -> Optional[Contract]:
@@ -161,9 +378,13 @@ def find_contract(path: Path) -> Optional[Contract]:
     GraphError
         If the file cannot be read, is no ONNX graph, or its contract cannot be understood.
     """
-    model = load_graph(path)
+    return contract_in(load_graph(path), path)
+
+
+def contract_in(model: Any, path: Path) -> Optional[Contract]:
+    """Read the contract of a graph that was read from a file, as :func:`find_contract` does."""
     try:
-        return Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+        return Contract.from_metadata(metadata_of(model))
     except GraphError as error:
         raise GraphError(f"{str(path)!r}: {error}") from error
 

@@ -5,32 +5,36 @@ from __future__ import annotations
 import platform
 import re
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, FrozenSet
 
 from .workers import usable_cores
 
 __all__ = [
-    "cpu_features",
+    "VNNI",
+    "cpu_flags",
     "describe_machine",
 ]
+
+# Linux names the processor and its instruction sets here; other systems have no such file.
+CPUINFO = Path("/proc/cpuinfo")
+# The flags of x86's instructions for int8, of which either will do.
+VNNI = ("avx512_vnni", "avx_vnni")
 
 
 def describe_machine() -> Dict[str, Any]:
     """Name the processor and count the cores this process may use, for reports."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(errors="replace"))
-        name = match[1].strip() if match else name
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
     return {"cpu": name, "cores": usable_cores()}
 
 
-CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
+def cpu_flags() -> FrozenSet[str]:
+    """Return the instruction sets as Linux names them; none where the system does not tell."""
+    return frozenset(_cpuinfo("flags|Features").split())
 
 
-def cpu_features() -> List[str]:
-    """Return which of ``CPU_FEATURES`` this processor has."""
-    path = Path("/proc/cpuinfo")
-    match = re.search(r"^flags\s*:(.*)$", path.read_text(), re.M) if path.exists() else None
-    flags = set(match[1].split()) if match else set()
-    return [name for name in CPU_FEATURES if name in flags]
+def _cpuinfo(key: str) -> str:
+    """Return what stands behind a key for the first core; "" where nothing does."""
+    if not CPUINFO.exists():
+        return ""
+    match = re.search(rf"^(?:{key})\s*:(.*)$", CPUINFO.read_text(errors="replace"), re.M)
+    return match[1].strip() if match else ""

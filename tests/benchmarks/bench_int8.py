@@ -146,7 +146,7 @@ def measure_folds(network, photos, folder):
 
 
 def cut_crops(network, photos, folder):
-    with load("scrfd", network.onnx) as detector:
+    with load(network.onnx) as detector:
         for photo in photos:
             image = read_image_rgb(photo)
             faces = detector(image)

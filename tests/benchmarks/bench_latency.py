@@ -43,7 +43,7 @@ def our_call(onnx: Path, image: Path):
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw.onnx")
         export_released(onnx, raw)
-        detector = facezoo.load("scrfd", raw, threads=THREADS)
+        detector = facezoo.load(raw, runtime=facezoo.RuntimeOptions(threads=THREADS))
     picture = read_image_rgb(image)
     return lambda: detector(picture)
 

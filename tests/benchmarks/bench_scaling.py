@@ -31,8 +31,8 @@ def run_folder(args):
 
     photos = sorted(args.photos.iterdir())
     paths = [photos[index % len(photos)] for index in range(args.images)]
-    options = {"threads": args.workers, "fast_decode": args.fast_decode}
-    with facezoo.load("scrfd", args.onnx, **options) as detector:
+    runtime = facezoo.RuntimeOptions(threads=args.workers)
+    with facezoo.load(args.onnx, runtime=runtime, fast_decode=args.fast_decode) as detector:
         list(detector.stream(photos[:2]))
         started = time.perf_counter()
         faces = sum(len(found) for _, found in detector.stream(paths))

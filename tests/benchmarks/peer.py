@@ -35,12 +35,12 @@ class Facezoo:
 
         profile = Profile(args.score, args.nms)
         self.model = facezoo.load(
-            "scrfd",
             args.model,
+            kind=facezoo.FaceDetector,
+            runtime=facezoo.RuntimeOptions(
+                engine=args.engine, threads=args.threads, precision=args.precision
+            ),
             profile=profile,
-            threads=args.threads,
-            engine=args.engine,
-            precision=args.precision,
             fast_decode=args.fast_decode,
         )
 

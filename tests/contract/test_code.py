@@ -13,7 +13,8 @@ from pathlib import Path
 
 import facezoo
 import pytest
-from facezoo.cli.main import VERBS, build_parser
+from facezoo.backends import HOSTS
+from facezoo.cli.main import MAINTAINERS, VERBS, build_parser
 from facezoo.vacc.toolchain import TOOLS
 
 PACKAGE = Path(facezoo.__file__).parent
@@ -30,7 +31,8 @@ SCRIPTS = {
 
 # A module may import those of its own line and of the lines above.
 LAYERS = (
-    ("__init__", "errors", "results", "card", "files", "arrays", "machine", "workers"),
+    ("__init__", "errors", "results", "card", "fields", "written"),
+    ("files", "arrays", "machine", "workers"),
     ("contract", "artifact"),
     ("image.*", "metrics.*"),
     ("profiles.*", "runs"),
@@ -55,8 +57,8 @@ TORCH_PARTS = (
 )
 # Runtimes, and the only modules that may import them.
 HOMES = {
+    **{host.package: (f"backends.{engine}",) for engine, host in HOSTS.items()},
     "onnxruntime": ("backends.ort", "compiler.*"),
-    "openvino": ("backends.openvino",),
     "vaststreamx": ("backends.vsx",),
     "torch": TORCH_PARTS,
     "torchvision": TORCH_PARTS,
@@ -187,6 +189,10 @@ def check_all(name, source):
         return []
     if declared is None:
         return [f"{name} has no __all__"]
+    if name.endswith("__init__"):
+        # A folder may hand out what its modules define.
+        nodes = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.ImportFrom)]
+        bound = bound | {alias.name for node in nodes if node.level for alias in node.names}
     problems = [
         f"{name}: __all__ names {one}, which is not there" for one in declared if one not in bound
     ]
@@ -219,6 +225,27 @@ def check_uses(name, source):
             if is_private(one) or (one in defined and one not in (declared or ()))
         ]
     return problems
+
+
+def check_class_names(name, source):
+    """One name, one meaning; the networks and settings of two models may be called alike."""
+    room = re.match(r"models\.\w+\.", name)
+    return [
+        f"{name} has a class {one}, as {other} has; name the one or the other for what it is"
+        for one in classes(source)
+        for other in CLASSES.get(one, ())
+        if other != name and not (room and re.match(r"models\.\w+\.", other))
+    ]
+
+
+def classes(source):
+    return [node.name for node in parsed(source).body if isinstance(node, ast.ClassDef)]
+
+
+CLASSES = {}
+for module, text in SOURCES.items():
+    for one in classes(text):
+        CLASSES.setdefault(one, []).append(module)
 
 
 def check_script_uses(name, source):
@@ -308,7 +335,8 @@ FACTS = [name for name in SOURCES if re.fullmatch(r"models\.\w+\.(card|decode)",
 
 
 @pytest.mark.parametrize(
-    "check", [check_directions, check_runtimes, check_all, check_uses, check_manners]
+    "check",
+    [check_directions, check_runtimes, check_all, check_uses, check_class_names, check_manners],
 )
 def test_package(check):
     assert [problem for item in SOURCES.items() for problem in check(*item)] == []
@@ -366,7 +394,8 @@ def test_the_help_fits_a_screen():
     assert len(lines) <= 32
     assert max(map(len, lines)) <= 80
     for verb in VERBS:
-        assert any(f" {verb} " in line for line in lines), verb
+        shown = any(f" {verb} " in line for line in lines)
+        assert shown == (verb not in MAINTAINERS), verb
 
 
 def test_the_package_imports_without_runtimes():
@@ -403,6 +432,7 @@ def test_the_package_imports_without_runtimes():
         (check_all, "x", "__all__ = ['_f']\ndef _f(): ...\n"),
         (check_uses, "pipeline.load", "from ..runs import _entry_of"),
         (check_uses, "pipeline.load", "from ..compiler.build import _missing_thing"),
+        (check_class_names, "pipeline.acceptance", "class Gate: ..."),
         (check_script_uses, "x.py", "from facezoo.runs import _entry_of"),
         (check_script_uses, "x.py", "def f():\n    from facezoo.compiler.build import _missing"),
         (check_manners, "x", "assert x"),

@@ -1,8 +1,9 @@
-"""A model is whole: every row of CONTRIBUTING's table of a fifth model was thought of.
+"""A model is whole: every file of CONTRIBUTING's table of a fifth model is there.
 
 The other contract tests look at what is there; these name what is not.
 """
 
+import ast
 import fnmatch
 import re
 from pathlib import Path
@@ -10,9 +11,8 @@ from pathlib import Path
 import facezoo
 import pytest
 from facezoo.card import GATE_LIMITS
-from facezoo.cli.recipes import RECIPES
-from facezoo.models import CARDS, MODELS, WEIGHTS
-from facezoo.pipeline import load as pipeline
+from facezoo.models import CARDS, MODELS, WEIGHTS, find_class
+from facezoo.models.base import FaceModel
 
 PACKAGE = Path(facezoo.__file__).parent
 REPOSITORY = PACKAGE.parent.parent
@@ -24,47 +24,30 @@ FILES = {
     for path in folder.rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 }
-ROOMS = {name.split("/")[3] for name in FILES if re.match(r"common/facezoo/models/\w+/", name)}
-TEXTS = {
-    name: (REPOSITORY / name).read_text(encoding="utf-8")
-    for name in (
-        *("NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "common/facezoo/pipeline/load.py"),
-        *(name for name in FILES if re.fullmatch(r"face_\w+/(\w+/)?README(\.zh-CN)?\.md", name)),
-    )
-}
+FOLDERS = {name.split("/")[3] for name in FILES if re.match(r"common/facezoo/models/\w+/", name)}
+CHANGES = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def forgotten(room, files=FILES, texts=TEXTS, models=MODELS, recipes=RECIPES, loads=None):
+def forgotten(model, files=FILES, changes=CHANGES):
     """Name what a model lacks, as sentences."""
-    loads = pipeline.MODELS if loads is None else loads
-    if room not in models:
-        return [f"common/facezoo/models/__init__.py: MODELS does not name {room}"]
-    wanted = {
-        f"common/facezoo/models/{room}/__init__.py": "an empty file, so that it is a package",
-        f"common/facezoo/models/{room}/card.py": "CARDS and WEIGHTS",
-        f"common/facezoo/models/{room}/decode.py": "raw outputs to results",
-        f"tests/models/test_{room}_*.py": "its tests",
-        f"tests/golden/{room}/*": "what the authors' code gives for made-up input",
-    }
-    if any(at_hand(card) for card in CARDS.values() if card.model == room):
+    if f"common/facezoo/models/{model}/card.py" not in files:
+        return [f"common/facezoo/models/{model}/card.py is not there: CARDS and WEIGHTS"]
+    cards = [card for card in CARDS.values() if card.model == model]
+    wanted = wanted_files(model, cards[0].task)
+    if any(map(at_hand, cards)):
         how = "what the weights say to drawn pictures: facezoo doctor CARD --onnx F --record"
-        wanted[f"common/facezoo/models/{room}/data/reference.json"] = how
-    problems = []
-    if room not in loads:
-        problems.append(
-            f"common/facezoo/pipeline/load.py: MODELS does not name {room}; load() needs it"
-        )
-    elif f'Literal["{room}"]' not in texts["common/facezoo/pipeline/load.py"]:
-        problems.append(f"common/facezoo/pipeline/load.py: load() has no overload for {room}")
-    for task in {card.task for card in CARDS.values() if card.model == room} - set(GATE_LIMITS):
+        wanted[f"common/facezoo/models/{model}/data/reference.json"] = how
+    missing = [
+        names for names in wanted if not any(fnmatch.filter(files, n) for n in names.split())
+    ]
+    problems = [f"{names} is not there: {wanted[names]}" for names in missing]
+    for task in {card.task for card in cards} - set(GATE_LIMITS):
         problems.append(f"common/facezoo/card.py: GATE_LIMITS has no task {task}")
-    if room in recipes:
-        wanted.update(recipe_files(recipes[room][0]))
-        problems += unmentioned(recipes[room][0], texts)
-    else:
-        problems.append(f"common/facezoo/cli/recipes.py: RECIPES does not name {room}")
-    missing = [name for name in wanted if not fnmatch.filter(files, name)]
-    return problems + [f"{name} is not there: {wanted[name]}" for name in missing]
+    page = REPOSITORY / cards[0].task / model / "README.md"
+    title = re.match(r"# (.+)\n", page.read_text(encoding="utf-8")) if page.exists() else None
+    if title and title[1] not in changes:
+        problems.append(f"CHANGELOG.md does not name {title[1]}")
+    return problems
 
 
 def at_hand(card):
@@ -73,71 +56,79 @@ def at_hand(card):
     return file is not None and bool(file.sources and file.sha256 and file.size)
 
 
-def recipe_files(folder):
+def wanted_files(model, task):
+    """Return what a model needs, to what it is; of several names one will do."""
+    code, recipe = f"common/facezoo/models/{model}", f"{task}/{model}"
     return {
-        f"{folder}/README.md": "the recipe",
-        f"{folder}/README.zh-CN.md": "the recipe in Chinese",
-        f"{folder}/Makefile": "a target for each step",
-        f"{folder}/expected/*": "what the commands print, such as info.txt of facezoo info",
-        f"{folder}/source_code/export_onnx.py": "weights to the ONNX that vamc takes",
-        f"{folder}/source_code/UPSTREAM.md": "what was taken from where",
-        f"{folder}/build_in/vsx/python/*.py": "the runner",
-        f"{folder}/build_in/decode/*.py": "the decoder of the npz route",
-        f"{folder}/workspace/.gitkeep": "an empty file, so that a clone has the folder",
+        f"{code}/__init__.py": "an empty file: facezoo recipes",
+        f"{code}/decode.py": "raw outputs to results",
+        f"{code}/model.py": "its class, as MODEL",
+        f"{code}/graph.py {code}/checkpoint.py": "weights to the ONNX that vamc takes",
+        f"{recipe}/README.md": "the recipe",
+        f"{recipe}/README.zh-CN.md": "the recipe in Chinese",
+        f"{recipe}/expected/*": "what the commands print, such as info.txt of facezoo info",
+        f"{recipe}/workspace/.gitkeep": "an empty file: facezoo recipes",
+        f"tests/models/test_{model}_*.py": "its tests",
+        f"tests/golden/{model}/*": "what the authors' code gives for made-up input",
     }
 
 
-def unmentioned(folder, texts):
-    """Name the pages that should speak of a recipe and do not."""
-    task, model = folder.split("/")
-    problems = [
-        f"{task}/{page} has no row of {model}"
-        for page in ("README.md", "README.zh-CN.md")
-        if f"({model}/{page})" not in texts.get(f"{task}/{page}", "")
-    ]
-    title = re.match(r"# (.+)\n", texts.get(f"{folder}/README.md", ""))
-    return problems + [
-        f"{page} does not name {title[1]}"
-        for page in ("NOTICE", "CHANGELOG.md")
-        if title and title[1] not in texts[page]
-    ]
-
-
-@pytest.mark.parametrize("room", sorted(ROOMS | set(MODELS)))
-def test_nothing_was_forgotten(room):
-    problems = forgotten(room)
+@pytest.mark.parametrize("model", sorted(FOLDERS | set(MODELS)))
+def test_nothing_was_forgotten(model):
+    problems = forgotten(model)
     assert not problems, "\n".join(["see CONTRIBUTING.md, A fifth model:", *problems])
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_class(model):
+    assert issubclass(find_class(model), FaceModel)
+
+
 def test_every_missing_file_is_noticed():
-    room = "scrfd"
-    names = {**recipe_files(RECIPES[room][0]), f"tests/golden/{room}/*": "", "*reference.json": ""}
-    names[f"tests/models/test_{room}_*.py"] = names[f"common/facezoo/models/{room}/decode.py"] = ""
+    wanted = wanted_files("scrfd", "face_detection")
+    names = [*wanted, "common/facezoo/models/scrfd/card.py", "common/facezoo/models/scrfd/data/*"]
     for name in names:
-        left = FILES - set(fnmatch.filter(FILES, name))
-        assert len(forgotten(room, files=left)) == 1, name
+        gone = {file for one in name.split() for file in fnmatch.filter(FILES, one)}
+        assert gone
+        assert len(forgotten("scrfd", files=FILES - gone)) == 1, name
 
 
-def test_every_missing_entry_is_noticed():
-    others = {name: value for name, value in RECIPES.items() if name != "scrfd"}
-    assert "MODELS" in forgotten("scrfd", models=tuple(others))[0]
-    assert "RECIPES" in forgotten("scrfd", recipes=others)[0]
-    assert "load()" in forgotten("scrfd", loads=others)[0]
-    for name, word in (
-        ("NOTICE", "SCRFD"),
-        ("CHANGELOG.md", "SCRFD"),
-        ("common/facezoo/pipeline/load.py", '"scrfd"'),
-        ("face_detection/README.md", "(scrfd/"),
-        ("face_detection/README.zh-CN.md", "(scrfd/"),
-    ):
-        changed = {**TEXTS, name: TEXTS[name].replace(word, "x")}
-        assert len(forgotten("scrfd", texts=changed)) == 1, name
+def test_a_missing_entry_is_noticed():
+    assert forgotten("scrfd", changes=CHANGES.replace("SCRFD", "x")) == [
+        "CHANGELOG.md does not name SCRFD"
+    ]
 
 
-def test_the_page_names_what_is_looked_for():
-    """CONTRIBUTING's table and this test speak of the same files."""
-    table = TEXTS["CONTRIBUTING.md"].split("\n## A fifth model\n")[1].split("\n## ")[0]
-    names = [name.rpartition("/")[2] for name in recipe_files("face_task/model")]
-    names += ["card.py", "decode.py", "reference.json", "pipeline.py", "recipes.py", "NOTICE"]
-    names += ["CHANGELOG.md", "tests/golden/<model>/", "tests/models/test_<model>_*.py"]
-    assert [n for n in names if n.replace("*", "").replace(".py", "") not in table] == []
+def typed_cards(source):
+    """Return class name to the card ids of which load() is typed to return it."""
+    tree = ast.parse(source)
+    literals = {
+        node.targets[0].id: ast.literal_eval(node.value.slice)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
+    }
+    return {
+        node.returns.id: literals[node.args.args[0].annotation.id]
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and node.name == "load"
+        and getattr(node.args.args[0].annotation, "id", "") in literals
+    }
+
+
+def differing_ids(source):
+    """Name the cards whose class load() does not tell an editor, or tells wrongly."""
+    cards = {}
+    for card in CARDS.values():
+        cards.setdefault(find_class(card.model).__name__, set()).add(card.id)
+    return sorted(
+        card_id for name, typed in typed_cards(source).items() for card_id in {*typed} ^ cards[name]
+    )
+
+
+def test_load_is_typed_for_the_cards_of_its_overloads():
+    source = (REPOSITORY / "common/facezoo/pipeline/load.py").read_text(encoding="utf-8")
+    assert len(typed_cards(source)) >= 4
+    assert differing_ids(source) == []
+    assert differing_ids(source.replace('    "scrfd_34g",\n', "")) == ["scrfd_34g"]
+    assert differing_ids(source.replace('"scrfd_34g"', '"scrfd_34g", "x"')) == ["x"]

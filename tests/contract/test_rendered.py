@@ -8,11 +8,12 @@ from pathlib import Path
 
 import facezoo
 import pytest
+import yaml
 from facezoo import models
 from facezoo.card import Preprocess, Reference
 from facezoo.cli.docs import render_pages
 from facezoo.cli.main import main
-from facezoo.cli.recipes import RECIPES, process_ops, render_recipes
+from facezoo.cli.recipes import process_ops, render_build, render_recipes
 from facezoo.errors import InputError
 from facezoo.image.preprocess import describe_differences
 from facezoo.models import CARDS
@@ -81,7 +82,8 @@ def card_of_yaml(path):
 
 
 def card_of_json(path):
-    defaults = {model: CARDS[default] for model, (_, _, _, default) in RECIPES.items()}
+    vendor = models.VENDOR_FILES
+    defaults = {model: CARDS[one.default] for model, one in vendor.items() if one.default}
     named = {**CARDS, **defaults}
     return next(card for name, card in named.items() if f"-{name}-" in path.name)
 
@@ -303,6 +305,18 @@ def test_facts_describe_the_preprocessing(monkeypatch, tmp_path, preprocess, wor
     monkeypatch.setattr("facezoo.reports.readme.CARDS", {card.id: card})
     text = " ".join(" ".join(row) for row in rows(render_block(tmp_path, ["facts", "scrfd"])))
     assert re.search(words, text)
+
+
+def test_names_stay_inside_the_quotes_of_a_build_yaml():
+    evil = "x\"\nbackend: {type: evil}\n# ' : ["
+    card = dataclasses.replace(CARDS["scrfd_500m"], id=evil, input_name=evil)
+    plain = yaml.safe_load(render_build(CARDS["scrfd_500m"], "plain"))
+    read = yaml.safe_load(render_build(card, evil))
+    assert read["name"] == f"{evil}_fp16"
+    assert read["frontend"]["checkpoint"] == f"onnx/{evil}.onnx"
+    assert list(read["frontend"]["shape"]) == [evil]
+    assert list(read) == list(plain)
+    assert read["backend"] == plain["backend"]
 
 
 def test_a_model_without_a_paper_has_no_empty_link(monkeypatch):

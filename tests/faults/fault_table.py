@@ -233,7 +233,7 @@ def pair_of_photos(folder: Path) -> None:
     predict(folder)
     point = SimilarityPoint(1e-3, 0.5, 0.4, 0.6, 0.9)
     profile = SimilarityProfile("w600k_mbf", sha256_of(folder / "embedder.onnx"), 9, 9, (point,))
-    write_similarity(folder / "profile.json", profile, {})
+    write_similarity(folder / "profile.json", profile)
 
 
 def released_scrfd(folder: Path) -> None:
@@ -892,6 +892,8 @@ def answers(command: Command) -> Dict[str, int]:
         codes["equal names"] = 0
     if PHOTO in command.of_a_folder:
         codes["50,000 files"] = 0
+    if command.resumes:
+        codes.update({"a file put beside": 4, "holds the input": 2})
     return {**codes, **SIGNALS}
 
 

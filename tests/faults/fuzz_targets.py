@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from facezoo.arrays import read_npz
+from facezoo.contract import METADATA_KEY, Contract
 from facezoo.datasets.image_list import read_image_list, read_paths
 from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
 from facezoo.datasets.wflw import read_annotations
@@ -57,6 +58,11 @@ def read_manifest(path: Path) -> None:
     datalist.write_text("/in/0--Event/a.npz\n")
     path.replace(path.with_name("list.txt.manifest.json"))
     read_pictures(datalist)
+
+
+def read_metadata(path: Path) -> None:
+    """Read a graph's contract whose text is the file."""
+    Contract.from_metadata({METADATA_KEY: path.read_bytes().decode("utf-8", "surrogateescape")})
 
 
 TEXT = b"0--Event/a.jpg\n2\n1 2 30 40 0.9\n5 6 7.5 8 0.125\n"
@@ -105,6 +111,14 @@ TARGETS = {
     ),
     "yaml": ("build.yaml", lambda path: parse_build_config(path.read_bytes(), path), [YAML]),
     "manifest": ("manifest.json", read_manifest, [json.dumps(MANIFEST).encode()]),
+    "contract": (
+        "contract.json",
+        read_metadata,
+        [
+            Contract.from_card(find_card(name)).to_metadata()[METADATA_KEY].encode()
+            for name in ("scrfd_500m_bnkps", "pip_resnet18", "w600k_mbf")
+        ],
+    ),
     "datalist": ("list.txt", read_datalist, [b"/in/a.npz\n/in/b c.npz\r\n", b"a.npz"]),
     "npz": ("a.npz", read_npz, [npz_of(input_0=np.zeros((3, 2, 2), np.uint8))]),
     "image list": (

@@ -200,6 +200,48 @@ def constant_elsewhere(model):
     model.graph.output.append(helper.make_tensor_value_info("k", TensorProto.UINT8, [100]))
 
 
+def branch(model):
+    """Let a node hold a graph, where those who look at the nodes see no constant."""
+    value = TensorProto(name="k", data_type=TensorProto.UINT8, dims=[100])
+    value.data_location = TensorProto.EXTERNAL
+    value.external_data.add(key="location", value="/etc/passwd")
+    inside = helper.make_graph(
+        [helper.make_node("Constant", [], ["k"], value=value)],
+        "inside",
+        [],
+        [helper.make_tensor_value_info("k", TensorProto.UINT8, [100])],
+    )
+    yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    model.graph.initializer.append(yes)
+    node = helper.make_node("If", ["yes"], ["k"], then_branch=inside, else_branch=inside)
+    model.graph.node.append(node)
+
+
+def second_input(model):
+    entry = model.graph.input.add()
+    entry.CopyFrom(model.graph.input[0])
+    entry.name = "second"
+
+
+def code_for_a_colour(model):
+    """Let the padding's colour be Python, as a file that is written from it would run it."""
+    entry = next(entry for entry in model.metadata_props if "input_hw" in entry.value)
+    content = json.loads(entry.value)
+    content["preprocess"]["pad_value"] = CODE_FOR_A_COLOUR
+    entry.value = json.dumps(content)
+
+
+# Three zeros, since a colour of one number is looked for with count().
+CODE_FOR_A_COLOUR = "0, np.uint8)\n    __import__('os').mkdir('executed')  # 00"
+
+
+def pipe(folder: Path) -> None:
+    scrfd(folder)
+    build(folder)
+    Path("net.onnx").unlink()
+    os.mkfifo("net.onnx")
+
+
 def loop(model):
     node = model.graph.node[0]
     node.input[0] = node.output[0]
@@ -343,6 +385,20 @@ HOSTILE = {
         "net.onnx",
         lambda f: (build(f), network(f, external_data("/etc/passwd"))),
     ),
+    "onnx: a branch": (INFER, "net.onnx", lambda f: network(f, branch)),
+    "onnx: a second input": (INFER, "net.onnx", lambda f: network(f, second_input)),
+    "onnx: code for a colour": (INFER, "net.onnx", lambda f: network(f, code_for_a_colour)),
+    "onnx: a branch, compiled": (
+        COMPILE,
+        "net.onnx",
+        lambda f: (build(f), network(f, branch)),
+    ),
+    "onnx: code for a colour, compiled": (
+        COMPILE,
+        "net.onnx",
+        lambda f: (build(f), network(f, code_for_a_colour)),
+    ),
+    "onnx: a pipe, compiled": (COMPILE, "net.onnx", pipe),
     "yaml: a python object": (
         COMPILE,
         "build.yaml",
@@ -422,6 +478,9 @@ for verb, arguments, inputs in (
         ("weights in /etc", external_data("/etc/passwd")),
         ("weights in ..", external_data("../../x")),
         ("a constant in /etc", constant_elsewhere),
+        ("a branch", branch),
+        ("a second input", second_input),
+        ("code for a colour", code_for_a_colour),
         ("a loop", loop),
         ("opset 99", too_new),
         ("a weight of 3 GB", huge_weight),
@@ -450,7 +509,7 @@ def test_hostile_files_are_refused_by_name(here, capfd, caplog, what):
     assert len(max(said.splitlines(), key=len)) < 1000
     assert not Path("executed").exists()
     left = {path for path in here.rglob("*") if path.is_file()} - before
-    assert {path.name for path in left} <= {"run.json", ".items.jsonl", ".lock"}
+    assert {path.name for path in left} <= {"run.json", ".items.jsonl", ".lock", ".files.jsonl"}
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,48 @@ def test_an_output_that_cannot_be_written_is_named_and_mending_it_is_enough(
         assert any(Path(path).name in text for path in command.writes) or "ONNX" in text, text
         assert command.run() == 0
     assert command.results() == expected
+
+
+@pytest.mark.parametrize("place", ["beside", "in place"])
+@pytest.mark.parametrize("name", answering("a file put beside"))
+def test_a_file_that_somebody_put_among_the_results_stays(start, said, name, place):
+    command, expected = start(name)
+    assert command.run() == 0
+    run = next(Path(command.writes[0]).rglob("run.json")).parent
+    own = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    deepest = max((path for path in own if path.name != "run.json"), default=None, key=depth)
+    mine = deepest if deepest and place == "in place" else run / "mine.jpg"
+    kept = mine.read_bytes() if mine.exists() else b""
+    mine.write_bytes(b"precious")
+    for more in ([], ["--overwrite"]):
+        said()
+        assert command.run(*more) == answers(command)["a file put beside"]
+        assert mine.name in said()
+        assert mine.read_bytes() == b"precious"
+    mine.write_bytes(kept) if kept else mine.unlink()
+    assert command.run() == 0
+    assert command.results() == expected
+
+
+def depth(path):
+    return len(path.parts), path.parts
+
+
+@pytest.mark.parametrize("name", answering("holds the input"))
+def test_a_folder_that_holds_the_input_is_refused_before_anything(start, said, name):
+    command, _ = start(name)
+    inside = {command.writes[0]: ".", "feat/feat.list": "img.list"}
+    odd = replace(command, arguments=tuple(inside.get(a, a) for a in command.arguments))
+    before = everything()
+    for more in ([], ["--overwrite"]):
+        said()
+        assert odd.run(*more) == answers(command)["holds the input"]
+        assert "--overwrite" not in said()
+        assert everything() == before
+
+
+def everything():
+    return {path: path.read_bytes() for path in sorted(Path().rglob("*")) if path.is_file()}
 
 
 @pytest.mark.long

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from facezoo.contract import Contract
 from facezoo.errors import FaceZooError, ImageError, RunFolderError
+from facezoo.files import write_bytes
 from facezoo.models import find_card
-from facezoo.runs import JOURNAL_FILE, LOCK_FILE, RUN_FILE, RunFolder
+from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
 from facezoo.vacc import npz, outputs
+from facezoo.written import LIST_FILE, LOCK_FILE
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +31,7 @@ from hypothesis.stateful import (
 NAMES = [f"e/{index}.jpg" for index in range(6)]
 REFUSED = 3
 RESULTS = "results.json"
+ENDS = (RESULTS, "more.txt")
 IN_MAKE_TEST = settings(
     max_examples=25,
     stateful_step_count=15,
@@ -55,7 +58,9 @@ def content(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (RUN_FILE, LOCK_FILE) and path.suffix != ".tmp"
+        if path.is_file()
+        and path.name not in (RUN_FILE, LOCK_FILE, LIST_FILE)
+        and path.suffix != ".tmp"
     }
 
 
@@ -88,6 +93,7 @@ class Runs(RuleBasedStateMachine):
         try:
             self.start(self.folder, 1)
         except RunFolderError:
+            self.mend()
             self.start(self.folder, 1, overwrite=True)
         assert content(self.folder) == self.whole
         before = len(self.worked)
@@ -95,11 +101,15 @@ class Runs(RuleBasedStateMachine):
         assert len(self.worked) == before, "a finished run was done again"
         shutil.rmtree(self.base)
 
+    def mend(self):
+        """Do what the errors advise: take away what is not the run's, or all of it by hand."""
+        if "schema" not in self.state() or self.is_replaced():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     # The run ------------------------------------------------------------------------------------
 
     def open(self, folder, scale, overwrite=False):
-        owned = (RESULTS, "more.txt", "txt")
-        return RunFolder(folder, "test", {"scale": scale}, "abc", owned, overwrite)
+        return RunFolder(folder, "test", {"scale": scale}, Inputs([], []), overwrite)
 
     def text_of(self, folder, name):
         return folder / "txt" / f"{name}.txt"
@@ -110,8 +120,7 @@ class Runs(RuleBasedStateMachine):
             run.record(NAMES[index], ImageError(f"{NAMES[index]!r} is empty"))
             return
         path = self.text_of(run.folder, NAMES[index])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{scale * index}")
+        write_bytes(path, f"{scale * index}".encode())
         run.record(NAMES[index], Value(scale * index))
 
     def start(self, folder, scale, overwrite=False, stop=None, expected=None):
@@ -125,7 +134,7 @@ class Runs(RuleBasedStateMachine):
             if not run.finished:
                 if stop == len(NAMES):
                     raise Interrupted
-                (folder / "more.txt").write_text(str(scale))
+                write_bytes(folder / "more.txt", str(scale).encode())
                 run.write_items(RESULTS, "test/1", "items")
                 if stop == len(NAMES) + 1:
                     raise Interrupted
@@ -145,13 +154,18 @@ class Runs(RuleBasedStateMachine):
 
     def is_ours(self):
         """Tell whether a start may go on here: it is this run's, or nobody's."""
-        if (self.folder / "foreign").exists():
+        if (self.folder / "foreign").exists() or self.is_replaced():
             return False
         if (self.folder / RUN_FILE).exists():
             return self.scale() == 1
         return not self.folder.exists() or {path.name for path in self.folder.iterdir()} <= {
             LOCK_FILE
         }
+
+    def is_replaced(self):
+        """Tell whether a result has other content than the run wrote."""
+        files = content(self.folder)
+        return any(files.get(name, self.whole[name]) != self.whole[name] for name in ENDS)
 
     def kept(self):
         """Count the items that a start must not do again, from what lies in the folder."""
@@ -196,7 +210,8 @@ class Runs(RuleBasedStateMachine):
         except Interrupted:
             pass
         except RunFolderError:
-            assert (self.folder / "foreign").exists()
+            has_foreign = (self.folder / "foreign").exists() or self.is_replaced()
+            assert has_foreign or "schema" not in self.state()
 
     @rule()
     def another_run_comes(self):
@@ -249,11 +264,18 @@ class Runs(RuleBasedStateMachine):
             (self.folder / RUN_FILE).write_text(text)
 
     @precondition(lambda self: self.folder.exists())
-    @rule(name=st.sampled_from([LOCK_FILE, f".{RESULTS}.tmp", "txt/.a.txt.99.tmp"]))
+    @rule()
+    def a_kill_leaves_a_lock(self):
+        (self.folder / LOCK_FILE).touch()
+
+    @precondition(lambda self: (self.folder / LIST_FILE).exists())
+    @rule(name=st.sampled_from([".facezoo.00.tmp", "txt/.facezoo.01.tmp"]))
     def a_kill_leaves_a_file(self, name):
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
+        with (self.folder / LIST_FILE).open("a") as file:
+            file.write(json.dumps({"temporary": name}) + "\n")
 
     @precondition(lambda self: self.folder.exists())
     @rule()
@@ -293,7 +315,7 @@ class Lists(RuleBasedStateMachine):
         head = {"schema": npz.MANIFEST_SCHEMA, "root": "/photos", "npz_folder": str(folder)}
         (folder / npz.MANIFEST_FILE).write_text(json.dumps({**head, "items": items}))
         npz.write_datalist(self.datalist, folder)
-        head = outputs.index_head(CONTRACT, "float32", self.datalist, {"model_sha256": "00"})
+        head = outputs.index_head(CONTRACT, "float32", self.datalist, {"model_sha256": "0" * 64})
         index = {"schema": outputs.INDEX_SCHEMA, **head, "outputs": outputs_of}
         (self.output / outputs.INDEX_FILE).write_text(json.dumps(index))
         self.pristine = content(self.base)

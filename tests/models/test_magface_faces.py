@@ -7,7 +7,7 @@ import pytest
 from facezoo.datasets.image_list import ImageList
 from facezoo.errors import DatasetError
 from facezoo.image.files import write_image_rgb
-from facezoo.models.magface.faces import FaceSet, read_face, read_face_pairs
+from facezoo.models.magface.faces import TrainingFaces, read_face, read_face_pairs
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path, rng):
 
 def face_set(folder, seed=0):
     names = tuple(f"{index}.png" for index in range(40))
-    return FaceSet(ImageList(names, np.arange(40) % 4), seed, folder)
+    return TrainingFaces(ImageList(names, np.arange(40) % 4), seed, folder)
 
 
 def test_a_face_is_bgr_and_planar(tmp_path):
@@ -64,7 +64,7 @@ def test_what_is_drawn_follows_from_seed_epoch_and_face(folder):
 
 
 def test_paths_may_not_leave_their_folder(folder):
-    faces = FaceSet(ImageList(("../0.png",), np.zeros(1, np.int64)), 0, folder / "x")
+    faces = TrainingFaces(ImageList(("../0.png",), np.zeros(1, np.int64)), 0, folder / "x")
     with pytest.raises(DatasetError, match="leads out"):
         faces[0, 0]
 

@@ -2,15 +2,16 @@
 
 import json
 
+import facezoo
 import numpy as np
 import pytest
 from facezoo.cli.main import main
+from facezoo.errors import InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.card import MATCH_THRESHOLDS
-from facezoo.pipeline.load import load
 from facezoo.pipeline.people import match_photos
-from facezoo.pipeline.photo import PhotoEmbedder
-from facezoo.results import Embedding, FaceDetections, FaceEmbeddings
+from facezoo.pipeline.photo import PredictedFace, PredictedPhoto, Predictor
+from facezoo.results import FaceDetections
 from facezoo.testing import tiny_magface, tiny_scrfd
 
 
@@ -61,9 +62,9 @@ def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, ph
     assert len(entry["second"]["faces"]) == len(entry["cosines"]) > 1
     assert read_image_rgb(sheet).shape[1] > 900
     # The largest face of the first photo is meant, whichever stands first.
-    with PhotoEmbedder(load("scrfd", models[0]), load("magface", models[1])) as model:
+    with Predictor(facezoo.load(models[0]), embedder=facezoo.load(models[1])) as model:
         match = match_photos(model, *map(read_image_rgb, photos[:2]))
-    sides = match.first.faces.boxes_xyxy[:, 2:] - match.first.faces.boxes_xyxy[:, :2]
+    sides = match.first.detections.boxes_xyxy[:, 2:] - match.first.detections.boxes_xyxy[:, :2]
     assert match.index == int(np.argmax(sides.prod(axis=1)))
 
 
@@ -77,7 +78,11 @@ def faces_of(*sides_and_vectors):
         np.zeros((len(sides), 5, 2), np.float32),
         (100, 100),
     )
-    return FaceEmbeddings(faces, tuple(Embedding(np.float32(v)) for _, v in sides_and_vectors))
+    found = (
+        PredictedFace(tuple(box), 0.9, marks, {}, vector=vector and np.float32(vector))
+        for box, marks, (_, vector) in zip(faces.boxes_xyxy, faces.landmarks_xy, sides_and_vectors)
+    )
+    return PredictedPhoto(tuple(found), faces)
 
 
 def test_the_largest_face_of_the_first_photo_is_meant_by_hand():
@@ -91,6 +96,8 @@ def test_the_largest_face_of_the_first_photo_is_meant_by_hand():
     assert match.next_cosine == pytest.approx(0.0, abs=1e-6)
     assert match_photos(found.get, 1, 1).best == 1
     assert match_photos({1: second, 2: faces_of((5, [1, 0]))}.get, 1, 2).next_cosine is None
+    with pytest.raises(InputError, match="1 of 2 faces in the second photo have no embedding"):
+        match_photos({1: first, 2: faces_of((5, [1, 0]), (9, None))}.get, 1, 2)
 
 
 def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
@@ -113,9 +120,11 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
 
 def test_without_the_weights_it_says_how_to_get_them(tmp_path, capsys, photos, monkeypatch):
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("FACEZOO_OFFLINE", "1")
     capsys.readouterr()
     assert main(["match", str(photos[0]), str(photos[1])]) == 2
-    assert "facezoo download scrfd_500m_bnkps" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "scrfd_500m_bnkps is not here and FACEZOO_OFFLINE=1 forbids fetching it" in error
 
 
 @pytest.mark.shared

@@ -2,6 +2,7 @@
 
 import json
 
+import facezoo
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from facezoo.evaluation.recognition import evaluate_people
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.magface.graph import export_released
 from facezoo.pipeline.load import load
-from facezoo.pipeline.photo import PhotoEmbedder
+from facezoo.pipeline.photo import Predictor
 from facezoo.testing import tiny_magface, tiny_scrfd
 from onnx import helper
 
@@ -175,14 +176,14 @@ def test_photos_are_detected_aligned_and_embedded(tmp_path, scripts, model, rng)
 
 def test_flip_adds_the_mirrored_face(model, rng):
     image = rng.integers(0, 256, (112, 112, 3)).astype(np.uint8)
-    with load("magface", model) as plain, load("magface", model, flip="sum") as both:
+    with load(model) as plain, load(model, flip="sum") as both:
         mirrored = np.ascontiguousarray(image[:, ::-1])
         expected = plain(image).vector + plain(mirrored).vector
         np.testing.assert_array_equal(both(image).vector, expected)
         assert plain.settings()["flip"] == "none"
         assert both.settings()["flip"] == "sum"
     with pytest.raises(InputError, match="flip must be one of none, sum"):
-        load("magface", model, flip="mean")
+        load(model, flip="mean")
 
 
 @pytest.mark.parametrize("size", [1, 5, 100])
@@ -190,7 +191,7 @@ def test_batches_give_what_single_pictures_give(model, faces, size):
     paths = sorted(faces.rglob("*.png"))
     (faces / "gone.png").write_bytes(b"no picture")
     paths.insert(3, faces / "gone.png")
-    with load("magface", model) as embedder:
+    with load(model) as embedder:
         found = list(stream_batches(embedder, paths, size))
         assert [path for path, _ in found] == paths
         assert isinstance(found[3][1], Exception)
@@ -229,8 +230,8 @@ def test_a_photo_without_a_face_is_counted(tmp_path, model, faces):
         photo[:] = np.minimum(photo, 20)
         photo[32:64, 32:64] = 0 if path.stem == "black" else 250
         write_image_rgb(path, photo)
-    detector = load("scrfd", tiny_scrfd(tmp_path / "scrfd.onnx"), threads=1)
-    with PhotoEmbedder(detector, load("magface", model)) as photos:
+    detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"))
+    with Predictor(detector, embedder=facezoo.load(model)) as photos:
         report = evaluate_people(photos, faces, "squares")
     assert (report.pictures, report.with_face, report.people) == (13, 12, 4)
 
@@ -262,7 +263,7 @@ def test_a_released_graph_gets_names_contract_and_batch(tmp_path, scripts, model
     graph = onnx.load(target).graph
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     image = np.random.default_rng(1).integers(0, 256, (112, 112, 3)).astype(np.uint8)
-    with load("magface", target) as bgr, load("magface", model) as rgb:
+    with load(target) as bgr, load(model) as rgb:
         assert cosine(bgr(image).vector, rgb(image).vector) < 0.9
     code, _, error = scripts("export", "--onnx", source, "--output", target)
     assert code == 2
@@ -296,7 +297,7 @@ def test_a_checkpoint_becomes_a_graph_that_agrees_with_torch(tmp_path, scripts):
     assert code == 0
     assert "magface_iresnet18, output embedding" in said
     image = np.random.default_rng(1).integers(0, 256, (112, 112, 3)).astype(np.uint8)
-    with load("magface", target) as embedder:
+    with load(target) as embedder:
         found = embedder(image).vector
     bgr = torch.from_numpy(image[:, :, ::-1].transpose(2, 0, 1)[None] / np.float32(255))
     expected = network.eval()(bgr).detach().numpy()[0]
@@ -312,7 +313,7 @@ def test_the_released_recogniser_is_known_by_its_hash(tmp_path, shared):
     assert card.id == "w600k_mbf"
     assert worst <= 1e-5
     aligned = read_image_rgb(shared / "assets" / "photos" / "Tom_Hanks_54745.png")
-    with load("magface", tmp_path / "w.onnx") as embedder:
+    with load(tmp_path / "w.onnx") as embedder:
         assert 15 < embedder(aligned).norm < 35
 
 
@@ -327,8 +328,8 @@ def test_people_of_att_are_told_apart_aligned_and_less_so_unaligned(tmp_path, sh
     assets = shared / "assets"
     export_detector(assets / "scrfd" / "scrfd_500m_bnkps.onnx", tmp_path / "d.onnx")
     export_released(assets / "recognition" / "w600k_mbf.onnx", tmp_path / "r.onnx")
-    detector = load("scrfd", tmp_path / "d.onnx", threads=1)
-    with PhotoEmbedder(detector, load("magface", tmp_path / "r.onnx")) as photos:
+    detector = facezoo.load(tmp_path / "d.onnx")
+    with Predictor(detector, embedder=facezoo.load(tmp_path / "r.onnx")) as photos:
         report = evaluate_people(photos, assets / "att_faces", "AT&T")
     assert (report.pictures, report.with_face, report.people) == (300, 300, 30)
     found = report.verification
@@ -336,7 +337,7 @@ def test_people_of_att_are_told_apart_aligned_and_less_so_unaligned(tmp_path, sh
     assert found.best_accuracy >= 0.99
     assert found.accuracy >= 0.99
     assert found.interval[0] >= 0.99
-    with load("magface", tmp_path / "r.onnx") as crops:
+    with load(tmp_path / "r.onnx") as crops:
         plain = evaluate_people(crops, assets / "att_faces", "AT&T").verification
     assert 0.97 <= plain.best_accuracy <= 0.995
 

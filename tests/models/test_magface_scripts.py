@@ -1,5 +1,6 @@
 """The MagFace recipe's scripts: features, quality, accuracy, lists, data, serving."""
 
+import dataclasses
 import io
 import json
 import os
@@ -9,11 +10,14 @@ import tarfile
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from facezoo.contract import read_contract
 from facezoo.datasets.image_list import read_image_list
 from facezoo.datasets.pairs import feature_line, people_pairs, read_feature_list
+from facezoo.deploy import triton as serving
 from facezoo.deploy.triton import render_triton
-from facezoo.errors import DatasetError, InputError
+from facezoo.errors import DatasetError, GraphError, InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.metrics.quality import ofiq_score
 from facezoo.metrics.verification import pool_templates, roc_curve, tar_at_nearest_far
@@ -83,7 +87,7 @@ def test_features_are_the_authors_text_and_resume(tmp_path, script, model):
     assert "12 images" in said
     whole = target.read_bytes()
     found = read_feature_list(target)
-    with load("magface", model) as embedder:
+    with load(model) as embedder:
         expected = [embedder(read_image_rgb(faces / name)).vector for name in names]
     assert list(found.names) == names
     np.testing.assert_allclose(found.vectors, expected, rtol=1e-5, atol=1e-5)
@@ -234,7 +238,7 @@ def test_one_set_prints_the_authors_line_and_more(tmp_path, script):
     assert lines[:2] == ["evaluate feat", "    Accuracy: 0.95000+-0.15000"]
     assert "over 30 genuine and 30 impostor pairs" in lines[2]
     assert "best threshold: cosine 0." in said and "angle" in said
-    assert "TAR at FAR 1e-06: refused, FAR 1e-06 needs at least 10000000 impostor pairs" in said
+    assert "FNMR at FMR 1e-06: refused, FMR 1e-06 needs at least 10000000 impostor pairs" in said
     (entry,) = json.loads(report.read_text())["sets"]
     assert entry["accuracy"]["mean"] == pytest.approx(0.95)
     assert entry["pairs"] == {"genuine": 30, "impostor": 30}
@@ -448,7 +452,7 @@ def test_the_reject_curve_in_both_rules(tmp_path, script):
     assert entry["fnmr"][0] == pytest.approx(0.1, abs=0.02)
     code, _, error = script("eval_quality", *flags, "--fmr", "0.001")
     assert code == 2
-    assert "needs at least 1000 impostor pairs" in error
+    assert "needs at least 10000 impostor pairs" in error
 
 
 @pytest.mark.shared
@@ -669,6 +673,51 @@ def test_an_engine_is_built_checked_and_laid_out(tmp_path, script, model, monkey
     assert script("export_tensorrt", "--onnx", model, "--repository", root)[0] == 0
     assert (root / "w600k_mbf" / "1" / "model.onnx").is_file()
     assert script("export_tensorrt", "--onnx", model)[0] == 2
+
+
+def rename_input(source, target, name):
+    graph = onnx.load(source)
+    contract = dataclasses.replace(read_contract(source), input_name=name)
+    for node in graph.graph.node:
+        node.input[:] = [name if value == "input.1" else value for value in node.input]
+    graph.graph.input[0].name = name
+    onnx.helper.set_model_props(graph, contract.to_metadata())
+    onnx.save(graph, target)
+    return target
+
+
+@pytest.mark.parametrize("tool", ["trtexec", "polygraphy"])
+@pytest.mark.parametrize("name", ["a:1x3x9x9,b", "--plugins=evil.so", "a b", "a=b", "a[0]", "名"])
+def test_an_inputs_name_is_no_part_of_a_command(tmp_path, model, monkeypatch, tool, name):
+    monkeypatch.setattr(serving.shutil, "which", lambda wanted: wanted == tool)
+    assert serving.engine_command(model, tmp_path / "m.plan", half=False, max_batch=2)[0] == tool
+    odd = rename_input(model, tmp_path / "odd.onnx", name)
+    with pytest.raises(GraphError, match=r"odd\.onnx.*the input's name"):
+        serving.engine_command(odd, tmp_path / "m.plan", half=False, max_batch=2)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path, script):
+    other = tiny_scrfd(tmp_path / "scrfd.onnx")
+    code, _, error = script("export_tensorrt", "--onnx", other, "--repository", tmp_path / "t")
+    assert code == 2
+    assert "is no recogniser" in error
+
+
+def test_names_stay_inside_tritons_quotes():
+    evil = 'x"\nbackend: "python" # \\'
+    card = CARDS["w600k_mbf"]
+    output = dataclasses.replace(card.outputs[0], name=evil)
+    preprocess = dataclasses.replace(card.preprocess, norm=evil)
+    odd = dataclasses.replace(
+        card, id=evil, input_name=evil, outputs=(output,), preprocess=preprocess
+    )
+    plain, text = render_triton(card).splitlines(), render_triton(odd, evil).splitlines()
+    assert len(text) == len(plain)
+    for line, before in zip(text, plain):
+        assert line.startswith("#") == before.startswith("#")
+        assert line.split(":")[0] == before.split(":")[0] or line.startswith("#")
+    quoted = [line.split(": ", 1)[1] for line in text if "name: " in line or "platform: " in line]
+    assert [json.loads(value) for value in quoted] == [evil] * 4
 
 
 @pytest.mark.parametrize("card_id", ["w600k_mbf", "magface_iresnet100"])

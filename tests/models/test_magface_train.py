@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 from facezoo.models.magface import train  # noqa: E402
 from facezoo.models.magface.distributed import Processes  # noqa: E402
 from facezoo.models.magface.train import Trainer  # noqa: E402
+from facezoo.runs import Inputs, RunFolder  # noqa: E402
 from torch import nn  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
@@ -136,9 +137,10 @@ def test_progress_shows_rate_and_time_left(tmp_path):
 def test_resumed_from_any_checkpoint_it_is_the_same(whole, tmp_path, at):
     """In the middle of an epoch and at its end, whatever was computed in between."""
     first = make()
-    assert go(first, tmp_path, save_every=1, keep=99)[0]
-    again = make(build=lambda: (torch.manual_seed(99), tiny())[1])
-    again.resume(tmp_path / "checkpoints" / f"{at:08}.pth")
+    with RunFolder(tmp_path, "test", {}, Inputs([], [])):
+        assert go(first, tmp_path, save_every=1, keep=99)[0]
+        again = make(build=lambda: (torch.manual_seed(99), tiny())[1])
+        again.resume(tmp_path / "checkpoints" / f"{at:08}.pth")
     torch.manual_seed(123)
     assert again.step == at
     assert max(train.saved(tmp_path)).name == f"{at:08}.pth"
@@ -200,6 +202,13 @@ def test_checkpoints_come_by_the_clock(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)
     go(make(epochs=1), tmp_path, keep=99)
     assert [path.stem for path in train.saved(tmp_path)] == [f"{step:08}" for step in (1, 2, 3, 4)]
+
+
+def test_another_folders_checkpoints_stay(whole, tmp_path):
+    before = train.saved(whole[1])
+    with RunFolder(tmp_path, "test", {}, Inputs([], [])):
+        make().resume(before[0])
+    assert train.saved(whole[1]) == before
 
 
 def test_foreign_and_torn_checkpoints_are_refused(whole):

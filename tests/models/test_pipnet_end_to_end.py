@@ -12,7 +12,7 @@ from facezoo.image.files import read_image_rgb
 from facezoo.models.pipnet.decode import load_meanface, read_meanface
 from facezoo.models.pipnet.toy import FIVE_OF_WFLW, MIRRORED_FIVE, fit_meanface, random_crop
 from facezoo.models.scrfd.graph import export_released
-from facezoo.results import FaceLandmarks
+from facezoo.results import FaceDetections, Landmarks
 
 MEANFACE = load_meanface("WFLW", 10).points_xy
 RECIPE = "face_alignment/pipnet"
@@ -174,13 +174,17 @@ def test_photos_get_landmarks_on_their_faces(fitted, detector, shared, scripts, 
         "--model_prefix_path", folder / "model.onnx", "--save_dir", out, "--draw",
     )  # fmt: skip
     images = json.loads((out / "results.json").read_text())["images"]
-    found = {image["path"]: FaceLandmarks.from_dict(image) for image in images}
+    found = {image["path"]: FaceDetections.from_dict(image) for image in images}
+    marks = {
+        image["path"]: [Landmarks.from_dict({**image, **face}) for face in image["faces"]]
+        for image in images
+    }
     assert {name: len(faces) for name, faces in found.items()} == {
         "rot_r90.jpg": 1, "src_meeting.jpg": 5, "t1.jpg": 6, "view_noface.jpg": 0,
     }  # fmt: skip
     # Even so short a training puts the pupils and the mouth nearer to SCRFD's than half an eye.
-    faces = [*found["t1.jpg"].landmarks, *found["src_meeting.jpg"].landmarks]
-    fives = np.concatenate([found[n].faces.landmarks_xy for n in ("t1.jpg", "src_meeting.jpg")])
+    faces = [*marks["t1.jpg"], *marks["src_meeting.jpg"]]
+    fives = np.concatenate([found[n].landmarks_xy for n in ("t1.jpg", "src_meeting.jpg")])
     gaps = []
     for face, five in zip(faces, fives):
         eyes = np.linalg.norm(five[0] - five[1])

@@ -9,7 +9,7 @@ from facezoo.errors import DatasetError, InputError
 from facezoo.evaluation.landmarks import evaluate_results, evaluate_run, find_pictures
 from facezoo.image.files import write_image_rgb
 from facezoo.models.pipnet.decode import load_meanface
-from facezoo.results import FaceDetections, FaceLandmarks, Landmarks
+from facezoo.results import FaceDetections, Landmarks
 
 MEANFACE = load_meanface("WFLW", 10).points_xy
 EYES = np.linalg.norm(MEANFACE[60] - MEANFACE[72])
@@ -151,7 +151,10 @@ def found_on_photo(rects, errors):
         np.zeros((count, 0, 2), np.float32),
         (300, 400),
     )
-    return FaceLandmarks(faces, tuple(landmarks)).to_dict()
+    entry = faces.to_dict()
+    for face, marks_of_face in zip(entry["faces"], landmarks):
+        face.update(marks_of_face.to_dict())
+    return entry
 
 
 def test_the_detectors_crop_counts_what_it_found(photos):

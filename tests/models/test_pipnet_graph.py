@@ -217,7 +217,7 @@ def test_a_community_file_gets_names_and_a_contract(community, export, tmp_path)
         source = run_graph(community, {"image": images[index : index + 1]})
         for array, expected in zip(named.values(), source.values()):
             np.testing.assert_allclose(array[index], expected[0], rtol=1e-4, atol=1e-4)
-    with load("pipnet", target) as landmarks:
+    with load(target) as landmarks:
         assert len(landmarks(np.zeros((90, 80, 3), np.uint8))) == 98
 
 

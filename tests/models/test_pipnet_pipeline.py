@@ -2,15 +2,18 @@
 
 import json
 
+import facezoo
 import numpy as np
 import pytest
-from facezoo import load
+from facezoo import FaceDetector, LandmarkDetector, load
+from facezoo.contract import Contract
 from facezoo.errors import DecodeError, ImageError, InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.models import CARDS
 from facezoo.models.pipnet.crop import DetectorCrop
 from facezoo.models.pipnet.decode import load_meanface
-from facezoo.pipeline.photo import PhotoLandmarker
-from facezoo.results import FaceDetections, FaceLandmarks, Landmarks
+from facezoo.pipeline.photo import Predictor, in_recipe_form
+from facezoo.results import FaceDetections, Landmarks
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 
 MEANFACE = load_meanface("WFLW", 10).points_xy
@@ -37,9 +40,29 @@ def faces_of(boxes, image_hw):
     )
 
 
+class Finds:
+    """Stands in for a detector, of a variant without landmarks."""
+
+    contract = Contract.from_card(CARDS["scrfd_1g"])
+
+    def __init__(self, faces, backend):
+        self.faces, self.backend = faces, backend
+
+    def batch(self, images, *, shared):
+        return [self.faces] * len(images)
+
+
+def on_faces(landmarks, photo, faces):
+    return Predictor(Finds(faces, landmarks.backend), landmarks)(photo)
+
+
+def marks_of(photo):
+    return [face.points for face in photo.faces]
+
+
 @pytest.mark.parametrize("image_hw", [(256, 256), (512, 128), (200, 320)])
 def test_landmarks_of_a_crop_come_back_in_its_pixels(model, image_hw):
-    with load("pipnet", model) as landmarks:
+    with load(model) as landmarks:
         found = landmarks(bright_at(2, 5, image_hw))
     cell = np.array(image_hw[::-1]) / 8
     assert len(found) == 98
@@ -59,10 +82,10 @@ def test_landmarks_of_a_photo_come_back_in_the_photos_pixels(model):
                 np.linspace(0, cut.shape[1] // 8 * 8 - 1, cut.shape[1]).round().astype(int),
             )
         ]
-    with load("pipnet", model) as landmarks:
-        found = landmarks.on_faces(photo, faces)
+    with facezoo.load(model) as landmarks:
+        found = on_faces(landmarks, photo, faces)
     assert len(found) == 2
-    for face, box, cell in zip(found.landmarks, faces.boxes_xyxy, [(1, 2), (6, 3)]):
+    for face, box, cell in zip(marks_of(found), faces.boxes_xyxy, [(1, 2), (6, 3)]):
         left, top, right, bottom = DetectorCrop.of(box, (300, 500)).box_xyxy
         size = np.array([right - left + 1, bottom - top + 1])
         expected = (MEANFACE + cell) / 8 * size + [left, top]
@@ -71,11 +94,10 @@ def test_landmarks_of_a_photo_come_back_in_the_photos_pixels(model):
 
 
 def test_no_face_is_no_landmarks(model):
-    with load("pipnet", model) as landmarks:
-        found = landmarks.on_faces(np.zeros((20, 30, 3), np.uint8), faces_of([], (20, 30)))
+    with facezoo.load(model) as landmarks:
+        found = on_faces(landmarks, np.zeros((20, 30, 3), np.uint8), faces_of([], (20, 30)))
     assert len(found) == 0
-    assert found.to_dict()["faces"] == []
-    assert len(FaceLandmarks.from_dict(found.to_dict())) == 0
+    assert in_recipe_form(found).to_dict() == {"width": 30, "height": 20, "faces": []}
 
 
 def test_a_stream_of_photos_equals_single_photos(model, tmp_path):
@@ -87,8 +109,8 @@ def test_a_stream_of_photos_equals_single_photos(model, tmp_path):
         write_image_rgb(tmp_path / "photos" / f"{index}.png", photo)
     paths = sorted((tmp_path / "photos").iterdir())
     paths[3].write_bytes(b"")
-    detector = load("scrfd", tiny_scrfd(tmp_path / "scrfd.onnx"), profile="eval", threads=1)
-    with PhotoLandmarker(detector, load("pipnet", model)) as photos:
+    detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"), profile="eval")
+    with Predictor(detector, facezoo.load(model)) as photos:
         seen = []
         results = dict(photos.stream(paths, visit=lambda path, image, found: seen.append(path)))
         assert list(results) == paths
@@ -98,44 +120,46 @@ def test_a_stream_of_photos_equals_single_photos(model, tmp_path):
             alone = photos(read_image_rgb(path))
             assert len(alone) > 0
             assert len(alone) == len(results[path])
-            for one, other in zip(alone.landmarks, results[path].landmarks):
+            for one, other in zip(marks_of(alone), marks_of(results[path])):
                 np.testing.assert_allclose(one.points_xy, other.points_xy, atol=1e-3)
         settings = photos.settings()
-    assert settings["model"] == "pip_resnet18"
+    assert settings["landmarks"]["model"] == "pip_resnet18"
     assert settings["detector"]["profile"]["score_threshold"] == 0.02
     json.dumps(settings)
 
 
 def test_results_survive_json(model):
-    with load("pipnet", model) as landmarks:
+    with load(model) as landmarks:
         crop = landmarks(bright_at(3, 3))
-        photo = landmarks.on_faces(bright_at(3, 3), faces_of([[0, 0, 250, 250]], (256, 256)))
+        photo = on_faces(landmarks, bright_at(3, 3), faces_of([[0, 0, 250, 250]], (256, 256)))
     again = Landmarks.from_dict(json.loads(json.dumps(crop.to_dict())))
     np.testing.assert_array_equal(again.points_xy, crop.points_xy)
     np.testing.assert_array_equal(again.scores, crop.scores)
     assert again.image_hw == crop.image_hw
-    again = FaceLandmarks.from_dict(json.loads(json.dumps(photo.to_dict())))
-    np.testing.assert_array_equal(again.landmarks[0].points_xy, photo.landmarks[0].points_xy)
-    np.testing.assert_array_equal(again.faces.boxes_xyxy, photo.faces.boxes_xyxy)
+    entry = json.loads(json.dumps(in_recipe_form(photo).to_dict()))
+    again = Landmarks.from_dict({**entry, **entry["faces"][0]})
+    np.testing.assert_array_equal(again.points_xy, photo.faces[0].points.points_xy)
+    boxes = FaceDetections.from_dict(entry).boxes_xyxy
+    np.testing.assert_array_equal(boxes, photo.detections.boxes_xyxy)
 
 
 def test_another_mean_face_replaces_the_contracts(model):
     shuffled = MEANFACE[np.random.default_rng(1).permutation(98)]
     image = bright_at(2, 5)
-    with load("pipnet", model) as right, load("pipnet", model, meanface=shuffled) as wrong:
+    with load(model) as right, load(model, meanface=shuffled) as wrong:
         gap = np.abs(right(image).points_xy - wrong(image).points_xy)
         assert gap.max() > 3.0
         assert right.settings() != wrong.settings()
     refused = pytest.raises(DecodeError, match="mean face of 68 landmarks")
-    with load("pipnet", model, meanface=MEANFACE[:68]) as other, refused:
+    with load(model, meanface=MEANFACE[:68]) as other, refused:
         other(image)
     with pytest.raises(InputError, match="mean face"):
-        load("pipnet", model, meanface=MEANFACE[:5])
+        load(model, meanface=MEANFACE[:5])
 
 
 def test_each_model_takes_its_own_files(model, tmp_path):
     scrfd = tiny_scrfd(tmp_path / "scrfd.onnx")
-    with pytest.raises(InputError, match="a model of the recipe pipnet; expected one of scrfd"):
-        load("scrfd", model)
-    with pytest.raises(InputError, match="a model of the recipe scrfd; expected one of pipnet"):
-        load("pipnet", scrfd)
+    with pytest.raises(InputError, match="a LandmarkDetector; expected a FaceDetector, a model"):
+        load(model, kind=FaceDetector)
+    with pytest.raises(InputError, match="a FaceDetector; expected a LandmarkDetector, a model"):
+        load(scrfd, kind=LandmarkDetector)

@@ -10,7 +10,7 @@ from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.card import CARDS
 from facezoo.models.pipnet.decode import load_meanface
 from facezoo.models.pipnet.model import LandmarkDetector
-from facezoo.results import FaceLandmarks, Landmarks
+from facezoo.results import Landmarks
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
 
@@ -175,7 +175,11 @@ def test_photos_need_and_get_a_detector(scripts, model, tmp_path, rng):
     assert code == 0, error
     results = json.loads((out / "results.json").read_text())
     assert results["crop"] == "detector"
-    found = {entry["path"]: FaceLandmarks.from_dict(entry) for entry in results["images"]}
+    found = {entry["path"]: entry["faces"] for entry in results["images"]}
+    for entry in results["images"]:
+        for face in entry["faces"]:
+            assert list(face) == ["box_xyxy", "score", "landmarks_xy", "points_xy", "point_scores"]
+            assert len(Landmarks.from_dict({**entry, **face})) == 98
     assert len(found["empty.png"]) == 0
     assert all(len(found[f"party/{index}.png"]) > 0 for index in range(3))
     assert len(list((out / "pictures").rglob("*.jpg"))) == 4
@@ -224,7 +228,10 @@ def test_wrong_commands_are_said_in_a_line(scripts, model, wflw, tmp_path):
     cases = [
         ({"--data_dir": "none"}, "'none' does not exist"),
         ({"--meanface_txt": tmp_path / "short.txt"}, "is not a mean face"),
-        ({"--model_prefix_path": tiny_scrfd(tmp_path / "scrfd.onnx")}, "of the recipe scrfd"),
+        (
+            {"--model_prefix_path": tiny_scrfd(tmp_path / "scrfd.onnx")},
+            "a FaceDetector; expected a LandmarkDetector",
+        ),
         ({"--crop": "detector", "--detector": model}, "contains crops"),
         ({"--normalizer": "LFW"}, "invalid choice"),
     ]

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import facezoo
 import numpy as np
 import pytest
 from facezoo.datasets.scores import read_scores
@@ -13,8 +14,8 @@ from facezoo.image.degrade import degrade
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.sdd_fiqa.model import FaceQuality
 from facezoo.pipeline.load import load
-from facezoo.pipeline.photo import PhotoQuality
-from facezoo.results import FaceDetections, FaceQualities, QualityScore
+from facezoo.pipeline.photo import Predictor, in_recipe_form
+from facezoo.results import FaceDetections, QualityScore
 from facezoo.testing import tiny_scrfd, tiny_sdd_fiqa
 
 RECIPE = "face_quality/sdd_fiqa"
@@ -171,7 +172,7 @@ def test_a_profile_gives_percentiles_to_its_own_model_only(scripts, faces, model
     other = tiny_sdd_fiqa(tmp_path / "other.onnx", card_id="sdd_fiqa_mobilefacenet")
     code, _, error = scripts(*runner, "--model_prefix_path", other, "--save_dir", tmp_path / "two")
     assert code == 2
-    assert "two networks share no scale" in error
+    assert "a profile belongs to one model file" in error
 
 
 def test_a_detector_needs_to_be_asked_for(scripts, faces, model, tmp_path):
@@ -200,29 +201,29 @@ def test_another_models_outputs_are_refused(scripts, faces, tmp_path):
         tmp_path / "out",
     )  # fmt: skip
     assert code == 2
-    assert "sdd_fiqa" in error
-    with pytest.raises(InputError):
-        load("sdd_fiqa", detector)
+    assert "a FaceDetector; expected a FaceQuality, a model of sdd_fiqa" in error
+    with pytest.raises(InputError, match="expected a FaceQuality"):
+        load(detector, kind=FaceQuality)
 
 
-def test_in_python(model, faces, tmp_path):
+def test_in_python(model, faces, tmp_path, monkeypatch):
     image = read_image_rgb(faces / NAMES[0])
-    with load("sdd_fiqa", model) as quality:
+    with load(model) as quality:
         assert isinstance(quality, FaceQuality)
         assert quality(image).value == pytest.approx(expected_score(image), rel=1e-5)
         points = np.array([[[30, 40], [80, 40], [55, 60], [35, 85], [75, 85]]], np.float32)
         boxes = np.array([[10, 10, 100, 100]], np.float32)
-        found = quality.on_faces(
-            image, FaceDetections(boxes, np.ones(1, np.float32), points, (112, 112))
-        )
-        assert len(found) == 1
-        wanted = expected_score(align_face(image, points[0]))
-        assert found.qualities[0].value == pytest.approx(wanted, rel=1e-5)
-        assert found.to_dict()["faces"][0]["quality"] == found.qualities[0].value
-        detector = load("scrfd", tiny_scrfd(tmp_path / "scrfd.onnx"))
-        both = PhotoQuality(detector, quality)
+        detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"))
+        both = Predictor(detector, quality=quality)
         assert both.settings()["detector"]["model"] == "scrfd_500m_bnkps"
-        assert isinstance(both(image), FaceQualities)
+        found = FaceDetections(boxes, np.ones(1, np.float32), points, (112, 112))
+        monkeypatch.setattr(detector, "batch", lambda images, shared: [found])
+        (face,) = both(image).faces
+        wanted = expected_score(align_face(image, points[0]))
+        assert face.quality == pytest.approx(wanted, rel=1e-5)
+        (entry,) = in_recipe_form(both(image)).to_dict()["faces"]
+        assert list(entry) == ["box_xyxy", "score", "landmarks_xy", "quality"]
+        assert entry["quality"] == face.quality
     assert QualityScore(3.5).to_dict() == {"quality": 3.5}
 
 

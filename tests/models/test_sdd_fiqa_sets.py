@@ -5,12 +5,12 @@ import runpy
 
 import numpy as np
 import pytest
+from facezoo import FaceEmbedder, load
 from facezoo.cli.main import main
 from facezoo.contract import Contract
 from facezoo.datasets.degraded import read_copies, read_labels
 from facezoo.datasets.embeddings import Embeddings, read_embeddings
 from facezoo.errors import DatasetError, GraphError, InputError
-from facezoo.evaluation.embeddings import open_recognizer
 from facezoo.image.degrade import degrade
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS
@@ -18,6 +18,12 @@ from facezoo.models.sdd_fiqa.pseudo_labels import label_pictures, pseudo_labels
 from facezoo.models.sdd_fiqa.settings import TrainSettings
 
 RECIPE = "face_quality/sdd_fiqa/source_code"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """What is prepared of a recogniser without a contract is kept there."""
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture
@@ -164,19 +170,20 @@ def test_a_list_says_who_is_who(script, degraded, tmp_path):
 
 
 def test_a_recognizer_may_have_a_contract_or_none(tmp_path):
-    with open_recognizer(str(tiny_recognizer(tmp_path / "a.onnx"))) as backend:
-        assert backend.contract.card_id == "w600k_mbf"
-        assert backend.contract.input_name == "input.1"
-    with open_recognizer(str(tmp_path / "a.onnx"), "magface_iresnet50") as backend:
-        assert backend.preprocess.swaps_channels
-    contract = Contract.from_card(CARDS["w600k_mbf"], source_sha256="ab")
-    with open_recognizer(str(tiny_recognizer(tmp_path / "b.onnx", contract))) as backend:
-        assert backend.contract.source_sha256 == "ab"
-    with pytest.raises(InputError, match="not the card of a recognition network"):
-        open_recognizer(str(tmp_path / "a.onnx"), "sdd_fiqa_r50")
+    bare = tiny_recognizer(tmp_path / "a.onnx")
+    with load(bare, kind=FaceEmbedder, card="w600k_mbf") as model:
+        assert model.contract.card_id == "w600k_mbf"
+    with load(bare, kind=FaceEmbedder, card="magface_iresnet50") as model:
+        assert model.backend.preprocess.swaps_channels
+    contract = Contract.from_card(CARDS["w600k_mbf"], source_sha256="ab" * 32)
+    told = tiny_recognizer(tmp_path / "b.onnx", contract)
+    with load(told, kind=FaceEmbedder, card="magface_iresnet50") as model:
+        assert model.contract == contract
+    with pytest.raises(InputError, match="sdd_fiqa_r50' is a FaceQuality; expected a FaceEmbedder"):
+        load(bare, kind=FaceEmbedder, card="sdd_fiqa_r50")
     (tmp_path / "c.onnx").write_bytes(b"no graph")
     with pytest.raises(GraphError, match=r"c\.onnx"):
-        open_recognizer(str(tmp_path / "c.onnx"))
+        load(tmp_path / "c.onnx", kind=FaceEmbedder, card="w600k_mbf")
 
 
 def test_lists_that_do_not_fit_are_refused(script, degraded, tmp_path):

@@ -1,4 +1,4 @@
-"""A stand-in for the card's runtime ``vaststreamx``, as its documented use describes it.
+"""A stand-in for the device's runtime ``vaststreamx``, as its documented use describes it.
 
 Nothing of facezoo is used here: the pre-processing is written anew from the vdsp JSON's words, the
 network is an ONNX graph that lies in ``<prefix>.so``, and what the documentation leaves open is a

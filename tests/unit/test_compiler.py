@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from facezoo.artifact import read_artifact
-from facezoo.backends.ort import run_graph
+from facezoo.backends.ort import prelu_in_blocks, run_graph
 from facezoo.card import Preprocess
 from facezoo.cli.main import main
 from facezoo.compiler import build as compiler
@@ -18,7 +18,7 @@ from facezoo.compiler.build import compile_model
 from facezoo.compiler.rewrite import rewrite_prelu
 from facezoo.contract import Contract
 from facezoo.errors import ConfigError, GateError, GraphError
-from facezoo.vacc.build_config import Backend, BuildConfig, ExtraOps, Frontend, Workspace
+from facezoo.vacc.build_config import BuildConfig, BuildTarget, ExtraOps, Frontend, Workspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -29,7 +29,7 @@ CONTRACT = Contract(
     input_name="input.1",
     preprocess=Preprocess(input_hw=(64, 64), norm="DIV255"),
     output_names=("map",),
-    decode={"strides": [8]},
+    decode={"strides": [8], "anchors_per_cell": 2},
 )
 
 
@@ -99,7 +99,7 @@ def build(tmp_path):
             file=Path("toy.yaml"),
             name=f"toy_{dtype}",
             frontend=Frontend(path, {"input.1": shape}),
-            backend=Backend(dtype),
+            backend=BuildTarget(dtype),
             workspace=Workspace(tmp_path / "out"),
         )
         return compile_model(dataclasses.replace(config, **changes), gate=gate)
@@ -181,6 +181,50 @@ def test_slopes_that_are_computed_stay(rng):
     ]
     model = make_model(nodes, ["map"], {"s": np.full((3, 1, 1), 0.1, np.float32)})
     assert rewrite_prelu(model) == 0
+
+
+def convolutions_with_prelu(rng, between=()):
+    """Three convolutions with PRelu after each: of 16, 32 and 4 channels."""
+    weights = {"s0": rng.uniform(-1, 2, (16, 1, 1)), "s1": rng.uniform(-1, 2, (1, 32, 1, 1))}
+    weights["s0"][:2] = [[[0.0]], [[1.0]]]
+    weights["s2"] = rng.uniform(-1, 2, (4, 1, 1))
+    nodes, source = [], "input.1"
+    for index, (before, after) in enumerate([(3, 16), (16, 32), (32, 4)]):
+        weights[f"w{index}"] = rng.standard_normal((after, before, 3, 3))
+        last = "map" if index == 2 else f"p{index}"
+        nodes.append(
+            helper.make_node("Conv", [source, f"w{index}"], [f"c{index}"], pads=[1, 1, 1, 1])
+        )
+        nodes.append(helper.make_node("PRelu", [f"c{index}", f"s{index}"], [last]))
+        source = last
+    weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
+    return make_model([*nodes, *between], ["map"], weights)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prelu_in_blocks_changes_no_bit(seed):
+    rng = np.random.default_rng(seed)
+    model = convolutions_with_prelu(rng)
+    rewritten = copy.deepcopy(model)
+    assert prelu_in_blocks(rewritten) == 2
+    # The last gives an output and has no whole block of channels.
+    assert [node.op_type for node in rewritten.graph.node].count("PRelu") == 1
+    tensor = images(rng, 3, 3, 17, 23)
+    tensor[0, :, :4] = 0
+    tensor[1, 1, 8, 8] = np.nan
+    tensor[2, 0, 5, 5] = 3e38
+    expected = run_graph(model, {"input.1": tensor})["map"]
+    found = run_graph(rewritten, {"input.1": tensor})["map"]
+    np.testing.assert_array_equal(found[:2], expected[:2])
+    assert np.isnan(found[1]).any()
+    # What overflows stays not finite, so that a decoder refuses it.
+    np.testing.assert_array_equal(np.isfinite(found[2]), np.isfinite(expected[2]))
+
+
+def test_prelu_before_another_operator_stays(rng):
+    """A normalisation would be computed in the blocked layout too, and round otherwise."""
+    model = convolutions_with_prelu(rng, [helper.make_node("Neg", ["p0"], ["n0"])])
+    assert prelu_in_blocks(model) == 1
 
 
 # Compiling
@@ -450,7 +494,7 @@ def test_a_batch_of_one_is_made_free(build, rng):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"backend": Backend("int8")}, "int8 needs calibration data"),
+        ({"backend": BuildTarget("int8")}, "int8 needs calibration data"),
         ({"extra_ops": ExtraOps("yolov8_nms")}, "'yolov8_nms'"),
         ({"frontend": Frontend(Path("x.pt"), {"x": ((1,),)}, type="pytorch")}, "'pytorch'"),
         ({"frontend": Frontend(Path("x"), {"x": ((1,),)}, dtype="int64")}, "'int64'"),
@@ -530,7 +574,7 @@ def shared_config(tmp_path, checkpoint, shape):
         file=Path("x.yaml"),
         name="real_fp32",
         frontend=Frontend(checkpoint, {"input.1": (shape,)}),
-        backend=Backend("fp32"),
+        backend=BuildTarget("fp32"),
         workspace=Workspace(tmp_path),
     )
 

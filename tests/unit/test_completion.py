@@ -41,6 +41,38 @@ def test_words_follow_the_parser():
     )
 
 
+@pytest.mark.parametrize(
+    ("verbs", "former", "present"),
+    [
+        (("calibrate",), "looks", "appearance"),
+        (("predict",), "--looks", "--appearance"),
+        (("predict",), "--max-turn", "--max-yaw"),
+        (("predict",), "--max_cut_off", "--max_truncation"),
+        (("predict",), "--far", "--fmr"),
+        (("match",), "--far", "--fmr"),
+    ],
+)
+def test_former_names_work_and_are_not_shown(verbs, former, present, capsys):
+    parser = build_parser()
+    words = words_after(parser)[verbs]
+    assert present in words and former not in words
+    with pytest.raises(SystemExit):
+        main([*verbs, "--help"])
+    said = capsys.readouterr().out
+    assert present in said and former not in said
+    more = {"calibrate": ("--identities", "p", "--model", "m", "--output", "o")}
+    files = {"predict": ("photos", "--save_dir", "o"), "match": ("a.jpg", "b.jpg")}
+    value = () if verbs == ("calibrate",) else ("0.25",)
+    args = [
+        (*verbs, *files.get(verbs[0], ()), name, *value, *more.get(verbs[0], ()))
+        for name in (former, present)
+    ]
+    found = [vars(parser.parse_args(words)) for words in args]
+    for one in found:
+        one.pop("kind", None)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_every_verb(shell, capsys):
     assert main(["completion", shell]) == 0

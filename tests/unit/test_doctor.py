@@ -12,11 +12,11 @@ from facezoo.backends.ort import OrtBackend, open_session
 from facezoo.cli import doctor as doctor_cli
 from facezoo.cli.main import main
 from facezoo.contract import Contract, load_graph
-from facezoo.doctor import checks as checkup
-from facezoo.doctor.checks import check_environment, check_network, patient_of, subject_of
-from facezoo.doctor.invariants import traits_of
+from facezoo.doctor import checks
+from facezoo.doctor.checks import check_environment, check_network, read_model_file, reference_setup
+from facezoo.doctor.invariants import invariants_of
 from facezoo.doctor.mistakes import (
-    Faces,
+    DecodedFaces,
     diagnose_faces,
     diagnose_outputs,
     diagnose_tensor,
@@ -97,16 +97,24 @@ def read(maps, scale, offset, *, sigmoid=1, stride=True, swap=False):
     boxes, marks = boxes[kept], marks[kept]
     if swap:
         boxes, marks = boxes[:, [1, 0, 3, 2]], marks[:, :, ::-1]
-    return Faces(boxes.astype(np.float32), scores[kept].astype(np.float32), marks)
+    return DecodedFaces(boxes.astype(np.float32), scores[kept].astype(np.float32), marks)
 
 
 # What is looked at --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    """Where prepared graphs are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACEZOO_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def scrfd(shared, tmp_path_factory):
+def scrfd(shared):
     path = shared / "assets/scrfd/scrfd_500m_bnkps.onnx"
-    return subject_of(path, CARDS["scrfd_500m_bnkps"], tmp_path_factory.mktemp("doctor"))
+    return read_model_file(path, CARDS["scrfd_500m_bnkps"])
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +123,17 @@ def session(scrfd):
 
 
 @pytest.fixture(scope="module")
-def patients(scrfd, shared):
-    """A patient a photo, whose network runs once for each tensor."""
+def setups(scrfd, shared):
+    """A reference set-up per photo, whose network runs once for each tensor."""
     backend = OrtBackend(scrfd.model, scrfd.contract, threads=1)
 
     @lru_cache(maxsize=None)
-    def patient(name):
+    def reference(name):
         image = read_image_rgb(shared / "assets/photos" / name)
-        one = patient_of(scrfd, backend, image)
+        one = reference_setup(scrfd, backend, image)
         return dataclasses.replace(one, run=remembered(one.run))
 
-    return patient
+    return reference
 
 
 def remembered(run):
@@ -173,34 +181,32 @@ def holds(diagnosis, mistake):
 @pytest.mark.shared
 @pytest.mark.parametrize("photo", PHOTOS)
 @pytest.mark.parametrize("case", INPUTS)
-def test_wrong_inputs_of_a_detector_are_named_at_every_stage(
-    case, photo, patients, session, shared
-):
+def test_wrong_inputs_of_a_detector_are_named_at_every_stage(case, photo, setups, session, shared):
     change, mistake = INPUTS[case]
     tensor, scale, offset = feed(shared / "assets/photos" / photo, **change)
     maps = maps_of(session, tensor)
     if photo == PHOTOS[0]:
-        holds(diagnose_tensor(patients(photo), tensor), mistake)
-        holds(diagnose_outputs(patients(photo), maps), mistake)
-    holds(diagnose_faces(patients(photo), read(maps, scale, offset)), mistake)
+        holds(diagnose_tensor(setups(photo), tensor), mistake)
+        holds(diagnose_outputs(setups(photo), maps), mistake)
+    holds(diagnose_faces(setups(photo), read(maps, scale, offset)), mistake)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("photo", PHOTOS)
 @pytest.mark.parametrize("case", READINGS)
-def test_wrong_readings_of_a_detector_are_named(case, photo, patients, session, shared):
+def test_wrong_readings_of_a_detector_are_named(case, photo, setups, session, shared):
     change, mistake = READINGS[case]
     tensor, scale, offset = feed(shared / "assets/photos" / photo)
     faces = read(maps_of(session, tensor), scale, offset, **change)
-    holds(diagnose_faces(patients(photo), faces), mistake)
+    holds(diagnose_faces(setups(photo), faces), mistake)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("photo", PHOTOS)
-def test_boxes_mapped_back_from_another_place_are_named(photo, patients, session, shared):
+def test_boxes_mapped_back_from_another_place_are_named(photo, setups, session, shared):
     tensor, scale, _ = feed(shared / "assets/photos" / photo)
     faces = read(maps_of(session, tensor), scale, (0, 0))
-    holds(diagnose_faces(patients(photo), faces), "letterbox anchor")
+    holds(diagnose_faces(setups(photo), faces), "letterbox anchor")
 
 
 @pytest.mark.shared
@@ -216,29 +222,29 @@ def test_boxes_mapped_back_from_another_place_are_named(photo, patients, session
         ({}, {"sigmoid": 0, "swap": True}),
     ],
 )
-def test_two_mistakes_at_once_are_not_explained(inputs, reading, patients, session, shared):
+def test_two_mistakes_at_once_are_not_explained(inputs, reading, setups, session, shared):
     photo = PHOTOS[0]
     tensor, scale, offset = feed(shared / "assets/photos" / photo, **inputs)
     maps = maps_of(session, tensor)
-    diagnosis = diagnose_faces(patients(photo), read(maps, scale, offset, **reading))
+    diagnosis = diagnose_faces(setups(photo), read(maps, scale, offset, **reading))
     assert (diagnosis.verdict, diagnosis.causes) == ("not explained", ())
     assert diagnosis.hint
     if not reading:
         for diagnosis in (
-            diagnose_tensor(patients(photo), tensor),
-            diagnose_outputs(patients(photo), maps),
+            diagnose_tensor(setups(photo), tensor),
+            diagnose_outputs(setups(photo), maps),
         ):
             assert diagnosis.verdict == "not explained"
             assert "together would" in diagnosis.hint
 
 
 @pytest.mark.shared
-def test_half_precision_and_another_resizing_are_consistent(patients, session, shared):
+def test_half_precision_and_another_resizing_are_consistent(setups, session, shared):
     photo = shared / "assets/photos" / PHOTOS[0]
     tensor, _, _ = feed(photo)
     maps = maps_of(session, tensor.astype(np.float16).astype(np.float32))
     halves = {name: array.astype(np.float16) for name, array in maps.items()}
-    holds(diagnose_outputs(patients(PHOTOS[0]), halves), "")
+    holds(diagnose_outputs(setups(PHOTOS[0]), halves), "")
     from PIL import Image
 
     image = Image.open(photo).convert("RGB")
@@ -247,32 +253,32 @@ def test_half_precision_and_another_resizing_are_consistent(patients, session, s
     top = (640 - height) // 2
     canvas[top : top + height] = np.asarray(image.resize((640, height), Image.Resampling.BILINEAR))
     tensor = normalise(canvas, "right")
-    holds(diagnose_tensor(patients(PHOTOS[0]), tensor), "")
-    holds(diagnose_outputs(patients(PHOTOS[0]), maps_of(session, tensor)), "")
+    holds(diagnose_tensor(setups(PHOTOS[0]), tensor), "")
+    holds(diagnose_outputs(setups(PHOTOS[0]), maps_of(session, tensor)), "")
 
 
 @pytest.mark.shared
-def test_outputs_that_are_squashed_or_scaled_are_named(patients, session, shared):
+def test_outputs_that_are_squashed_or_scaled_are_named(setups, session, shared):
     maps = maps_of(session, feed(shared / "assets/photos" / PHOTOS[0])[0])
     squashed = {
         name: 1 / (1 + np.exp(-array)) if "score" in name else array for name, array in maps.items()
     }
-    holds(diagnose_outputs(patients(PHOTOS[0]), squashed), "sigmoid twice")
+    holds(diagnose_outputs(setups(PHOTOS[0]), squashed), "sigmoid twice")
     scaled = {
         name: array if "score" in name else array * int(name.partition("_")[2])
         for name, array in maps.items()
     }
-    holds(diagnose_outputs(patients(PHOTOS[0]), scaled), "stride twice")
+    holds(diagnose_outputs(setups(PHOTOS[0]), scaled), "stride twice")
 
 
 @pytest.mark.shared
-def test_rows_of_a_released_graph_are_consistent(patients, scrfd, shared):
+def test_rows_of_a_released_graph_are_consistent(setups, scrfd, shared):
     released = open_session(scrfd.path, 1)
     names = [output.name for output in released.get_outputs()]
     for order, mistake in (("RGB", ""), ("BGR", "BGR")):
         tensor, _, _ = feed(shared / "assets/photos" / PHOTOS[0], order=order)
         rows = dict(zip(names, released.run(names, {released.get_inputs()[0].name: tensor})))
-        holds(diagnose_outputs(patients(PHOTOS[0]), rows), mistake)
+        holds(diagnose_outputs(setups(PHOTOS[0]), rows), mistake)
 
 
 @pytest.mark.shared
@@ -280,7 +286,7 @@ def test_what_a_picture_cannot_show_is_said(scrfd, session):
     grey = np.repeat(drawn_pictures()[0][:97, :97, :1], 3, axis=2)
     backend = OrtBackend(scrfd.model, scrfd.contract, threads=1)
     diagnosis = diagnose_tensor(
-        patient_of(scrfd, backend, grey), normalise(cv2.resize(grey, (640, 640)), "right")
+        reference_setup(scrfd, backend, grey), normalise(cv2.resize(grey, (640, 640)), "right")
     )
     assert diagnosis.verdict == "consistent"
     assert set(diagnosis.unseen) == {"BGR", "letterbox anchor", "pad colour", "stretched"}
@@ -292,24 +298,24 @@ PORTRAITS = {"Rob_Lowe_0001.jpg": (), "src_man1.jpg": ()}
 
 
 @pytest.fixture(scope="module")
-def recogniser(shared, scrfd, session, tmp_path_factory):
+def recogniser(shared, scrfd, session):
     """Photo to (patient, the detector's box, five points), and the session of the released file."""
     path = shared / "assets/recognition/w600k_mbf.onnx"
-    subject = subject_of(path, CARDS["w600k_mbf"], tmp_path_factory.mktemp("w600k"))
-    backend = OrtBackend(subject.model, subject.contract, threads=1)
+    model_file = read_model_file(path, CARDS["w600k_mbf"])
+    backend = OrtBackend(model_file.model, model_file.contract, threads=1)
 
     @lru_cache(maxsize=None)
-    def patient(name):
+    def reference(name):
         photo = shared / "assets/photos" / name
         tensor, scale, offset = feed(photo)
         faces = read(maps_of(session, tensor), scale, offset)
         image = read_image_rgb(photo)
         crops = unaligned_crops(image, faces.boxes_xyxy[0].tolist(), (112, 112))
         aligned = align_face(image, faces.landmarks_xy[0])
-        one = patient_of(subject, backend, aligned, crops)
+        one = reference_setup(model_file, backend, aligned, crops)
         return dataclasses.replace(one, run=remembered(one.run)), faces
 
-    return patient, open_session(path, 1)
+    return reference, open_session(path, 1)
 
 
 def embed(session, crop_bgr, *, order="RGB", norm="right"):
@@ -332,8 +338,8 @@ def embed(session, crop_bgr, *, order="RGB", norm="right"):
     ],
 )
 def test_wrong_set_ups_of_a_recogniser_are_named(change, mistake, photo, recogniser, shared):
-    patients, session = recogniser
-    patient, faces = patients(photo)
+    setups, session = recogniser
+    reference, faces = setups(photo)
     change = dict(change)
     image = cv2.imread(str(shared / "assets/photos" / photo))
     crop = align_face(image, faces.landmarks_xy[0])
@@ -345,23 +351,23 @@ def test_wrong_set_ups_of_a_recogniser_are_named(change, mistake, photo, recogni
     if unit:
         vector = vector / np.linalg.norm(vector)
     else:
-        holds(diagnose_tensor(patient, tensor), mistake)
-    holds(diagnose_outputs(patient, {"my_name": vector[0]}), mistake)
+        holds(diagnose_tensor(reference, tensor), mistake)
+    holds(diagnose_outputs(reference, {"my_name": vector[0]}), mistake)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("photo", PORTRAITS)
 def test_two_mistakes_with_a_recogniser_are_not_explained(photo, recogniser, shared):
-    patients, session = recogniser
-    patient, faces = patients(photo)
+    setups, session = recogniser
+    reference, faces = setups(photo)
     image = cv2.imread(str(shared / "assets/photos" / photo))
     crop = align_face(image, faces.landmarks_xy[0])
     _, both = embed(session, crop, order="BGR", norm="0..1")
-    diagnosis = diagnose_outputs(patient, {"516": both})
+    diagnosis = diagnose_outputs(reference, {"516": both})
     assert diagnosis.verdict == "not explained"
     assert "BGR and 0..1 together" in diagnosis.hint
     _, shrunk = embed(session, crop, order="BGR")
-    diagnosis = diagnose_outputs(patient, {"516": shrunk / np.linalg.norm(shrunk)})
+    diagnosis = diagnose_outputs(reference, {"516": shrunk / np.linalg.norm(shrunk)})
     assert diagnosis.verdict == "not explained"
 
 
@@ -530,9 +536,9 @@ def coarse_weights(model):
     ],
 )
 def test_a_graph_is_held_against_the_recorded_values(change, status, says, scrfd, tmp_path):
-    subject = changed_graph(scrfd, tmp_path / "changed.onnx", change)
-    with OrtBackend(subject.model, subject.contract, threads=1) as backend:
-        finding = check_network(subject, backend)
+    model_file = changed_graph(scrfd, tmp_path / "changed.onnx", change)
+    with OrtBackend(model_file.model, model_file.contract, threads=1) as backend:
+        finding = check_network(model_file, backend)
     assert (finding.status, says in finding.says) == (status, True), finding
 
 
@@ -567,12 +573,14 @@ TINY = {
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_what_needs_no_recorded_value(model, change, says, tmp_path):
-    subject = subject_of(TINY[model](tmp_path / "tiny.onnx"), None, tmp_path)
-    with OrtBackend(subject.model, subject.contract, threads=1) as backend:
+    model_file = read_model_file(TINY[model](tmp_path / "tiny.onnx"), None)
+    with OrtBackend(model_file.model, model_file.contract, threads=1) as backend:
         arrays = [backend.infer(picture).arrays for picture in drawn_pictures()]
-    traits = traits_of(model, subject.contract.decode, [change(dict(one)) for one in arrays])
-    wrong = [trait for holds, trait in traits if not holds]
-    assert len(wrong) == bool(says), traits
+    invariants = invariants_of(
+        model, model_file.contract.decode, [change(dict(one)) for one in arrays]
+    )
+    wrong = [invariant for holds, invariant in invariants if not holds]
+    assert len(wrong) == bool(says), invariants
     assert not says or says in wrong[0]
 
 
@@ -625,9 +633,9 @@ def test_a_community_pipnet_gets_its_names_first(tmp_path, monkeypatch, capsys):
 def test_the_machine_alone(capsys, monkeypatch):
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("Python", "numpy", "ONNX Runtime", "CPUExecutionProvider", "card", "vamc"):
+    for word in ("Python", "numpy", "ONNX Runtime", "CPUExecutionProvider", "device", "vamc"):
         assert word in said
-    monkeypatch.setattr(checkup, "_version", lambda name: "1.0" if "opencv" in name else None)
+    monkeypatch.setattr(checks, "_version", lambda name: "1.0" if "opencv" in name else None)
     rows = check_environment()
     assert any("overwrite each other" in row.says for row in rows)
     assert any(row.status == "problem" and row.what == "onnxruntime" for row in rows)
@@ -706,9 +714,9 @@ def test_observed_files_are_read(scrfd, session, shared, tmp_path, capsys):
 
 @pytest.mark.shared
 def test_a_photo_is_aligned_for_a_recogniser(recogniser, scrfd, shared, tmp_path, capsys):
-    patients, session = recogniser
+    setups, session = recogniser
     name = "src_man1.jpg"
-    _, faces = patients(name)
+    _, faces = setups(name)
     photo = shared / "assets/photos" / name
     image = cv2.imread(str(photo))
     _, vector = embed(session, align_face(image, faces.landmarks_xy[0]), order="BGR")
@@ -765,22 +773,22 @@ def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
     del bare.metadata_props[:]
     onnx.save(bare, str(tmp_path / "bare.onnx"))
     with pytest.raises(GraphError, match="say which network"):
-        subject_of(tmp_path / "bare.onnx", None, tmp_path)
+        read_model_file(tmp_path / "bare.onnx", None)
 
 
 def test_outputs_of_another_network_are_refused(tiny):
-    subject = subject_of(tiny, None, tiny.parent)
-    with OrtBackend(tiny, Contract.from_card(subject.card, input_hw=(64, 64))) as backend:
-        patient = patient_of(subject, backend, drawn_pictures()[0])
+    model_file = read_model_file(tiny, None)
+    with OrtBackend(tiny, Contract.from_card(model_file.card, input_hw=(64, 64))) as backend:
+        reference = reference_setup(model_file, backend, drawn_pictures()[0])
         with pytest.raises(InputError, match="has no output 'score_8'"):
-            diagnose_outputs(patient, {"a": np.zeros(3), "b": np.zeros(3)})
-        outputs = dict(patient.run(np.zeros((1, 3, 64, 64), np.float32)))
+            diagnose_outputs(reference, {"a": np.zeros(3), "b": np.zeros(3)})
+        outputs = dict(reference.run(np.zeros((1, 3, 64, 64), np.float32)))
         with pytest.raises(InputError, match="has 4 values"):
-            diagnose_outputs(patient, {**outputs, "kps_8": np.zeros((1, 4))})
+            diagnose_outputs(reference, {**outputs, "kps_8": np.zeros((1, 4))})
         with pytest.raises(InputError, match="takes"):
-            diagnose_tensor(patient, np.zeros((1, 3, 32, 32)))
+            diagnose_tensor(reference, np.zeros((1, 3, 32, 32)))
         with pytest.raises(InputError, match="no face"):
-            diagnose_faces(patient, Faces(np.zeros((0, 4)), np.zeros(0)))
+            diagnose_faces(reference, DecodedFaces(np.zeros((0, 4)), np.zeros(0)))
 
 
 def test_the_record_is_made_by_the_command(tiny, tmp_path, monkeypatch, capsys):
@@ -799,4 +807,4 @@ def test_the_record_is_made_by_the_command(tiny, tmp_path, monkeypatch, capsys):
 def test_a_released_file_of_another_variant_is_refused(shared, tmp_path):
     path = shared / "assets/scrfd/scrfd_2.5g.onnx"
     with pytest.raises(GraphError, match=r"is scrfd_2\.5g_bnkps, not scrfd_500m"):
-        subject_of(path, CARDS["scrfd_500m_bnkps"], tmp_path)
+        read_model_file(path, CARDS["scrfd_500m_bnkps"])

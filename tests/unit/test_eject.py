@@ -17,7 +17,7 @@ from facezoo.cli import eject as cli
 from facezoo.cli.main import main
 from facezoo.contract import Contract, read_contract
 from facezoo.deploy.eject import EJECTED_FILES, bundle, eject, to_json
-from facezoo.errors import InputError
+from facezoo.errors import GraphError, InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS
 from facezoo.models.pipnet import decode as pipnet
@@ -79,11 +79,11 @@ def detector(tmp_path_factory):
 def test_without_a_file_the_published_weights_are_ejected(tmp_path, monkeypatch):
     model = tiny_scrfd(tmp_path / "tiny.onnx")
     asked = []
-    monkeypatch.setattr(cli, "published_graph", lambda *names: asked.append(names) or model)
+    monkeypatch.setattr(cli, "resolve", lambda *a, **given: asked.append((a, given)) or (model, ""))
     write_image_rgb(tmp_path / "bright.png", BRIGHT)
     words = ["eject", "scrfd_500m_bnkps", "--to", str(tmp_path / "out")]
     assert main([*words, "--image", str(tmp_path / "bright.png")]) == 0
-    assert asked == [("scrfd_500m_bnkps", "scrfd")]
+    assert asked == [(("scrfd_500m_bnkps",), {"card": "scrfd_500m_bnkps"})]
     assert (tmp_path / "out" / "model.onnx").read_bytes() == model.read_bytes()
 
 
@@ -201,6 +201,82 @@ def test_what_cannot_be_ejected_is_refused(detector, tmp_path):
     assert main(words) == 2
 
 
+PLANTED = "__import__('os').mkdir('executed')"
+PLANTS = {
+    "pad_value": f"0, np.uint8)\n    {PLANTED}  # 00",
+    "rounding": f'floor")\n{PLANTED}\n("',
+    "anchor": f'center"\n{PLANTED}',
+    "norm": f"EQUAL]\n{PLANTED}",
+    "input_hw": [f"1)\n{PLANTED}\n(", 64],
+    "mean": [f"0])\n{PLANTED}\n([", 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", [*PLANTS, "card_id", "model"])
+def test_code_in_a_contract_becomes_no_product(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(tiny_scrfd(tmp_path / "tiny.onnx"))
+    (entry,) = model.metadata_props
+    content = json.loads(entry.value)
+    if name in PLANTS:
+        content["preprocess"][name] = PLANTS[name]
+    else:
+        content[name] = f'x"""\n{PLANTED}\n"""'
+    entry.value = json.dumps(content)
+    onnx.save(model, "evil.onnx")
+    write_image_rgb(tmp_path / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--onnx", "evil.onnx", "--to", "out"]
+    assert main([*words, "--image", "bright.png"]) == 2
+    said = capsys.readouterr().err
+    assert "evil.onnx" in said and f"{name}" in said and "expected" in said
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", [*PLANTS, "card_id", "model"])
+def test_code_in_a_contract_made_by_hand_is_refused_too(name, tmp_path):
+    model = tiny_scrfd(tmp_path / "tiny.onnx")
+    contract = read_contract(model)
+    if name in PLANTS:
+        preprocess = dataclasses.replace(contract.preprocess, **{name: PLANTS[name]})
+        contract = dataclasses.replace(contract, preprocess=preprocess)
+    else:
+        contract = dataclasses.replace(contract, **{name: f'x"""\n{PLANTED}\n"""'})
+    with pytest.raises(GraphError, match=name):
+        eject(model, contract, "", BRIGHT, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [f"'{PLANTED}'", f'"; {PLANTED} #', "\\", "\\N{DASH}", "{0} 名 😀"]
+)
+def test_names_of_any_kind_are_names_in_the_product(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(tiny_scrfd(tmp_path / "tiny.onnx"))
+    (entry,) = model.metadata_props
+    contract = Contract.from_metadata({entry.key: entry.value})
+    old = contract.output_names[0]
+    contract = dataclasses.replace(
+        contract, input_name=name, output_names=(*contract.output_names, f"{name} ")
+    )
+    extra = model.graph.output.add()
+    extra.CopyFrom(model.graph.output[0])
+    extra.name = f"{name} "
+    model.graph.node.append(helper.make_node("Identity", [old], [f"{name} "]))
+    model.graph.input[0].name = name
+    for node in model.graph.node:
+        node.input[:] = [name if value == "input.1" else value for value in node.input]
+    helper.set_model_props(model, contract.to_metadata())
+    onnx.save(model, "odd.onnx")
+    eject(tmp_path / "odd.onnx", contract, "", BRIGHT, tmp_path / "out")
+    module = load_module(tmp_path / "out")
+    assert (module.INPUT_NAME, tuple(module.OUTPUT_NAMES)) == (name, contract.output_names)
+    assert not (tmp_path / "executed").exists()
+    done = run_alone(tmp_path / "out", "run_ort.py")
+    assert (done.returncode, done.stdout) == (0, "sample.png: as expected\n"), done.stderr
+    assert not (tmp_path / "out" / "executed").exists()
+
+
 def test_gathering_names_what_it_cannot_do():
     with pytest.raises(InputError, match="no nothing_like_it"):
         bundle([("results", "nothing_like_it")])
@@ -211,6 +287,7 @@ def test_gathering_names_what_it_cannot_do():
 def test_the_sample_is_the_downloaded_astronaut(tmp_path, monkeypatch, capsys):
     model = tiny_scrfd(tmp_path / "tiny.onnx")
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("FACEZOO_OFFLINE", raising=False)
     words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(tmp_path / "out")]
     assert main(words) == 2
     assert "facezoo download astronaut" in capsys.readouterr().err

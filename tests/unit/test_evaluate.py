@@ -38,7 +38,7 @@ def model(tmp_path):
 
 
 def direct(model, images):
-    with load("scrfd", model, profile="eval") as detector:
+    with load(model, profile="eval") as detector:
         found = {
             path.relative_to(images).with_suffix("").as_posix(): detector(read_image_rgb(path))
             for path in sorted(images.rglob("*.png"))
@@ -48,7 +48,7 @@ def direct(model, images):
 
 def test_a_folder_gives_what_its_photos_give(tmp_path, photos, model):
     images, truth = photos
-    with load("scrfd", model, profile="eval") as detector:
+    with load(model, profile="eval") as detector:
         predictions = detect_folder(detector, images, tmp_path / "run")
     expected = direct(model, images)
     assert predictions.images == expected.images
@@ -60,7 +60,7 @@ def test_a_folder_gives_what_its_photos_give(tmp_path, photos, model):
 
 def test_a_stopped_evaluation_goes_on(tmp_path, photos, model):
     images, _ = photos
-    with load("scrfd", model, profile="eval") as detector:
+    with load(model, profile="eval") as detector:
         whole = detect_folder(detector, images, tmp_path / "whole")
 
         class Stop(Exception):
@@ -86,7 +86,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path, photos, model):
         again = detect_folder(detector, images, tmp_path / "parts", progress=count)
         assert totals == [5]
         np.testing.assert_array_equal(again.scores, whole.scores)
-    with load("scrfd", model, profile="demo") as detector, pytest.raises(RunFolderError):
+    with load(model, profile="demo") as detector, pytest.raises(RunFolderError):
         detect_folder(detector, images, tmp_path / "parts")
 
 
@@ -98,7 +98,7 @@ def test_an_entry_that_was_changed_is_named(tmp_path, photos, model):
         yield next(iter(items))
         raise KeyboardInterrupt
 
-    with load("scrfd", model, profile="eval") as detector:
+    with load(model, profile="eval") as detector:
         with pytest.raises(KeyboardInterrupt):
             detect_folder(detector, images, run, progress=stop)
         journal = run / ".items.jsonl"
@@ -112,7 +112,7 @@ def test_an_entry_that_was_changed_is_named(tmp_path, photos, model):
 def test_a_photo_that_cannot_be_read_ends_an_evaluation(tmp_path, photos, model):
     images, _ = photos
     (images / "0--Event" / "broken.jpg").write_bytes(b"x")
-    with load("scrfd", model) as detector, pytest.raises(DatasetError, match="broken"):
+    with load(model) as detector, pytest.raises(DatasetError, match="broken"):
         detect_folder(detector, images, tmp_path / "run")
 
 
@@ -149,7 +149,7 @@ def test_the_ledger_adds_up(tmp_path, photos, model):
 def official(tmp_path, photos, monkeypatch):
     """The command line with these photos' faces as the official ground truth."""
     images, truth = photos
-    monkeypatch.setattr("facezoo.cli.evaluate.read_ground_truth", lambda folder: truth)
+    monkeypatch.setattr("facezoo.cli.evaluate.detection.read_ground_truth", lambda folder: truth)
 
     def command(*words):
         return main(["evaluate", "scrfd", "--gt", "gt", "--images", str(images), *map(str, words)])

@@ -147,7 +147,7 @@ def test_shapes_that_the_graph_computes_itself():
 
 def test_the_size_comes_from_the_file_where_it_says_one():
     nodes, weights = [conv("image", "map", "w")], {"w": ones(2, 3, 1, 1)}
-    contract = Contract("tiny", "scrfd", "image", Preprocess((6, 10)), ("map",))
+    contract = Contract("tiny", "magface", "image", Preprocess((6, 10)), ("map",))
     described = describe_graph(make_graph(nodes, weights, contract=contract))
     assert described.contract == contract
     assert described.macs == 60 * 6

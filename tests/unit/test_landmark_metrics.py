@@ -9,12 +9,11 @@ import scipy
 from facezoo.errors import InputError
 from facezoo.metrics import landmarks
 from facezoo.metrics.landmarks import (
-    area_under_curve,
+    FAILURE_THRESHOLD,
     bootstrap_interval,
     cumulative_error_distribution,
     evaluate_landmarks,
     evaluate_subsets,
-    failure_rate,
     normalized_mean_error,
 )
 from hypothesis import given
@@ -35,8 +34,8 @@ def test_failure_rate_and_area_equal_the_authors(recorded):
     curve = cumulative_error_distribution(recorded["nmes"])
     assert len(curve.errors) == recorded["num_xs"] == 1001
     assert curve.errors[-1] == recorded["last_x"]
-    assert abs(failure_rate(recorded["nmes"]) - recorded["fr"]) <= TOLERANCE
-    assert abs(area_under_curve(recorded["nmes"]) - recorded["auc"]) <= TOLERANCE
+    assert abs(curve.failure_rate - recorded["fr"]) <= TOLERANCE
+    assert abs(curve.area(FAILURE_THRESHOLD) - recorded["auc"]) <= TOLERANCE
 
 
 @pytest.mark.skipif(SCIPY < (1, 11), reason="SciPy's rule for an even number of points was another")
@@ -125,18 +124,19 @@ def test_landmarks_that_do_not_fit_are_refused(predicted, truth, normalizer, mes
 
 
 def test_rates_of_a_few_faces_by_hand():
-    errors = np.array([0.02, 0.05, 0.1, 0.2])
+    curve = cumulative_error_distribution(np.array([0.02, 0.05, 0.1, 0.2]))
     # At most 10 %: three of four; an error on the threshold is no failure.
-    assert failure_rate(errors) == pytest.approx(0.25)
+    assert curve.failure_rate == pytest.approx(0.25)
     # The curve steps to 1/4, 2/4 and, in its last point, 3/4.
-    assert area_under_curve(errors) == pytest.approx(0.03 / 4 / 0.1 + 0.05 * 2 / 4 / 0.1, abs=1e-3)
+    expected = 0.03 / 4 / 0.1 + 0.05 * 2 / 4 / 0.1
+    assert curve.area(FAILURE_THRESHOLD) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(("error", "rate", "area"), [(0.0, 0.0, 1.0), (0.11, 1.0, 0.0)])
 def test_perfect_and_hopeless_faces(error, rate, area):
-    errors = np.full(7, error)
-    assert failure_rate(errors) == pytest.approx(rate)
-    assert area_under_curve(errors) == pytest.approx(area)
+    curve = cumulative_error_distribution(np.full(7, error))
+    assert curve.failure_rate == pytest.approx(rate)
+    assert curve.area(FAILURE_THRESHOLD) == pytest.approx(area)
 
 
 @given(errors_of_faces)
@@ -144,15 +144,19 @@ def test_the_curve_rises_from_at_least_0_to_at_most_1(errors):
     curve = cumulative_error_distribution(errors)
     assert (np.diff(curve.shares) >= 0).all()
     assert 0 <= curve.shares[0] <= curve.shares[-1] <= 1
-    assert failure_rate(errors) == pytest.approx((errors > curve.errors[-1]).mean())
-    assert -1e-12 <= area_under_curve(errors) <= 1 + 1e-12
+    assert curve.failure_rate == pytest.approx((errors > curve.errors[-1]).mean())
+    assert -1e-12 <= curve.area(FAILURE_THRESHOLD) <= 1 + 1e-12
 
 
 @given(errors_of_faces, st.randoms(use_true_random=False))
 def test_the_order_of_faces_does_not_matter(errors, random):
     shuffled = errors.tolist()
     random.shuffle(shuffled)
-    assert area_under_curve(np.array(shuffled)) == area_under_curve(errors)
+    areas = [
+        cumulative_error_distribution(np.array(some)).area(FAILURE_THRESHOLD)
+        for some in (shuffled, errors)
+    ]
+    assert areas[0] == areas[1]
 
 
 def test_intervals_cover_the_value_and_shrink_with_more_faces():
@@ -208,7 +212,7 @@ def test_a_table_has_all_faces_first_and_survives_json():
     ],
 )
 def test_errors_that_are_none_are_refused(errors, message):
-    for metric in (failure_rate, area_under_curve, evaluate_landmarks):
+    for metric in (cumulative_error_distribution, evaluate_landmarks):
         with pytest.raises(InputError, match=message):
             metric(np.array(errors, float))
 

@@ -5,7 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-from facezoo import load
+from facezoo import RuntimeOptions, load
 from facezoo.contract import Contract
 from facezoo.errors import ImageError, InputError
 from facezoo.evaluation.drift import compare_detections
@@ -39,7 +39,7 @@ def folder(tmp_path):
 def test_a_stream_equals_single_calls_and_passes_over_what_cannot_be_read(model, folder):
     paths = sorted(folder.iterdir())
     visited = []
-    with load("scrfd", model, profile="eval") as detector:
+    with load(model, profile="eval") as detector:
         results = list(detector.stream(paths, visit=lambda p, image, faces: visited.append(p)))
         assert [path for path, _ in results] == paths
         assert isinstance(results[2][1], ImageError)
@@ -55,15 +55,13 @@ def test_an_error_in_a_visit_ends_the_stream(model, folder):
     def fail(path, image, faces):
         raise OSError(28, "No space left on device")
 
-    with load("scrfd", model) as detector, pytest.raises(OSError, match="No space"):
+    with load(model) as detector, pytest.raises(OSError, match="No space"):
         list(detector.stream(sorted(folder.iterdir()), visit=fail))
 
 
 def test_unknown_names_are_refused(model):
-    with pytest.raises(InputError, match="model 'yolo'"):
-        load("yolo", model)
     with pytest.raises(InputError, match="profile 'best'"):
-        load("scrfd", model, profile="best")
+        load(model, profile="best")
 
 
 class MissesLargeFaces:
@@ -73,7 +71,8 @@ class MissesLargeFaces:
         self.contract = Contract.from_card(CARDS["scrfd_500m_bnkps"])
         self.operation = VdspOperation(self.contract.preprocess)
 
-    def infer(self, image_rgb):
+    def infer_batch(self, images_rgb):
+        (image_rgb,) = images_rgb
         tensor, placement = self.operation(image_rgb)
         arrays = {}
         for spec in CARDS["scrfd_500m_bnkps"].outputs:
@@ -209,7 +208,7 @@ def test_the_authors_detections_on_the_golden_photos(shared, golden, raw_heads, 
     image = read_image_rgb(shared / "assets" / "photos" / name)
     limit = [image.shape[1], image.shape[0]] * 2
     tolerance = 0.05 if axis_scale == "height" else 2.5
-    with load("scrfd", raw_heads, preprocess=authors, profile=Profile(0.5, 0.4)) as detector:
+    with load(raw_heads, preprocess=authors, profile=Profile(0.5, 0.4)) as detector:
         faces = detector(image)
         boxes = np.clip(expected[f"{key}.t0.5.boxes"], 0, limit)
         assert len(faces) == len(boxes)
@@ -235,7 +234,7 @@ ODD_TWINS = {
 @pytest.mark.parametrize("upright", ODD_TWINS)
 def test_odd_files_give_the_faces_of_their_upright_original(shared, raw_heads, upright):
     folder = "photos_odd" if upright.startswith("exif") else "photos"
-    with load("scrfd", raw_heads) as detector:
+    with load(raw_heads) as detector:
         original = read_image_rgb(shared / "assets" / folder / upright)
         expected = detector(original)
         for name in ODD_TWINS[upright]:
@@ -255,7 +254,7 @@ def test_a_grey_file_gives_the_faces_of_the_picture_turned_grey(shared, raw_head
     grey = read_image_rgb(shared / "assets" / "photos_odd" / "gray.jpg")
     colour = read_image_rgb(shared / "assets" / "photos" / "t1.jpg")
     turned = cv2.cvtColor(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    with load("scrfd", raw_heads) as detector:
+    with load(raw_heads) as detector:
         faces, twin, original = detector(grey), detector(turned), detector(colour)
     drift = compare_detections([(twin, faces)])
     assert (drift.faces, drift.missed, drift.extra) == (6, 0, 0)
@@ -272,7 +271,7 @@ def test_a_border_finds_every_face_of_the_close_portraits(shared, raw_heads, ste
     every = sorted((shared / "assets" / "att_faces").glob("s*/*.pgm"))
     paths = every[::step]
     plain = dataclasses.replace(PROFILES["demo"], retry_border=0.0)
-    with load("scrfd", raw_heads) as detector:
+    with load(raw_heads) as detector:
         found = [faces for _, faces in detector.stream(paths)]
         assert sum(len(faces) > 0 for faces in found) == len(paths) == 300 // step
         assert all(faces.border == 0.25 for faces in found)
@@ -290,7 +289,7 @@ def test_faces_of_a_reduced_picture_come_back_in_the_files_pixels(model, tmp_pat
     path = tmp_path / "a.jpg"
     write_image_rgb(path, image)
     visited = []
-    with load("scrfd", model) as plain, load("scrfd", model, fast_decode=True) as fast:
+    with load(model) as plain, load(model, fast_decode=True) as fast:
         ((_, expected),) = plain.stream([path])
         ((_, found),) = fast.stream([path], visit=lambda p, image, faces: visited.append(image))
         assert plain.settings() != fast.settings()
@@ -309,7 +308,7 @@ def test_large_photos_keep_their_faces_when_read_in_part(shared, raw_heads, tmp_
         scale = (5e6 / photo[..., 0].size) ** 0.5
         paths.append((tmp_path / name).with_suffix(".jpg"))
         write_image_rgb(paths[-1], cv2.resize(photo, None, fx=scale, fy=scale))
-    with load("scrfd", raw_heads) as plain, load("scrfd", raw_heads, fast_decode=True) as fast:
+    with load(raw_heads) as plain, load(raw_heads, fast_decode=True) as fast:
         results = zip(plain.stream(paths), fast.stream(paths))
         drift = compare_detections([(full, part) for (_, full), (_, part) in results])
     assert drift.faces > 20
@@ -324,8 +323,8 @@ def test_large_photos_keep_their_faces_when_read_in_part(shared, raw_heads, tmp_
 def test_openvino_finds_the_same_faces(shared, raw_heads, precision, iou, score):
     pytest.importorskip("openvino")
     paths = [shared / "assets" / "photos" / name for name in GOLDEN_PHOTOS]
-    other = {"engine": "openvino", "precision": precision}
-    with load("scrfd", raw_heads) as ort, load("scrfd", raw_heads, **other) as openvino:
+    other = RuntimeOptions(engine="openvino", precision=precision)
+    with load(raw_heads) as ort, load(raw_heads, runtime=other) as openvino:
         results = zip(ort.stream(paths), openvino.stream(paths))
         drift = compare_detections([(one, two) for (_, one), (_, two) in results])
     assert drift.faces > 20

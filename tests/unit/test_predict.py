@@ -5,24 +5,29 @@ import csv
 import dataclasses
 import json
 import re
+import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import facezoo
 import numpy as np
 import pytest
+from facezoo.backends import RuntimeOptions
 from facezoo.cli.main import main
-from facezoo.errors import InputError
+from facezoo.cli.predict import read_photos
+from facezoo.errors import BackendRunError, ImageError, InputError
+from facezoo.files import sha256_of
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
-from facezoo.pipeline.acceptance import REASONS, Gate, ScoreLimit, read_score_limit
-from facezoo.pipeline.load import find_model
-from facezoo.pipeline.photo import FacePredictor
-from facezoo.profiles.appearance import Limits
-from facezoo.profiles.quality import make_profile, write_profile
-from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_page
-from facezoo.results import Embedding, FaceDetections, FaceLandmarks, Landmarks, QualityScore
+from facezoo.models.pipnet.crop import DetectorCrop
+from facezoo.pipeline.acceptance import REASONS, Acceptance, ScoreLimit, read_score_limit
+from facezoo.pipeline.photo import Predictor
+from facezoo.profiles.appearance import DEFAULT, AppearanceLimits
+from facezoo.profiles.quality import make_quality_profile, write_quality
+from facezoo.reports.html import Curves, Facts, Pictures, Section, Table, write_html_report
+from facezoo.results import Embedding, FaceDetections, Landmarks, QualityScore
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
 SCHEMA = json.loads(
@@ -88,18 +93,12 @@ class Stage:
 
     def __init__(self, card_id, answer, sha256="f" * 64):
         self.contract = type("C", (), {"card_id": card_id, "output_names": ("kps_8",)})
-        self.backend = type("B", (), {"infer": staticmethod(lambda image: image)})
+        self.backend = type("B", (), {"workers": 1})
         self.answer, self.sha256, self.calls = answer, sha256, []
 
-    def __call__(self, image):
-        self.calls.append(image)
-        return self.answer(image)
-
-    def _apply(self, infer, image):
-        return self(image)
-
-    def on_faces(self, image, faces):
-        return self.answer(image, faces)
+    def batch(self, images, *, shared=False):
+        self.calls.append(len(images))
+        return [self.answer(image) for image in images]
 
     def settings(self):
         return {"model": self.contract.card_id, "model_sha256": self.sha256}
@@ -108,12 +107,12 @@ class Stage:
         self.calls.append("closed")
 
 
-def faces_at(*places, image_hw=(400, 600), scale=1.0, turn=0.0):
+def faces_at(*places, image_hw=(400, 600), scale=1.0, yaw=0.0):
     """Faces whose five points are the template's, at places of the photo."""
     marks = []
     for x, y in places:
         points = TEMPLATE_XY * scale + (x, y)
-        points[2, 0] += turn * (points[1, 0] - points[0, 0])
+        points[2, 0] += yaw * (points[1, 0] - points[0, 0])
         marks.append(points)
     boxes = [[x, y, x + 112 * scale, y + 112 * scale] for x, y in places]
     scores = np.linspace(0.9, 0.6, len(places))
@@ -132,15 +131,15 @@ def photo(sharp=True):
 
 
 # Round ones, whatever the package's are.
-LIMITS = Limits(min_size=32.0, min_sharpness=40.0, max_turn=0.5, max_cut_off=0.15)
+LIMITS = AppearanceLimits(min_size=32.0, min_sharpness=40.0, max_yaw=0.5, max_truncation=0.15)
 
 
-def predictor(faces, quality=None, norm=20.0, **gate):
+def predictor(faces, quality=None, norm=20.0, **limits):
     stages = {"embedder": Stage("w600k_mbf", lambda crop: Embedding(np.array([0, norm], "f4")))}
     if quality is not None:
         stages["quality"] = Stage("sdd_fiqa_r50", lambda crop: QualityScore(quality))
     detector = Stage("scrfd_500m_bnkps", lambda image: faces)
-    return FacePredictor(detector, **stages, gate=Gate(looks=LIMITS, **gate))
+    return Predictor(detector, **stages, acceptance=Acceptance(LIMITS, **limits))
 
 
 SCORES = (ScoreLimit("sdd_fiqa_r50", "f" * 64, 30.0),)
@@ -153,14 +152,14 @@ MAGNITUDES = (ScoreLimit("w600k_mbf", "f" * 64, 15.0),)
         (faces_at((100, 100)), photo(), 50.0, 20.0, SCORES, ()),
         (faces_at((100, 100), scale=0.2), photo(), 50.0, 20.0, SCORES, ("too_small",)),
         (faces_at((100, 100)), photo(False), 50.0, 20.0, SCORES, ("blurred",)),
-        (faces_at((100, 100), turn=0.7), photo(), 50.0, 20.0, SCORES, ("turned",)),
+        (faces_at((100, 100), yaw=0.7), photo(), 50.0, 20.0, SCORES, ("turned",)),
         (faces_at((-40, 100)), photo(), 50.0, 20.0, SCORES, ("cut_off",)),
         (faces_at((100, 100)), photo(), 29.9, 20.0, SCORES, ("low_quality",)),
         (faces_at((100, 100)), photo(), 29.9, 20.0, (), ()),
         (faces_at((100, 100)), photo(), None, 14.9, MAGNITUDES, ("low_quality",)),
         (faces_at((100, 100)), photo(), None, 15.1, MAGNITUDES, ()),
         (
-            faces_at((-40, 100), scale=0.25, turn=0.7),
+            faces_at((-40, 100), scale=0.25, yaw=0.7),
             photo(False),
             9.0,
             20.0,
@@ -184,14 +183,14 @@ def test_a_refused_face_is_not_embedded_unless_asked():
     assert model.embedder.calls == []
     asked = predictor(faces, embed_refused=True)
     found = asked(photo()).faces
-    assert len(asked.embedder.calls) == 2
+    assert asked.embedder.calls == [2]
     assert all(face.vector is not None and face.reasons == ("too_small",) for face in found)
 
 
 def test_faces_without_stages_and_photos_without_faces():
-    bare = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces_at()))
+    bare = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces_at()))
     assert bare(photo()).to_dict() == {"width": 600, "height": 400, "faces": []}
-    model = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces_at((50, 60))))
+    model = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces_at((50, 60))))
     (face,) = model(photo()).faces
     assert (face.quality, face.magnitude, face.points, face.vector) == (None,) * 4
     model.close()
@@ -200,42 +199,168 @@ def test_faces_without_stages_and_photos_without_faces():
 
 def test_landmarks_are_each_faces_own():
     faces = faces_at((50, 60), (300, 60))
-    points = [Landmarks(np.full((98, 2), n, np.float32), np.ones(98), (400, 600)) for n in (1, 2)]
-    stage = Stage("pip", lambda image, found: FaceLandmarks(found, tuple(points)))
-    model = FacePredictor(Stage("scrfd_500m_bnkps", lambda image: faces), landmarks=stage)
-    found = model(photo()).to_dict()["faces"]
-    assert [face["points_xy"][0][0] for face in found] == [1.0, 2.0]
+    points = [Landmarks(np.zeros((98, 2), np.float32) - n, np.ones(98), (9, 9)) for n in (1, 2)]
+    answers = iter(points)
+    stage = Stage("pip", lambda crop: next(answers))
+    model = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces), landmarks=stage)
+    found = model(photo())
+    assert stage.calls == [2]
+    for face, marks, box in zip(found.faces, points, faces.boxes_xyxy.tolist()):
+        expected = DetectorCrop.of(box, (400, 600)).to_photo(marks)
+        np.testing.assert_array_equal(face.points.points_xy, expected.points_xy)
+
+
+def test_refused_faces_among_accepted_ones_keep_their_places():
+    """Every second face is too small; embeddings go to the others, in batches, in order."""
+    places = [(40 + 70 * index, 60) for index in range(7)]
+    faces = faces_at(*places, scale=0.5)
+    boxes = faces.boxes_xyxy.copy()
+    boxes[::2, 2:] = boxes[::2, :2] + 20
+    model = predictor(dataclasses.replace(faces, boxes_xyxy=boxes), quality=50.0)
+    number = iter(range(1, 9))
+    model.embedder.answer = lambda crop: Embedding(np.array([0, 10 * next(number)], "f4"))
+    found = model(photo()).faces
+    assert model.quality.calls == [2, 2, 2, 1]
+    assert model.embedder.calls == [2, 1]
+    assert [face.reasons for face in found] == [("too_small",), ()] * 3 + [("too_small",)]
+    assert [face.magnitude for face in found] == [None, 10, None, 20, None, 30, None]
+    assert [face.quality for face in found] == [50.0] * 7
+
+
+def test_without_an_acceptance_nothing_is_measured_or_refused():
+    model = predictor(faces_at((100, 100), scale=0.2))
+    model.acceptance = None
+    (face,) = model(photo(False)).faces
+    assert (face.appearance, face.reasons, face.magnitude) == ({}, (), 20.0)
+    assert model.settings()["acceptance"] is None
+
+
+def test_the_face_that_a_stage_fails_on_is_named():
+    model = predictor(faces_at((50, 60), (200, 60), (350, 60)), embed_refused=True)
+    crops = [align_face(photo(), marks) for marks in model.detector.answer(0).landmarks_xy]
+
+    def fail(crop):
+        if (crop == crops[1]).all():
+            raise BackendRunError("out of memory")
+        return Embedding(np.ones(2, np.float32))
+
+    model.embedder.answer = fail
+    with pytest.raises(BackendRunError, match=r"^'face 1': out of memory$"):
+        model(photo())
+
+
+def chain_of(folder, engine="ort", **options):
+    """The whole chain on tiny networks."""
+    makers = (tiny_scrfd, tiny_pipnet, tiny_sdd_fiqa, tiny_magface)
+    models = [
+        facezoo.load(room, make(folder / f"{room}.onnx"), engine=engine, **options)
+        for room, make in zip(("scrfd", "pipnet", "sdd_fiqa", "magface"), makers)
+    ]
+    return Predictor(*models)
+
+
+def write_crowds(folder, counts):
+    """Photos with bright squares, which the tiny detector takes for faces."""
+    rng = np.random.default_rng(8)
+    for index, count in enumerate(counts):
+        image = np.full((96, 128, 3), 10, np.uint8)
+        for square in range(count):
+            top, left = 32 * (square // 4), 32 * (square % 4)
+            image[top : top + 16, left : left + 16] = rng.integers(200, 256, (16, 16, 3))
+        write_image_rgb(folder / f"{index}.png", image)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("ort", {}), ("openvino", {}), ("openvino", {"precision": "bf16"})],
+)
+def test_a_photo_is_the_same_alone_in_a_stream_and_in_any_batch(
+    tmp_path, monkeypatch, engine, options
+):
+    """Bit for bit, whatever photos are around it and wherever a run goes on."""
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    paths = write_crowds(tmp_path / "photos", [1, 0, 7, 2, 12, 1])
+    with chain_of(tmp_path, engine, **options) as model:
+        together = [photo.to_dict() for _, photo in model.stream(paths)]
+        assert [path for path, _ in model.stream(paths)] == paths
+        counts = [len(photo["faces"]) for photo in together]
+        assert counts[1] == 0 and max(counts) > 4 and 1 in counts
+        alone = [model(read_image_rgb(path)).to_dict() for path in paths]
+        assert alone == together
+        resumed = [photo.to_dict() for _, photo in model.stream(paths[3:])]
+        assert resumed == together[3:]
+        for size in (1, 5, 100):
+            monkeypatch.setattr("facezoo.pipeline.photo.FACES_PER_BATCH", size)
+            assert [photo.to_dict() for _, photo in model.stream(paths)] == together
+
+
+def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monkeypatch):
+    paths = write_crowds(tmp_path / "photos", [1] * 40)
+    paths[1].write_bytes(b"")
+    with chain_of(tmp_path) as model:
+        seen = []
+        stream = model.stream(iter(paths), visit=lambda path, image, found: seen.append(path))
+        assert next(stream)[0] == paths[0]
+        assert isinstance(next(stream)[1], ImageError)
+        threads = threading.active_count()
+        stream.close()
+        assert threading.active_count() < threads
+        assert paths[1] not in seen and len(seen) < 40
+        wrong = BackendRunError("lost")
+        monkeypatch.setattr(model.quality, "batch", mock.Mock(side_effect=wrong))
+        with pytest.raises(BackendRunError, match=r"0\.png': 'face 0': lost"):
+            list(model.stream(paths))
+
+
+def test_a_stream_takes_one_core_per_photo_whatever_its_stages_were_loaded_with(tmp_path):
+    paths = write_crowds(tmp_path / "photos", [2] * 8)
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def visit(path, image, found):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)
+        with lock:
+            at_once -= 1
+
+    detector = facezoo.load(tiny_scrfd(tmp_path / "d.onnx"), runtime=RuntimeOptions(threads=1))
+    embedder = facezoo.load(tiny_magface(tmp_path / "e.onnx"), runtime=RuntimeOptions(threads=3))
+    with Predictor(detector, embedder=embedder) as model:
+        list(model.stream(paths, visit=visit))
+        assert most == 3
+        # The embedder's network for a picture on three threads was loaded, but never ran.
+        with mock.patch.object(embedder.backend, "infer_batch", side_effect=AssertionError):
+            list(model.stream(paths))
 
 
 def test_profiles_belong_to_a_file(tmp_path):
     other = dataclasses.replace(SCORES[0], model_sha256="0" * 64)
-    with pytest.raises(InputError, match="another file"):
+    with pytest.raises(InputError, match="was made for sdd_fiqa_r50 with sha256 0000"):
         predictor(faces_at(), 1.0, scores=(other,))
-    with pytest.raises(InputError, match="no stage here"):
+    with pytest.raises(InputError, match="not a stage here"):
         predictor(faces_at(), None, scores=SCORES)
     path = tmp_path / "quality.json"
-    profile = make_profile(np.arange(100.0), "sdd_fiqa_r50", "a", {})
-    write_profile(path, profile, {})
+    write_quality(path, make_quality_profile(np.arange(100.0), "sdd_fiqa_r50", "a", {}))
     assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a", 5.0)
     with pytest.raises(InputError, match="has no threshold 'drop 7 %'"):
         read_score_limit(path, "drop 7 %")
     path.write_text("[]")
-    with pytest.raises(InputError, match="no quality profile"):
+    with pytest.raises(InputError, match="not a profile of quality"):
         read_score_limit(path, "drop 5 %")
 
 
-def test_stages_are_found_by_name_or_file(tmp_path):
-    path = tiny_scrfd(tmp_path / "tiny.onnx")
-    with find_model(f"{path}@ort", "scrfd") as model:
-        assert model.backend.name == "ort"
-    # An @ in a path names no engine.
-    find_model(str(tiny_scrfd(tmp_path / "me@home" / "tiny.onnx")), "scrfd").close()
-    with pytest.raises(InputError, match="model of scrfd"):
-        find_model("scrfd_500m_bnkps", "magface")
-    with pytest.raises(InputError, match=r"no published \.onnx"):
-        find_model("magface_iresnet50", "magface")
+def test_a_detector_without_landmarks_is_refused(tmp_path):
     with pytest.raises(InputError, match="finds no landmarks"):
-        FacePredictor(find_model(str(tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g")), "scrfd"))
+        Predictor(
+            facezoo.load(
+                tiny_scrfd(tmp_path / "b.onnx", card_id="scrfd_1g"), kind=facezoo.FaceDetector
+            ),
+            acceptance=Acceptance(),
+        )
 
 
 # The command --------------------------------------------------------------------------------------
@@ -260,7 +385,7 @@ def run(tmp_path):
     def command(*more, folder="out"):
         return main(
             ["predict", str(tmp_path / "photos"), "--save_dir", str(tmp_path / folder), *words]
-            + ["--min_size", "0", "--max_turn", "10", "--max_cut_off", "1", *more]
+            + ["--min_size", "0", "--max_yaw", "10", "--max_truncation", "1", *more]
         )
 
     return command, tmp_path
@@ -281,9 +406,9 @@ def test_a_folder_from_photos_to_files(run, capsys):
     assert all(len(face["points_xy"]) == 98 for face in faces)
     arrays = np.load(folder / "out/embeddings.npz")
     embedded = [face for face in faces if face["embedding"] is not None]
-    assert len(arrays["embeddings"]) == len(embedded) > 0
+    assert len(arrays["vectors"]) == len(embedded) > 0
     for face in embedded:
-        vector = arrays["embeddings"][face["embedding"]]
+        vector = arrays["vectors"][face["embedding"]]
         assert np.linalg.norm(vector) == pytest.approx(face["magnitude"], rel=1e-5)
     rows = list(csv.DictReader((folder / "out/faces.csv").open(newline="")))
     assert len(rows) == len(faces)
@@ -297,9 +422,9 @@ def test_a_folder_from_photos_to_files(run, capsys):
 def test_the_chain_gives_what_its_stages_give(run):
     command, folder = run
     command("--embed_refused", "--quiet")
-    detector = facezoo.load("scrfd", folder / "models/detector.onnx")
-    embedder = facezoo.load("magface", folder / "models/embedder.onnx")
-    points = facezoo.load("pipnet", folder / "models/points.onnx")
+    detector = facezoo.load(folder / "models/detector.onnx")
+    embedder = facezoo.load(folder / "models/embedder.onnx")
+    points = facezoo.load(folder / "models/points.onnx")
     arrays = np.load(folder / "out/embeddings.npz")
     lines = (folder / "out/faces.jsonl").read_text().splitlines()[1:]
     assert len(lines) == 3
@@ -307,11 +432,59 @@ def test_the_chain_gives_what_its_stages_give(run):
         image = cv2.imread(str(folder / "photos" / entry["path"]))[:, :, ::-1]
         faces = detector(np.ascontiguousarray(image))
         assert [face["box_xyxy"] for face in entry["faces"]] == faces.boxes_xyxy.tolist()
-        embeddings = embedder.on_faces(image, faces).embeddings
-        landmarks = points.on_faces(image, faces).landmarks
-        for face, embedding, marks in zip(entry["faces"], embeddings, landmarks):
-            assert (arrays["embeddings"][face["embedding"]] == embedding.vector).all()
+        for index, face in enumerate(entry["faces"]):
+            embedding = embedder(align_face(image, faces.landmarks_xy[index]))
+            cut = DetectorCrop.of(faces.boxes_xyxy[index].tolist(), faces.image_hw)
+            marks = cut.to_photo(points(cut.cut(image)))
+            assert (arrays["vectors"][face["embedding"]] == embedding.vector).all()
             assert face["points_xy"] == marks.points_xy.tolist()
+
+
+def test_embeddings_of_photos_are_evaluated(run, capsys):
+    """What predict wrote is what evaluate reads; each photo's folder is a person."""
+    command, folder = run
+    for index in range(3):
+        again = folder / "photos" / f"set {index}" / "again.png"
+        again.write_bytes((folder / "photos" / f"set {index}" / "a<b>.png").read_bytes())
+    assert command("--embed_refused", "--quiet") == 1
+    names = [path.relative_to(folder / "photos").as_posix() for path in folder.rglob("*.png")]
+    (folder / "scores.csv").write_text(
+        "path,quality\n" + "".join(f"{name},{index}\n" for index, name in enumerate(names))
+    )
+    words = ["evaluate", "quality", "--scores", f"x={folder / 'scores.csv'}", "--fmr", "0.9"]
+    assert main([*words, "--embeddings", str(folder / "out/embeddings.npz")]) == 0
+    assert "of 3 people" in capsys.readouterr().out
+
+
+def test_the_first_schema_is_read_as_the_second(tmp_path):
+    face = {"score": 0.9, "turn": 0.1, "cut_off": 0.2, "reasons": ["cut_off"], "embedding": None}
+    lines = [{"path": "a.jpg", "faces": [face]}, {"path": "b.jpg", "error": "damaged"}]
+    file = tmp_path / "faces.jsonl"
+    file.write_text("".join(json.dumps({"schema": "facezoo.predict/1", **x}) + "\n" for x in lines))
+    first, second = read_photos(file)
+    assert first["schema"] == "facezoo.predict/2" and second["error"] == "damaged"
+    measures = {"yaw": 0.1, "truncation": 0.2}
+    assert first["faces"] == [{"score": 0.9, **measures, "reasons": ["cut_off"], "embedding": None}]
+    file.write_text('{"schema": "facezoo.predict/9", "path": "a.jpg"}\n')
+    with pytest.raises(InputError, match=r"line 1 is not a photo of facezoo predict"):
+        read_photos(file)
+
+
+def test_limits_of_another_recogniser_are_refused(run, capsys):
+    command, folder = run
+    profile = json.loads(DEFAULT.read_text())
+    (folder / "appearance.json").write_text(json.dumps(profile))
+    assert command("--appearance", str(folder / "appearance.json"), folder="other") == 2
+    assert "a profile belongs to one model file" in capsys.readouterr().err
+    profile["model_sha256"] = sha256_of(folder / "models/embedder.onnx")
+    (folder / "appearance.json").write_text(json.dumps(profile))
+    assert command("--appearance", str(folder / "appearance.json"), folder="own") == 1
+    # The former spellings of the flags, and of the file.
+    assert (
+        command("--looks", str(folder / "appearance.json"), "--max_turn", "9", folder="own2") == 1
+    )
+    run_file = json.loads((folder / "own2/run.json").read_text())
+    assert run_file["settings"]["acceptance"]["appearance"]["max_yaw"] == 9
 
 
 def test_a_calibrated_quality_refuses_faces(run, capsys):
@@ -347,13 +520,13 @@ def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsy
     assert "4 kept from before" in capsys.readouterr().out
     assert (folder / "out/faces.jsonl").read_bytes() == first
     assert command("--embed_refused") == 4
-    assert "gate was" in capsys.readouterr().err
+    assert "acceptance was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": "facezoo.predict/2"},
+        {"schema": "facezoo.predict/1"},
         {"width": 0},
         {"extra": 1},
         {"faces": [{}]},
@@ -361,7 +534,7 @@ def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsy
     ],
 )
 def test_the_schema_notices(change):
-    good = {"schema": "facezoo.predict/1", "path": "a.jpg", "width": 4, "height": 3, "faces": []}
+    good = {"schema": "facezoo.predict/2", "path": "a.jpg", "width": 4, "height": 3, "faces": []}
     assert wrong(good, SCHEMA) == []
     assert wrong({**good, **change}, SCHEMA) != []
 
@@ -389,7 +562,7 @@ def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypat
     for path in tmp_path.glob("*.j*"):
         path.rename(tmp_path / "photos" / path.name)
     words[1] = str(tmp_path / "photos")
-    assert main([*words, "--embedder", "w600k_mbf", "--max_cut_off", "0.15"]) == 0
+    assert main([*words, "--embedder", "w600k_mbf", "--max_truncation", "0.15"]) == 0
     lines = (tmp_path / "out/faces.jsonl").read_text().splitlines()
     entries = {entry["path"]: entry for entry in map(json.loads, lines)}
     assert [problem for entry in entries.values() for problem in wrong(entry, SCHEMA)] == []
@@ -406,12 +579,12 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
 ):
     published(shared, tmp_path, monkeypatch)
     stages = {
-        "detector": find_model("scrfd_500m_bnkps", "scrfd", threads=1),
-        "landmarks": find_model(str(tiny_pipnet(tmp_path / "p.onnx")), "pipnet", threads=1),
-        "quality": find_model(str(tiny_sdd_fiqa(tmp_path / "q.onnx")), "sdd_fiqa", threads=1),
-        "embedder": find_model("w600k_mbf", "magface", threads=1),
+        "detector": facezoo.load("scrfd_500m_bnkps", kind=facezoo.FaceDetector),
+        "landmarks": facezoo.load(tiny_pipnet(tmp_path / "p.onnx"), kind=facezoo.LandmarkDetector),
+        "quality": facezoo.load(tiny_sdd_fiqa(tmp_path / "q.onnx"), kind=facezoo.FaceQuality),
+        "embedder": facezoo.load("w600k_mbf", kind=facezoo.FaceEmbedder),
     }
-    chain = FacePredictor(**stages, gate=Gate(embed_refused=True))
+    chain = Predictor(**stages, acceptance=Acceptance(embed_refused=True))
     images = [read_image_rgb(path) for path in find_images(shared / "assets/photos")]
     seconds = {"chain": [], "stages": []}
     for _ in range(3):
@@ -419,13 +592,14 @@ def test_the_chain_on_all_photos_fits_its_schema_and_costs_what_its_stages_cost(
             started = time.perf_counter()
             photo = chain(image)
             seconds["chain"].append(time.perf_counter() - started)
-            found = {"schema": "facezoo.predict/1", "path": "x", **photo.to_dict()}
+            found = {"schema": "facezoo.predict/2", "path": "x", **photo.to_dict()}
             for face in found["faces"]:
                 face.update(embedding=0 if face.pop("vector") else None)
             assert wrong(found, SCHEMA) == []
             started = time.perf_counter()
             faces = stages["detector"](image)
-            stages["landmarks"].on_faces(image, faces)
+            for box in faces.boxes_xyxy.tolist():
+                stages["landmarks"](DetectorCrop.of(box, faces.image_hw).cut(image))
             for points in faces.landmarks_xy:
                 crop = align_face(image, points)
                 stages["quality"](crop)
@@ -444,7 +618,7 @@ def test_a_page_is_whole_and_quotes_everything(tmp_path):
     evil = '<script>alert("x")</script>'
     image = np.zeros((900, 30, 3), np.uint8)
     line = np.linspace(0, 1, 5000)
-    write_page(
+    write_html_report(
         tmp_path / "page.html",
         f"NOBODY {evil}",
         [
@@ -473,11 +647,11 @@ def test_the_grid_of_a_plot_lies_at_round_values(tmp_path):
     faces = Curves(
         "Faces", "faces", "score", {"score": (np.arange(1, 11), np.r_[18.2, [25.8] * 9])}
     )
-    write_page(tmp_path / "p.html", "t", [faces])
+    write_html_report(tmp_path / "p.html", "t", [faces])
     text = (tmp_path / "p.html").read_text()
     assert re.findall(r'text-anchor="middle">([\d.]+)<', text) == ["2", "4", "6", "8", "10"]
     ends = re.findall(r'text-anchor="end">([\d.]+)<', text)
     assert ends == ["19", "20", "21", "22", "23", "24", "25"]
     no_numbers = Curves("Faces", "x", "y", {"one": (np.ones(2), np.array([1.0, np.nan]))})
-    write_page(tmp_path / "q.html", "t", [no_numbers])
+    write_html_report(tmp_path / "q.html", "t", [no_numbers])
     assert 'text-anchor="end"' not in (tmp_path / "q.html").read_text()

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from facezoo.cli.main import main
 from facezoo.datasets.degraded import choose_people
-from facezoo.datasets.embeddings import Embeddings, write_embeddings
+from facezoo.datasets.embeddings import Embeddings, read_embeddings, write_embeddings
 from facezoo.datasets.scores import QualityScores, read_scores
 from facezoo.errors import DatasetError, FaceZooError, InputError
 from facezoo.evaluation.quality import compare_scores, face_pairs, rank_copies
 from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
 from facezoo.image.files import write_image_rgb
+from facezoo.metrics.verification import threshold_at_fmr
 from facezoo.profiles.quality import (
     DROPS,
-    fnmr_threshold,
-    make_profile,
-    read_profile,
-    write_profile,
+    make_quality_profile,
+    quality_at_fnmr,
+    read_quality,
+    write_quality,
 )
 from facezoo.reports.numerics import read_numerics
 from facezoo.testing import tiny_magface, tiny_sdd_fiqa
@@ -97,8 +98,7 @@ def test_scores_are_read_whoever_wrote_them(tmp_path):
     (tmp_path / "a.csv").write_text("path,quality\na/1.png,3.5\nb c.png,-1.25\n")
     (tmp_path / "b.csv").write_text("score,path\n3.5,a/1.png\n-1.25,b c.png\n")
     (tmp_path / "list.txt").write_text("a/1.png 3.5\nb c.png\t-1.25\n")
-    np.savez(tmp_path / "e.npz", names=np.array(expected.names), norms=expected.values)
-    for name in ("results.json", "a.csv", "b.csv", "list.txt", "e.npz"):
+    for name in ("results.json", "a.csv", "b.csv", "list.txt"):
         found = read_scores(tmp_path / name)
         assert found.names == expected.names
         assert np.array_equal(found.values, expected.values)
@@ -228,7 +228,7 @@ def test_people_are_chosen_in_the_order_of_their_numbers():
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=200, unique=True))
 def test_thresholds_drop_what_they_say(values):
     scores = np.array(values)
-    profile = make_profile(scores, "sdd_fiqa_r50", "ab", {})
+    profile = make_quality_profile(scores, "sdd_fiqa_r50", "ab", {})
     dropped = [int((scores < threshold).sum()) for threshold in profile.thresholds.values()]
     assert dropped == sorted(dropped)
     for share, count in zip(DROPS, dropped):
@@ -239,18 +239,19 @@ def test_thresholds_drop_what_they_say(values):
 
 
 def test_a_profile_is_read_back_for_its_model_only(tmp_path):
-    profile = make_profile(np.arange(50.0), "sdd_fiqa_r50", "ab12", {"FNMR 0.05 at FMR 0.001": 7.0})
+    more = {"FNMR 0.05 at FMR 0.001": 7.0}
+    profile = make_quality_profile(np.arange(50.0), "sdd_fiqa_r50", "ab12", more, {"fnmr": 0.05})
     path = tmp_path / "quality.json"
-    write_profile(path, profile, {"fnmr": 0.05})
-    assert read_profile(path, "ab12") == profile
-    with pytest.raises(InputError, match="two networks share no scale"):
-        read_profile(path, "cd34")
+    write_quality(path, profile)
+    assert read_quality(path, "ab12") == profile
+    with pytest.raises(InputError, match="belongs to one model file"):
+        read_quality(path, "cd34")
     for text in ("", "{}", path.read_text().replace("profile/1", "profile/2")):
         path.write_text(text)
-        with pytest.raises(InputError, match="is no quality profile"):
-            read_profile(path, "ab12")
+        with pytest.raises(InputError, match="not a profile of quality"):
+            read_quality(path, "ab12")
     with pytest.raises(InputError, match="finite"):
-        make_profile(np.array([1.0, np.nan]), "x", "y", {})
+        make_quality_profile(np.array([1.0, np.nan]), "x", "y", {})
 
 
 def test_the_threshold_for_a_wanted_error_reaches_it(faces):
@@ -258,20 +259,20 @@ def test_the_threshold_for_a_wanted_error_reaches_it(faces):
     pairs = face_pairs(embeddings)
     quality = pairs.quality(scores)
     same = pairs.is_same
-    limit = np.quantile(pairs.distances[~same], 0.05)
+    limit = -threshold_at_fmr(-pairs.distances[~same], 0.05).similarity
 
     def rate(threshold):
         kept = same & (quality >= threshold)
         return (pairs.distances[kept] >= limit).mean()
 
-    threshold = fnmr_threshold(pairs.distances, same, quality, fmr=0.05, fnmr=0.1)
+    threshold = quality_at_fnmr(pairs.distances, same, quality, fmr=0.05, fnmr=0.1)
     assert rate(threshold) <= 0.1 < rate(-np.inf)
     lower = np.unique(quality[same & (quality < threshold)])
     assert all(rate(value) > 0.1 for value in lower)
     with pytest.raises(InputError, match="the least is"):
-        fnmr_threshold(pairs.distances, same, quality, fmr=0.001, fnmr=0.0)
-    with pytest.raises(InputError, match="impostor pairs"):
-        fnmr_threshold(pairs.distances, same, quality, fmr=1e-6, fnmr=0.1)
+        quality_at_fnmr(pairs.distances, same, quality, fmr=0.005, fnmr=0.0)
+    with pytest.raises(InputError, match="needs at least 2500 impostor pairs, there are 2376"):
+        quality_at_fnmr(pairs.distances, same, quality, fmr=0.004, fnmr=0.1)
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -301,6 +302,35 @@ def test_evaluate_quality_prints_writes_and_draws(faces, tmp_path, capsys, rng):
     assert [one["scores"] for one in entry["curves"]] == ["sdd", "noise"]
     assert len(entry["curves"][0]["fnmr"]) == 96
     assert "false match rate 0.05" in (tmp_path / "out.svg").read_text()
+
+
+def test_embeddings_of_photos_are_read_back_in_every_form(tmp_path):
+    names, faces = ("a/1.jpg", "a/1.jpg", "b/2.jpg"), np.array([0, 2, 1])
+    vectors = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+    write_embeddings(tmp_path / "now.npz", Embeddings(names, vectors, faces))
+    np.savez(tmp_path / "photos.npz", embeddings=vectors, photos=np.array(names), faces=faces)
+    np.savez(tmp_path / "runner.npz", names=np.array(names), vectors=vectors, norms=np.ones(3))
+    for file, expected in (("now", faces), ("photos", faces), ("runner", None)):
+        found = read_embeddings(tmp_path / f"{file}.npz")
+        assert found.names == names and found.people.tolist() == [0, 0, 1]
+        np.testing.assert_array_equal(found.vectors, vectors)
+        np.testing.assert_array_equal(found.faces, expected)
+    found = read_embeddings(tmp_path / "now.npz")
+    assert found.face_names == ("a/1.jpg#0", "a/1.jpg#2", "b/2.jpg#1")
+    # Each face's own score, else its image's.
+    scores = QualityScores(("a/1.jpg#2", "a/1.jpg", "b/2.jpg"), np.array([7.0, 8.0, 9.0]))
+    assert scores.of(found.face_names).tolist() == [8.0, 7.0, 9.0]
+    with np.load(tmp_path / "now.npz") as arrays:
+        assert sorted(arrays) == ["faces", "names", "norms", "vectors"]
+        np.testing.assert_allclose(arrays["norms"], np.linalg.norm(vectors, axis=1))
+    lengths = read_scores(tmp_path / "now.npz")
+    assert lengths.names == found.face_names
+    write_embeddings(tmp_path / "aligned.npz", Embeddings(names, vectors))
+    assert read_embeddings(tmp_path / "aligned.npz").face_names == names
+    for wrong in ({"faces": faces[:2]}, {"faces": faces - 3}, {"vectors": vectors * np.inf}):
+        np.savez(tmp_path / "x.npz", **{"names": np.array(names), "vectors": vectors, **wrong})
+        with pytest.raises(DatasetError, match="holds no embeddings"):
+            read_embeddings(tmp_path / "x.npz")
 
 
 def test_numbers_are_recorded_for_our_own_scores(faces, tmp_path):
@@ -366,13 +396,13 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     write_embeddings(tmp_path / "e.npz", Embeddings(tuple(names), vectors.astype(np.float32)))
     words = ["calibrate", "quality", "--images", pictures, "--model_prefix_path", model]
     words += ["--output", tmp_path / "quality.json"]
-    more = ["--embeddings", tmp_path / "e.npz", "--fnmr", "0.5", "--fmr", "0.01"]
+    more = ["--embeddings", tmp_path / "e.npz", "--fnmr", "0.5", "--fmr", "0.03"]
     assert main([str(word) for word in (*words, *more)]) == 0
     said = capsys.readouterr().out
-    assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.01" in said
+    assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.03" in said
     assert "30 pictures, 0 refused" in said
     entry = json.loads((tmp_path / "quality.json").read_text())
-    profile = read_profile(tmp_path / "quality.json", entry["model_sha256"])
+    profile = read_quality(tmp_path / "quality.json", entry["model_sha256"])
     assert profile.pictures == 30
     (pictures / "p0" / "broken.png").write_bytes(b"no picture")
     assert main([str(word) for word in words]) == 1

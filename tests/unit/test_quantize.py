@@ -9,7 +9,6 @@ from facezoo.compiler.quantize import (
     Arithmetic,
     calibrate,
     choose_arithmetic,
-    cpu_flags,
     excluded_layers,
     insert_qdq,
     lint_graph,
@@ -26,6 +25,7 @@ from facezoo.compiler.sensitivity import (
     propose,
 )
 from facezoo.errors import ConfigError, GraphError
+from facezoo.machine import cpu_flags, describe_machine
 from facezoo.metrics.drift import DriftSum
 from facezoo.vacc.build_config import Quantize
 from hypothesis import given, settings
@@ -33,6 +33,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 U8S8 = Arithmetic("uint8", "int8", False, "for a test")
+U8S7 = Arithmetic("uint8", "int8", True, "for a test")
+# Full-range weights saturate on x86 CPUs without VNNI: what runs there has 7 bits.
+ARITHMETICS = [
+    U8S7,
+    pytest.param(
+        U8S8,
+        marks=pytest.mark.skipif(
+            choose_arithmetic().reduce_range, reason="8-bit weights saturate on a CPU without VNNI"
+        ),
+    ),
+]
 HW = 8
 
 
@@ -113,15 +124,24 @@ def test_types_follow_the_cpu(machine, flags, expected):
     assert ("7-bit" in str(chosen)) == chosen.reduce_range
 
 
-def test_flags_are_read_as_linux_writes_them(tmp_path):
+def test_flags_are_read_as_linux_writes_them(tmp_path, monkeypatch):
     file = tmp_path / "cpuinfo"
-    assert cpu_flags(file) == frozenset()
+    monkeypatch.setattr("facezoo.machine.CPUINFO", file)
+    assert cpu_flags() == frozenset()
     file.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni\n\nprocessor\t: 1\n")
-    assert cpu_flags(file) == {"fpu", "avx2", "avx512_vnni"}
+    assert cpu_flags() == {"fpu", "avx2", "avx512_vnni"}
     file.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
-    assert cpu_flags(file) == {"fp", "asimd"}
+    assert cpu_flags() == {"fp", "asimd"}
     file.write_text("nothing of the kind")
-    assert cpu_flags(file) == frozenset()
+    assert cpu_flags() == frozenset()
+
+
+def test_the_processor_is_named_as_linux_names_it(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("facezoo.machine.CPUINFO", file)
+    assert describe_machine()["cpu"]
+    file.write_text("processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nflags\t: fpu\nmodel name\t: B\n")
+    assert describe_machine()["cpu"] == "A CPU @ 2 GHz"
 
 
 def test_seven_bits_are_seven_bits(rng):
@@ -175,7 +195,8 @@ def test_an_excluded_layer_computes_in_float(rng):
     assert "w0" not in dict(float_weights(whole.model))
 
 
-def test_the_runtime_does_not_quantise_an_excluded_layer_after_all(rng):
+@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=str)
+def test_the_runtime_does_not_quantise_an_excluded_layer_after_all(rng, arithmetic):
     """One of its channels has large weights that cancel out; one scale would lose the others."""
     kernels = [rng.uniform(0, 1, (4, 3)), rng.uniform(0.1, 0.3, (4, 4)), np.eye(4)]
     kernels[0][1] = kernels[0][0]
@@ -187,7 +208,7 @@ def test_the_runtime_does_not_quantise_an_excluded_layer_after_all(rng):
         nodes.append(helper.make_node("Conv", [source, f"w{index}", f"b{index}"], [output]))
         nodes += [helper.make_node("Relu", [output], [f"r{index}"])] * (index < 2)
     model, data = make_graph(nodes, weights), pictures(rng)
-    quantised = insert_qdq(calibrate(model, Quantize(), data), ["c1"], U8S8)
+    quantised = insert_qdq(calibrate(model, Quantize(), data), ["c1"], arithmetic)
     assert worst_lost(model, quantised, data) < 0.01
 
 
@@ -280,30 +301,32 @@ def test_a_graph_that_cannot_be_converted_is_refused(rng):
 NAME = st.from_regex(r"[a-z]{1,8}_[0-9]{1,3}", fullmatch=True)
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=str)
 @settings(max_examples=6, deadline=None)
 @given(
     names=st.lists(NAME, min_size=3, max_size=3, unique=True),
     high=st.floats(200, 2000),
     seed=st.integers(0, 2**31),
 )
-def test_heads_of_different_ranges_are_found_lost_and_repaired(names, high, seed):
+def test_heads_of_different_ranges_are_found_lost_and_repaired(arithmetic, names, high, seed):
     rng = np.random.default_rng(seed)
     model, data = joined_heads(rng, high, names), pictures(rng)
-    broken = quantize_graph(model, Quantize(), data, arithmetic=U8S8)
+    broken = quantize_graph(model, Quantize(), data, arithmetic=arithmetic)
     (finding,) = [f for f in broken.findings if f.startswith("Concat")]
     assert f"'{names[0]}' in [" in finding
     assert "exclude_layers: [4]" in finding
     assert worst_lost(model, broken.model, data) > 0.5
-    repaired = quantize_graph(model, Quantize(exclude_layers=(4,)), data, arithmetic=U8S8)
+    repaired = quantize_graph(model, Quantize(exclude_layers=(4,)), data, arithmetic=arithmetic)
     assert worst_lost(model, repaired.model, data) < 0.1
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=str)
 @settings(max_examples=4, deadline=None)
 @given(high=st.floats(0.5, 8), seed=st.integers(0, 2**31))
-def test_heads_of_like_ranges_are_harmless(high, seed):
+def test_heads_of_like_ranges_are_harmless(arithmetic, high, seed):
     rng = np.random.default_rng(seed)
     model, data = joined_heads(rng, high), pictures(rng)
-    found = quantize_graph(model, Quantize(), data, arithmetic=U8S8)
+    found = quantize_graph(model, Quantize(), data, arithmetic=arithmetic)
     assert [finding for finding in found.findings if finding.startswith("Concat")] == []
     assert worst_lost(model, found.model, data) < 0.1
 

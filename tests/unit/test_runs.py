@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from facezoo import runs
 from facezoo.errors import ImageError, InputError, RunFolderError
-from facezoo.runs import JOURNAL_FILE, RUN_FILE, RunFolder, fingerprint_files
+from facezoo.files import write_bytes
+from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder, fingerprint_files
+from facezoo.written import LIST_FILE, LOCK_FILE
 
+NOTHING = Inputs([], [])
 NAMES = [f"e/{index}.jpg" for index in range(5)]
 
 
@@ -20,13 +24,12 @@ class Number:
         return {"value": self.value}
 
 
-def open_run(folder, command="test", overwrite=False, inputs="abc", **settings):
+def open_run(folder, command="test", overwrite=False, inputs=NOTHING, **settings):
     return RunFolder(
         folder,
         command=command,
         settings=settings,
-        inputs_sha256=inputs,
-        owned=("results.json", "txt"),
+        inputs=inputs,
         overwrite=overwrite,
     )
 
@@ -37,8 +40,7 @@ def work(run, names, files_of=lambda name: (), stop_after=None):
         if index == stop_after:
             return done
         for file in files_of(name):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(name)
+            write_bytes(file, name.encode())
         run.record(name, ImageError(f"{name!r} is empty") if index == 3 else Number(index))
     if not run.finished:
         run.write_items("results.json", schema="test/1", key="items")
@@ -60,9 +62,13 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):
     assert (tmp_path / "parts" / "results.json").read_bytes() == whole
     assert json.loads(whole)["items"][3] == {"path": "e/3.jpg", "error": "is empty"}
     assert sorted(file.name for file in (tmp_path / "parts").iterdir()) == [
+        LIST_FILE,
         "results.json",
         RUN_FILE,
     ]
+    assert (tmp_path / "parts" / LIST_FILE).read_bytes() == (
+        tmp_path / "whole" / LIST_FILE
+    ).read_bytes()
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):
@@ -100,7 +106,7 @@ def test_an_item_whose_file_is_gone_is_done_again(tmp_path):
     ("change", "word"),
     [
         ({"command": "other"}, "command was 'test'"),
-        ({"inputs": "def"}, "inputs have changed"),
+        ({"inputs": Inputs([Path("none")], ["none"])}, "inputs have changed"),
         ({"threshold": 0.5}, "threshold was None, is 0.5"),
     ],
 )
@@ -137,9 +143,9 @@ def test_a_broken_run_file_is_refused(tmp_path, text):
 def test_two_runs_at_once_are_refused(tmp_path):
     with open_run(tmp_path):
         code = (
-            "from facezoo.runs import RunFolder\n"
-            f"RunFolder({str(tmp_path)!r}, command='test', settings={{}}, inputs_sha256='abc',"
-            " owned=()).__enter__()"
+            "from facezoo.runs import Inputs, RunFolder\n"
+            f"RunFolder({str(tmp_path)!r}, command='test', settings={{}}, inputs=Inputs([], []))"
+            ".__enter__()"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "in use by another run" in other.stderr
@@ -153,22 +159,22 @@ def test_a_lock_that_its_owner_takes_away_meanwhile_is_no_lock(tmp_path, monkeyp
     def slow(file, how):
         if not calls:
             # Between opening and locking, the run before ends.
-            (tmp_path / runs.LOCK_FILE).unlink()
+            (tmp_path / LOCK_FILE).unlink()
         calls.append(how)
         flock(file, how)
 
     monkeypatch.setattr(runs.fcntl, "flock", slow)
     with open_run(tmp_path):
-        assert len(calls) == 2
+        assert calls[:2] == [runs.fcntl.LOCK_EX | runs.fcntl.LOCK_NB] * 2
         with pytest.raises(RunFolderError, match="in use by another run"), open_run(tmp_path):
             pass
 
 
 def test_a_lock_left_by_a_killed_run_does_not_block(tmp_path):
     code = (
-        "import os\nfrom facezoo.runs import RunFolder\n"
-        f"RunFolder({str(tmp_path)!r}, command='test', settings={{}}, inputs_sha256='abc',"
-        " owned=()).__enter__()\nos.kill(os.getpid(), 9)"
+        "import os\nfrom facezoo.runs import Inputs, RunFolder\n"
+        f"RunFolder({str(tmp_path)!r}, command='test', settings={{}}, inputs=Inputs([], []))"
+        ".__enter__()\nos.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code])
     with open_run(tmp_path) as run:

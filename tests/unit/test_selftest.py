@@ -1,4 +1,4 @@
-"""The selftest against a stand-in for the card: it finds what was planted, and survives faults."""
+"""The selftest against a stand-in device: it finds what was planted, and survives faults."""
 
 import importlib.util
 import json
@@ -18,9 +18,9 @@ from facezoo.cli.main import main
 from facezoo.cli.vacc import task_drift
 from facezoo.contract import read_contract
 from facezoo.doctor import device_selftest as selftest
-from facezoo.doctor.device_probes import CARD_QUESTIONS, Setup
+from facezoo.doctor.device_probes import DEVICE_PROBES, Setup
 from facezoo.doctor.device_selftest import compare_recipe, isolated, run_selftest
-from facezoo.doctor.tool_probes import VAMP_QUESTIONS, VampSetup, run_tool
+from facezoo.doctor.tool_probes import VAMP_PROBES, VampSetup, run_tool
 from facezoo.errors import BackendRunError, ConfigError, GraphError, InputError
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.toolchain import Tool
@@ -181,7 +181,7 @@ def tool(tmp_path):
 )
 def test_a_question_finds_what_is_planted(runtime, setup, name, planted, answer):
     runtime(**planted)
-    found = CARD_QUESTIONS[name].ask(setup)
+    found = DEVICE_PROBES[name].ask(setup)
     assert answer in found.text
     assert json.loads(json.dumps(found.measured)) == found.measured
 
@@ -189,7 +189,7 @@ def test_a_question_finds_what_is_planted(runtime, setup, name, planted, answer)
 def test_every_question_is_planted_above(request):
     marks = test_a_question_finds_what_is_planted.pytestmark
     asked = {values[0] for values in marks[0].args[1]}
-    assert asked == set(CARD_QUESTIONS)
+    assert asked == set(DEVICE_PROBES)
 
 
 def test_wide_networks_are_letterboxed_by_the_same_rules(runtime, tmp_path):
@@ -197,7 +197,7 @@ def test_wide_networks_are_letterboxed_by_the_same_rules(runtime, tmp_path):
     tiny = tiny_scrfd(tmp_path / "wide.onnx", input_hw=(64, 96))
     for suffix in (".so", ".json", ".params"):
         (tmp_path / f"mod{suffix}").write_bytes(tiny.read_bytes())
-    found = CARD_QUESTIONS["letterbox_rounding"].ask(Setup(tmp_path / "mod", (64, 96), 0, 10.0))
+    found = DEVICE_PROBES["letterbox_rounding"].ask(Setup(tmp_path / "mod", (64, 96), 0, 10.0))
     assert found.text.startswith("size by round half to even; offset")
 
 
@@ -322,7 +322,7 @@ def test_errors_come_out_of_the_process_as_ours():
 def test_vamp_is_asked(tool, prefix, tmp_path):
     preprocess = read_contract(prefix.with_suffix(".onnx")).preprocess
     setup = VampSetup(tool("vamp", VAMP), prefix, preprocess, 0, 60.0, tmp_path)
-    found = {name: question.ask(setup) for name, question in VAMP_QUESTIONS.items()}
+    found = {name: question.ask(setup) for name, question in VAMP_PROBES.items()}
     assert json.loads(json.dumps({n: one.measured for n, one in found.items()}))
     assert found["vamp_report"].text == "exit code 0, 1 lines"
     assert found["vamp_report"].measured["stdout"] == "throughput (qps): 863.92\n"
@@ -346,7 +346,7 @@ def test_a_vamp_that_numbers_otherwise_is_seen(tool, prefix, tmp_path):
     wrong = VAMP.replace("{index:06d}", "{4 - index:06d}")
     preprocess = read_contract(prefix.with_suffix(".onnx")).preprocess
     setup = VampSetup(tool("vamp", wrong), prefix, preprocess, 0, 60.0, tmp_path)
-    assert "is not line 0's" in VAMP_QUESTIONS["vamp_order"].ask(setup).text
+    assert "is not line 0's" in VAMP_PROBES["vamp_order"].ask(setup).text
 
 
 def test_a_tool_that_hangs_ends_with_its_workers(tool, tmp_path):
@@ -394,7 +394,7 @@ def test_everything_is_found_out_and_written(runtime, tool, monkeypatch, tmp_pat
     assert report["toolchain"]["vamp"]["where"].endswith("/opt/vamp")
     findings = {one["name"]: one for one in report["findings"]}
     assert set(findings) == {
-        "selftest_tiny_fp16", "vamc_absent_yaml", *CARD_QUESTIONS, *VAMP_QUESTIONS
+        "selftest_tiny_fp16", "vamc_absent_yaml", *DEVICE_PROBES, *VAMP_PROBES
     }  # fmt: skip
     assert not any(one["failed"] for one in findings.values())
     assert findings["selftest_tiny_fp16"]["measured"]["drift"]["faces"] > 5
@@ -411,7 +411,7 @@ def test_a_step_that_fails_is_written_down_and_the_rest_goes_on(runtime, prefix,
     runtime()
 
     def faulty(function, *arguments, seconds):
-        if function is CARD_QUESTIONS["whole_pixels"].ask:
+        if function is DEVICE_PROBES["whole_pixels"].ask:
             raise BackendRunError("the process died with signal 6, SIGABRT")
         return direct(function, *arguments, seconds=seconds)
 
@@ -419,7 +419,7 @@ def test_a_step_that_fails_is_written_down_and_the_rest_goes_on(runtime, prefix,
     failed = [one for one in found if one.failed]
     assert [one.name for one in failed] == ["whole_pixels"]
     assert failed[0].answer == "the process died with signal 6, SIGABRT"
-    assert len(found) == 1 + len(CARD_QUESTIONS)
+    assert len(found) == 1 + len(DEVICE_PROBES)
 
 
 def test_without_a_prefix_and_a_vamc_there_is_nothing_to_test(runtime, capsys, monkeypatch):

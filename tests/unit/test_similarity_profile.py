@@ -13,9 +13,9 @@ from facezoo.pipeline.people import number_people
 from facezoo.profiles.similarity import (
     SimilarityPoint,
     SimilarityProfile,
-    calibrate_similarity,
     people_indices,
     read_similarity,
+    similarity_points,
     write_similarity,
 )
 from facezoo.testing import tiny_magface, tiny_scrfd
@@ -28,14 +28,16 @@ def pairs(impostors, genuine=(0.9,)):
 
 def test_a_threshold_by_hand():
     cosines, is_same = pairs(np.linspace(-1, 0.99, 2000), [0.5, 0.985, 0.995])
-    hundredth, thousandth, _ = calibrate_similarity(cosines, is_same)
+    hundredth, thousandth, _ = similarity_points(cosines, is_same)
     # 20 of 2,000 impostors may pass: the threshold is the 21st.
     descending = np.sort(cosines[~is_same])[::-1]
     assert hundredth.cosine == descending[20]
     assert np.mean(descending > hundredth.cosine) == 0.01
-    assert hundredth.tar == pytest.approx(2 / 3)
+    assert hundredth.fnmr == pytest.approx(1 / 3)
     assert hundredth.low < hundredth.cosine < hundredth.high
-    assert thousandth.refusal == "FAR 0.001 needs at least 10000 impostor pairs, there are 2000"
+    assert thousandth.refusal.startswith(
+        "FMR 0.001 needs at least 10000 impostor pairs, there are 2000; add people"
+    )
     assert thousandth.cosine is None and thousandth.scales() == {}
 
 
@@ -54,7 +56,7 @@ def test_the_interval_holds_the_threshold_of_the_population():
     held = 0
     for _ in range(100):
         cosines, is_same = pairs(rng.normal(0, 0.1, 2000))
-        point = calibrate_similarity(cosines, is_same, fars=[1e-2])[0]
+        point = similarity_points(cosines, is_same, fmrs=[1e-2])[0]
         held += point.low <= true <= point.high
     assert 88 <= held <= 100
 
@@ -67,11 +69,11 @@ def test_people_drawn_anew_widen_the_interval():
     habit = rng.normal(0, 0.1, 30)
     cosines = habit[whose].sum(axis=1) + rng.normal(0, 0.02, len(index))
     cosines[is_same] = 0.9
-    alone = calibrate_similarity(cosines, is_same, fars=[1e-2])[0]
-    drawn = calibrate_similarity(cosines, is_same, people=whose, fars=[1e-2])[0]
+    alone = similarity_points(cosines, is_same, fmrs=[1e-2])[0]
+    drawn = similarity_points(cosines, is_same, people=whose, fmrs=[1e-2])[0]
     assert drawn.cosine == alone.cosine
     assert drawn.high - drawn.low > 2 * (alone.high - alone.low)
-    again = calibrate_similarity(cosines, is_same, people=whose, fars=[1e-2])[0]
+    again = similarity_points(cosines, is_same, people=whose, fmrs=[1e-2])[0]
     assert again == drawn
 
 
@@ -90,28 +92,50 @@ PROFILE = SimilarityProfile(
     "a" * 64,
     10,
     2000,
-    (SimilarityPoint(1e-2, 0.3, 0.2, 0.4, 0.9), SimilarityPoint(1e-3, refusal="too few")),
+    (SimilarityPoint(1e-2, 0.3, 0.2, 0.4, 0.1), SimilarityPoint(1e-3, refusal="too few")),
+    {"detector": None},
 )
 
 
 def test_a_profile_is_read_back_for_its_file_only(tmp_path):
     path = tmp_path / "profile.json"
-    write_similarity(path, PROFILE, {"detector": None})
+    write_similarity(path, PROFILE)
     found = read_similarity(path, "a" * 64)
     assert found.cosine_at(1e-2) == pytest.approx(0.3)
     assert found.points[0].low == pytest.approx(0.2)
+    assert (found.points[0].fnmr, found.settings) == (0.1, {"detector": None})
     with pytest.raises(InputError, match="too few"):
         found.cosine_at(1e-3)
-    with pytest.raises(InputError, match=r"has FAR 0\.01, 0\.001, not 0\.5"):
+    with pytest.raises(InputError, match=r"has FMR 0\.01, 0\.001, not 0\.5"):
         found.cosine_at(0.5)
-    with pytest.raises(InputError, match="belongs to one file"):
+    with pytest.raises(InputError, match="belongs to one model file"):
         read_similarity(path, "b" * 64)
     written = path.read_text()
     infinite = written.replace(f'"genuine": {PROFILE.genuine}', '"genuine": 1e999')
     assert infinite != written
-    for text in ("[]", "{}", infinite, written.replace("profile/1", "profile/2")):
+    for text in ("[]", "{}", infinite, written.replace("profile/2", "profile/3")):
         path.write_text(text)
-        with pytest.raises(InputError, match="no similarity profile"):
+        with pytest.raises(InputError, match="not a profile of similarity"):
+            read_similarity(path, "a" * 64)
+
+
+def test_the_first_schema_is_read(tmp_path):
+    path = tmp_path / "profile.json"
+    write_similarity(path, PROFILE)
+    entry = json.loads(path.read_text())
+    entry["schema"] = "facezoo.similarity_profile/1"
+    for point in entry["points"]:
+        point["far"] = point.pop("fmr")
+        if "fnmr" in point:
+            point["tar"] = 1.0 - point.pop("fnmr")
+    path.write_text(json.dumps(entry))
+    found = read_similarity(path, "a" * 64)
+    assert [point.fmr for point in found.points] == [1e-2, 1e-3]
+    assert found.points[0].fnmr == pytest.approx(0.1)
+    for change in ({"threshold": 1.5}, {"strict": -2.0}, {"loose": "0.2"}):
+        entry["points"][0]["cosine"].update(change)
+        path.write_text(json.dumps(entry))
+        with pytest.raises(InputError, match="the cosine"):
             read_similarity(path, "a" * 64)
 
 
@@ -144,8 +168,8 @@ def test_folders_of_people_to_a_profile(people, capsys):
     assert main([*words, "--identities", str(folder / "people")]) == 0
     said = capsys.readouterr().out
     assert "120 pairs of one person, 1008 of two" in said
-    assert "FAR 0.01: cosine" in said and "TAR 1.0000" in said
-    assert "FAR 0.0001: refused" in said
+    assert "FMR 0.01: cosine" in said and "FNMR 0.0000" in said
+    assert "FMR 0.0001: refused" in said
     for low, high in re.findall(r"\((-?[\d.]+) to (-?[\d.]+)\)", said):
         assert float(low) <= float(high)
     entry = json.loads(profile.read_text())
@@ -169,7 +193,7 @@ def test_listed_pairs_to_a_profile(people, capsys):
     assert "40 pairs of one person, 1008 of two" in capsys.readouterr().out
     (folder / "pairs.txt").write_text("a.png b.png 2\n")
     assert main([*words, "--pairs", str(folder / "pairs.txt")]) == 2
-    assert "line 1 must be two pictures" in capsys.readouterr().err
+    assert "line 1 must be two images" in capsys.readouterr().err
 
 
 def test_similarity_without_an_embedder_is_refused(people, capsys):
@@ -198,7 +222,7 @@ def test_match_takes_the_profile(shared, tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     photos = [str(shared / f"assets/photos/Rob_Lowe_000{index}.jpg") for index in (1, 2)]
     draw = ["--draw", str(tmp_path / "match.jpg"), "--profile", str(profile)]
-    assert main(["match", *photos, *draw, "--far", "1e-2"]) == 0
+    assert main(["match", *photos, *draw, "--fmr", "1e-2"]) == 0
     said = capsys.readouterr().out
     cosine = read_similarity(profile, json.loads(profile.read_text())["model_sha256"]).cosine_at(
         1e-2

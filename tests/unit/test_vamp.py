@@ -21,7 +21,7 @@ from facezoo.cli.main import build_parser, main
 from facezoo.contract import read_contract
 from facezoo.errors import BackendRunError, InputError
 from facezoo.evaluation import speed as profiler
-from facezoo.evaluation.speed import Batch, Job, Line, Measurement, Synthetic, Workers
+from facezoo.evaluation.speed import Batch, Job, Line, Synthetic, Timings, Workers
 from facezoo.results import RawOutputs
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.outputs import OutputFolder
@@ -172,6 +172,7 @@ def test_every_line_has_its_output_whatever_the_settings(tmp_path, model, count,
     assert f"{count} outputs; in {out}" in printed
     assert profiler.parse_report(printed)["qps"] > 0
     assert {path.name for path in out.iterdir()} == {
+        ".files.jsonl",
         "run.json",
         "vamp.json",
         *(f"output_{index:06d}.npz" for index in range(count)),
@@ -220,9 +221,12 @@ def test_a_folder_that_is_not_empty_is_refused_by_name(tmp_path, model, capsys):
     (out / "stranger.txt").unlink()
     for index in range(5):
         (out / f"output_{index:06d}.npz").write_bytes(b"of another run")
-    assert run_vamp(*flags) == 4
-    assert "holds 'output_000000.npz' but no run.json" in capsys.readouterr().err
-    assert run_vamp(*flags, "--overwrite") == 0
+    for more in ([], ["--overwrite"]):
+        assert run_vamp(*flags, *more) == 4
+        assert "holds 'output_000000.npz' but no run.json" in capsys.readouterr().err
+    for index in range(5):
+        (out / f"output_{index:06d}.npz").unlink()
+    assert run_vamp(*flags) == 0
     assert check_outputs(model, datalist, out) == 2
 
 
@@ -302,7 +306,7 @@ def test_a_lost_worker_is_noticed_and_named(model, when):
         with workers:
             if when == "working":
                 killer.start()
-            Measurement.of(workers.run_synthetic(Synthetic(seconds=120)))
+            Timings.of(workers.run_synthetic(Synthetic(seconds=120)))
     killer.join()
     assert time.monotonic() - started < 45
     message = r"worker process 2 of 2 \(pid \d+\) was lost: signal 9, SIGKILL"
@@ -379,7 +383,7 @@ def instances(model, monkeypatch):
 def test_the_stages_add_up_and_the_warm_up_is_left_out(instances):
     instances.warm_up(Synthetic(batches=7))
     assert instances.calls == [3, 3]
-    measured = Measurement.of(instances.run(Synthetic(batches=7)))
+    measured = Timings.of(instances.run(Synthetic(batches=7)))
     assert len(instances.calls) == 2 + 7
     assert measured.pictures == 21
     assert len(measured.latencies) == 7
@@ -394,7 +398,7 @@ def test_the_stages_add_up_and_the_warm_up_is_left_out(instances):
 
 def test_synthetic_work_ends_in_time(instances):
     started = time.monotonic()
-    measured = Measurement.of(instances.run(Synthetic(seconds=0.2)))
+    measured = Timings.of(instances.run(Synthetic(seconds=0.2)))
     assert 0.2 <= time.monotonic() - started < 1.0
     assert 2 <= len(measured.latencies) <= 10
 
@@ -403,7 +407,7 @@ def test_synthetic_work_ends_in_time(instances):
 
 
 def test_a_report_has_the_vendors_layout():
-    measured = Measurement()
+    measured = Timings()
     for index in range(100):
         start = 1000 + index * 10**6
         latency = (index + 1) * 1000
@@ -435,7 +439,7 @@ def test_a_report_without_a_rate_or_a_batch_is_refused():
     with pytest.raises(InputError, match="printed no"):
         profiler.parse_report("Segmentation fault")
     with pytest.raises(InputError, match="no batch was measured"):
-        Measurement().latency_us()
+        Timings().latency_us()
 
 
 def test_synthetic_pictures_of_a_shape_are_measured(model, capsys):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from facezoo.card import NORMS, RESIZES, Preprocess
+from facezoo.card import IMAGE_FORMATS, NORMS, RESIZES, Preprocess
 from facezoo.errors import ConfigError
 from facezoo.image.preprocess import (
     VdspOperation,
@@ -15,7 +15,7 @@ from facezoo.image.preprocess import (
     normalisation_table,
 )
 from facezoo.models import CARDS
-from facezoo.vacc.vdsp import FIT_OF_OP, IMAGE_FORMATS, read_vdsp, render_vdsp
+from facezoo.vacc.vdsp import FIT_OF_OP, read_vdsp, render_vdsp
 
 SCRFD = CARDS["scrfd_500m"].preprocess
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

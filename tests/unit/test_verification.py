@@ -15,6 +15,7 @@ from facezoo.metrics.verification import (
     k_fold_accuracy,
     operating_points,
     roc_curve,
+    threshold_at_fmr,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,28 +81,22 @@ def test_the_authors_protocol_gives_the_authors_numbers(shared):
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("variant", ["facenet_l2", "facenet_cos_submean"])
-def test_the_vendors_protocol_gives_the_vendors_numbers(shared, variant):
+def test_the_vendors_protocol_gives_the_vendors_numbers(shared):
     golden = np.load(shared / "golden" / "numerics" / "verification_1v1.npz")
-    first, second = golden["emb1"].astype(np.float64), golden["emb2"].astype(np.float64)
-    if variant == "facenet_l2":
-        first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second))
-        found = facenet_evaluation(first, second, golden["issame"])
-    else:
-        found = facenet_evaluation(
-            first, second, golden["issame"], distance="angle", subtract_mean=True
-        )
+    pair = (golden[name].astype(np.float64) for name in ("emb1", "emb2"))
+    first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in pair)
+    found = facenet_evaluation(first, second, golden["issame"])
     for name, values in {
         "accuracy": found.accuracies,
         "tpr": found.tpr,
         "fpr": found.fpr,
         "val": found.val,
         "val_std": found.val_std,
-        "far": found.far,
+        "far": found.fmr,
     }.items():
-        np.testing.assert_allclose(values, golden[f"{variant}_{name}"], rtol=0, atol=TOLERANCE)
-    assert np.array_equal(found.false_positives, golden[f"{variant}_false_pos"])
-    assert np.array_equal(found.false_negatives, golden[f"{variant}_false_neg"])
+        np.testing.assert_allclose(values, golden[f"facenet_l2_{name}"], rtol=0, atol=TOLERANCE)
+    assert np.array_equal(found.false_positives, golden["facenet_l2_false_pos"])
+    assert np.array_equal(found.false_negatives, golden["facenet_l2_false_neg"])
 
 
 @pytest.mark.parametrize("folds", [2, 7, 10])
@@ -116,23 +111,18 @@ def test_k_fold_equals_its_definition(rng, folds, offset):
     np.testing.assert_allclose(found.fpr, expected["fpr"].mean(axis=0), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("distance", ["squared_l2", "angle"])
-@pytest.mark.parametrize("subtract_mean", [False, True])
 @pytest.mark.parametrize("size", [4, 64])  # with 64 values the distances leave the thresholds
-def test_the_vendors_protocol_equals_its_definition(rng, distance, subtract_mean, size):
+def test_the_vendors_protocol_equals_its_definition(rng, size):
     first, second, is_same = random_pairs(rng, size=size, offset=0.1)
-    measure = {"squared_l2": squared_l2, "angle": angular_distance}[distance]
-    found = facenet_evaluation(
-        first, second, is_same, distance=distance, subtract_mean=subtract_mean
-    )
-    expected = literal(first, second, is_same, 10, measure, subtract_mean)
+    found = facenet_evaluation(first, second, is_same)
+    expected = literal(first, second, is_same, 10, squared_l2, False)
     accepted = expected["accepted"]
     assert np.array_equal(found.accuracies, expected["accuracies"])
     assert np.array_equal(found.false_positives, accepted & ~is_same)
     assert np.array_equal(found.false_negatives, ~accepted & is_same)
     np.testing.assert_allclose(found.tpr, expected["tpr"].mean(axis=0), rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(found.fpr, expected["fpr"].mean(axis=0), rtol=0, atol=TOLERANCE)
-    rates = [found.val, found.val_std, found.far]
+    rates = [found.val, found.val_std, found.fmr]
     defined = [np.mean(expected["val"]), np.std(expected["val"]), np.mean(expected["far"])]
     np.testing.assert_allclose(rates, defined, rtol=0, atol=TOLERANCE)
 
@@ -204,9 +194,7 @@ def test_unusable_pairs_are_refused(rng, evaluate, change, message):
 
 
 def test_the_vendors_protocol_refuses_what_its_rates_cannot_say(rng):
-    first, second, is_same = random_pairs(rng)
-    with pytest.raises(InputError, match="distance 'cosine' is not known"):
-        facenet_evaluation(first, second, is_same, distance="cosine")
+    first, second, _ = random_pairs(rng)
     with pytest.raises(InputError, match="pairs 0 to 11 or the rest contain no genuine"):
         facenet_evaluation(first, second, np.arange(120) >= 12)
 
@@ -233,7 +221,7 @@ def test_cosines_by_hand():
     ],
 )
 def test_thresholds_convert_by_hand(cosine, l2, angle, degrees):
-    for threshold in (Threshold.from_cosine(cosine), Threshold.from_l2(l2), Threshold(angle)):
+    for threshold in (Threshold.from_cosine(cosine), Threshold(angle)):
         assert threshold.cosine == pytest.approx(cosine, abs=TOLERANCE)
         assert threshold.l2 == pytest.approx(l2, abs=TOLERANCE)
         assert threshold.angle == pytest.approx(angle, abs=TOLERANCE)
@@ -245,22 +233,20 @@ def test_thresholds_convert_there_and_back(cosine):
     threshold = Threshold.from_cosine(cosine)
     assert abs(threshold.cosine - cosine) <= TOLERANCE
     assert abs(threshold.l2 - math.sqrt(2.0 - 2.0 * cosine)) <= TOLERANCE
-    assert abs(Threshold.from_l2(threshold.l2).angle - threshold.angle) <= TOLERANCE
 
 
 @pytest.mark.parametrize("value", [1.001, -1.001, math.nan])
 def test_thresholds_out_of_range_are_refused(value):
     with pytest.raises(InputError, match="from -1 to 1, got"):
         Threshold.from_cosine(value)
-    with pytest.raises(InputError, match="from 0 to 2, got"):
-        Threshold.from_l2(value * 2)
 
 
 def test_roc_by_hand():
     curve = roc_curve(np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, True, False, False]))
     assert curve.thresholds.tolist() == [math.inf, 0.9, 0.8, 0.1]
-    assert curve.tar.tolist() == [0.0, 0.5, 1.0, 1.0]
-    assert curve.far.tolist() == [0.0, 0.0, 0.5, 1.0]
+    assert curve.matched.tolist() == [0.0, 0.5, 1.0, 1.0]
+    assert curve.fnmr.tolist() == [1.0, 0.5, 0.0, 0.0]
+    assert curve.fmr.tolist() == [0.0, 0.0, 0.5, 1.0]
     assert curve.area == 0.875
 
 
@@ -280,11 +266,23 @@ def test_operating_points_by_hand():
     point, refused = operating_points(np.concatenate([genuine, impostors]), is_same, [0.05, 0.005])
     # 50 impostors may pass: the threshold is the 51st, 0.449, and pairs above it pass.
     assert point.threshold.cosine == pytest.approx(0.449, abs=1e-9)
-    assert point.tar == pytest.approx(np.mean(genuine > 0.4491))
-    assert point.low < point.tar < point.high
+    assert point.fnmr == pytest.approx(np.mean(genuine < 0.4491))
+    assert point.low < point.fnmr < point.high
     assert not point.refusal
-    assert refused.tar is refused.low is refused.high is refused.threshold is None
-    assert refused.refusal == "FAR 0.005 needs at least 2000 impostor pairs, there are 1000"
+    assert refused.fnmr is refused.low is refused.high is refused.threshold is None
+    needed = "FMR 0.005 needs at least 2000 impostor pairs, there are 1000"
+    assert refused.refusal.startswith(needed)
+
+
+def test_one_threshold_at_a_false_match_rate(rng):
+    impostors = rng.permutation(np.linspace(-0.5, 0.499, 1000))
+    found = threshold_at_fmr(impostors, 0.05)
+    assert (found.similarity, found.impostors) == (np.sort(impostors)[-51], 1000)
+    assert np.mean(impostors > found.similarity) == 0.05
+    assert threshold_at_fmr(impostors, 0.01).similarity == np.sort(impostors)[-11]
+    for fmr, needed in ((0.0099, 1011), (1e-3, 10_000)):
+        with pytest.raises(InputError, match=f"needs at least {needed} impostor pairs, there are"):
+            threshold_at_fmr(impostors, fmr)
 
 
 def test_few_impostors_widen_the_interval_however_many_genuine_pairs_there_are():
@@ -293,30 +291,30 @@ def test_few_impostors_widen_the_interval_however_many_genuine_pairs_there_are()
     (point,) = operating_points(np.concatenate([genuine, impostors]), is_same, [0.05])
     # Of 1,000 impostors 35 to 66 are nearer than the true threshold, with 97.5 %: it lies between
     # the 67th, 0.433, and the 35th, 0.465.
-    assert point.tar == pytest.approx(0.51, abs=1e-3)
-    assert point.low == pytest.approx(0.35, abs=0.02)
-    assert point.high == pytest.approx(0.67, abs=0.02)
+    assert point.fnmr == pytest.approx(0.49, abs=1e-3)
+    assert point.low == pytest.approx(0.33, abs=0.02)
+    assert point.high == pytest.approx(0.65, abs=0.02)
 
 
 def test_three_thousand_impostors_are_too_few_for_one_in_ten_thousand(rng):
     cosines, is_same = rng.uniform(-1, 1, 6000), np.arange(6000) < 3000
-    fars = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
-    refused = [bool(point.refusal) for point in operating_points(cosines, is_same, fars)]
+    fmrs = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    refused = [bool(point.refusal) for point in operating_points(cosines, is_same, fmrs)]
     assert refused == [False, True, True, True, True]
 
 
-def test_ties_among_impostors_never_raise_the_false_accept_rate():
+def test_ties_among_impostors_never_raise_the_false_match_rate():
     impostors = np.repeat([0.5, 0.2], [30, 970])
     (point,) = operating_points(
         np.concatenate([np.full(10, 0.5), impostors]), np.arange(1010) < 10, [0.02]
     )
-    assert point.tar == 0.0  # accepting one tie would accept all 30, where 20 may pass
+    assert point.fnmr == 1.0  # one tie that matched would match all 30, where 20 may
     assert point.threshold.cosine == pytest.approx(0.5)
 
 
 def test_intervals_hold_the_true_rate_as_often_as_they_say(rng):
-    # Genuine N(1.5, 1), impostors N(0, 1): the true rate at FAR 0.05 is known.
-    true = 1.0 - 0.5 * (1.0 + math.erf((1.6448536 - 1.5) / math.sqrt(2.0)))
+    # Genuine N(1.5, 1), impostors N(0, 1): the true rate at FMR 0.05 is known.
+    true = 0.5 * (1.0 + math.erf((1.6448536 - 1.5) / math.sqrt(2.0)))
     is_same = np.arange(600) < 200
     held = 0
     for _ in range(300):
@@ -352,7 +350,9 @@ def test_unusable_similarities_are_refused(measure, cosines, labels, message):
         measure(np.array(cosines), np.array(labels))
 
 
-@pytest.mark.parametrize("far", [0.0, 1.0, -0.1, math.nan])
-def test_false_accept_rates_out_of_range_are_refused(far):
+@pytest.mark.parametrize("fmr", [0.0, 1.0, -0.1, math.nan])
+def test_false_match_rates_out_of_range_are_refused(fmr):
     with pytest.raises(InputError, match="must be between 0 and 1"):
-        operating_points(np.array([0.1, 0.2]), np.array([1, 0]), [far])
+        operating_points(np.array([0.1, 0.2]), np.array([1, 0]), [fmr])
+    with pytest.raises(InputError, match="must be between 0 and 1"):
+        threshold_at_fmr(np.arange(99.0), fmr)

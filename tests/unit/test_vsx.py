@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from facezoo.artifact import BuildInfo, write_artifact
-from facezoo.backends import open_backend
+from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.backends.ort import OrtBackend
 from facezoo.backends.vsx import (
-    CardStream,
+    DeviceStream,
     ModelShapes,
     VsxBackend,
-    check_card,
+    check_device,
     contract_from_cards,
     read_shapes,
 )
@@ -248,7 +248,7 @@ def test_fake_refuses_what_the_runtime_would(runtime, prefix, vdsp):
 
 def test_calls_come_in_the_documented_order(runtime, prefix):
     vsx = runtime()
-    with open_backend(prefix, engine="vsx") as backend:
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as backend:
         backend.infer(pictures(1)[0])
     order = list(dict.fromkeys(vsx.calls))
     assert order == [
@@ -267,7 +267,9 @@ def test_calls_come_in_the_documented_order(runtime, prefix):
 def test_the_card_gives_what_onnx_runtime_gives(runtime, prefix):
     runtime()
     images = pictures(10)
-    with open_backend(prefix, engine="vsx") as card, open_backend(prefix, engine="ort") as host:
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as card, open_backend(
+        prefix, RuntimeOptions(engine="ort")
+    ) as host:
         assert (card.name, card.device) == ("vsx", "device 0")
         for image in images:
             ours, theirs = card.infer(image), host.infer(image)
@@ -283,8 +285,8 @@ def test_the_card_gives_what_onnx_runtime_gives(runtime, prefix):
 def test_faces_of_the_card_are_the_hosts(runtime, prefix):
     runtime()
     images = pictures(15)
-    with load("scrfd", prefix, engine="vsx", profile="eval") as card, load(
-        "scrfd", prefix, engine="ort", profile="eval"
+    with load(prefix, profile="eval", runtime=RuntimeOptions(engine="vsx")) as card, load(
+        prefix, profile="eval", runtime=RuntimeOptions(engine="ort")
     ) as host:
         drift = compare_detections([(host(image), card(image)) for image in images])
     assert drift.faces > 10
@@ -296,8 +298,8 @@ def test_faces_of_the_card_are_the_hosts(runtime, prefix):
 def test_batches_are_cut_and_put_together(runtime, prefix, batch):
     vsx = runtime()
     images = pictures(7)
-    with open_backend(prefix, engine="ort") as host, open_backend(
-        prefix, engine="vsx", batch=batch
+    with open_backend(prefix, RuntimeOptions(engine="ort")) as host, open_backend(
+        prefix, RuntimeOptions(engine="vsx"), batch=batch
     ) as card:
         raw, expected = card.infer_batch(images), host.infer_batch(images)
         assert raw.placements == expected.placements
@@ -309,7 +311,7 @@ def test_batches_are_cut_and_put_together(runtime, prefix, batch):
 def test_many_pictures_keep_their_order(runtime, prefix):
     runtime(queue=3)
     images = pictures(200)
-    with open_backend(prefix, engine="vsx", threads=4) as card:
+    with open_backend(prefix, RuntimeOptions(engine="vsx", threads=4)) as card:
         results = list(card.infer_many(images))
         for image, raw in zip(images[::17], results[::17]):
             assert raw.placements[0].image_hw == image.shape[:2]
@@ -336,7 +338,7 @@ def test_pictures_are_fed_in_the_format_of_the_vdsp_file(
     change = {"image_format": image_format, "color_conversion": conversion, "pad_value": (9, 9, 9)}
     path = vdsp(**change)
     preprocess = dataclasses.replace(contract_of(prefix).preprocess, **change)
-    stream = CardStream(prefix, path, with_tensor=True, image_format=image_format)
+    stream = DeviceStream(prefix, path, with_tensor=True, image_format=image_format)
     for image in pictures(5):
         (result,) = stream.result(stream.submit([image]))
         expected = VdspOperation(preprocess, half_output=True)(image)[0]
@@ -349,7 +351,7 @@ def test_pictures_are_fed_in_the_format_of_the_vdsp_file(
 
 def test_both_registered_outputs_are_drained(runtime, prefix, vdsp):
     vsx = runtime(queue=2)
-    stream = CardStream(prefix, vdsp(), with_tensor=True, batch=2, timeout=5)
+    stream = DeviceStream(prefix, vdsp(), with_tensor=True, batch=2, timeout=5)
     images = pictures(41)
     calls = [stream.submit(images[first : first + 2]) for first in range(0, 41, 2)]
     results = [result for call in calls for result in stream.result(call)]
@@ -363,7 +365,9 @@ def test_both_registered_outputs_are_drained(runtime, prefix, vdsp):
 
 def test_what_is_no_picture_is_refused_before_the_card_sees_it(runtime, prefix):
     runtime()
-    with open_backend(prefix, engine="vsx") as card, pytest.raises(ConfigError, match="uint8"):
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as card, pytest.raises(
+        ConfigError, match="uint8"
+    ):
         card.infer(np.zeros((4, 4, 3), np.float32))
 
 
@@ -373,7 +377,7 @@ def test_what_is_no_picture_is_refused_before_the_card_sees_it(runtime, prefix):
 def stream_with(runtime, prefix, vdsp, **faults):
     batch = faults.pop("batch", 1)
     runtime(**faults)
-    return CardStream(prefix, vdsp(), batch=batch, timeout=SHORT)
+    return DeviceStream(prefix, vdsp(), batch=batch, timeout=SHORT)
 
 
 def outcomes(stream, count, batch=1):
@@ -418,7 +422,7 @@ def test_a_fault_reaches_the_caller_in_time(runtime, prefix, vdsp, fault, first,
 
 def test_a_call_that_waits_learns_of_a_fault_at_once(runtime, prefix, vdsp):
     runtime(receive_fails=0)
-    stream = CardStream(prefix, vdsp(), timeout=60)
+    stream = DeviceStream(prefix, vdsp(), timeout=60)
     started = time.monotonic()
     calls = []
     for image in pictures(3):
@@ -452,7 +456,7 @@ def test_an_error_of_the_decoder_is_raised_at_its_place(runtime, prefix):
         return raw.placements[0].image_hw
 
     images = pictures(50)
-    with open_backend(prefix, engine="vsx") as card:
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as card:
         results = card.map(decode, range(50))
         assert [next(results) for _ in range(7)] == [image.shape[:2] for image in images[:7]]
         with pytest.raises(ValueError, match="cannot reshape"):
@@ -470,7 +474,7 @@ def test_a_picture_the_card_refuses_does_not_shift_the_others(runtime, prefix):
         except BackendRunError as error:
             return "no picture 97 wide" in str(error)
 
-    with open_backend(prefix, engine="vsx") as card:
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as card:
         found = list(card.map(one, images))
     assert found == [True if i.shape[1] == 97 else i.shape[:2] for i in images]
 
@@ -479,7 +483,7 @@ def test_loading_that_hangs_ends_in_time(runtime, prefix, vdsp):
     runtime(load_hangs=True)
     started = time.monotonic()
     with pytest.raises(BackendRunError, match=r"loading did not finish within 0\.5 s"):
-        CardStream(prefix, vdsp(), timeout=SHORT)
+        DeviceStream(prefix, vdsp(), timeout=SHORT)
     with pytest.raises(BackendRunError, match=r"did not return within 0\.5 s"):
         read_shapes(prefix, timeout=SHORT)
     assert time.monotonic() - started < 4 * SHORT
@@ -488,17 +492,17 @@ def test_loading_that_hangs_ends_in_time(runtime, prefix, vdsp):
 def test_what_cannot_be_loaded_is_said(runtime, prefix, vdsp, tmp_path):
     runtime()
     with pytest.raises(BackendRunError, match=r"cannot be loaded: RuntimeError: .*\.so not found"):
-        CardStream(tmp_path / "none", vdsp())
+        DeviceStream(tmp_path / "none", vdsp())
     with pytest.raises(BackendRunError, match=r"\.so not found"):
         read_shapes(tmp_path / "none")
 
 
 def test_a_die_that_does_not_answer_is_said(runtime, prefix, vdsp):
     runtime(dies=1)
-    check_card(0)
+    check_device(0)
     for ask in (
-        lambda: check_card(1),
-        lambda: open_backend(prefix, engine="vsx", device_id=1),
+        lambda: check_device(1),
+        lambda: open_backend(prefix, RuntimeOptions(engine="vsx", device_id=1)),
         lambda: read_shapes(prefix, device_id=1),
     ):
         with pytest.raises(
@@ -509,12 +513,12 @@ def test_a_die_that_does_not_answer_is_said(runtime, prefix, vdsp):
 
 def test_a_machine_without_the_runtime_says_so(prefix):
     with pytest.raises(BackendUnavailable, match="vaststreamx cannot be imported"):
-        open_backend(prefix, engine="vsx")
+        open_backend(prefix, RuntimeOptions(engine="vsx"))
 
 
 def test_a_closed_backend_says_so(runtime, prefix):
     runtime()
-    backend = open_backend(prefix, engine="vsx")
+    backend = open_backend(prefix, RuntimeOptions(engine="vsx"))
     backend.close()
     backend.close()
     with pytest.raises(BackendRunError, match="the stream is closed"):
@@ -531,7 +535,7 @@ def test_auto_takes_the_card_where_there_is_one_and_says_so(runtime, prefix, cap
     assert "engine ort: the vendor's package vaststreamx cannot be imported" in caplog.text
     caplog.clear()
     runtime()
-    with open_backend(prefix, device_id=5) as backend:
+    with open_backend(prefix, RuntimeOptions(device_id=5)) as backend:
         assert isinstance(backend, OrtBackend)
     assert "engine ort: device 5 does not answer" in caplog.text
     caplog.clear()
@@ -552,18 +556,18 @@ def test_auto_leaves_the_card_alone_without_its_files(runtime, prefix, tmp_path,
         assert isinstance(backend, OrtBackend)
     assert "has no .so, .json and .params for the device" in caplog.text
     with pytest.raises(InputError, match=r"no \.so, \.json and \.params for engine 'vsx'"):
-        open_backend(tmp_path / "mod", engine="vsx")
+        open_backend(tmp_path / "mod", RuntimeOptions(engine="vsx"))
     with pytest.raises(InputError, match="engine 'vsx'"):
-        open_backend(prefix.with_suffix(".onnx"), engine="vsx")
+        open_backend(prefix.with_suffix(".onnx"), RuntimeOptions(engine="vsx"))
 
 
 def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
     runtime(pad=[114, 114, 114])
     image = np.full((20, 64, 3), 90, np.uint8)
-    # In this file mean and std stand unrounded, and the pad colour is left to the card.
+    # In this file mean and std stand unrounded, and the pad colour is left to the device.
     path = vdsp(without=["Padding"])
-    with open_backend(prefix, engine="vsx") as plain, open_backend(
-        prefix, engine="vsx", vdsp=path
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as plain, open_backend(
+        prefix, RuntimeOptions(engine="vsx"), vdsp=path
     ) as given:
         ours, theirs = plain.infer(image), given.infer(image)
     # The uppermost cells see padding alone.
@@ -577,14 +581,14 @@ def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
 def test_a_size_the_network_does_not_take_is_refused(runtime, prefix, vdsp):
     runtime()
     with pytest.raises(GraphError, match="expects 64x64 images, the pre-processing gives 32x32"):
-        open_backend(prefix, engine="vsx", vdsp=vdsp(input_hw=(32, 32)))
+        open_backend(prefix, RuntimeOptions(engine="vsx"), vdsp=vdsp(input_hw=(32, 32)))
 
 
 def test_a_corner_anchor_is_refused(runtime, prefix):
     runtime()
     corner = dataclasses.replace(contract_of(prefix).preprocess, anchor="top_left")
     with pytest.raises(ConfigError, match="letterbox is centred"):
-        open_backend(prefix, engine="vsx", preprocess=corner)
+        open_backend(prefix, RuntimeOptions(engine="vsx"), preprocess=corner)
 
 
 def test_another_number_of_outputs_is_refused(runtime, prefix):
@@ -599,15 +603,17 @@ def test_the_vendors_files_alone_run_by_the_cards_they_fit(runtime, vendor_prefi
     runtime()
     cards = [card for card in CARDS.values() if card.model == "scrfd"]
     image = pictures(1)[0]
-    with open_backend(vendor_prefix, engine="vsx", cards=cards) as alone, open_backend(
-        prefix, engine="vsx"
-    ) as known:
+    with open_backend(
+        vendor_prefix, RuntimeOptions(engine="vsx"), cards=cards
+    ) as alone, open_backend(prefix, RuntimeOptions(engine="vsx")) as known:
         # Which of the variants with landmarks it is, the shapes do not say.
         assert alone.contract.card_id == "scrfd"
         assert alone.contract.preprocess == known.contract.preprocess
         for name, array in known.infer(image).arrays.items():
             np.testing.assert_array_equal(alone.infer(image).arrays[name], array)
-    with open_backend(vendor_prefix, engine="vsx", cards=[CARDS["scrfd_10g_bnkps"]]) as named:
+    with open_backend(
+        vendor_prefix, RuntimeOptions(engine="vsx"), cards=[CARDS["scrfd_10g_bnkps"]]
+    ) as named:
         assert named.contract.card_id == "scrfd_10g_bnkps"
 
 
@@ -615,9 +621,9 @@ def test_the_vendors_files_alone_are_refused_where_nothing_fits(runtime, vendor_
     runtime()
     for cards in ([], [CARDS["scrfd_500m"]], [CARDS["pip_resnet18"]]):
         with pytest.raises(GraphError, match=r"fits no card; keep mod\.onnx"):
-            open_backend(vendor_prefix, engine="vsx", cards=cards)
+            open_backend(vendor_prefix, RuntimeOptions(engine="vsx"), cards=cards)
     with pytest.raises(BackendUnavailable, match="built for the device only"):
-        open_backend(vendor_prefix, engine="ort")
+        open_backend(vendor_prefix, RuntimeOptions(engine="ort"))
 
 
 def test_cards_that_are_fed_otherwise_are_not_guessed_among(tmp_path):
@@ -646,6 +652,6 @@ def test_every_card_is_found_again_by_its_shapes(card, tmp_path):
 def test_placements_are_the_hosts(runtime, prefix):
     runtime()
     preprocess = contract_of(prefix).preprocess
-    with open_backend(prefix, engine="vsx") as card:
+    with open_backend(prefix, RuntimeOptions(engine="vsx")) as card:
         for image in pictures(5):
             assert card.infer(image).placements == (fit_image(image, preprocess)[1],)

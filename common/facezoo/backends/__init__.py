@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Type
 
 from ..artifact import Artifact, read_artifact
 from ..card import ModelCard, Preprocess
@@ -12,27 +13,47 @@ from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
 from ..image.preprocess import describe_differences
 from ..vacc.vdsp import read_vdsp
-from .base import Backend
+from .base import Backend, HostBackend, RuntimeOptions
 
-__all__ = ["ENGINES", "open_backend"]
+__all__ = ["ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
 
-ENGINES = ("auto", "ort", "openvino", "vsx")
+
+class Host(NamedTuple):
+    """A runtime of this machine; its module in this folder has the engine's name.
+
+    Attributes
+    ----------
+    backend
+        Its :class:`~facezoo.backends.base.HostBackend`, in that module.
+    package
+        What it needs, and only that module imports.
+    option
+        The field of :class:`RuntimeOptions` that no other engine uses; "" for none.
+    """
+
+    backend: str
+    package: str
+    option: str = ""
+
+
+HOSTS = {
+    "ort": Host("OrtBackend", "onnxruntime", "provider"),
+    "openvino": Host("OpenVinoBackend", "openvino", "precision"),
+}
+ENGINES = ("auto", *HOSTS, "vsx")
+_USUAL = RuntimeOptions()
 
 _log = logging.getLogger(__name__)
 
 
 def open_backend(
     source: Path,
+    runtime: RuntimeOptions = _USUAL,
     *,
-    engine: str = "auto",
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
-    device_id: int = 0,
     batch: int = 1,
-    threads: Optional[int] = None,
     cards: Sequence[ModelCard] = (),
-    provider: str = "cpu",
-    precision: str = "f32",
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -40,25 +61,17 @@ def open_backend(
     ----------
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
-    engine
-        One of ``ENGINES``; ``auto`` uses the device if there is one, and logs its choice.
+    runtime
+        Engine, device, threads and arithmetic.
     vdsp
         A vdsp_params JSON, applied as on the device; differences from the model's contract are
         logged.
     preprocess
         Replaces the contract's pre-processing, for experiments.
-    device_id
-        Device number.
     batch
         Batch size of the network on the device; a CPU accepts any number.
-    threads
-        CPU cores to use; all if None.
     cards
         Candidates for a prefix with only the vendor's files; the shapes of the network decide.
-    provider
-        Provider of ONNX Runtime: ``cpu``, or another of ``facezoo.backends.ort.PROVIDERS``.
-    precision
-        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
 
     Returns
     -------
@@ -73,17 +86,16 @@ def open_backend(
     GraphError
         If the file contains no contract, or no card matches the shapes of the network.
     """
-    source = Path(source)
+    source, engine, threads = Path(source), runtime.engine, runtime.threads
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
     artifact = None if source.suffix == ".onnx" else read_artifact(source)
     if engine == "auto":
-        engine = _choose(artifact, device_id)
-    for name, value, usual, its in (
-        ("provider", provider, "cpu", "ort"),
-        ("precision", precision, "f32", "openvino"),
-    ):
-        if value != usual and engine != its:
+        engine = _choose(artifact, runtime.device_id)
+    for its, host in HOSTS.items():
+        name = host.option
+        value = getattr(runtime, name) if name else ""
+        if name and value != getattr(_USUAL, name) and engine != its:
             _log.warning("%s %s is for engine %s and has no effect on %s", name, value, its, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
@@ -93,14 +105,14 @@ def open_backend(
                 f"{str(source)!r} has no .so, .json and .params for engine 'vsx'; give the prefix "
                 "of files that the vendor's vamc compiled, or use --engine ort"
             )
-        contract = _contract_on_card(artifact, cards, device_id)
+        contract = _contract_on_device(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp)
         return VsxBackend(
             artifact.prefix,
             contract,
             wanted,
             vdsp=vdsp,
-            device_id=device_id,
+            device_id=runtime.device_id,
             batch=batch,
             threads=threads,
         )
@@ -113,16 +125,16 @@ def open_backend(
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp)
-    if engine == "openvino":
-        from .openvino import OpenVinoBackend
-
-        return OpenVinoBackend(model, contract, wanted, half, threads, precision)
-    from .ort import OrtBackend
-
-    backend = OrtBackend(model, contract, wanted, half, threads, provider)
-    if provider != "cpu":
+    host = HOSTS[engine]
+    kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
+    own = {host.option: getattr(runtime, host.option)} if host.option else {}
+    backend = kind(model, contract, wanted, half, threads, **own)
+    if engine == "ort" and runtime.provider != _USUAL.provider:
         _log.info(
-            "provider %s: ONNX Runtime %s runs on %s", provider, backend.version, backend.device
+            "provider %s: ONNX Runtime %s runs on %s",
+            runtime.provider,
+            backend.version,
+            backend.device,
         )
     return backend
 
@@ -134,22 +146,22 @@ def _choose(artifact: Optional[Artifact], device_id: int) -> str:
     if not artifact.has_vendor_files:
         engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for the device"
     else:
-        engine, reason = _ask_card(device_id)
+        engine, reason = _ask_device(device_id)
     _log.info("engine %s: %s", engine, reason)
     return engine
 
 
-def _ask_card(device_id: int) -> Tuple[str, str]:
-    from .vsx import check_card
+def _ask_device(device_id: int) -> Tuple[str, str]:
+    from .vsx import check_device
 
     try:
-        check_card(device_id)
+        check_device(device_id)
     except BackendError as error:
         return "ort", str(error)
     return "vsx", f"device {device_id} answers, and the vendor's three files exist"
 
 
-def _contract_on_card(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
+def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
     """Read the contract from our file beside the vendor's; without it match the shapes."""
     from .vsx import contract_from_cards, read_shapes
 

@@ -10,6 +10,7 @@ import dataclasses
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -46,6 +47,7 @@ __all__ = [
     "Backend",
     "HostBackend",
     "Infer",
+    "RuntimeOptions",
     "call_naming",
     "first_line",
     "naming",
@@ -58,6 +60,33 @@ Infer = Callable[[np.ndarray], RawOutputs]
 
 # Errors of a running network and of its decoder.
 _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What a model runs on, and how.
+
+    Attributes
+    ----------
+    engine
+        One of ``facezoo.backends.ENGINES``; ``auto`` takes the device if it answers and the model
+        was compiled for it, else ONNX Runtime, and logs which and why.
+    device_id
+        Number of the accelerator.
+    threads
+        CPU cores to use; all usable ones if None.
+    provider
+        Execution provider of ONNX Runtime: ``cpu``, or another of
+        ``facezoo.backends.ort.PROVIDERS``.
+    precision
+        What OpenVINO computes in: ``f32`` or ``bf16``.
+    """
+
+    engine: str = "auto"
+    device_id: int = 0
+    threads: Optional[int] = None
+    provider: str = "cpu"
+    precision: str = "f32"
 
 
 @contextmanager
@@ -158,6 +187,18 @@ class Backend(ABC):
             Arrays with a first axis of 1, and one placement.
         """
         return self.infer_batch([image_rgb])
+
+    def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures while other threads do the same.
+
+        As :meth:`infer_batch`, but a runtime that computes on the CPU takes one core.
+        """
+        return self.infer_batch(images_rgb)
+
+    @property
+    def workers(self) -> int:
+        """How many threads pay where many pictures are done."""
+        return 1
 
     @abstractmethod
     def map(
@@ -327,6 +368,10 @@ class HostBackend(Backend):
         """Run the network once on several images, on all cores."""
         return self.run_tensor(*self.prepare(images_rgb))
 
+    def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
+        """Run the network once on several pictures, on one core."""
+        return self.run_tensor(*self.prepare(images_rgb), many=True)
+
     def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:
         """Pre-process several images to the network's input.
 
@@ -401,7 +446,7 @@ class HostBackend(Backend):
         self._graph(True, self.normalisation is not None)
 
         def infer(image_rgb: np.ndarray) -> RawOutputs:
-            return self.run_tensor(*self.prepare([image_rgb]), many=True)
+            return self.infer_shared([image_rgb])
 
         with _opencv_on_one_core():
             yield from map_in_order(partial(function, infer), items, self.workers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 import onnx
@@ -18,8 +19,10 @@ __all__ = [
     "PROVIDERS",
     "OrtBackend",
     "available_providers",
+    "channel_slopes",
     "normalise_inside",
     "open_session",
+    "prelu_in_blocks",
     "replace_nodes",
     "run_graph",
 ]
@@ -40,6 +43,11 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 
+# Where ONNX Runtime has kernels for a layout of channels in blocks, and the largest block.
+# source: onnxruntime onnxruntime/core/mlas/lib/platform.cpp, NchwcBlockSize
+BLOCKED_MACHINES = ("x86_64", "amd64")
+LARGEST_BLOCK = 16
+
 
 def available_providers() -> List[str]:
     """List the execution providers of the installed ONNX Runtime; none if it is missing."""
@@ -49,7 +57,6 @@ def available_providers() -> List[str]:
 def open_session(
     model: Union[Path, bytes],
     threads: int,
-    batch: Optional[int] = None,
     provider: str = "cpu",
     name: str = "",
 ) -> Any:
@@ -61,8 +68,6 @@ def open_session(
         A file, or a serialised graph.
     threads
         Threads of one run.
-    batch
-        Fix a free batch axis named ``batch`` to this size, so that the runtime can plan memory.
     provider
         One of ``PROVIDERS``.
     name
@@ -92,8 +97,6 @@ def open_session(
     # resizing; within a run of several threads they may spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if batch is not None:
-        options.add_free_dimension_override_by_name("batch", batch)
     source = model if isinstance(model, bytes) else str(model)
     wanted = _find_provider(provider)
     # The CPU runs the operations that a provider lacks.
@@ -128,7 +131,7 @@ def _find_provider(provider: str) -> str:
 
 
 def run_graph(
-    model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray], *, threads: int = 1
+    model: Union[Path, bytes, Any], feeds: Mapping[str, np.ndarray]
 ) -> Dict[str, np.ndarray]:
     """Run a graph once on prepared tensors; for checks, not for speed.
 
@@ -138,8 +141,6 @@ def run_graph(
         A file, a serialised graph, or an ``onnx.ModelProto``.
     feeds
         Input name to array.
-    threads
-        Threads of the run.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def run_graph(
     """
     if not isinstance(model, (bytes, Path)):
         model = model.SerializeToString()
-    session = open_session(model, threads)
+    session = open_session(model, threads=1)
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds))))
@@ -203,16 +204,18 @@ class OrtBackend(HostBackend):
         self.version = str(onnxruntime.__version__)
 
     def _load(self, many: bool, pixels: bool) -> _OrtGraph:
-        threads = 1 if many else self.threads
-        model: Union[Path, bytes] = self.model
+        graph = load_graph(self.model)
+        if self.provider == "cpu" and platform.machine().lower() in BLOCKED_MACHINES:
+            prelu_in_blocks(graph)
         if pixels and self.normalisation:
-            # A local import, as wherever a graph is read: the help must not wait for onnx.
-            pass
-
-            graph = load_graph(self.model)
             normalise_inside(graph, *self.normalisation)
-            model = graph.SerializeToString()
-        return _OrtGraph(open_session(model, threads, provider=self.provider, name=str(self.model)))
+        session = open_session(
+            graph.SerializeToString(),
+            1 if many else self.threads,
+            provider=self.provider,
+            name=str(self.model),
+        )
+        return _OrtGraph(session)
 
 
 def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None:
@@ -242,6 +245,88 @@ def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None
         helper.make_node("Sub", [scaled, f"{name}_shift"], [tensor], name=tensor),
     ]
     replace_nodes(model.graph, [*first, *model.graph.node])
+
+
+def prelu_in_blocks(model: onnx.ModelProto) -> int:
+    """Write PRelu as operators that ONNX Runtime has in its blocked layout; no bit changes.
+
+    ``prelu(x) = relu(x) + s * (x - relu(x))``, in which one of the two terms is zero and no step
+    rounds but the product, as in PRelu itself. The sums are fused into depthwise 1x1 convolutions.
+    PRelu itself has no kernel for that layout: two reorderings around it, and itself on one core.
+
+    Parameters
+    ----------
+    model
+        Of its PRelu those with one slope per channel are replaced, if blocks hold the channels and
+        only convolutions follow: a normalisation rounds differently in the blocked layout.
+
+    Returns
+    -------
+    int
+        How many were replaced.
+    """
+    slopes_of = channel_slopes(model)
+    elsewhere = {entry.name for entry in model.graph.output}
+    for node in model.graph.node:
+        elsewhere.update(node.input if node.op_type != "Conv" else ())
+    nodes: List[onnx.NodeProto] = []
+    replaced = 0
+    for node in model.graph.node:
+        slopes = slopes_of.get(node.output[0]) if node.op_type == "PRelu" else None
+        if slopes is None or len(slopes) % LARGEST_BLOCK or node.output[0] in elsewhere:
+            nodes.append(node)
+            continue
+        x, y = node.input[0], node.output[0]
+        above, minus, below, part = (
+            f"{y}_prelu_{name}" for name in "above minus below part".split()
+        )
+        kernel = {"group": len(slopes), "kernel_shape": [1, 1]}
+        factors = {f"{minus}_weight": -np.ones_like(slopes), f"{part}_weight": slopes}
+        model.graph.initializer.extend(
+            numpy_helper.from_array(values.reshape(-1, 1, 1, 1), name)
+            for name, values in factors.items()
+        )
+        nodes += [
+            helper.make_node("Relu", [x], [above], name=above),
+            helper.make_node("Conv", [above, f"{minus}_weight"], [minus], name=minus, **kernel),
+            helper.make_node("Add", [minus, x], [below], name=below),
+            helper.make_node("Conv", [below, f"{part}_weight"], [part], name=part, **kernel),
+            helper.make_node("Add", [part, above], [y], name=f"{y}_prelu"),
+        ]
+        replaced += 1
+    replace_nodes(model.graph, nodes)
+    return replaced
+
+
+def channel_slopes(model: onnx.ModelProto) -> Dict[str, np.ndarray]:
+    """Find the PRelu nodes on pictures with one constant slope per channel.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Name of the output to slopes (C,), float32; C > 1.
+    """
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    found = {}
+    pictures: Optional[Set[str]] = None
+    for node in model.graph.node:
+        slope = constants.get(node.input[1]) if node.op_type == "PRelu" else None
+        if slope is None or slope.data_type != TensorProto.FLOAT:
+            continue
+        slopes: np.ndarray = numpy_helper.to_array(slope)
+        channels = slopes.size
+        if channels == 1 or slopes.shape not in ((channels, 1, 1), (1, channels, 1, 1)):
+            continue
+        pictures = _names_with_four_axes(model) if pictures is None else pictures
+        if node.input[0] in pictures:
+            found[node.output[0]] = slopes.ravel()
+    return found
+
+
+def _names_with_four_axes(model: onnx.ModelProto) -> Set[str]:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    entries = [*inferred.input, *inferred.value_info, *inferred.output]
+    return {entry.name for entry in entries if len(entry.type.tensor_type.shape.dim) == 4}
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

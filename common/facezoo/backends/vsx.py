@@ -53,13 +53,13 @@ from .base import Backend, Infer, Item, Result
 
 __all__ = [
     "TIMEOUT",
-    "CardGraph",
-    "CardResult",
-    "CardStream",
+    "DeviceGraph",
+    "DeviceResult",
+    "DeviceStream",
     "ModelShapes",
     "VsxBackend",
     "build_graph",
-    "check_card",
+    "check_device",
     "contract_from_cards",
     "import_runtime",
     "read_shapes",
@@ -131,7 +131,7 @@ def _use_die(device_id: int) -> Any:
     return runtime
 
 
-def check_card(device_id: int = 0, timeout: float = TIMEOUT) -> None:
+def check_device(device_id: int = 0, timeout: float = TIMEOUT) -> None:
     """Check that a device answers.
 
     Parameters
@@ -176,7 +176,7 @@ def _describe(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class CardGraph:
+class DeviceGraph:
     """A loaded network and its pre-processing, ready to run.
 
     Attributes
@@ -195,7 +195,7 @@ class CardGraph:
 
 def build_graph(
     prefix: Path, vdsp: Path, *, device_id: int = 0, batch: int = 1, with_tensor: bool = False
-) -> CardGraph:
+) -> DeviceGraph:
     """Load a network on a device, in the order documented for the runtime.
 
     Parameters
@@ -227,14 +227,14 @@ def build_graph(
         declared = [[shape, runtime.TypeFlag.FLOAT16]]
         stream.register_operator_output(TENSOR_OUTPUT, fusion, declared)
     stream.build()
-    return CardGraph(runtime, model, network, stream)
+    return DeviceGraph(runtime, model, network, stream)
 
 
 # A stream of images ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class CardResult:
+class DeviceResult:
     """Outputs of the device for one image.
 
     Attributes
@@ -255,10 +255,10 @@ class _Call:
 
     def __init__(self, pictures: Sequence[np.ndarray]) -> None:
         self.pictures = pictures
-        self.future: Future[List[CardResult]] = Future()
+        self.future: Future[List[DeviceResult]] = Future()
 
 
-class CardStream:
+class DeviceStream:
     """A network on one device, with a time limit on every call.
 
     Parameters
@@ -283,7 +283,7 @@ class CardStream:
         If loading fails or takes too long.
     """
 
-    graph: CardGraph
+    graph: DeviceGraph
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ class CardStream:
                 f"{self._where}: loading did not finish within {timeout:g} s"
             ) from None
 
-    def submit(self, images_rgb: Sequence[np.ndarray]) -> Future[List[CardResult]]:
+    def submit(self, images_rgb: Sequence[np.ndarray]) -> Future[List[DeviceResult]]:
         """Send images to the device in one call.
 
         Parameters
@@ -355,12 +355,12 @@ class CardStream:
         self._waiting.put(call)
         return call.future
 
-    def result(self, future: Future[List[CardResult]]) -> List[CardResult]:
+    def result(self, future: Future[List[DeviceResult]]) -> List[DeviceResult]:
         """Wait for the results of :meth:`submit`.
 
         Returns
         -------
-        list of CardResult
+        list of DeviceResult
             One per image, in their order.
 
         Raises
@@ -397,7 +397,7 @@ class CardStream:
 
     # In the sending thread.
 
-    def _send_all(self, load: Callable[[], CardGraph], loaded: Future[None]) -> None:
+    def _send_all(self, load: Callable[[], DeviceGraph], loaded: Future[None]) -> None:
         try:
             self.graph = load()
         except BackendUnavailable as error:
@@ -492,11 +492,11 @@ class CardStream:
             self._settle(call, results)
         return True
 
-    def _read(self, outputs: Any, tensors: Any) -> List[CardResult]:
+    def _read(self, outputs: Any, tensors: Any) -> List[DeviceResult]:
         as_numpy = self.graph.runtime.as_numpy
         shape = tuple(self.graph.model.input_shape[0][1:])
         return [
-            CardResult(
+            DeviceResult(
                 [np.asarray(as_numpy(tensor)) for tensor in outputs_of_one],
                 None if tensors is None else np.asarray(as_numpy(tensors[row][0])).reshape(shape),
             )
@@ -508,7 +508,7 @@ class CardStream:
     def _settle(
         self,
         call: _Call,
-        results: Optional[List[CardResult]] = None,
+        results: Optional[List[DeviceResult]] = None,
         error: Optional[Exception] = None,
     ) -> None:
         with self._lock:
@@ -688,7 +688,7 @@ class VsxBackend(Backend):
                 vdsp.write_text(json.dumps(render_vdsp(self._preprocess)), encoding="utf-8")
             else:
                 _warn_of_default_padding(vdsp, self._preprocess)
-            self._stream = CardStream(
+            self._stream = DeviceStream(
                 self.prefix,
                 vdsp,
                 device_id=device_id,
@@ -739,8 +739,12 @@ class VsxBackend(Backend):
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
         """Apply a function that uses the network to many items, enough at a time for the device."""
-        # A thread that waits for the device needs no core, so there are more threads than cores.
-        return map_in_order(partial(function, self.infer), items, self.threads + IN_FLIGHT)
+        return map_in_order(partial(function, self.infer), items, self.workers)
+
+    @property
+    def workers(self) -> int:
+        """More threads than cores: a thread that waits for the device needs no core."""
+        return self.threads + IN_FLIGHT
 
     def settings(self) -> Dict[str, Any]:
         """Return what determines the outputs: the runtime, the files and the pre-processing."""

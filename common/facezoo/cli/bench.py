@@ -26,9 +26,10 @@ from typing import Any, Dict, Iterator, List, Optional
 from .. import __version__
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
-from ..evaluation.speed import Job, Measurement, Synthetic, Workers, parse_report
+from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
 from ..files import write_bytes
 from ..machine import describe_machine
+from ..pipeline.load import resolve
 from ..results import RawOutputs
 from ..workers import usable_cores
 from .vamp import add_job_options, job_from, seconds_above_0
@@ -100,6 +101,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure row by row, print each row when it is finished, and write the JSON."""
+    # The vendor's vamp accepts only prefixes; here any model can be measured.
+    args.model, engine = resolve(args.model)
+    args.engine = engine or args.engine
     job = job_from(args, decode=decode_outputs)
     rows: List[Dict[str, Any]] = []
     report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}
@@ -136,7 +140,7 @@ def _measure_ours(
 ) -> Dict[str, Any]:
     job = replace(job, instances=scenario.instances, threads=scenario.threads, batch=scenario.batch)
     with Workers(job, prog) as workers:
-        measured = Measurement.of(workers.run_synthetic(Synthetic(seconds=seconds)))
+        measured = Timings.of(workers.run_synthetic(Synthetic(seconds=seconds)))
         facts = workers.facts
         report.update(facts.settings, card=facts.contract.card_id, dtype=facts.dtype)
     latency = {name: float(value) for name, value in measured.latency_us().items()}

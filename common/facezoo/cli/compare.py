@@ -23,7 +23,7 @@ from typing import Any, List, Optional, Tuple
 
 import cv2
 
-from ..backends import ENGINES, open_backend
+from ..backends import ENGINES, RuntimeOptions
 from ..backends.base import Backend
 from ..backends.replay import ReplayBackend
 from ..datasets.widerface import read_ground_truth
@@ -32,7 +32,7 @@ from ..evaluation.drift import Comparison, Pair, compare_backends
 from ..files import write_bytes
 from ..image.draw import draw_faces, draw_landmarks
 from ..image.files import find_images, read_image_rgb
-from ..models import CARDS
+from ..pipeline.load import load
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures
 from ..vacc.outputs import OutputFolder, output_name
@@ -40,7 +40,7 @@ from .options import EXIT_SOME_REFUSED, progress
 
 __all__ = ["configure", "render_html", "render_text", "run"]
 
-SHOWN = 12  # images on the HTML page
+SHOWN = 12  # images in the HTML report
 SIDE = 560  # longer side in pixels
 
 
@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="F.json", help="also write the numbers to this file"
     )
     parser.add_argument(
-        "--html", type=Path, metavar="F.html", help="also write an HTML page with the images"
+        "--html", type=Path, metavar="F.html", help="also write an HTML report with the images"
     )
 
 
@@ -94,11 +94,9 @@ def _list_pictures(images: Path, datalist: Optional[Path]) -> List[Path]:
 def _open(source: str, args: argparse.Namespace) -> Backend:
     engine, colon, rest = source.partition(":")
     if colon and engine in ENGINES:
-        return open_backend(
-            Path(rest), engine=engine, threads=args.threads, cards=list(CARDS.values())
-        )
+        return load(rest, runtime=RuntimeOptions(engine=engine, threads=args.threads)).backend
     if not Path(source, output_name(0)).is_file():
-        return open_backend(Path(source), threads=args.threads, cards=list(CARDS.values()))
+        return load(source, runtime=RuntimeOptions(threads=args.threads)).backend
     if args.datalist is None:
         raise InputError(f"{source!r} contains recorded outputs; give their list with --datalist")
     return _replay(Path(source), args.datalist, args.images)
@@ -158,7 +156,7 @@ img {{ width: 100% }}
 
 
 def render_html(found: Comparison) -> str:
-    """Write a comparison as an HTML page, with the most different images side by side."""
+    """Write a comparison as an HTML report, with the most different images side by side."""
     ordered = sorted(found.pairs, key=lambda pair: -pair.difference)
     differing = [pair for pair in ordered[:SHOWN] if pair.difference > 0]
     figures = "\n".join(map(_figure, differing)) or "<p>No image differs.</p>"
@@ -180,7 +178,7 @@ def _draw(image: Any, result: Any) -> Tuple[str, str]:
     if isinstance(result, FaceDetections):
         image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"
     elif isinstance(result, Landmarks):
-        image = draw_landmarks(image, result)
+        image = draw_landmarks(image, [result])
     elif isinstance(result, Embedding):
         words = f"norm {result.norm:.2f}"
     elif isinstance(result, QualityScore):

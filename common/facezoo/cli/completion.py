@@ -61,12 +61,15 @@ def _collect(
     words: List[str] = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            words += action.choices
+            # Former names of a verb are not listed with the others.
+            shown = {listed.dest for listed in action._choices_actions}
             for name, sub in action.choices.items():
-                _collect(sub, (*verbs, name), found)
+                if name in shown:
+                    words.append(name)
+                    _collect(sub, (*verbs, name), found)
         elif not action.option_strings and action.choices:
             words += [str(choice) for choice in action.choices]
-        else:
+        elif action.help != argparse.SUPPRESS:
             words += [flag for flag in action.option_strings if flag.startswith("--")]
     found[verbs] = words
 

@@ -10,7 +10,6 @@ recipe's scripts, finds one person in a group photo, and writes a contact sheet.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import subprocess
 import sys
@@ -32,14 +31,16 @@ from ..image.draw import contact_sheet, draw_faces
 from ..image.files import read_image_rgb, write_image_rgb
 from ..models import find_card
 from ..models.magface.card import MATCH_THRESHOLDS
+from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.graph import export_released
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..pipeline.people import match_photos
+from ..pipeline.photo import Predictor
 from ..results import FaceDetections
 from ..vacc.build_config import parse_build_config
 from .compile import override
-from .match import RECOGNISER, open_released
+from .match import DETECTOR, RECOGNISER
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
@@ -88,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
     print("6 the npz route: image2npz, vamp, npz_decode, against the runner")
     npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
     print(f"7 match: the face of {PERSON} among those of {GROUP}")
-    with open_released() as recogniser:
-        match = match_photos(recogniser, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
+    detector = load(DETECTOR, kind=FaceDetector)
+    with Predictor(detector, embedder=load(RECOGNISER, kind=FaceEmbedder)) as model:
+        match = match_photos(model, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
     print(
         f"  face {match.best} of {len(match.second)}, counted from 0: cosine "
         f"{match.cosines.max():.2f}, the next one {match.next_cosine:.2f}; one person from "
@@ -151,22 +153,21 @@ def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
         print("  skipped: the recipe's scripts are not beside this package")
         return
     work = folder / "npz"
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "photos").mkdir(parents=True)
     for photo in photos:
-        shutil.copy(photo, work / "photos")
+        write_bytes(work / "photos" / photo.name, photo.read_bytes())
     pictures, model = str(work / "photos"), str(artifact.prefix)
     listed, outputs = str(work / "list.txt"), str(work / "outputs")
     runner, decoded = work / "runner", work / "decoded"
     vamp = ["-m", "facezoo.cli.main", "vamp", "-m", model, "-i", "2", "-b", "2"]
+    anew = "--overwrite"  # The photos are laid out anew, too.
     commands = [
         [str(common / "utils" / "image2npz.py"), "--dataset_path", pictures]
-        + ["--target_path", str(work / "inputs"), "--text_path", listed],
-        [*vamp, "--datalist", listed, "--path_output", outputs],
+        + ["--target_path", str(work / "inputs"), "--text_path", listed, anew],
+        [*vamp, "--datalist", listed, "--path_output", outputs, anew],
         [str(recipe / "decode" / "npz_decode.py"), "--txt", str(decoded)]
-        + ["--vamp_datalist_path", listed, "--vamp_output_dir", outputs],
+        + ["--vamp_datalist_path", listed, "--vamp_output_dir", outputs, anew],
         [str(recipe / "vsx" / "python" / "scrfd_vsx.py"), "--file_path", pictures]
-        + ["--model_prefix_path", model, "--save_dir", str(runner), "--retry_border", "0"],
+        + ["--model_prefix_path", model, "--save_dir", str(runner), "--retry_border", "0", anew],
         [*vamp, "-t", "3"],
     ]
     for command in commands:
@@ -192,7 +193,7 @@ def measure(
     rate : float
         Photos per second over a folder, median.
     """
-    with load("scrfd", artifact.prefix) as detector:
+    with load(artifact.prefix, kind=FaceDetector) as detector:
         faces = [detector(image) for image in images]
         latency = statistics.median(timed(lambda: detector(images[0])) for _ in range(ROUNDS))
         folder = paths * 6

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -32,26 +31,25 @@ import numpy as np
 from .. import weights
 from ..arrays import read_arrays
 from ..artifact import read_artifact
-from ..backends import open_backend
 from ..backends.base import HostBackend
 from ..backends.ort import OrtBackend
 from ..card import ModelCard
 from ..doctor.checks import (
     Finding,
-    Subject,
+    ModelFile,
     check_environment,
+    check_invariants,
     check_network,
     check_preprocess,
-    check_traits,
     check_weights,
     describe_diagnosis,
-    patient_of,
-    subject_of,
+    read_model_file,
+    reference_setup,
 )
 from ..doctor.mistakes import (
+    DecodedFaces,
     Diagnosis,
-    Faces,
-    Patient,
+    ReferenceSetup,
     diagnose_faces,
     diagnose_outputs,
     diagnose_points,
@@ -66,7 +64,8 @@ from ..image.files import read_image_rgb
 from ..image.preprocess import VdspOperation
 from ..models import find_card
 from ..models.pipnet.decode import read_meanface
-from ..models.scrfd.decode import decode
+from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
 from ..vacc.vdsp import read_vdsp
 from .options import add_flag, add_runtime_options, runtime_of
 
@@ -123,18 +122,17 @@ def run(args: argparse.Namespace) -> int:
         _print(findings)
     shown = len(findings)
     diagnosis: Optional[Diagnosis] = None
-    with tempfile.TemporaryDirectory(prefix="facezoo-doctor-") as folder:
-        subject = _subject(args, Path(folder))
-        if subject is not None:
-            findings += check_weights(subject)
-            backend = OrtBackend(subject.model, subject.contract)
-            with backend:
-                if args.record:
-                    return _record(subject, backend)
-                behaviour, diagnosis = _behaviour(args, subject, backend, Path(folder))
-                findings += behaviour
-        elif args.observed or args.image or args.vdsp_params_info or args.record:
-            raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
+    model_file = _model_file(args)
+    if model_file is not None:
+        findings += check_weights(model_file)
+        backend = OrtBackend(model_file.model, model_file.contract)
+        with backend:
+            if args.record:
+                return _record(model_file, backend)
+            behaviour, diagnosis = _behaviour(args, model_file, backend)
+            findings += behaviour
+    elif args.observed or args.image or args.vdsp_params_info or args.record:
+        raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
     _print(findings[shown:])
     if args.json:
         entry: Dict[str, Any] = {"schema": SCHEMA, "findings": [one.to_dict() for one in findings]}
@@ -163,7 +161,7 @@ def _lines(findings: List[Finding]) -> Iterator[str]:
             yield f"  {'':4}  {'':{width}}  -> {finding.remedy}"
 
 
-def _subject(args: argparse.Namespace, folder: Path) -> Optional[Subject]:
+def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
     card: Optional[ModelCard] = find_card(args.model) if args.model else None
     path: Optional[Path] = args.onnx
     if args.model_prefix_path is not None:
@@ -175,65 +173,61 @@ def _subject(args: argparse.Namespace, folder: Path) -> Optional[Subject]:
             )
     if path is None and card is not None:
         path = weights.find(card.weights or card.id)
-    return subject_of(path, card, folder) if path is not None else None
+    return read_model_file(path, card) if path is not None else None
 
 
-def _record(subject: Subject, backend: HostBackend) -> int:
-    patients = [patient_of(subject, backend, picture) for picture in drawn_pictures()]
+def _record(model_file: ModelFile, backend: HostBackend) -> int:
+    setups = [reference_setup(model_file, backend, picture) for picture in drawn_pictures()]
     outputs = []
-    for patient in patients:
-        outputs.append(patient.run(VdspOperation(patient.preprocess)(patient.image)[0][None]))
-    print(write_reference(subject.card.id, subject.source_sha256, outputs))
+    for setup in setups:
+        outputs.append(setup.run(VdspOperation(setup.preprocess)(setup.image)[0][None]))
+    print(write_reference(model_file.card.id, model_file.source_sha256, outputs))
     return 0
 
 
 def _behaviour(
-    args: argparse.Namespace, subject: Subject, backend: HostBackend, folder: Path
+    args: argparse.Namespace, model_file: ModelFile, backend: HostBackend
 ) -> Tuple[List[Finding], Optional[Diagnosis]]:
-    findings = [check_network(subject, backend)]
+    findings = [check_network(model_file, backend)]
     diagnosis: Optional[Diagnosis] = None
-    image, unaligned = _picture(args, subject, folder)
+    image, unaligned = _picture(args, model_file)
     if findings[0].status == "note":
-        findings += check_traits(subject, backend, image if args.image else None)
-    patient = patient_of(subject, backend, image, unaligned)
-    own = subject.contract.preprocess
+        findings += check_invariants(model_file, backend, image if args.image else None)
+    setup = reference_setup(model_file, backend, image, unaligned)
+    own = model_file.contract.preprocess
     given = read_vdsp(args.vdsp_params_info, own) if args.vdsp_params_info else own
     what = "vdsp JSON" if args.vdsp_params_info else "contract"
-    findings += check_preprocess(subject, given, what)
-    if given.input_hw == patient.preprocess.input_hw:
-        diagnosis = diagnose_tensor(patient, VdspOperation(given)(image)[0][None])
+    findings += check_preprocess(model_file, given, what)
+    if given.input_hw == setup.preprocess.input_hw:
+        diagnosis = diagnose_tensor(setup, VdspOperation(given)(image)[0][None])
         findings += describe_diagnosis(f"its tensors ({what})", diagnosis)
     if args.model_prefix_path is not None:
-        options = {**runtime_of(args), "cards": [subject.card]}
-        with open_backend(args.model_prefix_path, **options) as runtime:
-            outputs = runtime.infer(image).arrays
-            name = f"outputs of {runtime.name} on {runtime.device}"
-        diagnosis = diagnose_outputs(patient, outputs)
+        runtime, vdsp = runtime_of(args), args.vdsp_params_info
+        with load(args.model_prefix_path, runtime=runtime, vdsp=vdsp) as model:
+            outputs = model.backend.infer(image).arrays
+            name = f"outputs of {model.backend.name} on {model.backend.device}"
+        diagnosis = diagnose_outputs(setup, outputs)
         findings += describe_diagnosis(name, diagnosis)
     if args.observed is not None:
         if args.image is None:
             raise InputError("--observed is about a picture; give it as --image")
-        diagnosis = _diagnose(args, subject, patient)
+        diagnosis = _diagnose(args, model_file, setup)
         findings += describe_diagnosis(args.observed.name, diagnosis)
     return findings, diagnosis
 
 
 def _picture(
-    args: argparse.Namespace, subject: Subject, folder: Path
+    args: argparse.Namespace, model_file: ModelFile
 ) -> Tuple[np.ndarray, Mapping[str, np.ndarray]]:
     """Return what is to be fed, and what programs without alignment feed."""
     if args.image is None:
         return drawn_pictures()[0], {}
     image = read_image_rgb(args.image)
-    input_hw = subject.contract.preprocess.input_hw
-    if subject.card.model not in ALIGNED or image.shape[:2] == input_hw:
+    input_hw = model_file.contract.preprocess.input_hw
+    if model_file.card.model not in ALIGNED or image.shape[:2] == input_hw:
         return image, {}
-    path = args.detector or weights.find(DETECTOR)
-    card = None if args.detector else find_card(DETECTOR)
-    (folder / "detector").mkdir()
-    detector = subject_of(path, card, folder / "detector")
-    with OrtBackend(detector.model, detector.contract) as backend:
-        faces = decode(backend.infer(image), **detector.contract.decode)[0]
+    with load(args.detector or DETECTOR, kind=FaceDetector) as detector:
+        faces = detector(image)
     if not len(faces):
         raise InputError(
             f"{str(args.image)!r}: no face was found to align; hand in the aligned face itself, "
@@ -243,20 +237,20 @@ def _picture(
     return crop, unaligned_crops(image, faces.boxes_xyxy[0].tolist(), input_hw)
 
 
-def _diagnose(args: argparse.Namespace, subject: Subject, patient: Patient) -> Diagnosis:
+def _diagnose(args: argparse.Namespace, model_file: ModelFile, setup: ReferenceSetup) -> Diagnosis:
     observed: Path = args.observed
-    if observed.suffix == ".json" and subject.card.model == "pipnet":
+    if observed.suffix == ".json" and model_file.card.model == "pipnet":
         given = read_meanface(args.meanface) if args.meanface else None
         points = _read_points(observed)
-        return diagnose_points(patient, points, given=given, **subject.contract.decode)
+        return diagnose_points(setup, points, given=given, **model_file.contract.decode)
     if observed.suffix == ".json":
-        return diagnose_faces(patient, _read_faces(observed))
+        return diagnose_faces(setup, _read_faces(observed))
     arrays = _read_arrays(observed)
     alone = next(iter(arrays.values()))
-    height, width = patient.preprocess.input_hw
+    height, width = setup.preprocess.input_hw
     if len(arrays) == 1 and alone.shape[-3:] == (3, height, width):
-        return diagnose_tensor(patient, alone)
-    return diagnose_outputs(patient, arrays)
+        return diagnose_tensor(setup, alone)
+    return diagnose_outputs(setup, arrays)
 
 
 def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
@@ -294,7 +288,7 @@ def _read_points(path: Path) -> np.ndarray:
     return found
 
 
-def _read_faces(path: Path) -> Faces:
+def _read_faces(path: Path) -> DecodedFaces:
     faces = _read_json(path, "faces")
     try:
         marks = [face["landmarks_xy"] for face in faces if face.get("landmarks_xy")]
@@ -303,7 +297,7 @@ def _read_faces(path: Path) -> Faces:
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError("a number is not finite")
         with_marks = np.array(marks, np.float32) if marks and len(marks) == len(faces) else None
-        return Faces(boxes, scores, with_marks)
+        return DecodedFaces(boxes, scores, with_marks)
     except UNREADABLE as error:
         raise InputError(
             f'{str(path)!r} holds no faces ({error}); expected {{"faces": [{{"box_xyxy": '

@@ -1,7 +1,7 @@
 """Write a stand-alone folder of one model, to copy into a product: no facezoo needed there.
 
-One NumPy file with pre-processing and decode, runners for ONNX Runtime and the card, the ONNX, the
-vendor's YAML and JSON, a picture and its expected result.
+One NumPy file with pre-processing and decode, runners for ONNX Runtime and the device, the ONNX,
+the vendor's YAML and JSON, a picture and its expected result.
 
   facezoo eject scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx --to product/detector
   facezoo eject w600k_mbf --to product/recogniser --image aligned_face.png
@@ -13,12 +13,12 @@ import argparse
 from pathlib import Path
 
 from .. import weights
-from ..contract import Contract, find_contract
+from ..contract import Contract, read_contract
 from ..deploy.eject import EJECTED_FILES, eject
 from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
-from ..pipeline.load import published_graph
+from ..pipeline.load import resolve
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
@@ -47,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the folder and list it."""
     card = find_card(args.model)
-    graph = args.onnx or published_graph(card.id, card.model)
-    contract = find_contract(graph) or Contract.from_card(card)
+    graph, _ = resolve(args.onnx or card.id, card=card.id)
+    contract = read_contract(graph)
     if contract.card_id != card.id:
         raise InputError(f"{str(graph)!r} says it is {contract.card_id}, not {card.id}")
     sample = read_image_rgb(args.image or weights.find(SAMPLE))

@@ -11,7 +11,7 @@ from .. import __version__
 from ..vacc.toolchain import TOOLS, hand_over
 from .options import _HelpFormatter, run_command
 
-__all__ = ["CHAPTERS", "VERBS", "build_parser", "main"]
+__all__ = ["CHAPTERS", "MAINTAINERS", "VERBS", "build_parser", "main"]
 
 # In the order of the work; the help reads like a table of contents.
 CHAPTERS = {
@@ -40,18 +40,21 @@ CHAPTERS = {
         "bench": "speed in MLPerf's scenarios, by stages, and over settings",
         "vamp": "speed, or over npz files, as the vendor's profiler",
     },
-    "trouble": {
+    "diagnose": {
         "doctor": "machine, weights, and what explains wrong numbers",
-        "vacc": "a selftest of the vendor's card and tools",
+        "vacc": "a selftest of the vendor's device and tools",
     },
-    "house": {
-        "recipes": "render the vdsp JSONs and build YAMLs from the cards",
-        "docs": "render the tables in the READMEs from result files",
+    "maintain": {
         "shims": "vamc and vamp for machines without the vendor's",
         "completion": "for bash, zsh and fish",
     },
 }
-VERBS = {verb: text for chapter in CHAPTERS.values() for verb, text in chapter.items()}
+# For a clone of the repository; they work there like all others, and stay out of the help.
+MAINTAINERS = {
+    "recipes": "render the vdsp JSONs and build YAMLs from the cards",
+    "docs": "render the tables in the READMEs from result files",
+}
+VERBS = {verb: text for verbs in (*CHAPTERS.values(), MAINTAINERS) for verb, text in verbs.items()}
 
 
 class _Contents(argparse.ArgumentParser):

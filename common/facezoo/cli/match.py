@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 
@@ -22,14 +22,16 @@ from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
-from ..pipeline.load import find_model
+from ..models.magface.model import FaceEmbedder
+from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
 from ..pipeline.people import Match, match_photos
-from ..pipeline.photo import PhotoEmbedder
+from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
-from ..results import FaceDetections, FaceEmbeddings
-from .options import add_runtime_options, runtime_of
+from ..results import FaceDetections
+from .options import add_old_spelling, add_runtime_options, runtime_of
 
-__all__ = ["configure", "draw_match", "open_released", "run"]
+__all__ = ["configure", "draw_match", "run"]
 
 DETECTOR, RECOGNISER = "scrfd_500m_bnkps", "w600k_mbf"
 
@@ -48,26 +50,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="threshold of facezoo calibrate similarity, in place of the built-in one",
     )
-    parser.add_argument("--far", type=float, default=1e-3, help="which of the profile's")
+    parser.add_argument(
+        "--fmr", type=float, default=1e-3, help="false match rate, one of those in the profile"
+    )
+    add_old_spelling(parser, "--far", type=float, dest="fmr")
     parser.add_argument(
         "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write faces and cosines")
-    parser.add_argument(
-        "--detector", type=Path, metavar="PREFIX", help=f"SCRFD; by default {DETECTOR}"
-    )
-    parser.add_argument(
-        "--recogniser", type=Path, metavar="PREFIX", help=f"by default {RECOGNISER}"
-    )
+    parser.add_argument("--detector", default=DETECTOR, metavar="M", help="SCRFD")
+    parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="MagFace or another")
     add_runtime_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
-    with open_released(args.detector, args.recogniser, **runtime_of(args)) as model:
-        card_id = model.contract.card_id
-        sha256 = model.network.settings().get("model_sha256")
+    runtime = runtime_of(args)
+    detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+    embedder = load(args.recogniser, kind=FaceEmbedder, runtime=runtime)
+    with Predictor(detector, embedder=embedder) as model:
+        card_id = embedder.contract.card_id
+        sha256 = embedder.settings().get("model_sha256")
         threshold, origin = _threshold(args, card_id, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
@@ -89,41 +93,19 @@ def run(args: argparse.Namespace) -> int:
             "threshold": threshold,
             "one_person": cosine >= threshold,
             "cosines": match.cosines.tolist(),
-            "first": match.first.faces.to_dict(),
-            "second": match.second.faces.to_dict(),
+            "first": match.first.detections.to_dict(),
+            "second": match.second.detections.to_dict(),
         }
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     return 0
-
-
-def open_released(
-    detector: Optional[Path] = None, recogniser: Optional[Path] = None, **runtime: Any
-) -> PhotoEmbedder:
-    """Open detector and recogniser, in place of those not named the released ones.
-
-    Parameters
-    ----------
-    detector, recogniser
-        Artifact prefixes or .onnx files.
-    runtime
-        For :func:`facezoo.load`.
-
-    Raises
-    ------
-    WeightsMissing
-        If a released file is not on this machine; says how to get it.
-    """
-    first: Any = find_model(str(detector or DETECTOR), "scrfd", **runtime)
-    second: Any = find_model(str(recogniser or RECOGNISER), "magface", **runtime)
-    return PhotoEmbedder(first, second)
 
 
 def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:
     if args.threshold is not None:
         return Threshold.from_cosine(args.threshold).cosine, "yours"
     if args.profile is not None:
-        cosine = read_similarity(args.profile, sha256).cosine_at(args.far)
-        return cosine, f"that of {args.profile} at FAR {args.far:g}"
+        cosine = read_similarity(args.profile, sha256).cosine_at(args.fmr)
+        return cosine, f"that of {args.profile} at FMR {args.fmr:g}"
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
             f"no threshold was measured for {card_id}; give a --profile, which "
@@ -133,7 +115,7 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     return found.cosine, found.origin
 
 
-def _count(found: FaceEmbeddings) -> str:
+def _count(found: PredictedPhoto) -> str:
     return f"{len(found)} face{'s' * (len(found) != 1)}"
 
 
@@ -154,7 +136,7 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     numpy.ndarray
         A sheet, uint8, RGB.
     """
-    sides = ((match.first.faces, match.index), (match.second.faces, match.best))
+    sides = ((match.first.detections, match.index), (match.second.detections, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
     aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
     cosine = f"aligned, cosine {match.cosines[match.best]:.4f}"

@@ -12,29 +12,40 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    TypeVar,
+)
 
-from ..backends import ENGINES
+from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
-from ..runs import RunFolder
+from ..runs import Inputs, ItemCounts, Outcome, RunFolder
 
 __all__ = [
     "EXIT_SOME_REFUSED",
     "add_batch_option",
     "add_embedder_options",
     "add_flag",
+    "add_image_dir_option",
     "add_model_options",
     "add_run_options",
     "add_runtime_options",
     "add_shape_options",
+    "embedder_source",
     "import_torch_part",
     "make_parser",
-    "open_embedder",
     "progress",
-    "report_run",
+    "report_items",
     "run_command",
+    "run_items",
     "runtime_of",
 ]
 
@@ -96,6 +107,21 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
     parser.add_argument(*spellings, **options)
 
 
+def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
+    """Add former spellings of a flag, which work like it and are not shown in the help.
+
+    Parameters
+    ----------
+    parser
+        As of :func:`add_flag`.
+    names
+        The former spellings.
+    options
+        ``dest`` of the flag, and its ``type``.
+    """
+    add_flag(parser, *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which model runs, and on what."""
     group = parser.add_argument_group("model")
@@ -105,14 +131,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PREFIX",
-        help="artifact prefix such as deploy_weights/NAME/mod, or an .onnx file",
+        help="artifact prefix such as deploy_weights/NAME/mod, an .onnx file, or a card's name",
     )
     add_flag(
         group,
         "--vdsp_params_info",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the card would do it; by default the model's own",
+        help="pre-processing as the device would do it; by default the model's own",
     )
     add_runtime_options(group)
 
@@ -120,7 +146,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that say what a model runs on; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="die of the card")
+    add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -131,7 +157,7 @@ def add_runtime_options(group: Any) -> None:
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that say which recogniser runs; :func:`open_embedder` reads them.
+    """Add the flags that say which recogniser runs; :func:`embedder_source` reads them.
 
     Returns
     -------
@@ -165,8 +191,8 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     return source
 
 
-def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
-    """Open the recogniser of :func:`add_embedder_options`.
+def embedder_source(args: argparse.Namespace, workspace: Path) -> Path:
+    """Return the file or prefix that the flags of :func:`add_embedder_options` name.
 
     Parameters
     ----------
@@ -177,7 +203,8 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
 
     Returns
     -------
-    facezoo.models.magface.model.FaceEmbedder
+    Path
+        For :func:`facezoo.load`.
 
     Raises
     ------
@@ -188,9 +215,8 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
     """
     # Imported here because it takes most of a command's start.
     from .. import weights
-    from ..pipeline.load import load
 
-    source = args.onnx or args.model_prefix_path
+    source: Optional[Path] = args.onnx or args.model_prefix_path
     if args.resume:
         checkpoint = weights.locate(args.resume)
         source = workspace / f"{checkpoint.stem}_{args.arch}.onnx"
@@ -200,7 +226,7 @@ def open_embedder(args: argparse.Namespace, workspace: Path) -> Any:
             print(f"{source}: from {checkpoint}, largest difference from torch {worst:.2e}")
     if source is None:
         raise InputError("which network? give --resume CKPT, --onnx FILE or --model_prefix_path")
-    return load("magface", source, flip=args.flip, **runtime_of(args))
+    return source
 
 
 def _is_export_of(graph: Path, checkpoint: Path) -> bool:
@@ -210,18 +236,14 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
     return read_contract(graph).source_sha256 == sha256_of(checkpoint)
 
 
-def runtime_of(args: argparse.Namespace) -> Dict[str, Any]:
-    """Return what ``facezoo.load`` needs of the flags of :func:`add_runtime_options`.
-
-    A vdsp JSON is among it where the command takes one; of several models it could be any's.
-    """
-    return {
-        "engine": args.engine,
-        "vdsp": getattr(args, "vdsp_params_info", None),
-        "device_id": args.device_id,
-        "provider": args.provider,
-        "precision": args.precision,
-    }
+def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
+    """Return what the flags of :func:`add_runtime_options` say."""
+    return RuntimeOptions(
+        engine=args.engine,
+        device_id=args.device_id,
+        provider=args.provider,
+        precision=args.precision,
+    )
 
 
 def add_shape_options(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +256,16 @@ def add_shape_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="N",
         help="height and width, or dynamic",
+    )
+
+
+def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--input_image_dir`` of what reads vamp's outputs."""
+    add_flag(
+        parser,
+        "--input_image_dir",
+        type=Path,
+        help="folder of the images; needed for a list that the vendor's script made",
     )
 
 
@@ -268,10 +300,13 @@ class _Size(argparse.Action):
             parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
 
 
+OVERWRITE = "remove what the earlier run wrote there and start anew"
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command that writes a folder."""
     group = parser.add_argument_group("run")
-    group.add_argument("--overwrite", action="store_true", help="empty the folder and start anew")
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
 
@@ -304,23 +339,73 @@ def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator
     return iter(tqdm(items, total=total, unit="img", disable=True if quiet else None))
 
 
-def report_run(run: RunFolder, total: int, done_before: int, seconds: float) -> int:
-    """Print the last line of a folder run and return its exit code.
+def run_items(
+    args: argparse.Namespace,
+    inputs: Inputs,
+    results: Callable[[Sequence[Any]], Iterable[Outcome]],
+    *,
+    command: str,
+    settings: Mapping[str, Any],
+    finish: Callable[[RunFolder], object],
+    names: Optional[Sequence[str]] = None,
+    items: Optional[Sequence[Any]] = None,
+    folder: Optional[Path] = None,
+    files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+    afterwards: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a resumable command over many items, show its progress and print its last line.
 
     Parameters
     ----------
-    run
-        Finished.
-    total, done_before
-        Number of items, and how many of them an earlier start had finished.
-    seconds
-        Time for the others.
+    args
+        Parsed, with the flags of :func:`add_run_options`.
+    inputs, command, settings
+        See :class:`facezoo.runs.RunFolder`.
+    results, finish, files_of
+        See :meth:`facezoo.runs.RunFolder.process`.
+    names, items
+        What is worked on; by default the files of ``inputs`` under their names.
+    folder
+        Where to; by default ``args.save_dir``.
+    afterwards
+        What every start does with the results, also of a run that was finished before, while the
+        folder is held.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 1 if an item was refused.
     """
-    rate = f", {(total - done_before) / seconds:.1f} images/s" if total > done_before else ""
-    kept = f", {done_before} kept from before" if done_before else ""
-    refused = f", {run.refused} refused" if run.refused else ""
-    print(f"{total} images{kept}{refused}{rate}; results in {run.folder}")
-    return EXIT_SOME_REFUSED if run.refused else 0
+    folder = args.save_dir if folder is None else folder
+    with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
+        counts = run.process(
+            inputs.names if names is None else names,
+            inputs.paths if items is None else items,
+            results,
+            finish=finish,
+            files_of=files_of,
+            progress=lambda stream, total: progress(stream, total, args.quiet),
+        )
+        afterwards()
+    return report_items(counts, f"results in {folder}")
+
+
+def report_items(counts: ItemCounts, where: str) -> int:
+    """Print the last line of a command that works on many images, and return its exit code.
+
+    Parameters
+    ----------
+    counts
+        What it did.
+    where
+        Says where the results are.
+    """
+    new = counts.total - counts.kept
+    kept = f", {counts.kept} kept from before" if counts.kept else ""
+    refused = f", {counts.refused} refused" if counts.refused else ""
+    rate = f", {new / counts.seconds:.1f} images/s" if new else ""
+    print(f"{counts.total} images{kept}{refused}{rate}; {where}")
+    return EXIT_SOME_REFUSED if counts.refused else 0
 
 
 def run_command(

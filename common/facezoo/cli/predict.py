@@ -10,7 +10,7 @@ detector is needed.
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
 It writes faces.jsonl (a line a photo, see facezoo/schemas/predict.schema.json), run.json, and as
-asked faces.csv, pictures/, embeddings.npz. Resumable: the same command goes on where it was.
+asked faces.csv, pictures/, embeddings.npz. Resumable: run the same command again.
 """
 
 from __future__ import annotations
@@ -21,22 +21,27 @@ import csv
 import dataclasses
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import cv2
 import numpy as np
 
-from ..errors import InputError
+from ..datasets.embeddings import Embeddings, write_embeddings
+from ..errors import UNREADABLE, InputError
 from ..files import write_bytes
 from ..image.draw import draw_predicted, write_drawing
 from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
-from ..pipeline.acceptance import REASONS, Gate, read_score_limit
-from ..pipeline.load import find_model
+from ..models.base import FaceModel
+from ..models.magface.model import FaceEmbedder
+from ..models.pipnet.model import LandmarkDetector
+from ..models.scrfd.model import FaceDetector
+from ..models.sdd_fiqa.model import FaceQuality
+from ..pipeline.acceptance import REASONS, Acceptance, read_score_limit
+from ..pipeline.load import load
 from ..pipeline.people import number_people
-from ..pipeline.photo import FacePredictor, PredictedPhoto
-from ..profiles.appearance import LOOKS, default_limits, read_limits
+from ..pipeline.photo import PredictedPhoto, Predictor
+from ..profiles.appearance import MEASURES, AppearanceLimits, default_limits, read_appearance
 from ..profiles.similarity import read_similarity
 from ..reports.html import (
     LONGEST_SIDE,
@@ -46,26 +51,28 @@ from ..reports.html import (
     Section,
     Table,
     versions,
-    write_page,
+    write_html_report,
 )
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, RunFolder
 from .options import (
     add_flag,
+    add_old_spelling,
     add_run_options,
     add_runtime_options,
-    progress,
-    report_run,
+    run_items,
     runtime_of,
 )
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "read_photos", "run"]
 
-SCHEMA = "facezoo.predict/1"
+SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
+# What the first schema called two of a face's measures.
+FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
 FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
 PICTURES_SHOWN = 48
 COLUMNS = (
-    "photo face reasons score left top right bottom size sharpness turn cut_off quality magnitude "
-    "embedding person"
+    "photo face reasons score left top right bottom size sharpness yaw truncation quality "
+    "magnitude embedding person"
 ).split()
 
 
@@ -79,8 +86,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stages.add_argument("--quality", metavar="M", help="SDD-FIQA")
     stages.add_argument("--embedder", metavar="M", help="MagFace or another recogniser")
     add_runtime_options(stages)
-    gate = parser.add_argument_group("what refuses a face")
-    gate.add_argument(
+    limits = parser.add_argument_group("acceptance limits of a face")
+    limits.add_argument(
         "--profile",
         type=Path,
         action="append",
@@ -88,17 +95,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of facezoo calibrate quality, for low_quality; may be given again",
     )
-    gate.add_argument("--threshold", default="drop 5 %", help="which of the profile's thresholds")
-    gate.add_argument(
-        "--looks",
+    limits.add_argument("--threshold", default="drop 5 %", help="which of the profile's thresholds")
+    limits.add_argument(
+        "--appearance",
         type=Path,
         metavar="FILE",
-        help="of facezoo calibrate looks, for the other reasons, in place of the package's; "
-        "single limits of it are replaced by:",
+        help="profile of facezoo calibrate appearance, for the other reasons; by default the "
+        "package's own. Single limits of it are replaced by:",
     )
-    for field, _ in LOOKS.values():
-        add_flag(gate, f"--{field}", type=float, metavar="X", help=_LIMIT_HELP[field])
-    add_flag(gate, "--embed_refused", action="store_true", help="embed refused faces, too")
+    add_old_spelling(limits, "--looks", type=Path, dest="appearance")
+    for field, _ in MEASURES.values():
+        add_flag(limits, f"--{field}", type=float, metavar="X", help=_LIMIT_HELP[field])
+    add_old_spelling(limits, "--max_turn", type=float, dest="max_yaw")
+    add_old_spelling(limits, "--max_cut_off", type=float, dest="max_truncation")
+    add_flag(limits, "--embed_refused", action="store_true", help="embed refused faces, too")
     people = parser.add_argument_group("who is who")
     people.add_argument(
         "--similarity",
@@ -106,11 +116,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of facezoo calibrate similarity: number the people among the embedded faces",
     )
-    people.add_argument("--far", type=float, default=1e-3, help="which of its thresholds")
+    people.add_argument(
+        "--fmr", type=float, default=1e-3, help="false match rate, one of those in that profile"
+    )
+    add_old_spelling(people, "--far", type=float, dest="fmr")
     output = parser.add_argument_group("output")
     output.add_argument("--draw", action="store_true", help="write annotated pictures")
     output.add_argument(
-        "--html", type=Path, metavar="FILE", help="one page with pictures, table and settings"
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML report",
     )
     output.add_argument("--csv", action="store_true", help="write a line a face")
     add_run_options(parser)
@@ -119,8 +135,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 _LIMIT_HELP = {
     "min_size": "too_small: shorter side of the box in pixels",
     "min_sharpness": "blurred: variance of the Laplacian of the aligned face",
-    "max_turn": "turned: nose beside the eyes' middle, in distances of the eyes",
-    "max_cut_off": "cut_off: share of the aligned face outside the photo",
+    "max_yaw": "turned: offset of the nose from the eyes' middle, in distances of the eyes",
+    "max_truncation": "cut_off: share of the aligned face outside the photo",
 }
 
 
@@ -133,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(
-    args: argparse.Namespace, model: FacePredictor, paths: Sequence[Path], names: Sequence[str]
+    args: argparse.Namespace, model: Predictor, paths: Sequence[Path], names: Sequence[str]
 ) -> int:
     name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
     alike = _similarity(args, model)
@@ -146,65 +162,70 @@ def _run(
         for picture in files_of(name_of[path]):
             write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
-    with RunFolder(
-        args.save_dir,
-        command="predict",
-        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("pictures", FACES_FILE, CSV_FILE, ARRAYS_FILE),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        results = model.stream(paths[done:], visit=draw)
-        for path, photo in progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], photo)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            write_results(args, folder.entries(), alike)
-            folder.finish()
+    def finish(run: RunFolder) -> None:
+        write_results(args, run.entries(), alike)
+
+    def show() -> None:
         if args.html:
-            _write_page(args, model.settings(), dict(zip(names, paths)))
+            _write_html(args, model.settings(), dict(zip(names, paths)))
         if not args.quiet:
             print(_summary(args.save_dir / FACES_FILE))
-        return report_run(folder, len(paths), done, seconds)
+
+    stages = (args.detector, args.landmarks, args.quality, args.embedder)
+    limits = (*args.profile, args.appearance, args.similarity)
+    inputs = Inputs(paths, names, args.path, *stages, *limits)
+    inputs.refuse_file(args.html)
+    return run_items(
+        args,
+        inputs,
+        lambda left: (photo for _, photo in model.stream(left, visit=draw)),
+        command="predict",
+        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
+        files_of=files_of,
+        finish=finish,
+        afterwards=show,
+    )
 
 
-def _similarity(args: argparse.Namespace, model: FacePredictor) -> Optional[float]:
+def _similarity(args: argparse.Namespace, model: Predictor) -> Optional[float]:
     if args.similarity is None:
         return None
     if model.embedder is None:
         raise InputError("--similarity compares embeddings; name an --embedder")
     sha256 = model.embedder.settings().get("model_sha256")
-    return read_similarity(args.similarity, sha256).cosine_at(args.far)
+    return read_similarity(args.similarity, sha256).cosine_at(args.fmr)
 
 
-def open_predictor(args: argparse.Namespace) -> FacePredictor:
+def open_predictor(args: argparse.Namespace) -> Predictor:
     """Open the stages that the arguments name."""
     runtime = runtime_of(args)
-    limits = read_limits(args.looks) if args.looks else default_limits()
-    given = {field: getattr(args, field) for field, _ in LOOKS.values()}
-    given = {field: value for field, value in given.items() if value is not None}
-    limits = dataclasses.replace(limits, **given)
     scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
-    rooms = {"landmarks": "pipnet", "quality": "sdd_fiqa", "embedder": "magface"}
-    others = {
-        stage: find_model(getattr(args, stage), room, threads=1, **runtime)
-        for stage, room in rooms.items()
-        if getattr(args, stage)
-    }
-    detector: Any = find_model(args.detector, "scrfd", **runtime)
-    return FacePredictor(
-        detector, gate=Gate(limits, scores, embed_refused=args.embed_refused), **others
+    embedder = args.embedder and load(args.embedder, kind=FaceEmbedder, runtime=runtime)
+    limits = _limits_of(args, embedder)
+    return Predictor(
+        load(args.detector, kind=FaceDetector, runtime=runtime),
+        args.landmarks and load(args.landmarks, kind=LandmarkDetector, runtime=runtime),
+        args.quality and load(args.quality, kind=FaceQuality, runtime=runtime),
+        embedder,
+        acceptance=Acceptance(limits, scores, embed_refused=args.embed_refused),
     )
 
 
-def _write_page(
+def _limits_of(args: argparse.Namespace, embedder: Optional[FaceModel[Any]]) -> AppearanceLimits:
+    limits = default_limits()
+    if args.appearance:
+        sha256 = None if embedder is None else embedder.settings().get("model_sha256")
+        limits = read_appearance(args.appearance, sha256).limits
+    given = {field: getattr(args, field) for field, _ in MEASURES.values()}
+    given = {field: value for field, value in given.items() if value is not None}
+    return dataclasses.replace(limits, **given)
+
+
+def _write_html(
     args: argparse.Namespace, settings: Dict[str, Any], path_of: Dict[str, Path]
 ) -> None:
-    """Show a finished run: its pictures, a row a face, the scores, and what it ran with."""
-    lines = (args.save_dir / FACES_FILE).read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
+    """Write the HTML report of a finished run: images, a row per face, scores, settings."""
+    entries = read_photos(args.save_dir / FACES_FILE)
     faces = [(e["path"], i, f) for e in entries for i, f in enumerate(e.get("faces", ()))]
     shown = [entry for entry in entries if "faces" in entry][:PICTURES_SHOWN]
     images = [_small(read_image_rgb(path_of[entry["path"]]), entry) for entry in shown]
@@ -212,7 +233,7 @@ def _write_page(
     note = f"The first {len(shown)} of {len(entries)} photos." if len(shown) < len(entries) else ""
     rows = [[None if cell == "" else cell for cell in _row(*face)] for face in faces]
     used = [i for i in range(len(COLUMNS)) if any(row[i] is not None for row in rows)]
-    write_page(
+    write_html_report(
         args.html,
         f"Faces in {args.path.name}",
         [
@@ -235,7 +256,7 @@ def _score_curves(faces: Sequence[Dict[str, Any]]) -> Iterator[Curves]:
 
 
 def _small(image: np.ndarray, entry: Dict[str, Any]) -> np.ndarray:
-    """Shrink a photo to what the page shows, then draw, so that the words can be read."""
+    """Shrink a photo to what the report shows, then draw, so that the words can be read."""
     scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -282,14 +303,9 @@ def write_results(
         writer.writerows([COLUMNS, *(_row(*face) for face in faces)])
         write_bytes(folder / CSV_FILE, text.getvalue().encode())
     if args.embedder is not None:
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            embeddings=np.stack(vectors) if vectors else np.zeros((0, 0), np.float32),
-            photos=np.array([faces[index][0] for index in embedded], str),
-            faces=np.array([faces[index][1] for index in embedded], np.int64),
-        )
-        write_bytes(folder / ARRAYS_FILE, buffer.getvalue())
+        names = [faces[index][0] for index in embedded]
+        numbers = [faces[index][1] for index in embedded]
+        write_embeddings(folder / ARRAYS_FILE, Embeddings.of(names, vectors, numbers))
 
 
 def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
@@ -298,12 +314,42 @@ def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
     return ["" if known.get(column) is None else known[column] for column in COLUMNS]
 
 
+def read_photos(path: Path) -> List[Dict[str, Any]]:
+    """Read a faces.jsonl, of the present schema or the first, as entries of the present one.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If it holds a line of another schema; names the line.
+    """
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            if entry["schema"] not in (SCHEMA, FIRST_SCHEMA):
+                raise ValueError(f"its schema is {entry['schema']!r}")
+            faces = [
+                {FIRST_NAMES.get(name, name): value for name, value in face.items()}
+                for face in entry.get("faces", ())
+            ]
+        except UNREADABLE as error:
+            raise InputError(
+                f"{str(path)!r}: line {number} is not a photo of facezoo predict ({error}); run "
+                "facezoo predict again with --overwrite"
+            ) from error
+        entries.append(
+            {**entry, "schema": SCHEMA, **({"faces": faces} if "faces" in entry else {})}
+        )
+    return entries
+
+
 def _summary(path: Path) -> str:
-    faces = [
-        face
-        for line in path.read_text(encoding="utf-8").splitlines()
-        for face in json.loads(line).get("faces", ())
-    ]
+    faces = [face for entry in read_photos(path) for face in entry.get("faces", ())]
     counts = [(name, sum(name in face["reasons"] for face in faces)) for name in REASONS]
     why = ", ".join(f"{count} {name}" for name, count in counts if count)
     refused = sum(bool(face["reasons"]) for face in faces)

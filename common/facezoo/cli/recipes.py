@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List
 
 import yaml
 
@@ -17,20 +17,10 @@ from ..card import ModelCard, Preprocess
 from ..deploy.triton import render_triton
 from ..errors import GateError, InputError
 from ..files import write_bytes
-from ..models import CARDS
+from ..models import CARDS, VENDOR_FILES
 from ..vacc.vdsp import render_vdsp
 
 __all__ = ["configure", "render_build", "render_recipes", "run"]
-
-# Model room -> (recipe folder, stem of the build YAMLs, stem of the vdsp JSONs, card of the YAML
-# that carries the stem alone). The seeds' file names decide the stems; where the stem is empty, the
-# seed's YAML and JSON are named after the model alone.
-RECIPES: Dict[str, Tuple[str, str, str, str]] = {
-    "scrfd": ("face_detection/scrfd", "official", "insightface", "scrfd_500m_bnkps"),
-    "pipnet": ("face_alignment/pipnet", "official", "official", "pip_resnet18"),
-    "sdd_fiqa": ("face_quality/sdd_fiqa", "", "tface", "sdd_fiqa_r50"),
-    "magface": ("face_recognition/magface", "official", "official", "magface_iresnet100"),
-}
 
 _HEADER = """\
 # Rendered from the card {card} by "make recipes"; edit the card, not this file.
@@ -81,7 +71,8 @@ def render_build(card: ModelCard, name: str) -> str:
         "workspace": {"path": "./deploy_weights/"},
     }
     text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
-    return _HEADER.format(card=card.id) + text
+    # A line break would end the comment.
+    return _HEADER.format(card=json.dumps(card.id)[1:-1]) + text
 
 
 def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:
@@ -122,19 +113,21 @@ def render_recipes() -> Dict[str, str]:
     """
     files = {}
     for card in CARDS.values():
-        if card.model not in RECIPES:
-            continue
-        folder, build, vdsp, default = RECIPES[card.model]
+        folder, vendor = f"{card.task}/{card.model}", VENDOR_FILES[card.model]
         params = json.dumps(render_vdsp(card.preprocess), indent=4) + "\n"
-        names = [card.id, *([card.model] * (card.id == default))]
-        for name in names if not build else names[:1]:
-            files[f"{folder}/build_in/vdsp_params/{vdsp}-{name}-vdsp_params.json"] = params
+        names = [card.id, *([card.model] * (card.id == vendor.default))]
+        for name in names if not vendor.build else names[:1]:
+            stem = "-".join(filter(None, (vendor.vdsp, name)))
+            files[f"{folder}/build_in/vdsp_params/{stem}-vdsp_params.json"] = params
         for name in names:
-            stem = f"{build}_{name}" if build else name
+            stem = "_".join(filter(None, (vendor.build, name)))
             files[f"{folder}/build_in/build/{stem}.yaml"] = render_build(card, stem)
-        if card.model == "magface":
+        if vendor.triton:
             name = f"{folder}/source_code/triton/{card.id}/config.pbtxt"
             files[name] = render_triton(card)
+        # Empty: one keeps the folder in git, the other makes it a package.
+        files[f"{folder}/workspace/.gitkeep"] = ""
+        files[f"common/facezoo/models/{card.model}/__init__.py"] = ""
     return files
 
 

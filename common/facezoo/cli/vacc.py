@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
-from ..backends.vsx import TIMEOUT, check_card
+from ..backends.vsx import TIMEOUT, check_device
 from ..contract import Contract
 from ..errors import BackendUnavailable
 from ..evaluation.drift import compare_detections
@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the device first; then print and save every finding as it comes."""
     try:
-        check_card(args.device_id)
+        check_device(args.device_id)
     except BackendUnavailable as error:
         raise BackendUnavailable(f"the self-test needs a device: {error}") from error
     from ..doctor import device_selftest as selftest
@@ -83,8 +83,8 @@ def task_drift(
     ----------
     contract
         Contract of the network.
-        pairs
-            Raw outputs of host and device, one pair per image.
+    pairs
+        Raw outputs of host and device, one pair per image.
 
     Returns
     -------

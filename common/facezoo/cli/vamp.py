@@ -14,15 +14,15 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .. import models
 from ..backends import ENGINES
 from ..errors import InputError
-from ..evaluation.speed import Job, Line, Measurement, Synthetic, Workers, format_report
-from ..runs import RunFolder, fingerprint_files
+from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
+from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
-from .options import add_flag, progress
+from .options import OVERWRITE, add_flag, progress
 
 __all__ = ["add_job_options", "configure", "job_from", "run", "seconds_above_0"]
 
@@ -77,9 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--datalist", nargs="+", metavar="TXT", help="list of npz files, one per line"
     )
     add_flag(files, "--path_output", type=Path, metavar="DIR", help="output folder of npz files")
-    files.add_argument(
-        "--overwrite", action="store_true", help="empty the output folder and start again"
-    )
+    files.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     card = parser.add_argument_group("only with the vendor's vamp")
     for name, why in VENDORS_OWN.items():
         card.add_argument(f"--{name}", metavar="X", help=why)
@@ -146,7 +144,7 @@ def _measure(job: Job, iterations: Optional[int], seconds: Optional[float]) -> i
     if iterations is None and seconds is None:
         seconds = DEFAULT_SECONDS
     with Workers(job) as workers:
-        measured = Measurement.of(workers.run_synthetic(Synthetic(iterations, seconds)))
+        measured = Timings.of(workers.run_synthetic(Synthetic(iterations, seconds)))
     print(format_report(job, measured))
     return 0
 
@@ -166,30 +164,37 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
     names = [outputs.output_name(index) for index in range(len(paths))]
     hashes = npz.recorded_hashes(datalist)
     lines = [Line(*line) for line in zip(paths, hashes, [output / name for name in names])]
-    older = [path.name for path in output.glob("output_*.npz")]
-    measured = Measurement()
+    measured = Timings()
+
+    def write(left: Sequence[Line]) -> Iterator[_Written]:
+        for batch in workers.run_lines(lines, first=len(lines) - len(left)):
+            measured.add(batch)
+            for _, sha256 in batch.outputs:
+                yield _Written(sha256)
+
+    def finish(run: RunFolder) -> None:
+        facts = workers.facts
+        head = outputs.index_head(facts.contract, facts.dtype, datalist, facts.settings)
+        run.write_items(outputs.INDEX_FILE, outputs.INDEX_SCHEMA, key="outputs", head=head)
+
     with Workers(job) as workers, RunFolder(
         output,
         command="vamp",
         settings=workers.facts.settings,
-        inputs_sha256=fingerprint_files(paths, [str(path) for path in paths]),
-        owned={outputs.INDEX_FILE, *names, *older},
+        inputs=Inputs(paths, [str(path) for path in paths], datalist, job.model, job.vdsp),
         overwrite=overwrite,
     ) as folder:
-        done = folder.completed(names, lambda name: [output / name])
-        batches = workers.run_lines(lines, first=done)
-        for batch in progress(batches, -(-(len(lines) - done) // job.batch)):
-            measured.add(batch)
-            for name, sha256 in batch.outputs:
-                folder.record(name, _Written(sha256))
-        if not folder.finished:
-            facts = workers.facts
-            head = outputs.index_head(facts.contract, facts.dtype, datalist, facts.settings)
-            folder.write_items(outputs.INDEX_FILE, outputs.INDEX_SCHEMA, key="outputs", head=head)
-            folder.finish()
+        counts = folder.process(
+            names,
+            lines,
+            write,
+            finish=finish,
+            files_of=lambda name: [output / name],
+            progress=progress,
+        )
     if measured.pictures:
         print(format_report(job, measured))
-    kept = f", {done} kept from an earlier run" if done else ""
+    kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     print(f"{len(lines)} outputs{kept}; in {output}")
     return 0
 

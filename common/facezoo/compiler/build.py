@@ -22,7 +22,7 @@ from .. import __version__
 from ..artifact import Artifact, BuildInfo, write_artifact
 from ..backends.base import first_line
 from ..backends.ort import open_session
-from ..contract import Contract, load_graph
+from ..contract import Contract, contract_in, load_graph, metadata_of
 from ..errors import BackendUnavailable, ConfigError, GraphError
 from ..files import sha256_of
 from ..vacc.build_config import DTYPES, BuildConfig
@@ -238,10 +238,6 @@ def _read_source(config: BuildConfig) -> Any:
             "such file; paths are relative to the working directory"
         )
     model = load_graph(path)
-    if not model.graph.node:
-        raise GraphError(
-            f"{str(path)!r} is not an ONNX graph: it has no operators; export it again"
-        )
     rewrite.drop_initializer_inputs(model)
     model.ir_version = min(max(model.ir_version, OLDEST_IR), NEWEST_IR)
     return model
@@ -287,7 +283,7 @@ def _shown(axes: List[Optional[int]]) -> str:
 
 def _contract_for(config: BuildConfig, model: Any) -> Optional[Contract]:
     """Read the contract of the graph, check that it fits, and set the compiled size."""
-    contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    contract = contract_in(model, config.frontend.checkpoint)
     if contract is None:
         _log.warning(
             "%s: %s has no contract, so the artifact will not record its pre-processing",
@@ -376,7 +372,7 @@ def _prepare(
     inputs = rewrite.fix_input_shapes(model, config.frontend.shape)
     names = [entry.name for entry in model.graph.output]
     rewrite.declare_outputs(model, {n: [t.expected[n].shape for t in trials] for n in names})
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = metadata_of(model)
     onnx.helper.set_model_props(model, {**metadata, **(contract.to_metadata() if contract else {})})
     return inputs
 

@@ -10,10 +10,8 @@ import copy
 import itertools
 import logging
 import platform
-import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 import onnx
@@ -24,6 +22,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from ..errors import ConfigError, GraphError
 from ..graphs.info import count_node_macs
+from ..machine import VNNI, cpu_flags
 from ..vacc.build_config import Quantize
 from .ranges import LEVELS, Feeds, Range, TensorStats, collect_stats, estimate_range, open_probe
 
@@ -34,7 +33,6 @@ __all__ = [
     "Quantized",
     "calibrate",
     "choose_arithmetic",
-    "cpu_flags",
     "excluded_layers",
     "insert_qdq",
     "lint_graph",
@@ -45,7 +43,6 @@ __all__ = [
 
 OLDEST_OPSET = 13  # the first with one scale per channel in DequantizeLinear
 ARM = ("arm64", "aarch64")
-VNNI = ("avx512_vnni", "avx_vnni")  # names used by Linux
 
 # Operators that ONNX Runtime computes in 8 bits on a CPU, and those that only pass 8 bits through.
 COMPUTING = (
@@ -84,14 +81,6 @@ class Arithmetic:
     def __str__(self) -> str:
         bits = "7-bit " if self.reduce_range else ""
         return f"{self.activations} activations, {bits}{self.weights} weights ({self.reason})"
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> FrozenSet[str]:
-    """Return the CPU features under their Linux names; none if unknown."""
-    if not cpuinfo.exists():
-        return frozenset()
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(errors="replace"), re.M)
-    return frozenset(match[1].split()) if match else frozenset()
 
 
 def choose_arithmetic(

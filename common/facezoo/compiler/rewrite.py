@@ -6,13 +6,13 @@ Each function changes the model in place and returns the number of changes.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..backends.ort import replace_nodes
+from ..backends.ort import channel_slopes, replace_nodes
 from ..errors import GraphError
 
 __all__ = [
@@ -117,12 +117,12 @@ def rewrite_prelu(model: onnx.ModelProto) -> int:
     """
     graph = model.graph
     constants = {entry.name: entry for entry in graph.initializer}
-    images = _names_with_four_axes(model)
+    slopes_of = channel_slopes(model)
     nodes: List[onnx.NodeProto] = []
     replaced = []
     for node in graph.node:
-        slopes = _channel_slopes(node, constants) if node.op_type == "PRelu" else None
-        if slopes is None or node.input[0] not in images:
+        slopes = slopes_of.get(node.output[0]) if node.op_type == "PRelu" else None
+        if slopes is None:
             nodes.append(node)
             continue
         weights, convolutions = _prelu_as_convolutions(node, slopes)
@@ -134,25 +134,6 @@ def rewrite_prelu(model: onnx.ModelProto) -> int:
     for name in set(replaced) - still_used:
         graph.initializer.remove(constants[name])
     return len(replaced)
-
-
-def _names_with_four_axes(model: onnx.ModelProto) -> Set[str]:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    entries = [*inferred.input, *inferred.value_info, *inferred.output]
-    return {entry.name for entry in entries if len(entry.type.tensor_type.shape.dim) == 4}
-
-
-def _channel_slopes(
-    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
-) -> Optional[np.ndarray]:
-    slope = constants.get(node.input[1])
-    if slope is None or slope.data_type != TensorProto.FLOAT:
-        return None
-    slopes: np.ndarray = numpy_helper.to_array(slope)
-    channels = slopes.size
-    if channels == 1 or slopes.shape not in ((channels, 1, 1), (1, channels, 1, 1)):
-        return None
-    return slopes.ravel()
 
 
 def _prelu_as_convolutions(

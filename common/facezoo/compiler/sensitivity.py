@@ -9,6 +9,7 @@ from typing import Collection, Dict, Iterable, Iterator, List, Sequence, Tuple, 
 
 import onnx
 
+from ..contract import load_graph
 from ..metrics.drift import DriftSum, TensorDrift
 from .quantize import COMPUTING, Arithmetic, Calibrated, Layer, insert_qdq
 from .ranges import Feeds, open_probe
@@ -111,7 +112,7 @@ def measure_drift(
         Output name to its drift.
     """
     expected, found = (
-        onnx.load(str(graph)) if isinstance(graph, Path) else graph for graph in (reference, model)
+        load_graph(graph) if isinstance(graph, Path) else graph for graph in (reference, model)
     )
     return _drift_from(_record(expected, data), found)
 

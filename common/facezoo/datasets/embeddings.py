@@ -1,40 +1,77 @@
-"""Embeddings of a list of images in one .npz file."""
+"""Embeddings of faces in one .npz file, the same whoever writes it.
+
+=========  =====================  ================================================================
+key        shape and type         what it holds
+=========  =====================  ================================================================
+names      (N,), text             the image, below the folder that was given, forward slashes
+faces      (N,), int64            index of the face in its image; -1 if the image is an aligned face
+vectors    (N, D), float32        the embedding as the network gives it, not normalised
+norms      (N,), float64          its length, which is MagFace's quality
+=========  =====================  ================================================================
+"""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..arrays import read_arrays
-from ..errors import DatasetError
+from ..errors import UNREADABLE, DatasetError
 from ..files import write_bytes
+from ..results import Embedding
 from .degraded import person_of
 
 __all__ = [
+    "ALIGNED",
     "Embeddings",
     "read_embeddings",
     "write_embeddings",
 ]
 
 
+# In place of a face's index where the image is the face.
+ALIGNED = -1
+
+
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of images.
+    """Embeddings of faces.
 
     Attributes
     ----------
     names
-        Names of the images.
+        Names of their images.
     vectors
         Shape (N, D), float32, not normalised.
+    faces
+        Shape (N,), int64: which face of its image each is; None if all images are aligned faces.
     """
 
     names: Tuple[str, ...]
     vectors: np.ndarray
+    faces: Optional[np.ndarray] = None
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], vectors: Sequence[np.ndarray], faces: Sequence[int]
+    ) -> Embeddings:
+        """Gather them one by one; there may be none."""
+        stacked = np.stack(vectors) if len(vectors) else np.zeros((0, 0))
+        return cls(tuple(names), stacked.astype(np.float32), np.array(faces, np.int64))
+
+    @property
+    def face_names(self) -> Tuple[str, ...]:
+        """Name of each face, as files of scores have it: ``photo.jpg#2`` for a photo's third."""
+        if self.faces is None:
+            return self.names
+        return tuple(
+            name if face == ALIGNED else f"{name}#{face}"
+            for name, face in zip(self.names, self.faces.tolist())
+        )
 
     @property
     def people(self) -> np.ndarray:
@@ -44,31 +81,47 @@ class Embeddings:
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
-    """Write an embeddings.npz: ``names``, ``vectors`` and ``norms``."""
+    """Write an embeddings.npz with the keys above."""
     buffer = io.BytesIO()
-    norms = np.linalg.norm(embeddings.vectors.astype(np.float64), axis=1)
-    names = np.array(embeddings.names, dtype=np.str_)
-    np.savez(buffer, names=names, vectors=embeddings.vectors, norms=norms)
-    write_bytes(path, buffer.getvalue())
+    faces = embeddings.faces
+    np.savez(
+        buffer,
+        names=np.array(embeddings.names, dtype=np.str_),
+        faces=np.full(len(embeddings.names), ALIGNED, np.int64) if faces is None else faces,
+        vectors=np.asarray(embeddings.vectors, np.float32),
+        norms=np.array([Embedding(vector).norm for vector in embeddings.vectors], np.float64),
+    )
+    write_bytes(Path(path), buffer.getvalue())
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read an embeddings.npz: ``names`` and ``vectors``.
+    """Read an embeddings.npz, of the present form or one of the two before it.
+
+    Those were ``names``, ``vectors`` and ``norms`` of the runners, and ``photos``, ``faces`` and
+    ``embeddings`` of ``facezoo predict``.
 
     Raises
     ------
     DatasetError
-        If the file is not of this form.
+        If the file is not of this form, its arrays do not match, or a number is not finite.
     """
     try:
-        arrays = read_arrays(path)
-        names, vectors = tuple(arrays["names"].tolist()), arrays["vectors"].astype(np.float32)
+        arrays = read_arrays(Path(path))
+        is_old = "photos" in arrays
+        names = tuple(str(name) for name in arrays["photos" if is_old else "names"].tolist())
+        vectors = arrays["embeddings" if is_old else "vectors"].astype(np.float32)
+        faces = arrays["faces"].astype(np.int64) if "faces" in arrays else None
         if vectors.ndim != 2 or len(names) != len(vectors):
             raise ValueError(f"{len(names)} names, vectors of shape {vectors.shape}")
+        if faces is not None and (faces.shape != (len(names),) or (faces < ALIGNED).any()):
+            raise ValueError(f"{len(names)} names, faces of shape {faces.shape} or below {ALIGNED}")
         if not np.isfinite(vectors).all():
             raise ValueError("a vector is not finite")
-    except (KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise DatasetError(
-            f"{str(path)!r} holds no embeddings ({error}); expected an .npz with names and vectors"
+            f"{str(path)!r} holds no embeddings ({error}); expected the embeddings.npz of a runner "
+            "or of facezoo predict, with names, faces, vectors and norms"
         ) from error
-    return Embeddings(names, vectors)
+    if faces is not None and (faces == ALIGNED).all():
+        faces = None
+    return Embeddings(names, vectors, faces)

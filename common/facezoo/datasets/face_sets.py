@@ -9,7 +9,7 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterable, List, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -82,15 +82,13 @@ def read_set(folder: Path) -> FaceSet:
     return FaceSet(names, paths, is_same)
 
 
-def check_sets(root: Path, sets: Iterable[str] = SETS) -> Dict[str, int]:
-    """Check that sets are complete.
+def check_sets(root: Path) -> Dict[str, int]:
+    """Check that all sets are complete.
 
     Parameters
     ----------
     root
         Folder with one folder per set.
-    sets
-        Names of the sets to check.
 
     Returns
     -------
@@ -102,9 +100,9 @@ def check_sets(root: Path, sets: Iterable[str] = SETS) -> Dict[str, int]:
     DatasetError
         If a set cannot be read or its number of pairs differs from the protocol's.
     """
-    found = {name: len(read_set(Path(root) / name).is_same) for name in sets}
+    found = {name: len(read_set(Path(root) / name).is_same) for name in SETS}
     for name, pairs in found.items():
-        if pairs != SETS.get(name, pairs):
+        if pairs != SETS[name]:
             raise DatasetError(
                 f"{str(Path(root) / name)!r} has {pairs} pairs, expected {SETS[name]}; "
                 "unpack the archive again"

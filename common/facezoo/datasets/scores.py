@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, T
 
 import numpy as np
 
-from ..arrays import read_arrays
 from ..errors import UNREADABLE, DatasetError
 from ..files import write_bytes
+from ..results import Embedding
 from ..runs import RunFolder
+from .embeddings import read_embeddings
 from .image_list import read_lines
 
 __all__ = [
@@ -57,15 +59,20 @@ class QualityScores:
         return len(self.names)
 
     def of(self, names: Iterable[str]) -> np.ndarray:
-        """Return the scores of the given images, in their order.
+        """Return the scores of the given names, in their order.
+
+        Parameters
+        ----------
+        names
+            Names of images or of faces in them; a face without a score has that of its image.
 
         Raises
         ------
         DatasetError
-            If an image has no score.
+            If a name has no score.
         """
         value_of = dict(zip(self.names, self.values.tolist()))
-        wanted = list(names)
+        wanted = [name if name in value_of else re.sub(r"#[0-9]+$", "", name) for name in names]
         missing = [name for name in wanted if name not in value_of]
         if missing:
             raise DatasetError(
@@ -140,9 +147,9 @@ def read_scores(path: Path) -> QualityScores:
     ----------
     path
         A results.json of SDD-FIQA's runner, or of MagFace's, where the norms are the qualities; a
-        .csv with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz with
-        ``names`` and ``norms``; else text with one ``path score`` per line, or MagFace's feature
-        list with one ``path v0 v1 …`` per line, where the norms are the qualities.
+        .csv with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz or
+        MagFace's feature list with one ``path v0 v1 …`` per line, where the norms are the
+        qualities; else text with one ``path score`` per line.
 
     Returns
     -------
@@ -195,10 +202,9 @@ def _read_csv(path: Path) -> QualityScores:
 
 
 def _read_npz(path: Path) -> QualityScores:
-    arrays = read_arrays(path)
-    if len(arrays["names"]) != len(arrays["norms"]):
-        raise ValueError(f"{len(arrays['names'])} names, {len(arrays['norms'])} norms")
-    return _scores(zip(arrays["names"].tolist(), arrays["norms"].tolist()), {})
+    found = read_embeddings(path)
+    lengths = [Embedding(vector).norm for vector in found.vectors]
+    return _scores(zip(found.face_names, lengths), {})
 
 
 def _read_text(path: Path) -> QualityScores:

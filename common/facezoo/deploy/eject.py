@@ -83,7 +83,11 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     ------
     InputError
         If the folder is not empty, or the pre-processing cannot be generated.
+    GraphError
+        If the file cannot be used, or the contract has a value that no contract may have.
     """
+    # Parts of it become code, so that it must be what a file could say of itself, too.
+    contract = Contract.from_metadata(contract.to_metadata()) or contract
     to = Path(to)
     if to.exists() and any(to.iterdir()):
         raise InputError(f"{str(to)!r} is not empty; choose a new folder")
@@ -137,29 +141,28 @@ def _write_module(contract: Contract, model: Path) -> str:
     )
     imports |= {("", "cv2"), ("", "numpy as np")}
     imports |= {("typing", name) for name in ("Any", "Dict", "List", "Sequence", "Tuple")}
-    height, width = preprocess.input_hw
     constants = [
-        f"MODEL = {json.dumps(contract.card_id)}",
-        f"INPUT_NAME = {json.dumps(contract.input_name)}",
-        f"INPUT_HW = ({height}, {width})",
-        f"OUTPUT_NAMES = {json.dumps(contract.output_names, indent=4)}",
-        f"DECODE: Dict[str, Any] = {json.dumps(_plain(contract))}",
-        f"SWAP_CHANNELS = {preprocess.swaps_channels}  # images here are RGB",
+        f"MODEL = {contract.card_id!r}",
+        f"INPUT_NAME = {contract.input_name!r}",
+        f"INPUT_HW = {preprocess.input_hw!r}",
+        *("OUTPUT_NAMES = [", *(f"    {name!r}," for name in contract.output_names), "]"),
+        f"DECODE: Dict[str, Any] = {_plain(contract)!r}",
+        f"SWAP_CHANNELS = {preprocess.swaps_channels!r}  # images here are RGB",
         "# Normalised value of each pixel value, per channel; mean and std rounded to float16.",
         "PIXEL = np.arange(256, dtype=np.float64)",
-        f"MEAN = np.array({_half(preprocess.mean)})[:, None]",
-        f"STD = np.array({_half(preprocess.std)})[:, None]",
+        f"MEAN = np.array({_half(preprocess.mean)!r})[:, None]",
+        f"STD = np.array({_half(preprocess.std)!r})[:, None]",
         f"TABLE = np.broadcast_to({_FORMULAS[preprocess.norm]}, (3, 256)).astype(np.float32)",
     ]
     place = _PLACE_LETTERBOX if preprocess.fit == "letterbox" else _PLACE_STRETCH
     place = place.format(
-        rounding=json.dumps(preprocess.rounding),
+        rounding=repr(preprocess.rounding),
         top="(INPUT_HW[0] - size[0]) // 2" if preprocess.anchor == "center" else "0",
         left="(INPUT_HW[1] - size[1]) // 2" if preprocess.anchor == "center" else "0",
         scale_x="size[1] / image_hw[1]"
         if preprocess.axis_scale == "per_axis"
         else "size[0] / image_hw[0]",
-        pad=preprocess.pad_value,
+        pad=repr(preprocess.pad_value),
     )
     head = [
         f'"""{contract.card_id}: an image to the network\'s input, its outputs to results.\n',
@@ -442,7 +445,7 @@ import vaststreamx as vsx
 HERE = Path(__file__).resolve().parent
 
 
-class CardModel:
+class DeviceModel:
     """The pre-processing and the network on one device."""
 
     def __init__(self, prefix, device_id=0):
@@ -478,7 +481,7 @@ def main():
     if not sys.argv[1:]:
         raise SystemExit(__doc__)
     image = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
-    model = CardModel(sys.argv[1])
+    model = DeviceModel(sys.argv[1])
     result = facemodel.to_json(model(facemodel.read_rgb(image)))
     model.close()
     print(json.dumps(result))

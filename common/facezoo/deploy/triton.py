@@ -6,8 +6,10 @@ Written from the tools' documentation and tested with stand-ins; not yet run on 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Dict, List
 
@@ -16,7 +18,7 @@ import numpy as np
 from ..backends.ort import run_graph
 from ..card import ModelCard
 from ..contract import read_contract
-from ..errors import BackendRunError, BackendUnavailable, GateError
+from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError
 from ..files import write_bytes
 
 __all__ = [
@@ -33,6 +35,8 @@ PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 # Smallest accepted cosine between the embeddings of an engine and of ONNX Runtime.
 LEAST_COSINE = 0.999
 MOST_IN_A_CALL = 32  # largest batch that Triton forms
+# A colon, comma or bracket would end the name where trtexec and polygraphy expect name:shape.
+_PLAIN_NAME = re.compile(r"\w[\w./]*", re.ASCII)
 
 
 def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx") -> str:
@@ -55,29 +59,34 @@ def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx") -> str:
     (output,) = card.outputs
     order = "BGR" if card.preprocess.swaps_channels else "RGB"
     return f"""\
-# Rendered from the card {card.id} by "make recipes"; edit the card, not this file.
-# Input: aligned faces, {order}, {card.preprocess.norm}. Not run on a server here.
-name: "{card.id}"
-platform: "{platform}"
+# Rendered from the card {_quoted(card.id)[1:-1]} by "make recipes"; edit the card, not this file.
+# Input: aligned faces, {order}, {_quoted(card.preprocess.norm)[1:-1]}. Not run on a server here.
+name: {_quoted(card.id)}
+platform: {_quoted(platform)}
 max_batch_size: {MOST_IN_A_CALL}
 input [
   {{
-    name: "{card.input_name}"
+    name: {_quoted(card.input_name)}
     data_type: TYPE_FP32
-    dims: [ 3, {height}, {width} ]
+    dims: [ 3, {height:d}, {width:d} ]
   }}
 ]
 output [
   {{
-    name: "{output.name}"
+    name: {_quoted(output.name)}
     data_type: TYPE_FP32
-    dims: [ {output.channels} ]
+    dims: [ {output.channels:d} ]
   }}
 ]
 dynamic_batching {{
   max_queue_delay_microseconds: 1000
 }}
 """
+
+
+def _quoted(text: str) -> str:
+    """Quote a text as protobuf's text format does; what is no letter there, JSON escapes alike."""
+    return json.dumps(text)
 
 
 def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
@@ -111,9 +120,16 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
     ------
     BackendUnavailable
         If neither trtexec nor polygraphy is installed.
+    GraphError
+        If the name of the input has characters that are syntax for these tools.
     """
     contract = read_contract(onnx)
     name = contract.input_name
+    if not _PLAIN_NAME.fullmatch(name):
+        raise GraphError(
+            f"{str(onnx)!r}: the input's name {name!r} is no word on a command line; expected "
+            "letters, digits, dots, slashes and underscores: export the model again"
+        )
     size = "x".join(map(str, (3, *contract.preprocess.input_hw)))
     if shutil.which("trtexec"):
         shapes = zip(("min", "opt", "max"), (1, max(1, max_batch // 2), max_batch))
@@ -181,22 +197,19 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
 
 def _engine_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:
     """Run an engine on one input through trtexec, or through polygraphy."""
-    values, answer = engine.with_suffix(".input"), engine.with_suffix(".output.json")
     try:
-        if shutil.which("trtexec"):
+        if not shutil.which("trtexec"):
+            return _polygraphy_output(engine, input_name, image)
+        with tempfile.TemporaryDirectory() as folder:
+            values, answer = Path(folder, "input"), Path(folder, "output.json")
             write_bytes(values, image.tobytes())
             shape = "x".join(map(str, image.shape))
             flags = [f"--shapes={input_name}:{shape}", f"--loadInputs={input_name}:{values}"]
             _run(["trtexec", f"--loadEngine={engine}", *flags, f"--exportOutput={answer}"])
             (output,) = json.loads(answer.read_text(encoding="utf-8"))
-            return np.array(output["values"], dtype=np.float64)
-        return _polygraphy_output(engine, input_name, image)
+        return np.array(output["values"], dtype=np.float64)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackendRunError(f"the engine's output cannot be read: {error!r}") from error
-    finally:
-        for leftover in (values, answer):
-            if leftover.exists():
-                leftover.unlink()
 
 
 def _polygraphy_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:

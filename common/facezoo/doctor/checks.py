@@ -1,6 +1,6 @@
-"""What the doctor looks at: the machine, the file, and what the network says.
+"""The checks of ``facezoo doctor``: the machine, the model file, and the network's outputs.
 
-Each look gives findings; none stops at the first.
+Each check returns findings; none stops at the first.
 """
 
 from __future__ import annotations
@@ -16,45 +16,51 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import __version__, weights
+from ..backends import HOSTS
 from ..backends.base import HostBackend
 from ..backends.ort import available_providers
-from ..backends.vsx import check_card
+from ..backends.vsx import check_device
 from ..card import ModelCard, Preprocess
 from ..contract import Contract, find_contract, load_graph, read_contract
 from ..errors import BackendError, GraphError
 from ..files import sha256_of
 from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
-from ..machine import cpu_features, describe_machine
-from ..models import WEIGHTS, find_card, import_part
+from ..machine import VNNI, cpu_flags, describe_machine
+from ..models import WEIGHTS, find_card, has_part
+from ..pipeline.load import resolve
 from ..vacc.toolchain import describe_toolchain
-from .invariants import blur_trait, traits_of
-from .mistakes import TOLERANCE, Diagnosis, Hypothesis, Patient, hypotheses_of
+from .invariants import blur_invariant, invariants_of
+from .mistakes import TOLERANCE, Diagnosis, Hypothesis, ReferenceSetup, hypotheses_of
 from .reference import distance_from, drawn_pictures, read_reference
 
 __all__ = [
     "Finding",
-    "Subject",
+    "ModelFile",
     "check_environment",
+    "check_invariants",
     "check_network",
     "check_preprocess",
-    "check_traits",
     "check_weights",
     "describe_diagnosis",
-    "patient_of",
-    "subject_of",
+    "read_model_file",
+    "reference_setup",
 ]
 
 
 PACKAGES = (
-    "numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm "
-    "onnx onnxruntime openvino torch"
-).split()
+    *"numpy opencv-python-headless simplejpeg pillow pyyaml scipy tqdm onnx".split(),
+    *(host.package for host in HOSTS.values()),
+    "torch",
+)
 # Distributions that own the same import name: of each line only one may be installed.
 RIVALS = (
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
 )
+
+# Of the processor's instruction sets those that decide a network's speed.
+CPU_FEATURES = ("avx2", "fma", "avx512f", *VNNI, "amx_bf16", "amx_int8")
 
 # A build that keeps its arithmetic stays below this, as a share of the outputs' spread.
 SAME_ARITHMETIC = 1e-3
@@ -63,7 +69,7 @@ BLUR = 3.5  # sigma in pixels of a face of 112: nobody's features are left
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes
     ----------
@@ -72,7 +78,7 @@ class Finding:
     status
         ``ok``, ``note`` (nothing to do), ``warning`` or ``problem``.
     what, says
-        What was looked at and what was found.
+        What was checked and what was found.
     remedy
         What to do; empty if nothing.
     """
@@ -89,8 +95,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The file to look at.
+class ModelFile:
+    """A model file, and which model it holds.
 
     Attributes
     ----------
@@ -99,9 +105,9 @@ class Subject:
     model
         The raw-head graph: the file itself, or what was made of a released one.
     card
-        Which network it is.
+        Which model it is.
     contract
-        What the file says, or the card's if it says nothing.
+        The file's, or the card's if it carries none.
     source_sha256
         Of the weights it was made from.
     """
@@ -114,7 +120,7 @@ class Subject:
 
 
 def check_environment() -> List[Finding]:
-    """Look at Python, packages, runtimes, the card, the vendor's tools and the processor."""
+    """Look at Python, packages, runtimes, the device, the vendor's tools and the processor."""
     return [Finding("environment", *row) for row in _environment()]
 
 
@@ -140,12 +146,12 @@ def _environment() -> Iterator[Tuple[str, ...]]:
     if available_providers():
         yield "ok", "ONNX Runtime", f"providers {', '.join(available_providers())}"
     machine = describe_machine()
-    features = cpu_features()
+    features = [name for name in CPU_FEATURES if name in cpu_flags()]
     shown = ", ".join(features) if features else "features unknown"
     yield "note", "processor", f"{machine['cores']} cores of {machine['cpu']}: {shown}"
-    if features and not {"avx512_vnni", "avx_vnni"}.intersection(features):
+    if features and not set(VNNI).intersection(features):
         yield "note", "int8", "no VNNI: int8 is no faster here, and needs reduced weights"
-    yield _card_row()
+    yield _device_row()
     tools = describe_toolchain()
     for name in ("vamc", "vamp"):
         tool = tools[name]
@@ -161,27 +167,27 @@ def _version(name: str) -> Optional[str]:
         return None
 
 
-def _card_row() -> Tuple[str, ...]:
+def _device_row() -> Tuple[str, ...]:
     try:
-        check_card(0)
+        check_device(0)
     except BackendError as error:
-        return "note", "card", str(error)
-    return "ok", "card", "die 0 answers"
+        return "note", "device", str(error)
+    return "ok", "device", "device 0 answers"
 
 
-def check_weights(subject: Subject) -> List[Finding]:
+def check_weights(model_file: ModelFile) -> List[Finding]:
     """Look at a file's hash, contract, opset, batch and declared shapes."""
-    return [Finding("weights", *row) for row in _weights(subject)]
+    return [Finding("weights", *row) for row in _weights(model_file)]
 
 
-def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
+def _weights(model_file: ModelFile) -> Iterator[Tuple[str, ...]]:
     # The packages behind this are not everybody's.
     from ..graphs.info import shapes_at, zeros
 
-    sha256 = sha256_of(subject.path)
-    yield "note", "file", f"{subject.path}, {subject.path.stat().st_size / 1e6:.2f} MB"
+    sha256 = sha256_of(model_file.path)
+    yield "note", "file", f"{model_file.path}, {model_file.path.stat().st_size / 1e6:.2f} MB"
     known = {file.sha256: file for file in WEIGHTS.values() if file.sha256}
-    file = known.get(sha256) or known.get(subject.source_sha256)
+    file = known.get(sha256) or known.get(model_file.source_sha256)
     if file is not None:
         made = "is" if file.sha256 == sha256 else "was made from"
         says = f"{made} the published {file.name} (sha256 {file.sha256[:12]}…)"
@@ -189,13 +195,13 @@ def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
         yield "note", "licence", f"{file.licence}; commercial use: {file.commercial}"
     else:
         yield "note", "hash", f"sha256 {sha256[:12]}…, none of the published files"
-    own = find_contract(subject.path)
+    own = find_contract(model_file.path)
     if own is None:
-        says = f"none: taken for {subject.card.id}"
+        says = f"none: taken for {model_file.card.id}"
         yield "warning", "contract", says, "export it with the recipe, so that the file says itself"
     else:
         yield "ok", "contract", f"{own.card_id}, outputs {', '.join(own.output_names)}"
-    graph = load_graph(subject.path, check=True)
+    graph = load_graph(model_file.path, check=True)
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     status = "ok" if opset <= 17 and graph.ir_version <= 10 else "warning"
@@ -204,13 +210,13 @@ def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
     shape = graph.graph.input[0].type.tensor_type.shape.dim
     batch = shape[0].dim_value
     yield "note", "batch", f"fixed to {batch}" if batch else "free"
-    feed_shape = (batch or 1, 3, *(d.dim_value or s for d, s in zip(shape[2:], _hw(subject))))
+    feed_shape = (batch or 1, 3, *(d.dim_value or s for d, s in zip(shape[2:], _hw(model_file))))
     names = [entry.name for entry in graph.graph.output]
     try:
         feed = zeros(feed_shape)
         real = shapes_at(graph, {graph.graph.input[0].name: feed}, names)
     except GraphError as error:
-        raise GraphError(f"{str(subject.path)!r}: {error}") from error
+        raise GraphError(f"{str(model_file.path)!r}: {error}") from error
     stale = []
     for entry in graph.graph.output:
         dims = [d.dim_value for d in entry.type.tensor_type.shape.dim]
@@ -223,24 +229,24 @@ def _weights(subject: Subject) -> Iterator[Tuple[str, ...]]:
         yield "ok", "shapes", "as declared"
 
 
-def _hw(subject: Subject) -> Tuple[int, int]:
-    return subject.contract.preprocess.input_hw
+def _hw(model_file: ModelFile) -> Tuple[int, int]:
+    return model_file.contract.preprocess.input_hw
 
 
-def patient_of(
-    subject: Subject,
+def reference_setup(
+    model_file: ModelFile,
     backend: HostBackend,
     image: np.ndarray,
     unaligned: Optional[Mapping[str, np.ndarray]] = None,
-) -> Patient:
-    """Put a network and a picture together, fed as the card says."""
-    preprocess = dataclasses.replace(subject.card.preprocess, input_hw=_hw(subject))
-    decode = subject.card.decode if subject.card.model == "scrfd" else {}
+) -> ReferenceSetup:
+    """Pair a network with an image, to be fed as the card says."""
+    preprocess = dataclasses.replace(model_file.card.preprocess, input_hw=_hw(model_file))
+    decode = model_file.card.decode if model_file.card.model == "scrfd" else {}
 
     def run(tensor: np.ndarray) -> Mapping[str, np.ndarray]:
         return backend.run_tensor(tensor, (None,)).arrays  # type: ignore[arg-type]
 
-    return Patient(
+    return ReferenceSetup(
         run,
         preprocess,
         image,
@@ -250,40 +256,40 @@ def patient_of(
     )
 
 
-def check_network(subject: Subject, backend: HostBackend) -> Finding:
+def check_network(model_file: ModelFile, backend: HostBackend) -> Finding:
     """Compare what the network says to the drawn pictures with the recorded values.
 
     On a mismatch the usual mistakes of an export are tried: channels or normalisation put into the
     graph, scores squashed in it, distances multiplied in it.
     """
     what = "network"
-    recorded = read_reference(subject.card.id, subject.source_sha256)
+    recorded = read_reference(model_file.card.id, model_file.source_sha256)
     if recorded is None:
         says = (
-            f"no values are recorded for these weights of {subject.card.id}: channels or range "
+            f"no values are recorded for these weights of {model_file.card.id}: channels or range "
             "changed inside the graph would not show here; your program's mistakes do, with "
             "--observed"
         )
         return Finding("behaviour", "note", what, says)
-    patients = [patient_of(subject, backend, picture) for picture in drawn_pictures()]
+    setups = [reference_setup(model_file, backend, picture) for picture in drawn_pictures()]
     right = max(
-        distance_from(entry, patient.run(hypotheses_of(patient)[0].tensor()))
-        for patient, entry in zip(patients, recorded)
+        distance_from(entry, setup.run(hypotheses_of(setup)[0].tensor()))
+        for setup, entry in zip(setups, recorded)
     )
     if right <= TOLERANCE:
         exact = "as recorded" if right <= SAME_ARITHMETIC else "near what is recorded"
         says = f"{exact}: within {right:.1e} of the outputs' spread"
         return Finding("behaviour", "ok", what, says)
     distances: Dict[Tuple[str, ...], Tuple[float, str]] = {}
-    for patient, entry in zip(patients, recorded):
-        for name, says, distance in _readings(patient, entry):
+    for setup, entry in zip(setups, recorded):
+        for name, says, distance in _readings(setup, entry):
             before = distances.get(name, (0.0, ""))[0]
             distances[name] = (max(before, distance), says)
     best = min(distances, key=lambda name: distances[name][0])
     if distances[best][0] <= TOLERANCE:
         remedy = "export it again with the recipe's source_code"
         return Finding("behaviour", "problem", what, distances[best][1], remedy)
-    if not best and _is_quantised(subject.model):
+    if not best and _is_quantised(model_file.model):
         says = f"an int8 build, {right:.2g} of the outputs' spread away from what is recorded"
         remedy = "facezoo compare tells on photos what int8 costs"
         return Finding("behaviour", "note", what, says, remedy)
@@ -291,25 +297,27 @@ def check_network(subject: Subject, backend: HostBackend) -> Finding:
     return Finding("behaviour", "problem", what, says, "other weights, or a broken build")
 
 
-def check_traits(
-    subject: Subject, backend: HostBackend, face: Optional[np.ndarray] = None
+def check_invariants(
+    model_file: ModelFile, backend: HostBackend, face: Optional[np.ndarray] = None
 ) -> List[Finding]:
-    """Look at what needs no recorded value; for weights of which none is recorded.
+    """Check the invariants, for weights of which no values are recorded.
 
     ``face`` is a sharp one as the network takes it, (H, W, 3), uint8, RGB, which a network of
     quality must like better than a blurred copy. See :mod:`facezoo.doctor.invariants`.
     """
     outputs = [backend.infer(picture).arrays for picture in drawn_pictures()]
-    traits = traits_of(subject.card.model, subject.contract.decode, outputs)
-    if face is not None and subject.card.task == "face_quality":
+    invariants = invariants_of(model_file.card.model, model_file.contract.decode, outputs)
+    if face is not None and model_file.card.task == "face_quality":
         pictures = (face, degrade(face, "blur", BLUR))
-        traits.append(blur_trait(*(_only_number(backend.infer(one).arrays) for one in pictures)))
-    wrong = [says for holds, says in traits if not holds]
+        invariants.append(
+            blur_invariant(*(_only_number(backend.infer(one).arrays) for one in pictures))
+        )
+    wrong = [says for holds, says in invariants if not holds]
     remedy = "export it again with the recipe's source_code, from trained weights"
     if wrong:
-        return [Finding("behaviour", "problem", "traits", says, remedy) for says in wrong]
-    says = f"sound as far as they show: {'; '.join(says for _, says in traits)}"
-    return [Finding("behaviour", "ok", "traits", says)]
+        return [Finding("behaviour", "problem", "invariants", says, remedy) for says in wrong]
+    says = f"sound as far as they show: {'; '.join(says for _, says in invariants)}"
+    return [Finding("behaviour", "ok", "invariants", says)]
 
 
 def _only_number(arrays: Mapping[str, np.ndarray]) -> float:
@@ -321,17 +329,17 @@ def _is_quantised(model: Path) -> bool:
 
 
 def _readings(
-    patient: Patient, recorded: Mapping[str, Any]
+    setup: ReferenceSetup, recorded: Mapping[str, Any]
 ) -> Iterator[Tuple[Tuple[str, ...], str, float]]:
     right: Mapping[str, np.ndarray] = {}
-    for hypothesis in hypotheses_of(patient):
+    for hypothesis in hypotheses_of(setup):
         if hypothesis.undo is not None:
             continue
-        outputs = patient.run(hypothesis.tensor())
+        outputs = setup.run(hypothesis.tensor())
         right = right or outputs
         says = f"the graph wants what others would call a mistake: {hypothesis.says}"
         yield hypothesis.mistakes, says, distance_from(recorded, outputs)
-    if patient.strides:
+    if setup.strides:
         # The logit undoes a sigmoid; a hair from 0 and 1, where it has no end.
         logits = {n: _logit(a) if n.startswith("score") else a for n, a in right.items()}
         says = "scores are probabilities: the sigmoid is in the graph, so it comes twice"
@@ -350,9 +358,9 @@ def _stride(name: str) -> float:
     return 1.0 if name.startswith("score") else float(name.partition("_")[2])
 
 
-def check_preprocess(subject: Subject, given: Preprocess, source: str) -> Iterator[Finding]:
+def check_preprocess(model_file: ModelFile, given: Preprocess, source: str) -> Iterator[Finding]:
     """Compare a pre-processing with the card's, in words."""
-    lines = describe_differences(given, subject.card.preprocess)
+    lines = describe_differences(given, model_file.card.preprocess)
     allowed = [line for line in lines if line.startswith("input_hw")]
     for line in lines:
         status = "note" if line in allowed else "warning"
@@ -400,31 +408,25 @@ _REMEDIES = {
 }
 
 
-def subject_of(path: Path, card: Optional[ModelCard], folder: Path) -> Subject:
-    """Take a file for a network; a released one is cut back to raw heads in ``folder``.
+def read_model_file(path: Path, card: Optional[ModelCard]) -> ModelFile:
+    """Take a file for a network; a released one is prepared as :func:`facezoo.load` does.
 
     Raises
     ------
     GraphError
-        If the file says nothing of itself and no card was named, or it is another card's.
+        If the file carries no contract and no card was named, or it is another card's.
     """
     contract = find_contract(path)
     if contract is not None:
         own = find_card(contract.card_id)
         if card is not None and own != card:
             raise GraphError(f"{str(path)!r} says it is {own.id}, not {card.id}")
-        return Subject(path, path, own, contract, contract.source_sha256)
+        return ModelFile(path, path, own, contract, contract.source_sha256)
     if card is None:
         raise GraphError(
             f"{str(path)!r} carries no contract; say which network it is, such as scrfd_500m_bnkps"
         )
-    if card.model not in ("scrfd", "pipnet"):
-        return Subject(path, path, card, Contract.from_card(card), sha256_of(path))
-    # The package onnx behind this is not everybody's.
-    room = import_part(card.model, "graph")
-    model = folder / "raw.onnx"
-    room.export_released(path, model)
-    contract = read_contract(model)
-    if contract.card_id != card.id:
-        raise GraphError(f"{str(path)!r} is {contract.card_id}, not {card.id}")
-    return Subject(path, model, card, contract, sha256_of(path))
+    if not has_part(card.model, "graph"):
+        return ModelFile(path, path, card, Contract.from_card(card), sha256_of(path))
+    model, _ = resolve(path, card=card.id)
+    return ModelFile(path, model, card, read_contract(model), sha256_of(path))

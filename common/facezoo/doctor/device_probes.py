@@ -1,4 +1,4 @@
-"""What no document says about the card, asked of the card itself.
+"""What no document says about the device, asked of the device itself.
 
 Each question is a function that runs small pictures through a compiled network and looks at the
 pre-processed tensor, or uses the runtime in a way whose outcome is not documented. With NormaType
@@ -22,9 +22,9 @@ import numpy as np
 
 from ..backends.vsx import (
     TENSOR_OUTPUT,
-    CardGraph,
-    CardResult,
-    CardStream,
+    DeviceGraph,
+    DeviceResult,
+    DeviceStream,
     build_graph,
     import_runtime,
 )
@@ -35,9 +35,9 @@ from ..image.resize import resize_image
 from ..vacc.vdsp import render_vdsp
 
 __all__ = [
-    "CARD_QUESTIONS",
+    "DEVICE_PROBES",
     "Answer",
-    "Question",
+    "Probe",
     "Setup",
     "run_pictures",
 ]
@@ -82,7 +82,7 @@ class Answer(NamedTuple):
     measured: Any = None
 
 
-class Question(NamedTuple):
+class Probe(NamedTuple):
     """A question, and what answers it."""
 
     text: str
@@ -99,8 +99,8 @@ def _vdsp_file(entry: Mapping[str, Any]) -> Iterator[Path]:
 
 def run_pictures(
     setup: Setup, entry: Mapping[str, Any], images_rgb: Sequence[np.ndarray], batch: int = 1
-) -> List[CardResult]:
-    """Run pictures through the card, as many in a call as it takes.
+) -> List[DeviceResult]:
+    """Run pictures through the device, as many in a call as it takes.
 
     Parameters
     ----------
@@ -115,11 +115,11 @@ def run_pictures(
 
     Returns
     -------
-    list of CardResult
+    list of DeviceResult
         One a picture, with its pre-processed tensor.
     """
     with _vdsp_file(entry) as path:
-        stream = CardStream(
+        stream = DeviceStream(
             setup.prefix,
             path,
             device_id=setup.device_id,
@@ -339,7 +339,7 @@ def _output_size(setup: Setup) -> Answer:
     other = replace(setup.plain(), input_hw=(height // 2, width // 2))
     with _vdsp_file(render_vdsp(other)) as path:
         # The tensor is not registered: its declared shape is the model's.
-        stream = CardStream(setup.prefix, path, device_id=setup.device_id, timeout=setup.timeout)
+        stream = DeviceStream(setup.prefix, path, device_id=setup.device_id, timeout=setup.timeout)
     try:
         (result,) = stream.result(stream.submit([picture]))
     except FaceZooError as error:
@@ -409,7 +409,7 @@ def _rate(
     setup: Setup, entry: Mapping[str, Any], image: np.ndarray, batch: int, in_a_call: int
 ) -> float:
     with _vdsp_file(entry) as path:
-        stream = CardStream(
+        stream = DeviceStream(
             setup.prefix, path, device_id=setup.device_id, batch=batch, timeout=setup.timeout
         )
     try:
@@ -422,12 +422,12 @@ def _rate(
         stream.close()
 
 
-def _graph(setup: Setup) -> CardGraph:
+def _graph(setup: Setup) -> DeviceGraph:
     with _vdsp_file(render_vdsp(setup.plain())) as path:
         return build_graph(setup.prefix, path, device_id=setup.device_id)
 
 
-def _picture_on_card(setup: Setup) -> Any:
+def _picture_on_device(setup: Setup) -> Any:
     runtime, (height, width) = import_runtime(), setup.input_hw
     planes = np.zeros((3, height, width), np.uint8)
     formats = runtime.ImageFormat
@@ -436,7 +436,7 @@ def _picture_on_card(setup: Setup) -> Any:
 
 def _back_pressure(setup: Setup) -> Answer:
     graph = _graph(setup)
-    image = _picture_on_card(setup)
+    image = _picture_on_device(setup)
     sent = 0
 
     def send() -> None:
@@ -487,7 +487,7 @@ def _create_a_wrong_picture(setup: Setup) -> Answer:
 
 def _send_too_many(setup: Setup) -> Answer:
     graph = _graph(setup)
-    image = _picture_on_card(setup)
+    image = _picture_on_device(setup)
 
     def act() -> str:
         graph.stream.run_async([image, image])
@@ -498,7 +498,7 @@ def _send_too_many(setup: Setup) -> Answer:
 
 def _send_after_the_end(setup: Setup) -> Answer:
     graph = _graph(setup)
-    image = _picture_on_card(setup)
+    image = _picture_on_device(setup)
     graph.stream.close_input()
     return _raised_by(lambda: graph.stream.run_async([image]))
 
@@ -514,38 +514,34 @@ def _take_an_unknown_output(setup: Setup) -> Answer:
     return _raised_by(lambda: graph.stream.get_operator_output(TENSOR_OUTPUT))
 
 
-CARD_QUESTIONS: Dict[str, Question] = {
-    "pad_colour": Question(
-        "which colour does a letterbox have, and when is it applied?", _pad_colour
-    ),
-    "letterbox_rounding": Question(
+DEVICE_PROBES: Dict[str, Probe] = {
+    "pad_colour": Probe("which colour does a letterbox have, and when is it applied?", _pad_colour),
+    "letterbox_rounding": Probe(
         "how do the size and the offset of a letterboxed picture become whole?", _letterbox_rounding
     ),
-    "whole_pixels": Question("are pixels rounded between resizing and normalising?", _whole_pixels),
-    "resize_types": Question("what does each ResizeType compute?", _resize_types),
-    "normalisation": Question("does each NormaType compute what its name says?", _normalisation),
-    "output_size": Question(
+    "whole_pixels": Probe("are pixels rounded between resizing and normalising?", _whole_pixels),
+    "resize_types": Probe("what does each ResizeType compute?", _resize_types),
+    "normalisation": Probe("does each NormaType compute what its name says?", _normalisation),
+    "output_size": Probe(
         "does OimageWidth of the JSON or the model decide the input size?", _output_size
     ),
-    "picture_sizes": Question("do odd, tiny and huge pictures run?", _picture_sizes),
-    "tail_batch": Question("does a call with fewer pictures than the batch run?", _tail_batch),
-    "cross_call_batching": Question(
+    "picture_sizes": Probe("do odd, tiny and huge pictures run?", _picture_sizes),
+    "tail_batch": Probe("does a call with fewer pictures than the batch run?", _tail_batch),
+    "cross_call_batching": Probe(
         "are calls of one picture put together to batches?", _cross_call_batching
     ),
-    "back_pressure": Question("does run_async wait for results to be taken?", _back_pressure),
-    "raises_absent_die": Question("what does set_device do for an absent die?", _set_an_absent_die),
-    "raises_absent_model": Question("what does Model raise without its files?", _load_nothing),
-    "raises_wrong_picture": Question(
+    "back_pressure": Probe("does run_async wait for results to be taken?", _back_pressure),
+    "raises_absent_die": Probe("what does set_device do for an absent die?", _set_an_absent_die),
+    "raises_absent_model": Probe("what does Model raise without its files?", _load_nothing),
+    "raises_wrong_picture": Probe(
         "what does create_image raise for a size that is not the array's?", _create_a_wrong_picture
     ),
-    "raises_too_many": Question("what does run_async raise beyond the batch?", _send_too_many),
-    "raises_after_the_end": Question(
-        "what does run_async raise after the end?", _send_after_the_end
-    ),
-    "raises_at_the_end": Question(
+    "raises_too_many": Probe("what does run_async raise beyond the batch?", _send_too_many),
+    "raises_after_the_end": Probe("what does run_async raise after the end?", _send_after_the_end),
+    "raises_at_the_end": Probe(
         "what does get_operator_output raise at the end?", _take_after_the_end
     ),
-    "raises_unknown_output": Question(
+    "raises_unknown_output": Probe(
         "what does get_operator_output raise for an unknown name?", _take_an_unknown_output
     ),
 }

@@ -1,13 +1,14 @@
-"""For the first person with a card: run what was written without one, and ask what is not known.
+"""For the first person with a device: run what was written without one, and ask what is not known.
 
-The recipes' networks run on the card and in ONNX Runtime, and their pre-processed tensors and
-outputs are compared. Then the open questions are put, to the card and to the vendor's tools. Each
+The recipes' networks run on the device and in ONNX Runtime, and their pre-processed tensors and
+outputs are compared. Then the open questions are put, to the device and to the vendor's tools. Each
 step is a process of its own, because a runtime that hangs or aborts must not take the findings of
 the others with it.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import platform
 import tempfile
@@ -35,13 +36,13 @@ from ..vacc.build_config import read_build_config
 from ..vacc.toolchain import describe_toolchain, find_tool
 from ..vacc.vdsp import render_vdsp
 from ..workers import name_exit
-from .device_probes import CARD_QUESTIONS, Answer, Setup, run_pictures
-from .tool_probes import VAMP_QUESTIONS, VampSetup, ask_vamc, run_tool
+from .device_probes import DEVICE_PROBES, Answer, Setup, run_pictures
+from .tool_probes import VAMP_PROBES, VampSetup, ask_vamc, run_tool
 
 __all__ = [
     "SCHEMA",
-    "Comparison",
-    "Finding",
+    "DeviceComparison",
+    "SelftestStep",
     "compare_recipe",
     "compile_tiny",
     "describe_environment",
@@ -67,7 +68,7 @@ Isolate = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Finding:
+class SelftestStep:
     """One step of the selftest.
 
     Attributes
@@ -146,8 +147,8 @@ def _report_to(connection: Connection, function: Callable[..., Any], arguments: 
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A network on the card and in ONNX Runtime, on the same pictures.
+class DeviceComparison:
+    """A network on the device and in ONNX Runtime, on the same pictures.
 
     Attributes
     ----------
@@ -156,7 +157,7 @@ class Comparison:
     measured
         Numbers, JSON values.
     pairs
-        Raw outputs of the host and of the card, one pair a picture.
+        Raw outputs of the host and of the device, one pair a picture.
     """
 
     contract: Contract
@@ -179,8 +180,8 @@ def generated_pictures() -> List[np.ndarray]:
     return pictures
 
 
-def compare_recipe(prefix: Path, device_id: int, timeout: float) -> Comparison:
-    """Run generated pictures through an artifact's network, on the card and without it.
+def compare_recipe(prefix: Path, device_id: int, timeout: float) -> DeviceComparison:
+    """Run generated pictures through an artifact's network, on the device and without it.
 
     Parameters
     ----------
@@ -191,7 +192,7 @@ def compare_recipe(prefix: Path, device_id: int, timeout: float) -> Comparison:
 
     Returns
     -------
-    Comparison
+    DeviceComparison
 
     Raises
     ------
@@ -207,11 +208,11 @@ def compare_recipe(prefix: Path, device_id: int, timeout: float) -> Comparison:
     contract = read_contract(artifact.model)
     pictures = generated_pictures()
     setup = Setup(prefix, contract.preprocess.input_hw, device_id, timeout)
-    card = run_pictures(setup, render_vdsp(contract.preprocess), pictures)
+    device = run_pictures(setup, render_vdsp(contract.preprocess), pictures)
     operation = VdspOperation(contract.preprocess, half_output=True)
     host_tensors, placements = zip(*[operation(picture) for picture in pictures])
-    card_tensors = [np.asarray(result.tensor, dtype=np.float32) for result in card]
-    from_card = [
+    device_tensors = [np.asarray(result.tensor, dtype=np.float32) for result in device]
+    from_device = [
         RawOutputs(
             {
                 name: np.asarray(output, dtype=np.float32)
@@ -219,29 +220,29 @@ def compare_recipe(prefix: Path, device_id: int, timeout: float) -> Comparison:
             },
             (placement,),
         )
-        for result, placement in zip(card, placements)
+        for result, placement in zip(device, placements)
     ]
     host = OrtBackend(artifact.model, contract)
-    from_host, on_card_tensors = (
+    from_host, on_device_tensors = (
         [host.run_tensor(tensor[None], [place]) for tensor, place in zip(tensors, placements)]
-        for tensors in (host_tensors, card_tensors)
+        for tensors in (host_tensors, device_tensors)
     )
     host.close()
     measured = {
         "card": contract.card_id,
         "host_dtype": artifact.dtype,
-        "tensor": _tensor_gap(contract.preprocess, host_tensors, card_tensors),
+        "tensor": _tensor_gap(contract.preprocess, host_tensors, device_tensors),
         # The first tells what a user sees, the second what the network alone does.
-        "outputs": _output_gaps(contract, from_host, from_card),
-        "outputs_on_the_card's_tensor": _output_gaps(contract, on_card_tensors, from_card),
+        "outputs": _output_gaps(contract, from_host, from_device),
+        "outputs_on_the_card's_tensor": _output_gaps(contract, on_device_tensors, from_device),
     }
-    return Comparison(contract, measured, list(zip(from_host, from_card)))
+    return DeviceComparison(contract, measured, list(zip(from_host, from_device)))
 
 
 def _tensor_gap(
-    preprocess: Preprocess, host: Sequence[np.ndarray], card: Sequence[np.ndarray]
+    preprocess: Preprocess, host: Sequence[np.ndarray], device: Sequence[np.ndarray]
 ) -> Dict[str, float]:
-    gaps = np.concatenate([np.abs(one - two).ravel() for one, two in zip(host, card)])
+    gaps = np.concatenate([np.abs(one - two).ravel() for one, two in zip(host, device)])
     # One step of a pixel, by which a rounding may differ.
     step = float(np.diff(normalisation_table(preprocess), axis=1).max())
     return {
@@ -253,12 +254,12 @@ def _tensor_gap(
 
 
 def _output_gaps(
-    contract: Contract, host: Sequence[RawOutputs], card: Sequence[RawOutputs]
+    contract: Contract, host: Sequence[RawOutputs], device: Sequence[RawOutputs]
 ) -> Dict[str, Dict[str, float]]:
     gaps = {}
     for name in contract.output_names:
         pairs = [
-            (one.arrays[name].ravel(), two.arrays[name].ravel()) for one, two in zip(host, card)
+            (one.arrays[name].ravel(), two.arrays[name].ravel()) for one, two in zip(host, device)
         ]
         gaps[name] = {
             "lowest_cosine": min(_cosine(one, two) for one, two in pairs),
@@ -302,7 +303,9 @@ def compile_tiny(folder: Path) -> Path:
         )
     checkpoint = tiny_scrfd(folder / "tiny.onnx", input_hw=TINY_HW)
     config = folder / "tiny.yaml"
-    write_bytes(config, _TINY_YAML.format(checkpoint, *TINY_HW, folder).encode())
+    names = [json.dumps(str(path)) for path in (checkpoint, folder)]  # as YAML quotes, too
+    text = _TINY_YAML.format(names[0], *TINY_HW, names[1])
+    write_bytes(config, text.encode())
     ran = run_tool(vamc, ["compile", config], COMPILE_SECONDS, folder)
     prefix = folder / "selftest_tiny_fp16" / "mod"
     if ran["exit_code"] != 0 or not prefix.with_name("mod.so").exists():
@@ -341,7 +344,7 @@ def run_selftest(
     timeout: float,
     drift: Drift,
     isolate: Isolate = isolated,
-) -> Iterator[Finding]:
+) -> Iterator[SelftestStep]:
     """Compare the recipes, then put the questions.
 
     Parameters
@@ -353,33 +356,33 @@ def run_selftest(
     timeout
         Seconds one step of the runtime may take.
     drift
-        Says in terms of the task how far the card's outputs are from the host's.
+        Says in terms of the task how far the device's outputs are from the host's.
     isolate
         Calls a function in a process of its own.
 
     Yields
     ------
-    Finding
+    SelftestStep
         As soon as it is there.
     """
     setup = Setup(prefixes[0], _input_hw(prefixes[0], device_id, timeout), device_id, timeout)
     for prefix in prefixes:
         yield _step(
-            ("recipes", prefix.parent.name, "does the card give what ONNX Runtime gives?"),
+            ("recipes", prefix.parent.name, "does the device give what ONNX Runtime gives?"),
             partial(_compare, prefix, device_id, timeout, drift, isolate),
         )
-    for name, question in CARD_QUESTIONS.items():
-        ask = partial(isolate, question.ask, setup, seconds=10 * timeout)
-        yield _step(("card", name, question.text), ask)
+    for name, probe in DEVICE_PROBES.items():
+        ask = partial(isolate, probe.ask, setup, seconds=10 * timeout)
+        yield _step(("card", name, probe.text), ask)
     yield from _ask_tools(setup)
 
 
-def _step(about: Tuple[str, str, str], ask: Callable[[], Answer]) -> Finding:
+def _step(about: Tuple[str, str, str], ask: Callable[[], Answer]) -> SelftestStep:
     try:
         answer = ask()
     except FaceZooError as error:
-        return Finding(*about, failed=True, answer=str(error))
-    return Finding(*about, failed=False, answer=answer.text, measured=answer.measured)
+        return SelftestStep(*about, failed=True, answer=str(error))
+    return SelftestStep(*about, failed=False, answer=answer.text, measured=answer.measured)
 
 
 def _compare(
@@ -402,7 +405,7 @@ def _input_hw(prefix: Path, device_id: int, timeout: float) -> Tuple[int, int]:
     return read_shapes(prefix, device_id, timeout).input_hw
 
 
-def _ask_tools(setup: Setup) -> Iterator[Finding]:
+def _ask_tools(setup: Setup) -> Iterator[SelftestStep]:
     vamc, vamp = find_tool("vamc"), find_tool("vamp")
     seconds = 10 * setup.timeout
     with tempfile.TemporaryDirectory(prefix="facezoo-selftest-") as folder:
@@ -412,9 +415,9 @@ def _ask_tools(setup: Setup) -> Iterator[Finding]:
         if vamp is not None:
             preprocess = Preprocess(setup.input_hw, norm="DIV255")
             target = (setup.prefix, preprocess, setup.device_id, seconds, Path(folder))
-            for name, question in VAMP_QUESTIONS.items():
-                ask = partial(question.ask, VampSetup(vamp, *target))
-                yield _step(("tools", name, question.text), ask)
+            for name, probe in VAMP_PROBES.items():
+                ask = partial(probe.ask, VampSetup(vamp, *target))
+                yield _step(("tools", name, probe.text), ask)
 
 
 def describe_environment(device_id: int) -> Mapping[str, Any]:
@@ -437,13 +440,13 @@ def describe_environment(device_id: int) -> Mapping[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "toolchain": describe_toolchain(),
         "device_id": device_id,
-        "card_type": _card_type(),
+        "card_type": _device_type(),
         "unanswerable": list(UNANSWERABLE),
     }
 
 
-def _card_type() -> str:
+def _device_type() -> str:
     try:
-        return ", ".join(str(card.card_type) for card in import_runtime().get_all_cards())
+        return ", ".join(str(device.card_type) for device in import_runtime().get_all_cards())
     except Exception as error:  # Seen in one sample only; its absence is a finding, too.
         return f"not told ({type(error).__name__}: {error})"

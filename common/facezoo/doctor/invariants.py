@@ -1,7 +1,7 @@
-"""What holds of a model whatever its weights: checks that need no recorded value.
+"""Invariants of each model, which hold whatever its weights: checks that need no recorded value.
 
-They see a network that is no healthy one of its model. What is put into the graph without changing
-these traits, such as another order of the channels, only recorded values can show.
+They detect graphs that cannot be a valid instance of the model. A change that keeps them, such as
+another order of the channels, shows only against recorded values.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 from ..models.pipnet.decode import LEAST_CORRELATION, load_meanface, neighbor_correlation
 
 __all__ = [
-    "Trait",
-    "blur_trait",
-    "traits_of",
+    "Invariant",
+    "blur_invariant",
+    "invariants_of",
 ]
 
 
-# Says what is as it should be or, if it is not, what is wrong.
-Trait = Tuple[bool, str]
+# Whether it holds, and in words what holds or what is wrong.
+Invariant = Tuple[bool, str]
 Outputs = List[Mapping[str, np.ndarray]]
 
 # Half the sides of most boxes, and offsets within a cell, in strides and in cells: far from these.
 MOST_STRIDES, MOST_CELLS = 8.0, 2.0
 
 
-def traits_of(model: str, decode: Mapping[str, Any], outputs: Outputs) -> List[Trait]:
-    """Look at what a network says.
+def invariants_of(model: str, decode: Mapping[str, Any], outputs: Outputs) -> List[Invariant]:
+    """Check the invariants of a model on its outputs.
 
     Parameters
     ----------
@@ -41,22 +41,22 @@ def traits_of(model: str, decode: Mapping[str, Any], outputs: Outputs) -> List[T
 
     Returns
     -------
-    list of Trait
+    list of Invariant
         Whether each holds, and in words what holds or what is wrong.
     """
     if not all(np.isfinite(array).all() for one in outputs for array in one.values()):
         return [(False, "outputs are not finite: broken weights, or too large for this precision")]
     differs = any(not np.allclose(array, outputs[1][name]) for name, array in outputs[0].items())
-    traits = [(differs, "answers to the picture" if differs else _SAME)]
-    look = _LOOKS.get(model)
+    invariants = [(differs, "answers to the picture" if differs else _SAME)]
+    check = _CHECKS.get(model)
     stacked = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
-    return traits + (list(look(stacked, decode)) if look else [])
+    return invariants + (list(check(stacked, decode)) if check else [])
 
 
 _SAME = "the same to different pictures: weights are missing, or the input leads nowhere"
 
 
-def _scrfd(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Trait]:
+def _scrfd(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Invariant]:
     squashed = all(array.min() >= 0 for name, array in maps.items() if name.startswith("score"))
     wrong = "scores are probabilities: the sigmoid is in the graph, so it comes twice"
     yield not squashed, wrong if squashed else "scores are logits"
@@ -66,7 +66,7 @@ def _scrfd(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[T
     yield not scaled, wrong if scaled else "distances are in strides"
 
 
-def _pipnet(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Trait]:
+def _pipnet(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Invariant]:
     meanface = load_meanface(**decode)
     found = neighbor_correlation(maps, meanface)
     exchanged = {"x": maps["y"], "y": maps["x"], "nb_x": maps["nb_y"], "nb_y": maps["nb_x"]}
@@ -86,14 +86,14 @@ def _pipnet(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[
     yield not scaled, wrong if scaled else "offsets are in cells"
 
 
-def blur_trait(score: float, blurred: float) -> Trait:
+def blur_invariant(score: float, blurred: float) -> Invariant:
     """Say whether a quality network likes a picture better than a blurred copy of it."""
     if blurred < score:
         return True, f"a blurred copy scores lower ({blurred:.3g} for {score:.3g})"
     return False, f"a blurred copy scores no lower ({blurred:.3g} for {score:.3g})"
 
 
-def _magface(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Trait]:
+def _magface(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Invariant]:
     (embeddings,) = maps.values()
     lengths = np.linalg.norm(embeddings.reshape(len(embeddings), -1), axis=1)
     unit = bool(np.allclose(lengths, 1.0, atol=1e-3))
@@ -101,7 +101,7 @@ def _magface(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator
     yield not unit, wrong if unit else "embeddings keep their length"
 
 
-_LOOKS: Mapping[str, Callable[[Dict[str, np.ndarray], Mapping[str, Any]], Iterator[Trait]]] = {
+_CHECKS: Mapping[str, Callable[[Dict[str, np.ndarray], Mapping[str, Any]], Iterator[Invariant]]] = {
     "scrfd": _scrfd,
     "pipnet": _pipnet,
     "magface": _magface,

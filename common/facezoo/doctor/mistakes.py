@@ -22,10 +22,10 @@ from ..models.pipnet import decode as pipnet
 from ..results import Placement
 
 __all__ = [
+    "DecodedFaces",
     "Diagnosis",
-    "Faces",
     "Hypothesis",
-    "Patient",
+    "ReferenceSetup",
     "diagnose_faces",
     "diagnose_outputs",
     "diagnose_points",
@@ -58,8 +58,8 @@ Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A network, how it is to be fed, and a picture.
+class ReferenceSetup:
+    """A network and an image, and the right way to feed one with the other.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Faces:
+class DecodedFaces:
     """Decoded faces as a program gives them, in any order.
 
     Attributes
@@ -175,13 +175,13 @@ class Diagnosis:
         }
 
 
-def hypotheses_of(patient: Patient, pairs: bool = False) -> List[Hypothesis]:
+def hypotheses_of(setup: ReferenceSetup, pairs: bool = False) -> List[Hypothesis]:
     """List the set-ups to try.
 
     Parameters
     ----------
-    patient
-        Its right pre-processing decides what can go wrong.
+    setup
+        Its pre-processing decides what can go wrong.
     pairs
         Two mistakes at a time of those that change the input, in place of one.
 
@@ -190,14 +190,14 @@ def hypotheses_of(patient: Patient, pairs: bool = False) -> List[Hypothesis]:
     list of Hypothesis
         The right one first, unless pairs are asked for.
     """
-    right = Hypothesis((), "the right set-up", patient.preprocess, patient.image)
-    singles = list(_wrong_inputs(right, patient))
+    right = Hypothesis((), "the right set-up", setup.preprocess, setup.image)
+    singles = list(_wrong_inputs(right, setup))
     if not pairs:
         return [right, *singles]
     return [
         second
         for first in singles
-        for second in _wrong_inputs(first, patient)
+        for second in _wrong_inputs(first, setup)
         if _kind(first.mistakes[0]) < _kind(second.mistakes[-1])
     ]
 
@@ -208,7 +208,7 @@ def _kind(mistake: str) -> int:
     return 0 if mistake in ("RGB", "BGR") else 1 if mistake in ranges else 2
 
 
-def _wrong_inputs(base: Hypothesis, patient: Patient) -> Iterator[Hypothesis]:
+def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesis]:
     """Yield set-ups that differ from another in one more thing done to the picture."""
     preprocess = base.preprocess
 
@@ -216,7 +216,7 @@ def _wrong_inputs(base: Hypothesis, patient: Patient) -> Iterator[Hypothesis]:
         changed = dataclasses.replace(preprocess, **change)
         return Hypothesis((*base.mistakes, name), says, changed, base.image)
 
-    eats = "BGR" if patient.preprocess.swaps_channels else "RGB"
+    eats = "BGR" if setup.preprocess.swaps_channels else "RGB"
     other = "RGB" if eats == "BGR" else "BGR"
     swap = "NO_CHANGE" if preprocess.color_conversion != "NO_CHANGE" else "RGB2BGR"
     says = f"the picture is fed in {other} order, the network takes {eats}"
@@ -236,14 +236,14 @@ def _wrong_inputs(base: Hypothesis, patient: Patient) -> Iterator[Hypothesis]:
             {"norm": "DIV255_MINUSMEAN_DIVSTD", "mean": mean, "std": std},
         ),
     )
-    right = VdspOperation(patient.preprocess).table
+    right = VdspOperation(setup.preprocess).table
     for name, says, change in ranges:
         candidate = wrong(name, says, **change)
         if not np.allclose(VdspOperation(candidate.preprocess).table, right, atol=1e-3):
             yield candidate
     if preprocess.fit == "letterbox":
         yield from _wrong_letterboxes(base, wrong)
-    for name, crop in patient.unaligned.items():
+    for name, crop in setup.unaligned.items():
         says = f"the face is not aligned: {name} is fed"
         yield dataclasses.replace(
             base,
@@ -287,12 +287,12 @@ _READINGS = {
 }
 
 
-def diagnose_tensor(patient: Patient, observed: np.ndarray) -> Diagnosis:
-    """Explain the tensor that a program feeds to the network for the patient's picture.
+def diagnose_tensor(setup: ReferenceSetup, observed: np.ndarray) -> Diagnosis:
+    """Explain the tensor that a program feeds to the network for the set-up's image.
 
     Parameters
     ----------
-    patient
+    setup
         Network and picture.
     observed
         Shape (1, 3, H, W) or (3, H, W), any float.
@@ -302,7 +302,7 @@ def diagnose_tensor(patient: Patient, observed: np.ndarray) -> Diagnosis:
     InputError
         If its shape is not the network's.
     """
-    right = hypotheses_of(patient)[0].tensor()
+    right = hypotheses_of(setup)[0].tensor()
     observed = np.asarray(observed, np.float32).reshape((-1, *observed.shape[-3:]))
     if observed.shape != right.shape:
         raise InputError(
@@ -316,16 +316,16 @@ def diagnose_tensor(patient: Patient, observed: np.ndarray) -> Diagnosis:
     def from_right(hypothesis: Hypothesis) -> float:
         return _rms(hypothesis.tensor() - right) / scale
 
-    pairs = hypotheses_of(patient, pairs=True)
-    return _judge(hypotheses_of(patient), pairs, distance, from_right)
+    pairs = hypotheses_of(setup, pairs=True)
+    return _judge(hypotheses_of(setup), pairs, distance, from_right)
 
 
-def diagnose_outputs(patient: Patient, observed: Mapping[str, np.ndarray]) -> Diagnosis:
-    """Explain the raw outputs that a program has for the patient's picture.
+def diagnose_outputs(setup: ReferenceSetup, observed: Mapping[str, np.ndarray]) -> Diagnosis:
+    """Explain the raw outputs that a program has for the set-up's image.
 
     Parameters
     ----------
-    patient
+    setup
         Network and picture.
     observed
         Output name to array; a detector's scores may be logits or probabilities, and maps
@@ -336,11 +336,11 @@ def diagnose_outputs(patient: Patient, observed: Mapping[str, np.ndarray]) -> Di
     InputError
         If an output is missing or has another size than the network's.
     """
-    right = hypotheses_of(patient)[0]
-    outputs = _Outputs(patient, observed, dict(patient.run(right.tensor())))
-    hypotheses = [*hypotheses_of(patient), *outputs.wrong_readings(right)]
-    pairs = hypotheses_of(patient, pairs=True)
-    for one in hypotheses_of(patient)[1:]:
+    right = hypotheses_of(setup)[0]
+    outputs = _Outputs(setup, observed, dict(setup.run(right.tensor())))
+    hypotheses = [*hypotheses_of(setup), *outputs.wrong_readings(right)]
+    pairs = hypotheses_of(setup, pairs=True)
+    for one in hypotheses_of(setup)[1:]:
         pairs += outputs.wrong_readings(one)
     return _judge(hypotheses, pairs, outputs.distance, outputs.from_right)
 
@@ -350,11 +350,11 @@ class _Outputs:
 
     def __init__(
         self,
-        patient: Patient,
+        setup: ReferenceSetup,
         observed: Mapping[str, np.ndarray],
         right: Mapping[str, np.ndarray],
     ) -> None:
-        self.patient = patient
+        self.setup = setup
         self.right = {name: self._flat(name, array) for name, array in right.items()}
         missing = [name for name in right if name not in observed]
         if missing and len(right) == len(observed) == 1:
@@ -379,7 +379,7 @@ class _Outputs:
     def _flat(self, name: str, array: np.ndarray) -> np.ndarray:
         """Bring maps and rows of a detector into one order, location first, anchor second."""
         array = np.asarray(array, np.float32)
-        if self.patient.strides and array.ndim == 4:
+        if self.setup.strides and array.ndim == 4:
             array = array[0].transpose(1, 2, 0)
         return array.reshape(-1)
 
@@ -390,7 +390,7 @@ class _Outputs:
             yield dataclasses.replace(base, mistakes=mistakes, says=says, read=read)
 
     def _readings(self) -> Iterator[Tuple[str, str, str]]:
-        if not self.patient.strides:
+        if not self.setup.strides:
             sizes = [array.size for array in self.right.values()]
             if len(sizes) == 1 and sizes[0] > 1:
                 says = "the vector has length 1: the norm, a MagFace network's quality, is lost"
@@ -409,7 +409,7 @@ class _Outputs:
     def _predicted(self, hypothesis: Hypothesis) -> Mapping[str, np.ndarray]:
         key = (hypothesis.preprocess, id(hypothesis.image))
         if key not in self._known:
-            arrays = self.patient.run(hypothesis.tensor())
+            arrays = self.setup.run(hypothesis.tensor())
             self._known[key] = {name: self._flat(name, array) for name, array in arrays.items()}
         arrays = self._known[key]
         if hypothesis.read == "unit":
@@ -430,7 +430,7 @@ class _Outputs:
         return float(np.sqrt(np.mean(np.square(shares))))
 
     def _right(self) -> Hypothesis:
-        return hypotheses_of(self.patient)[0]
+        return hypotheses_of(self.setup)[0]
 
     def distance(self, hypothesis: Hypothesis) -> float:
         """Tell how far an observation is from what a set-up would give."""
@@ -461,15 +461,15 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
     return np.asarray(1.0 / (1.0 + np.exp(-values)))
 
 
-def diagnose_faces(patient: Patient, observed: Faces) -> Diagnosis:
-    """Explain the faces that a program finds in the patient's picture.
+def diagnose_faces(setup: ReferenceSetup, observed: DecodedFaces) -> Diagnosis:
+    """Explain the faces that a program finds in the set-up's image.
 
     Thresholds and the suppression of overlapping boxes play no part: each face is looked for among
     all that the network says.
 
     Parameters
     ----------
-    patient
+    setup
         A detector and a picture.
     observed
         What the program finds; its highest scores count.
@@ -479,7 +479,7 @@ def diagnose_faces(patient: Patient, observed: Faces) -> Diagnosis:
     InputError
         If there is no face, or the network is no detector.
     """
-    if not patient.strides:
+    if not setup.strides:
         raise InputError("faces are what a detector finds; hand in the tensor or the outputs")
     if not len(observed.scores):
         raise InputError(
@@ -487,34 +487,34 @@ def diagnose_faces(patient: Patient, observed: Faces) -> Diagnosis:
             "network's input or its raw outputs"
         )
     observed = _best(observed, FACES_COMPARED)
-    right = hypotheses_of(patient)[0]
+    right = hypotheses_of(setup)[0]
     known: Dict[Any, Mapping[str, np.ndarray]] = {}
 
-    def rows(hypothesis: Hypothesis) -> Faces:
+    def rows(hypothesis: Hypothesis) -> DecodedFaces:
         key = hypothesis.preprocess
         if key not in known:
-            known[key] = patient.run(hypothesis.tensor())
-        return rows_of(patient, known[key], hypothesis.placement(), hypothesis.read)
+            known[key] = setup.run(hypothesis.tensor())
+        return rows_of(setup, known[key], hypothesis.placement(), hypothesis.read)
 
     right_faces = _best(rows(right), FACES_COMPARED)
-    pairs = hypotheses_of(patient, pairs=True)
-    for one in hypotheses_of(patient)[1:]:
+    pairs = hypotheses_of(setup, pairs=True)
+    for one in hypotheses_of(setup)[1:]:
         pairs += _wrong_readings(one)
     return _judge(
-        [*hypotheses_of(patient), *_wrong_readings(right)],
+        [*hypotheses_of(setup), *_wrong_readings(right)],
         pairs,
         lambda hypothesis: _faces_apart(observed, rows(hypothesis)) * TOLERANCE,
         lambda hypothesis: _faces_apart(right_faces, rows(hypothesis)) * TOLERANCE,
     )
 
 
-def _best(faces: Faces, count: int) -> Faces:
+def _best(faces: DecodedFaces, count: int) -> DecodedFaces:
     best = np.argsort(-faces.scores, kind="stable")[:count]
     marks = None if faces.landmarks_xy is None else faces.landmarks_xy[best]
-    return Faces(faces.boxes_xyxy[best], faces.scores[best], marks)
+    return DecodedFaces(faces.boxes_xyxy[best], faces.scores[best], marks)
 
 
-def _faces_apart(faces: Faces, rows: Faces) -> float:
+def _faces_apart(faces: DecodedFaces, rows: DecodedFaces) -> float:
     """Tell how far most faces are from their nearest rows; 1 is as far as is tolerated."""
     apart = []
     for index, (box, score) in enumerate(zip(faces.boxes_xyxy, faces.scores)):
@@ -530,13 +530,13 @@ def _faces_apart(faces: Faces, rows: Faces) -> float:
 
 
 def rows_of(
-    patient: Patient, arrays: Mapping[str, np.ndarray], placement: Placement, read: str = ""
-) -> Faces:
+    setup: ReferenceSetup, arrays: Mapping[str, np.ndarray], placement: Placement, read: str = ""
+) -> DecodedFaces:
     """Decode the highest of what a detector says, right or with a mistake; suppress nothing.
 
     Parameters
     ----------
-    patient
+    setup
         Its strides and anchors.
     arrays
         ``score_8`` (1, A, h, w), ``bbox_8`` (1, 4 A, h, w), ``kps_8`` (1, 10 A, h, w) …
@@ -546,14 +546,14 @@ def rows_of(
         ``twice`` or ``never`` for the sigmoid, ``cells`` or ``all cells`` for a missing stride,
         ``swapped`` for x and y; nothing for the right way.
     """
-    logits = [_by_cell(arrays[f"score_{stride}"], 1)[:, 0] for stride in patient.strides]
+    logits = [_by_cell(arrays[f"score_{stride}"], 1)[:, 0] for stride in setup.strides]
     # No reading changes the order of the scores, and faces are among the highest.
     level = np.sort(np.concatenate(logits))[-ROWS_COMPARED:][0]
     scores, boxes, marks = [], [], []
-    for stride, all_of_stride in zip(patient.strides, logits):
+    for stride, all_of_stride in zip(setup.strides, logits):
         rows = np.flatnonzero(all_of_stride >= level)
         width = arrays[f"score_{stride}"].shape[3]
-        row, column = np.divmod(rows // patient.anchors, width)
+        row, column = np.divmod(rows // setup.anchors, width)
         step = 1 if read in ("cells", "all cells") else stride
         centre = np.stack([column, row], axis=1).astype(np.float32)
         centre *= 1 if read == "all cells" else stride
@@ -573,7 +573,7 @@ def rows_of(
     if read == "swapped":
         corners = corners[:, [1, 0, 3, 2]]
         points = None if points is None else points[:, :, ::-1]
-    return Faces(corners, squashed, points)
+    return DecodedFaces(corners, squashed, points)
 
 
 def _by_cell(maps: np.ndarray, size: int) -> np.ndarray:
@@ -582,18 +582,18 @@ def _by_cell(maps: np.ndarray, size: int) -> np.ndarray:
 
 
 def diagnose_points(
-    patient: Patient,
+    setup: ReferenceSetup,
     observed_xy: np.ndarray,
     *,
     meanface: Points,
     num_neighbors: int,
     given: Optional[np.ndarray] = None,
 ) -> Diagnosis:
-    """Explain the landmarks that a program finds in the patient's picture, a crop.
+    """Explain the landmarks that a program finds in the set-up's image, a crop.
 
     Parameters
     ----------
-    patient
+    setup
         A PIPNet and the crop it is fed.
     observed_xy
         Shape (N, 2), in the crop's pixels.
@@ -615,16 +615,16 @@ def diagnose_points(
     if observed.shape != (count, 2):
         raise InputError(f"landmarks must have shape ({count}, 2), got {observed.shape}")
     known: Dict[Any, Mapping[str, np.ndarray]] = {}
-    near = SHARE_OF_SIDE * max(patient.image.shape[:2])
+    near = SHARE_OF_SIDE * max(setup.image.shape[:2])
 
     def points(hypothesis: Hypothesis) -> np.ndarray:
         key = hypothesis.preprocess
         if key not in known:
-            known[key] = patient.run(hypothesis.tensor())
+            known[key] = setup.run(hypothesis.tensor())
         table = tables.get(hypothesis.read, tables[""])
         return _points_of(known[key], table, hypothesis.placement(), hypothesis.read)
 
-    right = hypotheses_of(patient)[0]
+    right = hypotheses_of(setup)[0]
 
     def wrong_readings(base: Hypothesis) -> Iterator[Hypothesis]:
         for read, (mistake, says) in _POINT_READINGS.items():
@@ -632,12 +632,12 @@ def diagnose_points(
                 mistakes = (*base.mistakes, mistake)
                 yield dataclasses.replace(base, mistakes=mistakes, says=says, read=read)
 
-    pairs = hypotheses_of(patient, pairs=True)
-    for one in hypotheses_of(patient)[1:]:
+    pairs = hypotheses_of(setup, pairs=True)
+    for one in hypotheses_of(setup)[1:]:
         pairs += wrong_readings(one)
     reference = points(right)
     return _judge(
-        [*hypotheses_of(patient), *wrong_readings(right)],
+        [*hypotheses_of(setup), *wrong_readings(right)],
         pairs,
         lambda hypothesis: _rms(points(hypothesis) - observed) / near * TOLERANCE,
         lambda hypothesis: _rms(points(hypothesis) - reference) / near * TOLERANCE,

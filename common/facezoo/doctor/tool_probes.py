@@ -24,8 +24,8 @@ from ..vacc.vdsp import render_vdsp
 from .device_probes import Answer
 
 __all__ = [
-    "VAMP_QUESTIONS",
-    "ToolQuestion",
+    "VAMP_PROBES",
+    "ToolProbe",
     "VampSetup",
     "ask_vamc",
     "run_tool",
@@ -93,7 +93,7 @@ class VampSetup:
         return listed
 
 
-class ToolQuestion(NamedTuple):
+class ToolProbe(NamedTuple):
     """A question to vamp, and what answers it."""
 
     text: str
@@ -139,7 +139,7 @@ def run_tool(tool: Tool, words: Sequence[Any], timeout: float, folder: Path) -> 
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except BaseException as error:
-            # Its own workers would keep the pipes open, and the card busy.
+            # Its own workers would keep the pipes open, and the device busy.
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise BackendRunError(f"{tool.name} did not end within {timeout:g} s") from error
@@ -251,15 +251,15 @@ def _absent_list(setup: VampSetup) -> Answer:
     return Answer(f"exit code {ran['exit_code']}", ran)
 
 
-VAMP_QUESTIONS: Dict[str, ToolQuestion] = {
-    "vamp_report": ToolQuestion("what does vamp print?", _report),
-    "vamp_stray_p": ToolQuestion("does vamp take 'p 1' without a dash?", _stray_p),
-    "vamp_t": ToolQuestion("what does -t count?", _t_value),
-    "vamp_outputs": ToolQuestion(
+VAMP_PROBES: Dict[str, ToolProbe] = {
+    "vamp_report": ToolProbe("what does vamp print?", _report),
+    "vamp_stray_p": ToolProbe("does vamp take 'p 1' without a dash?", _stray_p),
+    "vamp_t": ToolProbe("what does -t count?", _t_value),
+    "vamp_outputs": ToolProbe(
         "which files does a list give that is no multiple of the batch?", _outputs
     ),
-    "vamp_order": ToolQuestion("are outputs numbered by the lines of the list?", _order),
-    "vamp_broken_npz": ToolQuestion("what does vamp do about an unreadable npz?", _broken_npz),
-    "vamp_full_folder": ToolQuestion("what does vamp do about older outputs?", _full_folder),
-    "vamp_absent_list": ToolQuestion("what does vamp do about an absent list?", _absent_list),
+    "vamp_order": ToolProbe("are outputs numbered by the lines of the list?", _order),
+    "vamp_broken_npz": ToolProbe("what does vamp do about an unreadable npz?", _broken_npz),
+    "vamp_full_folder": ToolProbe("what does vamp do about older outputs?", _full_folder),
+    "vamp_absent_list": ToolProbe("what does vamp do about an absent list?", _absent_list),
 }

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..datasets.widerface import photo_name
 from ..errors import DatasetError, RunFolderError
+from ..files import write_bytes
 from ..image.files import find_images, relative_names
 from ..metrics.detection import Predictions
 from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, Progress, RunFolder
 
 __all__ = [
     "detect_folder",
@@ -23,9 +25,6 @@ __all__ = [
 
 
 PREDICTIONS_FILE = "predictions.npz"
-
-# Wraps a stream of results to show progress; called with it and with its length.
-Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def detect_folder(
     folder: Path,
     *,
     overwrite: bool = False,
-    progress: Progress = lambda items, total: iter(items),
+    sources: Sequence[Path] = (),
+    progress: Progress = lambda items, total: items,
 ) -> Predictions:
     """Detect the faces in all photos below a folder; an interrupted run is resumed.
 
@@ -77,7 +77,9 @@ def detect_folder(
     folder
         Run folder; stores finished photos, and at the end ``predictions.npz``.
     overwrite
-        Discard the content of the folder and start again.
+        Remove what an earlier run wrote there, and start again.
+    sources
+        Other files that are read, such as the model: none of them may be in the folder.
     progress
         Wraps the stream of results; called with it and with the number of remaining photos.
 
@@ -95,34 +97,35 @@ def detect_folder(
     """
     paths = find_images(images)
     names = relative_names(paths, images)
+
+    def detect(left: Sequence[Path]) -> Iterator[_Packed]:
+        for path, faces in detector.stream(left):
+            if isinstance(faces, Exception):
+                raise DatasetError(f"{faces}; an evaluation needs every photo: {str(path)!r}")
+            yield _Packed(_rows(faces))
+
+    def finish(run: RunFolder) -> None:
+        rows = {photo_name(entry["path"]): _Packed.unpack(entry) for entry in run.entries()}
+        _save(folder / PREDICTIONS_FILE, rows)
+        run.finish(PREDICTIONS_FILE)
+
     with RunFolder(
         folder,
         command="evaluate scrfd",
         settings=detector.settings(),
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=(PREDICTIONS_FILE,),
+        inputs=Inputs(paths, names, images, *sources),
         overwrite=overwrite,
     ) as run:
-        if not run.finished:
-            done = run.completed(names)
-            results = detector.stream(paths[done:])
-            for name, (path, faces) in zip(names[done:], progress(results, len(paths) - done)):
-                if isinstance(faces, Exception):
-                    raise DatasetError(f"{faces}; an evaluation needs every photo: {str(path)!r}")
-                run.record(name, _Packed(_rows(faces)))
-            rows = {photo_name(entry["path"]): _Packed.unpack(entry) for entry in run.entries()}
-            _save(folder / PREDICTIONS_FILE, rows)
-            run.finish(PREDICTIONS_FILE)
+        run.process(names, paths, detect, finish=finish, progress=progress)
     return _load(folder / PREDICTIONS_FILE)
 
 
 def _save(path: Path, rows: Mapping[str, np.ndarray]) -> None:
     counts = np.array([len(one) for one in rows.values()], np.int64)
     joined = np.concatenate([*rows.values(), np.zeros((0, 5), np.float32)])
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, photos=np.array(list(rows)), counts=counts, rows=joined)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, photos=np.array(list(rows)), counts=counts, rows=joined)
+    write_bytes(path, buffer.getbuffer())
 
 
 def _load(path: Path) -> Predictions:

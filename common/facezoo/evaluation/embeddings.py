@@ -5,25 +5,20 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, Mapping, Tuple, Union
 
 import numpy as np
 
 from ..backends.base import Backend, Infer, naming
-from ..backends.ort import OrtBackend
-from ..contract import Contract, read_contract
 from ..datasets.embeddings import Embeddings
-from ..errors import DatasetError, GraphError, ImageError, InputError
+from ..errors import DatasetError, ImageError
 from ..image.files import read_image_rgb
-from ..models import CARDS
 from ..models.magface.decode import decode
 from ..results import Embedding
-from ..weights import find
 
 __all__ = [
     "PackedEmbedding",
     "embed_pictures",
-    "open_recognizer",
     "unpack_embeddings",
 ]
 
@@ -57,51 +52,6 @@ def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
     return Embeddings(tuple(names), np.stack(vectors))
 
 
-def open_recognizer(
-    source: str, card_id: str = "w600k_mbf", threads: Optional[int] = None
-) -> OrtBackend:
-    """Open any recognition network with one image input and one embedding output.
-
-    Parameters
-    ----------
-    source
-        An .onnx file, or its name for ``facezoo download``.
-    card_id
-        Card whose pre-processing is used for a file without a contract.
-    threads
-        Cores to use; all if None.
-
-    Raises
-    ------
-    InputError
-        If the card is unknown.
-    GraphError
-        If the file is not a graph with one input and one output.
-    """
-    import onnx
-
-    path = Path(source) if source.endswith(".onnx") else find(source)
-    if card_id not in CARDS or CARDS[card_id].task != "face_recognition":
-        raise InputError(f"{card_id!r} is not the card of a recognition network; see facezoo list")
-    try:
-        contract = read_contract(path)
-    except GraphError as error:
-        if "carries no contract" not in str(error):
-            raise
-        graph = onnx.load(str(path), load_external_data=False).graph
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = [entry.name for entry in graph.input if entry.name not in weights]
-        outputs = tuple(entry.name for entry in graph.output)
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise GraphError(
-                f"{str(path)!r} has inputs {inputs} and outputs {list(outputs)}; expected one "
-                "image and one embedding"
-            ) from error
-        card = CARDS[card_id]
-        contract = Contract(card.id, card.model, inputs[0], card.preprocess, outputs)
-    return OrtBackend(path, contract, threads=threads)
-
-
 def embed_pictures(
     backend: Backend, paths: Iterable[Path]
 ) -> Iterator[Tuple[Path, Union[Embedding, ImageError]]]:
@@ -110,7 +60,7 @@ def embed_pictures(
     Parameters
     ----------
     backend
-        Result of :func:`open_recognizer`.
+        Backend of a recogniser.
     paths
         The images.
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..backends.base import call_naming
+from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError, RunFolderError
 from ..files import write_bytes
@@ -30,14 +17,13 @@ from ..image.files import read_image_rgb
 from ..metrics.quality import ofiq_score
 from ..models.magface.model import FaceEmbedder
 from ..results import Embedding
-from ..runs import RunFolder, fingerprint_files
+from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from ..workers import map_in_order, usable_cores
 
 __all__ = [
     "ARRAYS_FILE",
     "FEATURES_FILE",
     "RESULTS_FILE",
-    "Extraction",
     "extract_features",
     "finish_embeddings",
     "largest_face",
@@ -51,25 +37,6 @@ _log = logging.getLogger(__name__)
 
 RESULTS_FILE, FEATURES_FILE, ARRAYS_FILE = "results.json", "feat.list", "embeddings.npz"
 RESULTS_SCHEMA = "facezoo.embeddings/1"
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """Counts and time of one run of an extraction.
-
-    Attributes
-    ----------
-    total, kept, refused
-        Number of images, of images done by an earlier run, and of unreadable images.
-    seconds
-        Time for the images of this run.
-    """
-
-    total: int
-    kept: int
-    refused: int
-    seconds: float
 
 
 def stream_batches(
@@ -136,7 +103,7 @@ def write_features(
     feature_list
         Target text file: ``path v0 v1 …``.
     arrays
-        Target .npz: ``names``, ``vectors`` (N, D) float32, ``norms``.
+        Target .npz, see :mod:`facezoo.datasets.embeddings`.
 
     Returns
     -------
@@ -147,6 +114,7 @@ def write_features(
     """
     names: List[str] = []
     vectors: List[np.ndarray] = []
+    faces: List[int] = []
     without: List[str] = []
     for entry in entries:
         face = largest_face(entry) if "faces" in entry else entry
@@ -155,13 +123,10 @@ def write_features(
             continue
         names.append(entry["path"])
         vectors.append(np.array(face["embedding"], np.float32))
-    stacked = np.array(vectors, np.float32)
+        faces.append(entry["faces"].index(face) if "faces" in entry else ALIGNED)
     lines = (feature_line(name, vector).encode() for name, vector in zip(names, vectors))
     write_bytes(feature_list, *lines)
-    buffer = io.BytesIO()
-    norms = np.array([Embedding(vector).norm for vector in vectors])
-    np.savez(buffer, names=np.array(names, dtype=np.str_), vectors=stacked, norms=norms)
-    write_bytes(arrays, buffer.getvalue())
+    write_embeddings(arrays, Embeddings.of(names, vectors, faces))
     return len(names), without
 
 
@@ -185,8 +150,9 @@ def extract_features(
     batch: int = 1,
     missing: str = "skip",
     overwrite: bool = False,
+    sources: Sequence[Optional[Path]] = (),
     progress: Progress = lambda items, total: items,
-) -> Extraction:
+) -> ItemCounts:
     """Embed the images of a list and write a feature list and an .npz beside it; resumable.
 
     Parameters
@@ -202,13 +168,16 @@ def extract_features(
     missing
         ``skip`` reports and leaves out unreadable images, ``fatal`` stops at the first.
     overwrite
-        Start again.
+        Remove what an earlier run wrote, and start again.
+    sources
+        Other files that are read, such as the list of images: they are never overwritten.
     progress
         Wraps the loop.
 
     Returns
     -------
-    Extraction
+    ItemCounts
+        Of this start.
 
     Raises
     ------
@@ -218,35 +187,33 @@ def extract_features(
         If the file exists and does not belong to this run.
     """
     run = feature_list.with_name(f"{feature_list.name}.run")
-    if feature_list.exists() and not run.exists() and not overwrite:
-        raise RunFolderError(
-            f"{str(feature_list)!r} exists and was not created by facezoo; choose another "
-            "file or use --overwrite to start again"
-        )
+    arrays = feature_list.with_suffix(".npz")
+
+    def embed(left: Sequence[Path]) -> Iterator[Outcome]:
+        for _, result in stream_batches(model, left, batch):
+            if isinstance(result, ImageError) and missing == "fatal":
+                raise result
+            yield result
+
     with RunFolder(
         run,
         command="gen_feat",
         settings={**model.settings(), "batch": batch},
-        inputs_sha256=fingerprint_files(list(paths), list(names)),
-        owned=(),
+        inputs=Inputs(list(paths), list(names), *sources),
         overwrite=overwrite,
+        beside=(feature_list, arrays),
     ) as folder:
         if folder.finished and not feature_list.exists():
             raise RunFolderError(
                 f"{str(run)!r} is finished, but its {feature_list.name} is missing; use --overwrite"
             )
-        done = folder.completed(list(names))
-        started = time.perf_counter()
-        found = progress(stream_batches(model, paths[done:], batch), len(paths) - done)
-        for name, (_, result) in zip(names[done:], found):
-            if isinstance(result, ImageError) and missing == "fatal":
-                raise result
-            folder.record(name, result)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            write_features(folder.entries(), feature_list, feature_list.with_suffix(".npz"))
-            folder.finish()
-        return Extraction(len(paths), done, folder.refused, seconds)
+        return folder.process(
+            names,
+            paths,
+            embed,
+            finish=lambda run: write_features(run.entries(), feature_list, arrays),
+            progress=progress,
+        )
 
 
 def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[Tuple[str, float]]:

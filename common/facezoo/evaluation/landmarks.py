@@ -21,7 +21,7 @@ from ..files import write_bytes
 from ..image.boxes import match_boxes
 from ..image.files import find_images, relative_names
 from ..metrics.landmarks import LandmarkMetrics, evaluate_subsets, normalized_mean_error
-from ..results import FaceLandmarks, Landmarks
+from ..results import FaceDetections, Landmarks
 
 __all__ = [
     "CROPS",
@@ -196,7 +196,7 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
         content = json.loads(text)
         if content["schema"] != RESULTS_SCHEMA or content["crop"] not in CROPS:
             raise ValueError(f"schema {content['schema']!r}, crop {content.get('crop')!r}")
-        parse = FaceLandmarks.from_dict if content["crop"] == "detector" else Landmarks.from_dict
+        parse = _read_photo if content["crop"] == "detector" else Landmarks.from_dict
         return content["crop"], {
             entry["path"]: str(entry["error"]) if "error" in entry else parse(entry)
             for entry in content["images"]
@@ -205,6 +205,12 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
         raise InputError(
             f"{str(path)!r} is not a {RESULTS_SCHEMA} file ({error!r}); create it with vsx_infer.py"
         ) from error
+
+
+def _read_photo(entry: Mapping[str, Any]) -> Tuple[FaceDetections, Tuple[Landmarks, ...]]:
+    size = {"height": entry["height"], "width": entry["width"]}
+    landmarks = (Landmarks.from_dict({**face, **size}) for face in entry["faces"])
+    return FaceDetections.from_dict(entry), tuple(landmarks)
 
 
 def evaluate_run(folder: Path, data_dir: Path, normalizer: str) -> LandmarkReport:
@@ -272,12 +278,12 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> Lan
     predicted: Dict[int, np.ndarray] = {}
     crops: Dict[int, wflw.WflwCrop] = {}
     for image, indices in of_photo.items():
-        photo: FaceLandmarks = _pick(found, image)
+        detected, landmarks = _pick(found, image)
         for index in indices:
-            crops[index] = wflw.WflwCrop.of(faces[index], photo.faces.image_hw)
+            crops[index] = wflw.WflwCrop.of(faces[index], detected.image_hw)
         annotated = np.array([faces[index].rect_xyxy for index in indices])
-        for row, column in match_boxes(annotated, photo.faces.boxes_xyxy):
-            points = photo.landmarks[column].points_xy.astype(np.float64)
+        for row, column in match_boxes(annotated, detected.boxes_xyxy):
+            points = landmarks[column].points_xy.astype(np.float64)
             predicted[indices[row]] = crops[indices[row]].to_unit(points)
     counted = sorted(predicted)
     if not counted:

@@ -6,19 +6,19 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from ..backends import open_backend
-from ..backends.base import Infer
 from ..image.resize import fit_image
 from ..metrics.detection import DetectionReport, GroundTruth, Predictions, evaluate_detections
 from ..models.scrfd.decode import PROFILES, decode
 from ..models.scrfd.model import FaceDetector
+from ..pipeline.load import load
 from ..results import FaceDetections, RawOutputs
-from .detection import Progress, detect_folder
+from ..runs import Progress
+from .detection import detect_folder
 
 __all__ = [
     "Deviation",
@@ -228,13 +228,14 @@ def _detect(
     progress: Progress,
 ) -> Predictions:
     source = deviation.build or source
-    with open_backend(source) as backend:
-        preprocess = dataclasses.replace(backend.preprocess, **deviation.preprocess)
+    with load(source, kind=FaceDetector) as plain:
+        preprocess = dataclasses.replace(plain.backend.preprocess, **deviation.preprocess)
     profile = dataclasses.replace(PROFILES["eval"], **deviation.profile)
     kind = _EvenSizes if deviation.even_sizes else FaceDetector
-    backend = open_backend(source, preprocess=preprocess)
-    with kind(backend, backend.contract, profile) as detector:
-        return detect_folder(detector, images, folder / deviation.slug, progress=progress)
+    with load(source, kind=kind, preprocess=preprocess, profile=profile) as detector:
+        return detect_folder(
+            detector, images, folder / deviation.slug, sources=[source], progress=progress
+        )
 
 
 class _EvenSizes(FaceDetector):
@@ -243,9 +244,12 @@ class _EvenSizes(FaceDetector):
     def settings(self) -> Dict[str, Any]:
         return {**super().settings(), "even_sizes": True}
 
-    def _detect(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
-        height, width = image_rgb.shape[:2]
-        even = cv2.resize(image_rgb, (max(2, width // 2 * 2), max(2, height // 2 * 2)))
-        _, placement = fit_image(image_rgb, self.backend.preprocess)
-        raw = RawOutputs(infer(even).arrays, (placement,))
-        return decode(raw, profile=self.profile, **self.contract.decode)[0]
+    def _detect(self, images_rgb: Sequence[np.ndarray], shared: bool) -> List[FaceDetections]:
+        sides = [image.shape[:2] for image in images_rgb]
+        even = [
+            cv2.resize(image, (max(2, width // 2 * 2), max(2, height // 2 * 2)))
+            for image, (height, width) in zip(images_rgb, sides)
+        ]
+        placements = (fit_image(image, self.backend.preprocess)[1] for image in images_rgb)
+        raw = RawOutputs(self._infer(even, shared).arrays, tuple(placements))
+        return decode(raw, profile=self.profile, **self.contract.decode)

@@ -22,8 +22,9 @@ from ..image.files import read_image_rgb
 from ..metrics.quality import DiscardCurve, error_versus_discard, spearman
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
-from ..models.sdd_fiqa.decode import decode
 from ..models.sdd_fiqa.model import FaceQuality
+from ..pipeline.load import resolve
+from ..results import Embedding
 
 __all__ = [
     "CopyRanking",
@@ -49,7 +50,7 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
     model
         Model opened from ``source``.
     source
-        An artifact prefix or an .onnx file.
+        What :func:`facezoo.load` was given.
 
     Returns
     -------
@@ -57,7 +58,8 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
         ``card``, ``build``, ``engine`` and ``model_sha256``; JSON values.
     """
     # A single .onnx has the type of its export; the vendor's files do not record it.
-    build = "fp32" if source.suffix == ".onnx" else read_artifact(source).dtype
+    path, _ = resolve(source)
+    build = "fp32" if path.suffix == ".onnx" else read_artifact(path).dtype
     return {
         "card": model.contract.card_id,
         "build": build,
@@ -212,7 +214,7 @@ def face_pairs(
         distances[first : first + len(chunk)] = 1.0 - np.einsum(
             "ij,ij->i", vectors[chunk[:, 0]], vectors[chunk[:, 1]]
         )
-    return FacePairs(embeddings.names, indices, people[indices], distances)
+    return FacePairs(embeddings.face_names, indices, people[indices], distances)
 
 
 def compare_scores(
@@ -361,16 +363,15 @@ def response_curves(
         If a kind is unknown or a level is out of range.
     """
 
-    def score(infer: Infer, image: np.ndarray) -> float:
-        if isinstance(model, FaceEmbedder):
-            return model.embed(infer, image).norm
-        return decode(infer(image))[0].value
+    def score(image: np.ndarray) -> float:
+        (found,) = model.batch([image], shared=True)
+        return found.norm if isinstance(found, Embedding) else found.value
 
-    def one(infer: Infer, path: Path) -> Dict[str, List[float]]:
+    def one(_: Infer, path: Path) -> Dict[str, List[float]]:
         image = read_image_rgb(path)
         with naming(path):
             return {
-                kind: [score(infer, degrade(image, kind, level)) for level in steps]
+                kind: [score(degrade(image, kind, level)) for level in steps]
                 for kind, steps in levels.items()
             }
 

@@ -8,11 +8,12 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 import numpy as np
 
-from ..backends.base import naming
+from ..backends.base import Infer, naming
+from ..datasets.embeddings import read_embeddings
 from ..datasets.face_sets import read_set
 from ..datasets.image_list import read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
@@ -20,9 +21,10 @@ from ..errors import DatasetError, ImageError
 from ..image.files import decode_image_rgb, find_images, relative_names
 from ..metrics.verification import best_threshold, cosine_similarity
 from ..models.magface.model import FaceEmbedder
-from ..pipeline.photo import PhotoEmbedder
-from ..results import Embedding, FaceEmbeddings
-from .features import ARRAYS_FILE, FEATURES_FILE, Progress, extract_features
+from ..pipeline.photo import PredictedPhoto, Predictor
+from ..results import Embedding
+from ..runs import Progress
+from .features import ARRAYS_FILE, FEATURES_FILE, extract_features
 from .verification_report import VerificationReport, verify_pairs
 
 __all__ = [
@@ -118,9 +120,9 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
     DatasetError
         If a line has another form, or names an image without an embedding; names the line.
     """
-    with np.load(folder / ARRAYS_FILE, allow_pickle=False) as arrays:
-        row_of = {name: row for row, name in enumerate(arrays["names"].tolist())}
-        vectors = arrays["vectors"].astype(np.float64)
+    embeddings = read_embeddings(folder / ARRAYS_FILE)
+    row_of = {name: row for row, name in enumerate(embeddings.names)}
+    vectors = embeddings.vectors.astype(np.float64)
     pairs, labels = [], []
     for number, line in read_lines(pair_list):
         words = line.split()
@@ -140,7 +142,7 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
 
 
 def evaluate_people(
-    model: Union[FaceEmbedder, PhotoEmbedder],
+    model: Union[FaceEmbedder, Predictor],
     images: Path,
     name: str,
     *,
@@ -197,10 +199,10 @@ def evaluate_people(
     return PeopleReport(len(paths), len(vectors), len(set(people)), report, len(paths) / seconds)
 
 
-def _main_vector(result: Union[Embedding, FaceEmbeddings]) -> Optional[np.ndarray]:
+def _main_vector(result: Union[Embedding, PredictedPhoto]) -> Optional[np.ndarray]:
     if isinstance(result, Embedding):
         return result.vector
-    return result.embeddings[result.faces.largest()].vector if len(result) else None
+    return result.faces[result.detections.largest()].vector if len(result) else None
 
 
 def evaluate_set(
@@ -244,6 +246,7 @@ def evaluate_set(
         batch=batch,
         missing="fatal",
         overwrite=overwrite,
+        sources=[Path(folder)],
         progress=progress,
     )
     pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")
@@ -281,11 +284,11 @@ def evaluate_encoded(
     """
     encoded = read_bin(path)
 
-    def one(infer: Any, index: int) -> np.ndarray:
+    def one(_: Infer, index: int) -> np.ndarray:
         name = f"{Path(path).name}: image {index}"
         image = decode_image_rgb(encoded.images[index], name)
         with naming(name):
-            return model.embed(infer, image).vector
+            return model.batch([image], shared=True)[0].vector
 
     found = model.backend.map(one, range(len(encoded.images)))
     vectors = np.array(list(progress(found, len(encoded.images))), np.float64)

@@ -35,7 +35,7 @@ from typing import (
 import numpy as np
 
 from ..arrays import write_npz
-from ..backends import open_backend
+from ..backends import RuntimeOptions, open_backend
 from ..backends.base import Backend, call_naming
 from ..card import ModelCard
 from ..contract import Contract
@@ -46,11 +46,11 @@ from ..workers import Last, Team, map_in_order, usable_cores
 
 __all__ = [
     "Batch",
-    "Facts",
     "Job",
     "Line",
-    "Measurement",
+    "LoadedNetwork",
     "Synthetic",
+    "Timings",
     "Workers",
     "format_report",
     "parse_report",
@@ -104,11 +104,9 @@ class Job:
         share = max(1, usable_cores() // (self.processes * self.instances))
         return open_backend(
             self.model,
-            engine=self.engine,
+            RuntimeOptions(self.engine, self.device_id, self.threads or share),
             vdsp=self.vdsp,
-            device_id=self.device_id,
             batch=self.batch,
-            threads=self.threads or share,
             cards=self.cards,
         )
 
@@ -153,7 +151,7 @@ class Synthetic:
 
 
 @dataclass(frozen=True)
-class Facts:
+class LoadedNetwork:
     """Facts about the network that a process has loaded.
 
     Attributes
@@ -232,9 +230,9 @@ class _Instances:
         self.dtype = _output_dtype(job, self.first)
         self.shapes: Dict[str, Tuple[int, ...]] = {}
 
-    def facts(self) -> Facts:
+    def facts(self) -> LoadedNetwork:
         contract = self.first.contract
-        return Facts(
+        return LoadedNetwork(
             contract=dataclasses.replace(contract, preprocess=self.first.preprocess),
             settings=self.first.settings(),
             dtype=self.dtype,
@@ -401,7 +399,7 @@ class Workers:
         If the network cannot be loaded.
     """
 
-    facts: Facts
+    facts: LoadedNetwork
 
     def __init__(self, job: Job, prog: str = "facezoo vamp") -> None:
         self.job = job
@@ -480,7 +478,7 @@ class Workers:
 
 
 @dataclass
-class Measurement:
+class Timings:
     """Sums over batches.
 
     Attributes
@@ -512,7 +510,7 @@ class Measurement:
         self.post += batch.post
 
     @classmethod
-    def of(cls, batches: Iterable[Batch]) -> Measurement:
+    def of(cls, batches: Iterable[Batch]) -> Timings:
         """Sum up batches."""
         measured = cls()
         for batch in batches:
@@ -534,7 +532,7 @@ class Measurement:
         return {name: round(float(value)) for name, value in named.items()}
 
 
-def format_report(job: Job, measured: Measurement) -> str:
+def format_report(job: Job, measured: Timings) -> str:
     """Format a measurement in the layout of the vendor's profilers.
 
     Parameters

@@ -24,7 +24,7 @@ from ..metrics.verification import (
 )
 
 __all__ = [
-    "FARS",
+    "FMRS",
     "PROTOCOLS",
     "SCHEMA",
     "VerificationReport",
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 
-SCHEMA = "facezoo.verification/1"
-FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+SCHEMA = "facezoo.verification/2"
+FMRS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 PROTOCOLS = ("authors", "facenet")
 
 
@@ -60,11 +60,11 @@ class VerificationReport:
     threshold, best_accuracy
         The single cosine threshold with the most correct decisions; its accuracy is optimistic.
     points
-        True accept rates at false accept rates, or the reason why there is none.
+        False non-match rates at false match rates, or the reason why there is none.
     roc
         The ROC curve.
     validation
-        Only for the facenet protocol: share of genuine pairs accepted at a false accept rate of
+        Only for the facenet protocol: share of genuine pairs that match at a false match rate of
         1e-3, its deviation over the folds, and the rate that was reached.
     """
 
@@ -99,8 +99,9 @@ class VerificationReport:
             f"    best threshold: {scales} (accuracy {self.best_accuracy:.5f} on these pairs)",
         ]
         if self.validation is not None:
-            val, std, far = self.validation
-            found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={far:.5f}")
+            # The vendor's line, in its words.
+            val, std, fmr = self.validation
+            found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={fmr:.5f}")
         return [*found, *(f"    {describe_point(point)}" for point in self.points)]
 
     def to_dict(self) -> Dict[str, Any]:
@@ -120,8 +121,8 @@ class VerificationReport:
             "operating_points": [point_entry(point) for point in self.points],
         }
         if self.validation is not None:
-            names = ("tar", "tar_std", "far")
-            entry["validation_at_1e-3"] = dict(zip(names, self.validation))
+            val, std, fmr = self.validation
+            entry["validation_at_1e-3"] = {"fnmr": 1.0 - val, "fnmr_std": std, "fmr": fmr}
         return entry
 
 
@@ -132,7 +133,7 @@ def verify_pairs(
     is_same: np.ndarray,
     *,
     protocol: str = "authors",
-    fars: Sequence[float] = FARS,
+    fmrs: Sequence[float] = FMRS,
 ) -> VerificationReport:
     """Evaluate the embeddings of pairs.
 
@@ -146,8 +147,8 @@ def verify_pairs(
         Shape (N,), bool.
     protocol
         One of ``PROTOCOLS``; only the accuracy depends on it.
-    fars
-        False accept rates to measure at.
+    fmrs
+        False match rates to measure at.
 
     Returns
     -------
@@ -162,7 +163,7 @@ def verify_pairs(
     validation = None
     if protocol == "facenet":
         report = facenet_evaluation(_units(first), _units(second), is_same)
-        accuracies, validation = report.accuracies, (report.val, report.val_std, report.far)
+        accuracies, validation = report.accuracies, (report.val, report.val_std, report.fmr)
     else:
         folds: FoldAccuracy = k_fold_accuracy(first, second, is_same)
         accuracies = folds.accuracies
@@ -178,7 +179,7 @@ def verify_pairs(
         interval=share_interval(float(np.mean(accuracies)), len(is_same)),
         threshold=threshold,
         best_accuracy=best,
-        points=tuple(operating_points(cosines, is_same, fars)),
+        points=tuple(operating_points(cosines, is_same, fmrs)),
         roc=roc_curve(cosines, is_same),
         validation=validation,
     )
@@ -192,34 +193,34 @@ def reports_csv(reports: Sequence[VerificationReport]) -> str:
     """Return the sets as a table with one row per set and one column per operating point."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fars = [point.far for point in reports[0].points]
+    fmrs = [point.fmr for point in reports[0].points]
     head = ["set", "protocol", "genuine", "impostors", "accuracy", "std", "low_95", "high_95"]
-    writer.writerow([*head, "cosine", "l2", "degrees", *(f"tar_at_{far:g}" for far in fars)])
+    writer.writerow([*head, "cosine", "l2", "degrees", *(f"fnmr_at_{fmr:g}" for fmr in fmrs)])
     for one in reports:
         t = one.threshold
         row = [one.name, one.protocol, one.genuine, one.impostors, one.accuracy]
         row += [float(np.std(one.accuracies)), *one.interval, t.cosine, t.l2, t.degrees]
-        writer.writerow([*row, *(point.tar for point in one.points)])
+        writer.writerow([*row, *(point.fnmr for point in one.points)])
     return text.getvalue()
 
 
 def describe_point(point: OperatingPoint) -> str:
     """Format an operating point, or the reason why there is none, as a line."""
     if point.threshold is None:
-        return f"TAR at FAR {point.far:g}: refused, {point.refusal}"
+        return f"FNMR at FMR {point.fmr:g}: refused, {point.refusal}"
     return (
-        f"TAR at FAR {point.far:g}: {point.tar:.5f} [{point.low:.5f}, {point.high:.5f}] at cosine "
-        f"{point.threshold.cosine:.4f}"
+        f"FNMR at FMR {point.fmr:g}: {point.fnmr:.5f} [{point.low:.5f}, {point.high:.5f}] at "
+        f"cosine {point.threshold.cosine:.4f}"
     )
 
 
 def point_entry(point: OperatingPoint) -> Dict[str, Any]:
     """Return an operating point, or the reason why there is none, as JSON values."""
-    entry: Dict[str, Any] = {"far": point.far, "impostors": point.impostors}
+    entry: Dict[str, Any] = {"fmr": point.fmr, "impostors": point.impostors}
     if point.threshold is None:
         return {**entry, "refused": point.refusal}
     interval = [point.low, point.high]
-    return {**entry, "tar": point.tar, "interval_95": interval, **_scales(point.threshold)}
+    return {**entry, "fnmr": point.fnmr, "interval_95": interval, **_scales(point.threshold)}
 
 
 def _scales(threshold: Threshold) -> Dict[str, float]:

@@ -48,7 +48,7 @@ TOLERANCE = 1e-4
 
 _LISTED = 10
 _IR_VERSION = 8
-_OPSETS = range(11, 18)
+_OPSET = 11
 
 
 def load_checkpoint(
@@ -267,7 +267,6 @@ def export_network(
     dynamic_hw: bool = False,
     check_hw: Sequence[tuple[int, int]] = (),
     describe: bool = True,
-    opset: int = 11,
 ) -> float:
     """Export a network to ONNX, after checking that ONNX Runtime reproduces torch's outputs.
 
@@ -293,8 +292,6 @@ def export_network(
         height and then both sides halved.
     describe
         Write the contract; False for outputs in a layout that our decoders do not support.
-    opset
-        11 to 17; more than 11 only if an operator needs it.
 
     Returns
     -------
@@ -304,12 +301,10 @@ def export_network(
     Raises
     ------
     InputError
-        If the contract does not name every output, or the opset is not supported.
+        If the contract does not name every output.
     GraphError
         If the graph is invalid or differs from torch by more than 1e-4; nothing is written then.
     """
-    if opset not in _OPSETS:
-        raise InputError(f"opset must be from {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
     height, width = input_hw or contract.preprocess.input_hw
     preprocess = dataclasses.replace(contract.preprocess, input_hw=(height, width))
     contract = dataclasses.replace(contract, preprocess=preprocess)
@@ -329,7 +324,7 @@ def export_network(
             f"{contract.card_id}: the network has {len(expected[0])} outputs, the contract names "
             f"{len(contract.output_names)}: {', '.join(contract.output_names)}"
         )
-    model = _trace(network, inputs[0], contract, batch is None, dynamic_hw, opset)
+    model = _trace(network, inputs[0], contract, batch is None, dynamic_hw)
     _drop_aliases(model)
     if not dynamic_hw:
         _write_out_shapes(model, inputs[0], free_batch=batch is None)
@@ -414,7 +409,6 @@ def _trace(
     contract: Contract,
     free_batch: bool,
     free_hw: bool,
-    opset: int,
 ) -> onnx.ModelProto:
     axes: dict[int, str] = {0: "batch"} if free_batch else {}
     if free_hw:
@@ -430,7 +424,7 @@ def _trace(
             (torch.from_numpy(example),),
             buffer,
             dynamo=False,
-            opset_version=opset,
+            opset_version=_OPSET,
             input_names=[contract.input_name],
             output_names=list(contract.output_names),
             dynamic_axes={contract.input_name: axes},

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from ..backends.ort import run_graph
-from ..contract import Contract
+from ..contract import LARGEST_INPUT, Contract, metadata_of
 from ..errors import GraphError, InputError
 
 __all__ = [
@@ -30,8 +30,6 @@ __all__ = [
 
 
 Shape = Tuple[int, ...]
-
-LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
 
 # Inputs of an operation that are learnt if they are stored in the graph. Running means and
 # variances of batch norms are not counted, as in PyTorch.
@@ -113,7 +111,7 @@ def describe_graph(model: onnx.ModelProto, input_hw: Optional[Tuple[int, int]] =
     GraphError
         If the graph does not run at this size.
     """
-    contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    contract = Contract.from_metadata(metadata_of(model))
     if input_hw is None and contract is not None:
         input_hw = contract.preprocess.input_hw
     stored = {tensor.name for tensor in model.graph.initializer}

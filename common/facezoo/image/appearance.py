@@ -11,8 +11,8 @@ from .align import align_face
 from .degrade import degrade
 
 __all__ = [
+    "degraded_versions",
     "measure_face",
-    "worsened",
 ]
 
 
@@ -24,7 +24,7 @@ CUTS = (0.0, 0.1, 0.2, 0.3, 0.4)
 def measure_face(
     image_rgb: np.ndarray, box_xyxy: Sequence[float], landmarks_xy: np.ndarray, crop: np.ndarray
 ) -> Dict[str, float]:
-    """Measure what makes a face useless whatever network looks at it.
+    """Measure how large, sharp, frontal and complete a face is.
 
     Parameters
     ----------
@@ -38,19 +38,20 @@ def measure_face(
     Returns
     -------
     dict
-        ``size``, ``sharpness``, ``turn`` and ``cut_off``, see :class:`Limits`.
+        ``size``, ``sharpness``, ``yaw`` and ``truncation``, see
+        :class:`~facezoo.profiles.appearance.AppearanceLimits`.
     """
     left, top, right, bottom = box_xyxy
     eyes = landmarks_xy[1] - landmarks_xy[0]
     apart = float(np.hypot(*eyes))
     nose = landmarks_xy[2] - (landmarks_xy[0] + landmarks_xy[1]) / 2
     # Eyes in one point are seen from the side, as far as can be.
-    turn = abs(float(nose @ eyes)) / apart**2 if apart else float("inf")
+    yaw = abs(float(nose @ eyes)) / apart**2 if apart else float("inf")
     return {
         "size": float(min(right - left, bottom - top)),
         "sharpness": _sharpness(crop),
-        "turn": min(turn, 10.0),
-        "cut_off": 1.0 - float(_inside(image_rgb, landmarks_xy).mean()) / 255.0,
+        "yaw": min(yaw, 10.0),
+        "truncation": 1.0 - float(_inside(image_rgb, landmarks_xy).mean()) / 255.0,
     }
 
 
@@ -62,12 +63,12 @@ def _inside(image_rgb: np.ndarray, landmarks_xy: np.ndarray) -> np.ndarray:
     return align_face(np.full(image_rgb.shape[:2], 255, np.uint8), landmarks_xy)
 
 
-def worsened(
+def degraded_versions(
     image_rgb: np.ndarray, box_xyxy: Sequence[float], landmarks_xy: np.ndarray
 ) -> Iterator[Tuple[str, float, np.ndarray]]:
-    """Make a face worse in one way at a time.
+    """Make a face smaller, blurrier or more truncated, one at a time.
 
-    Its turn cannot be made worse; it is given as it is.
+    Its yaw cannot be changed; the face is given once as it is.
 
     Parameters
     ----------
@@ -77,15 +78,15 @@ def worsened(
     Yields
     ------
     tuple
-        Name of the look, its value, the aligned face (112, 112, 3).
+        Name of what was changed, its value, the aligned face (112, 112, 3).
     """
     crop = align_face(image_rgb, landmarks_xy)
-    looks = measure_face(image_rgb, box_xyxy, landmarks_xy, crop)
-    yield "turn", looks["turn"], crop
+    measured = measure_face(image_rgb, box_xyxy, landmarks_xy, crop)
+    yield "yaw", measured["yaw"], crop
     for times in SHRINKS:
         height, width = (max(1, round(side / times)) for side in image_rgb.shape[:2])
         small = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_AREA)
-        yield "size", looks["size"] / times, align_face(small, landmarks_xy / times)
+        yield "size", measured["size"] / times, align_face(small, landmarks_xy / times)
     for sigma in BLURS:
         soft = degrade(crop, "blur", sigma)
         yield "sharpness", _sharpness(soft), soft
@@ -93,7 +94,7 @@ def worsened(
     for share in CUTS:
         for side in range(4 if share else 1):
             cut, rest = (_cut(picture, share, side) for picture in (crop, inside))
-            yield "cut_off", 1.0 - float(rest.mean()) / 255.0, cut
+            yield "truncation", 1.0 - float(rest.mean()) / 255.0, cut
 
 
 def _cut(picture: np.ndarray, share: float, side: int) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence, Tuple, Union
+from typing import Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from ..results import FaceDetections, FaceLandmarks, Landmarks
+from ..results import FaceDetections, Landmarks
 from .files import write_image_rgb
 
 __all__ = ["contact_sheet", "draw_faces", "draw_landmarks", "draw_predicted", "write_drawing"]
@@ -69,15 +69,15 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
     return drawn
 
 
-def draw_landmarks(image_rgb: np.ndarray, found: Union[Landmarks, FaceLandmarks]) -> np.ndarray:
+def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndarray:
     """Draw the landmarks of a crop, or of all faces of a photo.
 
     Parameters
     ----------
     image_rgb
         Shape (H, W, 3), uint8, RGB; not changed.
-    found
-        In pixels of this image.
+    faces
+        Landmarks of each face, in pixels of this image.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def draw_landmarks(image_rgb: np.ndarray, found: Union[Landmarks, FaceLandmarks]
     """
     drawn = image_rgb.copy()
     shift = 4  # OpenCV expects sixteenths of a pixel.
-    for landmarks in found.landmarks if isinstance(found, FaceLandmarks) else (found,):
+    for landmarks in faces:
         width, height = np.ptp(landmarks.points_xy, axis=0)
         radius = max(1.0, float(width + height) / 200)
         for x, y in landmarks.points_xy.tolist():

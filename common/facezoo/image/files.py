@@ -220,15 +220,13 @@ def _start_of_scan(data: bytes) -> int:
     return position
 
 
-def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[Path]:
+def find_images(folder: Path) -> List[Path]:
     """List the images below a folder at any depth, in the same order on every machine.
 
     Parameters
     ----------
     folder
         A folder, or a single image.
-    suffixes
-        Accepted file name endings in lower case; upper case is accepted too.
 
     Returns
     -------
@@ -247,9 +245,11 @@ def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> List[
         return [folder]
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} does not exist; expected an image or a folder of them")
-    found = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
+    found = [path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
-        raise InputError(f"{str(folder)!r} contains no image ({', '.join(suffixes)}, any depth)")
+        raise InputError(
+            f"{str(folder)!r} contains no image ({', '.join(IMAGE_SUFFIXES)}, any depth)"
+        )
     for path in found:
         _check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)

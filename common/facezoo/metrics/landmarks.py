@@ -18,12 +18,10 @@ __all__ = [
     "NORMALIZERS",
     "CumulativeErrors",
     "LandmarkMetrics",
-    "area_under_curve",
     "bootstrap_interval",
     "cumulative_error_distribution",
     "evaluate_landmarks",
     "evaluate_subsets",
-    "failure_rate",
     "normalized_mean_error",
 ]
 
@@ -155,28 +153,6 @@ def cumulative_error_distribution(
     points = np.arange(0, threshold + STEP, STEP)
     shares = np.searchsorted(ascending, points, side="right") / len(ascending)
     return CumulativeErrors(points, shares)
-
-
-def failure_rate(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> float:
-    """Compute the share of faces with an error above the threshold; in [0, 1], lower is better.
-
-    Parameters
-    ----------
-    errors, threshold
-        As for :func:`cumulative_error_distribution`.
-    """
-    return cumulative_error_distribution(errors, threshold).failure_rate
-
-
-def area_under_curve(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> float:
-    """Compute the area under the CED curve relative to a perfect one; higher is better.
-
-    Parameters
-    ----------
-    errors, threshold
-        As for :func:`cumulative_error_distribution`. Simpson's rule; 1 if every error is 0.
-    """
-    return cumulative_error_distribution(errors, threshold).area(threshold)
 
 
 def bootstrap_interval(

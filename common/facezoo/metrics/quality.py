@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from ..errors import InputError
+from .verification import matches_allowed, threshold_at_fmr
 
 __all__ = [
     "DiscardCurve",
@@ -244,8 +245,8 @@ def error_versus_discard(
 ) -> DiscardCurve:
     """Compute the error-versus-discard characteristic with areas and bootstrap intervals.
 
-    The threshold is set once, at the false match rate on all impostor pairs, interpolated between
-    the two nearest. Genuine pairs are discarded from the lowest quality on; ties are broken
+    The threshold is set once, with :func:`~facezoo.metrics.verification.threshold_at_fmr` on all
+    impostor pairs. Genuine pairs are discarded from the lowest quality on; ties are broken
     proportionally, so a constant score gives a flat line.
 
     Parameters
@@ -273,7 +274,7 @@ def error_versus_discard(
     Raises
     ------
     InputError
-        If shapes differ, a value is not finite, less than one false match is expected at this
+        If shapes differ, a value is not finite, fewer than ten false matches are expected at this
         rate, or no genuine pair is rejected, so that there is no error to reduce.
 
     References
@@ -285,18 +286,11 @@ def error_versus_discard(
     """
     distances, is_same, quality = _check(distances, is_same, quality)
     impostors = np.sort(distances[~is_same])
-    if not 0.0 < fmr < 1.0:
-        raise InputError(f"a false match rate must be between 0 and 1, got {fmr}")
-    if fmr * len(impostors) < 1.0 - 1e-9:
-        raise InputError(
-            f"FMR {fmr:g} needs at least {math.ceil(1.0 / fmr - 1e-9)} impostor pairs, "
-            f"there are {len(impostors)}"
-        )
+    threshold = -threshold_at_fmr(-impostors, fmr).similarity
     order = np.argsort(quality[is_same], kind="stable")
     genuine = distances[is_same][order]
     # Starts of the runs of equal quality, and the end.
     edges = np.flatnonzero(np.diff(quality[is_same][order], prepend=-np.inf, append=np.inf))
-    threshold = _quantile(impostors, np.arange(len(impostors)), fmr)
     missed = genuine >= threshold
     if not missed.any():
         raise InputError(
@@ -332,14 +326,6 @@ def error_versus_discard(
     )
 
 
-def _quantile(ascending: np.ndarray, ranks: np.ndarray, share: float) -> float:
-    """Interpolate a quantile of ``ascending[ranks]``; the ranks ascend too."""
-    position = share * (len(ranks) - 1)
-    below = int(position)
-    values = ascending[ranks[below : below + 2]]
-    return float(values[0] + (position - below) * (values[-1] - values[0]))
-
-
 def _curve(weights: np.ndarray, missed: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return the error at each discard for pairs sorted by quality, weighted."""
     counted = np.concatenate([[0.0], np.cumsum(weights)])[edges]
@@ -364,9 +350,10 @@ def _drawn_pairs(
 ) -> Iterator[Tuple[float, np.ndarray]]:
     """Yield threshold and weights of the genuine pairs of each resample of pairs."""
     rng = np.random.default_rng(seed)
+    allowed = matches_allowed(fmr, len(impostors))
     for _ in range(resamples):
-        ranks = np.sort(rng.integers(len(impostors), size=len(impostors)))
-        threshold = _quantile(impostors, ranks, fmr)
+        ranks = rng.integers(len(impostors), size=len(impostors))
+        threshold = float(impostors[np.partition(ranks, allowed)[allowed]])
         drawn = rng.integers(genuine, size=genuine)
         yield threshold, np.bincount(drawn, minlength=genuine).astype(np.float64)
 
@@ -389,11 +376,9 @@ def _drawn_people(
         # A single person, or people without genuine pairs, give no curve.
         if not reached[-1] or not weights.any():
             continue
-        ranks = fmr * (reached[-1] - 1)
-        around = np.array([int(ranks), min(int(ranks) + 1, reached[-1] - 1)])
-        below, above = impostors[np.searchsorted(reached, around, side="right")]
-        threshold = below + (ranks - int(ranks)) * (above - below)
-        yield float(threshold), weights.astype(np.float64)
+        allowed = matches_allowed(fmr, int(reached[-1]))
+        threshold = float(impostors[np.searchsorted(reached, allowed, side="right")])
+        yield threshold, weights.astype(np.float64)
 
 
 def _area(curves: np.ndarray, limit: float) -> np.ndarray:

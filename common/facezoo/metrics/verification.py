@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import special
@@ -18,6 +18,7 @@ from ..errors import InputError
 
 __all__ = [
     "FacenetReport",
+    "FmrThreshold",
     "FoldAccuracy",
     "OperatingPoint",
     "RocCurve",
@@ -27,11 +28,13 @@ __all__ = [
     "cosine_similarity",
     "facenet_evaluation",
     "k_fold_accuracy",
+    "matches_allowed",
     "operating_points",
     "pool_templates",
     "roc_curve",
     "share_interval",
     "tar_at_nearest_far",
+    "threshold_at_fmr",
 ]
 
 FOLDS = 10  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py --test-folds
@@ -39,15 +42,15 @@ THRESHOLD_STEP = 0.01  # source: same file, perform_1v1_eval
 THRESHOLDS = np.arange(0, 4, THRESHOLD_STEP)
 # source: VastModelZOO@43aff36 cv/face_quality/sdd_fiqa/build_in/vsx/python/sdd_fiqa_vsx.py evaluate
 VALIDATION_THRESHOLDS = np.arange(0, 4, 0.001)
-FAR_TARGET = 1e-3  # source: same function
+FMR_TARGET = 1e-3  # source: same function, far_target
 
 # Upper bound, relative to its terms, of the rounding error of a sum of a thousand products.
 ROUNDING = 1e-12
 
 PIECE = 64  # rows multiplied at a time
 
-# A false accept rate is not measurable with fewer expected false accepts than this.
-MIN_FALSE_ACCEPTS = 10
+# A false match rate is not measurable with fewer expected false matches than this.
+MIN_FALSE_MATCHES = 10
 # Two intervals of 97.5 % hold together with at least 95 %.
 TAIL = 0.0125
 Z = float(special.ndtri(1.0 - TAIL))
@@ -72,13 +75,6 @@ class Threshold:
         if not -1.0 <= cosine <= 1.0:
             raise InputError(f"a cosine threshold must be from -1 to 1, got {cosine}")
         return cls(math.acos(cosine) / math.pi)
-
-    @classmethod
-    def from_l2(cls, l2: float) -> Threshold:
-        """Make the threshold from a distance of unit vectors, in [0, 2]; not squared."""
-        if not 0.0 <= l2 <= 2.0:
-            raise InputError(f"an L2 threshold of unit vectors must be from 0 to 2, got {l2}")
-        return cls(2.0 * math.asin(l2 / 2.0) / math.pi)
 
     @property
     def cosine(self) -> float:
@@ -140,10 +136,10 @@ class FacenetReport:
     tpr, fpr
         Shape (400,): rates at ``arange(0, 4, 0.01)``, mean over the folds.
     val, val_std
-        Share of genuine pairs accepted at the target false accept rate: mean and standard
-        deviation over the folds; higher is better.
-    far
-        The false accept rate that was reached, mean over the folds.
+        The vendor's validation rate: share of genuine pairs that match at the target false match
+        rate, mean and standard deviation over the folds; higher is better.
+    fmr
+        The false match rate that was reached, mean over the folds.
     false_positives, false_negatives
         Shape (N,), bool: pairs with a wrong decision at the chosen thresholds.
     """
@@ -153,7 +149,7 @@ class FacenetReport:
     fpr: np.ndarray
     val: float
     val_std: float
-    far: float
+    fmr: float
     false_positives: np.ndarray
     false_negatives: np.ndarray
 
@@ -164,44 +160,64 @@ class RocCurve:
 
     Attributes
     ----------
-    far, tar
-        Shape (K,): shares of impostor and genuine pairs accepted, from (0, 0) to (1, 1).
+    fmr, fnmr
+        Shape (K,): false match rate, from 0 to 1, and false non-match rate, from 1 to 0.
     thresholds
         Shape (K,): pairs with at least this similarity are accepted; infinite at the first point.
     """
 
-    far: np.ndarray
-    tar: np.ndarray
+    fmr: np.ndarray
+    fnmr: np.ndarray
     thresholds: np.ndarray
+
+    @property
+    def matched(self) -> np.ndarray:
+        """Shape (K,): share of genuine pairs that match, 1 minus the false non-match rate."""
+        return np.asarray(1.0 - self.fnmr)
 
     @property
     def area(self) -> float:
         """Area under the curve, 0 to 1; 0.5 is chance, higher is better."""
-        return float(np.sum(np.diff(self.far) * (self.tar[1:] + self.tar[:-1]) / 2.0))
+        return float(np.sum(np.diff(self.fmr) * (self.matched[1:] + self.matched[:-1]) / 2.0))
+
+
+class FmrThreshold(NamedTuple):
+    """The similarity threshold at a false match rate.
+
+    Attributes
+    ----------
+    similarity
+        Pairs above it match.
+    impostors
+        How many impostor pairs it was found from.
+    """
+
+    similarity: float
+    impostors: int
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """True accept rate (TAR) at a false accept rate (FAR); higher is better.
+    """False non-match rate (FNMR) at a false match rate (FMR); lower is better.
 
     Attributes
     ----------
-    far
+    fmr
         The requested rate.
     impostors
         Number of impostor pairs it was measured with.
-    tar, low, high
-        Share of genuine pairs accepted, and an interval that contains the true rate with at least
-        95 % confidence; None if there are too few impostor pairs.
+    fnmr, low, high
+        Share of genuine pairs that do not match, 0 to 1, and an interval that contains the true
+        rate with at least 95 % confidence; None if there are too few impostor pairs.
     threshold
-        Pairs closer than this are accepted; None if there are too few impostor pairs.
+        Pairs above it match; None if there are too few impostor pairs.
     refusal
         Why there is no result; empty if there is one.
     """
 
-    far: float
+    fmr: float
     impostors: int
-    tar: Optional[float] = None
+    fnmr: Optional[float] = None
     low: Optional[float] = None
     high: Optional[float] = None
     threshold: Optional[Threshold] = None
@@ -438,76 +454,55 @@ def facenet_evaluation(
     second: np.ndarray,
     is_same: np.ndarray,
     *,
-    distance: str = "squared_l2",
-    subtract_mean: bool = False,
     folds: int = FOLDS,
 ) -> FacenetReport:
     """Evaluate pairs with the vendor's protocol, which comes from FaceNet's code.
 
-    Like :func:`k_fold_accuracy`, and also the share of genuine pairs accepted at a false accept
+    Like :func:`k_fold_accuracy`, and also the share of genuine pairs that match at a false match
     rate of 1e-3, with a threshold interpolated on the other folds.
 
     Parameters
     ----------
     first, second
-        Shape (N, D); normalise them to length 1 for ``squared_l2``.
+        Shape (N, D), of length 1.
     is_same
         Shape (N,), bool.
-    distance
-        ``squared_l2``, or ``angle`` in units of pi. In the original the angle of two equal vectors
-        can be NaN by rounding, which rejects them; here it is 0.
-    subtract_mean
-        Subtract the mean of the other folds' embeddings.
     folds
         Number of folds.
 
     Raises
     ------
     InputError
-        If there are fewer pairs than folds, shapes differ, a vector is zero or not finite, the
-        distance is unknown, or a fold or its complement lacks genuine or impostor pairs.
+        If there are fewer pairs than folds, shapes differ, a vector is zero or not finite, or a
+        fold or its complement lacks genuine or impostor pairs.
 
     References
     ----------
     .. [1] VastModelZOO@43aff36,
        ``cv/face_quality/sdd_fiqa/build_in/vsx/python/sdd_fiqa_vsx.py``, ``evaluate``.
     """
-    measures = {"squared_l2": _squared_l2, "angle": angular_distance}
-    if distance not in measures:
-        raise InputError(f"distance {distance!r} is not known; expected one of {list(measures)}")
     first, second, is_same = _check_pairs(first, second, is_same)
     _squared_norms(first, "first")
     _squared_norms(second, "second")
     edges = _fold_edges(len(is_same), folds)
-    measure = measures[distance]
-    distances = []
-    for run in zip(edges[:-1], edges[1:]):
-        if subtract_mean:
-            mean = _mean_outside(first, second, np.array(run))
-            distances.append(measure(first - mean, second - mean))
-        else:
-            distances.append(distances[0] if distances else measure(first, second))
-    bins = np.array([np.searchsorted(THRESHOLDS, row, side="right") for row in distances])
-    accuracy = _fold_accuracy(bins, is_same, edges)
-    folds_of = list(zip(distances, edges[:-1], edges[1:]))
+    distance = np.asarray(np.sum(np.square(np.subtract(first, second)), axis=1))
+    bins = np.searchsorted(THRESHOLDS, distance, side="right")
+    accuracy = _fold_accuracy(np.tile(bins, (folds, 1)), is_same, edges)
+    runs = list(zip(edges[:-1], edges[1:]))
     accepted = np.concatenate(
-        [row[i:j] < limit for (row, i, j), limit in zip(folds_of, accuracy.thresholds)]
+        [distance[i:j] < limit for (i, j), limit in zip(runs, accuracy.thresholds)]
     )
-    val, far = np.array([_validate_fold(row, is_same, i, j) for row, i, j in folds_of]).T
+    val, fmr = np.array([_validate_fold(distance, is_same, i, j) for i, j in runs]).T
     return FacenetReport(
         accuracies=accuracy.accuracies,
         tpr=accuracy.tpr,
         fpr=accuracy.fpr,
         val=float(np.mean(val)),
         val_std=float(np.std(val)),
-        far=float(np.mean(far)),
+        fmr=float(np.mean(fmr)),
         false_positives=accepted & ~is_same,
         false_negatives=~accepted & is_same,
     )
-
-
-def _squared_l2(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sum(np.square(np.subtract(first, second)), axis=1))
 
 
 def _validate_fold(
@@ -523,10 +518,10 @@ def _validate_fold(
             "order the list so that every fold contains both"
         )
     genuine, impostors, _, others = groups
-    far = np.searchsorted(np.sort(others), VALIDATION_THRESHOLDS, side="left") / len(others)
+    fmr = np.searchsorted(np.sort(others), VALIDATION_THRESHOLDS, side="left") / len(others)
     threshold = 0.0
-    if far[-1] >= FAR_TARGET:
-        threshold = float(np.interp(FAR_TARGET, far, VALIDATION_THRESHOLDS))
+    if fmr[-1] >= FMR_TARGET:
+        threshold = float(np.interp(FMR_TARGET, fmr, VALIDATION_THRESHOLDS))
     return float(np.mean(genuine < threshold)), float(np.mean(impostors < threshold))
 
 
@@ -550,8 +545,8 @@ def _split(similarities: np.ndarray, is_same: np.ndarray) -> Tuple[np.ndarray, n
     return genuine, impostors
 
 
-def _share_above(ascending: np.ndarray, threshold: float) -> float:
-    return 1.0 - float(np.searchsorted(ascending, threshold, side="right")) / len(ascending)
+def _share_up_to(ascending: np.ndarray, threshold: float) -> float:
+    return float(np.searchsorted(ascending, threshold, side="right")) / len(ascending)
 
 
 def roc_curve(similarities: np.ndarray, is_same: np.ndarray) -> RocCurve:
@@ -576,22 +571,66 @@ def roc_curve(similarities: np.ndarray, is_same: np.ndarray) -> RocCurve:
     """
     genuine, impostors = _split(similarities, is_same)
     thresholds = np.unique(np.concatenate([genuine, impostors]))[::-1]
-    tar = 1.0 - np.searchsorted(genuine, thresholds, side="left") / len(genuine)
-    far = 1.0 - np.searchsorted(impostors, thresholds, side="left") / len(impostors)
+    fnmr = np.searchsorted(genuine, thresholds, side="left") / len(genuine)
+    fmr = 1.0 - np.searchsorted(impostors, thresholds, side="left") / len(impostors)
     return RocCurve(
-        far=np.concatenate([[0.0], far]),
-        tar=np.concatenate([[0.0], tar]),
+        fmr=np.concatenate([[0.0], fmr]),
+        fnmr=np.concatenate([[1.0], fnmr]),
         thresholds=np.concatenate([[np.inf], thresholds]),
     )
 
 
-def operating_points(
-    cosines: np.ndarray, is_same: np.ndarray, fars: Sequence[float]
-) -> List[OperatingPoint]:
-    """Measure the true accept rate at false accept rates, or say why it cannot be measured.
+def matches_allowed(fmr: float, impostors: int) -> int:
+    """Return how many of a number of impostor pairs may match at a false match rate."""
+    return math.floor(fmr * impostors + 1e-9)
 
-    The threshold is the highest impostor similarity that must be rejected; pairs above it are
-    accepted. Ties among impostors therefore never raise the false accept rate above the target.
+
+def threshold_at_fmr(impostors: np.ndarray, fmr: float) -> FmrThreshold:
+    """Find the similarity threshold at a false match rate.
+
+    It is the highest impostor similarity that must not match; pairs above it match. Ties among
+    impostors therefore never raise the false match rate above the target.
+
+    Parameters
+    ----------
+    impostors
+        Shape (N,): similarities of impostor pairs, in any order; higher means more similar. Negate
+        distances.
+    fmr
+        Between 0 and 1, such as 1e-3.
+
+    Raises
+    ------
+    InputError
+        If the rate is out of range, or fewer than ten false matches are expected at it; the message
+        says how many impostor pairs it needs.
+
+    Examples
+    --------
+    >>> threshold_at_fmr(np.arange(100.0), 0.1)
+    FmrThreshold(similarity=89.0, impostors=100)
+    """
+    _check_fmr(fmr)
+    count = len(impostors)
+    if fmr * count < MIN_FALSE_MATCHES - 1e-9:
+        needed = math.ceil(MIN_FALSE_MATCHES / fmr - 1e-9)
+        raise InputError(
+            f"FMR {fmr:g} needs at least {needed} impostor pairs, there are {count}; add people or "
+            "use a higher rate"
+        )
+    rank = matches_allowed(fmr, count)
+    return FmrThreshold(float(np.partition(impostors, count - 1 - rank)[count - 1 - rank]), count)
+
+
+def _check_fmr(fmr: float) -> None:
+    if not 0.0 < fmr < 1.0:
+        raise InputError(f"a false match rate must be between 0 and 1, got {fmr}")
+
+
+def operating_points(
+    cosines: np.ndarray, is_same: np.ndarray, fmrs: Sequence[float]
+) -> List[OperatingPoint]:
+    """Measure the false non-match rate at false match rates, or say why it cannot be measured.
 
     Parameters
     ----------
@@ -599,15 +638,16 @@ def operating_points(
         Shape (N,), cosine similarities.
     is_same
         Shape (N,), bool.
-    fars
+    fmrs
         Rates between 0 and 1, such as 1e-3.
 
     Returns
     -------
     list of OperatingPoint
-        One per rate; without a result if fewer than ten false accepts are expected at the rate.
-        The interval covers both samples, the genuine pairs (Wilson's interval) and the impostor
-        pairs that set the threshold (binomial order statistics), and treats pairs as independent.
+        One per rate, at the threshold of :func:`threshold_at_fmr`; a rate that it rejects has the
+        reason instead. The interval covers both samples, the genuine pairs (Wilson's interval) and
+        the impostor pairs that set the threshold (binomial order statistics), and treats pairs as
+        independent.
 
     Raises
     ------
@@ -615,31 +655,28 @@ def operating_points(
         If a rate is not between 0 and 1, or :func:`roc_curve` rejects the pairs.
     """
     genuine, impostors = _split(cosines, is_same)
-    return [_operating_point(genuine, impostors, far) for far in fars]
+    for fmr in fmrs:
+        _check_fmr(fmr)
+    return [_operating_point(genuine, impostors, fmr) for fmr in fmrs]
 
 
-def _operating_point(genuine: np.ndarray, impostors: np.ndarray, far: float) -> OperatingPoint:
-    if not 0.0 < far < 1.0:
-        raise InputError(f"a false accept rate must be between 0 and 1, got {far}")
-    count = len(impostors)
-    if far * count < MIN_FALSE_ACCEPTS - 1e-9:
-        needed = math.ceil(MIN_FALSE_ACCEPTS / far - 1e-9)
-        refusal = f"FAR {far:g} needs at least {needed} impostor pairs, there are {count}"
-        return OperatingPoint(far, count, refusal=refusal)
+def _operating_point(genuine: np.ndarray, impostors: np.ndarray, fmr: float) -> OperatingPoint:
+    try:
+        threshold, count = threshold_at_fmr(impostors, fmr)
+    except InputError as error:
+        return OperatingPoint(fmr, len(impostors), refusal=str(error))
     descending = impostors[::-1]
-    accepted = math.floor(far * count + 1e-9)
-    threshold = descending[accepted]
     # With 97.5 % confidence the population's threshold lies between these two impostors.
-    fewest = int(np.ceil(special.bdtrik(TAIL, count, far)))
-    most = int(np.ceil(special.bdtrik(1.0 - TAIL, count, far)))
+    fewest = int(np.ceil(special.bdtrik(TAIL, count, fmr)))
+    most = int(np.ceil(special.bdtrik(1.0 - TAIL, count, fmr)))
     strict = descending[fewest - 1] if fewest > 0 else np.inf
     loose = descending[min(most, count - 1)]
     return OperatingPoint(
-        far,
+        fmr,
         count,
-        tar=_share_above(genuine, threshold),
-        low=_wilson(_share_above(genuine, strict), len(genuine))[0],
-        high=_wilson(_share_above(genuine, loose), len(genuine))[1],
+        fnmr=_share_up_to(genuine, threshold),
+        low=_wilson(_share_up_to(genuine, loose), len(genuine))[0],
+        high=_wilson(_share_up_to(genuine, strict), len(genuine))[1],
         threshold=Threshold.from_cosine(float(np.clip(threshold, -1.0, 1.0))),
     )
 
@@ -765,24 +802,26 @@ def _group_means(keys: np.ndarray, rows: np.ndarray) -> Tuple[np.ndarray, np.nda
 
 
 def tar_at_nearest_far(roc: RocCurve, fars: Sequence[float]) -> List[float]:
-    """Read true accept rates off a curve as MagFace's IJB script does, even with few impostors.
+    """Read TAR at FAR off a curve as MagFace's IJB script does, even with few impostors.
+
+    TAR is 1 minus the false non-match rate, FAR the false match rate.
 
     Parameters
     ----------
     roc
         The curve.
     fars
-        False accept rates.
+        False match rates.
 
     Returns
     -------
     list of float
-        The rate at the point with the nearest false accept rate; the highest of several, and of
-        two at the same distance the one with more false accepts.
+        The rate at the point with the nearest false match rate; the highest of several, and of
+        two at the same distance the one with more false matches.
 
     References
     ----------
     .. [1] MagFace@99bae61, ``eval/eval_recognition/eval_ijb.py``, ``perform_verification``.
     """
-    far, tar = roc.far[::-1], roc.tar[::-1]
+    far, tar = roc.fmr[::-1], roc.matched[::-1]
     return [float(tar[int(np.argmin(np.abs(far - rate)))]) for rate in fars]

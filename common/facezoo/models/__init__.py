@@ -1,13 +1,17 @@
 """The catalogue of the zoo: all cards and weight files, collected lazily from the model packages.
 
+Every folder with a ``card.py`` is a model; there is no other list of them.
+
 Attributes
 ----------
 MODELS
-    Names of the model packages.
+    Names of the model packages, in the order of their tasks.
 CARDS
     Card id to :class:`~facezoo.card.ModelCard`.
 WEIGHTS
     Name to :class:`~facezoo.card.WeightFile`, the sample photos last.
+VENDOR_FILES
+    Model to :class:`~facezoo.card.VendorFiles`.
 """
 
 from __future__ import annotations
@@ -15,33 +19,60 @@ from __future__ import annotations
 import difflib
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Collection, Dict
+from typing import TYPE_CHECKING, Any, Collection, Dict, Tuple, Type
 
-from ..card import ModelCard, WeightFile
+from ..card import GATE_LIMITS, ModelCard, VendorFiles, WeightFile
 from ..errors import CardError
 
-__all__ = ["CARDS", "MODELS", "WEIGHTS", "find_card", "find_weights", "import_part"]
+if TYPE_CHECKING:
+    from .base import FaceModel
 
-MODELS = ("scrfd", "pipnet", "sdd_fiqa", "magface")
+__all__ = [
+    "CARDS",
+    "MODELS",
+    "VENDOR_FILES",
+    "WEIGHTS",
+    "find_card",
+    "find_class",
+    "find_weights",
+    "has_part",
+    "import_part",
+]
 
+MODELS: Tuple[str, ...]
 CARDS: Dict[str, ModelCard]
 WEIGHTS: Dict[str, WeightFile]
+VENDOR_FILES: Dict[str, VendorFiles]
 
 
 @lru_cache(maxsize=None)
 def _catalogue() -> Dict[str, Any]:
-    rooms = [import_module(f"{__name__}.{model}.card") for model in MODELS]
+    names = sorted(path.parent.name for path in Path(__file__).parent.glob("*/card.py"))
+    cards_of = {name: import_part(name, "card") for name in names}
+    models = tuple(sorted(names, key=lambda name: _place(cards_of[name].CARDS)))
+    parts = [cards_of[model] for model in models]
     photos = import_module(f"{__name__}.photos")
     return {
-        "CARDS": {card_id: card for room in rooms for card_id, card in room.CARDS.items()},
-        "WEIGHTS": {file.name: file for module in (*rooms, photos) for file in module.WEIGHTS},
+        "MODELS": models,
+        "CARDS": {card_id: card for part in parts for card_id, card in part.CARDS.items()},
+        "WEIGHTS": {file.name: file for part in (*parts, photos) for file in part.WEIGHTS},
+        "VENDOR_FILES": {
+            model: getattr(cards_of[model], "VENDOR_FILES", VendorFiles()) for model in models
+        },
     }
+
+
+def _place(cards: Dict[str, ModelCard]) -> int:
+    """Return where a model stands in the catalogue: as its task does, a new task last."""
+    tasks = [*GATE_LIMITS]
+    return min((tasks.index(c.task) for c in cards.values() if c.task in tasks), default=len(tasks))
 
 
 def __getattr__(name: str) -> Any:
     # A decoder or network of one model must not import the cards of all others.
-    if name in ("CARDS", "WEIGHTS"):
+    if name in ("CARDS", "MODELS", "VENDOR_FILES", "WEIGHTS"):
         return _catalogue()[name]
     raise AttributeError(f'module "{__name__}" has no attribute "{name}"')
 
@@ -57,6 +88,31 @@ def import_part(model: str, part: str) -> ModuleType:
         Name of the module.
     """
     return import_module(f"{__name__}.{model}.{part}")
+
+
+def has_part(model: str, part: str) -> bool:
+    """Tell whether a model has a module, without importing it.
+
+    Parameters
+    ----------
+    model
+        One of ``MODELS``.
+    part
+        Name of the module, such as ``graph``: its weights are published as ONNX.
+    """
+    return (Path(__file__).parent / model / f"{part}.py").is_file()
+
+
+def find_class(model: str) -> Type[FaceModel[Any]]:
+    """Return the class of a model: ``MODEL`` in its ``model.py``.
+
+    Parameters
+    ----------
+    model
+        One of ``MODELS``.
+    """
+    found: Type[FaceModel[Any]] = import_part(model, "model").MODEL
+    return found
 
 
 def find_card(card_id: str) -> ModelCard:

@@ -12,7 +12,9 @@ from typing import (
     Generic,
     Iterable,
     Iterator,
+    List,
     Optional,
+    Sequence,
     Tuple,
     Type,
     TypeVar,
@@ -25,6 +27,7 @@ from ..backends.base import Backend, Infer, naming
 from ..contract import Contract
 from ..errors import ImageError
 from ..image.files import read_image_rgb
+from ..results import RawOutputs
 
 __all__ = [
     "FaceModel",
@@ -63,11 +66,28 @@ class FaceModel(ABC, Generic[Result]):
         Result
             Result in pixels of the image.
         """
-        return self._apply(self.backend.infer, image_rgb)
+        return self.batch([image_rgb])[0]
 
     @abstractmethod
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> Result:
-        """Apply the model to one image with the backend's single or its threaded ``infer``."""
+    def batch(self, images_rgb: Sequence[np.ndarray], *, shared: bool = False) -> List[Result]:
+        """Apply the model to several images in one run of the network.
+
+        Parameters
+        ----------
+        images_rgb
+            Each (H, W, 3), uint8, RGB.
+        shared
+            Compute on one core instead of all, because other threads call it at the same time.
+
+        Returns
+        -------
+        list of Result
+            One per image, in their order, each in the pixels of its image.
+        """
+
+    def _infer(self, images_rgb: Sequence[np.ndarray], shared: bool) -> RawOutputs:
+        """Run the network once on several images, as requested by :meth:`batch`."""
+        return (self.backend.infer_shared if shared else self.backend.infer_batch)(images_rgb)
 
     def stream(
         self,
@@ -96,10 +116,10 @@ class FaceModel(ABC, Generic[Result]):
             If the network fails; names the image.
         """
 
-        def one(infer: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
+        def one(_: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
             try:
                 with naming(path):
-                    image, result = self._apply_to_file(infer, path)
+                    image, result = self._apply_to_file(path)
             except ImageError as error:
                 return path, error
             if visit is not None:
@@ -108,10 +128,10 @@ class FaceModel(ABC, Generic[Result]):
 
         return self.backend.map(one, paths)
 
-    def _apply_to_file(self, infer: Infer, path: Path) -> Tuple[np.ndarray, Result]:
+    def _apply_to_file(self, path: Path) -> Tuple[np.ndarray, Result]:
         """Return an image as read, and the result in pixels of the file."""
         image = read_image_rgb(path)
-        return image, self._apply(infer, image)
+        return image, self.batch([image], shared=True)[0]
 
     def settings(self) -> Dict[str, Any]:
         """Return what determines the results, as JSON values for the fingerprint of a run."""

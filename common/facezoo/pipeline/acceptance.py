@@ -9,12 +9,13 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import InputError
 from ..models.base import FaceModel
-from ..profiles.appearance import Limits, default_limits
-from ..profiles.quality import read_any_profile
+from ..profiles.appearance import AppearanceLimits, default_limits
+from ..profiles.base import check_model
+from ..profiles.quality import read_quality
 
 __all__ = [
     "REASONS",
-    "Gate",
+    "Acceptance",
     "ScoreLimit",
     "read_score_limit",
 ]
@@ -25,12 +26,12 @@ REASONS = ("too_small", "blurred", "turned", "cut_off", "low_quality")
 
 @dataclass(frozen=True)
 class ScoreLimit:
-    """From where on a face is refused by a network's score, from a calibrated profile.
+    """Lowest accepted score of a network, from a calibrated profile.
 
     Attributes
     ----------
     card
-        Of the network; one of SDD-FIQA scores quality, one of MagFace by magnitude.
+        Of the model: SDD-FIQA's score, or the magnitude of MagFace's embedding.
     model_sha256
         Of its file.
     threshold
@@ -43,30 +44,30 @@ class ScoreLimit:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What refuses a face.
+class Acceptance:
+    """The limits a face must keep to be accepted.
 
     Attributes
     ----------
-    looks
-        Limits of size, sharpness, turn and cut; by default those that come with the package.
+    appearance
+        Limits of size, sharpness, yaw and truncation; by default those of the package.
     scores
         Limits of networks' scores.
     embed_refused
         Embed refused faces, too.
     """
 
-    looks: Limits = dataclasses.field(default_factory=default_limits)
+    appearance: AppearanceLimits = dataclasses.field(default_factory=default_limits)
     scores: Tuple[ScoreLimit, ...] = ()
     embed_refused: bool = False
 
-    def by_looks(self, looks: Mapping[str, float]) -> List[str]:
-        """Return the reasons that the looks give."""
+    def reasons_of(self, appearance: Mapping[str, float]) -> List[str]:
+        """Return the reasons to refuse a face that its size, sharpness, yaw and truncation give."""
         refused = {
-            "too_small": looks["size"] < self.looks.min_size,
-            "blurred": looks["sharpness"] < self.looks.min_sharpness,
-            "turned": looks["turn"] > self.looks.max_turn,
-            "cut_off": looks["cut_off"] > self.looks.max_cut_off,
+            "too_small": appearance["size"] < self.appearance.min_size,
+            "blurred": appearance["sharpness"] < self.appearance.min_sharpness,
+            "turned": appearance["yaw"] > self.appearance.max_yaw,
+            "cut_off": appearance["truncation"] > self.appearance.max_truncation,
         }
         return [name for name, is_so in refused.items() if is_so]
 
@@ -79,13 +80,12 @@ class Gate:
 def _check_limit(limit: ScoreLimit, stages: Sequence[FaceModel[Any]]) -> None:
     for stage in stages:
         if stage.contract.card_id == limit.card:
-            if stage.settings().get("model_sha256") != limit.model_sha256:
-                raise InputError(
-                    f"the profile of {limit.card} was made with another file (sha256 "
-                    f"{str(limit.model_sha256)[:12]}…); calibrate again with this one"
-                )
+            sha256 = stage.settings().get("model_sha256")
+            check_model("a quality profile", "quality", limit, sha256)
             return
-    raise InputError(f"a profile is of {limit.card}, which is no stage here; leave it out")
+    raise InputError(
+        f"a quality profile was made for {limit.card}, which is not a stage here; leave it out"
+    )
 
 
 def read_score_limit(path: Path, name: str) -> ScoreLimit:
@@ -101,9 +101,9 @@ def read_score_limit(path: Path, name: str) -> ScoreLimit:
     Raises
     ------
     InputError
-        If it is no such profile, or has no threshold of that name.
+        If it is not such a profile, or has no threshold of that name.
     """
-    profile = read_any_profile(path)
+    profile = read_quality(path)
     if name not in profile.thresholds:
         known = sorted(profile.thresholds)
         raise InputError(f"{str(path)!r} has no threshold {name!r}; it has {known}")

@@ -1,82 +1,184 @@
-"""Networks with their decoders: a picture in, results out."""
+"""The one way to open a model: by a card's id, a released or an exported file, or an artifact."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import glob
+import hashlib
+import inspect
+import logging
+import tempfile
+import threading
+import warnings
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Literal, Optional, Type, Union, overload
+from typing import Any, Dict, Iterator, Literal, Optional, Tuple, Type, TypeVar, Union, overload
 
-from .. import weights
-from ..backends import ENGINES, open_backend
-from ..card import Preprocess
-from ..errors import InputError
-from ..files import sha256_of
-from ..models import CARDS, find_card, find_weights, import_part
+from .. import __version__, weights
+from ..backends import ENGINES, RuntimeOptions, open_backend
+from ..card import ModelCard, Preprocess, WeightFile
+from ..contract import find_contract, read_contract
+from ..errors import GraphError, InputError, WeightsMissing
+from ..files import sha256_of, write_bytes
+from ..models import CARDS, MODELS, WEIGHTS, find_card, find_class, has_part, import_part
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
 from ..models.pipnet.model import LandmarkDetector
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 
-__all__ = [
-    "find_model",
-    "load",
-    "published_graph",
+__all__ = ["load", "resolve"]
+
+# For type checkers: which class a card's id opens. A contract test compares them with the cards.
+DetectorCard = Literal[
+    "scrfd_500m",
+    "scrfd_500m_bnkps",
+    "scrfd_1g",
+    "scrfd_2.5g",
+    "scrfd_2.5g_bnkps",
+    "scrfd_10g",
+    "scrfd_10g_bnkps",
+    "scrfd_34g",
+]
+LandmarkCard = Literal["pip_resnet18", "pip_resnet101", "pip_mobilenet_v2", "pip_mobilenet_v3"]
+QualityCard = Literal["sdd_fiqa_r50", "sdd_fiqa_mobilefacenet"]
+EmbedderCard = Literal[
+    "magface_iresnet18",
+    "magface_iresnet34",
+    "magface_iresnet50",
+    "magface_iresnet100",
+    "w600k_mbf",
 ]
 
-
-MODELS: Dict[str, Type[FaceModel[Any]]] = {
-    "scrfd": FaceDetector,
-    "pipnet": LandmarkDetector,
-    "sdd_fiqa": FaceQuality,
-    "magface": FaceEmbedder,
+# The flag of the recipe's export_onnx.py that names the network of a checkpoint, and what a card's
+# id has before that name.
+VARIANT_FLAG = {
+    "scrfd": ("--variant", ""),
+    "pipnet": ("--backbone", "pip_"),
+    "sdd_fiqa": ("--variant", "sdd_fiqa_"),
+    "magface": ("--arch", "magface_"),
 }
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar")
+DIGITS = 12  # of a sha256 in the name of a prepared graph
 
+Model = TypeVar("Model", bound=FaceModel[Any])
 
-@overload
-def load(model: Literal["scrfd"], source: Union[str, Path], **options: Any) -> FaceDetector: ...
+_USUAL = RuntimeOptions()
+_preparing = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 @overload
 def load(
-    model: Literal["pipnet"], source: Union[str, Path], **options: Any
+    spec: Union[str, Path],
+    *,
+    kind: Type[Model],
+    runtime: RuntimeOptions = ...,
+    vdsp: Optional[Path] = ...,
+    preprocess: Optional[Preprocess] = ...,
+    card: str = ...,
+    **options: Any,
+) -> Model: ...
+
+
+@overload
+def load(
+    spec: DetectorCard,
+    *,
+    runtime: RuntimeOptions = ...,
+    vdsp: Optional[Path] = ...,
+    preprocess: Optional[Preprocess] = ...,
+    **options: Any,
+) -> FaceDetector: ...
+
+
+@overload
+def load(
+    spec: LandmarkCard,
+    *,
+    runtime: RuntimeOptions = ...,
+    vdsp: Optional[Path] = ...,
+    preprocess: Optional[Preprocess] = ...,
+    **options: Any,
 ) -> LandmarkDetector: ...
 
 
 @overload
-def load(model: Literal["sdd_fiqa"], source: Union[str, Path], **options: Any) -> FaceQuality: ...
+def load(
+    spec: QualityCard,
+    *,
+    runtime: RuntimeOptions = ...,
+    vdsp: Optional[Path] = ...,
+    preprocess: Optional[Preprocess] = ...,
+    **options: Any,
+) -> FaceQuality: ...
 
 
 @overload
-def load(model: Literal["magface"], source: Union[str, Path], **options: Any) -> FaceEmbedder: ...
+def load(
+    spec: EmbedderCard,
+    *,
+    runtime: RuntimeOptions = ...,
+    vdsp: Optional[Path] = ...,
+    preprocess: Optional[Preprocess] = ...,
+    **options: Any,
+) -> FaceEmbedder: ...
 
 
 @overload
-def load(model: str, source: Union[str, Path], **options: Any) -> FaceModel[Any]: ...
+def load(
+    spec: Union[str, Path],
+    *,
+    runtime: RuntimeOptions = ...,
+    vdsp: Optional[Path] = ...,
+    preprocess: Optional[Preprocess] = ...,
+    card: str = ...,
+    **options: Any,
+) -> FaceModel[Any]: ...
+
+
+@overload
+def load(spec: str, source: Union[str, Path], **options: Any) -> FaceModel[Any]: ...
 
 
 def load(
-    model: str,
-    source: Union[str, Path],
+    spec: Union[str, Path],
+    source: Union[str, Path, None] = None,
     *,
-    engine: str = "auto",
+    kind: Type[FaceModel[Any]] = FaceModel,
+    runtime: RuntimeOptions = _USUAL,
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
-    device_id: int = 0,
-    threads: Optional[int] = None,
-    provider: str = "cpu",
-    precision: str = "f32",
+    card: str = "",
     **options: Any,
 ) -> FaceModel[Any]:
-    """Open a model, ready for pictures.
+    """Open a model, ready for images.
 
     Parameters
     ----------
-    model
-        ``scrfd``, ``pipnet``, ``sdd_fiqa`` or ``magface``.
+    spec
+        What to open, with ``@ort``, ``@openvino`` or ``@vsx`` behind it for an engine of its own:
+
+        - a card's id such as ``scrfd_500m_bnkps``: its published weights are found on this machine
+          or fetched, and prepared once;
+        - an .onnx file, either self-describing, as the recipe's ``export_onnx.py`` writes it, or as
+          its authors publish it, which is recognised by its sha256;
+        - an artifact prefix such as ``deploy_weights/official_scrfd_fp16/mod``.
     source
-        An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
-    engine, vdsp, preprocess, device_id, threads, provider, precision
-        See :func:`facezoo.backends.open_backend`.
+        Deprecated: what to open, after the name of a model such as ``scrfd``.
+    kind
+        The class that is expected, such as :class:`FaceDetector`; any if not given. A subclass of
+        a model's class is taken in its place.
+    runtime
+        What it runs on, and how.
+    vdsp
+        A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
+        contract is logged.
+    preprocess
+        In place of the contract's, for experiments.
+    card
+        Id of the card of an .onnx file that carries no contract and is not known by its sha256.
     options
         The model's own: ``profile`` and ``fast_decode`` of :class:`FaceDetector`, ``meanface`` of
         :class:`LandmarkDetector`, ``flip`` of :class:`FaceEmbedder`.
@@ -85,89 +187,334 @@ def load(
     -------
     FaceModel
         :class:`FaceDetector`, :class:`LandmarkDetector`, :class:`FaceQuality` or
-        :class:`FaceEmbedder`.
+        :class:`FaceEmbedder`; which one is known from the card or the file's contract.
 
     Raises
     ------
     InputError
-        If the model or an option's value is not known, or the file is another model's.
+        If there is nothing to open, it is not of the expected kind, or an option is not known.
+    WeightsMissing
+        If weights are neither here nor to be fetched; says how to get them.
+    GraphError
+        If a file cannot be read, or is not what it says.
+    BackendUnavailable
+        If the engine is not on this machine.
     """
+    if source is not None:
+        kind, runtime, options = _old_form(str(spec), runtime, options)
+        spec = source
+    path, engine = resolve(spec, kind=kind, card=card)
+    if engine:
+        runtime = dataclasses.replace(runtime, engine=engine)
+    cards = [one for one in CARDS.values() if _suits(find_class(one.model), kind)]
+    backend = open_backend(path, runtime, vdsp=vdsp, preprocess=preprocess, cards=cards)
+    try:
+        contract = backend.contract
+        if contract.model not in MODELS:
+            raise InputError(
+                f"{str(spec)!r} holds {contract.card_id}, a model of {contract.model!r}; expected "
+                f"one of {', '.join(MODELS)}"
+            )
+        found = find_class(contract.model)
+        _check_kind(str(spec), contract.card_id, found, kind)
+        made = kind if issubclass(kind, found) else found
+        _check_options(made, options)
+        return made(backend, contract, **options)
+    except Exception:
+        backend.close()
+        raise
+
+
+def resolve(
+    spec: Union[str, Path], *, kind: Type[FaceModel[Any]] = FaceModel, card: str = ""
+) -> Tuple[Path, str]:
+    """Find, fetch or prepare what :func:`load` would open, for what needs the file itself.
+
+    Parameters
+    ----------
+    spec, kind, card
+        See :func:`load`.
+
+    Returns
+    -------
+    path : pathlib.Path
+        A self-describing .onnx file or an artifact prefix.
+    engine : str
+        The engine that the spec names; empty if none.
+
+    Raises
+    ------
+    InputError, WeightsMissing, GraphError
+        See :func:`load`.
+    """
+    text, engine = _split_engine(str(spec))
+    named = find_card(card) if card else None
+    if named is not None:
+        _check_kind(card, card, find_class(named.model), kind)
+    path = Path(text)
+    if text in CARDS:
+        _check_kind(text, text, find_class(CARDS[text].model), kind)
+        return _published(CARDS[text]), engine
+    if path.suffix == ".onnx":
+        return _self_describing(path, named, kind), engine
+    if path.suffix in CHECKPOINTS or text in WEIGHTS:
+        raise InputError(_about_weights(path, kind))
+    if path.is_file():
+        raise InputError(_about_file(path))
+    if len(path.parts) == 1 and not path.exists() and not list(_beside(path)):
+        raise InputError(
+            f"{text!r} is not a model: it is not a card's id{_nearest(text)}, not an .onnx file, "
+            'and there is no artifact with this prefix; "facezoo list" shows the cards'
+        )
+    return path, engine
+
+
+# What a spec names --------------------------------------------------------------------------------
+
+
+def _old_form(
+    model: str, runtime: RuntimeOptions, options: Dict[str, Any]
+) -> Tuple[Type[FaceModel[Any]], RuntimeOptions, Dict[str, Any]]:
+    """Read ``load("scrfd", source, engine="ort")`` as it was before ``load(source)``."""
     if model not in MODELS:
         raise InputError(f"model {model!r} is not known; expected one of {list(MODELS)}")
-    backend = open_backend(
-        Path(source),
-        engine=engine,
-        vdsp=vdsp,
-        preprocess=preprocess,
-        device_id=device_id,
-        threads=threads,
-        provider=provider,
-        precision=precision,
-        cards=[card for card in CARDS.values() if card.model == model],
+    kind = find_class(model)
+    warnings.warn(
+        f'facezoo.load("{model}", source) is deprecated and goes with the next version; use '
+        f"facezoo.load(source, kind=facezoo.{kind.__name__}, runtime=facezoo.RuntimeOptions(...))",
+        DeprecationWarning,
+        stacklevel=3,
     )
-    if backend.contract.model != model:
-        raise InputError(
-            f"{str(source)!r} holds {backend.contract.card_id}, a model of the recipe "
-            f"{backend.contract.model}; expected one of {model}"
-        )
-    return MODELS[model](backend, backend.contract, **options)
+    names = {field.name for field in dataclasses.fields(RuntimeOptions)}
+    given = {name: value for name, value in options.items() if name in names}
+    others = {name: value for name, value in options.items() if name not in names}
+    return kind, dataclasses.replace(runtime, **given), others
 
 
-def find_model(text: str, model: str, **options: Any) -> FaceModel[Any]:
-    """Open a stage by name or by file.
-
-    Parameters
-    ----------
-    text
-        A card's id, whose published weights are taken from this machine; or an artifact prefix or
-        .onnx; either with ``@ort``, ``@openvino`` or ``@vsx`` behind it for an engine of its own.
-    model
-        Which recipe it must be of.
-    options
-        For :func:`facezoo.load`.
-
-    Raises
-    ------
-    InputError
-        If there is neither such a card nor such a file.
-    """
-    source, at, engine = text.rpartition("@")
+def _split_engine(spec: str) -> Tuple[str, str]:
+    text, at, engine = spec.rpartition("@")
     if at and engine in ENGINES:
-        options["engine"] = engine
-    else:
-        source = text
-    path = published_graph(source, model) if source in CARDS else Path(source)
-    return load(model, path, **options)
+        return text, engine
+    if at and text in CARDS:
+        raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
+    # An @ in a path names no engine.
+    return spec, ""
 
 
-def published_graph(card_id: str, model: str) -> Path:
-    """Return the raw-head graph of published weights, made once and kept beside them.
+def _suits(found: Type[FaceModel[Any]], kind: Type[FaceModel[Any]]) -> bool:
+    return issubclass(found, kind) or issubclass(kind, found)
 
-    Parameters
-    ----------
-    card_id
-        Whose weights.
-    model
-        Which recipe the card must be of.
 
-    Raises
-    ------
-    InputError
-        If it is of another, or its weights are not published as ONNX.
-    WeightsMissing
-        If they are not on this machine; says how to get them.
-    """
-    card = find_card(card_id)
-    if card.model != model:
-        raise InputError(f"{card_id} is a model of {card.model}; expected one of {model}")
-    if not card.weights or not find_weights(card.weights).file.endswith(".onnx"):
+def _check_kind(
+    spec: str, card_id: str, found: Type[FaceModel[Any]], kind: Type[FaceModel[Any]]
+) -> None:
+    if not _suits(found, kind):
+        what = "" if spec == card_id else f"holds {card_id}, "
+        wanted = [name for name in MODELS if _suits(find_class(name), kind)]
         raise InputError(
-            f"{card_id} has no published .onnx; export its checkpoint with the recipe's "
-            "source_code/export_onnx.py and give the file"
+            f"{spec!r} {what or 'is '}a {found.__name__}; expected a {kind.__name__}, a model of "
+            f"{' or '.join(wanted)}"
         )
-    released = weights.find(card.weights)
-    path = weights.home() / "graphs" / f"{card_id}-{sha256_of(released)[:12]}.onnx"
-    if not path.exists():
-        room = import_part(model, "graph")
-        room.export_released(released, path)
-    return path
+
+
+def _check_options(made: Type[FaceModel[Any]], options: Dict[str, Any]) -> None:
+    known = [name for name in inspect.signature(made).parameters if name not in _ALWAYS_GIVEN]
+    for name in options:
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise InputError(
+                f"{name!r} is not an option of a {made.__name__}, which {takes}; what it runs on "
+                "is given as runtime=RuntimeOptions(...)"
+            )
+
+
+_ALWAYS_GIVEN = ("backend", "contract")
+
+
+def _nearest(text: str) -> str:
+    """Name the cards that were probably meant, as the end of a sentence's part."""
+    stem = Path(text).stem if text.endswith(".onnx") else text
+    near = difflib.get_close_matches(stem.lower(), CARDS, cutoff=0.6)
+    near += [card.id for card in CARDS.values() if card.weights == stem and card.id not in near]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _self_describing(path: Path, named: Optional[ModelCard], kind: Type[FaceModel[Any]]) -> Path:
+    """Return an .onnx file that carries a contract, or what is prepared of one that does not."""
+    if not path.is_file():
+        # What was asked for may be known by its name alone.
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise InputError(
+            f"{str(path)!r} {what}; expected a file, an artifact prefix or a card's id"
+            f"{_nearest(path.name)}"
+        )
+    if find_contract(path) is not None:
+        return path
+    sha256 = sha256_of(path)
+    for card in CARDS.values():
+        if card.weights and WEIGHTS[card.weights].sha256 == sha256:
+            if named not in (None, card):
+                raise GraphError(f"{str(path)!r} is {card.id}, not {named.id}")
+            named = card
+    if named is None:
+        raise InputError(
+            f"{str(path)!r} carries no contract, and its sha256 is not that of a published file, "
+            f"so how to feed it is unknown; name its card, or make it self-describing: "
+            f"{_export_script(kind)} --onnx {path} --output NEW.onnx"
+        )
+    _check_kind(str(path), named.id, find_class(named.model), kind)
+    if not has_part(named.model, "graph"):
+        raise InputError(
+            f"{str(path)!r} carries no contract, and none can be added to a {named.model}; make "
+            f"the file of its checkpoint: {_export_command(named)}"
+        )
+    return _prepared(named, path)
+
+
+def _beside(prefix: Path) -> Iterator[Path]:
+    """List the files of an artifact's prefix, whatever they are."""
+    return prefix.parent.glob(f"{glob.escape(prefix.name)}.*")
+
+
+def _about_file(path: Path) -> str:
+    """Say what to give in place of a file that is neither an .onnx nor a checkpoint."""
+    name = path.name[: -len(".build.json")] if path.name.endswith(".build.json") else path.stem
+    prefix = path.with_name(name)
+    if path.suffix in (".so", ".json", ".params") and len(list(_beside(prefix))) > 1:
+        return f"{str(path)!r} is one of the files of an artifact; give its prefix: {prefix}"
+    return (
+        f"{str(path)!r} is not a model; expected an .onnx file, an artifact prefix or a card's id, "
+        'which "facezoo list" shows'
+    )
+
+
+def _about_weights(path: Path, kind: Type[FaceModel[Any]]) -> str:
+    """Say what to do with a checkpoint, or with the name of a downloaded file."""
+    file = WEIGHTS.get(str(path)) or next(
+        (f for f in WEIGHTS.values() if f.file == path.name), None
+    )
+    if file is None:
+        return (
+            f"{str(path)!r} is a checkpoint; export it and give the .onnx: {_export_script(kind)} "
+            f"--checkpoint {path} --output NEW.onnx"
+        )
+    cards = [card for card in CARDS.values() if _checkpoint_of(card) is file]
+    if file.file.endswith(".onnx"):
+        cards = [card for card in CARDS.values() if card.weights == file.name]
+        return f"{str(path)!r} is a file of the card {cards[0].id}: give {cards[0].id!r}"
+    if file.model not in MODELS:
+        return f"{str(path)!r} is not a model: {file.holds}"
+    if not cards:
+        script = _export_script(find_class(file.model))
+        command = f"{script} --checkpoint {path} --output NEW.onnx"
+    else:
+        command = _export_command(cards[0], str(path) if path.suffix else "")
+    return f"{str(path)!r} is a checkpoint; export it and give the .onnx: {command}"
+
+
+def _checkpoint_of(card: ModelCard) -> Optional[WeightFile]:
+    """Find the checkpoint that a card's network is published as."""
+    for name in (card.weights, f"{card.weights or card.id}_pth"):
+        if name in WEIGHTS and WEIGHTS[name].file.endswith(CHECKPOINTS):
+            return WEIGHTS[name]
+    return None
+
+
+def _export_script(kind: Type[FaceModel[Any]]) -> str:
+    cards = [card for card in CARDS.values() if _suits(find_class(card.model), kind)]
+    folders = {f"{card.task}/{card.model}" for card in cards}
+    folder = folders.pop() if len(folders) == 1 else "<its recipe>"
+    return f"python {folder}/source_code/export_onnx.py"
+
+
+def _export_command(card: ModelCard, checkpoint: str = "") -> str:
+    """Write the command that makes a card's graph of its checkpoint."""
+    file = _checkpoint_of(card)
+    checkpoint = checkpoint or (file.file if file else f"{card.id}.pth")
+    flag, before = VARIANT_FLAG.get(card.model, ("--variant", ""))
+    return (
+        f"{_export_script(find_class(card.model))} --checkpoint {checkpoint} {flag} "
+        f"{card.id[len(before) :]} --output onnx/{card.id}.onnx"
+    )
+
+
+# Published weights, prepared once -----------------------------------------------------------------
+
+
+def _published(card: ModelCard) -> Path:
+    """Return the raw-head graph of a card's published weights, fetched where they are not here."""
+    file = WEIGHTS.get(card.weights)
+    if file is None or not file.file.endswith(".onnx"):
+        raise InputError(
+            f"{card.id} has no published .onnx; export its checkpoint and give the file: "
+            f"{_export_command(card)}"
+        )
+    return _prepared(card, _here_or_fetched(file))
+
+
+def _here_or_fetched(file: WeightFile) -> Path:
+    try:
+        return weights.find(file.name)
+    except WeightsMissing:
+        if weights.offline() or not file.sources:
+            raise
+    size = f"{file.size / 1e6:.1f} MB" if file.size else "its size is not published"
+    _log.warning("%s: fetching %s, %s, licence: %s", file.name, file.file, size, file.licence)
+    return weights.fetch(file.name)
+
+
+def _prepared(card: ModelCard, source: Path) -> Path:
+    """Return the raw-head graph of a released file, made once and kept beside the weights.
+
+    Its name holds the version that made it and the hashes of the released file and of itself, so
+    that a file that was cut or changed is noticed and made anew. Where nothing can be kept, it
+    lives as long as this process.
+    """
+    stem = f"{card.id}-{__version__}-{sha256_of(source)[:DIGITS]}"
+    with _preparing:
+        folders = (weights.home() / "graphs", Path(_scratch().name))
+        for folder in folders:
+            for path in sorted(folder.glob(f"{stem}-*.onnx")):
+                if _is_whole(path):
+                    return path
+                _log.warning("%s is damaged and made anew", path)
+        content = _raw_heads(card, source)
+        name = f"{stem}-{hashlib.sha256(content).hexdigest()[:DIGITS]}.onnx"
+        try:
+            write_bytes(folders[0] / name, content)
+            return folders[0] / name
+        except OSError as error:
+            _log.warning(
+                "%s cannot be written (%s), so %s is prepared for this process only; point "
+                "FACEZOO_HOME at a folder that you may write to",
+                folders[0] / name,
+                error.strerror or error,
+                card.id,
+            )
+        write_bytes(folders[1] / name, content)
+        return folders[1] / name
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return sha256_of(path)[:DIGITS] == path.stem[-DIGITS:]
+    except OSError:
+        return False
+
+
+def _raw_heads(card: ModelCard, source: Path) -> bytes:
+    """Make the self-describing graph of a released file."""
+    options = {} if card.model != "magface" else {"card_id": card.id}
+    with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
+        graph = Path(folder) / "raw.onnx"
+        import_part(card.model, "graph").export_released(source, graph, **options)
+        found = read_contract(graph).card_id
+        if found != card.id:
+            raise GraphError(f"{str(source)!r} is {found}, not {card.id}")
+        return graph.read_bytes()
+
+
+@lru_cache(maxsize=None)
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder that goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="facezoo-")

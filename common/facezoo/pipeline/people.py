@@ -8,8 +8,8 @@ from typing import List, Optional, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..results import FaceEmbeddings
-from .photo import PhotoEmbedder
+from ..results import Embedding
+from .photo import PredictedPhoto, Predictor
 
 __all__ = [
     "Match",
@@ -58,8 +58,8 @@ class Match:
         Shape (M,): to each face of the second.
     """
 
-    first: FaceEmbeddings
-    second: FaceEmbeddings
+    first: PredictedPhoto
+    second: PredictedPhoto
     index: int
     cosines: np.ndarray
 
@@ -74,25 +74,32 @@ class Match:
         return float(np.sort(self.cosines)[-2]) if len(self.cosines) > 1 else None
 
 
-def match_photos(model: PhotoEmbedder, first: np.ndarray, second: np.ndarray) -> Match:
+def match_photos(model: Predictor, first: np.ndarray, second: np.ndarray) -> Match:
     """Look for the person of one photo in another.
 
     Parameters
     ----------
     model
-        Detector and recogniser.
+        Detector and recogniser, which embeds every face.
     first, second
         Photos, shape (H, W, 3), uint8, RGB; of the first the largest face is meant.
 
     Raises
     ------
     InputError
-        If there is no face in one of them.
+        If there is no face in one of them, or the model refuses one.
     """
     a, b = model(first), model(second)
+    units = []
     for found, which in ((a, "first"), (b, "second")):
         if not len(found):
             raise InputError(f"no face was found in the {which} photo; expected at least one")
-    index = a.faces.largest()
-    units = np.stack([embedding.unit for embedding in b.embeddings]).astype(np.float64)
-    return Match(a, b, index, units @ a.embeddings[index].unit)
+        vectors = [face.vector for face in found.faces if face.vector is not None]
+        if len(vectors) < len(found):
+            raise InputError(
+                f"{len(found) - len(vectors)} of {len(found)} faces in the {which} photo have no "
+                "embedding; compare with a Predictor that has an embedder and no acceptance"
+            )
+        units.append(np.stack([Embedding(vector).unit for vector in vectors]))
+    index = a.detections.largest()
+    return Match(a, b, index, units[1].astype(np.float64) @ units[0][index])

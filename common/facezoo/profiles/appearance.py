@@ -1,54 +1,58 @@
-"""How a face looks, in four numbers, and from where on it is refused.
+"""Limits of a face's size, sharpness, yaw and truncation, and how they are measured.
 
-The limits are measured: faces of people who are known are made worse step by step, and a limit lies
-where a recogniser begins to miss them.
+Faces of known people are degraded step by step; a limit lies where a recogniser begins to miss
+them.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 
-from .. import __version__
-from ..errors import UNREADABLE, InputError
-from ..files import write_bytes
-from ..metrics.verification import cosine_similarity, operating_points
+from ..errors import InputError
+from ..metrics.verification import cosine_similarity, threshold_at_fmr
+from .base import check_model, hash_of, number, read_document, write_document
 from .similarity import people_indices
 
 __all__ = [
-    "LOOKS",
-    "Limits",
-    "LooksLimit",
+    "MEASURES",
+    "AppearanceLimits",
+    "AppearanceProfile",
+    "MeasuredLimit",
     "default_limits",
     "find_limit",
-    "read_limits",
+    "make_appearance_profile",
+    "read_appearance",
     "shares_missed",
-    "write_limits",
+    "write_appearance",
 ]
 
 
-SCHEMA = "facezoo.looks_profile/1"
-DEFAULT = Path(__file__).parents[1] / "models" / "magface" / "data" / "looks.json"
-# Look to the field of Limits, and whether a face is better for having more of it.
-LOOKS: Mapping[str, Tuple[str, bool]] = {
+SCHEMA, FIRST_SCHEMA = "facezoo.appearance_profile/2", "facezoo.looks_profile/1"
+DEFAULT = Path(__file__).parents[1] / "models" / "magface" / "data" / "appearance.json"
+# Measure to the field of AppearanceLimits, and whether a face is better for having more of it.
+MEASURES: Mapping[str, Tuple[str, bool]] = {
     "size": ("min_size", True),
     "sharpness": ("min_sharpness", True),
-    "turn": ("max_turn", False),
-    "cut_off": ("max_cut_off", False),
+    "yaw": ("max_yaw", False),
+    "truncation": ("max_truncation", False),
 }
+# The largest values that are possible; what has none is only not negative.
+LARGEST = {"yaw": 10.0, "truncation": 1.0}
+# What the first schema called them.
+FIRST_NAMES = {"yaw": "turn", "truncation": "cut_off"}
+DIGITS = 4
 
 GROUPS = 20
 
 
 @dataclass(frozen=True)
-class Limits:
-    """From where on a face is refused by its looks.
+class AppearanceLimits:
+    """Acceptance limits of the four measures of a face.
 
     Attributes
     ----------
@@ -56,22 +60,22 @@ class Limits:
         Shorter side of the box in pixels of the photo.
     min_sharpness
         Variance of the Laplacian of the aligned face, 112x112, grey.
-    max_turn
-        How far the nose lies beside the middle of the eyes, in distances of the eyes; a face from
-        the front has 0, a profile about 1.
-    max_cut_off
+    max_yaw
+        Offset of the nose from the middle of the eyes, in distances of the eyes; a frontal face has
+        0, a profile about 1.
+    max_truncation
         Share of the aligned face that lies outside the photo.
     """
 
     min_size: float
     min_sharpness: float
-    max_turn: float
-    max_cut_off: float
+    max_yaw: float
+    max_truncation: float
 
 
 @dataclass(frozen=True)
-class LooksLimit:
-    """Where a look begins to cost, and what it was found from.
+class MeasuredLimit:
+    """One limit, and what it was found from.
 
     Attributes
     ----------
@@ -81,7 +85,7 @@ class LooksLimit:
         Whether faces got so bad that they were missed; if not, the limit is the worst that was
         seen.
     groups
-        From the best to the worst: the worst look of a group of faces, the share of its pairs that
+        From the best to the worst: the worst value of a group of faces, the share of its pairs that
         was missed.
     """
 
@@ -90,15 +94,42 @@ class LooksLimit:
     groups: Tuple[Tuple[float, float], ...]
 
 
+@dataclass(frozen=True)
+class AppearanceProfile:
+    """Limits that were measured with one recogniser.
+
+    Attributes
+    ----------
+    card, model_sha256
+        The recogniser's; the hash of its file, or of a build's three files by name.
+    found
+        Measure, such as ``size``, to its limit.
+    settings
+        What the limits were measured on; JSON values.
+    """
+
+    card: str
+    model_sha256: Any
+    found: Mapping[str, MeasuredLimit]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> AppearanceLimits:
+        """The limits alone."""
+        return AppearanceLimits(
+            **{limit: self.found[name].limit for name, (limit, _) in MEASURES.items()}
+        )
+
+
 def find_limit(
-    looks: np.ndarray, missed: np.ndarray, fnmr: float, *, more_is_better: bool
-) -> LooksLimit:
-    """Find how bad a look may be before too many pairs of one person are missed.
+    values: np.ndarray, missed: np.ndarray, fnmr: float, *, more_is_better: bool
+) -> MeasuredLimit:
+    """Find how bad a face may be by one measure before too many genuine pairs are missed.
 
     Parameters
     ----------
-    looks
-        Shape (N,): of faces.
+    values
+        Shape (N,): the measure of each face.
     missed
         Shape (N,): share of each face's pairs that was missed.
     fnmr
@@ -108,8 +139,8 @@ def find_limit(
 
     Returns
     -------
-    LooksLimit
-        The worst look of the last of twenty groups of faces, from good to bad, before one misses
+    MeasuredLimit
+        The worst value of the last of twenty groups of faces, from good to bad, before one misses
         more.
 
     Raises
@@ -117,11 +148,11 @@ def find_limit(
     InputError
         If the best faces are missed already, or there are fewer than twenty.
     """
-    order = np.argsort(-looks if more_is_better else looks, kind="stable")
+    order = np.argsort(-values if more_is_better else values, kind="stable")
     if len(order) < GROUPS:
         raise InputError(f"a limit needs at least {GROUPS} faces, got {len(order)}")
     groups = [
-        (float(looks[group[-1]]), float(missed[group].mean()))
+        (float(values[group[-1]]), float(missed[group].mean()))
         for group in np.array_split(order, GROUPS)
     ]
     good = next((n for n, (_, share) in enumerate(groups) if share > fnmr), GROUPS)
@@ -130,13 +161,13 @@ def find_limit(
             f"of the best faces {groups[0][1]:.1%} of the pairs are missed already, and {fnmr:.1%} "
             "are allowed; allow more, or give better pictures"
         )
-    return LooksLimit(groups[good - 1][0], good < GROUPS, tuple(groups))
+    return MeasuredLimit(groups[good - 1][0], good < GROUPS, tuple(groups))
 
 
 def shares_missed(
     vectors: np.ndarray, people: np.ndarray, trials: np.ndarray, pictures: np.ndarray, fmr: float
 ) -> Tuple[float, np.ndarray]:
-    """Tell which faces that were made worse are no longer taken for the person they are.
+    """Tell which degraded faces no longer match the person they show.
 
     Parameters
     ----------
@@ -167,10 +198,7 @@ def shares_missed(
     pairs, is_same, _ = people_indices([str(person) for person in people])
     points = vectors.astype(np.float64)
     cosines = cosine_similarity(points[pairs[:, 0]], points[pairs[:, 1]])
-    (found,) = operating_points(cosines, is_same, [fmr])
-    if found.threshold is None:
-        raise InputError(found.refusal)
-    limit = found.threshold.cosine
+    limit = threshold_at_fmr(cosines[~is_same], fmr).similarity
     shares = np.full(len(trials), np.nan)
     for row, (picture, vector) in enumerate(zip(pictures, trials)):
         others = people == people[picture]
@@ -181,46 +209,79 @@ def shares_missed(
     return limit, shares
 
 
-def write_limits(path: Path, limits: Mapping[str, LooksLimit], settings: Mapping[str, Any]) -> None:
-    """Write a profile as JSON: limits by look, and what they were found with."""
-    entry: Dict[str, Any] = {
-        "schema": SCHEMA,
-        "facezoo": __version__,
-        "limits": {LOOKS[look][0]: round(found.limit, 4) for look, found in limits.items()},
-        "found": {look: _rounded(found) for look, found in limits.items()},
-        "settings": dict(settings),
+def make_appearance_profile(
+    card: str,
+    model_sha256: Any,
+    found: Mapping[str, MeasuredLimit],
+    settings: Mapping[str, Any],
+) -> AppearanceProfile:
+    """Make a profile of what :func:`find_limit` found, rounded to four digits."""
+    rounded = {
+        name: MeasuredLimit(
+            round(one.limit, DIGITS),
+            one.reached,
+            tuple((round(value, DIGITS), round(share, DIGITS)) for value, share in one.groups),
+        )
+        for name, one in found.items()
     }
-    write_bytes(Path(path), (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    return AppearanceProfile(card, model_sha256, rounded, dict(settings))
 
 
-def _rounded(found: LooksLimit) -> Dict[str, Any]:
-    groups: List[List[float]] = [[round(value, 4) for value in group] for group in found.groups]
-    return {**asdict(found), "limit": round(found.limit, 4), "groups": groups}
+def write_appearance(path: Path, profile: AppearanceProfile) -> None:
+    """Write a profile as JSON."""
+    numbers: Dict[str, Any] = {
+        "limits": asdict(profile.limits),
+        "found": {name: asdict(one) for name, one in profile.found.items()},
+    }
+    write_document(path, SCHEMA, profile, numbers)
 
 
-def read_limits(path: Path) -> Limits:
-    """Read what ``facezoo calibrate looks`` wrote.
+def read_appearance(path: Path, model_sha256: Any = None) -> AppearanceProfile:
+    """Read what ``facezoo calibrate appearance`` wrote, in its present or its first schema.
+
+    Parameters
+    ----------
+    path
+        The file.
+    model_sha256
+        Hash of the recogniser that is to be used; None if there is none.
 
     Raises
     ------
     InputError
-        If the file is no such profile.
+        If the file is not such a profile, or was measured with another recogniser.
     """
-    try:
-        entry = json.loads(Path(path).read_text(encoding="utf-8"))
-        if entry["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {entry['schema']!r}")
-        limits = {field: float(entry["limits"][field]) for field, _ in LOOKS.values()}
-        if not all(map(math.isfinite, limits.values())):
-            raise ValueError("a limit is not finite")
-        return Limits(**limits)
-    except UNREADABLE as error:
-        raise InputError(
-            f"{str(path)!r} is no profile of looks ({error}); make one: facezoo calibrate looks"
-        ) from error
+    profile = read_document(path, "appearance", (SCHEMA, FIRST_SCHEMA), _parse)
+    if model_sha256 is not None:
+        check_model(repr(str(path)), "appearance", profile, model_sha256)
+    return profile
+
+
+def _parse(content: Mapping[str, Any]) -> AppearanceProfile:
+    is_first = content["schema"] == FIRST_SCHEMA
+    card, sha256 = content.get("card"), content.get("model_sha256")
+    if is_first:
+        settings = content["settings"]
+        card, sha256 = settings["recogniser"], settings["recogniser_sha256"]
+    found: Dict[str, MeasuredLimit] = {}
+    for name, (limit_name, _) in MEASURES.items():
+        stored = FIRST_NAMES.get(name, name) if is_first else name
+        limit = content["limits"][limit_name.replace(name, stored)]
+        entry, largest = content["found"][stored], LARGEST.get(name, float("inf"))
+        groups = tuple(
+            (
+                number(value, f"a group's {stored}", 0.0, largest),
+                number(share, f"a group's share missed by {stored}", 0.0, 1.0),
+            )
+            for value, share in entry["groups"]
+        )
+        found[name] = MeasuredLimit(
+            number(limit, f"the limit of {stored}", 0.0, largest), bool(entry["reached"]), groups
+        )
+    return AppearanceProfile(str(card), hash_of(sha256), found, dict(content.get("settings", {})))
 
 
 @lru_cache(maxsize=None)
-def default_limits() -> Limits:
-    """Return the limits that come with the package; the file says what they were found with."""
-    return read_limits(DEFAULT)
+def default_limits() -> AppearanceLimits:
+    """Return the limits that come with the package; the file says what they were measured on."""
+    return read_appearance(DEFAULT).limits

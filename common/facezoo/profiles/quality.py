@@ -1,33 +1,26 @@
-"""What a network's scores mean on someone's own pictures: percentiles and thresholds, kept."""
+"""Percentiles and thresholds of a model's quality scores on someone's own faces."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 import numpy as np
 
-from .. import __version__
-from ..errors import UNREADABLE, InputError
-from ..files import write_bytes
+from ..errors import InputError
+from ..metrics.verification import threshold_at_fmr
+from .base import check_model, hash_of, number, read_document, write_document
 
 __all__ = [
     "DROPS",
     "QualityProfile",
-    "fnmr_threshold",
-    "make_profile",
-    "read_any_profile",
-    "read_profile",
-    "write_profile",
+    "make_quality_profile",
+    "quality_at_fnmr",
+    "read_quality",
+    "write_quality",
 ]
 
-
-if TYPE_CHECKING:
-    # Not at run time, since reading a profile needs nothing of what this brings along.
-    pass
 
 SCHEMA = "facezoo.quality_profile/1"
 DROPS = (0.01, 0.05, 0.10)
@@ -37,20 +30,22 @@ FEWEST_PAIRS = 20
 
 @dataclass(frozen=True)
 class QualityProfile:
-    """The distribution of a network's scores over some pictures.
+    """The distribution of a model's scores over some images.
 
     Attributes
     ----------
     card
-        Of the network.
+        Of the model.
     model_sha256
-        Hash of its file, of a card's three files by name; scores of another have another scale.
+        Hash of its file, or of a build's three files by name; scores of another have another scale.
     pictures
-        How many were scored.
+        How many images were scored.
     percentiles
         101 scores: the lowest, those that 1, 2, … 99 % lie below, the highest.
     thresholds
-        Name to score, such as ``drop 5 %``: pictures that score less are to be left out.
+        Name to score, such as ``drop 5 %``: images that score less are to be left out.
+    settings
+        What was scored; JSON values.
     """
 
     card: str
@@ -58,31 +53,38 @@ class QualityProfile:
     pictures: int
     percentiles: Tuple[float, ...]
     thresholds: Mapping[str, float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def percentile_of(self, scores: np.ndarray) -> np.ndarray:
         """Tell where scores lie among those of the pictures, from 0 to 100."""
         return np.asarray(np.interp(scores, self.percentiles, np.linspace(0.0, 100.0, 101)))
 
 
-def make_profile(
-    scores: np.ndarray, card: str, model_sha256: Any, more: Mapping[str, float]
+def make_quality_profile(
+    scores: np.ndarray,
+    card: str,
+    model_sha256: Any,
+    more: Mapping[str, float],
+    settings: Optional[Mapping[str, Any]] = None,
 ) -> QualityProfile:
-    """Summarise the scores of one's own pictures.
+    """Summarise the scores of some images.
 
     Parameters
     ----------
     scores
         Shape (N,), finite.
     card, model_sha256
-        Of the network that gave them.
+        Of the model that gave them.
     more
         Further thresholds by name.
+    settings
+        What was scored; JSON values.
 
     Returns
     -------
     QualityProfile
-        With the thresholds that drop 1, 5 and 10 % of the pictures, as near as whole pictures
-        allow; pictures of equal score stay together.
+        With the thresholds that drop 1, 5 and 10 % of the images, as near as whole images allow;
+        images of equal score stay together.
 
     Raises
     ------
@@ -101,11 +103,16 @@ def make_profile(
     }
     percentiles = np.percentile(ascending, np.arange(101))
     return QualityProfile(
-        card, model_sha256, len(scores), tuple(percentiles.tolist()), {**thresholds, **more}
+        card,
+        model_sha256,
+        len(scores),
+        tuple(percentiles.tolist()),
+        {**thresholds, **more},
+        dict(settings or {}),
     )
 
 
-def fnmr_threshold(
+def quality_at_fnmr(
     distances: np.ndarray, is_same: np.ndarray, quality: np.ndarray, fmr: float, fnmr: float
 ) -> float:
     """Find the lowest quality at which the pairs that remain have a wanted false non-match rate.
@@ -131,18 +138,13 @@ def fnmr_threshold(
     Raises
     ------
     InputError
-        If a rate is out of its range, there are too few pairs for it, or no threshold that leaves
-        20 genuine pairs gets there.
+        If a rate is out of its range, there are too few impostor pairs for it, or no threshold that
+        leaves 20 genuine pairs gets there.
     """
-    impostors = distances[~is_same]
-    if not 0.0 < fmr < 1.0 or not 0.0 <= fnmr < 1.0:
-        raise InputError(f"rates must lie between 0 and 1, got FMR {fmr} and FNMR {fnmr}")
-    if fmr * len(impostors) < 1.0:
-        raise InputError(
-            f"FMR {fmr:g} needs at least {int(np.ceil(1.0 / fmr))} impostor pairs, there are "
-            f"{len(impostors)}; give more people, or a higher rate"
-        )
-    missed = distances[is_same] >= np.quantile(impostors, fmr)
+    if not 0.0 <= fnmr < 1.0:
+        raise InputError(f"a false non-match rate must be from 0 to below 1, got {fnmr}")
+    # The nearer, the more similar.
+    missed = -distances[is_same] <= threshold_at_fmr(-distances[~is_same], fmr).similarity
     order = np.argsort(quality[is_same], kind="stable")
     ascending, missed = quality[is_same][order], missed[order]
     left = np.arange(len(missed), 0, -1)
@@ -159,74 +161,50 @@ def fnmr_threshold(
     return float(ascending[int(np.argmax(fits))])
 
 
-def write_profile(path: Path, profile: QualityProfile, settings: Mapping[str, Any]) -> None:
-    """Write a profile as JSON, with the settings it was made with."""
-    entry = {
-        "schema": SCHEMA,
-        "facezoo": __version__,
-        **asdict(profile),
+def write_quality(path: Path, profile: QualityProfile) -> None:
+    """Write a profile as JSON."""
+    numbers = {
+        "pictures": profile.pictures,
+        "percentiles": list(profile.percentiles),
         "thresholds": dict(profile.thresholds),
-        "settings": dict(settings),
     }
-    write_bytes(path, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    write_document(path, SCHEMA, profile, numbers)
 
 
-def read_any_profile(path: Path) -> QualityProfile:
-    """Read a profile, whichever network it was made for.
-
-    Parameters
-    ----------
-    path
-        What ``facezoo calibrate quality`` wrote.
-
-    Raises
-    ------
-    InputError
-        If the file is no profile.
-    """
-    try:
-        content: Dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}")
-        percentiles = tuple(float(value) for value in content["percentiles"])
-        thresholds = {str(k): float(v) for k, v in content["thresholds"].items()}
-        if len(percentiles) != 101 or list(percentiles) != sorted(percentiles):
-            raise ValueError("its percentiles are not 101 rising numbers")
-        if not all(map(math.isfinite, (*percentiles, *thresholds.values()))):
-            raise ValueError("a number is not finite")
-        return QualityProfile(
-            str(content["card"]),
-            content["model_sha256"],
-            int(content["pictures"]),
-            percentiles,
-            thresholds,
-        )
-    except UNREADABLE as error:
-        raise InputError(
-            f"{str(path)!r} is no quality profile ({error}); make one: facezoo calibrate quality"
-        ) from error
-
-
-def read_profile(path: Path, model_sha256: Any) -> QualityProfile:
-    """Read a profile for the network it was made for.
+def read_quality(path: Path, model_sha256: Any = None) -> QualityProfile:
+    """Read what ``facezoo calibrate quality`` wrote.
 
     Parameters
     ----------
     path
-        What ``facezoo calibrate quality`` wrote.
+        The file.
     model_sha256
-        Hash of the network that is to be used.
+        Hash of the model that is to be used; None takes the profile of any.
 
     Raises
     ------
     InputError
-        If the file is no profile, or another network's.
+        If the file is not such a profile, or was made for another model.
     """
-    profile = read_any_profile(path)
-    if profile.model_sha256 != model_sha256:
-        raise InputError(
-            f"{str(path)!r} was made for {profile.card} with sha256 "
-            f"{str(profile.model_sha256)[:12]}…, this model has {str(model_sha256)[:12]}…: scores "
-            "of two networks share no scale; calibrate again: facezoo calibrate quality"
-        )
+    profile = read_document(path, "quality", (SCHEMA,), _parse)
+    if model_sha256 is not None:
+        check_model(repr(str(path)), "quality", profile, model_sha256)
     return profile
+
+
+def _parse(content: Mapping[str, Any]) -> QualityProfile:
+    percentiles = tuple(number(value, "a percentile") for value in content["percentiles"])
+    if len(percentiles) != 101 or list(percentiles) != sorted(percentiles):
+        raise ValueError("its percentiles are not 101 rising numbers")
+    thresholds = {
+        str(name): number(value, f"the threshold {name!r}")
+        for name, value in content["thresholds"].items()
+    }
+    return QualityProfile(
+        str(content["card"]),
+        hash_of(content["model_sha256"]),
+        int(number(content["pictures"], "pictures", 1)),
+        percentiles,
+        thresholds,
+        dict(content.get("settings", {})),
+    )

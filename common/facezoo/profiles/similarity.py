@@ -1,4 +1,4 @@
-"""From which similarity on two faces are one person's, found on someone's own pictures and kept.
+"""Similarity thresholds at target false match rates, measured on someone's own images.
 
 A threshold belongs to one model file and one way of aligning. Its interval comes from drawing
 people anew where they are known, since pairs share faces; of listed pairs, from their number.
@@ -6,57 +6,54 @@ people anew where they are known, since pairs share faces; of listed pairs, from
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import special
 
-from .. import __version__
-from ..errors import UNREADABLE, InputError
-from ..files import write_bytes
-from ..metrics.verification import Threshold, operating_points
+from ..errors import InputError
+from ..metrics.verification import Threshold, matches_allowed, operating_points, threshold_at_fmr
+from .base import check_model, hash_of, number, read_document, write_document
 
 __all__ = [
-    "FARS",
+    "FMRS",
     "SimilarityPoint",
     "SimilarityProfile",
-    "calibrate_similarity",
     "people_indices",
     "read_similarity",
+    "similarity_points",
     "write_similarity",
 ]
 
 
-SCHEMA = "facezoo.similarity_profile/1"
-FARS = (1e-2, 1e-3, 1e-4)
+SCHEMA, FIRST_SCHEMA = "facezoo.similarity_profile/2", "facezoo.similarity_profile/1"
+FMRS = (1e-2, 1e-3, 1e-4)
 RESAMPLES = 200
 
 
 @dataclass(frozen=True)
 class SimilarityPoint:
-    """One false accept rate.
+    """The threshold at one false match rate (FMR).
 
     Attributes
     ----------
-    far
-        Share of pairs of two people that may be accepted.
+    fmr
+        Share of impostor pairs that may match.
     cosine, low, high
         The threshold, and a 95 % interval of it; None if refused.
-    tar
-        Share of pairs of one person that it accepts.
+    fnmr
+        Share of genuine pairs that do not match at it.
     refusal
         Why there is no threshold; empty if there is one.
     """
 
-    far: float
+    fmr: float
     cosine: Optional[float] = None
     low: Optional[float] = None
     high: Optional[float] = None
-    tar: Optional[float] = None
+    fnmr: Optional[float] = None
     refusal: str = ""
 
     def scales(self) -> Dict[str, Tuple[float, float, float]]:
@@ -73,18 +70,20 @@ class SimilarityPoint:
 
 @dataclass(frozen=True)
 class SimilarityProfile:
-    """Thresholds of one network on some pictures.
+    """Thresholds of one recogniser on some images.
 
     Attributes
     ----------
     card
-        Of the network.
+        Of the recogniser.
     model_sha256
-        Hash of its file, of a card's three files by name.
+        Hash of its file, or of a build's three files by name.
     genuine, impostors
         Numbers of pairs.
     points
-        One a false accept rate.
+        One per false match rate.
+    settings
+        What they were measured on; JSON values.
     """
 
     card: str
@@ -92,9 +91,10 @@ class SimilarityProfile:
     genuine: int
     impostors: int
     points: Tuple[SimilarityPoint, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def cosine_at(self, far: float) -> float:
-        """Return the threshold at a false accept rate.
+    def cosine_at(self, fmr: float) -> float:
+        """Return the threshold at a false match rate.
 
         Raises
         ------
@@ -102,23 +102,23 @@ class SimilarityProfile:
             If it was refused, or not asked for.
         """
         for point in self.points:
-            if abs(point.far - far) <= 1e-9:
+            if abs(point.fmr - fmr) <= 1e-9:
                 if point.cosine is None:
                     raise InputError(f"the profile has no such threshold: {point.refusal}")
                 return point.cosine
-        known = ", ".join(f"{point.far:g}" for point in self.points)
-        raise InputError(f"the profile of {self.card} has FAR {known}, not {far:g}")
+        known = ", ".join(f"{point.fmr:g}" for point in self.points)
+        raise InputError(f"the profile of {self.card} has FMR {known}, not {fmr:g}")
 
 
-def calibrate_similarity(
+def similarity_points(
     cosines: np.ndarray,
     is_same: np.ndarray,
     *,
     people: Optional[np.ndarray] = None,
-    fars: Sequence[float] = FARS,
+    fmrs: Sequence[float] = FMRS,
     seed: int = 0,
 ) -> Tuple[SimilarityPoint, ...]:
-    """Find thresholds at false accept rates, or say why there is none.
+    """Find thresholds at false match rates, or say why there is none.
 
     Parameters
     ----------
@@ -128,8 +128,8 @@ def calibrate_similarity(
         Shape (N,), bool.
     people
         Shape (N, 2), int: whose the two faces of each pair are; for the interval.
-    fars
-        Rates between 0 and 1. One at which fewer than ten false accepts are expected is refused.
+    fmrs
+        Rates between 0 and 1. One at which fewer than ten false matches are expected is refused.
     seed
         Of the drawing of people.
 
@@ -145,35 +145,35 @@ def calibrate_similarity(
         order = np.argsort(-np.asarray(cosines, np.float64)[impostor], kind="stable")
         whose = np.asarray(people)[impostor][order]
     points = []
-    for found in operating_points(cosines, is_same, fars):
+    for found in operating_points(cosines, is_same, fmrs):
         if found.threshold is None:
-            points.append(SimilarityPoint(found.far, refusal=found.refusal))
+            points.append(SimilarityPoint(found.fmr, refusal=found.refusal))
             continue
-        low, high = _interval(descending, found.far, whose, seed)
+        low, high = _interval(descending, found.fmr, whose, seed)
         # The exact cosine: the angle and back would move it by a rounding.
-        cosine = float(descending[int(np.floor(found.far * len(descending) + 1e-9))])
+        cosine = threshold_at_fmr(descending, found.fmr).similarity
         low, high = min(low, cosine), max(high, cosine)
-        points.append(SimilarityPoint(found.far, cosine, low, high, found.tar))
+        points.append(SimilarityPoint(found.fmr, cosine, low, high, found.fnmr))
     return tuple(points)
 
 
 def _interval(
-    descending: np.ndarray, far: float, people: Optional[np.ndarray], seed: int
+    descending: np.ndarray, fmr: float, people: Optional[np.ndarray], seed: int
 ) -> Tuple[float, float]:
-    """Return a 95 % interval of the threshold at a false accept rate."""
+    """Return a 95 % interval of the threshold at a false match rate."""
     count = len(descending)
     if people is None:
         # Pairs taken as independent: between these two ranks lies the population's threshold.
-        ranks = [int(special.bdtrik(tail, count, far)) for tail in (0.975, 0.025)]
+        ranks = [int(special.bdtrik(tail, count, fmr)) for tail in (0.975, 0.025)]
         low, high = (descending[min(rank, count - 1)] for rank in ranks)
         return float(low), float(high)
-    drawn = list(_resampled(descending, far, people, seed))
+    drawn = list(_resampled(descending, fmr, people, seed))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _resampled(
-    descending: np.ndarray, far: float, people: np.ndarray, seed: int
+    descending: np.ndarray, fmr: float, people: np.ndarray, seed: int
 ) -> Iterator[float]:
     rng = np.random.default_rng(seed)
     count = int(people.max()) + 1
@@ -181,22 +181,23 @@ def _resampled(
         times = np.bincount(rng.integers(count, size=count), minlength=count)
         reached = np.cumsum(times[people[:, 0]] * times[people[:, 1]])
         if reached[-1]:
-            rank = int(np.searchsorted(reached, far * reached[-1], side="right"))
+            allowed = matches_allowed(fmr, int(reached[-1]))
+            rank = int(np.searchsorted(reached, allowed, side="right"))
             yield float(descending[min(rank, len(descending) - 1)])
 
 
 def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pair every picture with every other.
+    """Pair every image with every other.
 
     Parameters
     ----------
     people
-        Who each picture shows.
+        Who each image shows.
 
     Returns
     -------
     pairs : numpy.ndarray
-        Shape (P, 2): indices of pictures.
+        Shape (P, 2): indices of images.
     is_same : numpy.ndarray
         Shape (P,), bool.
     whose : numpy.ndarray
@@ -205,7 +206,7 @@ def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.nd
     Raises
     ------
     InputError
-        If no person has two pictures, or there is one person only.
+        If no person has two images, or there is one person only.
     """
     numbers = np.unique(np.asarray(people), return_inverse=True)[1].ravel()
     pairs = np.stack(np.triu_indices(len(numbers), k=1), axis=1)
@@ -213,82 +214,67 @@ def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.nd
     is_same = whose[:, 0] == whose[:, 1]
     if not is_same.any() or is_same.all():
         raise InputError(
-            f"{len(numbers)} pictures of {len(set(people))} people make no pairs of both kinds; "
-            "expected a folder a person, several people, and two pictures of some"
+            f"{len(numbers)} images of {len(set(people))} people make no pairs of both kinds; "
+            "expected one folder per person, several people, and two images of some"
         )
     return pairs, is_same, whose
 
 
-def write_similarity(path: Path, profile: SimilarityProfile, settings: Mapping[str, Any]) -> None:
-    """Write a profile as JSON, each threshold on every scale, with what it was made of."""
+def write_similarity(path: Path, profile: SimilarityProfile) -> None:
+    """Write a profile as JSON, each threshold on every scale."""
     points: List[Dict[str, Any]] = []
     for point in profile.points:
-        entry: Dict[str, Any] = {"far": point.far}
+        entry: Dict[str, Any] = {"fmr": point.fmr}
         if point.refusal:
             entry["refusal"] = point.refusal
         else:
-            entry["tar"] = point.tar
+            entry["fnmr"] = point.fnmr
             for scale, (value, strict, loose) in point.scales().items():
                 entry[scale] = {"threshold": value, "strict": strict, "loose": loose}
         points.append(entry)
-    content = {
-        "schema": SCHEMA,
-        "facezoo": __version__,
-        "card": profile.card,
-        "model_sha256": profile.model_sha256,
-        "genuine": profile.genuine,
-        "impostors": profile.impostors,
-        "points": points,
-        "settings": dict(settings),
-    }
-    write_bytes(Path(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    numbers = {"genuine": profile.genuine, "impostors": profile.impostors, "points": points}
+    write_document(path, SCHEMA, profile, numbers)
 
 
 def read_similarity(path: Path, model_sha256: Any) -> SimilarityProfile:
-    """Read a profile for the network it was made for.
+    """Read what ``facezoo calibrate similarity`` wrote, in its present or its first schema.
 
     Parameters
     ----------
     path
-        What ``facezoo calibrate similarity`` wrote.
+        The file.
     model_sha256
-        Hash of the network that is to be used.
+        Hash of the recogniser that is to be used.
 
     Raises
     ------
     InputError
-        If the file is no profile, or another network's.
+        If the file is not such a profile, or was made for another model.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}")
-        profile = SimilarityProfile(
-            str(content["card"]),
-            content["model_sha256"],
-            int(content["genuine"]),
-            int(content["impostors"]),
-            tuple(map(_point_of, content["points"])),
-        )
-    except UNREADABLE as error:
-        raise InputError(
-            f"{str(path)!r} is no similarity profile ({error}); make one: facezoo calibrate "
-            "similarity"
-        ) from error
-    if profile.model_sha256 != model_sha256:
-        raise InputError(
-            f"{str(path)!r} was made for {profile.card} with sha256 "
-            f"{str(profile.model_sha256)[:12]}…, this model has {str(model_sha256)[:12]}…: a "
-            "threshold belongs to one file; calibrate again: facezoo calibrate similarity"
-        )
+    profile = read_document(path, "similarity", (SCHEMA, FIRST_SCHEMA), _parse)
+    check_model(repr(str(path)), "similarity", profile, model_sha256)
     return profile
 
 
-def _point_of(entry: Mapping[str, Any]) -> SimilarityPoint:
+def _parse(content: Mapping[str, Any]) -> SimilarityProfile:
+    return SimilarityProfile(
+        str(content["card"]),
+        hash_of(content["model_sha256"]),
+        int(number(content["genuine"], "genuine", 0)),
+        int(number(content["impostors"], "impostors", 0)),
+        tuple(_point_of(entry, content["schema"] == FIRST_SCHEMA) for entry in content["points"]),
+        dict(content.get("settings", {})),
+    )
+
+
+def _point_of(entry: Mapping[str, Any], is_first: bool) -> SimilarityPoint:
+    fmr = number(entry["far" if is_first else "fmr"], "a false match rate", 0.0, 1.0)
     if "refusal" in entry:
-        return SimilarityPoint(float(entry["far"]), refusal=str(entry["refusal"]))
-    value, loose, strict = (float(entry["cosine"][key]) for key in ("threshold", "loose", "strict"))
-    far, tar = float(entry["far"]), float(entry["tar"])
-    if not all(map(math.isfinite, (value, loose, strict, far, tar))):
-        raise ValueError("a number is not finite")
-    return SimilarityPoint(far, value, loose, strict, tar)
+        return SimilarityPoint(fmr, refusal=str(entry["refusal"]))
+    value, loose, strict = (
+        number(entry["cosine"][key], f"the cosine {key!r} at FMR {fmr:g}", -1.0, 1.0)
+        for key in ("threshold", "loose", "strict")
+    )
+    # The first schema has the share of genuine pairs that do match.
+    rate = number(entry["tar" if is_first else "fnmr"], f"the share at FMR {fmr:g}", 0.0, 1.0)
+    return SimilarityPoint(fmr, value, loose, strict, 1.0 - rate if is_first else rate)

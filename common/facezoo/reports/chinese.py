@@ -21,6 +21,7 @@ CHINESE = {
     ),
     "Each alone, against the protocol:": "各项单独与协议相比：",
     "Model": "模型",
+    "What it does": "功能",
     "Task": "任务",
     "face_detection": "人脸检测",
     "face_alignment": "人脸关键点",

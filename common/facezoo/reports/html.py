@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from .. import __version__
+from ..backends import HOSTS
 from ..files import write_bytes
 from ..machine import describe_machine
 
@@ -27,11 +28,11 @@ __all__ = [
     "Section",
     "Table",
     "versions",
-    "write_page",
+    "write_html_report",
 ]
 
 
-LONGEST_SIDE = 560  # of an image on the page, in pixels
+LONGEST_SIDE = 560  # of an image in the report, in pixels
 JPEG_QUALITY = 80
 # Colours of Okabe and Ito, and dashes, as in plots.py.
 STYLES = (("#0072B2", ""), ("#E69F00", "7 4"), ("#009E73", "2 3"), ("#CC79A7", "9 3 2 3"))
@@ -78,7 +79,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images with captions; they are shrunk and embedded in the page."""
+    """Images with captions; they are shrunk and embedded in the report."""
 
     title: str
     images_rgb: Sequence[np.ndarray]
@@ -100,7 +101,7 @@ Part = Union[Table, Facts, Curves, Pictures, Section]
 def versions() -> Dict[str, Any]:
     """Return the versions of facezoo, Python and packages, and the processor."""
     found: Dict[str, Any] = {"facezoo": __version__, "python": platform.python_version()}
-    for name in ("numpy", "opencv-python-headless", "onnxruntime", "openvino"):
+    for name in ("numpy", "opencv-python-headless", *(host.package for host in HOSTS.values())):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -108,8 +109,8 @@ def versions() -> Dict[str, Any]:
     return {**found, **describe_machine()}
 
 
-def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
-    """Write the page.
+def write_html_report(path: Path, title: str, parts: Sequence[Part]) -> None:
+    """Write an HTML report.
 
     Parameters
     ----------

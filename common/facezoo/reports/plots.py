@@ -149,7 +149,7 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
 
 
 def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
-    """Draw receiver operating characteristics, false accept rates on a logarithmic axis.
+    """Draw receiver operating characteristics, false match rates on a logarithmic axis.
 
     Parameters
     ----------
@@ -168,13 +168,13 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
     figure, axes = _new_figure((6.0, 4.5))
     lowest = bottom = 1.0
     for (name, curve), (colour, dashes) in zip(curves.items(), STYLES):
-        seen = curve.far > 0
-        lowest = min(lowest, float(curve.far[seen].min()))
-        bottom = min(bottom, float(curve.tar[seen].min()))
+        seen = curve.fmr > 0
+        lowest = min(lowest, float(curve.fmr[seen].min()))
+        bottom = min(bottom, float(curve.matched[seen].min()))
         label = f"{name}: area {curve.area:.5f}"
         axes.step(
-            curve.far[seen],
-            curve.tar[seen],
+            curve.fmr[seen],
+            curve.matched[seen],
             color=colour,
             linestyle=dashes,
             label=label,
@@ -182,8 +182,8 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
         )
     axes.set(
         title="Verification",
-        xlabel="false accept rate: share of pairs of two people accepted",
-        ylabel="true accept rate: share of pairs of one accepted",
+        xlabel="false match rate: share of impostor pairs that match",
+        ylabel="1 - false non-match rate: share of genuine pairs that match",
         xscale="log",
         xlim=(lowest, 1),
         # Only the range that the curves need: good ones differ near 1 only.

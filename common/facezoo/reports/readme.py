@@ -9,6 +9,7 @@ The words after ``begin`` are the name of the block, its argument and, on a Chin
 
 ================== =============================================================================
 ``models``         one row per model: task, paper, licences
+``models TASK``    one row per model of a task, with the first sentence of its page
 ``status``         one row per model: available parts, measured numbers, or why there are none
 ``facts MODEL``    source, input, outputs, pre-processing
 ``variants MODEL`` one row per variant, with the published numbers
@@ -27,9 +28,9 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-from ..card import ModelCard, Preprocess, Reference, WeightFile
+from ..card import GATE_LIMITS, ModelCard, Preprocess, Reference, WeightFile
 from ..errors import UNREADABLE, InputError
-from ..models import CARDS, MODELS, WEIGHTS
+from ..models import CARDS, MODELS, WEIGHTS, has_part
 from .chinese import CHINESE
 from .numerics import (
     BUILDS,
@@ -125,9 +126,11 @@ def render_block(root: Path, words: Sequence[str]) -> str:
         return _OF_ZOO[name](root, say)
     if name in _OF_MODEL and len(arguments) == 1 and arguments[0] in MODELS:
         return _OF_MODEL[name](root, arguments[0], say)
+    if name == "models" and len(arguments) == 1 and arguments[0] in GATE_LIMITS:
+        return _models_of(root, arguments[0], say)
     if name == "file" and len(arguments) == 1:
         return _file(root / arguments[0])
-    known = [*_OF_ZOO, *(f"{one} MODEL" for one in _OF_MODEL), "file PATH"]
+    known = [*_OF_ZOO, "models TASK", *(f"{one} MODEL" for one in _OF_MODEL), "file PATH"]
     raise InputError(f"block {' '.join(words)!r} is not known; expected {', '.join(known)}")
 
 
@@ -149,6 +152,19 @@ def _models(root: Path, say: Say) -> str:
     return markdown_table(map(say, header), rows, numbers=(2,))
 
 
+def _models_of(root: Path, task: str, say: Say) -> str:
+    """List a task's recipes by title, each with the first sentence of its page."""
+    name = _page_name(say)
+    rows = []
+    for path in sorted(root.glob(f"{task}/*/{name}")):
+        title, _, text = path.read_text(encoding="utf-8").lstrip("# ").partition("\n\n")
+        lines = text.split("\n\n")[0].splitlines()
+        # Chinese has no spaces between words, so none where a line ends.
+        sentence = re.split(r"(?<=\.)\s|(?<=。)", ("" if "zh" in name else " ").join(lines))[0]
+        rows.append((f"[{title}]({path.parent.name}/{name})", sentence.rstrip(".。")))
+    return markdown_table(map(say, ("Model", "What it does")), rows)
+
+
 def _status(root: Path, say: Say) -> str:
     header = ["Model", "Recipe", "Weights", "Export", "Measured", *BUILDS, "on a device"]
     rows = []
@@ -157,16 +173,16 @@ def _status(root: Path, say: Say) -> str:
         results = read_numerics(folder / NUMERICS_FILE)
         fetched = [file for file in _files(model) if file.sources]
         by_hand = len(_files(model)) - len(fetched)
-        written, exported = folder / "README.md", folder / "source_code" / "export_onnx.py"
+        exported = has_part(model, "graph") or has_part(model, "checkpoint")
         on_host = [one for one in results if not one.engine.startswith(DEVICE_ENGINE)]
         on_card = [one for one in results if one.engine.startswith(DEVICE_ENGINE)]
         by_build = {build: [one for one in on_host if one.build == build] for build in BUILDS}
         rows.append(
             [
                 _page_link(root, model, say),
-                say("yes" if written.exists() else "in progress"),
+                say("yes" if (folder / "README.md").exists() else "in progress"),
                 f"{len(fetched)} {say('fetched')}, {by_hand} {say('by hand')}",
-                say("yes" if exported.exists() else "in progress"),
+                say("yes" if exported else "in progress"),
                 _subject(results[0]) if results else say("no weights or data available"),
                 *(_headline(by_build[build]) or say("not measured") for build in BUILDS),
                 _headline(on_card) or say("no device available"),
@@ -416,9 +432,12 @@ def _folder(root: Path, model: str) -> Path:
     return tasks[0] / model
 
 
+def _page_name(say: Say) -> str:
+    return "README.md" if say("Model") == "Model" else "README.zh-CN.md"
+
+
 def _page_link(root: Path, model: str, say: Say) -> str:
-    page = "README.md" if say("Model") == "Model" else "README.zh-CN.md"
-    path = _folder(root, model) / page
+    path = _folder(root, model) / _page_name(say)
     return f"[{model}]({path.relative_to(root).as_posix()})" if path.exists() else model
 
 

@@ -20,8 +20,8 @@ from ..errors import ConfigError
 
 __all__ = [
     "DTYPES",
-    "Backend",
     "BuildConfig",
+    "BuildTarget",
     "Dataset",
     "ExtraOps",
     "Frontend",
@@ -125,7 +125,7 @@ class Quantize:
 
 
 @dataclass(frozen=True)
-class Backend:
+class BuildTarget:
     """Type of the build: ``dtype`` is ``fp32`` (our compiler only), ``fp16`` or ``int8``."""
 
     dtype: str
@@ -205,7 +205,7 @@ class BuildConfig:
     file: Path
     name: str
     frontend: Frontend
-    backend: Backend
+    backend: BuildTarget
     workspace: Workspace
     extra_ops: ExtraOps = ExtraOps()
     dataset: Optional[Dataset] = None
@@ -454,12 +454,12 @@ def _input_shapes(node: _Node) -> Tuple[Tuple[int, ...], ...]:
     return shapes
 
 
-def _backend(node: _Node) -> Backend:
+def _backend(node: _Node) -> BuildTarget:
     entries = node.mapping(
         "type dtype compile quantize dynamic_params merge_params remove_params",
         required="type dtype",
     )
-    return Backend(
+    return BuildTarget(
         dtype=entries["dtype"].one_of(DTYPES),
         type=entries["type"].one_of(("tvm_vacc",)),
         compile=_optional(entries, "compile", _compile) or {},

@@ -38,6 +38,7 @@ __all__ = [
     "check_disk_space",
     "check_names",
     "convert_picture",
+    "manifest_of",
     "read_datalist",
     "read_input",
     "read_pictures",
@@ -165,11 +166,12 @@ def write_datalist(datalist: Path, folder: Path) -> int:
     manifest = (folder / MANIFEST_FILE).read_bytes()
     lines = [str(path) for path in _npz_paths(json.loads(manifest))]
     write_bytes(datalist, os.fsencode("".join(f"{line}\n" for line in lines)))
-    write_bytes(_manifest_of(datalist), manifest)
+    write_bytes(manifest_of(datalist), manifest)
     return len(lines)
 
 
-def _manifest_of(datalist: Path) -> Path:
+def manifest_of(datalist: Path) -> Path:
+    """Return where a list's manifest lies."""
     return datalist.with_name(f"{datalist.name}.{MANIFEST_FILE}")
 
 
@@ -292,7 +294,7 @@ def read_pictures(datalist: Path, image_dir: Optional[Path] = None) -> List[Pict
         If the manifest belongs to another list, or the image of a line is missing or ambiguous.
     """
     lines = read_datalist(datalist)
-    manifest_file = _manifest_of(datalist)
+    manifest_file = manifest_of(datalist)
     if not manifest_file.exists():
         return _pictures_by_name(datalist, lines, image_dir)
     manifest = load_json(manifest_file, MANIFEST_SCHEMA)
@@ -326,7 +328,7 @@ def recorded_hashes(datalist: Path) -> List[str]:
     InputError
         If the manifest belongs to another list.
     """
-    if not _manifest_of(datalist).exists():
+    if not manifest_of(datalist).exists():
         return [""] * len(read_datalist(datalist))
     return [picture.sha256 for picture in read_pictures(datalist) if not picture.error]
 
@@ -345,7 +347,7 @@ def _pictures_by_name(
 ) -> List[Picture]:
     if image_dir is None:
         raise InputError(
-            f"{str(datalist)!r} has no {_manifest_of(datalist).name} beside it; create both with "
+            f"{str(datalist)!r} has no {manifest_of(datalist).name} beside it; create both with "
             "image2npz.py, or give the folder of the images with --input_image_dir"
         )
     paths = find_images(image_dir)

@@ -15,8 +15,9 @@ import numpy as np
 
 from ..arrays import load_json, read_npz
 from ..card import ModelCard
-from ..contract import METADATA_KEY, Contract
+from ..contract import METADATA_KEY, SHA256, Contract
 from ..errors import ConfigError, InputError
+from ..fields import OBJECT, check, either, one_of, record, sequence, text
 from ..files import sha256_of
 from ..image.resize import placement_of
 from ..results import RawOutputs
@@ -26,8 +27,27 @@ __all__ = ["INDEX_FILE", "INDEX_SCHEMA", "OutputFolder", "index_head", "output_n
 
 INDEX_FILE, INDEX_SCHEMA = "vamp.json", "facezoo.vamp/1"
 
+# Engine and device are for people to read; a device's network has a hash for each of its files.
+_SETTINGS = {
+    "engine": text(200),
+    "engine_version": text(200),
+    "device": text(200),
+    "model_sha256": either(SHA256, OBJECT),
+}
+_OUTPUT = record({"path": text(40), "sha256": SHA256})
+_INDEX = record(
+    {
+        "schema": one_of(INDEX_SCHEMA),
+        "contract": OBJECT,  # its fields: Contract.from_json
+        "dtype": one_of("float16", "float32"),
+        "datalist_sha256": SHA256,
+        "outputs": sequence(_OUTPUT, 0, 10_000_000),
+    },
+    _SETTINGS,
+)
+
 # Files beside the outputs in a folder of ours.
-_OTHER_FILES = (INDEX_FILE, "run.json")
+_OTHER_FILES = (INDEX_FILE, "run.json", ".files.jsonl")
 _JOURNAL_FILES = (".lock", ".items.jsonl")
 
 
@@ -131,19 +151,19 @@ class OutputFolder:
         file = self.folder / INDEX_FILE
         index = load_json(file, INDEX_SCHEMA)
         try:
-            made_from = index["datalist_sha256"]
-            self.contract = Contract.from_metadata({METADATA_KEY: json.dumps(index["contract"])})
-            recorded = {item["path"]: str(item["sha256"]) for item in index["outputs"]}
-            self._sha256 = tuple(recorded.pop(path.name) for path in self.paths)
-        except (KeyError, TypeError, AttributeError) as error:
+            check(index, _INDEX, INDEX_FILE)
+            self.contract = Contract.from_json(index["contract"])
+        except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{str(file)!r} does not match the folder ({error!r}); run vamp again"
+                f"{str(file)!r} does not match the folder ({error}); run vamp again"
             ) from error
-        if made_from != sha256_of(datalist) or recorded:
+        names = [item["path"] for item in index["outputs"]]
+        if index["datalist_sha256"] != sha256_of(datalist) or names != [p.name for p in self.paths]:
             raise InputError(
                 f"{str(self.folder)!r} belongs to another list than {str(datalist)!r}, or the "
                 "list has changed since; run vamp again"
             )
+        self._sha256 = tuple(item["sha256"] for item in index["outputs"])
 
     def arrays(self, index: int) -> List[np.ndarray]:
         """Read the outputs of one line.

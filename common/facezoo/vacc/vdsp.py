@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-from ..card import NORMS, RESIZES, Preprocess
+from ..card import COLOR_CONVERSIONS, IMAGE_FORMATS, NORMS, RESIZES, Preprocess
 from ..errors import ConfigError
 from ..image.preprocess import as_half
 
@@ -34,8 +34,6 @@ FIT_OF_OP = {
     "FUSION_OP_RGB_CVTCOLOR_NORM_TENSOR": "none",
 }
 OP_OF_FIT = {fit: op for op, fit in FIT_OF_OP.items()}
-IMAGE_FORMATS = ("RGB_PLANAR", "BGR_PLANAR", "RGB888", "BGR888")
-COLOR_CONVERSIONS = ("NO_CHANGE", "BGR2RGB", "RGB2BGR")
 _KNOWN_KEYS = (
     "IimageFormat IimageWidth IimageHeight IimageWidthPitch IimageHeightPitch OimageWidth "
     "OimageHeight OimageWidthPitch OimageHeightPitch OimageFormat OimageCnt ResizeWidth "

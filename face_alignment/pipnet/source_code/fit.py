@@ -21,9 +21,8 @@ from facezoo.metrics.landmarks import NORMALIZERS, normalized_mean_error
 from facezoo.models.pipnet.decode import MeanFace, compute_meanface, format_meanface
 from facezoo.models.pipnet.graph import BACKBONE_OF, make_contract
 from facezoo.models.pipnet.settings import FitSettings
-from facezoo.runs import RunFolder, fingerprint_files
-
-OWNED = ("state.pth", "model.pth", "model.onnx", "meanface.txt", "training.json")
+from facezoo.runs import Inputs, RunFolder
+from facezoo.written import remove_own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="fit",
         settings=dataclasses.asdict(settings),
-        inputs_sha256=fingerprint_files([args.data_dir / "train.txt", *crops], ["", *train.names]),
-        owned=OWNED,
+        inputs=Inputs([args.data_dir / "train.txt", *crops], ["", *train.names], args.data_dir),
         overwrite=args.overwrite,
     ) as folder:
         state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
@@ -81,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
                 folder.record(f"epoch {number}", losses)
             folder.write_items("training.json", schema="facezoo.training/1", key="epochs")
             folder.finish()
-            state.unlink()
-        with facezoo.load("pipnet", model) as network:
+            remove_own(state)
+        with facezoo.load(model, kind=facezoo.LandmarkDetector) as network:
             found = stack_units(
                 network.stream(args.data_dir / "images_test" / n for n in test.names)
             )

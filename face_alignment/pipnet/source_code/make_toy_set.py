@@ -8,7 +8,6 @@ or not, turned, scaled and shifted at random. For seeing a training work, not fo
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import facezoo
@@ -18,10 +17,9 @@ from facezoo.datasets.wflw import write_normalised_list
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.models.pipnet.decode import load_meanface
 from facezoo.models.pipnet.toy import ToyCrops, normalised_list, random_crop
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs
 
 TRAIN_SHARE = 0.8
-OWNED = ("images_train", "images_test", "train.txt", "test.txt")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,32 +54,27 @@ def run(args: argparse.Namespace) -> int:
                 crops[name] = points
         cuts[path] = ToyCrops(split, crops)
 
-    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
-        args.save_dir,
-        command="make_toy_set",
-        settings={
-            **detector.settings(),
-            **{k: getattr(args, k) for k in ("crops", "size", "seed")},
-        },
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = detector.stream(paths[done:], visit=cut)
-        for path, faces in options.progress(results, len(paths) - done, args.quiet):
-            found = faces if isinstance(faces, Exception) else cuts.pop(path)
-            folder.record(names[paths.index(path)], found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            entries = list(folder.entries())
-            for split in ("train", "test"):
-                content = normalised_list(entries, split)
-                write_normalised_list(args.save_dir / f"{split}.txt", content)
-                print(f"{split}.txt: {len(content)} crops")
-            folder.finish()
-        return options.report_run(folder, len(paths), done, seconds)
+    def make(left):
+        for path, faces in detector.stream(left, visit=cut):
+            yield faces if isinstance(faces, Exception) else cuts.pop(path)
+
+    def finish(run):
+        entries = list(run.entries())
+        for split in ("train", "test"):
+            content = normalised_list(entries, split)
+            write_normalised_list(args.save_dir / f"{split}.txt", content)
+            print(f"{split}.txt: {len(content)} crops")
+
+    drawn = {name: getattr(args, name) for name in ("crops", "size", "seed")}
+    with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector:
+        return options.run_items(
+            args,
+            Inputs(paths, names, args.photos, args.detector),
+            make,
+            command="make_toy_set",
+            settings={**detector.settings(), **drawn},
+            finish=finish,
+        )
 
 
 def main(argv=None) -> int:

@@ -1,12 +1,11 @@
 """Cut WFLW's faces and normalise their landmarks as PIPNet's authors do.
 
 Writes SAVE_DIR/images_train, images_test, train.txt, test.txt, test_<subset>.txt, meanface.txt and
-crops.json (where each crop lies). Interrupted, the same command goes on where it was.
+crops.json (where each crop lies). Resumable: run the same command again.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from facezoo.cli import options
@@ -15,10 +14,7 @@ from facezoo.errors import DatasetError, ImageError
 from facezoo.files import write_bytes
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models.pipnet.decode import compute_meanface, format_meanface
-from facezoo.runs import RunFolder, fingerprint_files
-
-LISTS = ("train", "test", "meanface", *(f"test_{ending}" for ending in wflw.SUBSETS.values()))
-OWNED = ("images_train", "images_test", "crops.json", *(f"{name}.txt" for name in LISTS))
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,24 +67,21 @@ def run(args: argparse.Namespace) -> int:
             write_image_rgb(path, crop.cut(image))
         return crop
 
-    with RunFolder(
-        args.save_dir,
+    def finish(run):
+        run.write_items("crops.json", schema="facezoo.crops/1", key="crops")
+        write_lists(args.save_dir, faces, members)
+
+    return options.run_items(
+        args,
+        Inputs(list(inputs.values()), list(inputs), args.data_dir),
+        lambda left: map(one, left),
+        names=names,
+        items=names,
         command="preprocess_wflw",
         settings={"lists_only": args.lists_only},
-        inputs_sha256=fingerprint_files(list(inputs.values()), list(inputs)),
-        owned=OWNED,
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        for name in options.progress(names[done:], len(names) - done, args.quiet):
-            folder.record(name, one(name))
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            folder.write_items("crops.json", schema="facezoo.crops/1", key="crops")
-            write_lists(args.save_dir, faces, members)
-            folder.finish()
-        return options.report_run(folder, len(names), done, seconds)
+        files_of=files_of,
+        finish=finish,
+    )
 
 
 def main(argv=None) -> int:

@@ -1,31 +1,32 @@
-"""Make aligned faces, and copies of them that are worse by known amounts, one folder a person.
+"""Make aligned faces, and copies of them that are worse by known amounts, one folder per person.
 
-Writes SAVE_DIR/images, faces.txt (path and number of the person), references.txt (the pictures
-that are no copies) and copies.txt (a copy and what it was made from). Interrupted, the same
-command goes on where it was.
+Writes SAVE_DIR/images, faces.txt (path and number of the person), references.txt (the images
+that are not copies) and copies.txt (a copy and what it was made from). Resumable: run the same
+command again.
 
     python ../source_code/make_degraded_set.py --image_dir att_faces --save_dir faces/test \
         --people 21 30
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.degraded import LISTS, choose_people, degraded_faces, person_of, write_lists
+from facezoo.datasets.degraded import choose_people, degraded_faces, person_of, write_lists
 from facezoo.errors import ImageError
 from facezoo.image.degrade import DEGRADATIONS
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs
 from facezoo.workers import map_in_order, usable_cores
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--image_dir", type=Path, required=True, help="one folder a person")
+    options.add_flag(
+        parser, "--image_dir", type=Path, required=True, help="images, one folder per person"
+    )
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
-    help_people = "from 1, in the order of their names; all by default"
+    help_people = "which people to take, from 1, in the order of their names; all by default"
     parser.add_argument("--people", type=int, nargs=2, metavar=("FIRST", "LAST"), help=help_people)
     parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="how copies are worse")
     help_levels = "how much; blur: sigma in pixels of the 112x112 face"
@@ -53,26 +54,20 @@ def run(args: argparse.Namespace) -> int:
             write_image_rgb(args.save_dir / "images" / file, image)
         return made
 
-    with RunFolder(
-        args.save_dir,
+    def finish(run):
+        write_lists(args.save_dir, run.entries())
+        run.write_items("faces.json", schema="facezoo.degraded/1", key="images")
+
+    return options.run_items(
+        args,
+        Inputs(paths, names, args.image_dir),
+        lambda left: map_in_order(make, left, usable_cores()),
+        names=names,
+        items=list(zip(names, paths)),
         command="make_degraded_set",
         settings={"people": people, "kind": args.kind, "levels": args.levels},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("images", "faces.json", *LISTS),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = map_in_order(make, list(zip(names, paths))[done:], usable_cores())
-        shown = options.progress(results, len(names) - done, args.quiet)
-        for name, made in zip(names[done:], shown):
-            folder.record(name, made)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            write_lists(args.save_dir, folder.entries())
-            folder.write_items("faces.json", schema="facezoo.degraded/1", key="images")
-            folder.finish()
-        return options.report_run(folder, len(names), done, seconds)
+        finish=finish,
+    )
 
 
 def main(argv=None) -> int:

@@ -1,7 +1,7 @@
 """Make quality labels without labelling, from any recogniser's embeddings of folders of people.
 
-Writes SAVE_DIR/labels.txt (path and label, 0 to 100) and embeddings.npz. Interrupted,
-the same command goes on where it was.
+Writes SAVE_DIR/labels.txt (path and label, 0 to 100) and embeddings.npz. Resumable: run the
+same command again.
 
     python ../source_code/make_pseudo_labels.py --image_dir faces/train/images \
         --references faces/train/references.txt --copies faces/train/copies.txt \
@@ -9,35 +9,30 @@ the same command goes on where it was.
 """
 
 import argparse
-import time
 from pathlib import Path
 
+import facezoo
 from facezoo.cli import options
 from facezoo.datasets.degraded import write_labels
 from facezoo.datasets.embeddings import write_embeddings
 from facezoo.datasets.image_list import inside, read_image_list
 from facezoo.errors import ImageError
-from facezoo.evaluation.embeddings import (
-    PackedEmbedding,
-    embed_pictures,
-    open_recognizer,
-    unpack_embeddings,
-)
+from facezoo.evaluation.embeddings import PackedEmbedding, embed_pictures, unpack_embeddings
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS, label_pictures
-from facezoo.runs import RunFolder, fingerprint_files
-
-OWNED = ("labels.txt", "embeddings.npz")
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--image_dir", type=Path, required=True, help="one folder a person")
+    options.add_flag(
+        parser, "--image_dir", type=Path, required=True, help="images, one folder per person"
+    )
     help_list = "pictures below it, and a number for each one's person; by default all, by folder"
     parser.add_argument("--list", type=Path, metavar="FILE", help=help_list)
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the labels")
-    help_recognizer = "an .onnx, or a name that was downloaded"
+    help_recognizer = "a card's name, or an .onnx"
     parser.add_argument("--recognizer", default="w600k_mbf", help=help_recognizer)
     options.add_flag(
         parser, "--recognizer_card", default="w600k_mbf", help="of an .onnx without a contract"
@@ -57,35 +52,33 @@ def run(args: argparse.Namespace) -> int:
     if listed:
         paths = [inside(args.image_dir, name) for name in listed.paths]
     names = relative_names(paths, args.image_dir)
-    backend = open_recognizer(args.recognizer, args.recognizer_card)
+    kind, card = facezoo.FaceEmbedder, args.recognizer_card
+    backend = facezoo.load(args.recognizer, kind=kind, card=card).backend
     chosen = {"pairs": args.pairs or None, "rounds": args.rounds, "seed": args.seed}
     lists = {name: getattr(args, name) for name in ("list", "references", "copies")}
     hashes = {name: path and sha256_of(path) for name, path in lists.items()}
-    with backend, RunFolder(
-        args.save_dir,
-        command="make_pseudo_labels",
-        settings={**backend.settings(), **chosen, **hashes},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = embed_pictures(backend, paths[done:])
-        shown = options.progress(results, len(paths) - done, args.quiet)
-        for name, (_, found) in zip(names[done:], shown):
-            refused = isinstance(found, ImageError)
-            folder.record(name, found if refused else PackedEmbedding(found.vector))
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            found = unpack_embeddings(folder.entries())
-            people = listed and dict(zip(listed.paths, listed.labels.tolist()))
-            partners = {"references": args.references, "copies": args.copies}
-            labels = label_pictures(found, people, **partners, **chosen)
-            write_labels(args.save_dir / "labels.txt", found.names, labels.labels)
-            write_embeddings(args.save_dir / "embeddings.npz", found)
-            folder.finish()
-        return options.report_run(folder, len(names), done, seconds)
+
+    def embed(left):
+        for _, found in embed_pictures(backend, left):
+            yield found if isinstance(found, ImageError) else PackedEmbedding(found.vector)
+
+    def finish(run):
+        found = unpack_embeddings(run.entries())
+        people = listed and dict(zip(listed.paths, listed.labels.tolist()))
+        partners = {"references": args.references, "copies": args.copies}
+        labels = label_pictures(found, people, **partners, **chosen)
+        write_labels(args.save_dir / "labels.txt", found.names, labels.labels)
+        write_embeddings(args.save_dir / "embeddings.npz", found)
+
+    with backend:
+        return options.run_items(
+            args,
+            Inputs(paths, names, args.image_dir, args.recognizer, *lists.values()),
+            embed,
+            command="make_pseudo_labels",
+            settings={**backend.settings(), **chosen, **hashes},
+            finish=finish,
+        )
 
 
 def main(argv=None) -> int:

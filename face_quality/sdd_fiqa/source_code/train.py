@@ -22,9 +22,8 @@ from facezoo.image.files import read_image_rgb
 from facezoo.image.preprocess import VdspOperation
 from facezoo.models.sdd_fiqa.card import CARDS
 from facezoo.models.sdd_fiqa.settings import TrainSettings
-from facezoo.runs import RunFolder, fingerprint_files
-
-OWNED = ("state.pth", "model.pth", "model.onnx", "training.json")
+from facezoo.runs import Inputs, RunFolder
+from facezoo.written import remove_own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
         args.save_dir,
         command="train",
         settings={**dataclasses.asdict(settings), **hashes},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
+        inputs=Inputs(paths, names, args.image_dir, args.val_image_dir, *files.values()),
         overwrite=args.overwrite,
     ) as folder:
         state = args.save_dir / "state.pth"
@@ -87,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             head = {"precision": fit.precision}
             folder.write_items("training.json", "facezoo.training/1", "epochs", head)
             folder.finish()
-            state.unlink()
+            remove_own(state)
     print((args.save_dir / "training.json").read_text(encoding="utf-8").rstrip())
     return 0
 

@@ -1,13 +1,12 @@
 """Cut the faces of photos upright to 112x112, by the five points that SCRFD finds.
 
 Writes SAVE_DIR/aligned/<photo>.png and SAVE_DIR/faces.json. Photos in which no face is found are
-named and passed over. Interrupted, the same command goes on where it was.
+named and left out. Resumable: run the same command again.
 
     python align_faces.py --photos photos --detector onnx/scrfd_500m_bnkps.onnx --save_dir aligned
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import facezoo
@@ -15,7 +14,7 @@ from facezoo.cli import options
 from facezoo.errors import ImageError
 from facezoo.image.align import align_face
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,26 +48,21 @@ def run(args: argparse.Namespace) -> int:
             target = args.save_dir / "aligned" / f"{stem_of[name_of[path]]}{number}.png"
             write_image_rgb(target, align_face(image, faces.landmarks_xy[index], args.size))
 
-    with facezoo.load("scrfd", args.detector) as detector, RunFolder(
-        args.save_dir,
-        command="align_faces",
-        settings={**detector.settings(), "size": args.size, "keep": args.keep},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("aligned", "faces.json"),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = detector.stream(paths[done:], visit=cut)
-        for path, faces in options.progress(results, len(paths) - done, args.quiet):
+    def find(left):
+        for path, faces in detector.stream(left, visit=cut):
             if not isinstance(faces, ImageError) and not len(faces):
                 faces = ImageError(f"{name_of[path]!r} shows no face that SCRFD finds")
-            folder.record(name_of[path], faces)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            folder.write_items("faces.json", schema="facezoo.faces/1", key="images")
-            folder.finish()
-        return options.report_run(folder, len(paths), done, seconds)
+            yield faces
+
+    with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector:
+        return options.run_items(
+            args,
+            Inputs(paths, names, args.photos, args.detector),
+            find,
+            command="align_faces",
+            settings={**detector.settings(), "size": args.size, "keep": args.keep},
+            finish=lambda run: run.write_items("faces.json", "facezoo.faces/1", "images"),
+        )
 
 
 def main(argv=None) -> int:

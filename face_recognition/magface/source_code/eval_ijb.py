@@ -1,4 +1,4 @@
-"""IJB-B or IJB-C, 1:1: join the features of each template, compare, and read true accept rates.
+"""IJB-B or IJB-C, 1:1: join the features of each template, compare, and read off error rates.
 
 Prints the authors' line of six rates, which takes the nearest point of the curve, and then each
 rate with its interval, or why there are too few impostors for one.
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(f"    {describe_point(point)}" for point in points))
     if args.json:
         rates = [{**point_entry(p), "nearest_tar": tar} for p, tar in zip(points, nearest)]
-        entry = {"schema": "facezoo.ijb/1", "magface_qlt": args.magface_qlt, "rates": rates}
+        entry = {"schema": "facezoo.ijb/2", "magface_qlt": args.magface_qlt, "rates": rates}
         write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
     if args.plot:
         # Imported here because matplotlib is an extra.

@@ -12,6 +12,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+from facezoo import FaceEmbedder, load
 from facezoo.cli import options
 from facezoo.datasets.face_sets import SETS
 from facezoo.datasets.pairs import read_feature_pairs
@@ -31,9 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--bin", type=Path, nargs="+", help="insightface's sets, with a model")
     options.add_flag(parser, "--pair_list", type=Path, help="its last column: 1 same, 0 not")
     parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders of --data")
-    options.add_flag(
-        parser, "--save_dir", type=Path, default=Path("features"), help="for feature lists"
-    )
+    options.add_flag(parser, "--save_dir", type=Path, default=Path("features"), help="for features")
     parser.add_argument(
         "--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], help="of the accuracy"
     )
@@ -54,7 +53,9 @@ def of_features(args: argparse.Namespace):
 
 
 def of_sets(args: argparse.Namespace):
-    with options.open_embedder(args, args.save_dir / "onnx") as model:
+    source = options.embedder_source(args, args.save_dir / "onnx")
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:
         shown = {
             "protocol": args.protocol,
             "progress": lambda items, total: options.progress(items, total, args.quiet),

@@ -32,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     if args.engine is None and args.repository is None:
         raise InputError("nothing to do: give --engine FILE, --repository DIR, or both")
-    card = CARDS[read_contract(args.onnx).card_id]
+    card = CARDS.get(read_contract(args.onnx).card_id)
+    if card is None:
+        raise InputError(f"{str(args.onnx)!r} is no recogniser; expected one of {', '.join(CARDS)}")
     if args.engine:
         cosine = serving.build_engine(
             args.onnx, args.engine, half=args.fp16, max_batch=args.max_batch

@@ -1,7 +1,7 @@
 """Write the embeddings of a list of aligned faces as the authors' feature list, and as .npz.
 
 A line of the list is a path, with or without a label; a line of the feature list the path and 512
-numbers, not normalised. Interrupted, the same command goes on where it was.
+numbers, not normalised. Resumable: run the same command again.
 
     python gen_feat.py --inf_list toy_imgs/img.list --feat_list toy_imgs/feat.list --onnx FILE
 """
@@ -9,9 +9,10 @@ numbers, not normalised. Interrupted, the same command goes on where it was.
 import argparse
 from pathlib import Path
 
+from facezoo import FaceEmbedder, load
 from facezoo.cli import options
-from facezoo.datasets.image_list import inside, read_paths
-from facezoo.evaluation import recognition
+from facezoo.datasets.image_list import check_some_exist, inside, read_paths, resolve_names
+from facezoo.evaluation.features import extract_features
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,11 +37,13 @@ def run(args: argparse.Namespace) -> int:
     names = read_paths(args.inf_list)
     if args.root:
         paths = [inside(args.root, name) for name in names]
-        recognition.check_some_exist(paths, args.inf_list)
+        check_some_exist(paths, args.inf_list)
     else:
-        paths = recognition.resolve_names(names, args.inf_list)
-    with options.open_embedder(args, args.feat_list.parent / "onnx") as model:
-        done = recognition.extract_features(
+        paths = resolve_names(names, args.inf_list)
+    source = options.embedder_source(args, args.feat_list.parent / "onnx")
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:
+        done = extract_features(
             model,
             paths,
             names,
@@ -48,14 +51,10 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch_size,
             missing=args.missing,
             overwrite=args.overwrite,
+            sources=[args.inf_list, args.root],
             progress=lambda items, total: options.progress(items, total, args.quiet),
         )
-    new = done.total - done.kept
-    rate = f", {new / done.seconds:.1f} images/s" if new else ""
-    kept = f", {done.kept} kept from before" if done.kept else ""
-    refused = f", {done.refused} refused" if done.refused else ""
-    print(f"{done.total} images{kept}{refused}{rate}; embeddings in {args.feat_list}")
-    return options.EXIT_SOME_REFUSED if done.refused else 0
+    return options.report_items(done, f"embeddings in {args.feat_list}")
 
 
 def main(argv=None) -> int:

@@ -1,13 +1,12 @@
-"""Unpack insightface's training sets (train.rec, train.idx) to pictures and a list, without MXNet.
+"""Unpack insightface's training sets (train.rec, train.idx) to images and a list, without MXNet.
 
 Writes SAVE_DIR/images/<label>/<key>.jpg, as they are in the set, and SAVE_DIR/train.list. What is
-damaged is named and passed over. Interrupted, the same command goes on where it was.
+damaged is named and left out. Resumable: run the same command again.
 
     python rec2images.py --rec faces_webface_112x112/train.rec --save_dir casia
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from facezoo.cli import options
@@ -15,7 +14,7 @@ from facezoo.datasets.image_list import write_image_list
 from facezoo.datasets.recordio import RecordFile, UnpackedFace, file_name_of
 from facezoo.errors import DatasetError, ImageError
 from facezoo.files import write_bytes
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,28 +38,26 @@ def unpack(records: RecordFile, key: int, images: Path):
 def run(args: argparse.Namespace) -> int:
     files = [args.rec, args.rec.with_suffix(".idx")]
     images = args.save_dir / "images"
-    with RecordFile(args.rec) as records, RunFolder(
-        args.save_dir,
-        command="rec2images",
-        settings={},
-        inputs_sha256=fingerprint_files(files, [file.name for file in files]),
-        owned=("images", "train.list"),
-        overwrite=args.overwrite,
-    ) as folder:
+
+    def finish(run):
+        whole = [entry for entry in run.entries() if "error" not in entry]
+        paths = [(images / entry["file"]).as_posix() for entry in whole]
+        labels = [entry["label"] for entry in whole]
+        write_image_list(args.save_dir / "train.list", paths, labels, "path label")
+        print(f"{len(paths)} pictures of {len(set(labels))} people")
+
+    with RecordFile(args.rec) as records:
         keys = list(records.keys)
-        done = folder.completed([str(key) for key in keys])
-        started = time.perf_counter()
-        for key in options.progress(keys[done:], len(keys) - done, args.quiet):
-            folder.record(str(key), unpack(records, key, images))
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            whole = [entry for entry in folder.entries() if "error" not in entry]
-            paths = [(images / entry["file"]).as_posix() for entry in whole]
-            labels = [entry["label"] for entry in whole]
-            write_image_list(args.save_dir / "train.list", paths, labels, "path label")
-            print(f"{len(paths)} pictures of {len(set(labels))} people")
-            folder.finish()
-        return options.report_run(folder, len(keys), done, seconds)
+        return options.run_items(
+            args,
+            Inputs(files, [file.name for file in files]),
+            lambda left: (unpack(records, key, images) for key in left),
+            names=[str(key) for key in keys],
+            items=keys,
+            command="rec2images",
+            settings={},
+            finish=finish,
+        )
 
 
 def main(argv=None) -> int:

@@ -14,9 +14,9 @@ from facezoo.cli import options
 from facezoo.datasets.image_list import check_image_list, read_image_list
 from facezoo.errors import InputError
 from facezoo.models.magface import settings
-from facezoo.models.magface.faces import FaceSet, read_face_pairs
+from facezoo.models.magface.faces import TrainingFaces, read_face_pairs
 from facezoo.reports.plots import plot_lengths
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs, RunFolder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     check_image_list(images, args.image_root)
     if args.last_fc_size not in (None, images.classes):
         raise InputError(f"--last-fc-size {args.last_fc_size}, but {images.classes} in the list")
-    faces = FaceSet(images, chosen.seed, args.image_root)
+    faces = TrainingFaces(images, chosen.seed, args.image_root)
     pairs = read_face_pairs(args.val_pairs, args.image_root) if args.val_pairs else None
     args.pretrained = args.pretrained and weights.locate(args.pretrained)
     build = training.builder(chosen.arch, args.pretrained)
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
         args.pth_save_fold,
         command="magface train",
         settings=chosen.to_dict(),
-        inputs_sha256=fingerprint_files(inputs, [path.name for path in inputs]),
-        owned=("checkpoints", "weights", "vis", "steps.csv", "epochs.csv"),
+        inputs=Inputs(inputs, [path.name for path in inputs], args.image_root),
         overwrite=args.overwrite,
     )
     options.import_torch_part("facezoo.models.resumable").keep_freed_memory()

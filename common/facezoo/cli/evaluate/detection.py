@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
 
 from ... import __version__
-from ...backends import open_backend
 from ...datasets.widerface import read_ground_truth, read_predictions
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
@@ -27,7 +26,7 @@ from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
 from ..options import add_flag, add_runtime_options, progress, runtime_of
-from .pages import show_detections
+from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 __all__ = [
@@ -161,13 +160,19 @@ def run_detection(args: argparse.Namespace) -> int:
         return progress(results, total)
 
     with load(
-        "scrfd",
         args.model_prefix_path,
+        kind=FaceDetector,
         profile=args.profile,
-        **runtime_of(args),
+        runtime=runtime_of(args),
+        vdsp=args.vdsp_params_info,
     ) as detector:
         found = detect_folder(
-            detector, args.images, args.save_dir, overwrite=args.overwrite, progress=show
+            detector,
+            args.images,
+            args.save_dir,
+            overwrite=args.overwrite,
+            sources=[args.model_prefix_path],
+            progress=show,
         )
         seconds = time.perf_counter() - started
         # The speed of a resumed run is not measured.
@@ -234,8 +239,8 @@ def _write_ledger(args: argparse.Namespace) -> int:
         progress=progress,
         say=_log.info,
     )
-    with open_backend(args.model_prefix_path) as backend:
-        card = backend.contract.card_id
+    with load(args.model_prefix_path, kind=FaceDetector) as detector:
+        card = detector.contract.card_id
     entry = {
         "schema": LEDGER_SCHEMA,
         "card": card,

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...evaluation.landmarks import evaluate_results
 from ...files import write_bytes
 from ...metrics.landmarks import NORMALIZERS
-from .pages import show_landmarks
+from .html_reports import show_landmarks
 
 
 def add_landmark_options(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from ...datasets.embeddings import Embeddings, read_embeddings
 from ...datasets.image_list import inside, read_lines, read_paths
 from ...datasets.scores import QualityScores, read_scores
 from ...errors import DatasetError, ImageError, InputError
-from ...evaluation.embeddings import embed_pictures, open_recognizer
+from ...evaluation.embeddings import embed_pictures
 from ...evaluation.quality import (
     CopyRanking,
     FacePairs,
@@ -33,10 +33,12 @@ from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
 from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...models import find_class
+from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_flag, add_model_options, progress, runtime_of
-from .pages import show_discards
+from .html_reports import show_discards
 
 __all__ = [
     "add_people_options",
@@ -177,8 +179,8 @@ def embeddings_of(args: argparse.Namespace) -> Optional[Embeddings]:
     paths = find_images(args.images)
     names = relative_names(paths, args.images)
     vectors: List[np.ndarray] = []
-    with open_recognizer(args.recognizer, args.recognizer_card) as backend:
-        for path, found in progress(embed_pictures(backend, paths), len(paths)):
+    with load(args.recognizer, kind=FaceEmbedder, card=args.recognizer_card) as recognizer:
+        for path, found in progress(embed_pictures(recognizer.backend, paths), len(paths)):
             if isinstance(found, ImageError):
                 raise DatasetError(
                     f"{found}; an evaluation needs every image; fix or remove it: {str(path)!r}"
@@ -355,7 +357,8 @@ def _evaluate_response(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     if args.list is not None:
         paths = [inside(args.images, name) for name in read_paths(args.list)]
-    with load(args.recipe, args.model_prefix_path, **runtime_of(args)) as model:
+    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
+    with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)
         card = model.contract.card_id

@@ -17,11 +17,12 @@ from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
 from ...files import write_bytes
 from ...metrics.verification import share_interval
 from ...models.magface.model import FLIPS, FaceEmbedder
+from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
-from ...pipeline.photo import PhotoEmbedder
+from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_model_options, progress, runtime_of
-from .pages import show_people
+from .html_reports import show_people
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 
@@ -64,14 +65,19 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
 def run_people(args: argparse.Namespace) -> int:
     """Embed, compare, print and record."""
     runtime = runtime_of(args)
-    embedder = load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    embedder = load(
+        args.model_prefix_path,
+        kind=FaceEmbedder,
+        flip=args.flip,
+        runtime=runtime,
+        vdsp=args.vdsp_params_info,
+    )
     if args.detector is None:
-        model: Union[FaceEmbedder, PhotoEmbedder] = embedder
+        model: Union[FaceEmbedder, Predictor] = embedder
     else:
-        # The vdsp JSON is for the recogniser. Several photos are processed at a time, one core
-        # each.
-        runtime = {**runtime, "vdsp": None, "threads": 1}
-        model = PhotoEmbedder(load("scrfd", args.detector, **runtime), embedder)
+        # The vdsp JSON is for the recogniser.
+        detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+        model = Predictor(detector, embedder=embedder)
     name = args.dataset or args.images.name
     with model:
         report = evaluate_people(

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...artifact import read_artifact
 from ...backends.base import Backend
 from ...machine import describe_machine
+from ...pipeline.load import resolve
 
 
 def engine_text(backend: Backend) -> str:
@@ -39,9 +40,8 @@ def machine_text() -> str:
 
 def dtype_of(prefix: Path) -> str:
     """Return the precision of a build; a single .onnx and the vendor's files record none."""
-    if prefix.suffix == ".onnx":
-        return "fp32"
-    return read_artifact(prefix).dtype or "fp16"
+    path, _ = resolve(prefix)
+    return "fp32" if path.suffix == ".onnx" else read_artifact(path).dtype or "fp16"
 
 
 def prefix_text(prefix: Path) -> str:

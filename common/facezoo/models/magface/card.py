@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, Mapping, Tuple
 
-from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile, Wheel
+from ...card import (
+    ModelCard,
+    OutputSpec,
+    Preprocess,
+    Reference,
+    Upstream,
+    VendorFiles,
+    WeightFile,
+    Wheel,
+)
 
-__all__ = ["CARDS", "MATCH_THRESHOLDS", "WEIGHTS", "MatchThreshold"]
+__all__ = ["CARDS", "MATCH_THRESHOLDS", "VENDOR_FILES", "WEIGHTS", "MatchThreshold"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,9 @@ def _google(file_id: str) -> str:
 def _baidu(share: str, code: str) -> str:
     return f"https://pan.baidu.com/s/{share} (code {code})"
 
+
+# The names that the vendor's recipe has.
+VENDOR_FILES = VendorFiles(default="magface_iresnet100", triton=True)
 
 WEIGHTS: Tuple[WeightFile, ...] = (
     # source: MagFace@99bae61 README.md, Model Zoo, all six rows, except the links with the code

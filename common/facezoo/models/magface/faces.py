@@ -18,7 +18,7 @@ from ...image.files import read_image_rgb
 from ...image.resize import fit_image
 from .card import PREPROCESS
 
-__all__ = ["Batches", "FacePairs", "FaceSet", "Faces", "read_face", "read_face_pairs"]
+__all__ = ["Batches", "Faces", "TrainingFaces", "ValidationPairs", "read_face", "read_face_pairs"]
 
 # Maximum number of maps that a network drops per face.  source: MagFace@99bae61 models/iresnet.py
 CHANCES = 512
@@ -66,7 +66,7 @@ def read_face(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class FacePairs:
+class ValidationPairs:
     """Pairs of faces to verify a network with.
 
     Attributes
@@ -84,7 +84,7 @@ class FacePairs:
     is_same: np.ndarray
 
 
-def read_face_pairs(path: Path, root: Optional[Path] = None) -> FacePairs:
+def read_face_pairs(path: Path, root: Optional[Path] = None) -> ValidationPairs:
     """Read a list of pairs, lines ``first second 1`` for one person and ``0`` for two.
 
     Parameters
@@ -111,10 +111,10 @@ def read_face_pairs(path: Path, root: Optional[Path] = None) -> FacePairs:
         pairs.append([numbers.setdefault(name, len(numbers)) for name in parts[:2]])
         is_same.append(parts[2] == "1")
     paths = tuple(Path(name) if root is None else inside(root, name) for name in numbers)
-    return FacePairs(paths, np.array(pairs, np.int64), np.array(is_same))
+    return ValidationPairs(paths, np.array(pairs, np.int64), np.array(is_same))
 
 
-class FaceSet:
+class TrainingFaces:
     """The faces of a list, half of them mirrored at random.
 
     Parameters

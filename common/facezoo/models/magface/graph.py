@@ -110,7 +110,8 @@ def _with_contract(
                 values[index] = names.get(value, value)
     free = batch or "batch"
     size = card.preprocess.input_hw
-    shapes = ((card.input_name, [free, 3, *size]), (card.outputs[0].name, [free, _channels(card)]))
+    channels = _channels_of(graph.output[0]) or card.outputs[0].channels
+    shapes = ((card.input_name, [free, 3, *size]), (card.outputs[0].name, [free, channels]))
     for field, (name, shape) in zip((graph.input, graph.output), shapes):
         del field[:]
         field.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
@@ -123,8 +124,10 @@ def _with_contract(
     return named
 
 
-def _channels(card: ModelCard) -> int:
-    return card.outputs[0].channels
+def _channels_of(output: onnx.ValueInfoProto) -> int:
+    """Return how many numbers an embedding has, by the file; 0 if it does not say."""
+    shape = output.type.tensor_type.shape.dim
+    return int(shape[-1].dim_value) if len(shape) else 0
 
 
 def _compare(model: onnx.ModelProto, named: onnx.ModelProto, shape: Tuple[int, ...]) -> float:

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from ...errors import BackendUnavailable, InputError, WeightsError
 from ...files import write_bytes
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
+from ...written import remove_own
 from .distributed import Processes, synchronise_batch_norms
-from .faces import Batches, FacePairs, Faces, FaceSet, read_face
+from .faces import Batches, Faces, TrainingFaces, ValidationPairs, read_face
 from .loss import HeadOutput, MagHead
 from .network import EMBEDDING_SIZE, build, load_official
 from .settings import RunSettings, TrainSettings
@@ -243,7 +244,7 @@ class Trainer:
         options: RunSettings,
         *,
         say: Say,
-        pairs: FacePairs | None = None,
+        pairs: ValidationPairs | None = None,
         plot: Plot | None = None,
     ) -> bool:
         """Train on all remaining batches, or until Ctrl-C or SIGTERM.
@@ -332,7 +333,7 @@ class Trainer:
         folder: Path,
         options: RunSettings,
         say: Say,
-        pairs: FacePairs | None,
+        pairs: ValidationPairs | None,
         plot: Plot | None,
     ) -> None:
         number = self.step // self.batches.per_epoch
@@ -365,7 +366,7 @@ class Trainer:
         folder
             Folder of the run.
         keep
-            Number of checkpoints to keep; older ones are removed.
+            Number of checkpoints to keep; older ones of a run folder are removed.
 
         Raises
         ------
@@ -396,7 +397,7 @@ class Trainer:
         if self.processes.rank == 0:
             _write(Path(folder, "checkpoints", f"{self.step:08}.pth"), state)
             for old in saved(folder)[:-keep]:
-                old.unlink()
+                remove_own(old)
             for name, rows in (("steps", self.history), ("epochs", self.epochs)):
                 if rows:
                     write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
@@ -408,7 +409,7 @@ class Trainer:
         return self.head.part(value) if self._loss is self.head else value
 
     def resume(self, path: Path) -> None:
-        """Resume from a file of :meth:`save`; later ones beside it are removed.
+        """Resume from a file of :meth:`save`; later ones of a run folder are removed.
 
         Raises
         ------
@@ -434,7 +435,7 @@ class Trainer:
         if self.processes.rank == 0:
             for later in saved(path.parent.parent):
                 if later.name > path.name:
-                    later.unlink()
+                    remove_own(later)
 
     def export(self, path: Path) -> None:
         """Write the weights with the names of the authors' data-parallel training; all call it.
@@ -494,7 +495,7 @@ def embed(network: nn.Module, paths: Iterable[Path], device: torch.device | str)
 
 
 def verify(
-    network: nn.Module, pairs: FacePairs, folds: int, device: torch.device | str
+    network: nn.Module, pairs: ValidationPairs, folds: int, device: torch.device | str
 ) -> FoldAccuracy:
     """Evaluate a network on pairs with the authors' protocol.
 
@@ -514,7 +515,7 @@ def verify(
     return k_fold_accuracy(first, second, pairs.is_same, folds=folds)
 
 
-def lengths_of(network: nn.Module, faces: FaceSet, count: int, seed: int) -> np.ndarray:
+def lengths_of(network: nn.Module, faces: TrainingFaces, count: int, seed: int) -> np.ndarray:
     """Measure the norms of embeddings, in float64, to choose l_a and u_a."""
     chosen = np.random.default_rng(seed).choice(len(faces), min(count, len(faces)), replace=False)
     embeddings = embed(network, map(faces.path, chosen), torch.device("cpu"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Dict, Mapping, Tuple
 
-from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile
+from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, VendorFiles, WeightFile
 
-__all__ = ["CARDS", "WEIGHTS"]
+__all__ = ["CARDS", "VENDOR_FILES", "WEIGHTS"]
 
 NUM_LANDMARKS = 98  # source: PIPNet@b9eab58 experiments/WFLW/pip_32_16_60_r18_l2_l1_10_1_nb10.py
 NUM_NEIGHBORS = 10  # source: same file
@@ -85,6 +85,9 @@ def _snapshot(backbone: str, experiment: str) -> WeightFile:
         manual=f"open {SNAPSHOTS} and take epoch59.pth out of WFLW/{experiment}",
     )
 
+
+# The names that the vendor's recipe has.
+VENDOR_FILES = VendorFiles(default="pip_resnet18")
 
 WEIGHTS: Tuple[WeightFile, ...] = (
     WeightFile(

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Dict, Tuple
 
-from ...card import ModelCard, OutputSpec, Preprocess, Reference, Upstream, WeightFile, Wheel
+from ...card import (
+    ModelCard,
+    OutputSpec,
+    Preprocess,
+    Reference,
+    Upstream,
+    VendorFiles,
+    WeightFile,
+    Wheel,
+)
 
-__all__ = ["CARDS", "WEIGHTS"]
+__all__ = ["CARDS", "VENDOR_FILES", "WEIGHTS"]
 
 STRIDES = (8, 16, 32)  # source: insightface@7fadd42 configs/scrfd/scrfd_500m.py anchor strides
 ANCHORS_PER_CELL = 2  # source: same file, anchor_generator scales=[1, 2]
@@ -99,6 +108,9 @@ def _checkpoint(variant: str) -> WeightFile:
         f"https://1drv.ms/u/s!{onedrive}",
     )
 
+
+# The names that the vendor's recipe has.
+VENDOR_FILES = VendorFiles(vdsp="insightface", default="scrfd_500m_bnkps")
 
 WEIGHTS: Tuple[WeightFile, ...] = (
     WeightFile(

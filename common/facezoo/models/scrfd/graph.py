@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from ...backends.ort import run_graph
 from ...card import ModelCard
-from ...contract import Contract, load_graph
+from ...contract import Contract, load_graph, metadata_of
 from ...errors import GraphError, InputError
 from ...files import sha256_of, write_bytes
 from .card import ANCHORS_PER_CELL, CARDS, STRIDES
@@ -270,7 +270,7 @@ def to_raw_heads(
 
 
 def compare_with_source(
-    source: onnx.ModelProto, raw: onnx.ModelProto, hw: Tuple[int, int], batch: int = 1
+    source: onnx.ModelProto, raw: onnx.ModelProto, hw: Tuple[int, int]
 ) -> float:
     """Run a released graph and its raw heads on the same random input.
 
@@ -280,8 +280,8 @@ def compare_with_source(
         The released graph, outputs decoded to rows.
     raw
         The raw-head graph derived from it.
-    hw, batch
-        Input size, which the source must accept.
+    hw
+        Height and width of the input, which the source must accept.
 
     Returns
     -------
@@ -290,7 +290,7 @@ def compare_with_source(
         to the raw maps.
     """
     rng = np.random.default_rng(2026)
-    tensor = rng.uniform(-1.0, 1.0, (batch, 3, *hw)).astype(np.float32)
+    tensor = rng.uniform(-1.0, 1.0, (1, 3, *hw)).astype(np.float32)
     behind = {head: _output_behind(source, name) for head, name in recognise_heads(source).items()}
     expected = run_graph(source, {source.graph.input[0].name: tensor})
     got = run_graph(raw, {raw.graph.input[0].name: tensor})
@@ -353,7 +353,7 @@ def export_released(
     """
     model = load_graph(source, check=True)
     raw = to_raw_heads(model, batch=batch, size=size, source_sha256=sha256_of(source))
-    contract = Contract.from_metadata({p.key: p.value for p in raw.metadata_props})
+    contract = Contract.from_metadata(metadata_of(raw))
     if contract is None:
         raise GraphError(f"{str(source)!r}: the contract was not written to the metadata")
     fixed = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
 
-from ...backends.base import Backend, Infer
+from ...backends.base import Backend
 from ...contract import Contract
 from ...errors import InputError
 from ...image.files import read_reduced_rgb
@@ -19,6 +19,7 @@ from . import decode as scrfd
 from .decode import PROFILES, Profile
 
 __all__ = [
+    "MODEL",
     "FaceDetector",
 ]
 
@@ -64,28 +65,34 @@ class FaceDetector(FaceModel[FaceDetections]):
         settings = {**super().settings(), "profile": dataclasses.asdict(self.profile)}
         return {**settings, "fast_decode": True} if self.fast_decode else settings
 
-    def _apply_to_file(self, infer: Infer, path: Path) -> Tuple[np.ndarray, FaceDetections]:
+    def _apply_to_file(self, path: Path) -> Tuple[np.ndarray, FaceDetections]:
         if not self.fast_decode:
-            return super()._apply_to_file(infer, path)
+            return super()._apply_to_file(path)
         image, image_hw = read_reduced_rgb(path, self.backend.preprocess.input_hw)
-        return image, self._apply(infer, image).resized(image_hw)
+        return image, self.batch([image], shared=True)[0].resized(image_hw)
 
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
-        faces = self._detect(infer, image_rgb)
-        if len(faces) or not self.profile.retry_border:
-            return faces
-        return self._detect_with_border(infer, image_rgb)
+    def batch(
+        self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
+    ) -> List[FaceDetections]:
+        """Find the faces of several pictures; see :meth:`FaceModel.batch`."""
+        return [
+            faces
+            if len(faces) or not self.profile.retry_border
+            else self._detect_with_border(image, shared)
+            for image, faces in zip(images_rgb, self._detect(images_rgb, shared))
+        ]
 
-    def _detect(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
-        return scrfd.decode(infer(image_rgb), profile=self.profile, **self.contract.decode)[0]
+    def _detect(self, images_rgb: Sequence[np.ndarray], shared: bool) -> List[FaceDetections]:
+        raw = self._infer(images_rgb, shared)
+        return scrfd.decode(raw, profile=self.profile, **self.contract.decode)
 
-    def _detect_with_border(self, infer: Infer, image_rgb: np.ndarray) -> FaceDetections:
+    def _detect_with_border(self, image_rgb: np.ndarray, shared: bool) -> FaceDetections:
         """Retry with a border, since SCRFD misses faces that fill the image."""
         share = self.profile.retry_border
         height, width = image_rgb.shape[:2]
         top, left = round(height * share), round(width * share)
         framed = cv2.copyMakeBorder(image_rgb, top, top, left, left, cv2.BORDER_CONSTANT)
-        faces = self._detect(infer, framed)
+        (faces,) = self._detect([framed], shared)
         offset = np.array([left, top], np.float32)
         limit = np.array([width, height], np.float32)
         corners = np.clip(faces.boxes_xyxy.reshape(-1, 2, 2) - offset, 0.0, limit)
@@ -96,3 +103,6 @@ class FaceDetector(FaceModel[FaceDetections]):
             image_hw=(height, width),
             border=share if len(faces) else 0.0,
         )
+
+
+MODEL = FaceDetector

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Dict, Tuple
 
-from ...card import ModelCard, OutputSpec, Preprocess, Upstream, WeightFile
+from ...card import ModelCard, OutputSpec, Preprocess, Upstream, VendorFiles, WeightFile
 
-__all__ = ["CARDS", "WEIGHTS"]
+__all__ = ["CARDS", "VENDOR_FILES", "WEIGHTS"]
+
+# The names that the vendor's recipe has.
+VENDOR_FILES = VendorFiles(build="", vdsp="tface", default="sdd_fiqa_r50")
 
 WEIGHTS: Tuple[WeightFile, ...] = (
     WeightFile(

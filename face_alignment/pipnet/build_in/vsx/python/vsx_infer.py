@@ -1,14 +1,13 @@
 """Find 98 landmarks on faces: on WFLW, on a folder of face crops, or on any photos.
 
 Writes SAVE_DIR/results.json, with --draw SAVE_DIR/pictures, and on WFLW SAVE_DIR/metrics.json.
-Interrupted, the same command goes on where it was.
+Resumable: run the same command again.
 """
 
 import argparse
-import time
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, LandmarkDetector, load
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.evaluation import landmarks as evaluation
@@ -16,8 +15,8 @@ from facezoo.image.draw import draw_landmarks, write_drawing
 from facezoo.image.files import names_with_suffix
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
-from facezoo.pipeline.photo import PhotoLandmarker
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.pipeline.photo import Predictor, in_recipe_form
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,14 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.crop == "detector") != (args.detector is not None):
         raise InputError("--crop detector and --detector PREFIX go together; give both or neither")
-    runtime = options.runtime_of(args)
+    given = {"runtime": options.runtime_of(args), "vdsp": args.vdsp_params_info}
     meanface = args.meanface_txt and read_meanface(args.meanface_txt)
-    landmarks = facezoo.load("pipnet", args.model_prefix_path, meanface=meanface, **runtime)
+    landmarks = load(args.model_prefix_path, kind=LandmarkDetector, meanface=meanface, **given)
     if args.detector is None:
         return landmarks
-    # The vdsp JSON is PIPNet's. Several photos are worked on at a time, so each gets one core.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoLandmarker(facezoo.load("scrfd", args.detector, **runtime), landmarks)
+    detector = load(args.detector, kind=FaceDetector, runtime=given["runtime"])
+    return Predictor(detector, landmarks)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,31 +57,28 @@ def run(args: argparse.Namespace) -> int:
 
     def write(path, image, found):
         for picture in files_of(name_of[path]):
-            write_drawing(picture, draw_landmarks(image, found))
+            faces = [found] if args.detector is None else [face.points for face in found.faces]
+            write_drawing(picture, draw_landmarks(image, faces))
 
-    with open_model(args) as model, RunFolder(
-        args.save_dir,
-        command="vsx_infer",
-        settings={**model.settings(), "crop": args.crop, "draw": args.draw},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("pictures", evaluation.RESULTS_FILE, evaluation.REPORT_FILE),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        results = model.stream(paths[done:], visit=write)
-        for path, found in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            head = {"crop": args.crop}
-            folder.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
-            folder.finish()
-        code = options.report_run(folder, len(paths), done, seconds)
-        if annotated:
-            report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
-            print("\n".join(report.lines()))
-        return code
+    def finish(run):
+        head = {"crop": args.crop}
+        run.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
+
+    others = (args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt)
+    with open_model(args) as model:
+        code = options.run_items(
+            args,
+            Inputs(paths, names, *others),
+            lambda left: (in_recipe_form(found) for _, found in model.stream(left, visit=write)),
+            command="vsx_infer",
+            settings={**model.settings(), "crop": args.crop, "draw": args.draw},
+            files_of=files_of,
+            finish=finish,
+        )
+    if annotated:
+        report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
+        print("\n".join(report.lines()))
+    return code
 
 
 def main(argv=None) -> int:

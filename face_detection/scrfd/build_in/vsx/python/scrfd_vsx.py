@@ -1,12 +1,11 @@
-"""Find faces in a picture or a folder of pictures.
+"""Find faces in an image or a folder of images.
 
 Writes SAVE_DIR/txt/<event>/<stem>.txt in the WIDER FACE layout, SAVE_DIR/results.json, and with
---draw SAVE_DIR/pictures. Interrupted, the same command goes on where it was.
+--draw SAVE_DIR/pictures. Resumable: run the same command again.
 """
 
 import argparse
 import dataclasses
-import time
 from pathlib import Path
 
 import facezoo
@@ -16,7 +15,7 @@ from facezoo.files import write_bytes
 from facezoo.image.draw import draw_faces, write_drawing
 from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.models.scrfd.decode import PROFILES
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,29 +61,22 @@ def run(args: argparse.Namespace) -> int:
             write_drawing(picture, draw_faces(image, faces.resized(image.shape[:2])))
 
     with facezoo.load(
-        "scrfd",
         args.model_prefix_path,
+        kind=facezoo.FaceDetector,
+        runtime=options.runtime_of(args),
+        vdsp=args.vdsp_params_info,
         profile=profile,
         fast_decode=args.fast_decode,
-        **options.runtime_of(args),
-    ) as model, RunFolder(
-        args.save_dir,
-        command="scrfd_vsx",
-        settings={**model.settings(), "draw": args.draw},
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=("txt", "pictures", "results.json"),
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names, files_of)
-        started = time.perf_counter()
-        results = model.stream(paths[done:], visit=write)
-        for path, faces in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], faces)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            folder.write_items("results.json", schema="facezoo.faces/1", key="images")
-            folder.finish()
-        return options.report_run(folder, len(paths), done, seconds)
+    ) as model:
+        return options.run_items(
+            args,
+            Inputs(paths, names, args.file_path, args.model_prefix_path),
+            lambda left: (faces for _, faces in model.stream(left, visit=write)),
+            command="scrfd_vsx",
+            settings={**model.settings(), "draw": args.draw},
+            files_of=files_of,
+            finish=lambda run: run.write_items("results.json", "facezoo.faces/1", "images"),
+        )
 
 
 def main(argv=None) -> int:

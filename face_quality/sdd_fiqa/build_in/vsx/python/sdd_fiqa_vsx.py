@@ -1,24 +1,22 @@
 """Score how useful faces are for recognition: aligned crops, or the faces of whole photos.
 
 Writes SAVE_DIR/results.json, scores.csv and sorted.txt, lowest score first, and with
---contact_sheet a picture of the faces in that order. Interrupted, the same command goes on where
-it was.
+--contact_sheet an image of the faces in that order. Resumable: run the same command again.
 """
 
 import argparse
-import time
 from pathlib import Path
 
-import facezoo
+from facezoo import FaceDetector, FaceQuality, load
 from facezoo.cli import options
-from facezoo.datasets.scores import CSV_FILE, RESULTS_FILE, SORTED_FILE, finish_scores
+from facezoo.datasets.scores import RESULTS_FILE, SORTED_FILE, finish_scores
 from facezoo.errors import InputError
 from facezoo.evaluation.quality import describe_model, quality_sheet
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names, write_image_rgb
-from facezoo.pipeline.photo import PhotoQuality
-from facezoo.profiles.quality import read_profile
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.pipeline.photo import Predictor, in_recipe_form
+from facezoo.profiles.quality import read_quality
+from facezoo.runs import Inputs
 
 SHEET_FILE = "contact_sheet.jpg"
 LISTED = 5
@@ -46,48 +44,40 @@ def build_parser() -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace):
     if (args.faces == "detect") != (args.detector is not None):
         raise InputError("--faces detect and --detector PREFIX go together; give both or neither")
-    runtime = options.runtime_of(args)
-    quality = facezoo.load("sdd_fiqa", args.model_prefix_path, **runtime)
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    quality = load(args.model_prefix_path, kind=FaceQuality, runtime=runtime, vdsp=vdsp)
     if args.detector is None:
         return quality
-    # The vdsp JSON is SDD-FIQA's. Several photos are worked on at a time, so each gets one core.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoQuality(facezoo.load("scrfd", args.detector, **runtime), quality)
+    return Predictor(load(args.detector, kind=FaceDetector, runtime=runtime), quality=quality)
 
 
 def run(args: argparse.Namespace) -> int:
     paths = find_images(args.image_dir)
     names = relative_names(paths, args.image_dir)
-    with open_model(args) as model, RunFolder(
-        args.save_dir,
-        command="sdd_fiqa_vsx",
-        settings={
-            **model.settings(),
-            "faces": args.faces,
-            "profile": args.profile and sha256_of(args.profile),
-        },
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=(RESULTS_FILE, CSV_FILE, SORTED_FILE, SHEET_FILE),
-        overwrite=args.overwrite,
-    ) as folder:
-        head = {"faces": args.faces, **describe_model(model, args.model_prefix_path)}
-        profile = args.profile and read_profile(args.profile, head["model_sha256"])
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = model.stream(paths[done:])
-        shown = options.progress(results, len(paths) - done, args.quiet)
-        for name, (_, found) in zip(names[done:], shown):
-            folder.record(name, found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            finish_scores(folder, head, profile and profile.percentile_of)
+
+    def show():
         if args.contact_sheet:
             sheet = quality_sheet(args.save_dir / RESULTS_FILE, args.image_dir)
             write_image_rgb(args.save_dir / SHEET_FILE, sheet)
         lines = (args.save_dir / SORTED_FILE).read_text(encoding="utf-8").splitlines()
         shortened = [*lines[:LISTED], "...", *lines[-LISTED:]]
         print("\n".join(shortened if len(lines) > 2 * LISTED else lines))
-        return options.report_run(folder, len(paths), done, seconds)
+
+    others = (args.image_dir, args.model_prefix_path, args.detector, args.profile)
+    with open_model(args) as model:
+        network = model if args.detector is None else model.quality
+        head = {"faces": args.faces, **describe_model(network, args.model_prefix_path)}
+        profile = args.profile and read_quality(args.profile, head["model_sha256"])
+        profile_sha256 = args.profile and sha256_of(args.profile)
+        return options.run_items(
+            args,
+            Inputs(paths, names, *others),
+            lambda left: (in_recipe_form(found) for _, found in model.stream(left)),
+            command="sdd_fiqa_vsx",
+            settings={**model.settings(), "faces": args.faces, "profile": profile_sha256},
+            finish=lambda run: finish_scores(run, head, profile and profile.percentile_of),
+            afterwards=show,
+        )
 
 
 def main(argv=None) -> int:

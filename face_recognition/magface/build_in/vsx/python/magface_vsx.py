@@ -1,25 +1,24 @@
 """Embed faces: of aligned crops, of a list of them, or of photos with a detector in front.
 
 Writes SAVE_DIR/results.json, feat.list (the authors' text), embeddings.npz, and with --pairs
-pairs.csv. Interrupted, the same command goes on where it was.
+pairs.csv. Resumable: run the same command again.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import facezoo
 from facezoo.cli import options
-from facezoo.datasets.image_list import read_paths
-from facezoo.evaluation import recognition
+from facezoo.datasets.image_list import read_paths, resolve_names
+from facezoo.evaluation.features import finish_embeddings
+from facezoo.evaluation.recognition import compare_listed
 from facezoo.files import write_bytes
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.magface.model import FLIPS
-from facezoo.pipeline.photo import PhotoEmbedder
-from facezoo.runs import RunFolder, fingerprint_files
+from facezoo.pipeline.photo import Predictor, in_recipe_form
+from facezoo.runs import Inputs
 
 LISTS = (".list", ".txt")
-OWNED = ("results.json", "feat.list", "embeddings.npz", "pairs.csv")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,45 +45,41 @@ def build_parser() -> argparse.ArgumentParser:
 def find_pictures(file_path: Path):
     if file_path.suffix in LISTS:
         names = read_paths(file_path)
-        return recognition.resolve_names(names, file_path), names
+        return resolve_names(names, file_path), names
     paths = find_images(file_path)
     return paths, relative_names(paths, file_path)
 
 
 def open_model(args: argparse.Namespace):
-    runtime = options.runtime_of(args)
-    embedder = facezoo.load("magface", args.model_prefix_path, flip=args.flip, **runtime)
+    source, kind = args.model_prefix_path, facezoo.FaceEmbedder
+    runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
+    embedder = facezoo.load(source, kind=kind, runtime=runtime, vdsp=vdsp, flip=args.flip)
     if args.detector is None:
         return embedder
-    # The vdsp JSON is the recogniser's. Several photos are worked on at a time, one core each.
-    runtime = {**runtime, "vdsp": None, "threads": 1}
-    return PhotoEmbedder(facezoo.load("scrfd", args.detector, **runtime), embedder)
+    detector = facezoo.load(args.detector, kind=facezoo.FaceDetector, runtime=runtime)
+    return Predictor(detector, embedder=embedder)
 
 
 def run(args: argparse.Namespace) -> int:
     paths, names = find_pictures(args.file_path)
-    name_of = dict(zip(paths, names))
-    with open_model(args) as model, RunFolder(
-        args.save_dir,
-        command="magface_vsx",
-        settings=model.settings(),
-        inputs_sha256=fingerprint_files(paths, names),
-        owned=OWNED,
-        overwrite=args.overwrite,
-    ) as folder:
-        done = folder.completed(names)
-        started = time.perf_counter()
-        results = model.stream(paths[done:])
-        for path, found in options.progress(results, len(paths) - done, args.quiet):
-            folder.record(name_of[path], found)
-        seconds = time.perf_counter() - started
-        if not folder.finished:
-            recognition.finish_embeddings(folder)
+
+    def compare():
         if args.pairs:
-            table = recognition.compare_listed(args.save_dir, args.pairs)
+            table = compare_listed(args.save_dir, args.pairs)
             write_bytes(args.save_dir / "pairs.csv", table.to_csv().encode())
             print("\n".join(table.lines()))
-        return options.report_run(folder, len(paths), done, seconds)
+
+    others = (args.file_path, args.model_prefix_path, args.detector, args.pairs)
+    with open_model(args) as model:
+        return options.run_items(
+            args,
+            Inputs(paths, names, *others),
+            lambda left: (in_recipe_form(found) for _, found in model.stream(left)),
+            command="magface_vsx",
+            settings=model.settings(),
+            finish=finish_embeddings,
+            afterwards=compare,
+        )
 
 
 def main(argv=None) -> int:

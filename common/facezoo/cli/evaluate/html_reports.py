@@ -1,4 +1,4 @@
-"""HTML page of each evaluation: numbers, curves, sample images, settings."""
+"""HTML report of each evaluation: numbers, curves, sample images, settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...image.files import find_images, read_image_rgb, relative_names
 from ...metrics.detection import DetectionReport, Predictions
 from ...metrics.landmarks import FAILURE_THRESHOLD, cumulative_error_distribution
 from ...metrics.quality import DiscardCurve
-from ...reports.html import Curves, Facts, Pictures, Section, Table, versions, write_page
+from ...reports.html import Curves, Facts, Pictures, Section, Table, versions, write_html_report
 
 __all__ = [
     "show_detections",
@@ -38,7 +38,7 @@ def _settings(args: argparse.Namespace) -> Facts:
 def show_detections(
     args: argparse.Namespace, report: DetectionReport, predictions: Predictions
 ) -> None:
-    """Write the page of an evaluation on WIDER FACE to ``args.html``."""
+    """Write the HTML report of an evaluation on WIDER FACE to ``args.html``."""
     rows = [(level, 100 * result.ap) for level, result in report.levels.items()]
     lines = {}
     for level, result in report.levels.items():
@@ -63,7 +63,9 @@ def show_detections(
         parts.append(Table("AP by event in %", ["event", *levels], shown))
     pictures = _photos(args.images, predictions) if getattr(args, "images", None) else None
     parts += [pictures] if pictures is not None else []
-    write_page(args.html, "WIDER FACE", [*parts, _settings(args), Facts("Versions", versions())])
+    write_html_report(
+        args.html, "WIDER FACE", [*parts, _settings(args), Facts("Versions", versions())]
+    )
 
 
 def _photos(folder: Path, predictions: Predictions) -> Optional[Pictures]:
@@ -87,7 +89,7 @@ def _photos(folder: Path, predictions: Predictions) -> Optional[Pictures]:
 
 
 def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
-    """Write the page of a landmark evaluation to ``args.html``."""
+    """Write the HTML report of a landmark evaluation to ``args.html``."""
     rows = [
         (name, row.faces, 100 * row.nme, 100 * row.failure_rate, 100 * row.auc)
         for name, row in report.table.items()
@@ -96,7 +98,7 @@ def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
     line = {f"{report.crop} crop": (100 * curve.errors, 100 * curve.shares)}
     limits = (0.0, 100 * FAILURE_THRESHOLD, 0.0, 100.0)
     errors = list(enumerate((100 * report.errors).tolist()))
-    write_page(
+    write_html_report(
         args.html,
         "Landmarks",
         [
@@ -110,20 +112,22 @@ def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
 
 
 def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
-    """Write the page of a recognition evaluation to ``args.html``."""
+    """Write the HTML report of a recognition evaluation to ``args.html``."""
     found = report.verification
-    roc = {f"area {found.roc.area:.5f}": (found.roc.far, found.roc.tar)}
+    roc = {f"area {found.roc.area:.5f}": (found.roc.fmr, found.roc.matched)}
     points = [
-        (p.far, p.tar, p.low, p.high, p.threshold.cosine if p.threshold else None, p.refusal)
+        (p.fmr, p.fnmr, p.low, p.high, p.threshold.cosine if p.threshold else None, p.refusal)
         for p in found.points
     ]
-    write_page(
+    write_html_report(
         args.html,
         f"Recognition: {found.name}",
         [
             Section("Result", " ".join(found.lines()[:1])),
-            Table("Operating points", ["FAR", "TAR", "low", "high", "cosine", "refused"], points),
-            Curves("ROC", "false accept rate", "true accept rate", roc, (0.0, 1.0, 0.0, 1.0)),
+            Table("Operating points", ["FMR", "FNMR", "low", "high", "cosine", "refused"], points),
+            Curves(
+                "ROC", "false match rate", "1 - false non-match rate", roc, (0.0, 1.0, 0.0, 1.0)
+            ),
             Facts(
                 "Pictures",
                 {
@@ -143,14 +147,14 @@ def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
 def show_discards(
     args: argparse.Namespace, curves: Mapping[str, Mapping[float, DiscardCurve]]
 ) -> None:
-    """Write the page of a quality evaluation to ``args.html``."""
+    """Write the HTML report of a quality evaluation to ``args.html``."""
     rows = [
         (name, rate, curve.relative_auc.value, curve.relative_auc.low, curve.relative_auc.high)
         for name, by_rate in curves.items()
         for rate, curve in by_rate.items()
     ]
     headings = ["score", "false match rate", "area over random discard's", "low", "high"]
-    write_page(
+    write_html_report(
         args.html,
         "Quality",
         [

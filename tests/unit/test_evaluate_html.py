@@ -4,7 +4,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from facezoo.cli.evaluate.pages import show_detections, show_discards, show_landmarks, show_people
+from facezoo.cli.evaluate.html_reports import (
+    show_detections,
+    show_discards,
+    show_landmarks,
+    show_people,
+)
 from facezoo.evaluation.landmarks import LandmarkReport
 from facezoo.evaluation.recognition import PeopleReport
 from facezoo.evaluation.verification_report import verify_pairs

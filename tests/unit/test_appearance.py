@@ -1,4 +1,4 @@
-"""Limits of looks: by hand, worse faces step by step, kept in a file."""
+"""Size, sharpness, yaw and truncation: by hand, degraded step by step, limits in a file."""
 
 import json
 
@@ -8,16 +8,16 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.align import TEMPLATE_XY, align_face
-from facezoo.image.appearance import measure_face, worsened
+from facezoo.image.appearance import degraded_versions, measure_face
 from facezoo.image.files import write_image_rgb
-from facezoo.pipeline.acceptance import Gate
+from facezoo.pipeline.acceptance import Acceptance
 from facezoo.profiles.appearance import (
     DEFAULT,
-    LOOKS,
-    Limits,
+    MEASURES,
+    AppearanceLimits,
     default_limits,
     find_limit,
-    read_limits,
+    read_appearance,
     shares_missed,
 )
 from facezoo.testing import tiny_magface, tiny_scrfd
@@ -26,26 +26,26 @@ NOISE = np.random.default_rng(4).integers(0, 256, (300, 300, 3)).astype(np.uint8
 MARKS = TEMPLATE_XY + (90, 90)
 
 
-def test_looks_by_hand():
+def test_appearance_by_hand():
     crop = align_face(NOISE, MARKS)
-    looks = measure_face(NOISE, (0, 0, 30, 50), MARKS, crop)
-    assert looks["size"] == 30
-    assert looks["cut_off"] == pytest.approx(0.0, abs=0.01)
+    measured = measure_face(NOISE, (0, 0, 30, 50), MARKS, crop)
+    assert measured["size"] == 30
+    assert measured["truncation"] == pytest.approx(0.0, abs=0.01)
     half = measure_face(NOISE, (0, 0, 9, 9), TEMPLATE_XY - (56, 0), crop)
-    assert half["cut_off"] == pytest.approx(0.5, abs=0.02)
+    assert half["truncation"] == pytest.approx(0.5, abs=0.02)
     grey = np.full((112, 112, 3), 7, np.uint8)
     assert measure_face(NOISE, (0, 0, 9, 9), MARKS, grey)["sharpness"] == 0.0
     beside = MARKS.copy()
     beside[1] = beside[0]
-    assert measure_face(NOISE, (0, 0, 9, 9), beside, crop)["turn"] == 10.0
+    assert measure_face(NOISE, (0, 0, 9, 9), beside, crop)["yaw"] == 10.0
 
 
 def test_faces_get_worse_in_one_way_at_a_time():
     found = {}
-    for look, value, crop in worsened(NOISE, (90, 90, 190, 202), MARKS):
+    for name, value, crop in degraded_versions(NOISE, (90, 90, 190, 202), MARKS):
         assert crop.shape == (112, 112, 3)
-        found.setdefault(look, []).append((value, crop))
-    assert list(found) == ["turn", "size", "sharpness", "cut_off"]
+        found.setdefault(name, []).append((value, crop))
+    assert list(found) == ["yaw", "size", "sharpness", "truncation"]
     aligned = align_face(NOISE, MARKS)
     assert all((entries[0][1] == aligned).all() for entries in found.values())
     sizes = [value for value, _ in found["size"]]
@@ -53,10 +53,10 @@ def test_faces_get_worse_in_one_way_at_a_time():
     sharpness = [value for value, _ in found["sharpness"]]
     assert sharpness == sorted(sharpness, reverse=True)
     below = align_face(np.vstack([NOISE[:180], 0 * NOISE[180:]]), MARKS)
-    cut = {round(value, 2): crop for value, crop in found["cut_off"][1::4]}
+    cut = {round(value, 2): crop for value, crop in found["truncation"][1::4]}
     assert sorted(cut) == [0.1, 0.2, 0.3, 0.4]
     assert (cut[0.2][92:] == 0).all() and (below[91:] == 0).all()
-    assert len({crop.tobytes() for _, crop in found["cut_off"]}) == 17
+    assert len({crop.tobytes() for _, crop in found["truncation"]}) == 17
 
 
 def test_a_limit_by_hand():
@@ -88,10 +88,39 @@ def test_what_is_missed_by_hand():
 def test_the_packages_limits_say_what_they_were_found_with():
     entry = json.loads(DEFAULT.read_text("utf-8"))
     assert entry["settings"]["pictures"] >= 100 and entry["settings"]["refused"] == 0
-    assert entry["settings"]["recogniser_sha256"] and entry["settings"]["fnmr"]
-    for look, (field, _) in LOOKS.items():
-        assert entry["limits"][field] == entry["found"][look]["limit"]
-    assert default_limits() == Gate().looks == Limits(**entry["limits"])
+    assert entry["model_sha256"] and entry["settings"]["fnmr"]
+    for name, (field, _) in MEASURES.items():
+        assert entry["limits"][field] == entry["found"][name]["limit"]
+    assert default_limits() == Acceptance().appearance == AppearanceLimits(**entry["limits"])
+
+
+def test_the_first_schema_is_read(tmp_path):
+    entry = json.loads(DEFAULT.read_text("utf-8"))
+    former = {"yaw": "turn", "truncation": "cut_off"}
+    entry["found"] = {former.get(name, name): one for name, one in entry["found"].items()}
+    limits = entry["limits"]
+    limits["max_turn"], limits["max_cut_off"] = limits.pop("max_yaw"), limits.pop("max_truncation")
+    entry["settings"]["recogniser"] = entry.pop("card")
+    entry["settings"]["recogniser_sha256"] = entry.pop("model_sha256")
+    entry["schema"] = "facezoo.looks_profile/1"
+    (tmp_path / "looks.json").write_text(json.dumps(entry))
+    found, expected = read_appearance(tmp_path / "looks.json"), read_appearance(DEFAULT)
+    assert (found.limits, found.found) == (expected.limits, expected.found)
+    assert (found.card, found.model_sha256) == (expected.card, expected.model_sha256)
+    with pytest.raises(InputError, match="belongs to one model file"):
+        read_appearance(tmp_path / "looks.json", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("min_size", -1), ("max_truncation", 1.5), ("max_yaw", 11), ("max_yaw", True)],
+)
+def test_limits_out_of_range_are_refused(field, value, tmp_path):
+    entry = json.loads(DEFAULT.read_text("utf-8"))
+    entry["limits"][field] = value
+    (tmp_path / "appearance.json").write_text(json.dumps(entry))
+    with pytest.raises(InputError, match=f"the limit of {field[4:]} is"):
+        read_appearance(tmp_path / "appearance.json")
 
 
 def test_folders_of_people_to_limits(tmp_path, capsys):
@@ -106,26 +135,33 @@ def test_folders_of_people_to_limits(tmp_path, capsys):
             image[30:78, 30 + 4 * index : 78 + 4 * index] = face
             write_image_rgb(tmp_path / "people" / f"p{person}" / f"{index}.png", image)
     (tmp_path / "people" / "p0" / "x.jpg").write_text("no picture")
-    profile = tmp_path / "looks.json"
-    words = ["calibrate", "looks", "--identities", str(tmp_path / "people"), "--model", str(model)]
+    profile = tmp_path / "appearance.json"
+    words = [
+        "calibrate",
+        "appearance",
+        "--identities",
+        str(tmp_path / "people"),
+        "--model",
+        str(model),
+    ]
     words += ["--detector", str(detector), "--output", str(profile), "--fmr", "0.2"]
     assert main([*words, "--fnmr", "1"]) == 1
     said = capsys.readouterr().out
     assert "21 pictures, 1 refused" in said and "the worst that was seen" in said
     entry = json.loads(profile.read_text())
     assert entry["settings"]["people"] == 7 and entry["settings"]["identities"] == "people"
-    assert read_limits(profile) == Limits(**entry["limits"])
+    assert read_appearance(profile).limits == AppearanceLimits(**entry["limits"])
     write_image_rgb(tmp_path / "dark" / "p0" / "0.png", np.zeros((64, 64, 3), np.uint8))
     words[3] = str(tmp_path / "dark")
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "no picture in" in said and "has a face" in said
+    assert "no face was found in any image" in said
     good = profile.read_text()
     profile.write_text(
         good.replace(f'"min_size": {entry["limits"]["min_size"]}', '"min_size": NaN')
     )
-    with pytest.raises(InputError, match="not finite"):
-        read_limits(profile)
-    profile.write_text(good.replace("profile/1", "profile/2"))
-    with pytest.raises(InputError, match="no profile of looks"):
-        read_limits(profile)
+    with pytest.raises(InputError, match="the limit of size is not finite"):
+        read_appearance(profile)
+    profile.write_text(good.replace("profile/2", "profile/3"))
+    with pytest.raises(InputError, match="not a profile of appearance"):
+        read_appearance(profile)

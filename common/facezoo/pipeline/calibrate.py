@@ -1,0 +1,352 @@
+"""Measure the limits of quality, similarity and appearance on someone's own images.
+
+Images that cannot be used are logged and counted in the profile's ``settings["refused"]``.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ..datasets.image_list import read_lines, resolve_names
+from ..datasets.scores import QualityScores
+from ..errors import ImageError, InputError
+from ..image.align import align_face
+from ..image.appearance import degraded_versions
+from ..image.files import find_images, read_image_rgb, relative_names
+from ..metrics.verification import cosine_similarity
+from ..models.magface.model import FaceEmbedder
+from ..models.scrfd.model import FaceDetector
+from ..models.sdd_fiqa.model import FaceQuality
+from ..profiles.appearance import (
+    MEASURES,
+    AppearanceProfile,
+    find_limit,
+    make_appearance_profile,
+    shares_missed,
+)
+from ..profiles.quality import QualityProfile, make_quality_profile
+from ..profiles.similarity import SimilarityProfile, people_indices, similarity_points
+from ..results import Embedding, FaceDetections
+from ..runs import fingerprint_files
+from .photo import PredictedPhoto, Predictor
+
+__all__ = [
+    "ImagePairs",
+    "calibrate_appearance",
+    "calibrate_quality",
+    "calibrate_similarity",
+    "pairs_of_folders",
+    "read_pairs",
+]
+
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+def calibrate_quality(
+    model: Union[FaceQuality, FaceEmbedder],
+    images: Path,
+    *,
+    thresholds: Optional[Callable[[QualityScores], Mapping[str, float]]] = None,
+    settings: Optional[Mapping[str, Any]] = None,
+    progress: Progress = lambda items, total: items,
+) -> Tuple[QualityProfile, QualityScores]:
+    """Score aligned faces and summarise the scores.
+
+    Parameters
+    ----------
+    model
+        A quality model, or a recogniser, the length of whose embeddings is the quality.
+    images
+        A folder of aligned faces.
+    thresholds
+        Makes further thresholds of the scores; it needs every image, so that one that cannot be
+        read is an error.
+    settings
+        Of those thresholds, for the profile.
+    progress
+        Wraps the loop.
+
+    Returns
+    -------
+    profile : QualityProfile
+        The summary.
+    scores : QualityScores
+        The score of every image.
+
+    Raises
+    ------
+    InputError
+        If no image can be read, or one cannot and ``thresholds`` is given.
+    """
+    paths = find_images(images)
+    names = relative_names(paths, images)
+    scored: List[str] = []
+    values: List[float] = []
+    for name, (_, found) in zip(names, progress(model.stream(paths), len(paths))):
+        if isinstance(found, ImageError):
+            _log.warning("refused: %s", found)
+        else:
+            scored.append(name)
+            values.append(found.norm if isinstance(found, Embedding) else found.value)
+    refused = len(paths) - len(scored)
+    if not scored:
+        raise InputError(f"no image in {str(images)!r} can be read; see the lines above")
+    if refused and thresholds is not None:
+        raise InputError(
+            f"{refused} images in {str(images)!r} cannot be read, and a threshold at a false "
+            "non-match rate needs every one; fix or remove those named above"
+        )
+    scores = QualityScores(tuple(scored), np.array(values))
+    profile = make_quality_profile(
+        scores.values,
+        model.contract.card_id,
+        model.settings().get("model_sha256"),
+        thresholds(scores) if thresholds is not None else {},
+        {
+            "images_sha256": fingerprint_files(paths, names),
+            "refused": refused,
+            **(settings or {}),
+        },
+    )
+    return profile, scores
+
+
+# Similarity ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImagePairs:
+    """Images, and which of them to compare.
+
+    Attributes
+    ----------
+    paths, names
+        The images.
+    indices
+        Shape (P, 2), int: the two images of each pair.
+    is_same
+        Shape (P,), bool: whether both show one person.
+    people
+        Shape (P, 2), int: whom they show; None where only ``is_same`` is known.
+    """
+
+    paths: Sequence[Path]
+    names: Sequence[str]
+    indices: np.ndarray
+    is_same: np.ndarray
+    people: Optional[np.ndarray] = None
+
+
+def pairs_of_folders(folder: Path) -> ImagePairs:
+    """Pair every image with every other; the folder an image lies in says whom it shows."""
+    paths = find_images(folder)
+    names = relative_names(paths, folder)
+    indices, is_same, people = people_indices([name.rpartition("/")[0] for name in names])
+    return ImagePairs(paths, names, indices, is_same, people)
+
+
+def read_pairs(path: Path) -> ImagePairs:
+    """Read a list of pairs: two images a line, then 1 for one person or 0 for two.
+
+    Raises
+    ------
+    InputError
+        If a line is not such a pair; names the line.
+    """
+    rows: List[List[str]] = []
+    for number, line in read_lines(path):
+        words = line.split()
+        if len(words) != 3 or words[2] not in ("0", "1"):
+            raise InputError(
+                f"{str(path)!r}: line {number} must be two images and 1 for one person or 0 for "
+                f"two, got {line[:80]!r}"
+            )
+        rows.append(words)
+    names = tuple(dict.fromkeys(name for row in rows for name in row[:2]))
+    index = {name: number for number, name in enumerate(names)}
+    indices = np.array([[index[name] for name in row[:2]] for row in rows]).reshape(-1, 2)
+    is_same = np.array([row[2] == "1" for row in rows])
+    return ImagePairs(resolve_names(names, path), names, indices, is_same)
+
+
+def calibrate_similarity(
+    embedder: FaceEmbedder,
+    pairs: ImagePairs,
+    *,
+    detector: Optional[FaceDetector] = None,
+    seed: int = 0,
+    settings: Optional[Mapping[str, Any]] = None,
+    progress: Progress = lambda items, total: items,
+) -> SimilarityProfile:
+    """Find similarity thresholds at false match rates.
+
+    Parameters
+    ----------
+    embedder
+        The recogniser.
+    pairs
+        What to compare.
+    detector
+        Finds and aligns the largest face of each image; without it they are aligned faces.
+    seed
+        Of the drawing of people, for the intervals.
+    settings
+        More to be kept in the profile.
+    progress
+        Wraps the loop.
+
+    Raises
+    ------
+    InputError
+        If no pair is left whose two images have a face.
+    """
+    paths = pairs.paths
+    model: Union[FaceEmbedder, Predictor] = embedder
+    if detector is not None:
+        model = Predictor(detector, embedder=embedder)
+    vectors: Dict[int, np.ndarray] = {}
+    for index, (path, found) in enumerate(progress(model.stream(paths), len(paths))):
+        vector = _largest(found)
+        if isinstance(found, ImageError):
+            _log.warning("refused: %s", found)
+        elif vector is None:
+            _log.warning("refused: no face was found in %r", str(path))
+        else:
+            vectors[index] = vector
+    usable = np.array([a in vectors and b in vectors for a, b in pairs.indices.tolist()])
+    if not usable.any():
+        raise InputError("no pair is left whose two images have a face; see the lines above")
+    first, second = (
+        np.stack([vectors[i] for i in side]).astype(np.float64)
+        for side in pairs.indices[usable].T.tolist()
+    )
+    is_same = pairs.is_same[usable]
+    people = None if pairs.people is None else pairs.people[usable]
+    points = similarity_points(cosine_similarity(first, second), is_same, people=people, seed=seed)
+    genuine = int(np.count_nonzero(is_same))
+    return SimilarityProfile(
+        embedder.contract.card_id,
+        embedder.settings().get("model_sha256"),
+        genuine,
+        len(is_same) - genuine,
+        points,
+        {
+            "pictures": len(paths),
+            "refused": len(paths) - len(vectors),
+            "pictures_sha256": fingerprint_files(list(paths), list(pairs.names)),
+            "interval": "pairs taken as independent" if people is None else "people drawn anew",
+            **(settings or {}),
+        },
+    )
+
+
+def _largest(found: Union[Embedding, PredictedPhoto, ImageError]) -> Optional[np.ndarray]:
+    if isinstance(found, Embedding):
+        return found.vector
+    if isinstance(found, ImageError) or not len(found):
+        return None
+    return found.faces[found.detections.largest()].vector
+
+
+# Appearance ---------------------------------------------------------------------------------------
+
+
+def calibrate_appearance(
+    detector: FaceDetector,
+    embedder: FaceEmbedder,
+    identities: Path,
+    *,
+    fmr: float,
+    fnmr: float,
+    progress: Progress = lambda items, total: items,
+) -> AppearanceProfile:
+    """Find how small, blurred, turned or truncated a face may be before it is missed.
+
+    Each face is degraded step by step and compared with the person's other images as they are. Its
+    yaw cannot be changed; where nobody was missed, the limit is the worst that was seen.
+
+    Parameters
+    ----------
+    detector, embedder
+        The two models.
+    identities
+        A folder with one folder of photos per person.
+    fmr
+        False match rate of the images as they are, which fixes the similarity threshold.
+    fnmr
+        Share of the genuine pairs that may be missed.
+    progress
+        Wraps the loop.
+
+    Raises
+    ------
+    InputError
+        If no image has a face, or there are too few people or images for the rates.
+    """
+    paths = find_images(identities)
+    names = relative_names(paths, identities)
+    people: List[str] = []
+    vectors: List[np.ndarray] = []
+    trials: List[Tuple[int, str, float, np.ndarray]] = []
+    for name, (path, faces) in zip(names, progress(detector.stream(paths), len(paths))):
+        if isinstance(faces, ImageError):
+            _log.warning("refused: %s", faces)
+            continue
+        if not len(faces):
+            _log.warning("refused: no face was found in %r", str(path))
+            continue
+        vector, degraded = _degraded_embeddings(embedder, read_image_rgb(path), faces)
+        trials += [(len(vectors), *one) for one in degraded]
+        vectors.append(vector)
+        people.append(name.rpartition("/")[0])
+    if not trials:
+        raise InputError(f"no face was found in any image of {str(identities)!r}")
+    numbers = np.unique(people, return_inverse=True)[1].ravel()
+    of, changed, values, embedded = zip(*trials)
+    cosine, missed = shares_missed(
+        np.stack(vectors), numbers, np.stack(embedded), np.array(of), fmr
+    )
+    limits = {}
+    for measure, (_, more_is_better) in MEASURES.items():
+        rows = (np.array(changed) == measure) & np.isfinite(missed)
+        limits[measure] = find_limit(
+            np.array(values)[rows], missed[rows], fnmr, more_is_better=more_is_better
+        )
+    settings = {
+        "identities": identities.name,
+        "people": len(set(people)),
+        "pictures": len(vectors),
+        "refused": len(paths) - len(vectors),
+        "pictures_sha256": fingerprint_files(paths, names),
+        "detector": detector.contract.card_id,
+        "fmr": fmr,
+        "fnmr": fnmr,
+        "cosine": round(cosine, 4),
+    }
+    card, sha256 = embedder.contract.card_id, embedder.settings().get("model_sha256")
+    return make_appearance_profile(card, sha256, limits, settings)
+
+
+def _degraded_embeddings(
+    embedder: FaceEmbedder, image: np.ndarray, faces: FaceDetections
+) -> Tuple[np.ndarray, List[Tuple[str, float, np.ndarray]]]:
+    """Embed a photo's largest face as it is, and after each step of each degradation."""
+    best = faces.largest()
+    box, points = faces.boxes_xyxy[best].tolist(), faces.landmarks_xy[best]
+    crop = align_face(image, points)
+    vector = embedder(crop).vector
+    # The first step of each is the face as it is, which need not be embedded again.
+    known = {crop.tobytes(): vector}
+    found = []
+    for measure, value, worse in degraded_versions(image, box, points):
+        again = known.get(worse.tobytes())
+        found.append((measure, value, embedder(worse).vector if again is None else again))
+    return vector, found

@@ -1,0 +1,119 @@
+"""Outputs of vamp decoded to results, image by image, as a model's stream gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+
+from ..backends.base import naming
+from ..card import ModelCard
+from ..errors import ImageError
+from ..files import sha256_of
+from ..results import RawOutputs
+from ..runs import Inputs
+from ..vacc.npz import Picture, read_pictures
+from ..vacc.outputs import OutputFolder
+from ..workers import map_in_order, usable_cores
+
+__all__ = ["ListedOutputs"]
+
+Result = TypeVar("Result")
+
+
+class ListedOutputs:
+    """The images of a datalist, and what vamp wrote for them.
+
+    Parameters
+    ----------
+    datalist
+        The list that vamp was given.
+    folder
+        What it wrote.
+    cards
+        Of the decoder's model, see :meth:`facezoo.vacc.outputs.OutputFolder.contract_for`.
+    image_dir
+        Folder of the images; needed for a list that the vendor's script made.
+    input_hw
+        Height and width of the network's input in pixels; None if any fits.
+
+    Attributes
+    ----------
+    pictures, names
+        The images of the data set, and what they are called, (N,).
+    contract
+        Of the network that made the outputs.
+
+    Raises
+    ------
+    InputError
+        If the outputs do not fit the list or the model.
+    """
+
+    def __init__(
+        self,
+        datalist: Path,
+        folder: Path,
+        cards: Iterable[ModelCard],
+        image_dir: Optional[Path] = None,
+        input_hw: Optional[Sequence[int]] = None,
+    ) -> None:
+        self.pictures = read_pictures(datalist, image_dir)
+        self.names = [picture.name for picture in self.pictures]
+        self._outputs = OutputFolder(folder, datalist)
+        size = (input_hw[0], input_hw[1]) if input_hw else None
+        self.contract = self._outputs.contract_for(cards, size)
+        self._datalist = datalist
+        self._others = (datalist, folder, image_dir)
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what decides the results beside the decoder's own settings; JSON values."""
+        return {
+            "contract": dataclasses.asdict(self.contract),
+            "datalist_sha256": sha256_of(self._datalist),
+        }
+
+    def inputs(self, *others: Optional[Path]) -> Inputs:
+        """Return what a run reads that decodes them, and other files it reads."""
+        paths = self._outputs.paths
+        return Inputs(paths, [path.name for path in paths], *self._others, *others)
+
+    def stream(
+        self,
+        pictures: Iterable[Picture],
+        decode: Callable[[RawOutputs], Result],
+        visit: Optional[Callable[[str, Result], None]] = None,
+    ) -> Iterator[Union[Result, ImageError]]:
+        """Decode the outputs of many images.
+
+        Parameters
+        ----------
+        pictures
+            Of :attr:`pictures`.
+        decode
+            Called with the raw outputs of one image, arrays (1, ...), in a worker.
+        visit
+            Called with name and result, in a worker; to write a file, for instance.
+
+        Yields
+        ------
+        Result or ImageError
+            In the order given; the error if the image could not be read for vamp.
+
+        Raises
+        ------
+        InputError, DecodeError
+            If outputs are damaged or cannot be decoded; names the file or the image.
+        """
+
+        def one(picture: Picture) -> Union[Result, ImageError]:
+            if picture.error:
+                return ImageError(f"{picture.name!r} {picture.error}")
+            raw = self._outputs.raw_outputs(picture, self.contract)
+            with naming(picture.name):
+                result = decode(raw)
+            if visit is not None:
+                visit(picture.name, result)
+            return result
+
+        return map_in_order(one, pictures, usable_cores())

@@ -1,0 +1,116 @@
+"""No run ever removes or changes a file that it did not write, whatever lies in its folder."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from facezoo.errors import FaceZooError
+from facezoo.files import write_bytes
+from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
+from facezoo.written import LIST_FILE, remove_own
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+IN_MAKE_TEST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(IN_MAKE_TEST, max_examples=10_000)
+
+FILES = ["a", "txt/a", "txt/deep/.a.9.tmp", "pictures/a.jpg"]
+KEPT_NAMES = [JOURNAL_FILE, LIST_FILE, ".lock"]
+STARTS = st.fixed_dictionaries(
+    {
+        "writes": st.lists(st.sampled_from(FILES), min_size=1, max_size=4),
+        "drops": st.sampled_from([None, *FILES]),
+        "reads": st.sampled_from([None] * 8 + FILES),
+        "version": st.integers(0, 1),
+        "overwrite": st.booleans(),
+        "killed": st.none() | st.integers(0, 3),
+    }
+)
+# What somebody does: puts a file there, of the run's own size or not, or takes one away.
+DEEDS = st.tuples(
+    st.sampled_from(["put", "put", "take"]),
+    st.sampled_from(FILES),
+    st.sampled_from(["precious", "0 of ours", "X of ours", "x"]),
+)
+HISTORIES = st.tuples(
+    # Most begin in an empty folder, or every start would be refused.
+    st.just({})
+    | st.dictionaries(st.sampled_from([*FILES, *KEPT_NAMES, RUN_FILE]), st.just("mine")),
+    st.lists(STARTS | DEEDS, min_size=3, max_size=8),
+)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing is tidied up but what the system does."""
+
+
+def begin(folder, how):
+    """Do one start of a run, as far as it comes."""
+    reads = [folder / how["reads"]] if how["reads"] else []
+    run = RunFolder(
+        folder,
+        "test",
+        {"version": how["version"]},
+        Inputs(reads, ["a"] * len(reads)),
+        how["overwrite"],
+    )
+    with contextlib.suppress(FaceZooError, OSError, Killed), run:
+        for index, file in enumerate(how["writes"]):
+            write_bytes(folder / file, f"{how['version']} of ours".encode())
+            if index == how["killed"]:
+                raise Killed
+        if how["drops"]:
+            remove_own(folder / how["drops"])
+        run.finish()
+
+
+def check(history):
+    """Follow who wrote which file last; what somebody wrote must be there as they wrote it."""
+    first, events = history
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base, "run")
+        theirs = {}
+        for file, text in first.items():
+            put(folder / file, text)
+            theirs[file] = text.encode()
+        for event in events:
+            if isinstance(event, dict):
+                begin(folder, event)
+            else:
+                deed, file, text = event
+                if deed == "put" and not (folder / file).is_dir():
+                    put(folder / file, text)
+                    theirs[file] = text.encode()
+                elif deed == "take" and (folder / file).is_file():
+                    (folder / file).unlink()
+                    theirs.pop(file, None)
+            for file, data in theirs.items():
+                assert is_whole(folder / file, data), f"{file!r} of somebody is gone or changed"
+
+
+def is_whole(path, data):
+    # What is the same as the run's own, byte by byte, cannot be told from it.
+    return data == b"0 of ours" or (path.is_file() and path.read_bytes() == data)
+
+
+def put(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # As an editor does: the old file is not written into.
+    if os.path.lexists(path):
+        path.unlink()
+    path.write_text(text)
+
+
+@IN_MAKE_TEST
+@given(HISTORIES)
+def test_nothing_of_somebody_elses_is_removed_or_changed(history):
+    check(history)
+
+
+@pytest.mark.long
+@LONG
+@given(HISTORIES)
+def test_nothing_of_somebody_elses_is_removed_or_changed_in_many_histories(history):
+    check(history)
