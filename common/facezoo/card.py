@@ -210,10 +210,10 @@ class VendorFiles:
     Attributes
     ----------
     build, vdsp
-        What the names of the build YAMLs and of the vdsp JSONs start with; "" for nothing.
+        Prefix of the names of the build YAMLs and of the vdsp JSONs; "" for none.
     default
-        Id of the card whose build YAML is also there under the model's name alone, and its vdsp
-        JSON too where ``build`` is empty; "" if there is no such file.
+        Id of the card whose build YAML is also written under the model's name alone, and its vdsp
+        JSON too if ``build`` is empty; "" for none.
     triton
         Whether a Triton configuration is rendered too.
     """

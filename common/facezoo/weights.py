@@ -218,7 +218,7 @@ def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
 
 
 def offline() -> bool:
-    """Tell whether ``FACEZOO_OFFLINE`` forbids every connection."""
+    """Return whether ``FACEZOO_OFFLINE`` forbids downloads."""
     return os.environ.get("FACEZOO_OFFLINE", "0") not in ("", "0")
 
 

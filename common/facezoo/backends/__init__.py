@@ -24,11 +24,11 @@ class Host(NamedTuple):
     Attributes
     ----------
     backend
-        Its :class:`~facezoo.backends.base.HostBackend`, in that module.
+        Name of its :class:`~facezoo.backends.base.HostBackend` in that module.
     package
-        What it needs, and only that module imports.
+        Package that it needs; only that module imports it.
     option
-        The field of :class:`RuntimeOptions` that no other engine uses; "" for none.
+        The field of :class:`RuntimeOptions` that only this engine uses; "" for none.
     """
 
     backend: str

@@ -64,13 +64,13 @@ _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """What a model runs on, and how.
+    """Engine, device, threads and arithmetic of a model.
 
     Attributes
     ----------
     engine
-        One of ``facezoo.backends.ENGINES``; ``auto`` takes the device if it answers and the model
-        was compiled for it, else ONNX Runtime, and logs which and why.
+        One of ``facezoo.backends.ENGINES``; ``auto`` uses the device if it answers and the model
+        was compiled for it, else ONNX Runtime, and logs its choice and the reason.
     device_id
         Number of the accelerator.
     threads
@@ -79,7 +79,7 @@ class RuntimeOptions:
         Execution provider of ONNX Runtime: ``cpu``, or another of
         ``facezoo.backends.ort.PROVIDERS``.
     precision
-        What OpenVINO computes in: ``f32`` or ``bf16``.
+        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
     """
 
     engine: str = "auto"
@@ -189,15 +189,15 @@ class Backend(ABC):
         return self.infer_batch([image_rgb])
 
     def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
-        """Run the network once on several pictures while other threads do the same.
+        """Run the network once on several images while other threads do the same.
 
-        As :meth:`infer_batch`, but a runtime that computes on the CPU takes one core.
+        Like :meth:`infer_batch`, but a runtime that computes on the CPU uses one core.
         """
         return self.infer_batch(images_rgb)
 
     @property
     def workers(self) -> int:
-        """How many threads pay where many pictures are done."""
+        """Number of threads to process many images with."""
         return 1
 
     @abstractmethod
@@ -369,7 +369,7 @@ class HostBackend(Backend):
         return self.run_tensor(*self.prepare(images_rgb))
 
     def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
-        """Run the network once on several pictures, on one core."""
+        """Run the network once on several images, on one core."""
         return self.run_tensor(*self.prepare(images_rgb), many=True)
 
     def prepare(self, images_rgb: Sequence[np.ndarray]) -> Tuple[np.ndarray, Tuple[Placement, ...]]:

@@ -86,7 +86,7 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     GraphError
         If the file cannot be used, or the contract has a value that no contract may have.
     """
-    # Parts of it become code, so that it must be what a file could say of itself, too.
+    # Parts of it become code, so it is checked like a contract that is read from a file.
     contract = Contract.from_metadata(contract.to_metadata()) or contract
     to = Path(to)
     if to.exists() and any(to.iterdir()):

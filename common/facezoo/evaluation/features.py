@@ -177,7 +177,7 @@ def extract_features(
     Returns
     -------
     ItemCounts
-        Of this start.
+        Counts of this run.
 
     Raises
     ------

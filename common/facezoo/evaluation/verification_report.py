@@ -99,7 +99,7 @@ class VerificationReport:
             f"    best threshold: {scales} (accuracy {self.best_accuracy:.5f} on these pairs)",
         ]
         if self.validation is not None:
-            # The vendor's line, in its words.
+            # The vendor's line, word for word.
             val, std, fmr = self.validation
             found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={fmr:.5f}")
         return [*found, *(f"    {describe_point(point)}" for point in self.points)]

@@ -112,7 +112,7 @@ def draw_predicted(
     boxes_xyxy
         Shape (N, 4), pixels.
     captions, refused
-    One per box: its caption, and whether it is rejected.
+        One per box: its caption, and whether it is rejected.
     points_xy
         One array (M, 2) per box, pixels.
 

@@ -189,7 +189,7 @@ class FmrThreshold(NamedTuple):
     similarity
         Pairs above it match.
     impostors
-        How many impostor pairs it was found from.
+        Number of impostor pairs it was measured with.
     """
 
     similarity: float

@@ -65,7 +65,7 @@ def _catalogue() -> Dict[str, Any]:
 
 
 def _place(cards: Dict[str, ModelCard]) -> int:
-    """Return where a model stands in the catalogue: as its task does, a new task last."""
+    """Return the position of a model in the catalogue: that of its task, with a new task last."""
     tasks = [*GATE_LIMITS]
     return min((tasks.index(c.task) for c in cards.values() if c.task in tasks), default=len(tasks))
 

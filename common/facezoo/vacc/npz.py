@@ -171,7 +171,7 @@ def write_datalist(datalist: Path, folder: Path) -> int:
 
 
 def manifest_of(datalist: Path) -> Path:
-    """Return where a list's manifest lies."""
+    """Return the path of a list's manifest."""
     return datalist.with_name(f"{datalist.name}.{MANIFEST_FILE}")
 
 

@@ -25,7 +25,7 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import add_flag, add_runtime_options, progress, runtime_of
+from ..options import OVERWRITE, add_flag, add_runtime_options, progress, runtime_of
 from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -89,9 +89,7 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs as CSV")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot precision against recall")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
-    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -121,7 +119,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
         "--profile", choices=PROFILES, default="eval", help="set of detection thresholds"
     )
     add_flag(group, "--save_dir", type=Path, metavar="DIR", help="run folder, for resuming")
-    group.add_argument("--overwrite", action="store_true", help="empty the run folder first")
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument(
         "--record", type=Path, metavar="FILE", help="write the numbers to this numerics.json"
     )

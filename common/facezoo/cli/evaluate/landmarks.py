@@ -50,9 +50,7 @@ def add_landmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="plot the cumulative error distribution"
     )
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
-    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
 
 
 def run_landmarks(args: argparse.Namespace) -> int:

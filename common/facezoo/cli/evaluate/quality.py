@@ -91,9 +91,7 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         help="write the numbers of scores from our runners to this numerics.json",
     )
     quality.add_argument("--dataset", help="with --record: description and number of the faces")
-    quality.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
-    )
+    quality.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",

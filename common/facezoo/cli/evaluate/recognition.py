@@ -50,9 +50,7 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE", help="write the report without the curve as JSON"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the ROC")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as an HTML page"
-    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="write the numbers to this numerics.json"
     )

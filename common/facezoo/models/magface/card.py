@@ -57,7 +57,7 @@ def _baidu(share: str, code: str) -> str:
     return f"https://pan.baidu.com/s/{share} (code {code})"
 
 
-# The names that the vendor's recipe has.
+# Names used by the vendor's recipe.
 VENDOR_FILES = VendorFiles(default="magface_iresnet100", triton=True)
 
 WEIGHTS: Tuple[WeightFile, ...] = (

@@ -111,20 +111,20 @@ class Trainer:
     ----------
     settings
         Settings of the training.
-        faces
-            Training faces.
-        classes
-            Number of people.
-        build
-            Creates the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
-        processes
-            The process group.
-        workers
-            Reader processes per training process.
-        compiled
-            Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
-        embedding_size
-            Size of the network's output.
+    faces
+        Training faces.
+    classes
+        Number of people.
+    build
+        Creates the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
+    processes
+        The process group.
+    workers
+        Reader processes per training process.
+    compiled
+        Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
+    embedding_size
+        Size of the network's output.
 
     Attributes
     ----------

@@ -74,7 +74,7 @@ class FaceDetector(FaceModel[FaceDetections]):
     def batch(
         self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
     ) -> List[FaceDetections]:
-        """Find the faces of several pictures; see :meth:`FaceModel.batch`."""
+        """Find the faces of several images; see :meth:`FaceModel.batch`."""
         return [
             faces
             if len(faces) or not self.profile.retry_border
