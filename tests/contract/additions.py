@@ -353,7 +353,7 @@ def add_metric(root: Path) -> None:
     write(root, f"{CODE}/metrics/spread.py", METRIC)
     write(root, "tests/unit/test_spread.py", METRIC_TEST)
     evaluation = f"{CODE}/evaluation/landmarks.py"
-    insert(root, evaluation, "from ..results import FaceL", "from ..metrics.spread import spread\n")
+    insert(root, evaluation, "from ..results import FaceD", "from ..metrics.spread import spread\n")
     insert(
         root,
         evaluation,

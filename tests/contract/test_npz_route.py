@@ -214,7 +214,7 @@ def test_outputs_that_do_not_fit_are_refused_by_name(route, tmp_path):
         "output_000001.npz' has the content that vamp.json records for output_000003.npz"
         in refused(swap)
     )
-    assert "output_000002.npz' is not the file vamp.json recorded" in refused(truncate)
+    assert "output_000002.npz' is not the file recorded in vamp.json" in refused(truncate)
     renamed = refused(lambda b: (b / "output_000004.npz").rename(b / "output_4.npz"))
     assert "output_000004.npz' is missing" in renamed
     stale = refused(lambda b: shutil.copy(b / "output_000000.npz", b / "output_000004.npz"))

@@ -36,7 +36,7 @@ CHAPTERS = {
     "measure": {
         "prepare": "unpack and check a data set",
         "evaluate": "metrics of result files against ground truth",
-        "calibrate": "measure thresholds on your own images and save them as a profile",
+        "calibrate": "measure thresholds on your own images for a profile",
         "bench": "speed in MLPerf's scenarios, by stages, and over settings",
         "vamp": "speed, or over npz files, as the vendor's profiler",
     },
