@@ -79,9 +79,10 @@ MODEL = '''"""Gradient: an aligned face to a score."""
 
 from __future__ import annotations
 
+from typing import List, Sequence
+
 import numpy as np
 
-from ...backends.base import Infer
 from ...results import QualityScore
 from ..base import FaceModel
 from .decode import decode
@@ -92,8 +93,11 @@ __all__ = ["MODEL", "Gradient"]
 class Gradient(FaceModel[QualityScore]):
     """Gradient on some runtime."""
 
-    def _apply(self, infer: Infer, image_rgb: np.ndarray) -> QualityScore:
-        return decode(infer(image_rgb))[0]
+    def batch(
+        self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
+    ) -> List[QualityScore]:
+        """Score several faces; see :meth:`FaceModel.batch`."""
+        return decode(self._infer(images_rgb, shared))
 
 
 MODEL = Gradient
