@@ -118,7 +118,7 @@ def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
     try:
         if path.stat().st_size > 2 * LARGEST_ARRAY:
             raise InputError(
-                f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; no image is that large"
+                f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; expected an image"
             )
         data = path.read_bytes()
     except OSError as error:
@@ -200,8 +200,6 @@ def load_json(path: Path, schema: str) -> Dict[str, Any]:
     except UNREADABLE as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); write it again") from error
     if found != schema:
-        raise InputError(
-            f"{str(path)!r} has schema {found!r}; expected {schema!r}: create it again"
-        )
+        raise InputError(f"{str(path)!r} has schema {found!r}; expected {schema!r}: write it again")
     content: Dict[str, Any] = entry
     return content

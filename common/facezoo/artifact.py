@@ -44,7 +44,7 @@ class BuildInfo:
     dtype
         ``fp32``, ``fp16`` or ``int8``: type of the inputs, the outputs and the weights.
     arithmetic
-        What is really computed in, in words; without a device this may differ from the dtype.
+        Arithmetic that is really used, in words; without a device it may differ from the dtype.
     source, source_sha256
         File name and hash of the ONNX it was compiled from.
     card
@@ -95,7 +95,7 @@ class Artifact:
     build
         Record of our compiler; None if only the vendor's files exist.
     has_vendor_files
-        Whether ``.so``, ``.json`` and ``.params`` are all there, so that a device can run it.
+        Whether ``.so``, ``.json`` and ``.params`` all exist, so that a device can run it.
     """
 
     prefix: Path

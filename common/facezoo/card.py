@@ -28,10 +28,10 @@ NORMS = (
     "DIV1275_MINUSONE",
     "DIV255",
 )
-# How far a build may be from fp32 before the gate refuses it, by task, in the order in which
-# tasks are listed; see ``facezoo.compiler.gate`` for which are at most and which at least.
-# Borderline faces come and go with any rounding, so some must be allowed; a network that int8 has
-# broken misses these by far.
+# Limits of the accuracy gate by task, in the order in which tasks are listed: how far a build may
+# be from fp32. ``facezoo.compiler.gate`` says which are upper and which lower limits. Any rounding
+# gains or loses a few borderline faces, so some must be allowed; a network broken by int8 misses
+# these limits by far.
 GATE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "face_detection": {
         "missed_share": 0.06,
@@ -79,8 +79,8 @@ class Preprocess:
     resize
         The vendor's ResizeType. ``BILINEAR`` is treated as ``BILINEAR_CV``.
     image_format
-        The vendor's IimageFormat: what a device is fed. Images here are always RGB; a BGR format
-        means that channels are swapped before ``color_conversion``.
+        The vendor's IimageFormat: what the device expects. Images here are always RGB; with a BGR
+        format the channels are swapped before ``color_conversion``.
     color_conversion
         The vendor's ColorCvtCode. ``BGR2RGB`` and ``RGB2BGR`` are the same swap.
     norm
@@ -210,10 +210,10 @@ class VendorFiles:
     Attributes
     ----------
     build, vdsp
-        What the names of the build YAMLs and of the vdsp JSONs start with; "" for nothing.
+        Prefix of the names of the build YAMLs and of the vdsp JSONs; "" for none.
     default
-        Id of the card whose build YAML is also there under the model's name alone, and its vdsp
-        JSON too where ``build`` is empty; "" if there is no such file.
+        Id of the card whose build YAML is also written under the model's name alone, and its vdsp
+        JSON too if ``build`` is empty; "" for none.
     triton
         Whether a Triton configuration is rendered too.
     """

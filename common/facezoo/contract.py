@@ -51,12 +51,12 @@ SCHEMA = 1
 LARGEST_CONTRACT = 1 << 20  # characters; a mean face of a thousand points is 40,000
 LARGEST_SIDE = 16384  # pixels
 LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
-# What protobuf can hold, and with it any .onnx whose weights are inside.
+# Limit of protobuf, and so of any .onnx with its weights inside.
 LARGEST_GRAPH = 1 << 31  # bytes
 
-# The standard's operators, and those of ONNX Runtime's that quantising and fusing leave behind.
+# Operators of the standard, and those of ONNX Runtime that quantising and fusing create.
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-# Hands a blob, or the file that it names, to a device's driver.
+# Passes a blob, or the file that it names, to the driver of a device.
 _COMPILED_INSIDE = "EPContext"
 
 _HALF = float(np.finfo(np.float16).max)  # mean and std become float16
@@ -66,8 +66,7 @@ _HALVES = sequence(number(-_HALF, _HALF), 3)
 _NAME = text(200)
 SHA256 = matching("[0-9a-f]{64}", "a sha256, 64 hex digits in lower case")
 
-# What each field must be, as to_metadata writes it; what fields must be to each other is
-# _contradictions' to say.
+# Kind of each field, as to_metadata writes it; _contradictions checks fields against each other.
 _PREPROCESS: Dict[str, Kind] = {
     "input_hw": sequence(_SIDE, 2),
     "fit": one_of(*FITS),
@@ -86,7 +85,7 @@ _PREPROCESS: Dict[str, Kind] = {
     "crop_hw": either(NULL, sequence(_SIDE, 2)),
     "pads": sequence(_OFFSET, 4),
 }
-# By model, what its decoder takes beside the outputs; nothing where a model is not listed.
+# Additional arguments of each model's decoder; a model that is not listed has none.
 DECODE: Dict[str, Dict[str, Kind]] = {
     "scrfd": {
         "strides": sequence(whole(1, 1024), 1, 8, distinct=True),
@@ -98,7 +97,7 @@ DECODE: Dict[str, Dict[str, Kind]] = {
     },
 }
 _CONTRACT: Dict[str, Kind] = {
-    # It becomes part of file names and of written code.
+    # It becomes part of file names and of generated code.
     "card_id": matching(
         r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
         "a card's id, up to 100 letters, digits, dots, dashes and underscores",
@@ -195,8 +194,8 @@ class Contract:
         Raises
         ------
         ValueError
-            If a field is missing, unknown, not of its kind or contradicts another one; one line
-            that names it.
+            If a field is missing, unknown, not of its kind or contradicts another one; the
+            message is one line that names it.
         """
         check(entry, OBJECT, "contract")
         schema = entry.get("schema")
@@ -214,13 +213,13 @@ class Contract:
 
 
 def _contradictions(preprocess: Preprocess) -> Iterator[str]:
-    """Yield what no pre-processing can be, each with the field's name first."""
+    """Yield the fields that contradict each other or are impossible, each by name."""
     input_hw = preprocess.input_hw
     for name in ("input_hw", "resize_hw", "crop_hw"):
         hw = getattr(preprocess, name)
         if hw is not None and 3 * math.prod(hw) > LARGEST_INPUT:
             yield f"{name} is {list(hw)}; expected at most {LARGEST_INPUT // 3} pixels"
-    # Its smallest numbers are 0 in float16.
+    # Very small numbers become 0 in float16.
     if preprocess.norm.endswith("DIVSTD") and not np.all(np.asarray(preprocess.std, np.float16)):
         yield f"std is {list(preprocess.std)}; expected none to be 0 in float16, since it divides"
     if preprocess.fit == "letterbox_pads":
@@ -247,10 +246,10 @@ def metadata_of(model: Any) -> Dict[str, str]:
 
 
 def load_graph(path: Path, *, check: bool = False) -> Any:
-    """Read an .onnx file, and let nothing through that no network of this zoo has.
+    """Read an .onnx file and reject what no network of this zoo contains.
 
-    What is refused here never reaches a runtime, or onnx's own checks: what can read other files
-    or hide from those who look at the nodes only.
+    Whatever could read other files or is not visible in the nodes is rejected before a runtime or
+    onnx's own checks see it.
 
     Parameters
     ----------
@@ -266,9 +265,9 @@ def load_graph(path: Path, *, check: bool = False) -> Any:
     Raises
     ------
     GraphError
-        If the file is no regular file of up to 2 GiB, cannot be read, or is no ONNX graph; if it
-        names other files to be read with it, has not one input, or holds sparse weights, graphs
-        inside nodes, functions, or operators of unknown origin. The message names the part.
+        If the file is not a regular file of up to 2 GiB, cannot be read, or is not an ONNX graph;
+        if it refers to other files, does not have exactly one input, or contains sparse weights,
+        graphs inside nodes, functions, or operators of unknown origin. The message names the part.
     """
     import onnx
 
@@ -294,9 +293,9 @@ def load_graph(path: Path, *, check: bool = False) -> Any:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse, before it is opened, what would never end or not fit into memory."""
+    """Reject a file that never ends or does not fit into memory, before it is opened."""
     found = path.stat()
-    # To open a folder is an error of its own.
+    # Opening a folder fails with its own error.
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise GraphError(f"{str(path)!r} is a pipe, device or socket; expected a regular file")
     if found.st_size >= LARGEST_GRAPH:
@@ -304,7 +303,7 @@ def _check_file(path: Path) -> None:
 
 
 def _foreign_parts(model: Any) -> Iterator[str]:
-    """Yield what no network of this zoo has, with the name of the tensor or node."""
+    """Yield each part that no network of this zoo has, with the name of the tensor or node."""
     graph = model.graph
     if not all(isinstance(name, str) for name in _names_of(model)):
         yield "it holds a name that is not UTF-8"
@@ -354,7 +353,7 @@ def _names_of(model: Any) -> Iterator[Any]:
 
 
 def _is_outside(tensor: Any) -> bool:
-    # 1 is TensorProto.EXTERNAL; the list alone already is what some readers go by.
+    # 1 is TensorProto.EXTERNAL; some readers only look at the list.
     return bool(tensor.data_location == 1 or tensor.external_data)
 
 

@@ -12,7 +12,7 @@
     ├── GraphError                       an ONNX graph that is not what its contract says
     ├── ConfigError                      a build YAML or vdsp JSON that the toolchain would reject
     ├── BackendError
-    │   ├── BackendUnavailable           the runtime or the device is not there
+    │   ├── BackendUnavailable           the runtime or the device is missing
     │   └── BackendRunError              the runtime failed
     ├── DecodeError                      raw outputs that the decoder does not expect
     ├── DatasetError                     a data set with missing or malformed parts
@@ -112,7 +112,7 @@ class BackendError(FaceZooError):
 
 
 class BackendUnavailable(BackendError):
-    """The runtime or the device is not there."""
+    """The runtime or the device is missing."""
 
 
 class BackendRunError(BackendError):

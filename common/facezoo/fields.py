@@ -38,12 +38,11 @@ class Kind:
     Attributes
     ----------
     expected
-        The same in words, such as ``a whole number from 0 to 255``.
+        Description, such as ``a whole number from 0 to 255``.
     accepts
-        Whether a value is of this kind; what is inside it is not looked at.
+        Whether a value is of this kind; its parts are not checked.
     parts
-        What is inside an accepted value: how the part's name continues that of the value, the
-        part, and its kind.
+        Parts of an accepted value, each as the suffix of its name, the part, and its kind.
     """
 
     expected: str
@@ -174,14 +173,14 @@ def _suffix(name: str) -> str:
 
 
 class _Missing:
-    """In place of a field that is not there; no kind accepts it."""
+    """Placeholder for a missing field; no kind accepts it."""
 
     def __repr__(self) -> str:
         return "missing"
 
 
 _MISSING = _Missing()
-# A value out of a hostile file may be long or deep.
+# A value of a malicious file may be long or deep.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 6, 6
 _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 60, 40, 60

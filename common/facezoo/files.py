@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
-    """Write a file, all or nothing; see :func:`facezoo.written.writing`."""
+    """Write a file completely or not at all; see :func:`facezoo.written.writing`."""
     with writing(path) as file:
         for piece in pieces:
             file.write(piece)

@@ -15,9 +15,9 @@ __all__ = [
     "describe_machine",
 ]
 
-# Linux names the processor and its instruction sets here; other systems have no such file.
+# Linux lists the processor and its instruction sets here; other systems have no such file.
 CPUINFO = Path("/proc/cpuinfo")
-# The flags of x86's instructions for int8, of which either will do.
+# Flags of the int8 instructions of x86; one of them is enough.
 VNNI = ("avx512_vnni", "avx_vnni")
 
 
@@ -28,12 +28,12 @@ def describe_machine() -> Dict[str, Any]:
 
 
 def cpu_flags() -> FrozenSet[str]:
-    """Return the instruction sets as Linux names them; none where the system does not tell."""
+    """Return the instruction sets under their Linux names; none if unknown."""
     return frozenset(_cpuinfo("flags|Features").split())
 
 
 def _cpuinfo(key: str) -> str:
-    """Return what stands behind a key for the first core; "" where nothing does."""
+    """Return the value of a key for the first core; "" if there is none."""
     if not CPUINFO.exists():
         return ""
     match = re.search(rf"^(?:{key})\s*:(.*)$", CPUINFO.read_text(errors="replace"), re.M)

@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-# Wraps a stream of results to show how far it is; called with it and with its length.
+# Wraps a stream of results to show progress; called with it and with its length.
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -67,20 +67,20 @@ class SupportsToDict(Protocol):
         """Return the result as JSON values."""
 
 
-# What becomes of one item: a result, or why it was refused.
+# Outcome of one item: a result, or the error why it was refused.
 Outcome = Union[ImageError, SupportsToDict]
 
 
 @dataclass(frozen=True)
 class ItemCounts:
-    """What one start of a run did.
+    """Counts and time of one start of a run.
 
     Attributes
     ----------
     total, kept, refused
-        Items in all, those that an earlier start had done, and those that could not be read.
+        Number of items, of items done by an earlier start, and of unreadable items.
     seconds
-        Time for those not kept.
+        Time for the items of this start.
     """
 
     total: int
@@ -114,16 +114,15 @@ def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
 
 
 class Inputs:
-    """What a run reads.
+    """Inputs of a run.
 
     Parameters
     ----------
     paths, names
-        Its items, and the names they go by in the run; another run is told by them. Kept as
-        attributes.
+        Its items and their names in the run, which identify the run. Available as attributes.
     *others
-        Further files, prefixes and folders that are read: models, lists, the items' folder. None,
-        and the name of what is no file here, are passed over.
+        Further files, prefixes and folders that are read: models, lists, the items' folder. None
+        and names without a file are ignored.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Inputs:
         self._all = [*paths, *(Path(other) for other in others if other and _is_there(other))]
 
     def refuse_in(self, folder: Path) -> None:
-        """Raise InputError if one of them is this folder, or lies in it, however it is spelled."""
+        """Raise InputError if one of them is this folder or is in it, however it is spelled."""
         if not folder.exists():
             return
         within: Dict[Path, bool] = {}
@@ -161,13 +160,13 @@ class Inputs:
 
 
 def _is_there(path: Union[Path, str]) -> bool:
-    # The prefix of an artifact is itself no file.
+    # The prefix of an artifact is not itself a file.
     path = Path(path)
     return os.path.lexists(path) or any(path.parent.glob(f"{glob.escape(path.name)}*"))
 
 
 def _is_in(place: Path, folder: Path, within: Dict[Path, bool]) -> bool:
-    """Tell whether a folder is another or lies in it; the file system says which are the same."""
+    """Return whether a folder is another one or is in it, according to the file system."""
     if place not in within:
         real = Path(os.path.realpath(place))
         within[place] = any(
@@ -188,16 +187,16 @@ class RunFolder:
     settings
         Everything that decides the result; JSON values.
     inputs
-        What it reads; nothing of that may lie in the folder.
+        Its inputs; none of them may be in the folder.
     overwrite
-        Remove what the earlier run there wrote, and start anew.
+        Remove what the earlier run wrote there, and start again.
     beside
-        Files outside the folder that the run writes too.
+        Files outside the folder that the run also writes.
 
     Raises
     ------
     RunFolderError
-        If the folder belongs to another run, holds files that no run wrote there, or is in use.
+        If the folder belongs to another run, contains files that no run wrote, or is in use.
     InputError
         If it cannot be made or written, or holds an input.
     """
@@ -296,7 +295,7 @@ class RunFolder:
         self._listed = self._size_of(LIST_FILE)
 
     def _claim_new(self) -> None:
-        """Begin in an empty folder, or in one in which a start was killed before it began."""
+        """Start in an empty folder, or in one whose first start was killed before it began."""
         ours = {LOCK_FILE, LIST_FILE, *self._temporary()}
         strangers = sorted(e.name for e in self.folder.iterdir() if e.name not in ours)
         if not strangers and self._size_of(LIST_FILE) > 0 and not self._temporary():
@@ -373,7 +372,7 @@ class RunFolder:
 
     def _empty(self) -> None:
         self._read_run_file()
-        # All are looked at before the first is removed.
+        # All are checked before the first is removed.
         files = self._refuse_strangers(self._is_own(content=True))
         for path in files:
             path.unlink()
@@ -382,7 +381,7 @@ class RunFolder:
                 try:
                     folder.rmdir()
                 except OSError:
-                    break  # Somebody's folder is in it.
+                    break  # It contains a folder of the user.
                 folder = folder.parent
         (self.folder / JOURNAL_FILE).unlink(missing_ok=True)
         (self.folder / LIST_FILE).write_bytes(b"")
@@ -414,7 +413,7 @@ class RunFolder:
             parts = [self._describe(key, found.get(key)) for key in differing]
             raise RunFolderError(
                 f"{str(self.folder)!r} belongs to another run ({'; '.join(parts)}); name another "
-                "folder or use --overwrite to start anew"
+                "folder or use --overwrite to start again"
             )
         if not self.finished:
             self._refuse_unlisted()
@@ -474,33 +473,33 @@ class RunFolder:
         files_of: Callable[[str], Iterable[Path]] = lambda name: (),
         progress: Progress = lambda stream, total: stream,
     ) -> ItemCounts:
-        """Work on the items that are left, record each, and finish the run.
+        """Process the remaining items, record each, and finish the run.
 
         Parameters
         ----------
         names, items
-            All items, in the order they are worked on, and what they are called in the run.
+            All items in the order of processing, and their names in the run.
         results
-            Takes the items that are left and gives one result for each, in their order; not called
-            if none is left.
+            Called with the remaining items; returns one result for each, in their order. Not called
+            if none remains.
         finish
             Writes the result files once all items are recorded; not called again for a finished
             run. The run is marked as finished after it, unless it did so itself to name files.
         files_of
-            The files an item must have left.
+            The files that an item must have written.
         progress
             Wraps the stream of results.
 
         Returns
         -------
         ItemCounts
-            Of this start.
+            Counts of this start.
         """
         kept = self.completed(names, files_of)
         started = time.perf_counter()
         if kept < len(names):
             stream = progress(results(items[kept:]), len(names) - kept)
-            # In this order, so that the stream comes to its own end.
+            # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
                 self.record(name, result)
         seconds = time.perf_counter() - started
@@ -524,7 +523,7 @@ class RunFolder:
         names
             All items, in the order they are worked on.
         files_of
-            The files an item must have left.
+            The files that an item must have written.
 
         Returns
         -------
@@ -646,7 +645,7 @@ class RunFolder:
     ) -> None:
         try:
             self._close_journal()
-            # With an entry for each start it is as good, only longer.
+            # An entry for each start is also correct, only longer.
             with suppress(OSError):
                 if self.finished and self._size_of(LIST_FILE) not in (-1, self._listed):
                     list_in(self._real).compact()

@@ -218,7 +218,7 @@ def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
 
 
 def offline() -> bool:
-    """Tell whether ``FACEZOO_OFFLINE`` forbids every connection."""
+    """Return whether ``FACEZOO_OFFLINE`` forbids downloads."""
     return os.environ.get("FACEZOO_OFFLINE", "0") not in ("", "0")
 
 
@@ -291,9 +291,7 @@ def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
                 stream.write(chunk)
                 bar.update(len(chunk))
                 if file.size and stream.tell() > file.size:
-                    raise _SourceFailed(
-                        f"the download is longer than the published {file.size} bytes"
-                    )
+                    raise _SourceFailed(f"the download exceeds the published {file.size} bytes")
         problem = _problem(file, part)
         if problem:
             raise _SourceFailed(f"the download {problem}")

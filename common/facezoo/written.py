@@ -1,9 +1,9 @@
-"""The list of files that a run wrote, by which alone a file is ever removed or replaced.
+"""The list of files that a run wrote; only listed files are ever removed or replaced.
 
-While a run is at work in a folder, every file that goes there is listed in ``.files.jsonl`` before
-it gets its name: path, size and hash. So a file that is not listed, or has other content than was
-written, is somebody else's, even after a kill. The list is found through the file system, since a
-run's files are also written by its worker processes.
+While a run works in a folder, every file written there is listed in ``.files.jsonl`` before it gets
+its name: path, size and hash. A file that is not listed, or whose content differs from what was
+written, does not belong to the run, even after a kill. The list is found through the file system,
+since a run's files are also written by its worker processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class Version(NamedTuple):
-    """What a file was when it was written: size in bytes, and BLAKE2b of 16 bytes, in hex."""
+    """Size in bytes and hash (BLAKE2b, 16 bytes, hex) of a file when it was written."""
 
     size: int
     blake2b: str
@@ -46,21 +46,21 @@ class FileList:
     Parameters
     ----------
     folder
-        The run's; resolved.
+        The run folder, resolved.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / LIST_FILE
         self._read = 0
-        # A file that is written again and again has its last two: a kill may come in between.
+        # A file that is written repeatedly has its last two: a kill may happen in between.
         self._versions: Dict[str, Tuple[Version, ...]] = {}
         self._temporary: Set[str] = set()
         self._guard = threading.Lock()
 
     def append(self, **entry: Any) -> None:
-        """Add one line, at once: what is listed is listed whatever happens next."""
-        # A line that a full disk cut short must not take the next one with it.
+        """Append one line in a single write, so that it survives whatever happens next."""
+        # A line truncated by a full disk must not corrupt the next one.
         line = f"\n{json.dumps(entry)}\n".encode("ascii")
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -74,11 +74,11 @@ class FileList:
         self.append(path=self.name_of(path), **version._asdict())
 
     def name_of(self, path: Path) -> str:
-        """Return how the list calls a file, whose folder is resolved."""
+        """Return the name in the list of a file whose folder is resolved."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
     def _refresh(self) -> None:
-        """Read what was added since, by any process."""
+        """Read the lines added since by any process."""
         with self._guard, self.path.open("rb") as file:
             file.seek(self._read)
             for line in file:
@@ -97,20 +97,20 @@ class FileList:
                 name = str(entry["path"])
                 self._versions[name] = (*self._versions.get(name, ())[-1:], version)
         except (ValueError, TypeError, KeyError, RecursionError):
-            pass  # A line that a full disk cut short lists nothing; its file never got its name.
+            pass  # A line truncated by a full disk lists nothing; its file never got its name.
 
     def versions(self) -> Dict[str, Tuple[Version, ...]]:
-        """Return what was written, by path below the folder."""
+        """Return the written files, by path below the folder."""
         self._refresh()
         return self._versions
 
     def temporary(self) -> Set[str]:
-        """Return the temporary names that were given."""
+        """Return the temporary names that were used."""
         self._refresh()
         return self._temporary
 
     def holds(self, path: Path, content: bool = True) -> bool:
-        """Tell whether a file is as the run wrote it, by its size or by its content, too."""
+        """Return whether a file is as the run wrote it, by size or also by content."""
         if path.is_symlink() or not path.is_file():
             return False
         found = self.versions().get(self.name_of(path), ())
@@ -119,7 +119,7 @@ class FileList:
         return bool(fitting) and (not content or _hash_of(path) in fitting)
 
     def compact(self) -> None:
-        """Leave one line a file that is there, by name, so that equal runs have equal lists."""
+        """Keep one line per existing file, sorted by name: equal runs have equal lists."""
         self.remove_temporary()
         versions = self.versions()
         names = sorted(name for name in versions if os.path.lexists(self.folder / name))
@@ -131,7 +131,7 @@ class FileList:
         temporary.replace(self.path)
 
     def remove_temporary(self) -> None:
-        """Remove what a killed process left under a temporary name."""
+        """Remove temporary files of a killed process."""
         for name in self.temporary():
             (self.folder / name).unlink(missing_ok=True)
 
@@ -145,7 +145,7 @@ def _hash_of(path: Path) -> str:
 
 
 class _Hashing:
-    """Writes a file and hashes what goes through."""
+    """Writes a file and hashes the content."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -161,13 +161,13 @@ class _Hashing:
         return Version(self._size, self._digest.hexdigest())
 
 
-# Files outside a run's folder that it writes all the same, to the folder.
+# Files that a run writes outside its folder, to the folder.
 _beside: Dict[Path, Path] = {}
 
 
 @contextmanager
 def write_beside(folder: Path, paths: List[Path]) -> Iterator[None]:
-    """Let files outside a run folder count as its own while it is at work."""
+    """Treat files outside a run folder as its own while it runs."""
     real = {_real(path): folder for path in paths}
     _beside.update(real)
     try:
@@ -178,7 +178,7 @@ def write_beside(folder: Path, paths: List[Path]) -> Iterator[None]:
 
 
 def _real(path: Path) -> Path:
-    """Resolve a file's folder; a link in the file's own place stays one."""
+    """Resolve a file's folder; if the file itself is a link, it stays one."""
     return Path(os.path.realpath(path.parent), path.name)
 
 
@@ -189,7 +189,7 @@ def list_in(folder: Path) -> FileList:
 
 
 def _run_of(path: Path) -> Optional[FileList]:
-    """Find the list of the run at work in a folder above a file, whose folder is resolved."""
+    """Find the list of the run that works in a folder above a file, whose folder is resolved."""
     if path in _beside:
         return list_in(_beside[path])
     for folder in path.parents:
@@ -214,13 +214,13 @@ def is_locked(path: Path) -> bool:
 
 
 def _temporary_name() -> str:
-    # Drawn, so that whoever has this name has it from us; short, so that any name leaves room.
+    # Random, so that only facezoo creates such a name; short, so that it always fits.
     return f".facezoo.{secrets.token_hex(8)}.tmp"
 
 
 @contextmanager
 def about_file(path: Path) -> Iterator[None]:
-    """Let an error of the system name a file: a full disk's says none, others a temporary one."""
+    """Make an OSError name the file; it may name none (full disk) or a temporary one."""
     try:
         yield
     except OSError as error:
@@ -230,19 +230,19 @@ def about_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name and rename it, so that it is never half there.
+    """Write a file under a temporary name and rename it, so that it is never incomplete.
 
-    Where a run is at work the file is listed as its own.
+    If a run works in the folder, the file is listed as its own.
 
     Parameters
     ----------
     path
-        Where to; its folder is made if needed.
+        Target file; its folder is created if necessary.
 
     Raises
     ------
     RunFolderError
-        If a run is at work there, and what stands under the name is not what it wrote.
+        If a run works there and the existing file is not as the run wrote it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     real = _real(path)
@@ -267,7 +267,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def not_ours(path: Path) -> RunFolderError:
-    """Say that a file stands where a run would write."""
+    """Say that an existing file blocks a run."""
     return RunFolderError(
         f"{str(path)!r} is not what this run wrote there, and stays; move it away, or name "
         "another folder"
@@ -275,7 +275,7 @@ def not_ours(path: Path) -> RunFolderError:
 
 
 def remove_own(path: Path) -> bool:
-    """Remove a file that the run at work in its folder wrote; leave anybody else's.
+    """Remove a file that the run in its folder wrote; leave any other file.
 
     Returns
     -------

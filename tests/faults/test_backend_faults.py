@@ -62,7 +62,7 @@ def test_a_failing_network_ends_the_run_at_its_picture(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert command.run() == 0
-    assert f"{done} kept from before" in capfd.readouterr().out
+    assert f"{done} kept from an earlier run" in capfd.readouterr().out
 
 
 def breaks(monkeypatch, fault, when):
@@ -104,7 +104,7 @@ def test_of_several_pictures_in_a_call_the_one_that_fails_alone_is_named_else_al
     # Behind the name of the program, which is another one under xdist.
     assert said.partition(": ")[2].startswith(f"{', '.join(map(repr, named))}: "), said
     assert command.run("--batch_size", "3") == 0
-    assert "3 kept from before" in capfd.readouterr().out
+    assert "3 kept from an earlier run" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

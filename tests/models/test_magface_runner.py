@@ -146,7 +146,7 @@ def test_an_interrupted_run_goes_on_and_a_bad_picture_is_named(tmp_path, scripts
     (part / "run.json").write_text(json.dumps({**run, "finished": False, "refused": 0}))
     code, said, _ = scripts("runner", *flags, "--save_dir", part)
     assert code == 1
-    assert "5 kept from before" in said
+    assert "5 kept from an earlier run" in said
     assert (part / "feat.list").read_bytes() == whole
 
 

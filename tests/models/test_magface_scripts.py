@@ -93,7 +93,7 @@ def test_features_are_the_authors_text_and_resume(tmp_path, script, model):
     np.testing.assert_allclose(found.vectors, expected, rtol=1e-5, atol=1e-5)
     with np.load(tmp_path / "feat.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["vectors"], found.vectors)
-    assert script("gen_feat", *flags)[1].startswith("12 images, 12 kept from before")
+    assert script("gen_feat", *flags)[1].startswith("12 images, 12 kept from an earlier run")
     assert target.read_bytes() == whole
     # Another network, or the result taken away: refused by name.
     code, _, error = script("gen_feat", *flags, "--flip", "sum")

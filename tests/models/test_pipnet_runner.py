@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(scripts, model, wflw, tmp_path,
     monkeypatch.undo()
     code, again, _ = scripts(*common, "--save_dir", tmp_path / "parts")
     assert code == 0
-    assert "5 kept from before" in again
+    assert "5 kept from an earlier run" in again
     assert numbers_of(again) == numbers_of(said)
 
     def files(folder):

@@ -162,7 +162,7 @@ def test_a_profile_gives_percentiles_to_its_own_model_only(scripts, faces, model
         "--output", profile,
     )  # fmt: skip
     assert code == 0, error
-    assert "5 pictures, 0 refused" in said
+    assert "5 images, 0 refused" in said
     runner = ["runner", "--image_dir", faces, "--profile", profile]
     code, _, error = scripts(*runner, "--model_prefix_path", model, "--save_dir", tmp_path / "out")
     assert code == 0, error

@@ -147,7 +147,7 @@ def test_folders_of_people_to_limits(tmp_path, capsys):
     words += ["--detector", str(detector), "--output", str(profile), "--fmr", "0.2"]
     assert main([*words, "--fnmr", "1"]) == 1
     said = capsys.readouterr().out
-    assert "21 pictures, 1 refused" in said and "the worst that was seen" in said
+    assert "21 images, 1 refused" in said and "the worst value in the images" in said
     entry = json.loads(profile.read_text())
     assert entry["settings"]["people"] == 7 and entry["settings"]["identities"] == "people"
     assert read_appearance(profile).limits == AppearanceLimits(**entry["limits"])

@@ -39,7 +39,12 @@ def test_detections(tmp_path):
     found = Predictions(("0--Parade/a",), np.array([0, 2]), rows, np.array([0.9, 0.1]))
     show_detections(args, report, found)
     text = page(tmp_path / "p.html")
-    for word in ("91.23", "45.615", "2 boxes in 1 photos", "0--Parade/a, boxes from 0.5 on: 1"):
+    for word in (
+        "91.23",
+        "45.615",
+        "2 boxes in 1 photos",
+        "0--Parade/a, boxes with score 0.5 or more: 1",
+    ):
         assert word in text
     assert text.count("data:image/jpeg") == 1
     show_detections(Namespace(html=tmp_path / "q.html", images=None), report, found)

@@ -88,7 +88,7 @@ def test_the_same_command_again_does_nothing_and_mends_a_lost_list(tmp_path, con
     (tmp_path / "list.txt").unlink()
     ran = convert(photos)
     assert ran.returncode == 0
-    assert "7 kept from before" in ran.stdout
+    assert "7 kept from an earlier run" in ran.stdout
     assert files_below(tmp_path) == before
     assert convert(photos, datalist="npz/list.txt").returncode == 0
     assert convert(photos, datalist="npz/list.txt").returncode == 0
@@ -180,7 +180,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(
     assert 1 <= done < 48
     ran = convert(photos)
     assert ran.returncode == 0
-    assert "kept from before" in ran.stdout
+    assert "kept from an earlier run" in ran.stdout
     assert convert(photos, target="whole", datalist="whole.txt").returncode == 0
     assert files_below(tmp_path / "npz").keys() == files_below(tmp_path / "whole").keys()
     for name, data in files_below(tmp_path / "npz").items():

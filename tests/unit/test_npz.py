@@ -501,7 +501,7 @@ class TestRecorded:
         entry = json.loads((folder / outputs.INDEX_FILE).read_text())
         del entry[key]
         (folder / outputs.INDEX_FILE).write_text(json.dumps(entry))
-        with pytest.raises(InputError, match=r"vamp\.json' does not fit"):
+        with pytest.raises(InputError, match=r"vamp\.json' does not match"):
             read_all(folder)
 
     def test_an_unfinished_folder_is_refused(self, folder):

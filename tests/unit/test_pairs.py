@@ -72,8 +72,8 @@ def test_other_sizes_line_ends_and_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a 1 2 3\nb 1 2\n", "line 2 has 2 values after the path, expected 3"),
-        ("a 1 2 3\nb 1 2 3 4\n", "line 2 has 4 values after the path, expected 3"),
+        ("a 1 2 3\nb 1 2\n", "line 2 has 2 values after the path; expected 3"),
+        ("a 1 2 3\nb 1 2 3 4\n", "line 2 has 4 values after the path; expected 3"),
         ("a 1 2 3\nb 1 nan 3\n", "line 2: value 1 is 'nan'; expected finite numbers"),
         ("a 1 2 inf\n", "line 1: value 2 is 'inf'"),
         ("a 1 2 x\n", "line 1 must be a path and 3 numbers: could not convert"),
@@ -116,7 +116,7 @@ def test_lines_of_long_texts_are_counted_over_what_is_read_at_once(tmp_path, res
 
 def test_five_hundred_and_eleven_values_are_one_too_few(tmp_path):
     path = write(tmp_path / "f", "a.jpg " + "0.5 " * 511 + "\n")
-    with pytest.raises(DatasetError, match="line 1 has 511 values after the path, expected 512"):
+    with pytest.raises(DatasetError, match="line 1 has 511 values after the path; expected 512"):
         read_feature_list(path)
 
 

@@ -517,7 +517,7 @@ def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsy
     assert command() == 1
     first = (folder / "out/faces.jsonl").read_bytes()
     assert command() == 1
-    assert "4 kept from before" in capsys.readouterr().out
+    assert "4 kept from an earlier run" in capsys.readouterr().out
     assert (folder / "out/faces.jsonl").read_bytes() == first
     assert command("--embed_refused") == 4
     assert "acceptance was" in capsys.readouterr().err

@@ -329,7 +329,7 @@ def test_embeddings_of_photos_are_read_back_in_every_form(tmp_path):
     assert read_embeddings(tmp_path / "aligned.npz").face_names == names
     for wrong in ({"faces": faces[:2]}, {"faces": faces - 3}, {"vectors": vectors * np.inf}):
         np.savez(tmp_path / "x.npz", **{"names": np.array(names), "vectors": vectors, **wrong})
-        with pytest.raises(DatasetError, match="holds no embeddings"):
+        with pytest.raises(DatasetError, match="contains no embeddings"):
             read_embeddings(tmp_path / "x.npz")
 
 
@@ -400,7 +400,7 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     assert main([str(word) for word in (*words, *more)]) == 0
     said = capsys.readouterr().out
     assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.03" in said
-    assert "30 pictures, 0 refused" in said
+    assert "30 images, 0 refused" in said
     entry = json.loads((tmp_path / "quality.json").read_text())
     profile = read_quality(tmp_path / "quality.json", entry["model_sha256"])
     assert profile.pictures == 30

@@ -180,7 +180,7 @@ def test_only_the_order_of_the_qualities_counts(seed):
         ({"fmr": 0.0}, "must be between 0 and 1, got 0"),
         ({"distances": np.linspace(0, 0.01, 200)}, "all 100 genuine pairs match at FMR 0.1"),
         ({"is_same": np.ones(200)}, "200 genuine and 0 impostor pairs"),
-        ({"quality": np.full(200, np.nan)}, "pair 0 has a distance or quality that is not finite"),
+        ({"quality": np.full(200, np.nan)}, "pair 0 has a non-finite distance or quality"),
         ({"quality": np.zeros(3)}, r"got \(200,\), \(200,\) and \(3,\)"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_bad_picture_is_named_counted_and_passed_over(tmp_path, run_here, mode
     ]
     code, said, _ = run_here(RUNNER, *words)
     assert code == 1
-    assert "7 kept from before" in said
+    assert "7 kept from an earlier run" in said
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, run_here, repository,
     assert not (out / "results.json").exists()
     code, said, error = run_here(RUNNER, *common, "--save_dir", out)
     assert code == 0, error
-    assert "kept from before" in said
+    assert "kept from an earlier run" in said
     assert files_below(out) == expected_files
 
 

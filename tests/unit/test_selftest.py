@@ -373,7 +373,9 @@ def test_a_machine_without_a_card_says_so_in_a_line(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert "a selftest needs a device: the vendor's package vaststreamx cannot be imported" in err
+    assert (
+        "the self-test needs a device: the vendor's package vaststreamx cannot be imported" in err
+    )
     assert not (tmp_path / "report.json").exists()
 
 

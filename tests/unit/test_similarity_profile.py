@@ -173,7 +173,7 @@ def test_folders_of_people_to_a_profile(people, capsys):
     for low, high in re.findall(r"\((-?[\d.]+) to (-?[\d.]+)\)", said):
         assert float(low) <= float(high)
     entry = json.loads(profile.read_text())
-    assert entry["settings"]["interval"] == "people drawn anew"
+    assert entry["settings"]["interval"] == "people resampled"
     assert entry["points"][0]["l2"]["strict"] < entry["points"][0]["l2"]["loose"]
 
 

@@ -237,7 +237,9 @@ def test_the_same_command_again_keeps_what_is_there(tmp_path, model, capsys):
     index = (tmp_path / "out" / "vamp.json").read_bytes()
     capsys.readouterr()
     assert run_vamp(*flags, "-b", 3, "-p", 2) == 0
-    assert capsys.readouterr().out == f"5 outputs, 5 kept from before; in {tmp_path / 'out'}\n"
+    assert (
+        capsys.readouterr().out == f"5 outputs, 5 kept from an earlier run; in {tmp_path / 'out'}\n"
+    )
     assert (tmp_path / "out" / "vamp.json").read_bytes() == index
 
 

@@ -505,7 +505,9 @@ def test_a_die_that_does_not_answer_is_said(runtime, prefix, vdsp):
         lambda: open_backend(prefix, RuntimeOptions(engine="vsx", device_id=1)),
         lambda: read_shapes(prefix, device_id=1),
     ):
-        with pytest.raises(BackendUnavailable, match=r"device 1 .*set_device gave 1, expected 0"):
+        with pytest.raises(
+            BackendUnavailable, match=r"device 1 .*set_device returned 1, expected 0"
+        ):
             ask()
 
 
@@ -540,7 +542,7 @@ def test_auto_takes_the_card_where_there_is_one_and_says_so(runtime, prefix, cap
     with open_backend(prefix) as backend:
         assert isinstance(backend, VsxBackend)
     assert [r.message for r in caplog.records] == [
-        "engine vsx: device 0 answers, and the vendor's three files are there"
+        "engine vsx: device 0 answers, and the vendor's three files exist"
     ]
 
 
@@ -552,7 +554,7 @@ def test_auto_leaves_the_card_alone_without_its_files(runtime, prefix, tmp_path,
         (tmp_path / f"mod{suffix}").write_bytes(source.read_bytes())
     with open_backend(tmp_path / "mod") as backend:
         assert isinstance(backend, OrtBackend)
-    assert "has no .so, .json and .params for a device" in caplog.text
+    assert "has no .so, .json and .params for the device" in caplog.text
     with pytest.raises(InputError, match=r"no \.so, \.json and \.params for engine 'vsx'"):
         open_backend(tmp_path / "mod", RuntimeOptions(engine="vsx"))
     with pytest.raises(InputError, match="engine 'vsx'"):
@@ -573,7 +575,7 @@ def test_a_vdsp_file_reaches_the_card_as_it_is(runtime, prefix, vdsp, caplog):
     np.testing.assert_array_equal(
         ours.arrays["score_8"][..., 4, :], theirs.arrays["score_8"][..., 4, :]
     )
-    assert "no Padding is given, so the device pads with a colour of its own" in caplog.text
+    assert "no Padding is given, so the device pads with its default colour" in caplog.text
 
 
 def test_a_size_the_network_does_not_take_is_refused(runtime, prefix, vdsp):
@@ -620,7 +622,7 @@ def test_the_vendors_files_alone_are_refused_where_nothing_fits(runtime, vendor_
     for cards in ([], [CARDS["scrfd_500m"]], [CARDS["pip_resnet18"]]):
         with pytest.raises(GraphError, match=r"fits no card; keep mod\.onnx"):
             open_backend(vendor_prefix, RuntimeOptions(engine="vsx"), cards=cards)
-    with pytest.raises(BackendUnavailable, match="built for a device only"):
+    with pytest.raises(BackendUnavailable, match="built for the device only"):
         open_backend(vendor_prefix, RuntimeOptions(engine="ort"))
 
 

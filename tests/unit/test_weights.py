@@ -301,7 +301,7 @@ def test_fetch_without_a_published_size(zoo, server):
         ([answer(PAGE)], 1, f"the download is a web page of {len(PAGE)} bytes"),
         ([answer(b"Not Found")], 1, "the download has 9 bytes, the published file has 102400"),
         ([answer(OTHER)], 1, "the download has 102400 bytes and sha256"),
-        ([answer(CONTENT + b"!")], 1, "the download is longer than the published 102400 bytes"),
+        ([answer(CONTENT + b"!")], 1, "the download exceeds the published 102400 bytes"),
         ([answer(b"", 404)], 1, "answered 404 Not Found"),
         ([answer(b"", 503)], 3, "answered 503 Service Unavailable"),
         ([answer(CONTENT[:5000], length=len(CONTENT))], 3, "5000"),
@@ -449,8 +449,8 @@ def test_what_no_program_can_fetch_is_explained(zoo, home, no_connections):
     with pytest.raises(WeightsMissing) as caught:
         weights.fetch("net")
     assert str(caught.value) == (
-        "net can only be downloaded by hand: open <page> (code ab12); put the file at "
-        f'"{home}/net.onnx"'
+        "net can only be downloaded by hand: open <page> (code ab12); "
+        f'put the file at "{home}/net.onnx"'
     )
 
 

@@ -24,11 +24,11 @@ class Host(NamedTuple):
     Attributes
     ----------
     backend
-        Its :class:`~facezoo.backends.base.HostBackend`, in that module.
+        Name of its :class:`~facezoo.backends.base.HostBackend` in that module.
     package
-        What it needs, and only that module imports.
+        Package that it needs; only that module imports it.
     option
-        The field of :class:`RuntimeOptions` that no other engine uses; "" for none.
+        The field of :class:`RuntimeOptions` that only this engine uses; "" for none.
     """
 
     backend: str
@@ -62,14 +62,14 @@ def open_backend(
     source
         An artifact prefix (``deploy_weights/<name>/mod``) or a self-describing .onnx file.
     runtime
-        What it runs on, and how.
+        Engine, device, threads and arithmetic.
     vdsp
-        A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
-        contract is logged.
+        A vdsp_params JSON, applied as on the device; differences from the model's contract are
+        logged.
     preprocess
         Replaces the contract's pre-processing, for experiments.
     batch
-        How many images the device's network takes in one call; a CPU takes any number.
+        Batch size of the network on the device; a CPU accepts any number.
     cards
         Candidates for a prefix with only the vendor's files; the shapes of the network decide.
 
@@ -119,8 +119,8 @@ def open_backend(
     model = source if artifact is None else artifact.model
     if model is None:
         raise BackendUnavailable(
-            f"{str(source)!r} was built for a device only; compile the .onnx for this machine too: "
-            "facezoo compile"
+            f"{str(source)!r} was built for the device only; compile the .onnx for this "
+            "machine too: facezoo compile"
         )
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
@@ -140,11 +140,11 @@ def open_backend(
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:
-    """Take the device if it answers and the vendor's three files are there; say which and why."""
+    """Choose the device if it answers and the vendor's three files exist; return the reason too."""
     if artifact is None:
         return "ort"
     if not artifact.has_vendor_files:
-        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for a device"
+        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for the device"
     else:
         engine, reason = _ask_device(device_id)
     _log.info("engine %s: %s", engine, reason)
@@ -158,7 +158,7 @@ def _ask_device(device_id: int) -> Tuple[str, str]:
         check_device(device_id)
     except BackendError as error:
         return "ort", str(error)
-    return "vsx", f"device {device_id} answers, and the vendor's three files are there"
+    return "vsx", f"device {device_id} answers, and the vendor's three files exist"
 
 
 def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:

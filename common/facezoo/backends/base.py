@@ -1,7 +1,7 @@
 """Backend interface between recipes and runtimes: from an RGB image to named arrays.
 
-A backend does its own pre-processing, because a device does it in hardware and a CPU does not.
-Nobody outside this folder knows which backend ran.
+A backend does its own pre-processing, because a device does it in hardware. Code outside this
+folder does not depend on which backend runs.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """What a model runs on, and how.
+    """Engine, device, threads and arithmetic of a model.
 
     Attributes
     ----------
     engine
-        One of ``facezoo.backends.ENGINES``; ``auto`` takes the device if it answers and the model
-        was compiled for it, else ONNX Runtime, and logs which and why.
+        One of ``facezoo.backends.ENGINES``; ``auto`` uses the device if it answers and the model
+        was compiled for it, else ONNX Runtime, and logs its choice and the reason.
     device_id
         Number of the accelerator.
     threads
@@ -79,7 +79,7 @@ class RuntimeOptions:
         Execution provider of ONNX Runtime: ``cpu``, or another of
         ``facezoo.backends.ort.PROVIDERS``.
     precision
-        What OpenVINO computes in: ``f32`` or ``bf16``.
+        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
     """
 
     engine: str = "auto"
@@ -191,13 +191,13 @@ class Backend(ABC):
     def infer_shared(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
         """Run the network once on several images while other threads do the same.
 
-        As :meth:`infer_batch`, but a runtime that computes on the CPU takes one core.
+        Like :meth:`infer_batch`, but a runtime that computes on the CPU uses one core.
         """
         return self.infer_batch(images_rgb)
 
     @property
     def workers(self) -> int:
-        """How many threads pay where many images are done."""
+        """Number of threads to process many images with."""
         return 1
 
     @abstractmethod

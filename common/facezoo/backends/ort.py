@@ -43,7 +43,7 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 
-# Where ONNX Runtime has kernels for a layout of channels in blocks, and the largest block.
+# Machines with ONNX Runtime kernels for channels in blocks, and the largest block.
 # source: onnxruntime onnxruntime/core/mlas/lib/platform.cpp, NchwcBlockSize
 BLOCKED_MACHINES = ("x86_64", "amd64")
 LARGEST_BLOCK = 16
@@ -248,22 +248,23 @@ def normalise_inside(model: onnx.ModelProto, scale: float, shift: float) -> None
 
 
 def prelu_in_blocks(model: onnx.ModelProto) -> int:
-    """Write PRelu as operators that ONNX Runtime has in its blocked layout; no bit changes.
+    """Replace PRelu by operators with kernels for ONNX Runtime's blocked layout; bit-identical.
 
-    ``prelu(x) = relu(x) + s * (x - relu(x))``, in which one of the two terms is zero and no step
-    rounds but the product, as in PRelu itself. The sums are fused into depthwise 1x1 convolutions.
-    PRelu itself has no kernel for that layout: two reorderings around it, and itself on one core.
+    ``prelu(x) = relu(x) + s * (x - relu(x))``: one of the two terms is zero, and only the product
+    rounds, as in PRelu itself. The sums are fused into depthwise 1x1 convolutions. PRelu itself has
+    no kernel for that layout: it needs two reorderings and runs on one core.
 
     Parameters
     ----------
     model
-        Of its PRelu those with one slope per channel are replaced, if blocks hold the channels and
-        only convolutions follow: a normalisation rounds differently in the blocked layout.
+        Changed in place. A PRelu is replaced if it has one slope per channel, the channels fill
+        whole blocks and only convolutions follow: a normalisation rounds differently in the blocked
+        layout.
 
     Returns
     -------
     int
-        How many were replaced.
+        Number of replaced nodes.
     """
     slopes_of = channel_slopes(model)
     elsewhere = {entry.name for entry in model.graph.output}

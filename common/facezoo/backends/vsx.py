@@ -1,4 +1,4 @@
-"""The vendor's device through ``vaststreamx``: pre-processing and network on the device.
+"""Device backend through ``vaststreamx``: pre-processing and network on the accelerator.
 
 Only two internal threads use the runtime: one sends and one receives, since the runtime identifies
 results only by their order. A call that never returns blocks neither the caller nor the end of the
@@ -125,14 +125,14 @@ def _use_die(device_id: int) -> Any:
         ) from error
     if status != 0:
         raise BackendUnavailable(
-            f"device {device_id} does not answer (vaststreamx.set_device gave {status}, "
-            "expected 0); see whether the driver lists it"
+            f"device {device_id} does not answer (vaststreamx.set_device returned {status}, "
+            "expected 0); check that the driver lists it"
         )
     return runtime
 
 
 def check_device(device_id: int = 0, timeout: float = TIMEOUT) -> None:
-    """See whether a device answers.
+    """Check that a device answers.
 
     Parameters
     ----------
@@ -235,12 +235,13 @@ def build_graph(
 
 @dataclass(frozen=True)
 class DeviceResult:
-    """What the device says about one image.
+    """Outputs of the device for one image.
 
     Attributes
     ----------
     outputs
-        In the network's order, each with a first axis of 1; float16, as the device gives them.
+        Outputs in the order of the network, each with a first axis of 1; float16, as on the
+        device.
     tensor
         Shape (3, H, W), float16: the pre-processed image; None if not requested.
     """
@@ -442,7 +443,7 @@ class DeviceStream:
         return runtime.create_image(picture, image_format, width, height, self._device_id)
 
     def _note_as_sent(self, call: _Call) -> bool:
-        """Queue a call for the receiver before the device can answer; False if all is lost."""
+        """Queue a call for the receiver before the device can answer; False if it failed."""
         while not self._broken:
             try:
                 self._sent.put(call, timeout=0.5)
@@ -624,7 +625,7 @@ def _output_shapes(card: ModelCard, input_hw: Tuple[int, int]) -> Tuple[Tuple[in
 
 
 class VsxBackend(Backend):
-    """What the vendor's compiler made, on a device.
+    """A build of the vendor's compiler on a device.
 
     Parameters
     ----------
@@ -635,7 +636,7 @@ class VsxBackend(Backend):
     preprocess
         Equals ``vdsp`` if that is given; the contract's pre-processing if None.
     vdsp
-        A vdsp_params JSON, given to the device as it is; rendered from ``preprocess`` if None.
+        A vdsp_params JSON, passed to the device unchanged; rendered from ``preprocess`` if None.
     device_id, batch
         Device number, and maximum batch size of the network.
     threads
@@ -650,7 +651,7 @@ class VsxBackend(Backend):
     BackendRunError
         If loading fails or takes too long.
     ConfigError
-        If a device cannot do this pre-processing.
+        If the device does not support this pre-processing.
     GraphError
         If the network does not match the contract.
     """
@@ -678,7 +679,7 @@ class VsxBackend(Backend):
         self._preprocess = preprocess or contract.preprocess
         if self._preprocess.fit == "letterbox" and self._preprocess.anchor != "center":
             raise ConfigError(
-                f"a device's letterbox is centred, the pre-processing wants anchor "
+                f"the device's letterbox is centred, the pre-processing needs anchor "
                 f"{self._preprocess.anchor!r}; use fit letterbox_pads, or --engine ort"
             )
         with tempfile.TemporaryDirectory(prefix="facezoo-vdsp-") as folder:
@@ -742,7 +743,7 @@ class VsxBackend(Backend):
 
     @property
     def workers(self) -> int:
-        """More than cores: a thread that waits for the device needs none."""
+        """More threads than cores: a thread that waits for the device needs no core."""
         return self.threads + IN_FLIGHT
 
     def settings(self) -> Dict[str, Any]:
@@ -763,8 +764,8 @@ def _warn_of_default_padding(vdsp: Path, preprocess: Preprocess) -> None:
     config = json.loads(vdsp.read_text(encoding="utf-8"))["OpConfig"]
     if preprocess.fit.startswith("letterbox") and "Padding" not in config:
         _log.warning(
-            "%s: no Padding is given, so the device pads with a colour of its own, which its "
-            "vendor does not document; without a device it is %s",
+            "%s: no Padding is given, so the device pads with its default colour, which the vendor "
+            "does not document; on the CPU it is %s",
             vdsp,
             list(preprocess.pad_value),
         )

@@ -101,7 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure row by row, print each row when it is finished, and write the JSON."""
-    # The vendor's vamp takes prefixes alone; here any model can be measured.
+    # The vendor's vamp accepts only prefixes; here any model can be measured.
     args.model, engine = resolve(args.model)
     args.engine = engine or args.engine
     job = job_from(args, decode=decode_outputs)

@@ -1,4 +1,4 @@
-r"""Measure thresholds and limits on your own images, and keep them as a profile.
+r"""Measure thresholds and limits on your own images, and save them as a profile.
 
   facezoo calibrate quality --images DIR --model_prefix_path PREFIX --output quality.json
   facezoo calibrate quality --images DIR --model_prefix_path PREFIX --output quality.json \
@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
-    # The former name works for one more version and is not shown.
+    # The old name works for one more version and is not shown in the help.
     _add_appearance(kinds, parser, "looks")
 
 
@@ -97,7 +97,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
 
 
 def _at_fnmr(args: argparse.Namespace, scores: QualityScores) -> Dict[str, float]:
-    """Return the threshold for the wanted false non-match rate."""
+    """Return the threshold at the requested false non-match rate."""
     embeddings = embeddings_of(args)
     if embeddings is None:
         raise InputError("--fnmr needs --embeddings or --images")
@@ -118,7 +118,7 @@ def _quality_lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
 
 
 def _finish(args: argparse.Namespace, used: int, refused: int, card: str) -> int:
-    print(f"{used} pictures, {refused} refused; profile of {card} in {args.output}")
+    print(f"{used} images, {refused} refused; profile of {card} in {args.output}")
     return EXIT_SOME_REFUSED if refused else 0
 
 
@@ -202,9 +202,9 @@ def _add_appearance(kinds: Any, parser: argparse.ArgumentParser, name: str, **li
     appearance = kinds.add_parser(
         name,
         description="Each face is shrunk, blurred and truncated step by step, and compared with "
-        "the person's\nother pictures as they are: a limit lies where more than --fnmr of the "
-        "pairs are missed. The yaw\nof a face cannot be changed; where nobody was missed, the "
-        "limit is the worst that was seen.",
+        "the person's\nother images as they are: a limit is where more than --fnmr of the "
+        "pairs are missed. The yaw\nof a face cannot be changed; if no face was missed, the "
+        "limit is the worst value in the images.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
         **listed,
@@ -241,7 +241,7 @@ def _calibrate_appearance(args: argparse.Namespace) -> int:
         )
     write_appearance(args.output, profile)
     for name, found in profile.found.items():
-        why = "worse faces are missed" if found.reached else "the worst that was seen"
+        why = "worse faces are missed" if found.reached else "the worst value in the images"
         print(f"{MEASURES[name][0]:14} {found.limit:8.3f}  {why}")
     settings = profile.settings
     return _finish(args, settings["pictures"], settings["refused"], profile.card)

@@ -156,7 +156,7 @@ img {{ width: 100% }}
 
 
 def render_html(found: Comparison) -> str:
-    """Write a comparison as one HTML report, with the images that differ most side by side."""
+    """Write a comparison as an HTML report, with the most different images side by side."""
     ordered = sorted(found.pairs, key=lambda pair: -pair.difference)
     differing = [pair for pair in ordered[:SHOWN] if pair.difference > 0]
     figures = "\n".join(map(_figure, differing)) or "<p>No image differs.</p>"

@@ -61,7 +61,7 @@ def _collect(
     words: List[str] = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            # Former names of a verb are not listed with the others.
+            # Old names of a verb are not listed.
             shown = {listed.dest for listed in action._choices_actions}
             for name, sub in action.choices.items():
                 if name in shown:

@@ -159,7 +159,7 @@ def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
     listed, outputs = str(work / "list.txt"), str(work / "outputs")
     runner, decoded = work / "runner", work / "decoded"
     vamp = ["-m", "facezoo.cli.main", "vamp", "-m", model, "-i", "2", "-b", "2"]
-    anew = "--overwrite"  # The photos are laid out anew, too.
+    anew = "--overwrite"  # The photos are written again, too.
     commands = [
         [str(common / "utils" / "image2npz.py"), "--dataset_path", pictures]
         + ["--target_path", str(work / "inputs"), "--text_path", listed, anew],

@@ -1,7 +1,7 @@
 """Write a stand-alone folder of one model, to copy into a product: no facezoo needed there.
 
 One NumPy file with pre-processing and decode, runners for ONNX Runtime and the device, the ONNX,
-the vendor's YAML and JSON, a picture and its expected result.
+the vendor's YAML and JSON, an image and its expected result.
 
   facezoo eject scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx --to product/detector
   facezoo eject w600k_mbf --to product/recogniser --image aligned_face.png

@@ -36,20 +36,20 @@ CHAPTERS = {
     "measure": {
         "prepare": "unpack and check a data set",
         "evaluate": "metrics of result files against ground truth",
-        "calibrate": "what scores mean on your own pictures, kept as a profile",
+        "calibrate": "measure thresholds on your own images for a profile",
         "bench": "speed in MLPerf's scenarios, by stages, and over settings",
         "vamp": "speed, or over npz files, as the vendor's profiler",
     },
     "diagnose": {
         "doctor": "machine, weights, and what explains wrong numbers",
-        "vacc": "a selftest of the vendor's device and tools",
+        "vacc": "self-test of the vendor's device and tools",
     },
     "maintain": {
         "shims": "vamc and vamp for machines without the vendor's",
         "completion": "for bash, zsh and fish",
     },
 }
-# For a clone of the repository; they work there like all others, and stay out of the help.
+# For a clone of the repository; they are not shown in the help.
 MAINTAINERS = {
     "recipes": "render the vdsp JSONs and build YAMLs from the cards",
     "docs": "render the tables in the READMEs from result files",

@@ -108,14 +108,14 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
 
 
 def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
-    """Add former spellings of a flag, which work like it and are not shown in the help.
+    """Add old spellings of a flag; they work like it and are not shown in the help.
 
     Parameters
     ----------
     parser
-        As of :func:`add_flag`.
+        As for :func:`add_flag`.
     names
-        The former spellings.
+        The old spellings.
     options
         ``dest`` of the flag, and its ``type``.
     """
@@ -138,7 +138,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--vdsp_params_info",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the device would do it; by default the model's own",
+        help="vdsp_params file of the pre-processing (default: that of the model)",
     )
     add_runtime_options(group)
 
@@ -157,7 +157,7 @@ def add_runtime_options(group: Any) -> None:
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
-    """Add the flags that say which recogniser runs; :func:`embedder_source` reads them.
+    """Add the flags that choose the recogniser; :func:`embedder_source` reads them.
 
     Returns
     -------
@@ -300,7 +300,7 @@ class _Size(argparse.Action):
             parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
 
 
-OVERWRITE = "remove what the earlier run wrote there and start anew"
+OVERWRITE = "remove what the earlier run wrote there and start again"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -364,12 +364,12 @@ def run_items(
     results, finish, files_of
         See :meth:`facezoo.runs.RunFolder.process`.
     names, items
-        What is worked on; by default the files of ``inputs`` under their names.
+        Items to process; by default the files of ``inputs`` and their names.
     folder
-        Where to; by default ``args.save_dir``.
+        Run folder; by default ``args.save_dir``.
     afterwards
-        What every start does with the results, also of a run that was finished before, while the
-        folder is held.
+        Called on every start after the results are complete, also if they were complete before;
+        the folder is still locked.
 
     Returns
     -------
@@ -396,12 +396,12 @@ def report_items(counts: ItemCounts, where: str) -> int:
     Parameters
     ----------
     counts
-        What it did.
+        Counts and time of this run.
     where
-        Says where the results are.
+        Text that says where the results are.
     """
     new = counts.total - counts.kept
-    kept = f", {counts.kept} kept from before" if counts.kept else ""
+    kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     refused = f", {counts.refused} refused" if counts.refused else ""
     rate = f", {new / counts.seconds:.1f} images/s" if new else ""
     print(f"{counts.total} images{kept}{refused}{rate}; {where}")

@@ -66,7 +66,7 @@ from .options import (
 __all__ = ["configure", "read_photos", "run"]
 
 SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
-# What the first schema called two of a face's measures.
+# Names of two measures in the first schema.
 FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
 FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
 PICTURES_SHOWN = 48
@@ -95,13 +95,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of facezoo calibrate quality, for low_quality; may be given again",
     )
-    limits.add_argument("--threshold", default="drop 5 %", help="which of the profile's thresholds")
+    limits.add_argument(
+        "--threshold", default="drop 5 %", help="name of a threshold in the profile"
+    )
     limits.add_argument(
         "--appearance",
         type=Path,
         metavar="FILE",
-        help="profile of facezoo calibrate appearance, for the other reasons; by default the "
-        "package's own. Single limits of it are replaced by:",
+        help="profile of facezoo calibrate appearance, for the other reasons (default: that of the "
+        "package). These flags replace single limits of it:",
     )
     add_old_spelling(limits, "--looks", type=Path, dest="appearance")
     for field, _ in MEASURES.values():
@@ -256,7 +258,7 @@ def _score_curves(faces: Sequence[Dict[str, Any]]) -> Iterator[Curves]:
 
 
 def _small(image: np.ndarray, entry: Dict[str, Any]) -> np.ndarray:
-    """Shrink a photo to what the report shows, then draw, so that the words can be read."""
+    """Shrink a photo to its size in the report, then draw, so that the labels are readable."""
     scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -315,7 +317,7 @@ def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
 
 
 def read_photos(path: Path) -> List[Dict[str, Any]]:
-    """Read a faces.jsonl, of the present schema or the first, as entries of the present one.
+    """Read a faces.jsonl of the current or the first schema, as entries of the current one.
 
     Parameters
     ----------
@@ -325,7 +327,7 @@ def read_photos(path: Path) -> List[Dict[str, Any]]:
     Raises
     ------
     InputError
-        If it holds a line of another schema; names the line.
+        If a line has another schema; the message names the line.
     """
     entries = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

@@ -125,7 +125,7 @@ def render_recipes() -> Dict[str, str]:
         if vendor.triton:
             name = f"{folder}/source_code/triton/{card.id}/config.pbtxt"
             files[name] = render_triton(card)
-        # Empty: one keeps the folder in git, the other makes it a package.
+        # Empty files: one keeps the folder in git, the other makes it a package.
         files[f"{folder}/workspace/.gitkeep"] = ""
         files[f"common/facezoo/models/{card.model}/__init__.py"] = ""
     return files

@@ -1,11 +1,11 @@
-"""The vendor's device and tools: what they do where no document says it.
+"""Device self-test: compare device and CPU, and record undocumented behaviour.
 
   facezoo vacc selftest [PREFIX ...]
 
-Runs each PREFIX (both the vendor's files and ours are needed) on the device and in ONNX Runtime and
-compares them, then finds out by experiment what the vendor's documents leave open, and writes one
-JSON file to send in. Without a PREFIX a tiny network is compiled with the vendor's vamc. This part
-of facezoo was written without a device: every finding helps.
+For a machine with a device. Runs each PREFIX (with the vendor's files and ours) on the device and
+in ONNX Runtime and compares the results, then tests behaviour that the vendor's documents do not
+describe, and writes one JSON file to send in. Without a PREFIX a tiny network is compiled with the
+vendor's vamc. The device code of facezoo was written without a device: every finding helps.
 
   facezoo vacc selftest deploy_weights/*/mod --out facezoo-selftest.json
 """
@@ -49,11 +49,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for the device first; then print and save every finding as it comes."""
+    """Check the device first; then print and save every finding as it comes."""
     try:
         check_device(args.device_id)
     except BackendUnavailable as error:
-        raise BackendUnavailable(f"a selftest needs a device: {error}") from error
+        raise BackendUnavailable(f"the self-test needs a device: {error}") from error
     from ..doctor import device_selftest as selftest
 
     report: Dict[str, Any] = {**selftest.describe_environment(args.device_id), "findings": []}
@@ -77,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
 def task_drift(
     contract: Contract, pairs: Sequence[Tuple[RawOutputs, RawOutputs]]
 ) -> Dict[str, Any]:
-    """Say how far the device's results are from the host's, in terms of the task.
+    """Return the difference between the results of device and host, in measures of the task.
 
     Parameters
     ----------
     contract
-        Of the network.
+        Contract of the network.
     pairs
-        Raw outputs of the host and of the device, one pair an image.
+        Raw outputs of host and device, one pair per image.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """Measure the speed of a compiled model, or run it over a list of npz files, like vamp.
 
-Without --datalist it measures on synthetic images; with --datalist and --path_output it runs
-every file and writes output_000000.npz and so on, one per line. Each of --processes has --instance
-instances of the model, each given --batch_size images at a time. The flags are the vendor's but
-for --engine and --overwrite. Resumable: run the same command again.
+Without --datalist it measures on synthetic images; with --datalist and --path_output it runs every
+file and writes output_000000.npz and so on, one per line. Each of --processes runs --instance
+instances of the model with batches of --batch_size images. The flags are the vendor's except
+--engine and --overwrite. Resumable: run the same command again.
 
   facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
 """
@@ -99,7 +99,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--vdsp_params",
         type=Path,
         metavar="JSON",
-        help="pre-processing as the device would do it; by default the model's own",
+        help="vdsp_params file of the pre-processing (default: that of the model)",
     )
     group.add_argument(
         "--engine", choices=ENGINES, default="auto", help="runtime that executes the network"
@@ -194,7 +194,7 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
         )
     if measured.pictures:
         print(format_report(job, measured))
-    kept = f", {counts.kept} kept from before" if counts.kept else ""
+    kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     print(f"{len(lines)} outputs{kept}; in {output}")
     return 0
 

@@ -159,8 +159,8 @@ def list_layers(model: onnx.ModelProto, feeds: Feeds) -> List[Layer]:
     ----------
     model
         Folded graph.
-        feeds
-            Feeds of one image, for the sizes.
+    feeds
+        Feeds of one image, for the sizes.
 
     Returns
     -------
@@ -212,8 +212,8 @@ def lint_graph(model: onnx.ModelProto, stats: Mapping[str, TensorStats]) -> List
     ----------
     model
         Folded graph.
-        stats
-            Statistics of its tensors on calibration data.
+    stats
+        Statistics of its tensors on calibration data.
 
     Returns
     -------
@@ -323,10 +323,10 @@ def calibrate(model: onnx.ModelProto, settings: Quantize, data: Iterable[Feeds])
     ----------
     model
         Folded graph, float32; not changed.
-        settings
-            ``calibrate_mode`` (``max`` if the YAML has none) and ``calibrate_range`` are used.
-        data
-            Feeds of one image each; iterated more than once.
+    settings
+        ``calibrate_mode`` (``max`` if the YAML has none) and ``calibrate_range`` are used.
+    data
+        Feeds of one image each; iterated more than once.
 
     Returns
     -------
@@ -382,14 +382,14 @@ def quantize_graph(
     ----------
     model
         Folded graph, float32; not changed.
-        settings
-            Settings of the YAML.
-        data
-            Feeds of one image each; iterated more than once.
-        where
-            Name of the YAML, for messages.
-        arithmetic
-            The 8-bit types; those for this CPU if None.
+    settings
+        Settings of the YAML.
+    data
+        Feeds of one image each; iterated more than once.
+    where
+        Name of the YAML, for messages.
+    arithmetic
+        The 8-bit types; those for this CPU if None.
 
     Returns
     -------

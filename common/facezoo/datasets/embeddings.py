@@ -1,12 +1,12 @@
-"""Embeddings of faces in one .npz file, the same whoever writes it.
+"""Embeddings of faces in one .npz file; all commands write the same form.
 
 =========  =====================  ================================================================
-key        shape and type         what it holds
+key        shape and type         content
 =========  =====================  ================================================================
 names      (N,), text             the image, below the folder that was given, forward slashes
 faces      (N,), int64            index of the face in its image; -1 if the image is an aligned face
 vectors    (N, D), float32        the embedding as the network gives it, not normalised
-norms      (N,), float64          its length, which is MagFace's quality
+norms      (N,), float64          length of the embedding, MagFace's quality
 =========  =====================  ================================================================
 """
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# In place of a face's index where the image is the face.
+# Index of a face that is a whole image.
 ALIGNED = -1
 
 
@@ -44,7 +44,7 @@ class Embeddings:
     Attributes
     ----------
     names
-        Of their images.
+        Names of their images.
     vectors
         Shape (N, D), float32, not normalised.
     faces
@@ -59,7 +59,7 @@ class Embeddings:
     def of(
         cls, names: Sequence[str], vectors: Sequence[np.ndarray], faces: Sequence[int]
     ) -> Embeddings:
-        """Gather them one by one; there may be none."""
+        """Collect them one by one; there may be none."""
         stacked = np.stack(vectors) if len(vectors) else np.zeros((0, 0))
         return cls(tuple(names), stacked.astype(np.float32), np.array(faces, np.int64))
 
@@ -95,15 +95,15 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read an embeddings.npz, of the present form or one of the two before it.
+    """Read an embeddings.npz of the current form or of one of the two older ones.
 
-    Those were ``names``, ``vectors`` and ``norms`` of the runners, and ``photos``, ``faces`` and
-    ``embeddings`` of ``facezoo predict``.
+    The older forms are ``names``, ``vectors`` and ``norms`` of the runners, and ``photos``,
+    ``faces`` and ``embeddings`` of ``facezoo predict``.
 
     Raises
     ------
     DatasetError
-        If it is not such a file, its arrays do not fit together, or a number is not finite.
+        If the file is not of this form, its arrays do not match, or a number is not finite.
     """
     try:
         arrays = read_arrays(Path(path))
@@ -122,8 +122,8 @@ def read_embeddings(path: Path) -> Embeddings:
             raise ValueError("a vector or a norm is not finite")
     except UNREADABLE as error:
         raise DatasetError(
-            f"{str(path)!r} holds no embeddings ({error}); expected the embeddings.npz of a runner "
-            "or of facezoo predict, with names, faces, vectors and norms"
+            f"{str(path)!r} contains no embeddings ({error}); expected the embeddings.npz of a "
+            "runner or of facezoo predict, with names, faces, vectors and norms"
         ) from error
     if faces is not None and (faces == ALIGNED).all():
         faces = None

@@ -121,7 +121,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
-    """Yield blocks of complete lines, each with the number of its first line; faster than lines."""
+    """Yield blocks of complete lines, each with its first line number; faster than single lines."""
     number, rest = 1, b""
     try:
         with path.open("rb") as file:
@@ -236,7 +236,7 @@ def inside(root: Path, name: str) -> Path:
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if not parts or absolute or ".." in PureWindowsPath(name).parts or "\0" in name:
         raise DatasetError(
-            f"path {name[:200]!r} leads outside {str(root)!r}; expected a path below it"
+            f"path {name[:200]!r} leads outside {str(root)!r}; expected a path without '..'"
         )
     return Path(root, *parts)
 

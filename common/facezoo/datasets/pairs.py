@@ -204,7 +204,7 @@ def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
     # A surplus value would end up at the end of the path, where no number may follow a space.
     if len(values) != size or any(map(_is_number, name.split()[1:][-1:])):
         raise DatasetError(
-            f"{where} has {len(line.split()) - 1} values after the path, expected {size}"
+            f"{where} has {len(line.split()) - 1} values after the path; expected {size}"
         )
     try:
         vector = np.array(list(map(float, values)))

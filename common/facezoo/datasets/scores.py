@@ -59,17 +59,17 @@ class QualityScores:
         return len(self.names)
 
     def of(self, names: Iterable[str]) -> np.ndarray:
-        """Return scores in the order asked for.
+        """Return the scores of the given names, in their order.
 
         Parameters
         ----------
         names
-            Of images or of faces in them; a face without a score of its own has its image's.
+            Names of images or of faces in them; a face without a score has that of its image.
 
         Raises
         ------
         DatasetError
-            If one has no score.
+            If a name has no score.
         """
         value_of = dict(zip(self.names, self.values.tolist()))
         wanted = [name if name in value_of else re.sub(r"#[0-9]+$", "", name) for name in names]
@@ -146,10 +146,10 @@ def read_scores(path: Path) -> QualityScores:
     Parameters
     ----------
     path
-        A results.json of SDD-FIQA's runner or of MagFace's, whose norms are the qualities; a .csv
-        with the columns ``path`` and ``quality`` (or ``score``); else text, ``path score`` a line.
-        Of an embeddings.npz, and of MagFace's feature list, ``path v0 v1 …`` a line, the lengths
-        are the qualities.
+        A results.json of SDD-FIQA's runner, or of MagFace's, where the norms are the qualities; a
+        .csv with the columns ``path`` and ``quality`` (or ``score``); an embeddings.npz or
+        MagFace's feature list with one ``path v0 v1 …`` per line, where the norms are the
+        qualities; else text with one ``path score`` per line.
 
     Returns
     -------

@@ -159,8 +159,7 @@ class WflwCrop:
     def to_unit(self, points_xy: np.ndarray) -> np.ndarray:
         """Map points (N, 2) from the image's pixels to [0, 1] of the crop, float64."""
         left, top, right, bottom = self.box_xyxy
-        # As in the authors' code, the box is not rounded here although the crop is cut at whole
-        # pixels.
+        # As in the authors' code, the box is not rounded although crops are cut at whole pixels.
         return np.asarray((points_xy - (left, top)) / (right - left, bottom - top))
 
     def cut(self, image_rgb: np.ndarray) -> np.ndarray:

@@ -84,9 +84,9 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     InputError
         If the folder is not empty, or the pre-processing cannot be generated.
     GraphError
-        If the file cannot be used, or the contract holds what no contract may.
+        If the file cannot be used, or the contract has a value that no contract may have.
     """
-    # Parts of it become code, so that it must be what a file could say of itself, too.
+    # Parts of it become code, so it is checked like a contract that is read from a file.
     contract = Contract.from_metadata(contract.to_metadata()) or contract
     to = Path(to)
     if to.exists() and any(to.iterdir()):
@@ -487,7 +487,7 @@ def main():
     print(json.dumps(result))
     if not sys.argv[2:]:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
-        # The device computes in float16 or int8: read the differences, they are no failure.
+        # The device computes in float16 or int8, so differences are not a failure.
         print("\\n".join(facemodel.differences(expected, result)[:10]), file=sys.stderr)
     return 0
 

@@ -35,7 +35,7 @@ PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
 # Smallest accepted cosine between the embeddings of an engine and of ONNX Runtime.
 LEAST_COSINE = 0.999
 MOST_IN_A_CALL = 32  # largest batch that Triton forms
-# A colon, comma or bracket would end the name where trtexec and polygraphy take name:shape.
+# A colon, comma or bracket would end the name where trtexec and polygraphy expect name:shape.
 _PLAIN_NAME = re.compile(r"\w[\w./]*", re.ASCII)
 
 
@@ -121,7 +121,7 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
     BackendUnavailable
         If neither trtexec nor polygraphy is installed.
     GraphError
-        If the input's name has characters that these tools take for their own.
+        If the name of the input has characters that are syntax for these tools.
     """
     contract = read_contract(onnx)
     name = contract.input_name

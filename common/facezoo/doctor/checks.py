@@ -59,7 +59,7 @@ RIVALS = (
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
 )
 
-# Of the processor's instruction sets those that decide a network's speed.
+# Instruction sets that decide the speed of a network.
 CPU_FEATURES = ("avx2", "fma", "avx512f", *VNNI, "amx_bf16", "amx_int8")
 
 # A build that keeps its arithmetic stays below this, as a share of the outputs' spread.

@@ -66,7 +66,7 @@ def detect_folder(
     sources: Sequence[Path] = (),
     progress: Progress = lambda items, total: items,
 ) -> Predictions:
-    """Find the faces of all photos below a folder; resumable.
+    """Detect the faces in all photos below a folder; an interrupted run is resumed.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def detect_folder(
     folder
         Run folder; stores finished photos, and at the end ``predictions.npz``.
     overwrite
-        Remove what an earlier run wrote there, and start anew.
+        Remove what an earlier run wrote there, and start again.
     sources
-        What else is read, such as the model: none of it may lie in the folder.
+        Other files that are read, such as the model: none of them may be in the folder.
     progress
         Wraps the stream of results; called with it and with the number of remaining photos.
 

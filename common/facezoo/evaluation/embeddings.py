@@ -60,7 +60,7 @@ def embed_pictures(
     Parameters
     ----------
     backend
-        Of a recogniser.
+        Backend of a recogniser.
     paths
         The images.
 

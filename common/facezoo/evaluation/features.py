@@ -103,7 +103,7 @@ def write_features(
     feature_list
         Target text file: ``path v0 v1 …``.
     arrays
-        The .npz to write, see :mod:`facezoo.datasets.embeddings`.
+        Target .npz, see :mod:`facezoo.datasets.embeddings`.
 
     Returns
     -------
@@ -168,16 +168,16 @@ def extract_features(
     missing
         ``skip`` reports and leaves out unreadable images, ``fatal`` stops at the first.
     overwrite
-        Remove what an earlier start wrote, and start anew.
+        Remove what an earlier run wrote, and start again.
     sources
-        What else is read, such as the list of images: it is never written over.
+        Other files that are read, such as the list of images: they are never overwritten.
     progress
         Wraps the loop.
 
     Returns
     -------
     ItemCounts
-        Of this start.
+        Counts of this run.
 
     Raises
     ------

@@ -50,7 +50,7 @@ def describe_model(model: FaceModel[Any], source: Path) -> Dict[str, Any]:
     model
         Model opened from ``source``.
     source
-        What :func:`facezoo.load` was given.
+        The model as given to :func:`facezoo.load`.
 
     Returns
     -------
@@ -167,8 +167,8 @@ def face_pairs(
     ----------
     embeddings
         Embeddings of the faces.
-        references
-            Shape (N,), bool: one face of each pair is a reference; all faces if None.
+    references
+        Shape (N,), bool: one face of each pair is a reference; all faces if None.
     originals
         Shape (N,), int: index of the original of each image. Two copies of one image, or a copy
         and its original, are not paired.

@@ -180,8 +180,8 @@ class Batch:
     ----------
     pictures
         Number of images.
-        began, ended
-            Start and end, including reading and writing.
+    began, ended
+        Start and end, including reading and writing.
     latency, pre, infer, post
         Time of the call without reading and writing, and of its parts: pre-processing, network,
         decoding. Engines that do the first two in one step count both as ``infer``.
@@ -336,7 +336,7 @@ def _ticks(work: Synthetic) -> Iterator[int]:
 
 
 def _output_dtype(job: Job, backend: Backend) -> str:
-    """Return float32 for fp32 builds, which only ours are, else the device's float16."""
+    """Return float32 for fp32 builds, which only our compiler makes, else float16."""
     from ..artifact import read_artifact
 
     if backend.name == "vsx":
@@ -485,10 +485,10 @@ class Timings:
     ----------
     pictures
         Number of images.
-        latencies
-            Time of each batch call in ns, without reading and writing.
-        pre, infer, post
-            Times of all calls together, in ns.
+    latencies
+        Time of each batch call in ns, without reading and writing.
+    pre, infer, post
+        Times of all calls together, in ns.
     """
 
     pictures: int = 0

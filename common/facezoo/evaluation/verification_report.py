@@ -60,12 +60,12 @@ class VerificationReport:
     threshold, best_accuracy
         The single cosine threshold with the most correct decisions; its accuracy is optimistic.
     points
-        False non-match rates at false match rates, or why there is none.
+        False non-match rates at false match rates, or the reason why there is none.
     roc
         The ROC curve.
     validation
-        Of the facenet protocol: share of genuine pairs that match at a false match rate of 1e-3,
-        its deviation over the folds, and the rate met.
+        Only for the facenet protocol: share of genuine pairs that match at a false match rate of
+        1e-3, its deviation over the folds, and the rate that was reached.
     """
 
     name: str
@@ -99,7 +99,7 @@ class VerificationReport:
             f"    best threshold: {scales} (accuracy {self.best_accuracy:.5f} on these pairs)",
         ]
         if self.validation is not None:
-            # The vendor's line, in its words.
+            # The vendor's line, word for word.
             val, std, fmr = self.validation
             found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={fmr:.5f}")
         return [*found, *(f"    {describe_point(point)}" for point in self.points)]

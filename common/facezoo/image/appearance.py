@@ -24,7 +24,7 @@ CUTS = (0.0, 0.1, 0.2, 0.3, 0.4)
 def measure_face(
     image_rgb: np.ndarray, box_xyxy: Sequence[float], landmarks_xy: np.ndarray, crop: np.ndarray
 ) -> Dict[str, float]:
-    """Measure how large, sharp, frontal and complete a face is.
+    """Measure the size, sharpness, yaw and truncation of a face.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def degraded_versions(
 ) -> Iterator[Tuple[str, float, np.ndarray]]:
     """Make a face smaller, blurrier or more truncated, one at a time.
 
-    Its yaw cannot be changed; the face is given once as it is.
+    Its yaw cannot be changed; the unchanged face is yielded once.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
     image_rgb
         Shape (H, W, 3), uint8, RGB; not changed.
     faces
-        Faces in pixels of this image.
+        In pixels of this image.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndar
     image_rgb
         Shape (H, W, 3), uint8, RGB; not changed.
     faces
-        Those of each face, in this image's pixels.
+        Landmarks of each face, in pixels of this image.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def draw_predicted(
     boxes_xyxy
         Shape (N, 4), pixels.
     captions, refused
-    One per box: its caption, and whether it is rejected.
+        One per box: its caption, and whether it is rejected.
     points_xy
         One array (M, 2) per box, pixels.
 

@@ -97,9 +97,7 @@ def _normalizing_distance(truth: np.ndarray, normalizer: Union[str, Tuple[int, i
     distance = np.linalg.norm(truth[:, pair[0]] - truth[:, pair[1]], axis=1)
     if not distance.all():
         face = int(np.argmin(distance))
-        raise InputError(
-            f"face {face}: landmarks {pair} coincide, so the error cannot be normalised"
-        )
+        raise InputError(f"face {face}: landmarks {pair} coincide; nothing to normalise by")
     return np.asarray(distance)
 
 

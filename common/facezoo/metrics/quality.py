@@ -170,9 +170,7 @@ def _check(
         )
     finite = np.isfinite(distances) & np.isfinite(quality)
     if not finite.all():
-        raise InputError(
-            f"pair {int(np.argmin(finite))} has a distance or quality that is not finite"
-        )
+        raise InputError(f"pair {int(np.argmin(finite))} has a non-finite distance or quality")
     if is_same.all() or not is_same.any():
         raise InputError(
             f"there are {int(is_same.sum())} genuine and {int((~is_same).sum())} impostor pairs; "
@@ -247,10 +245,9 @@ def error_versus_discard(
 ) -> DiscardCurve:
     """Compute the error-versus-discard characteristic with areas and bootstrap intervals.
 
-    The threshold is that of :func:`~facezoo.metrics.verification.threshold_at_fmr` on all impostor
-    pairs, and stays. Genuine pairs are left out from the lowest quality on; among pairs of
-    equal quality the order is no one's merit, so the errors left fall in proportion, and a
-    constant score gives a flat line.
+    The threshold is set once, with :func:`~facezoo.metrics.verification.threshold_at_fmr` on all
+    impostor pairs. Genuine pairs are discarded from the lowest quality on; ties are broken
+    proportionally, so a constant score gives a flat line.
 
     Parameters
     ----------
@@ -278,7 +275,7 @@ def error_versus_discard(
     ------
     InputError
         If shapes differ, a value is not finite, fewer than ten false matches are expected at this
-        rate, or no genuine pair is rejected, so that nothing is there to improve.
+        rate, or no genuine pair is rejected, so that there is no error to reduce.
 
     References
     ----------

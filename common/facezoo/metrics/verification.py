@@ -136,10 +136,10 @@ class FacenetReport:
     tpr, fpr
         Shape (400,): rates at ``arange(0, 4, 0.01)``, mean over the folds.
     val, val_std
-        The vendor's validation rate: share of genuine pairs that match at the wanted false match
+        The vendor's validation rate: share of genuine pairs that match at the target false match
         rate, mean and standard deviation over the folds; higher is better.
     fmr
-        The false match rate really met, mean over the folds.
+        The false match rate that was reached, mean over the folds.
     false_positives, false_negatives
         Shape (N,), bool: pairs with a wrong decision at the chosen thresholds.
     """
@@ -189,7 +189,7 @@ class FmrThreshold(NamedTuple):
     similarity
         Pairs above it match.
     impostors
-        How many impostor pairs it was found from.
+        Number of impostor pairs it was measured with.
     """
 
     similarity: float
@@ -205,14 +205,14 @@ class OperatingPoint:
     fmr
         The requested rate.
     impostors
-        Number of impostor pairs.
+        Number of impostor pairs it was measured with.
     fnmr, low, high
-        Share of genuine pairs that do not match, 0 to 1, and an interval that holds the
-        population's with at least 95 %; None if refused.
+        Share of genuine pairs that do not match, 0 to 1, and an interval that contains the true
+        rate with at least 95 % confidence; None if there are too few impostor pairs.
     threshold
-        Pairs above it match; None if refused.
+        Pairs above it match; None if there are too few impostor pairs.
     refusal
-        Why there is no number; empty if there is one.
+        Why there is no result; empty if there is one.
     """
 
     fmr: float
@@ -458,7 +458,7 @@ def facenet_evaluation(
 ) -> FacenetReport:
     """Evaluate pairs with the vendor's protocol, which comes from FaceNet's code.
 
-    As :func:`k_fold_accuracy`, and besides the share of genuine pairs that match at a false match
+    Like :func:`k_fold_accuracy`, and also the share of genuine pairs that match at a false match
     rate of 1e-3, with a threshold interpolated on the other folds.
 
     Parameters
@@ -588,22 +588,22 @@ def matches_allowed(fmr: float, impostors: int) -> int:
 def threshold_at_fmr(impostors: np.ndarray, fmr: float) -> FmrThreshold:
     """Find the similarity threshold at a false match rate.
 
-    It is the highest impostor similarity that may not match; pairs above it do. Ties among
-    impostors therefore never push the false match rate above the one asked for.
+    It is the highest impostor similarity that must not match; pairs above it match. Ties among
+    impostors therefore never raise the false match rate above the target.
 
     Parameters
     ----------
     impostors
-        Shape (N,): similarities of impostor pairs, in any order; higher is nearer. Give distances
-        with a minus.
+        Shape (N,): similarities of impostor pairs, in any order; higher means more similar. Negate
+        distances.
     fmr
         Between 0 and 1, such as 1e-3.
 
     Raises
     ------
     InputError
-        If the rate is out of range, or fewer than ten false matches are expected at it; says how
-        many impostor pairs it needs.
+        If the rate is out of range, or fewer than ten false matches are expected at it; the message
+        says how many impostor pairs it needs.
 
     Examples
     --------
@@ -630,7 +630,7 @@ def _check_fmr(fmr: float) -> None:
 def operating_points(
     cosines: np.ndarray, is_same: np.ndarray, fmrs: Sequence[float]
 ) -> List[OperatingPoint]:
-    """Measure the false non-match rate at false match rates, or say why it cannot be.
+    """Measure the false non-match rate at false match rates, or say why it cannot be measured.
 
     Parameters
     ----------
@@ -644,10 +644,10 @@ def operating_points(
     Returns
     -------
     list of OperatingPoint
-        One for each rate, at the threshold of :func:`threshold_at_fmr`; a rate that it refuses has
-        the reason instead. The interval allows for both samples: the genuine pairs' (Wilson's
-        interval) and the impostors', from which the threshold comes (binomial order statistics); it
-        takes pairs as independent.
+        One per rate, at the threshold of :func:`threshold_at_fmr`; a rate that it rejects has the
+        reason instead. The interval covers both samples, the genuine pairs (Wilson's interval) and
+        the impostor pairs that set the threshold (binomial order statistics), and treats pairs as
+        independent.
 
     Raises
     ------
@@ -802,7 +802,7 @@ def _group_means(keys: np.ndarray, rows: np.ndarray) -> Tuple[np.ndarray, np.nda
 
 
 def tar_at_nearest_far(roc: RocCurve, fars: Sequence[float]) -> List[float]:
-    """Read the authors' table of TAR at FAR off a curve, however few impostors there are.
+    """Read TAR at FAR off a curve as MagFace's IJB script does, even with few impostors.
 
     TAR is 1 minus the false non-match rate, FAR the false match rate.
 
@@ -816,8 +816,8 @@ def tar_at_nearest_far(roc: RocCurve, fars: Sequence[float]) -> List[float]:
     Returns
     -------
     list of float
-        At the point whose rate is nearest; the highest of several, and of two at the same distance
-        the one with more false matches.
+        The rate at the point with the nearest false match rate; the highest of several, and of
+        two at the same distance the one with more false matches.
 
     References
     ----------

@@ -1,11 +1,11 @@
-"""The zoo's catalogue: every card and every file, gathered from the models' folders when asked for.
+"""The catalogue of the zoo: all cards and weight files, collected lazily from the model packages.
 
-Every folder with a ``card.py`` is a model; nothing lists them.
+Every folder with a ``card.py`` is a model; there is no other list of them.
 
 Attributes
 ----------
 MODELS
-    Names of the folders, in the order of their tasks.
+    Names of the model packages, in the order of their tasks.
 CARDS
     Card id to :class:`~facezoo.card.ModelCard`.
 WEIGHTS
@@ -65,13 +65,13 @@ def _catalogue() -> Dict[str, Any]:
 
 
 def _place(cards: Dict[str, ModelCard]) -> int:
-    """Return where a model stands in the catalogue: as its task does, a new task last."""
+    """Return the position of a model in the catalogue: that of its task, with a new task last."""
     tasks = [*GATE_LIMITS]
     return min((tasks.index(c.task) for c in cards.values() if c.task in tasks), default=len(tasks))
 
 
 def __getattr__(name: str) -> Any:
-    # A decoder or a network of one model must not import the cards of all the others.
+    # A decoder or network of one model must not import the cards of all others.
     if name in ("CARDS", "MODELS", "VENDOR_FILES", "WEIGHTS"):
         return _catalogue()[name]
     raise AttributeError(f'module "{__name__}" has no attribute "{name}"')

@@ -77,16 +77,16 @@ class FaceModel(ABC, Generic[Result]):
         images_rgb
             Each (H, W, 3), uint8, RGB.
         shared
-            Other threads do the same: compute on one core instead of all.
+            Compute on one core instead of all, because other threads call it at the same time.
 
         Returns
         -------
         list of Result
-            One per image, in their order and each in its image's pixels.
+            One per image, in their order, each in the pixels of its image.
         """
 
     def _infer(self, images_rgb: Sequence[np.ndarray], shared: bool) -> RawOutputs:
-        """Run the network once on several images, as :meth:`batch` is asked to."""
+        """Run the network once on several images, as requested by :meth:`batch`."""
         return (self.backend.infer_shared if shared else self.backend.infer_batch)(images_rgb)
 
     def stream(

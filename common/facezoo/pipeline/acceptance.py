@@ -45,7 +45,7 @@ class ScoreLimit:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The limits a face must keep to be accepted.
+    """Limits that a face must meet to be accepted.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Acceptance:
     embed_refused: bool = False
 
     def reasons_of(self, appearance: Mapping[str, float]) -> List[str]:
-        """Return the reasons to refuse a face that its size, sharpness, yaw and truncation give."""
+        """Return the reasons to refuse a face by its size, sharpness, yaw and truncation."""
         refused = {
             "too_small": appearance["size"] < self.appearance.min_size,
             "blurred": appearance["sharpness"] < self.appearance.min_sharpness,

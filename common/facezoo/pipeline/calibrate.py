@@ -1,4 +1,4 @@
-"""Measure the limits of quality, similarity and appearance on someone's own images.
+"""Measure the limits of quality, similarity and appearance on your own images.
 
 Images that cannot be used are logged and counted in the profile's ``settings["refused"]``.
 """
@@ -63,14 +63,14 @@ def calibrate_quality(
     Parameters
     ----------
     model
-        A quality model, or a recogniser, the length of whose embeddings is the quality.
+        A quality model, or a recogniser: the norm of its embeddings is the quality.
     images
         A folder of aligned faces.
     thresholds
-        Makes further thresholds of the scores; it needs every image, so that one that cannot be
-        read is an error.
+        Computes additional thresholds from the scores; it needs every image, so an unreadable one
+        is an error.
     settings
-        Of those thresholds, for the profile.
+        Settings of those thresholds, for the profile.
     progress
         Wraps the loop.
 
@@ -135,7 +135,7 @@ class ImagePairs:
     is_same
         Shape (P,), bool: whether both show one person.
     people
-        Shape (P, 2), int: whom they show; None where only ``is_same`` is known.
+        Shape (P, 2), int: persons they show; None if only ``is_same`` is known.
     """
 
     paths: Sequence[Path]
@@ -146,7 +146,7 @@ class ImagePairs:
 
 
 def pairs_of_folders(folder: Path) -> ImagePairs:
-    """Pair every image with every other; the folder an image lies in says whom it shows."""
+    """Pair every image with every other; each folder is one person."""
     paths = find_images(folder)
     names = relative_names(paths, folder)
     indices, is_same, people = people_indices([name.rpartition("/")[0] for name in names])
@@ -193,13 +193,13 @@ def calibrate_similarity(
     embedder
         The recogniser.
     pairs
-        What to compare.
+        Pairs to compare.
     detector
         Finds and aligns the largest face of each image; without it they are aligned faces.
     seed
-        Of the drawing of people, for the intervals.
+        Random seed of the intervals.
     settings
-        More to be kept in the profile.
+        Additional settings to save in the profile.
     progress
         Wraps the loop.
 
@@ -242,7 +242,7 @@ def calibrate_similarity(
             "pictures": len(paths),
             "refused": len(paths) - len(vectors),
             "pictures_sha256": fingerprint_files(list(paths), list(pairs.names)),
-            "interval": "pairs taken as independent" if people is None else "people drawn anew",
+            "interval": "pairs taken as independent" if people is None else "people resampled",
             **(settings or {}),
         },
     )
@@ -268,10 +268,10 @@ def calibrate_appearance(
     fnmr: float,
     progress: Progress = lambda items, total: items,
 ) -> AppearanceProfile:
-    """Find how small, blurred, turned or truncated a face may be before it is missed.
+    """Measure how small, blurred, turned or truncated a face may be before it is missed.
 
     Each face is degraded step by step and compared with the person's other images as they are. Its
-    yaw cannot be changed; where nobody was missed, the limit is the worst that was seen.
+    yaw cannot be changed; if no face was missed, the limit is the worst value in the images.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def calibrate_appearance(
     identities
         A folder with one folder of photos per person.
     fmr
-        False match rate of the images as they are, which fixes the similarity threshold.
+        False match rate of the unchanged images; it sets the similarity threshold.
     fnmr
         Share of the genuine pairs that may be missed.
     progress

@@ -1,4 +1,4 @@
-"""Outputs of vamp decoded to results, image by image, as a model's stream gives them."""
+"""Decode outputs of vamp to results, image by image, as a model's stream returns them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Result = TypeVar("Result")
 
 
 class ListedOutputs:
-    """The images of a datalist, and what vamp wrote for them.
+    """The images of a datalist and the outputs of vamp for them.
 
     Parameters
     ----------
     datalist
-        The list that vamp was given.
+        The input list of vamp.
     folder
-        What it wrote.
+        Output folder of vamp.
     cards
-        Of the decoder's model, see :meth:`facezoo.vacc.outputs.OutputFolder.contract_for`.
+        Cards of the decoder's model, see :meth:`facezoo.vacc.outputs.OutputFolder.contract_for`.
     image_dir
         Folder of the images; needed for a list that the vendor's script made.
     input_hw
@@ -40,9 +40,9 @@ class ListedOutputs:
     Attributes
     ----------
     pictures, names
-        The images of the data set, and what they are called, (N,).
+        The images of the data set and their names, (N,).
     contract
-        Of the network that made the outputs.
+        Contract of the network that made the outputs.
 
     Raises
     ------
@@ -67,14 +67,14 @@ class ListedOutputs:
         self._others = (datalist, folder, image_dir)
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results beside the decoder's own settings; JSON values."""
+        """Return what determines the results besides the settings of the decoder; JSON values."""
         return {
             "contract": dataclasses.asdict(self.contract),
             "datalist_sha256": sha256_of(self._datalist),
         }
 
     def inputs(self, *others: Optional[Path]) -> Inputs:
-        """Return what a run reads that decodes them, and other files it reads."""
+        """Return the inputs of a run that decodes them, and other files it reads."""
         paths = self._outputs.paths
         return Inputs(paths, [path.name for path in paths], *self._others, *others)
 
@@ -89,7 +89,7 @@ class ListedOutputs:
         Parameters
         ----------
         pictures
-            Of :attr:`pictures`.
+            Some of :attr:`pictures`.
         decode
             Called with the raw outputs of one image, arrays (1, ...), in a worker.
         visit

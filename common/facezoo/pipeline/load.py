@@ -1,4 +1,4 @@
-"""The one way to open a model: by a card's id, a released or an exported file, or an artifact."""
+"""Open a model by a card's id, a released or an exported file, or an artifact."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..models.sdd_fiqa.model import FaceQuality
 
 __all__ = ["load", "resolve"]
 
-# For type checkers: which class a card's id opens. A contract test compares them with the cards.
+# For type checkers: class of each card's id. A contract test compares them with the cards.
 DetectorCard = Literal[
     "scrfd_500m",
     "scrfd_500m_bnkps",
@@ -158,7 +158,7 @@ def load(
     Parameters
     ----------
     spec
-        What to open, with ``@ort``, ``@openvino`` or ``@vsx`` behind it for an engine of its own:
+        What to open, followed by ``@ort``, ``@openvino`` or ``@vsx`` to choose the engine:
 
         - a card's id such as ``scrfd_500m_bnkps``: its published weights are found on this machine
           or fetched, and prepared once;
@@ -166,19 +166,19 @@ def load(
           its authors publish it, which is recognised by its sha256;
         - an artifact prefix such as ``deploy_weights/official_scrfd_fp16/mod``.
     source
-        Deprecated: what to open, after the name of a model such as ``scrfd``.
+        Deprecated: what to open, if the first argument is the name of a model such as ``scrfd``.
     kind
-        The class that is expected, such as :class:`FaceDetector`; any if not given. A subclass of
-        a model's class is taken in its place.
+        The expected class, such as :class:`FaceDetector`; any if not given. A subclass of a
+        model's class is used in its place.
     runtime
-        What it runs on, and how.
+        Engine, device, threads and arithmetic.
     vdsp
-        A vdsp_params JSON, obeyed as the device would obey it; what differs from the model's
-        contract is logged.
+        A vdsp_params JSON, applied as on the device; differences from the model's contract are
+        logged.
     preprocess
-        In place of the contract's, for experiments.
+        Replaces the contract's pre-processing, for experiments.
     card
-        Id of the card of an .onnx file that carries no contract and is not known by its sha256.
+        Id of the card, for an .onnx file without a contract and with an unknown sha256.
     options
         The model's own: ``profile`` and ``fast_decode`` of :class:`FaceDetector`, ``meanface`` of
         :class:`LandmarkDetector`, ``flip`` of :class:`FaceEmbedder`.
@@ -194,11 +194,11 @@ def load(
     InputError
         If there is nothing to open, it is not of the expected kind, or an option is not known.
     WeightsMissing
-        If weights are neither here nor to be fetched; says how to get them.
+        If weights are missing and cannot be downloaded; the message says how to get them.
     GraphError
-        If a file cannot be read, or is not what it says.
+        If a file cannot be read, or is not what its contract says.
     BackendUnavailable
-        If the engine is not on this machine.
+        If the engine is not available on this machine.
     """
     if source is not None:
         kind, runtime, options = _old_form(str(spec), runtime, options)
@@ -228,7 +228,7 @@ def load(
 def resolve(
     spec: Union[str, Path], *, kind: Type[FaceModel[Any]] = FaceModel, card: str = ""
 ) -> Tuple[Path, str]:
-    """Find, fetch or prepare what :func:`load` would open, for what needs the file itself.
+    """Find, download or prepare the file that :func:`load` would open, without opening it.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ def _split_engine(spec: str) -> Tuple[str, str]:
         return text, engine
     if at and text in CARDS:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
-    # An @ in a path names no engine.
+    # An @ in a path does not choose an engine.
     return spec, ""
 
 
@@ -332,7 +332,7 @@ _ALWAYS_GIVEN = ("backend", "contract")
 
 
 def _nearest(text: str) -> str:
-    """Name the cards that were probably meant, as the end of a sentence's part."""
+    """Return the most similar card ids as a suggestion to append to a message."""
     stem = Path(text).stem if text.endswith(".onnx") else text
     near = difflib.get_close_matches(stem.lower(), CARDS, cutoff=0.6)
     near += [card.id for card in CARDS.values() if card.weights == stem and card.id not in near]
@@ -340,9 +340,9 @@ def _nearest(text: str) -> str:
 
 
 def _self_describing(path: Path, named: Optional[ModelCard], kind: Type[FaceModel[Any]]) -> Path:
-    """Return an .onnx file that carries a contract, or what is prepared of one that does not."""
+    """Return an .onnx file with a contract; it is prepared if the given file has none."""
     if not path.is_file():
-        # What was asked for may be known by its name alone.
+        # It may be a name that is known without a file.
         what = "is a folder" if path.is_dir() else "is not there"
         raise InputError(
             f"{str(path)!r} {what}; expected a file, an artifact prefix or a card's id"
@@ -377,7 +377,7 @@ def _beside(prefix: Path) -> Iterator[Path]:
 
 
 def _about_file(path: Path) -> str:
-    """Say what to give in place of a file that is neither an .onnx nor a checkpoint."""
+    """Say what to pass instead of a file that is neither an .onnx nor a checkpoint."""
     name = path.name[: -len(".build.json")] if path.name.endswith(".build.json") else path.stem
     prefix = path.with_name(name)
     if path.suffix in (".so", ".json", ".params") and len(list(_beside(prefix))) > 1:
@@ -413,7 +413,7 @@ def _about_weights(path: Path, kind: Type[FaceModel[Any]]) -> str:
 
 
 def _checkpoint_of(card: ModelCard) -> Optional[WeightFile]:
-    """Find the checkpoint that a card's network is published as."""
+    """Find the checkpoint in which a card's network is published."""
     for name in (card.weights, f"{card.weights or card.id}_pth"):
         if name in WEIGHTS and WEIGHTS[name].file.endswith(CHECKPOINTS):
             return WEIGHTS[name]
@@ -428,7 +428,7 @@ def _export_script(kind: Type[FaceModel[Any]]) -> str:
 
 
 def _export_command(card: ModelCard, checkpoint: str = "") -> str:
-    """Write the command that makes a card's graph of its checkpoint."""
+    """Return the command that exports a card's checkpoint."""
     file = _checkpoint_of(card)
     checkpoint = checkpoint or (file.file if file else f"{card.id}.pth")
     flag, before = VARIANT_FLAG.get(card.model, ("--variant", ""))
@@ -442,7 +442,7 @@ def _export_command(card: ModelCard, checkpoint: str = "") -> str:
 
 
 def _published(card: ModelCard) -> Path:
-    """Return the raw-head graph of a card's published weights, fetched where they are not here."""
+    """Return the raw-head graph of a card's published weights; download them if necessary."""
     file = WEIGHTS.get(card.weights)
     if file is None or not file.file.endswith(".onnx"):
         raise InputError(
@@ -464,11 +464,11 @@ def _here_or_fetched(file: WeightFile) -> Path:
 
 
 def _prepared(card: ModelCard, source: Path) -> Path:
-    """Return the raw-head graph of a released file, made once and kept beside the weights.
+    """Return the raw-head graph of a released file, made once and stored beside the weights.
 
-    Its name holds the version that made it and the hashes of the released file and of itself, so
-    that a file that was cut or changed is noticed and made anew. Where nothing can be kept, it
-    lives as long as this process.
+    Its name contains the version that made it and the hashes of the released file and of itself, so
+    that a truncated or changed file is detected and made again. If the folder is not writable, the
+    graph is kept only while this process runs.
     """
     stem = f"{card.id}-{__version__}-{sha256_of(source)[:DIGITS]}"
     with _preparing:
@@ -516,5 +516,5 @@ def _raw_heads(card: ModelCard, source: Path) -> bytes:
 
 @lru_cache(maxsize=None)
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder that goes when the process ends."""
+    """Make a folder that is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="facezoo-")

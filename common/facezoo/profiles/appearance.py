@@ -34,16 +34,16 @@ __all__ = [
 
 SCHEMA, FIRST_SCHEMA = "facezoo.appearance_profile/2", "facezoo.looks_profile/1"
 DEFAULT = Path(__file__).parents[1] / "models" / "magface" / "data" / "appearance.json"
-# Measure to the field of AppearanceLimits, and whether a face is better for having more of it.
+# Measure to the field of AppearanceLimits, and whether higher is better.
 MEASURES: Mapping[str, Tuple[str, bool]] = {
     "size": ("min_size", True),
     "sharpness": ("min_sharpness", True),
     "yaw": ("max_yaw", False),
     "truncation": ("max_truncation", False),
 }
-# The largest values that are possible; what has none is only not negative.
+# Largest possible values; a measure without one must only not be negative.
 LARGEST = {"yaw": 10.0, "truncation": 1.0}
-# What the first schema called them.
+# Names in the first schema.
 FIRST_NAMES = {"yaw": "turn", "truncation": "cut_off"}
 DIGITS = 4
 
@@ -75,7 +75,7 @@ class AppearanceLimits:
 
 @dataclass(frozen=True)
 class MeasuredLimit:
-    """One limit, and what it was found from.
+    """One limit, and the data it was derived from.
 
     Attributes
     ----------
@@ -101,11 +101,11 @@ class AppearanceProfile:
     Attributes
     ----------
     card, model_sha256
-        The recogniser's; the hash of its file, or of a build's three files by name.
+        Card of the recogniser; hash of its file, or of a build's three files by name.
     found
         Measure, such as ``size``, to its limit.
     settings
-        What the limits were measured on; JSON values.
+        Data and options of the measurement; JSON values.
     """
 
     card: str
@@ -124,7 +124,7 @@ class AppearanceProfile:
 def find_limit(
     values: np.ndarray, missed: np.ndarray, fnmr: float, *, more_is_better: bool
 ) -> MeasuredLimit:
-    """Find how bad a face may be by one measure before too many genuine pairs are missed.
+    """Find the value of one measure at which too many genuine pairs are missed.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def find_limit(
 def shares_missed(
     vectors: np.ndarray, people: np.ndarray, trials: np.ndarray, pictures: np.ndarray, fmr: float
 ) -> Tuple[float, np.ndarray]:
-    """Tell which degraded faces no longer match the person they show.
+    """Return which degraded faces no longer match the person they show.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def make_appearance_profile(
     found: Mapping[str, MeasuredLimit],
     settings: Mapping[str, Any],
 ) -> AppearanceProfile:
-    """Make a profile of what :func:`find_limit` found, rounded to four digits."""
+    """Make a profile of the results of :func:`find_limit`, rounded to four digits."""
     rounded = {
         name: MeasuredLimit(
             round(one.limit, DIGITS),
@@ -237,14 +237,14 @@ def write_appearance(path: Path, profile: AppearanceProfile) -> None:
 
 
 def read_appearance(path: Path, model_sha256: Any = None) -> AppearanceProfile:
-    """Read what ``facezoo calibrate appearance`` wrote, in its present or its first schema.
+    """Read a profile of ``facezoo calibrate appearance``, in the current or the first schema.
 
     Parameters
     ----------
     path
         The file.
     model_sha256
-        Hash of the recogniser that is to be used; None if there is none.
+        Hash of the recogniser to be used; None if there is none.
 
     Raises
     ------
@@ -283,5 +283,5 @@ def _parse(content: Mapping[str, Any]) -> AppearanceProfile:
 
 @lru_cache(maxsize=None)
 def default_limits() -> AppearanceLimits:
-    """Return the limits that come with the package; the file says what they were measured on."""
+    """Return the limits of the package; the file says which data they were measured on."""
     return read_appearance(DEFAULT).limits

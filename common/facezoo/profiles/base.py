@@ -1,7 +1,7 @@
-"""The form that every profile is kept in: one JSON document, one writer, one reader, one refusal.
+"""The common form of all profiles: a JSON document with one writer, reader and model check.
 
 A profile holds ``schema``, ``facezoo`` (the version), ``card`` and ``model_sha256`` of the model it
-was measured with, its numbers, and ``settings``: what they were measured on.
+was measured with, its numbers, and ``settings``: data and options of the measurement.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Parsed = TypeVar("Parsed")
 
 
 class MeasuredWith(Protocol):
-    """What was measured with one model.
+    """A measurement with one model.
 
     Attributes
     ----------
@@ -46,12 +46,12 @@ class MeasuredWith(Protocol):
 
 
 class ModelProfile(MeasuredWith, Protocol):
-    """What every profile says of itself.
+    """Fields that every profile has.
 
     Attributes
     ----------
     settings
-        What it was measured on; JSON values.
+        Data and options of the measurement; JSON values.
     """
 
     @property
@@ -61,7 +61,7 @@ class ModelProfile(MeasuredWith, Protocol):
 def write_document(
     path: Path, schema: str, profile: ModelProfile, numbers: Mapping[str, Any]
 ) -> None:
-    """Write a profile as JSON, whole or not at all.
+    """Write a profile as JSON, completely or not at all.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def write_document(
     schema
         Such as ``facezoo.quality_profile/1``.
     profile
-        Of which model, and what it was measured on.
+        The profile: its model and settings.
     numbers
-        What was measured; JSON values.
+        The measured numbers; JSON values.
     """
     content = {
         "schema": schema,
@@ -93,19 +93,19 @@ def read_document(
     Parameters
     ----------
     path
-        What ``facezoo calibrate KIND`` wrote.
+        A file of ``facezoo calibrate KIND``.
     kind
         ``similarity``, ``quality`` or ``appearance``.
     schemas
-        Those that ``parse`` understands.
+        Schemas that ``parse`` understands.
     parse
-        Makes the profile from the document; raises one of :data:`~facezoo.errors.UNREADABLE` if a
+        Converts the document to the profile; raises one of :data:`~facezoo.errors.UNREADABLE` if a
         part is missing or out of range.
 
     Raises
     ------
     InputError
-        If the file cannot be read, has another schema, or ``parse`` refuses it.
+        If the file cannot be read, has another schema, or ``parse`` rejects it.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def number(value: Any, name: str, low: float = -math.inf, high: float = math.inf
     Raises
     ------
     ValueError
-        If it is not; names it.
+        If it is not; the message names it.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} is {value!r}, which is not a number")
@@ -156,13 +156,13 @@ def check_model(source: str, kind: str, profile: MeasuredWith, model_sha256: Any
     Parameters
     ----------
     source
-        Names the profile in the message, such as its quoted path.
+        Name of the profile in the message, such as its quoted path.
     kind
         ``similarity``, ``quality`` or ``appearance``.
     profile
         The profile, or a limit of one.
     model_sha256
-        Hash of the model that is to be used.
+        Hash of the model to be used.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Percentiles and thresholds of a model's quality scores on someone's own faces."""
+"""Percentiles and thresholds of a model's quality scores on your own faces."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ FEWEST_PAIRS = 20
 
 @dataclass(frozen=True)
 class QualityProfile:
-    """The distribution of a model's scores over some images.
+    """Distribution of a model's scores over images.
 
     Attributes
     ----------
     card
         Of the model.
     model_sha256
-        Hash of its file, or of a build's three files by name; scores of another have another scale.
+        Hash of its file, or of a build's three files by name; other models have other scales.
     pictures
-        How many images were scored.
+        Number of scored images.
     percentiles
         101 scores: the lowest, those that 1, 2, … 99 % lie below, the highest.
     thresholds
-        Name to score, such as ``drop 5 %``: images that score less are to be left out.
+        Name to score, such as ``drop 5 %``: images with a lower score are to be discarded.
     settings
         What was scored; JSON values.
     """
@@ -67,7 +67,7 @@ def make_quality_profile(
     more: Mapping[str, float],
     settings: Optional[Mapping[str, Any]] = None,
 ) -> QualityProfile:
-    """Summarise the scores of some images.
+    """Summarise the scores of images.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def quality_at_fnmr(
     """
     if not 0.0 <= fnmr < 1.0:
         raise InputError(f"a false non-match rate must be from 0 to below 1, got {fnmr}")
-    # The nearer, the more similar.
+    # A smaller distance means more similar.
     missed = -distances[is_same] <= threshold_at_fmr(-distances[~is_same], fmr).similarity
     order = np.argsort(quality[is_same], kind="stable")
     ascending, missed = quality[is_same][order], missed[order]
@@ -172,14 +172,14 @@ def write_quality(path: Path, profile: QualityProfile) -> None:
 
 
 def read_quality(path: Path, model_sha256: Any = None) -> QualityProfile:
-    """Read what ``facezoo calibrate quality`` wrote.
+    """Read a profile of ``facezoo calibrate quality``.
 
     Parameters
     ----------
     path
         The file.
     model_sha256
-        Hash of the model that is to be used; None takes the profile of any.
+        Hash of the model to be used; None accepts the profile of any model.
 
     Raises
     ------

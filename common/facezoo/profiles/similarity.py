@@ -1,4 +1,4 @@
-"""Similarity thresholds at target false match rates, measured on someone's own images.
+"""Similarity thresholds at target false match rates, measured on your own images.
 
 A threshold belongs to one model file and one way of aligning. Its interval comes from drawing
 people anew where they are known, since pairs share faces; of listed pairs, from their number.
@@ -70,7 +70,7 @@ class SimilarityPoint:
 
 @dataclass(frozen=True)
 class SimilarityProfile:
-    """Thresholds of one recogniser on some images.
+    """Thresholds of one recogniser on a set of images.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ def similarity_points(
     fmrs: Sequence[float] = FMRS,
     seed: int = 0,
 ) -> Tuple[SimilarityPoint, ...]:
-    """Find thresholds at false match rates, or say why there is none.
+    """Find thresholds at false match rates, or the reason why there is none.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.nd
     Parameters
     ----------
     people
-        Who each image shows.
+        Person in each image.
 
     Returns
     -------
@@ -237,14 +237,14 @@ def write_similarity(path: Path, profile: SimilarityProfile) -> None:
 
 
 def read_similarity(path: Path, model_sha256: Any) -> SimilarityProfile:
-    """Read what ``facezoo calibrate similarity`` wrote, in its present or its first schema.
+    """Read a profile of ``facezoo calibrate similarity``, in the current or the first schema.
 
     Parameters
     ----------
     path
         The file.
     model_sha256
-        Hash of the recogniser that is to be used.
+        Hash of the recogniser to be used.
 
     Raises
     ------

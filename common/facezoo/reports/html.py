@@ -1,4 +1,4 @@
-"""The HTML report of a run: images, tables that sort, curves, settings; all in one file."""
+"""Self-contained HTML reports: images, sortable tables, curves, settings."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with a caption each; they are shrunk and stored in the report."""
+    """Images with captions; they are shrunk and embedded in the report."""
 
     title: str
     images_rgb: Sequence[np.ndarray]

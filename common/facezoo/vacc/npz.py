@@ -171,7 +171,7 @@ def write_datalist(datalist: Path, folder: Path) -> int:
 
 
 def manifest_of(datalist: Path) -> Path:
-    """Return where a list's manifest lies."""
+    """Return the path of a list's manifest."""
     return datalist.with_name(f"{datalist.name}.{MANIFEST_FILE}")
 
 
@@ -347,7 +347,7 @@ def _pictures_by_name(
 ) -> List[Picture]:
     if image_dir is None:
         raise InputError(
-            f"{str(datalist)!r} has no {manifest_of(datalist).name} beside it; make both with "
+            f"{str(datalist)!r} has no {manifest_of(datalist).name} beside it; create both with "
             "image2npz.py, or give the folder of the images with --input_image_dir"
         )
     paths = find_images(image_dir)

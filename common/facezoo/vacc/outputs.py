@@ -27,7 +27,7 @@ __all__ = ["INDEX_FILE", "INDEX_SCHEMA", "OutputFolder", "index_head", "output_n
 
 INDEX_FILE, INDEX_SCHEMA = "vamp.json", "facezoo.vamp/1"
 
-# Who made the outputs is for people to read; a card's network has a hash for each of its files.
+# Engine and device are for people to read; a device's network has a hash for each of its files.
 _SETTINGS = {
     "engine": text(200),
     "engine_version": text(200),
@@ -155,7 +155,7 @@ class OutputFolder:
             self.contract = Contract.from_json(index["contract"])
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{str(file)!r} does not fit the folder ({error}); run vamp again"
+                f"{str(file)!r} does not match the folder ({error}); run vamp again"
             ) from error
         names = [item["path"] for item in index["outputs"]]
         if index["datalist_sha256"] != sha256_of(datalist) or names != [p.name for p in self.paths]:

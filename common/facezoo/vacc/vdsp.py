@@ -59,13 +59,13 @@ def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
     Returns
     -------
     Preprocess
-        What a device would do with this file.
+        The pre-processing of a device with this file.
 
     Raises
     ------
     ConfigError
-        If the file is not JSON, names an operation that is not for RGB or BGR images, or holds
-        a value no device would take; the message names file and key.
+        If the file is not JSON, names an operation that is not for RGB or BGR images, or has
+        a value that no device accepts; the message names file and key.
     """
     entry = _load_json(path)
     if "vdsp_op_type" in entry or "config" in entry:

@@ -1,4 +1,4 @@
-"""The HTML report of each evaluation: numbers, curves, a few pictures, settings."""
+"""HTML report of each evaluation: numbers, curves, sample images, settings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _photos(folder: Path, predictions: Predictions) -> Optional[Pictures]:
         image = read_image_rgb(path_of[name])
         nothing = [np.zeros((0, 2))] * len(boxes)
         images.append(draw_predicted(image, boxes, words, [False] * len(boxes), nothing))
-        captions.append(f"{name}, boxes from {SHOWN_SCORE:g} on: {len(boxes)}")
+        captions.append(f"{name}, boxes with score {SHOWN_SCORE:g} or more: {len(boxes)}")
     note = f"The first {len(images)} of {len(predictions.images)} photos."
     return Pictures("Photos", images, captions, note) if images else None
 
@@ -102,7 +102,7 @@ def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
         args.html,
         "Landmarks",
         [
-            Table("In %", ["subset", "faces", "NME", "failure rate", "AUC"], rows),
+            Table("Metrics in %", ["subset", "faces", "NME", "failure rate", "AUC"], rows),
             Curves("Cumulative errors", "normalised error in %", "faces in %", line, limits),
             Table("Error of each face in %", ["face", "NME"], errors),
             _settings(args),
@@ -174,4 +174,4 @@ def _discard_plots(curves: Mapping[str, Mapping[float, DiscardCurve]]) -> Iterat
             if rate in by_rate
         }
         title = f"False match rate {rate:g}"
-        yield Curves(title, "genuine pairs left out in %", "false non-matches in %", lines)
+        yield Curves(title, "genuine pairs discarded in %", "false non-matches in %", lines)

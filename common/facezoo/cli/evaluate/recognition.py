@@ -73,7 +73,7 @@ def run_people(args: argparse.Namespace) -> int:
     if args.detector is None:
         model: Union[FaceEmbedder, Predictor] = embedder
     else:
-        # The vdsp JSON is the recogniser's.
+        # The vdsp JSON is for the recogniser.
         detector = load(args.detector, kind=FaceDetector, runtime=runtime)
         model = Predictor(detector, embedder=embedder)
     name = args.dataset or args.images.name

@@ -57,7 +57,7 @@ def _baidu(share: str, code: str) -> str:
     return f"https://pan.baidu.com/s/{share} (code {code})"
 
 
-# The names that the vendor's recipe has.
+# Names used by the vendor's recipe.
 VENDOR_FILES = VendorFiles(default="magface_iresnet100", triton=True)
 
 WEIGHTS: Tuple[WeightFile, ...] = (
@@ -229,8 +229,8 @@ CARDS: Dict[str, ModelCard] = {
 MATCH_THRESHOLDS: Dict[str, MatchThreshold] = {
     "w600k_mbf": MatchThreshold(
         0.3383,
-        "midpoint between all 1,350 genuine and all 43,500 impostor pairs of 30 people of the AT&T "
-        "faces, aligned with SCRFD-500M; it separates them without error. This is a small, easy "
-        "data set: for real use choose a threshold with facezoo calibrate similarity",
+        "the midpoint between all 1,350 genuine and all 43,500 impostor pairs of 30 people of the "
+        "AT&T faces, aligned with SCRFD-500M; it separates them without error. This is a small, "
+        "easy data set: for real use choose a threshold with facezoo calibrate similarity",
     )
 }

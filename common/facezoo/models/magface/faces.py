@@ -123,7 +123,7 @@ class TrainingFaces:
         Images and classes.
     seed
         Seed of the training.
-        root
+    root
         Root folder of the paths; None uses them as they are.
     """
 
@@ -163,8 +163,8 @@ class Batches:
         Faces per batch, over all processes.
     epochs, seed
         Settings of the training.
-        rank, world
-            Index of the process, and number of processes.
+    rank, world
+        Index of the process, and number of processes.
 
     Attributes
     ----------

@@ -125,7 +125,7 @@ def _with_contract(
 
 
 def _channels_of(output: onnx.ValueInfoProto) -> int:
-    """Return how many numbers an embedding has, by the file; 0 if it does not say."""
+    """Return the length of an embedding according to the file; 0 if unknown."""
     shape = output.type.tensor_type.shape.dim
     return int(shape[-1].dim_value) if len(shape) else 0
 

@@ -50,7 +50,7 @@ class FaceEmbedder(FaceModel[Embedding]):
         self.flip = flip
 
     def batch(self, images_rgb: Sequence[np.ndarray], *, shared: bool = False) -> List[Embedding]:
-        """Embed several aligned faces; see :meth:`FaceModel.batch`; mirrored ones in a run more."""
+        """Embed aligned faces, mirrored ones in a second run; see :meth:`FaceModel.batch`."""
         found = self._decode(self._infer(images_rgb, shared))
         if self.flip == "none":
             return found

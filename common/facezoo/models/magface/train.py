@@ -46,7 +46,7 @@ Plot = Callable[[np.ndarray, np.ndarray, Path], None]
 
 
 class SampleDropout(nn.Module):  # type: ignore[misc]
-    """Dropout of whole maps with given random numbers, one per face and map."""
+    """A dropout of whole maps with given chances, one per face and map, instead of random ones."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -111,20 +111,20 @@ class Trainer:
     ----------
     settings
         Settings of the training.
-        faces
-            Training faces.
-        classes
-            Number of people.
-        build
-            Creates the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
-        processes
-            The process group.
-        workers
-            Reader processes per training process.
-        compiled
-            Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
-        embedding_size
-            Size of the network's output.
+    faces
+        Training faces.
+    classes
+        Number of people.
+    build
+        Creates the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
+    processes
+        The process group.
+    workers
+        Reader processes per training process.
+    compiled
+        Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
+    embedding_size
+        Size of the network's output.
 
     Attributes
     ----------
@@ -366,7 +366,7 @@ class Trainer:
         folder
             Folder of the run.
         keep
-            Checkpoints that stay; in a run folder, older ones of it are removed.
+            Number of checkpoints to keep; older ones of a run folder are removed.
 
         Raises
         ------
@@ -409,7 +409,7 @@ class Trainer:
         return self.head.part(value) if self._loss is self.head else value
 
     def resume(self, path: Path) -> None:
-        """Go on where :meth:`save` wrote a file; in a run folder, later ones of it are removed.
+        """Resume from a file of :meth:`save`; later ones of a run folder are removed.
 
         Raises
         ------

@@ -86,7 +86,7 @@ def _snapshot(backbone: str, experiment: str) -> WeightFile:
     )
 
 
-# The names that the vendor's recipe has.
+# Names used by the vendor's recipe.
 VENDOR_FILES = VendorFiles(default="pip_resnet18")
 
 WEIGHTS: Tuple[WeightFile, ...] = (

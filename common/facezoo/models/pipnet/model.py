@@ -23,8 +23,8 @@ __all__ = [
 class LandmarkDetector(FaceModel[Landmarks]):
     """PIPNet on any runtime: ``landmarks = model(crop_rgb)``, the crop of one face.
 
-    Which crop decides the result: cut as the training data was (``datasets.wflw.WflwCrop``), or
-    from a detector's box (:class:`~facezoo.models.pipnet.crop.DetectorCrop`).
+    The result depends on the crop: that of the training data (``datasets.wflw.WflwCrop``), or that
+    of a detector's box (:class:`~facezoo.models.pipnet.crop.DetectorCrop`).
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def _checkpoint(variant: str) -> WeightFile:
     )
 
 
-# The names that the vendor's recipe has.
+# Names used by the vendor's recipe.
 VENDOR_FILES = VendorFiles(vdsp="insightface", default="scrfd_500m_bnkps")
 
 WEIGHTS: Tuple[WeightFile, ...] = (

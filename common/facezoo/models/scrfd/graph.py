@@ -281,7 +281,7 @@ def compare_with_source(
     raw
         The raw-head graph derived from it.
     hw
-        Height and width of the input; the source must take it.
+        Height and width of the input, which the source must accept.
 
     Returns
     -------

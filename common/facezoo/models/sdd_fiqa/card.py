@@ -8,7 +8,7 @@ from ...card import ModelCard, OutputSpec, Preprocess, Upstream, VendorFiles, We
 
 __all__ = ["CARDS", "VENDOR_FILES", "WEIGHTS"]
 
-# The names that the vendor's recipe has.
+# Names used by the vendor's recipe.
 VENDOR_FILES = VendorFiles(build="", vdsp="tface", default="sdd_fiqa_r50")
 
 WEIGHTS: Tuple[WeightFile, ...] = (
