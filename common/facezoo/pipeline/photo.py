@@ -1,8 +1,8 @@
 """The whole chain on photos: detect, landmarks, align, quality, embed; and why a face is refused.
 
 Any stage but the first may be left out. A refused face is not embedded unless that is asked for.
-The faces of a photo go through each stage in batches of faces of that photo only, so its results
-depend neither on the other photos nor on where an interrupted run was resumed.
+The faces of a photo go through each stage in batches, which hold faces of that photo only: what is
+said about it depends neither on the photos around it nor on where an interrupted run went on.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PredictedFace:
         The detector's, in the photo's pixels.
     appearance
         ``size``, ``sharpness``, ``yaw`` and ``truncation``, see :mod:`facezoo.profiles.appearance`;
-        empty if no acceptance limits are given.
+        empty where nothing decides which faces are accepted.
     points
         98 landmarks; None without that stage.
     quality, magnitude
@@ -106,9 +106,9 @@ class PredictedPhoto:
     Attributes
     ----------
     faces
-        Each with the results of the stages.
+        Each with what the stages said about it.
     detections
-        The same faces as arrays, as the detector returned them.
+        The same faces as the detector gave them, as arrays.
     """
 
     faces: Tuple[PredictedFace, ...]
@@ -135,7 +135,7 @@ class RecipePhoto:
     Attributes
     ----------
     photo
-        Result of the chain.
+        What the chain found.
     """
 
     photo: PredictedPhoto
@@ -155,24 +155,24 @@ class RecipePhoto:
 
 
 def in_recipe_form(result: Result) -> Union[Result, RecipePhoto]:
-    """Convert a photo to the form of a recipe's results.json; other results are unchanged."""
+    """Give a photo the form of a recipe's results.json; any other result has it already."""
     return RecipePhoto(result) if isinstance(result, PredictedPhoto) else result
 
 
 class Predictor(FaceModel[PredictedPhoto]):
     """Detector, then whatever stages are given, on every face: ``photo = predictor(image_rgb)``.
 
-    A single photo uses all cores; in a :meth:`stream` each photo uses one core, however many
-    threads the stages were loaded with.
+    A photo alone is worked on with all cores; of a :meth:`stream` each photo gets one, however
+    many threads the stages were loaded with.
 
     Parameters
     ----------
     detector
         A variant with five landmarks, unless only ``landmarks`` follows.
     landmarks, quality, embedder
-        The other stages; None omits a stage.
+        The other stages; None leaves one out.
     acceptance
-        Limits for accepting a face. None: all faces are accepted, and appearance is not measured.
+        What refuses a face. None: every face is accepted, and its appearance is not measured.
 
     Raises
     ------
@@ -192,7 +192,7 @@ class Predictor(FaceModel[PredictedPhoto]):
         self.quality, self.embedder = quality, embedder
         self.acceptance = acceptance
         self._aligns = any(part is not None for part in (quality, embedder, acceptance))
-        # The threads of the stages share the cores, so the stream has as many as the busiest stage.
+        # The stages' own threads share the cores, so the stream has as many as the busiest stage.
         backends = [stage.backend for stage in self.stages.values()]
         super().__init__(max(backends, key=lambda one: one.workers), detector.contract)
         names = detector.contract.output_names
@@ -285,7 +285,7 @@ class Predictor(FaceModel[PredictedPhoto]):
     def _refuse_low(
         self, stage: FaceModel[Any], scores: Mapping[int, float], reasons: Sequence[List[str]]
     ) -> None:
-        """Add a reason to the faces whose score of a stage is too low."""
+        """Add a reason to the faces that a stage scores too low."""
         for face, score in scores.items():
             if self.acceptance and self.acceptance.is_low(stage.contract.card_id, score):
                 reasons[face].append("low_quality")
@@ -294,12 +294,16 @@ class Predictor(FaceModel[PredictedPhoto]):
 def _in_batches(
     stage: FaceModel[Result], crops: Sequence[np.ndarray], faces: Sequence[int], shared: bool
 ) -> Dict[int, Result]:
-    """Apply a stage to the crops of some faces of a photo; an error names the face."""
-    found: Dict[int, Result] = {}
-    for start in range(0, len(faces), FACES_PER_BATCH):
-        part = faces[start : start + FACES_PER_BATCH]
-        results = call_naming(
-            partial(stage.batch, shared=shared),
+    """Apply a stage to the crops of some faces of a photo; a face it fails on is named."""
+    parts = [
+        faces[start : start + FACES_PER_BATCH] for start in range(0, len(faces), FACES_PER_BATCH)
+    ]
+    # Batches with a core each beat one batch after the other on all cores.
+    spread = not shared and len(parts) > 1
+
+    def run(part: Sequence[int]) -> List[Result]:
+        return call_naming(
+            partial(stage.batch, shared=shared or spread),
             [crops[face] for face in part],
             [f"face {face}" for face in part],
         )
