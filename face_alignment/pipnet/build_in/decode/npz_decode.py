@@ -27,14 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="vamp's list, made with image2npz.py on the crops",
     )
     options.add_flag(parser, "--out_npz_dir", type=Path, required=True, help="vamp's outputs")
-    options.add_flag(
-        parser,
-        "--input_shape",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the network's input",
-    )
+    options.add_input_size_option(parser, "--input_shape")
     options.add_flag(
         parser,
         "--vamp_flag",
