@@ -6,7 +6,6 @@ Nothing is written before the new graph has been compared with its source in ONN
 """
 
 import argparse
-from pathlib import Path
 
 from facezoo import weights
 from facezoo.cli import options

@@ -28,12 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.add_flag(parser, "--out_npz_dir", type=Path, required=True, help="vamp's outputs")
     options.add_input_size_option(parser, "--input_shape")
-    options.add_flag(
-        parser,
-        "--vamp_flag",
-        action="store_true",
-        help="accepted and ignored: outputs are always vamp's",
-    )
+    help_ignored = "accepted and ignored: outputs are always vamp's"
+    options.add_flag(parser, "--vamp_flag", action="store_true", help=help_ignored)
     options.add_flag(parser, "--data_dir", type=Path, help="WFLW's crops, for the metrics")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     options.add_flag(

@@ -28,13 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    listed = ListedOutputs(
-        args.vamp_datalist_path,
-        args.vamp_output_dir,
-        CARDS.values(),
-        image_dir=args.input_image_dir,
-        input_hw=args.model_size,
-    )
+    datalist, folder = args.vamp_datalist_path, args.vamp_output_dir
+    listed = ListedOutputs(datalist, folder, CARDS.values(), args.input_image_dir, args.model_size)
     profile = dataclasses.replace(PROFILES[args.profile], retry_border=0.0)
     text_of = names_with_suffix(listed.names, ".txt")
 
