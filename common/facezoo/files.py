@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Union
+from typing import Any, Mapping, Union
 
 from .written import writing
 
 __all__ = [
     "sha256_of",
     "write_bytes",
+    "write_json",
 ]
 
 
@@ -21,6 +23,11 @@ def sha256_of(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_json(path: Path, entry: Mapping[str, Any]) -> None:
+    """Write a JSON file, all or nothing, as :func:`write_bytes`; NaN and infinity are an error."""
+    write_bytes(path, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:

@@ -13,15 +13,7 @@ from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.runs import Inputs
-from facezoo.vacc.npz import (
-    MANIFEST_FILE,
-    MANIFEST_SCHEMA,
-    check_disk_space,
-    check_names,
-    convert_picture,
-    manifest_of,
-    write_datalist,
-)
+from facezoo.vacc import npz
 from facezoo.workers import map_in_processes, usable_cores
 
 
@@ -41,18 +33,18 @@ def run(args: argparse.Namespace) -> int:
     root, target, datalist = args.dataset_path.resolve(), args.target_path.resolve(), args.text_path
     if target in (root, *root.parents):
         raise InputError(f"{str(target)!r} holds the pictures; name another folder for npz files")
-    check_names([str(target), *names])
+    npz.check_names([str(target), *names])
     inputs = Inputs(paths, names, root)
-    inputs.refuse_file(datalist, manifest_of(datalist))
+    inputs.refuse_file(datalist, npz.manifest_of(datalist))
 
     def convert(left):
-        check_disk_space(left, target)
+        npz.check_disk_space(left, target)
         work = [(path, npz_of[name]) for path, name in zip(left, names[len(names) - len(left) :])]
-        return map_in_processes(partial(convert_picture, folder=target), work, usable_cores())
+        return map_in_processes(partial(npz.convert_picture, folder=target), work, usable_cores())
 
     def finish(run):
         head = {"root": str(root), "npz_folder": str(target)}
-        run.write_items(MANIFEST_FILE, MANIFEST_SCHEMA, key="items", head=head)
+        run.write_items(npz.MANIFEST_FILE, npz.MANIFEST_SCHEMA, key="items", head=head)
 
     return options.run_items(
         args,
@@ -63,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         settings={"dataset_path": str(root)},
         files_of=lambda name: [target / npz_of[name]],
         finish=finish,
-        afterwards=lambda: write_datalist(datalist, target),
+        afterwards=lambda: npz.write_datalist(datalist, target),
     )
 
 

@@ -21,9 +21,7 @@ RESULTS_FILE, SCHEMA = "results.json", "facezoo.results/1"
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
-    options.add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
-    options.add_image_dir_option(parser)
+    options.add_vamp_options(parser)
     options.add_flag(parser, "--save_dir", type=Path, help="folder for decoded results")
     parser.add_argument("--card", help="which variant; needed for outputs of the vendor's vamp")
     options.add_run_options(parser)

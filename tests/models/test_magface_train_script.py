@@ -74,6 +74,7 @@ def trained(main, data, tmp_path_factory):
 def test_a_run_leaves_its_files(trained):
     found = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     assert found == {
+        ".files.jsonl",
         "run.json",
         "steps.csv",
         "epochs.csv",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import importlib
 import logging
@@ -20,6 +21,7 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
+    Type,
     TypeVar,
 )
 
@@ -27,7 +29,7 @@ from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
-from ..runs import Inputs, ItemCounts, Outcome, RunFolder
+from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
 __all__ = [
     "EXIT_SOME_REFUSED",
@@ -35,18 +37,24 @@ __all__ = [
     "add_embedder_options",
     "add_flag",
     "add_image_dir_option",
+    "add_input_size_option",
     "add_model_options",
     "add_run_options",
     "add_runtime_options",
+    "add_settings_options",
     "add_shape_options",
+    "add_source_options",
+    "add_vamp_options",
     "embedder_source",
     "import_torch_part",
     "make_parser",
     "progress",
+    "progress_of",
     "report_items",
     "run_command",
     "run_items",
     "runtime_of",
+    "settings_from",
 ]
 
 EXIT_SOME_REFUSED = 1
@@ -63,6 +71,7 @@ _ADVICE = {
 }
 
 Item = TypeVar("Item")
+Settings = TypeVar("Settings")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -259,6 +268,55 @@ def add_shape_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint`` and ``--onnx`` of an export script, one of them required, ``--output``.
+
+    Each source is a file, or the name it was downloaded under.
+    """
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint", help="a .pth, or the name `facezoo list` shows it under; needs torch"
+    )
+    source.add_argument(
+        "--onnx", help="a published .onnx, or the name `facezoo download` fetched it under"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+
+
+def add_vamp_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name vamp's list, its outputs, and the folder of the images."""
+    add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
+    add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
+    add_image_dir_option(parser)
+
+
+def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the flag for the size of the network that made vamp's outputs, under a script's name."""
+    text = "height and width of the network's input"
+    add_flag(parser, name, type=int, nargs=2, metavar=("H", "W"), help=text)
+
+
+def add_settings_options(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add a flag for each field of a dataclass of settings; :func:`settings_from` reads them.
+
+    Parameters
+    ----------
+    parser
+        The script's.
+    kind
+        Every field has a default, and ``help`` and the like in its metadata.
+    """
+    for field in dataclasses.fields(kind):
+        how = {"type": type(field.default), "default": field.default, **field.metadata}
+        add_flag(parser, f"--{field.name}", **how)
+
+
+def settings_from(args: argparse.Namespace, kind: Type[Settings]) -> Settings:
+    """Return the settings that the flags of :func:`add_settings_options` say."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(args, name) for name in names})
+
+
 def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--input_image_dir`` of what reads vamp's outputs."""
     add_flag(
@@ -339,6 +397,11 @@ def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator
     return iter(tqdm(items, total=total, unit="img", disable=True if quiet else None))
 
 
+def progress_of(args: argparse.Namespace) -> Progress:
+    """Return :func:`progress` as ``--quiet`` of :func:`add_run_options` asks for it."""
+    return lambda items, total: progress(items, total, args.quiet)
+
+
 def run_items(
     args: argparse.Namespace,
     inputs: Inputs,
@@ -384,7 +447,7 @@ def run_items(
             results,
             finish=finish,
             files_of=files_of,
-            progress=lambda stream, total: progress(stream, total, args.quiet),
+            progress=progress_of(args),
         )
         afterwards()
     return report_items(counts, f"results in {folder}")

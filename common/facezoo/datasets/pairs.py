@@ -14,6 +14,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Sequence, Tuple
 import numpy as np
 
 from ..errors import DatasetError
+from ..files import write_bytes
 from .image_list import read_lines
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "read_feature_list",
     "read_feature_pairs",
     "read_pair_labels",
+    "write_people_pairs",
 ]
 
 EMBEDDING_SIZE = 512  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py, columns 1 to 512
@@ -181,6 +183,21 @@ def people_pairs(
     chosen = _pairs_of_two(numbers, len(genuine), rng)
     both = np.stack([rng.permutation(genuine), chosen], axis=1).reshape(-1, 2)
     return both, np.tile([True, False], len(genuine))
+
+
+def write_people_pairs(path: Path, images: Sequence[str], people: Sequence[str]) -> None:
+    """Write a list of the pairs that :func:`people_pairs` chooses: lines ``first second 1`` or 0.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    images, people
+        Paths of the images, and who each shows.
+    """
+    pairs, is_same = people_pairs(people)
+    lines = [f"{images[i]} {images[j]} {int(same)}\n" for (i, j), same in zip(pairs, is_same)]
+    write_bytes(path, "".join(lines).encode())
 
 
 def _all_pairs(count: int) -> np.ndarray:

@@ -16,11 +16,12 @@ from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence, Tuple, Type
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import DatasetError, ImageError
+from ..files import write_bytes
 from .image_list import read_lines
 
 __all__ = ["FaceRecord", "RecordFile", "UnpackedFace", "file_name_of"]
@@ -163,6 +164,29 @@ class RecordFile:
                 f"{label}; expected an image and an integer label"
             )
         return FaceRecord(key, int(label), image)
+
+    def unpack(self, key: int, folder: Path) -> Union[UnpackedFace, ImageError]:
+        """Write one picture as it is in the set, to ``<label>/<key>.jpg``.
+
+        Parameters
+        ----------
+        key
+            One of ``keys``.
+        folder
+            Where to.
+
+        Returns
+        -------
+        UnpackedFace or ImageError
+            The error if the record is malformed.
+        """
+        try:
+            record = self.read(key)
+            name = file_name_of(record)
+        except DatasetError as error:
+            return ImageError(str(error))
+        write_bytes(folder / name, record.image)
+        return UnpackedFace(record.label, name)
 
     def people(self) -> Iterator[Tuple[int, range]]:
         """Yield the key of each person and the keys of the person's images.

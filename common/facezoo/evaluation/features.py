@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
@@ -10,9 +12,12 @@ import numpy as np
 
 from ..backends.base import call_naming
 from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
+from ..datasets.image_list import resolve_names
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError, RunFolderError
 from ..files import write_bytes
+from ..image.align import TEMPLATE_SIZE
+from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
 from ..metrics.quality import ofiq_score
 from ..models.magface.model import FaceEmbedder
@@ -28,6 +33,8 @@ __all__ = [
     "finish_embeddings",
     "largest_face",
     "rank_by_magnitude",
+    "ranking_csv",
+    "ranking_sheet",
     "stream_batches",
     "write_features",
 ]
@@ -37,6 +44,7 @@ _log = logging.getLogger(__name__)
 
 RESULTS_FILE, FEATURES_FILE, ARRAYS_FILE = "results.json", "feat.list", "embeddings.npz"
 RESULTS_SCHEMA = "facezoo.embeddings/1"
+SHEET_COLUMNS, SHEET_FACES = 10, 400
 
 
 def stream_batches(
@@ -236,3 +244,32 @@ def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[T
     order = np.argsort(lengths, kind="stable")
     shown = ofiq_score(lengths) if scale == "ofiq" else [round(one, 2) for one in lengths.tolist()]
     return [(features.names[index], float(shown[index])) for index in order]
+
+
+def ranking_csv(ranked: Sequence[Tuple[str, float]], scale: str) -> str:
+    """Return a ranking of :func:`rank_by_magnitude` as a table, one row per face."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("path", scale), *ranked])
+    return text.getvalue()
+
+
+def ranking_sheet(ranked: Sequence[Tuple[str, float]], feature_list: Path) -> np.ndarray:
+    """Show ranked faces in their order, each above its value.
+
+    Parameters
+    ----------
+    ranked
+        Of :func:`rank_by_magnitude`.
+    feature_list
+        The file that was ranked; its paths may start from its folder.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (H, W, 3), uint8, RGB; of more than 400 faces, 400 evenly spaced in the order.
+    """
+    shown = np.unique(np.linspace(0, len(ranked) - 1, SHEET_FACES).round().astype(int))
+    names, values = zip(*(ranked[index] for index in shown))
+    images = [read_image_rgb(path) for path in resolve_names(names, feature_list)]
+    size = (TEMPLATE_SIZE, TEMPLATE_SIZE)
+    return contact_sheet(images, [f"{value:g}" for value in values], SHEET_COLUMNS, size)

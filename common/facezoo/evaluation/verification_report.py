@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..datasets.templates import TemplateProtocol
 from ..metrics.verification import (
     FoldAccuracy,
     OperatingPoint,
@@ -19,24 +20,27 @@ from ..metrics.verification import (
     facenet_evaluation,
     k_fold_accuracy,
     operating_points,
+    pool_templates,
     roc_curve,
     share_interval,
+    tar_at_nearest_far,
 )
 
 __all__ = [
     "FMRS",
     "PROTOCOLS",
     "SCHEMA",
+    "TemplateReport",
     "VerificationReport",
-    "describe_point",
-    "point_entry",
     "reports_csv",
     "verify_pairs",
+    "verify_templates",
 ]
 
 
 SCHEMA = "facezoo.verification/2"
 FMRS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+TEMPLATE_FMRS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PROTOCOLS = ("authors", "facenet")
 
 
@@ -102,7 +106,7 @@ class VerificationReport:
             # The vendor's line, word for word.
             val, std, fmr = self.validation
             found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={fmr:.5f}")
-        return [*found, *(f"    {describe_point(point)}" for point in self.points)]
+        return [*found, *(f"    {_describe_point(point)}" for point in self.points)]
 
     def to_dict(self) -> Dict[str, Any]:
         """Return all fields except the curve as JSON values."""
@@ -118,7 +122,7 @@ class VerificationReport:
             },
             "roc_area": self.roc.area,
             "best_threshold": {**_scales(self.threshold), "accuracy": self.best_accuracy},
-            "operating_points": [point_entry(point) for point in self.points],
+            "operating_points": [_point_entry(point) for point in self.points],
         }
         if self.validation is not None:
             val, std, fmr = self.validation
@@ -185,6 +189,77 @@ def verify_pairs(
     )
 
 
+@dataclass(frozen=True)
+class TemplateReport:
+    """How well a network tells the templates of IJB-B or IJB-C apart.
+
+    Attributes
+    ----------
+    templates, pairs
+        Their numbers.
+    nearest
+        True accept rate at the nearest point of the curve for each false match rate, as the
+        authors take it.
+    points
+        False non-match rates at the same false match rates, or why there is none.
+    roc
+        Every operating point.
+    """
+
+    templates: int
+    pairs: int
+    nearest: Tuple[float, ...]
+    points: Tuple[OperatingPoint, ...]
+    roc: RocCurve
+
+    def lines(self) -> List[str]:
+        """Return what is printed below the name of the set; the second line is the authors'."""
+        return [
+            f"{self.templates} templates, {self.pairs} pairs",
+            "".join(f"  {tar:0.4f}" for tar in self.nearest),
+            *(f"    {_describe_point(point)}" for point in self.points),
+        ]
+
+    def rates(self) -> List[Dict[str, Any]]:
+        """Return everything but the curve as JSON values, one entry per false match rate."""
+        return [
+            {**_point_entry(point), "nearest_tar": tar}
+            for point, tar in zip(self.points, self.nearest)
+        ]
+
+
+def verify_templates(
+    vectors: np.ndarray, protocol: TemplateProtocol, *, weighted: bool = False
+) -> TemplateReport:
+    """Join the features of each template and evaluate the pairs of templates.
+
+    Parameters
+    ----------
+    vectors
+        Shape (N, D), not normalised, in the order of the protocol's images.
+    protocol
+        Templates and pairs.
+    weighted
+        Let longer features count more in a template.
+
+    Returns
+    -------
+    TemplateReport
+        At ``TEMPLATE_FMRS``.
+    """
+    ids, pooled = pool_templates(vectors, protocol.templates, protocol.medias, weighted=weighted)
+    first, second = (pooled[np.searchsorted(ids, side)] for side in protocol.pairs.T)
+    cosines = cosine_similarity(first, second)
+    roc = roc_curve(cosines, protocol.is_same)
+    return TemplateReport(
+        templates=len(ids),
+        pairs=len(cosines),
+        nearest=tuple(tar_at_nearest_far(roc, TEMPLATE_FMRS)),
+        points=tuple(operating_points(cosines, protocol.is_same, TEMPLATE_FMRS)),
+        roc=roc,
+    )
+
+
 def _units(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
@@ -204,7 +279,7 @@ def reports_csv(reports: Sequence[VerificationReport]) -> str:
     return text.getvalue()
 
 
-def describe_point(point: OperatingPoint) -> str:
+def _describe_point(point: OperatingPoint) -> str:
     """Format an operating point, or the reason why there is none, as a line."""
     if point.threshold is None:
         return f"FNMR at FMR {point.fmr:g}: refused, {point.refusal}"
@@ -214,7 +289,7 @@ def describe_point(point: OperatingPoint) -> str:
     )
 
 
-def point_entry(point: OperatingPoint) -> Dict[str, Any]:
+def _point_entry(point: OperatingPoint) -> Dict[str, Any]:
     """Return an operating point, or the reason why there is none, as JSON values."""
     entry: Dict[str, Any] = {"fmr": point.fmr, "impostors": point.impostors}
     if point.threshold is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from scipy import special
@@ -56,11 +56,36 @@ class RejectCurve:
         Shape (K,): share of the remaining genuine pairs that are rejected.
     thresholds
         Shape (K,): distances below which a pair is accepted.
+    fmr
+        The false match rate of every threshold.
     """
+
+    # source: MagFace@99bae61 eval/eval_quality/eval_quality.py, perform_1v1_quality_eval
+    fmr: ClassVar[float] = 1e-3
+    band: ClassVar[None] = None
 
     rates: np.ndarray
     fnmr: np.ndarray
     thresholds: np.ndarray
+
+    @property
+    def points(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Shares left out and false non-match rates, each (K,)."""
+        return self.rates, self.fnmr
+
+    def lines(self) -> List[str]:
+        """Return what is printed, one line per rate, as the authors print it."""
+        return [
+            f"FNMR = {fnmr:.10f}  :  FMR = {self.fmr:.10f}  :  THRESHOLD =  {threshold:.10f}"
+            f"  :  LEFT OUT = {rate:.2f}"
+            for rate, fnmr, threshold in zip(self.rates, self.fnmr, self.thresholds)
+        ]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the curve as JSON values."""
+        columns = {"rates": self.rates, "fnmr": self.fnmr, "thresholds": self.thresholds}
+        values = {name: column.tolist() for name, column in columns.items()}
+        return {"rule": "original", "fmr": self.fmr, **values}
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,44 @@ class DiscardCurve:
     partial_auc: Interval
     relative_auc: Interval
     aoc: Interval
+
+    @property
+    def points(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Shares left out and false non-match rates, each (96,)."""
+        return self.discards, self.fnmr
+
+    @property
+    def band(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shares left out, and the ends of the 95 % band, each (96,)."""
+        return self.discards, self.low, self.high
+
+    def areas(self) -> Dict[str, Interval]:
+        """Return the four areas by name."""
+        names = ("auc", "partial_auc", "relative_auc", "aoc")
+        return {name: getattr(self, name) for name in names}
+
+    def lines(self) -> List[str]:
+        """Return what is printed: threshold, areas, and every fifth point."""
+        found = [
+            f"false match rate {self.fmr:g}: distances from {self.threshold:.5f} on are missed"
+        ]
+        for name, area in self.areas().items():
+            found.append(f"{name:12} {area.value:.5f} [{area.low:.5f}, {area.high:.5f}]")
+        for index in range(0, len(self.discards), 5):
+            low, high = self.low[index], self.high[index]
+            error = f"{self.fnmr[index]:.5f} [{low:.5f}, {high:.5f}]"
+            found.append(f"left out {self.discards[index]:.2f}: FNMR {error}")
+        return found
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the curve as JSON values."""
+        entry: Dict[str, Any] = {"rule": "interpolated", "fmr": self.fmr}
+        entry["threshold"] = self.threshold
+        areas = self.areas().items()
+        entry.update((name, [area.value, area.low, area.high]) for name, area in areas)
+        columns = ("discards", "fnmr", "low", "high")
+        entry.update((name, getattr(self, name).tolist()) for name in columns)
+        return entry
 
 
 def pair_quality(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from torch import nn
 
 from ..errors import WeightsError
 from ..files import write_bytes
+from ..runs import RunFolder
+from ..written import remove_own
 
 __all__ = [
     "Progress",
@@ -96,6 +98,25 @@ class ResumableTraining(ABC):
             self.step()
             if self.batch % SAVE_EVERY == 0 or self.batch == self.batches:
                 self.save(state)
+
+    def finish(self, run: RunFolder, state: Path, head: dict[str, Any] | None = None) -> None:
+        """Write ``training.json``, an entry per epoch, and finish the run.
+
+        Parameters
+        ----------
+        run
+            The folder of the training.
+        state
+            Where it was saved now and then; removed.
+        head
+            What else the file says.
+        """
+        run.completed(())
+        for number, epoch in enumerate(self.epochs):
+            run.record(f"epoch {number}", epoch)
+        run.write_items("training.json", "facezoo.training/1", "epochs", head)
+        run.finish()
+        remove_own(state)
 
     def _identity(self) -> dict[str, Any]:
         """Return the values that a saved training must match to be resumed."""

@@ -9,34 +9,22 @@ import argparse
 from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import (
-    add_batch_option,
-    add_flag,
-    import_torch_part,
-    make_parser,
-    run_command,
-)
+from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.models.pipnet.graph import BACKBONE_OF, export_released
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--checkpoint", help="a .pth, or the name `facezoo list` shows it under; needs torch"
-    )
-    source.add_argument(
-        "--onnx", help="a community .onnx, or the name `facezoo download` fetched it under"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
-    add_batch_option(parser)
-    add_flag(parser, "--meanface_txt", type=Path, help="of the network's data set; WFLW's if none")
+    parser = options.make_parser(__doc__)
+    options.add_source_options(parser)
+    options.add_batch_option(parser)
+    help_meanface = "mean face of the network's data set; by default WFLW's"
+    options.add_flag(parser, "--meanface_txt", type=Path, help=help_meanface)
     network = parser.add_argument_group("of a checkpoint; a graph says it itself")
     network.add_argument("--backbone", choices=sorted(BACKBONE_OF.values()))
-    add_flag(network, "--num_neighbors", type=int, default=10, help="as it was trained")
-    add_flag(network, "--input_size", type=int, default=256, help="side in pixels")
-    add_flag(network, "--net_stride", type=int, default=32, help="pixels per cell of the maps")
+    options.add_flag(network, "--num_neighbors", type=int, default=10, help="as it was trained")
+    options.add_flag(network, "--input_size", type=int, default=256, help="side in pixels")
+    options.add_flag(network, "--net_stride", type=int, default=32, help="pixels per map cell")
     return parser
 
 
@@ -52,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.backbone is None:
             raise InputError("a checkpoint does not say its backbone; give --backbone")
-        checkpoint = import_torch_part("facezoo.models.pipnet.checkpoint")
+        checkpoint = options.import_torch_part("facezoo.models.pipnet.checkpoint")
         contract, worst = checkpoint.export_checkpoint(
             weights.locate(args.checkpoint),
             args.backbone,
@@ -69,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv=None) -> int:
-    return run_command(run, build_parser(), argv)
+    return options.run_command(run, build_parser(), argv)
 
 
 if __name__ == "__main__":

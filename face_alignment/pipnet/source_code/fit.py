@@ -19,10 +19,9 @@ from facezoo.image.files import read_image_rgb
 from facezoo.image.preprocess import VdspOperation
 from facezoo.metrics.landmarks import NORMALIZERS, normalized_mean_error
 from facezoo.models.pipnet.decode import MeanFace, compute_meanface, format_meanface
-from facezoo.models.pipnet.graph import BACKBONE_OF, make_contract
+from facezoo.models.pipnet.graph import make_contract
 from facezoo.models.pipnet.settings import FitSettings
 from facezoo.runs import Inputs, RunFolder
-from facezoo.written import remove_own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,10 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--data_dir", type=Path, required=True, help="lists and crops")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
-    for field in dataclasses.fields(FitSettings):
-        choices = sorted(BACKBONE_OF.values()) if field.name == "backbone" else None
-        how = {"type": type(field.default), "default": field.default, **field.metadata}
-        options.add_flag(parser, f"--{field.name}", choices=choices, **how)
+    options.add_settings_options(parser, FitSettings)
     options.add_run_options(parser)
     return parser
 
@@ -41,9 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     export = options.import_torch_part("facezoo.graphs.export")
     training = options.import_torch_part("facezoo.models.pipnet.train")
-    settings = FitSettings(
-        **{field.name: getattr(args, field.name) for field in dataclasses.fields(FitSettings)}
-    )
+    settings = options.settings_from(args, FitSettings)
     train, test = (read_normalised_list(args.data_dir / f"{s}.txt") for s in ("train", "test"))
     crops = [args.data_dir / "images_train" / name for name in train.names]
     points = compute_meanface(train.points_xy)
@@ -70,16 +64,11 @@ def run(args: argparse.Namespace) -> int:
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
-            fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
+            fit.run(state, options.progress_of(args))
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network, model, contract)
-            folder.completed(())
-            for number, losses in enumerate(fit.epochs):
-                folder.record(f"epoch {number}", losses)
-            folder.write_items("training.json", schema="facezoo.training/1", key="epochs")
-            folder.finish()
-            remove_own(state)
+            fit.finish(folder, state)
         with facezoo.load(model, kind=facezoo.LandmarkDetector) as network:
             found = stack_units(
                 network.stream(args.data_dir / "images_test" / n for n in test.names)

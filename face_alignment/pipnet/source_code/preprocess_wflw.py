@@ -5,7 +5,6 @@ crops.json (where each crop lies). Resumable: run the same command again.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from facezoo.cli import options
@@ -23,16 +22,14 @@ def build_parser() -> argparse.ArgumentParser:
         parser, "--data_dir", type=Path, required=True, help="WFLW's lists, and WFLW_images"
     )
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
-    options.add_flag(
-        parser, "--lists_only", action="store_true", help="cut nothing; pictures may be missing"
-    )
+    help_lists = "write the lists without cutting crops; images may be missing"
+    options.add_flag(parser, "--lists_only", action="store_true", help=help_lists)
     parser.add_argument("--rects", type=Path, help="JSON, rectangles for lists that have none")
     options.add_run_options(parser)
     return parser
 
 
-def write_lists(folder, faces, members):
-    crops = json.loads((folder / "crops.json").read_text())["crops"]
+def write_lists(folder, crops, faces, members):
     sizes = {crop["path"]: crop["image_hw"] for crop in crops if "error" not in crop}
     wflw.write_crop_lists(folder, faces, members, sizes)
     if (folder / "train.txt").exists():
@@ -68,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         return crop
 
     def finish(run):
+        crops = list(run.entries())
         run.write_items("crops.json", schema="facezoo.crops/1", key="crops")
-        write_lists(args.save_dir, faces, members)
+        write_lists(args.save_dir, crops, faces, members)
 
     return options.run_items(
         args,

@@ -12,27 +12,19 @@ import argparse
 from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import add_shape_options, make_parser, run_command
+from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.graph import export_released
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--onnx", help="a released .onnx, or the name `facezoo download` fetched it under"
-    )
-    source.add_argument("--checkpoint", type=Path, help="the authors' .pth; needs torch")
+    parser = options.make_parser(__doc__)
+    options.add_source_options(parser)
     parser.add_argument("--variant", choices=CARDS, help="which network the checkpoint holds")
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
-    add_shape_options(parser)
-    parser.add_argument(
-        "--decoded",
-        action="store_true",
-        help="write the authors' rows for other software instead of raw maps; from a checkpoint",
-    )
+    options.add_shape_options(parser)
+    help_decoded = "of a checkpoint: write the authors' decoded rows instead of raw maps"
+    parser.add_argument("--decoded", action="store_true", help=help_decoded)
     return parser
 
 
@@ -56,21 +48,15 @@ def from_checkpoint(args: argparse.Namespace) -> int:
 
     if args.variant is None:
         raise InputError("--checkpoint needs --variant: file names do not say which network it is")
-    worst = export_checkpoint(
-        args.checkpoint,
-        args.variant,
-        args.output,
-        size=args.size,
-        batch=args.batch,
-        decoded=args.decoded,
-    )
+    how = {"size": args.size, "batch": args.batch, "decoded": args.decoded}
+    worst = export_checkpoint(Path(args.checkpoint), args.variant, args.output, **how)
     print(f"{args.output}: {args.variant}, {'decoded rows' if args.decoded else 'raw maps'}")
     print(f"largest difference from PyTorch in ONNX Runtime, relative to the map: {worst:.2e}")
     return 0
 
 
 def main(argv=None) -> int:
-    return run_command(run, build_parser(), argv)
+    return options.run_command(run, build_parser(), argv)
 
 
 if __name__ == "__main__":

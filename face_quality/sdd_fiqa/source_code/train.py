@@ -1,7 +1,7 @@
 """Train a quality network on pseudo-labels.
 
 Writes SAVE_DIR/model.pth, model.onnx, which the other steps take, and training.json with loss and
-validation Spearman of every epoch. Interrupted, the same command goes on where it was.
+validation Spearman of every epoch. Resumable: run the same command again.
 
     python ../source_code/train.py --image_dir faces/train/images --labels labels/train/labels.txt \
         --val_image_dir faces/test/images --val_labels labels/test/labels.txt --save_dir trained
@@ -23,7 +23,6 @@ from facezoo.image.preprocess import VdspOperation
 from facezoo.models.sdd_fiqa.card import CARDS
 from facezoo.models.sdd_fiqa.settings import TrainSettings
 from facezoo.runs import Inputs, RunFolder
-from facezoo.written import remove_own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,9 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--val_labels", type=Path, help="their labels")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     parser.add_argument("--trunk", type=Path, help="a recogniser's .pth, whose trunk to start from")
-    for field in dataclasses.fields(TrainSettings):
-        how = {"type": type(field.default), "default": field.default, **field.metadata}
-        options.add_flag(parser, f"--{field.name}", **how)
+    options.add_settings_options(parser, TrainSettings)
     options.add_run_options(parser)
     return parser
 
@@ -44,9 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     if (args.val_image_dir is None) != (args.val_labels is None):
         raise InputError("--val_image_dir and --val_labels go together; give both or neither")
-    settings = TrainSettings(
-        **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainSettings)}
-    )
+    settings = options.settings_from(args, TrainSettings)
     export = options.import_torch_part("facezoo.graphs.export")
     training = options.import_torch_part("facezoo.models.sdd_fiqa.train")
     contract = Contract.from_card(CARDS[f"sdd_fiqa_{settings.variant}"])
@@ -76,16 +71,10 @@ def run(args: argparse.Namespace) -> int:
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Training(settings, faces, validation or None, trunk=args.trunk)
-            fit.run(state, lambda batches, count: options.progress(batches, count, args.quiet))
+            fit.run(state, options.progress_of(args))
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             export.export_network(fit.network.cpu(), args.save_dir / "model.onnx", contract)
-            folder.completed(())
-            for number, epoch in enumerate(fit.epochs):
-                folder.record(f"epoch {number}", epoch)
-            head = {"precision": fit.precision}
-            folder.write_items("training.json", "facezoo.training/1", "epochs", head)
-            folder.finish()
-            remove_own(state)
+            fit.finish(folder, state, {"precision": fit.precision})
     print((args.save_dir / "training.json").read_text(encoding="utf-8").rstrip())
     return 0
 

@@ -7,25 +7,14 @@ rate with its interval, or why there are too few impostors for one.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import numpy as np
 from facezoo.cli import options
 from facezoo.datasets.pairs import read_feature_list
 from facezoo.datasets.templates import read_template_protocol
 from facezoo.errors import DatasetError
-from facezoo.evaluation.verification_report import describe_point, point_entry
-from facezoo.files import write_bytes
-from facezoo.metrics.verification import (
-    cosine_similarity,
-    operating_points,
-    pool_templates,
-    roc_curve,
-    tar_at_nearest_far,
-)
-
-FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+from facezoo.evaluation.verification_report import verify_templates
+from facezoo.files import write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,26 +44,16 @@ def run(args: argparse.Namespace) -> int:
             f"{str(args.feat_list)!r} has {len(features.names)} features, the list of templates "
             f"{len(protocol.names)} pictures; expected one each, in the same order"
         )
-    ids, pooled = pool_templates(
-        features.vectors, protocol.templates, protocol.medias, weighted=args.magface_qlt == 1
-    )
-    first, second = (pooled[np.searchsorted(ids, side)] for side in protocol.pairs.T)
-    cosines = cosine_similarity(first, second)
-    roc = roc_curve(cosines, protocol.is_same)
-    nearest = tar_at_nearest_far(roc, FARS)
-    points = operating_points(cosines, protocol.is_same, FARS)
-    print(f"IJB{args.type} 1v1 verification: {len(ids)} templates, {len(cosines)} pairs")
-    print("".join(f"  {tar:0.4f}" for tar in nearest))
-    print("\n".join(f"    {describe_point(point)}" for point in points))
+    report = verify_templates(features.vectors, protocol, weighted=args.magface_qlt == 1)
+    print(f"IJB{args.type} 1v1 verification: " + "\n".join(report.lines()))
     if args.json:
-        rates = [{**point_entry(p), "nearest_tar": tar} for p, tar in zip(points, nearest)]
-        entry = {"schema": "facezoo.ijb/2", "magface_qlt": args.magface_qlt, "rates": rates}
-        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+        entry = {"schema": "facezoo.ijb/2", "magface_qlt": args.magface_qlt}
+        write_json(args.json, {**entry, "rates": report.rates()})
     if args.plot:
         # Imported here because matplotlib is an extra.
         from facezoo.reports.plots import plot_roc
 
-        plot_roc({f"IJB-{args.type.upper()}": roc}, args.plot)
+        plot_roc({f"IJB-{args.type.upper()}": report.roc}, args.plot)
     return 0
 
 

@@ -8,8 +8,6 @@ rates, or why there are too few impostors for one.
 """
 
 import argparse
-import json
-from functools import partial
 from pathlib import Path
 
 from facezoo import FaceEmbedder, load
@@ -19,7 +17,7 @@ from facezoo.datasets.pairs import read_feature_pairs
 from facezoo.errors import InputError
 from facezoo.evaluation import recognition
 from facezoo.evaluation.verification_report import PROTOCOLS, SCHEMA, reports_csv, verify_pairs
-from facezoo.files import write_bytes
+from facezoo.files import write_bytes, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,9 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--pair_list", type=Path, help="its last column: 1 same, 0 not")
     parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders of --data")
     options.add_flag(parser, "--save_dir", type=Path, default=Path("features"), help="for features")
-    parser.add_argument(
-        "--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], help="of the accuracy"
-    )
+    help_protocol = "how the accuracy is measured"
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="authors", help=help_protocol)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, a row a set")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
@@ -56,21 +53,13 @@ def of_sets(args: argparse.Namespace):
     source = options.embedder_source(args, args.save_dir / "onnx")
     runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
     with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:
-        shown = {
-            "protocol": args.protocol,
-            "progress": lambda items, total: options.progress(items, total, args.quiet),
-        }
-        if args.bin:
-            yield from map(partial(recognition.evaluate_encoded, model, **shown), args.bin)
+        shown = {"protocol": args.protocol, "progress": options.progress_of(args)}
+        for path in args.bin or ():
+            yield recognition.evaluate_encoded(model, path, **shown)
+        shown.update(batch=args.batch_size, overwrite=args.overwrite)
         for name in args.sets if args.data else ():
-            yield recognition.evaluate_set(
-                model,
-                args.data / name,
-                args.save_dir / f"{name}.list",
-                batch=args.batch_size,
-                overwrite=args.overwrite,
-                **shown,
-            )
+            features = args.save_dir / f"{name}.list"
+            yield recognition.evaluate_set(model, args.data / name, features, **shown)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(report.lines()))
         reports.append(report)
     if args.json:
-        entry = {"schema": SCHEMA, "sets": [report.to_dict() for report in reports]}
-        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+        sets = [report.to_dict() for report in reports]
+        write_json(args.json, {"schema": SCHEMA, "sets": sets})
     if args.csv:
         write_bytes(args.csv, reports_csv(reports).encode())
     if args.plot:

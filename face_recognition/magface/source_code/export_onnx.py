@@ -6,10 +6,9 @@ Nothing is written before the new graph has been compared with its source in ONN
 """
 
 import argparse
-from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import add_batch_option, import_torch_part, make_parser, run_command
+from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.models.magface.card import CARDS
 
@@ -17,20 +16,13 @@ VARIANTS = {card_id: card_id[len("magface_") :] for card_id in CARDS if card_id[
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--checkpoint", help="a .pth, or the name `facezoo list` shows it under; needs torch"
-    )
-    source.add_argument(
-        "--onnx", help="a released .onnx, or the name `facezoo download` fetched it under"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    parser = options.make_parser(__doc__)
+    options.add_source_options(parser)
     parser.add_argument(
         "--arch", choices=list(VARIANTS.values()), help="of a checkpoint, which does not say it"
     )
     parser.add_argument("--card", choices=CARDS, help="of an .onnx that is not known by its sha256")
-    add_batch_option(parser)
+    options.add_batch_option(parser)
     return parser
 
 
@@ -38,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.arch is None) != (args.checkpoint is None) or (args.card and args.checkpoint):
         raise InputError("--arch goes with --checkpoint, and --card with --onnx")
     if args.checkpoint:
-        checkpoint = import_torch_part("facezoo.models.magface.checkpoint")
+        checkpoint = options.import_torch_part("facezoo.models.magface.checkpoint")
         worst = checkpoint.export_checkpoint(
             weights.locate(args.checkpoint), args.arch, args.output, batch=args.batch
         )
@@ -56,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv=None) -> int:
-    return run_command(run, build_parser(), argv)
+    return options.run_command(run, build_parser(), argv)
 
 
 if __name__ == "__main__":

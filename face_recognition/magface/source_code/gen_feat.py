@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             missing=args.missing,
             overwrite=args.overwrite,
             sources=[args.inf_list, args.root],
-            progress=lambda items, total: options.progress(items, total, args.quiet),
+            progress=options.progress_of(args),
         )
     return options.report_items(done, f"embeddings in {args.feat_list}")
 

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
-from facezoo.datasets.recordio import RecordFile, UnpackedFace, file_name_of
-from facezoo.errors import DatasetError, ImageError
-from facezoo.files import write_bytes
+from facezoo.datasets.recordio import RecordFile
 from facezoo.runs import Inputs
 
 
@@ -23,16 +21,6 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     options.add_run_options(parser)
     return parser
-
-
-def unpack(records: RecordFile, key: int, images: Path):
-    try:
-        record = records.read(key)
-        name = file_name_of(record)
-    except DatasetError as error:
-        return ImageError(str(error))
-    write_bytes(images / name, record.image)
-    return UnpackedFace(record.label, name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(files, [file.name for file in files]),
-            lambda left: (unpack(records, key, images) for key in left),
+            lambda left: (records.unpack(key, images) for key in left),
             names=[str(key) for key in keys],
             items=keys,
             command="rec2images",

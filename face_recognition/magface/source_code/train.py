@@ -1,7 +1,7 @@
 """Train MagFace, Mag-CosFace or ArcFace on a list of aligned faces; resumable.
 
 Alone, or with torchrun on several processes. --pth-save-fold gets checkpoints, weights that the
-authors' loader and ours take, tables and plots. Interrupted, the same command goes on.
+authors' loader and ours take, tables and plots. Resumable: run the same command again.
 """
 
 import argparse
@@ -58,36 +58,27 @@ def run(args: argparse.Namespace) -> int:
     build = training.builder(chosen.arch, args.pretrained)
     if args.measure_norms:
         lengths = training.lengths_of(build(), faces, args.measure_norms, chosen.seed)
-        bounds = settings.propose_bounds(lengths.min(), lengths.max())
-        print(f"lengths of {len(lengths)} faces: {lengths.min():.4g} to {lengths.max():.4g}")
-        print("proposed: --l_a {:g} --u_a {:g}".format(*bounds))
+        print("\n".join(settings.describe_lengths(lengths)))
         return 0
-    inputs = [path for path in (args.train_list, args.val_pairs, args.pretrained) if path]
-    folder = RunFolder(
-        args.pth_save_fold,
-        command="magface train",
-        settings=chosen.to_dict(),
-        inputs=Inputs(inputs, [path.name for path in inputs], args.image_root),
-        overwrite=args.overwrite,
-    )
+    files = [path for path in (args.train_list, args.val_pairs, args.pretrained) if path]
+    inputs = Inputs(files, [path.name for path in files], args.image_root)
+    to = args.pth_save_fold
+    folder = RunFolder(to, "magface train", chosen.to_dict(), inputs, args.overwrite)
     options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
     with distributed.Processes.started(args.device, chosen.precision) as processes:
-        trainer = training.Trainer(
-            chosen, faces, images.classes, build, processes, args.workers, args.compile
-        )
+        data = (faces, images.classes)
+        trainer = training.Trainer(chosen, *data, build, processes, args.workers, args.compile)
         is_first = processes.rank == 0
         with folder if is_first else nullcontext():
             processes.wait()
-            trainer.step = args.start_epoch * trainer.batches.per_epoch
-            for newest in [args.resume] if args.resume else training.saved(args.pth_save_fold)[-1:]:
-                trainer.resume(newest)
+            trainer.go_on(to, args.resume, args.start_epoch)
             say = partial(print, flush=True) if is_first and not args.quiet else str
-            done = trainer.run(args.pth_save_fold, how, say=say, pairs=pairs, plot=plot_lengths)
+            done = trainer.run(to, how, say=say, pairs=pairs, plot=plot_lengths)
             if done and is_first:
                 folder.finish()
     if is_first:
         state = "done" if done else "stopped"
-        print(f"{state}: {trainer.step} of {trainer.steps} batches; in {args.pth_save_fold}")
+        print(f"{state}: {trainer.step} of {trainer.steps} batches; in {to}")
     return 0
 
 

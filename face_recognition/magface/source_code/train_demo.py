@@ -12,15 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List
 
 from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
-from facezoo.datasets.pairs import people_pairs
-from facezoo.files import write_bytes
-from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
-from facezoo.image.resize import resize_image
-from facezoo.models.magface.faces import read_face_pairs
+from facezoo.datasets.pairs import write_people_pairs
+from facezoo.image.files import find_images
+from facezoo.models.magface.faces import cut_squares, read_face_pairs
 
 TRAINED, VERIFIED = range(1, 26), range(26, 31)
 # Top, left and side in pictures of 112x92; the first is the middle one.
@@ -38,33 +35,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def crop(source: Path, target: Path, count: int) -> List[str]:
-    """Cut squares out of a picture, resize them, and return where they are."""
-    image = read_image_rgb(source)
-    paths = [target.with_name(f"{target.stem}_{number}.png") for number in range(count)]
-    for path, (top, left, side) in zip(paths, SQUARES):
-        square = image[top : top + side, left : left + side]
-        write_image_rgb(path, resize_image(square, (112, 112), "BILINEAR_CV"))
-    return list(map(str, paths))
-
-
 def prepare(args: argparse.Namespace) -> None:
     """Write the faces, the training list and the pairs."""
     lists = {}
-    for part, people, count in (("train", TRAINED, len(SQUARES)), ("val", VERIFIED, 1)):
+    for part, people, squares in (("train", TRAINED, SQUARES), ("val", VERIFIED, SQUARES[:1])):
         lists[part] = [
             (face, person)
             for person in people
             for path in find_images(args.att_dir / f"s{person}")
-            for face in crop(path, args.save_dir / "faces" / f"s{person}" / path.name, count)
+            for face in cut_squares(
+                path, args.save_dir / "faces" / f"s{person}" / path.name, squares
+            )
         ]
     paths, people = zip(*lists["train"])
     labels = [person - 1 for person in people]
     write_image_list(args.save_dir / "train.list", paths, labels, "path label")
     paths, people = zip(*lists["val"])
-    pairs, is_same = people_pairs([str(person) for person in people])
-    lines = [f"{paths[i]} {paths[j]} {int(same)}\n" for (i, j), same in zip(pairs, is_same)]
-    write_bytes(args.save_dir / "pairs.list", "".join(lines).encode())
+    write_people_pairs(args.save_dir / "pairs.list", paths, list(map(str, people)))
 
 
 def run(args: argparse.Namespace) -> int:

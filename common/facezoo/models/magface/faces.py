@@ -8,23 +8,60 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Protocol, Tuple
+from typing import Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from ...datasets.image_list import ImageList, inside, read_lines
 from ...errors import DatasetError, InputError
-from ...image.files import read_image_rgb
-from ...image.resize import fit_image
+from ...image.files import read_image_rgb, write_image_rgb
+from ...image.resize import fit_image, resize_image
 from .card import PREPROCESS
 
-__all__ = ["Batches", "Faces", "TrainingFaces", "ValidationPairs", "read_face", "read_face_pairs"]
+__all__ = [
+    "Batches",
+    "Faces",
+    "TrainingFaces",
+    "ValidationPairs",
+    "cut_squares",
+    "read_face",
+    "read_face_pairs",
+]
 
 # Maximum number of maps that a network drops per face.  source: MagFace@99bae61 models/iresnet.py
 CHANCES = 512
 
 Sample = Tuple[np.ndarray, int, np.ndarray]
 Key = Tuple[int, int]
+
+
+def cut_squares(
+    source: Path, target: Path, squares: Sequence[Tuple[int, int, int]], size: int = 112
+) -> List[str]:
+    """Cut squares out of a picture, resize them, and write each as a PNG.
+
+    Parameters
+    ----------
+    source
+        The picture.
+    target
+        Where to; the number of the square is added to its name.
+    squares
+        Top, left and side of each, in pixels.
+    size
+        Side of the results in pixels.
+
+    Returns
+    -------
+    list of str
+        Paths of the results.
+    """
+    image = read_image_rgb(source)
+    paths = [target.with_name(f"{target.stem}_{number}.png") for number in range(len(squares))]
+    for path, (top, left, side) in zip(paths, squares):
+        square = image[top : top + side, left : left + side]
+        write_image_rgb(path, resize_image(square, (size, size), "BILINEAR_CV"))
+    return list(map(str, paths))
 
 
 class Faces(Protocol):

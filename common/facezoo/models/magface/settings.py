@@ -6,9 +6,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
+import numpy as np
+
 from ...errors import InputError
 
-__all__ = ["LOSSES", "LossSettings", "TrainSettings", "flags_of", "propose_bounds", "settings_of"]
+__all__ = [
+    "LOSSES",
+    "LossSettings",
+    "TrainSettings",
+    "describe_lengths",
+    "flags_of",
+    "propose_bounds",
+    "settings_of",
+]
 
 # The authors' settings of each loss. ArcFace is MagFace with one margin for all lengths.
 # source: MagFace@99bae61 run/run.sh and run/run_dist_cos.sh; ArcFace: arXiv:1801.07698, 3.1
@@ -221,6 +231,16 @@ def propose_bounds(low: float, high: float) -> Tuple[float, float]:
     if not 0 < low <= high:
         raise InputError(f"lengths must be above 0, got {low:g} to {high:g}; check the checkpoint")
     return float(f"{low * (1 - SLACK):.2g}"), float(f"{high * (1 + SLACK):.2g}")
+
+
+def describe_lengths(lengths: np.ndarray) -> List[str]:
+    """Return what is printed of the embeddings' lengths (N,), with the bounds proposed for them."""
+    low, high = lengths.min(), lengths.max()
+    l_a, u_a = propose_bounds(low, high)
+    return [
+        f"lengths of {len(lengths)} faces: {low:.4g} to {high:.4g}",
+        f"proposed: --l_a {l_a:g} --u_a {u_a:g}",
+    ]
 
 
 def flags_of(kind: type) -> Iterator[Tuple[List[str], Dict[str, Any]]]:

@@ -408,6 +408,12 @@ class Trainer:
     def _part(self, value: Tensor) -> Tensor:
         return self.head.part(value) if self._loss is self.head else value
 
+    def go_on(self, folder: Path, checkpoint: Path | None = None, start_epoch: int = 0) -> None:
+        """Resume from a checkpoint, else from the folder's newest, else begin at an epoch."""
+        self.step = start_epoch * self.batches.per_epoch
+        for newest in [checkpoint] if checkpoint else saved(folder)[-1:]:
+            self.resume(newest)
+
     def resume(self, path: Path) -> None:
         """Resume from a file of :meth:`save`; later ones of a run folder are removed.
 

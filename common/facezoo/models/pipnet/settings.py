@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional, Sequence
+
+from .graph import BACKBONE_OF
 
 __all__ = ["FitSettings"]
 
 
-def _setting(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, choices: Optional[Sequence[str]] = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class FitSettings:
     describes it.
     """
 
-    backbone: str = _setting("resnet18", "backbone of the network")
+    backbone: str = _setting("resnet18", "backbone of the network", sorted(BACKBONE_OF.values()))
     num_neighbors: int = _setting(10, "number of neighbours that each landmark predicts")
     input_size: int = _setting(256, "side of the input in pixels")
     net_stride: int = _setting(32, "input pixels per cell of the maps")

@@ -27,20 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="vamp's list, made with image2npz.py on the crops",
     )
     options.add_flag(parser, "--out_npz_dir", type=Path, required=True, help="vamp's outputs")
-    options.add_flag(
-        parser,
-        "--input_shape",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the network's input",
-    )
-    options.add_flag(
-        parser,
-        "--vamp_flag",
-        action="store_true",
-        help="accepted and ignored: outputs are always vamp's",
-    )
+    options.add_input_size_option(parser, "--input_shape")
+    help_ignored = "accepted and ignored: outputs are always vamp's"
+    options.add_flag(parser, "--vamp_flag", action="store_true", help=help_ignored)
     options.add_flag(parser, "--data_dir", type=Path, help="WFLW's crops, for the metrics")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     options.add_flag(

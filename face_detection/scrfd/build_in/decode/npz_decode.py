@@ -20,30 +20,16 @@ from facezoo.pipeline.decode_outputs import ListedOutputs
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     parser.add_argument("--txt", type=Path, required=True, help="folder for results")
-    options.add_image_dir_option(parser)
-    options.add_flag(
-        parser,
-        "--model_size",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the network's input",
-    )
-    options.add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
-    options.add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
+    options.add_input_size_option(parser, "--model_size")
+    options.add_vamp_options(parser)
     parser.add_argument("--profile", choices=PROFILES, default="demo", help="set of thresholds")
     options.add_run_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    listed = ListedOutputs(
-        args.vamp_datalist_path,
-        args.vamp_output_dir,
-        CARDS.values(),
-        image_dir=args.input_image_dir,
-        input_hw=args.model_size,
-    )
+    datalist, folder = args.vamp_datalist_path, args.vamp_output_dir
+    listed = ListedOutputs(datalist, folder, CARDS.values(), args.input_image_dir, args.model_size)
     profile = dataclasses.replace(PROFILES[args.profile], retry_border=0.0)
     text_of = names_with_suffix(listed.names, ".txt")
 

@@ -16,9 +16,7 @@ from facezoo.pipeline.decode_outputs import ListedOutputs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
-    options.add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
-    options.add_image_dir_option(parser)
+    options.add_vamp_options(parser)
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     parser.add_argument(
         "--card",
