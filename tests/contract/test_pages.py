@@ -27,8 +27,11 @@ TEXTS = {
     for pattern in PAGES
     for path in sorted(REPOSITORY.glob(pattern))
 }
+CONTRIBUTING_LINES = 140
 READMES = {name: text for name, text in TEXTS.items() if "README" in name}
-RECIPES = [name.rpartition("/")[0] for name in TEXTS if re.fullmatch(r"\w+/\w+/README\.md", name)]
+RECIPES = [
+    name.rpartition("/")[0] for name in TEXTS if re.fullmatch(r"face_\w+/\w+/README\.md", name)
+]
 
 SEED_STEPS = ("Seed step → our command → what changed", "种子步骤 → 我们的命令 → 有何改动")
 # Headings of a recipe's page, in their order: English, Chinese.
@@ -345,6 +348,11 @@ def check_machine(name, text):
     return [f"{name}: {path} is a path of one machine" for path in paths]
 
 
+def check_length(name, text):
+    lines = len(text.splitlines())
+    return [f"{name}: {lines} lines"] if lines > CONTRIBUTING_LINES else []
+
+
 def check_headings(name, text, language, seed=True):
     expected = [pair[language] for pair in HEADINGS if seed or pair != SEED_STEPS]
     return [] if headings(text) == expected else [f"{name}: headings {headings(text)}"]
@@ -417,6 +425,11 @@ def test_pages(check):
 
 def test_no_number_is_typed_by_hand():
     assert [problem for item in READMES.items() for problem in check_numbers(*item)] == []
+
+
+def test_contributing_is_short():
+    name = "CONTRIBUTING.md"
+    assert check_length(name, TEXTS[name]) == []
 
 
 def test_chinese_pages_are_twins():
@@ -562,6 +575,8 @@ def test_other_mutations_are_noticed():
     assert check_code_table(name, replaced(table, "`decode`", "`decoding`")) != []
     assert check_code_table(name, replaced(table, "scrfd/decode.py", "scrfd/decoder.py")) != []
     assert check_code_table(name, "") != []
+    assert check_length(name, "x\n" * CONTRIBUTING_LINES) == []
+    assert check_length(name, "x\n" * (CONTRIBUTING_LINES + 1)) != []
     assert check_map(TEXTS["common/README.md"], {"errors.py"}) != []
     assert check_map("| `facezoo/errors.py` | x |", {"errors.py", "new.py"}) == ["new.py"]
 

@@ -164,7 +164,11 @@ def copy(tmp_path):
             shutil.copytree(folder, tmp_path / folder.relative_to(REPOSITORY))
     results = Path("tests", "benchmarks", "results")
     shutil.copytree(REPOSITORY / results, tmp_path / results)
-    for pattern in ("face_*/*/source_code/export_onnx.py", "tests/faults/*.txt"):
+    for pattern in (
+        "face_*/*/source_code/export_onnx.py",
+        "tests/faults/*.md",
+        "tests/faults/*.txt",
+    ):
         for path in REPOSITORY.glob(pattern):
             target = tmp_path / path.relative_to(REPOSITORY)
             target.parent.mkdir(parents=True, exist_ok=True)

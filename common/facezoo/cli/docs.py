@@ -17,7 +17,14 @@ from ..reports.readme import render_block, render_blocks
 __all__ = ["configure", "render_pages", "run"]
 
 # Not everything that ends in .md: an environment inside the repository holds pages of others.
-PAGES = ("*.md", "common/*.md", "face_*/*.md", "face_*/*/*.md", "face_*/*/source_code/*.md")
+PAGES = (
+    "*.md",
+    "common/*.md",
+    "face_*/*.md",
+    "face_*/*/*.md",
+    "face_*/*/source_code/*.md",
+    "tests/faults/*.md",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
