@@ -67,6 +67,7 @@ def test_wflw_becomes_landmarks_and_numbers(scripts, wflw, model, tmp_path, repo
         "--device", "0",
     )  # fmt: skip
     assert code == 0, error
+    assert "metrics.json" in (out / ".files.jsonl").read_text()
     results = json.loads((out / "results.json").read_text())
     assert (results["schema"], results["crop"]) == ("facezoo.landmarks/1", "annotation")
     assert len(results["images"]) == 12

@@ -307,7 +307,6 @@ def test_the_script_writes_crops_lists_and_mean_face(script, folder, tmp_path, c
     assert "5 images" in capsys.readouterr().out
     names = sorted(contents(out))
     assert names == [
-        ".files.jsonl",
         "crops.json",
         *(f"images_test/wflw_test_000{number}.jpg" for number in (1, 2, 3)),
         *(f"images_train/wflw_train_000{number}.jpg" for number in (1, 2)),

@@ -64,6 +64,13 @@ def run(args: argparse.Namespace) -> int:
         head = {"crop": args.crop}
         run.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
 
+    reports = []
+
+    def evaluate():
+        # It writes metrics.json, so the folder must still be held.
+        if annotated:
+            reports.append(evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer))
+
     others = (args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt)
     with open_model(args) as model:
         code = options.run_items(
@@ -74,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
             settings={**model.settings(), "crop": args.crop, "draw": args.draw},
             files_of=files_of,
             finish=finish,
+            afterwards=evaluate,
         )
-    if annotated:
-        report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
+    for report in reports:
         print("\n".join(report.lines()))
     return code
 
