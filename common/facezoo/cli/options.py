@@ -414,7 +414,7 @@ def run_items(
     items: Optional[Sequence[Any]] = None,
     folder: Optional[Path] = None,
     files_of: Callable[[str], Iterable[Path]] = lambda name: (),
-    afterwards: Callable[[], None] = lambda: None,
+    afterwards: Callable[[], Optional[str]] = lambda: None,
 ) -> int:
     """Run a resumable command over many items, show its progress and print its last line.
 
@@ -432,7 +432,7 @@ def run_items(
         Run folder; by default ``args.save_dir``.
     afterwards
         Called on every start after the results are complete, also if they were complete before;
-        the folder is still locked.
+        the folder is still locked. Text that it returns is printed below the last line.
 
     Returns
     -------
@@ -449,8 +449,11 @@ def run_items(
             files_of=files_of,
             progress=progress_of(args),
         )
-        afterwards()
-    return report_items(counts, f"results in {folder}")
+        text = afterwards()
+    code = report_items(counts, f"results in {folder}")
+    if text:
+        print(text)
+    return code
 
 
 def report_items(counts: ItemCounts, where: str) -> int:

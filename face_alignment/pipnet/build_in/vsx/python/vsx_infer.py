@@ -64,16 +64,13 @@ def run(args: argparse.Namespace) -> int:
         head = {"crop": args.crop}
         run.write_items(evaluation.RESULTS_FILE, evaluation.RESULTS_SCHEMA, "images", head)
 
-    reports = []
-
     def evaluate():
-        # It writes metrics.json, so the folder must still be held.
-        if annotated:
-            reports.append(evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer))
+        report = evaluation.evaluate_run(args.save_dir, args.data_dir, args.normalizer)
+        return "\n".join(report.lines())
 
     others = (args.data_dir, args.model_prefix_path, args.detector, args.meanface_txt)
     with open_model(args) as model:
-        code = options.run_items(
+        return options.run_items(
             args,
             Inputs(paths, names, *others),
             lambda left: (in_recipe_form(found) for _, found in model.stream(left, visit=write)),
@@ -81,11 +78,8 @@ def run(args: argparse.Namespace) -> int:
             settings={**model.settings(), "crop": args.crop, "draw": args.draw},
             files_of=files_of,
             finish=finish,
-            afterwards=evaluate,
+            afterwards=evaluate if annotated else lambda: None,
         )
-    for report in reports:
-        print("\n".join(report.lines()))
-    return code
 
 
 def main(argv=None) -> int:
