@@ -112,8 +112,7 @@ def test_it_learns_and_says_so(whole):
     assert [line.split(",")[2] for line in epochs[1:]] == ["0.05"] * 3 + [
         "0.005000000000000001"
     ] * 2
-    # Outside a run folder nothing says whose the older ones are, so they are kept.
-    assert len(sorted((folder / "checkpoints").iterdir())) == 5
+    assert len(sorted((folder / "checkpoints").iterdir())) == 3
 
 
 def test_means_are_those_of_the_batches(whole):

@@ -195,23 +195,20 @@ def measure(script, shared, tmp_path, people, pictures, levels, training):
     return scores, read_scores(tmp_path / "ltest" / "labels.txt"), copies
 
 
-def check_ranking(scores, labels, copies, spearman, last_below):
+def check_ranking(scores, labels, copies):
     from facezoo.evaluation.quality import rank_copies
 
     assert rank_copies(labels, copies).spearman <= -0.9
-    assert rank_copies(scores, copies).spearman <= spearman
-    assert rank_copies(scores, copies).last_below_original >= last_below
+    assert rank_copies(scores, copies).spearman <= -0.8
+    assert rank_copies(scores, copies).last_below_original >= 0.95
 
 
 @pytest.mark.shared
 def test_a_short_training_ranks_blur_of_people_it_has_not_seen(script, shared, tmp_path):
     """The README's measurement with few of its pictures."""
     people = {"train": (1, 5), "test": (21, 23)}
-    training = ("--epochs", "2", "--batch_size", "6")
-    measured = measure(script, shared, tmp_path, people, 3, (2, 5), training)
-    # Two epochs end differently from CPU to CPU; a random order of three scores has a mean of 0 and
-    # a deviation of 0.24 over nine images, and is right in half of them.
-    check_ranking(*measured, spearman=-0.7, last_below=0.85)
+    training = ("--epochs", "3", "--batch_size", "6")
+    check_ranking(*measure(script, shared, tmp_path, people, 3, (2, 5), training))
 
 
 @pytest.mark.long
@@ -224,12 +221,14 @@ def test_the_training_of_the_readme_is_worth_what_it_says(script, shared, tmp_pa
     people = {"train": (1, 20), "test": (21, 30)}
     training = ("--epochs", "3", "--batch_size", "16")
     measured = measure(script, shared, tmp_path, people, 10, (1, 2, 3.5, 5), training)
-    check_ranking(*measured, spearman=-0.8, last_below=0.95)
+    check_ranking(*measured)
     embeddings = read_embeddings(tmp_path / "ltest" / "embeddings.npz")
     names = embeddings.names
     references = np.isin(names, (tmp_path / "test" / "references.txt").read_text().split())
     originals = read_copies(tmp_path / "test" / "copies.txt", names)
     pairs = face_pairs(embeddings, references=references, originals=originals)
-    curves, _ = compare_scores(pairs, {"trained": measured[0]}, (1e-2, 1e-3))
-    assert len(curves["trained"]) == 2
+    rates = (1e-2, 1e-3, 1e-4)
+    curves, left_out = compare_scores(pairs, {"trained": measured[0]}, rates)
+    assert list(curves["trained"]) == [1e-2, 1e-3]
+    assert "100000 impostor pairs, there are 40500" in left_out[1e-4]
     assert all(curve.relative_auc.high < 1.0 for curve in curves["trained"].values())

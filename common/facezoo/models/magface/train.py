@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -188,6 +189,8 @@ class Trainer:
         self.best = 0.0
         self._recent, self._epoch = Meter(device), Meter(device)
         self._seen = torch.zeros(2, 0, device=device)
+        # Checkpoints of this process; those of earlier ones are in the run folder's list.
+        self._written: dict[Path, os.stat_result] = {}
         self._stop = False
 
     def _parallel(self, module: nn.Module) -> nn.Module:
@@ -395,9 +398,11 @@ class Trainer:
             "best": self.best,
         }
         if self.processes.rank == 0:
-            _write(Path(folder, "checkpoints", f"{self.step:08}.pth"), state)
+            path = Path(folder, "checkpoints", f"{self.step:08}.pth")
+            _write(path, state)
+            self._written[path] = path.stat()
             for old in saved(folder)[:-keep]:
-                remove_own(old)
+                self._remove(old)
             for name, rows in (("steps", self.history), ("epochs", self.epochs)):
                 if rows:
                     write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
@@ -441,7 +446,15 @@ class Trainer:
         if self.processes.rank == 0:
             for later in saved(path.parent.parent):
                 if later.name > path.name:
-                    remove_own(later)
+                    self._remove(later)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Remove a checkpoint of this trainer or of its run folder; leave any other file."""
+        written = self._written.get(checkpoint)
+        if written is not None and _same_file(checkpoint.stat(), written):
+            checkpoint.unlink()
+        else:
+            remove_own(checkpoint)
 
     def export(self, path: Path) -> None:
         """Write the weights with the names of the authors' data-parallel training; all call it.
@@ -560,6 +573,14 @@ def _change_first(optimizer: dict[str, Any], change: Callable[[Tensor], Tensor])
     if 0 in state:
         state[0] = {name: change(value) for name, value in state[0].items()}
     return {**optimizer, "state": state}
+
+
+def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Tell whether a file is still as it was when it was written."""
+    return all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+    )
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
