@@ -25,9 +25,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, entry: Mapping[str, Any]) -> None:
+def write_json(path: Path, entry: Mapping[str, Any], *, indent: int = 1) -> None:
     """Write a JSON file, all or nothing, as :func:`write_bytes`; NaN and infinity are an error."""
-    write_bytes(path, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(entry, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:

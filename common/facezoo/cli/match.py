@@ -9,14 +9,13 @@ The largest face of the first photo is aligned, embedded and compared with every
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, List, Tuple
 
 import numpy as np
 
 from ..errors import InputError
-from ..files import write_bytes
+from ..files import write_json
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             "first": match.first.detections.to_dict(),
             "second": match.second.detections.to_dict(),
         }
-        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+        write_json(args.json, entry)
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
 
 from .. import __version__
 from ..errors import UNREADABLE, InputError
-from ..files import write_bytes
+from ..files import write_json
 
 __all__ = [
     "MeasuredWith",
@@ -82,7 +82,7 @@ def write_document(
         **numbers,
         "settings": dict(profile.settings),
     }
-    write_bytes(Path(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_json(Path(path), content)
 
 
 def read_document(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ..errors import UNREADABLE, InputError
-from ..files import write_bytes
+from ..files import write_json
 from ..models import CARDS
 
 __all__ = [
@@ -160,7 +160,7 @@ def record_measurement(path: Path, measurement: Measurement) -> None:
 
     results = {tuple(key(one)): one for one in (*read_numerics(path), measurement)}
     entry = {"schema": SCHEMA, "results": [asdict(results[one]) for one in sorted(results)]}
-    write_bytes(path, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+    write_json(path, entry, indent=2)
 
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:

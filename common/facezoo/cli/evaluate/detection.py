@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import logging
 import math
 import time
@@ -18,7 +17,7 @@ from ...datasets.widerface import read_ground_truth, read_predictions
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
 from ...evaluation.ledger import ledger_of
-from ...files import write_bytes
+from ...files import write_bytes, write_json
 from ...metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
 from ...models.scrfd.decode import PROFILES
 from ...models.scrfd.model import FaceDetector
@@ -249,7 +248,7 @@ def _write_ledger(args: argparse.Namespace) -> int:
         **ledger.to_dict(),
     }
     print(render_ledger(entry))
-    write_bytes(args.ledger, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+    write_json(args.ledger, entry, indent=2)
     return 0
 
 
@@ -309,7 +308,7 @@ def evaluate_widerface(
     if args.json:
         source = str(args.pred or args.images)
         entry = {**_entry(report), "pred": source, "gt": str(args.gt), "seconds": seconds}
-        write_bytes(args.json, (json.dumps(entry, indent=2, allow_nan=False) + "\n").encode())
+        write_json(args.json, entry, indent=2)
     _log.info(
         "%d boxes in %d of %d photos, %.2f s (%s kernel)",
         report.detections,

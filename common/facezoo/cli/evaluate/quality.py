@@ -6,7 +6,6 @@ A part of ``facezoo evaluate``.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -28,7 +27,7 @@ from ...evaluation.quality import (
     rank_copies,
     response_curves,
 )
-from ...files import write_bytes
+from ...files import write_json
 from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
@@ -234,7 +233,7 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
         if args.html:
             show_discards(args, curves)
     if args.json:
-        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+        write_json(args.json, entry)
     return 0
 
 
@@ -378,7 +377,7 @@ def _evaluate_response(args: argparse.Namespace) -> int:
             "faces": list(relative_names(paths, args.images)),
             "responses": kinds,
         }
-        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+        write_json(args.json, entry)
     return 0
 
 

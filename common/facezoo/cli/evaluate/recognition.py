@@ -8,13 +8,12 @@ __all__ = [
 ]
 
 import argparse
-import json
 from pathlib import Path
 from typing import Union
 
 from ...evaluation.recognition import PeopleReport, evaluate_people
 from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
-from ...files import write_bytes
+from ...files import write_json
 from ...metrics.verification import share_interval
 from ...models.magface.model import FLIPS, FaceEmbedder
 from ...models.scrfd.model import FaceDetector
@@ -93,7 +92,7 @@ def run_people(args: argparse.Namespace) -> int:
     if args.json:
         counts = {"pictures": report.pictures, "with_face": report.with_face}
         entry = {"schema": VERIFICATION_SCHEMA, **counts, "sets": [report.verification.to_dict()]}
-        write_bytes(args.json, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+        write_json(args.json, entry)
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_roc
