@@ -30,6 +30,7 @@ from typing import (
 )
 
 from .errors import BackendRunError, FaceZooError
+from .written import work_for_parent
 
 __all__ = [
     "Last",
@@ -65,6 +66,7 @@ def _run(
     connection: Connection,
     inherited: Sequence[Connection],
 ) -> None:
+    work_for_parent()
     # A terminal or service sends these to every process; only the parent reacts, in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

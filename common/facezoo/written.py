@@ -26,7 +26,15 @@ try:
 except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FileList", "about_file", "list_in", "remove_own", "write_beside", "writing"]
+__all__ = [
+    "FileList",
+    "about_file",
+    "list_in",
+    "remove_own",
+    "work_for_parent",
+    "write_beside",
+    "writing",
+]
 
 LIST_FILE, LOCK_FILE = ".files.jsonl", ".lock"
 RESERVED = frozenset({"run.json", ".items.jsonl", LIST_FILE, LOCK_FILE})
@@ -161,6 +169,19 @@ class _Hashing:
         return Version(self._size, self._digest.hexdigest())
 
 
+# Whether this process works for another one, whose run it is.
+_is_worker = False
+
+
+def work_for_parent() -> None:
+    """Let this process write into a run folder only as long as its parent's run holds it.
+
+    A worker outlives a killed parent by a moment: what it wrote then would be in no list.
+    """
+    global _is_worker
+    _is_worker = True
+
+
 # Files that a run writes outside its folder, to the folder.
 _beside: Dict[Path, Path] = {}
 
@@ -193,12 +214,26 @@ def _run_of(path: Path) -> Optional[FileList]:
     if path in _beside:
         return list_in(_beside[path])
     for folder in path.parents:
-        try:
-            if is_locked(folder / LOCK_FILE) and (folder / LIST_FILE).exists():
+        if _has_list(folder):
+            if _is_held(folder):
                 return list_in(folder)
-        except OSError:
-            continue
+            if _is_worker:
+                raise ConnectionError(f"the run in {str(folder)!r} has ended")
     return None
+
+
+def _has_list(folder: Path) -> bool:
+    try:
+        return (folder / LIST_FILE).exists()
+    except OSError:
+        return False
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        return is_locked(folder / LOCK_FILE)
+    except OSError:
+        return False
 
 
 def is_locked(path: Path) -> bool:

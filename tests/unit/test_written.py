@@ -197,6 +197,25 @@ def test_a_worker_process_lists_what_it_writes(tmp_path):
     assert listed[-1]["size"] == 1
 
 
+def test_a_worker_process_that_outlives_its_run_writes_nothing(tmp_path):
+    """Its file would be in no list, and the next start would have to refuse it."""
+    run_in(tmp_path, "txt/1", finish=False)
+    before = tree(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from facezoo import files, written\n"
+        "written.work_for_parent()\n"
+        "files.write_bytes(Path(sys.argv[1]), b'2')"
+    )
+    for file, said in (("txt/1", "has ended"), ("txt/2", "has ended"), ("../elsewhere", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / file)], capture_output=True, text=True
+        )
+        assert said in done.stderr
+        assert (done.returncode != 0) == bool(said)
+    assert tree(tmp_path) == before
+    run_in(tmp_path, "txt/1", "txt/2")
+
+
 def test_a_name_of_any_length_can_be_written(tmp_path):
     name = "é" * 127
     run_in(tmp_path, name)
