@@ -210,7 +210,7 @@ def published(folder: Path) -> Path:
 
 
 def page(root, name):
-    """Write the recipe's page under the headings of another one, without those on a seed."""
+    """Write the recipe's page under the headings of another, without the original recipe's."""
     text = (root / "face_quality/sdd_fiqa" / name).read_text("utf-8")
     headings = [one for one in re.findall(r"^## (.+)$", text, re.M) if " → " not in one]
     bodies = dict.fromkeys(range(len(headings)), "–\n")

@@ -33,7 +33,10 @@ RECIPES = [
     name.rpartition("/")[0] for name in TEXTS if re.fullmatch(r"face_\w+/\w+/README\.md", name)
 ]
 
-SEED_STEPS = ("Seed step → our command → what changed", "种子步骤 → 我们的命令 → 有何改动")
+SEED_STEPS = (
+    "Original recipe step → our command → what changed",
+    "原始配方步骤 → 我们的命令 → 有何改动",
+)
 # Headings of a recipe's page, in their order: English, Chinese.
 HEADINGS = (
     ("Facts", "基本信息"),
@@ -48,8 +51,8 @@ HEADINGS = (
     ("Troubleshooting", "常见问题"),
     ("Licence and citation", "许可证与引用"),
 )
-# What the vendor's recipe runs; each needs its counterpart. Other recipes follow none, and have no
-# section on it.
+# What the original recipe runs; each needs its counterpart. A recipe without an original has no
+# such section.
 SEED_TOOLS = {
     "face_detection/scrfd": (
         "scrfd2onnx.py",
