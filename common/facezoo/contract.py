@@ -122,7 +122,7 @@ class Contract:
     input_name
         Name of the only input, (B, 3, H, W) float32.
     preprocess
-        What happens to a picture before the network; ``input_hw`` is the size the graph is run at
+        What happens to an image before the network; ``input_hw`` is the size the graph is run at
         unless it is fixed to another.
     output_names
         In the graph's order.

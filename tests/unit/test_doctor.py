@@ -567,7 +567,7 @@ TINY = {
         ("magface", lambda maps: maps, ""),
         ("magface", lambda m: {n: a / np.linalg.norm(a) for n, a in m.items()}, "before the norm"),
         ("sdd_fiqa", lambda maps: maps, ""),
-        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same to different pictures"),
+        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same to different images"),
         ("sdd_fiqa", lambda m: {n: a / 0 for n, a in m.items()}, "not finite"),
     ],
 )
@@ -708,7 +708,7 @@ def test_observed_files_are_read(scrfd, session, shared, tmp_path, capsys):
         assert main([*words, "--observed", str(tmp_path / name)]) == 3
         said = capsys.readouterr()
         assert f"FAIL  {name}" in said.out
-        assert "BGR: the picture is fed in BGR order, the network takes RGB" in said.out
+        assert "BGR: the image is fed in BGR order, the network takes RGB" in said.out
         assert "1 problem found" in said.err
 
 

@@ -130,7 +130,7 @@ def test_the_folder_of_another_run_and_the_pictures_own_are_refused(tmp_path, co
     for target in ("more", "."):
         ran = convert(more, "--overwrite", target=target)
         assert ran.returncode == 2
-        assert "holds the pictures" in ran.stderr
+        assert "holds the images" in ran.stderr
     assert (more / "sub/a.png").exists()
 
 

@@ -166,7 +166,7 @@ def tool(tmp_path):
         ("picture_sizes", {}, "all run"),
         ("picture_sizes", {"create_refuses": 97}, "fail: 97x31"),
         ("tail_batch", {}, "a last batch of 1 in batches of 2 runs; outputs are within"),
-        ("tail_batch", {"loses_a_result": True}, "5 pictures in batches of 2 fail: "),
+        ("tail_batch", {"loses_a_result": True}, "5 images in batches of 2 fail: "),
         ("cross_call_batching", {}, "pictures/s against batch 1: "),
         ("back_pressure", {"queue": 5}, "run_async blocks after "),
         ("back_pressure", {"queue": 1000}, "run_async took 256 calls"),

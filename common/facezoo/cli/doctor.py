@@ -1,7 +1,7 @@
 r"""Look at the machine and at a file of weights; name the mistake behind wrong numbers.
 
 Without a model: the machine. With one: the file too, and whether it still says what is recorded of
-these weights. With what your own program has for a picture: which usual mistake explains it, be it
+these weights. With what your own program has for an image: which usual mistake explains it, be it
 in the network's input, in its raw outputs, or in the faces.
 
   facezoo doctor
@@ -10,13 +10,13 @@ in the network's input, in its raw outputs, or in the faces.
   facezoo doctor --onnx onnx/scrfd_500m_bnkps.onnx --image photo.jpg --observed my_input.npz
   facezoo doctor w600k_mbf --onnx w600k_mbf.onnx --image photo.jpg --observed my_embedding.npz
 
-What --observed takes, made by your program from the same picture:
+What --observed takes, made by your program from the same image:
 
   .npz of one array (1, 3, H, W)             the network's input:  np.savez("x.npz", x=tensor)
   .npz of the outputs under their names      raw outputs; an embedding alone needs no name
   .json {"faces": [{"box_xyxy": [l, t, r, b], "score": s, "landmarks_xy": [[x, y], ...]}, ...]}
                                              a detector's faces; landmarks if there are any
-  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the picture is the crop it is fed
+  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the image is the crop it is fed
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="the pre-processing you use, to be compared with the card's",
     )
-    parser.add_argument("--image", type=Path, metavar="I", help="the picture of --observed")
+    parser.add_argument("--image", type=Path, metavar="I", help="the image of --observed")
     parser.add_argument(
         "--observed", type=Path, metavar="FILE", help="what your program has for it, see above"
     )
@@ -102,7 +102,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="F",
         help="SCRFD that finds the face to align, for networks of aligned faces; by default the "
-        f"downloaded {DETECTOR}. A picture of the network's own size counts as aligned",
+        f"downloaded {DETECTOR}. An image of the network's own size counts as aligned",
     )
     parser.add_argument(
         "--meanface", type=Path, metavar="FILE", help="the mean face your PIPNet program uses"
@@ -210,7 +210,7 @@ def _behaviour(
         findings += describe_diagnosis(name, diagnosis)
     if args.observed is not None:
         if args.image is None:
-            raise InputError("--observed is about a picture; give it as --image")
+            raise InputError("--observed is about an image; give it as --image")
         diagnosis = _diagnose(args, model_file, setup)
         findings += describe_diagnosis(args.observed.name, diagnosis)
     return findings, diagnosis

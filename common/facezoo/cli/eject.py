@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--image",
         type=Path,
         metavar="I",
-        help="picture of the expected result; by default the downloaded astronaut",
+        help="image of the expected result; by default the downloaded astronaut",
     )
 
 

@@ -25,7 +25,7 @@ CHAPTERS = {
         "compile": "build YAML to artifact, with our own overrides",
         "vamc": "the vendor's compiler verbs, with its tool or not",
         "sensitivity": "layers that int8 hurts, and what to leave in float",
-        "compare": "two builds on pictures: outputs, results, time",
+        "compare": "two builds on images: outputs, results, time",
     },
     "use": {
         "predict": "photos to faces and embeddings; why a face is refused",

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{where} is the nearest to the largest of {args.first}")
     following = "" if match.next_cosine is None else f"; the next one has {match.next_cosine:.4f}"
     print(f"cosine {cosine:.4f}, angle {angle:.2f} degrees{following}")
-    verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad picture"
+    verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad image"
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
     write_drawing(args.draw, draw_match(match, photos, [args.first.name, args.second.name]))
@@ -108,7 +108,7 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
             f"no threshold was measured for {card_id}; give a --profile, which "
-            "facezoo calibrate similarity makes of pictures of your own, or --threshold"
+            "facezoo calibrate similarity makes of images of your own, or --threshold"
         )
     found = MATCH_THRESHOLDS[card_id]
     return found.cosine, found.origin

@@ -59,7 +59,7 @@ __all__ = [
 
 EXIT_SOME_REFUSED = 1
 
-# What Ctrl-C and SIGTERM wait for: the pictures that are under way.
+# What Ctrl-C and SIGTERM wait for: the images that are under way.
 STOP_SECONDS = 10.0
 
 _MAKE_ROOM = "; make room there, and the same command goes on"
@@ -193,7 +193,7 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
         type=int,
         default=1,
         metavar="N",
-        help="pictures a run of the network; 1 gives every core its own, the fastest on a CPU",
+        help="images a run of the network; 1 gives every core its own, the fastest on a CPU",
     )
     add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
     add_runtime_options(group)

@@ -123,7 +123,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_old_spelling(people, "--far", type=float, dest="fmr")
     output = parser.add_argument_group("output")
-    output.add_argument("--draw", action="store_true", help="write annotated pictures")
+    output.add_argument("--draw", action="store_true", help="write annotated images")
     output.add_argument(
         "--html",
         type=Path,

@@ -257,7 +257,7 @@ def reference_setup(
 
 
 def check_network(model_file: ModelFile, backend: HostBackend) -> Finding:
-    """Compare what the network says to the drawn pictures with the recorded values.
+    """Compare what the network says to the drawn images with the recorded values.
 
     On a mismatch the usual mistakes of an export are tried: channels or normalisation put into the
     graph, scores squashed in it, distances multiplied in it.
@@ -384,7 +384,7 @@ def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
         remedy = "hand in an earlier stage: the network's input first, then its raw outputs"
         yield Finding("behaviour", "problem", what, says, remedy)
     if diagnosis.unseen:
-        says = f"this picture cannot show: {', '.join(diagnosis.unseen)}"
+        says = f"this image cannot show: {', '.join(diagnosis.unseen)}"
         yield Finding("behaviour", "note", what, says)
 
 

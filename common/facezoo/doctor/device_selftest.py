@@ -57,8 +57,8 @@ TINY_HW = (128, 128)
 
 # What no run of a network shows.
 UNANSWERABLE = (
-    "Pad.pad_to_square: anchor and value of the calibration pictures",
-    "Resize.adaptive_side: rounding; which calibration pictures are taken, in which order",
+    "Pad.pad_to_square: anchor and value of the calibration images",
+    "Resize.adaptive_side: rounding; which calibration images are taken, in which order",
     "data_transport_mode, cluster_mode, StreamBalanceMode: their meaning",
     "loss of the device while it runs",
 )
@@ -148,7 +148,7 @@ def _report_to(connection: Connection, function: Callable[..., Any], arguments: 
 
 @dataclass(frozen=True)
 class DeviceComparison:
-    """A network on the device and in ONNX Runtime, on the same pictures.
+    """A network on the device and in ONNX Runtime, on the same images.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ class DeviceComparison:
     measured
         Numbers, JSON values.
     pairs
-        Raw outputs of the host and of the device, one pair a picture.
+        Raw outputs of the host and of the device, one pair an image.
     """
 
     contract: Contract
@@ -166,7 +166,7 @@ class DeviceComparison:
 
 
 def generated_pictures() -> List[np.ndarray]:
-    """Make small pictures of several shapes, dark with bright squares, the same every time."""
+    """Make small images of several shapes, dark with bright squares, the same every time."""
     rng = np.random.default_rng(2026)
     pictures = []
     for height, width in ((128, 128), (97, 131), (131, 97), (64, 200), (240, 320), (33, 47)):
@@ -181,7 +181,7 @@ def generated_pictures() -> List[np.ndarray]:
 
 
 def compare_recipe(prefix: Path, device_id: int, timeout: float) -> DeviceComparison:
-    """Run generated pictures through an artifact's network, on the device and without it.
+    """Run generated images through an artifact's network, on the device and without it.
 
     Parameters
     ----------

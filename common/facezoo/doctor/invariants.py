@@ -37,7 +37,7 @@ def invariants_of(model: str, decode: Mapping[str, Any], outputs: Outputs) -> Li
     decode
         Of its contract.
     outputs
-        By the contract's names, a mapping for each of at least two different pictures.
+        By the contract's names, a mapping for each of at least two different images.
 
     Returns
     -------
@@ -47,13 +47,13 @@ def invariants_of(model: str, decode: Mapping[str, Any], outputs: Outputs) -> Li
     if not all(np.isfinite(array).all() for one in outputs for array in one.values()):
         return [(False, "outputs are not finite: broken weights, or too large for this precision")]
     differs = any(not np.allclose(array, outputs[1][name]) for name, array in outputs[0].items())
-    invariants = [(differs, "answers to the picture" if differs else _SAME)]
+    invariants = [(differs, "answers to the image" if differs else _SAME)]
     check = _CHECKS.get(model)
     stacked = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
     return invariants + (list(check(stacked, decode)) if check else [])
 
 
-_SAME = "the same to different pictures: weights are missing, or the input leads nowhere"
+_SAME = "the same to different images: weights are missing, or the input leads nowhere"
 
 
 def _scrfd(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Invariant]:
@@ -87,7 +87,7 @@ def _pipnet(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[
 
 
 def blur_invariant(score: float, blurred: float) -> Invariant:
-    """Say whether a quality network likes a picture better than a blurred copy of it."""
+    """Say whether a quality network likes an image better than a blurred copy of it."""
     if blurred < score:
         return True, f"a blurred copy scores lower ({blurred:.3g} for {score:.3g})"
     return False, f"a blurred copy scores no lower ({blurred:.3g} for {score:.3g})"

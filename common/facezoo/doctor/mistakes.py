@@ -1,6 +1,6 @@
 """Which usual mistake explains what a program sees: one network, many ways to feed and read it.
 
-A mistaken set-up gives no error, it gives other numbers; and with the network and the picture at
+A mistaken set-up gives no error, it gives other numbers; and with the network and the image at
 hand the numbers of every usual mistake can be computed. The one that gives what was observed is the
 mistake.
 """
@@ -90,7 +90,7 @@ class DecodedFaces:
     Attributes
     ----------
     boxes_xyxy, scores
-        Shapes (N, 4) and (N,), in the picture's pixels.
+        Shapes (N, 4) and (N,), in the image's pixels.
     landmarks_xy
         Shape (N, 5, 2); None if the program gives none.
     """
@@ -111,7 +111,7 @@ class Hypothesis:
     says
         What is done, in words.
     preprocess, image
-        How the picture becomes a tensor.
+        How the image becomes a tensor.
     undo
         The pre-processing that boxes are mapped back by; None for the same.
     read
@@ -151,7 +151,7 @@ class Diagnosis:
     distances
         Mistakes joined by `` + ``, ``right`` for none, to distance; below 1 means near enough.
     unseen
-        Mistakes that would change nothing on this picture.
+        Mistakes that would change nothing on this image.
     hint
         Of what is not explained: what comes nearest.
     """
@@ -209,7 +209,7 @@ def _kind(mistake: str) -> int:
 
 
 def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesis]:
-    """Yield set-ups that differ from another in one more thing done to the picture."""
+    """Yield set-ups that differ from another in one more thing done to the image."""
     preprocess = base.preprocess
 
     def wrong(name: str, says: str, **change: Any) -> Hypothesis:
@@ -219,7 +219,7 @@ def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesi
     eats = "BGR" if setup.preprocess.swaps_channels else "RGB"
     other = "RGB" if eats == "BGR" else "BGR"
     swap = "NO_CHANGE" if preprocess.color_conversion != "NO_CHANGE" else "RGB2BGR"
-    says = f"the picture is fed in {other} order, the network takes {eats}"
+    says = f"the image is fed in {other} order, the network takes {eats}"
     yield wrong(other, says, color_conversion=swap)
     mean, std = IMAGENET
     ranges = (
@@ -260,16 +260,16 @@ def _wrong_letterboxes(base: Hypothesis, wrong: Callable[..., Hypothesis]) -> It
     names = {"top_left": "at the top left", "center": "in the centre"}
     is_at, belongs = names[other], names[base.preprocess.anchor]
     name = "letterbox anchor"
-    moved = wrong(name, f"the picture lies {is_at} of the input, not {belongs}", anchor=other)
+    moved = wrong(name, f"the image lies {is_at} of the input, not {belongs}", anchor=other)
     yield moved
-    says = f"boxes are mapped back as if the picture lay {is_at}; it lies {belongs}"
+    says = f"boxes are mapped back as if the image lay {is_at}; it lies {belongs}"
     yield dataclasses.replace(moved, says=says, preprocess=base.preprocess, undo=moved.preprocess)
-    says = f"the picture lies {is_at}, and boxes are mapped back as if it lay {belongs}"
+    says = f"the image lies {is_at}, and boxes are mapped back as if it lay {belongs}"
     yield dataclasses.replace(moved, says=says, undo=base.preprocess)
     if base.preprocess.pad_value != (114, 114, 114):
         says = "the border is grey (114), as other detectors want it; this one wants another"
         yield wrong("pad colour", says, pad_value=(114, 114, 114))
-    yield wrong("stretched", "the picture is stretched; it is to keep its aspect", fit="stretch")
+    yield wrong("stretched", "the image is stretched; it is to keep its aspect", fit="stretch")
 
 
 def _wrong_readings(right: Hypothesis) -> Iterator[Hypothesis]:
@@ -293,7 +293,7 @@ def diagnose_tensor(setup: ReferenceSetup, observed: np.ndarray) -> Diagnosis:
     Parameters
     ----------
     setup
-        Network and picture.
+        Network and image.
     observed
         Shape (1, 3, H, W) or (3, H, W), any float.
 
@@ -326,7 +326,7 @@ def diagnose_outputs(setup: ReferenceSetup, observed: Mapping[str, np.ndarray]) 
     Parameters
     ----------
     setup
-        Network and picture.
+        Network and image.
     observed
         Output name to array; a detector's scores may be logits or probabilities, and maps
         (1, C, H, W) or rows (N, C / anchors).
@@ -470,7 +470,7 @@ def diagnose_faces(setup: ReferenceSetup, observed: DecodedFaces) -> Diagnosis:
     Parameters
     ----------
     setup
-        A detector and a picture.
+        A detector and an image.
     observed
         What the program finds; its highest scores count.
 

@@ -1,6 +1,6 @@
-"""Recorded outputs of the published weights on drawn pictures: what a healthy network says.
+"""Recorded outputs of the published weights on drawn images: what a healthy network says.
 
-The pictures are arithmetic on whole numbers, the same on every machine. The values are written by
+The images are arithmetic on whole numbers, the same on every machine. The values are written by
 ``facezoo doctor MODEL --onnx F --record`` into the model's room.
 """
 
@@ -29,7 +29,7 @@ SAMPLES = 24
 
 
 def drawn_pictures() -> List[np.ndarray]:
-    """Draw the pictures: coloured, uneven, of odd sizes; each (H, W, 3), uint8, RGB."""
+    """Draw the images: coloured, uneven, of odd sizes; each (H, W, 3), uint8, RGB."""
     pictures = []
     for height, width in ((97, 131), (150, 111)):
         y, x = np.mgrid[:height, :width].astype(np.int64)
@@ -46,7 +46,7 @@ def reference_file(card_id: str) -> Path:
 
 
 def read_reference(card_id: str, source_sha256: str) -> Optional[List[Dict[str, Any]]]:
-    """Return the recorded values of one file of weights, a picture each; None if there are none."""
+    """Return the recorded values of one file of weights, an image each; None if there are none."""
     path = reference_file(card_id)
     if not path.is_file():
         return None
@@ -58,14 +58,14 @@ def read_reference(card_id: str, source_sha256: str) -> Optional[List[Dict[str, 
 def write_reference(
     card_id: str, source_sha256: str, outputs: List[Mapping[str, np.ndarray]]
 ) -> Path:
-    """Record what the network says to the drawn pictures.
+    """Record what the network says to the drawn images.
 
     Parameters
     ----------
     card_id, source_sha256
         Whose numbers they are.
     outputs
-        One mapping a picture.
+        One mapping an image.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def distance_from(recorded: Mapping[str, Any], outputs: Mapping[str, np.ndarray]
     Parameters
     ----------
     recorded
-        One picture's entry.
+        One image's entry.
     outputs
         What the network says to it.
 

@@ -33,7 +33,7 @@ __all__ = [
 
 
 LONGEST_TEXT = 4000  # characters of a tool's output that are kept
-SEVERAL = 5  # pictures in a list: no multiple of the batch
+SEVERAL = 5  # images in a list: no multiple of the batch
 BATCH = 2
 ITERATIONS = 64
 T_VALUE = 3
@@ -72,12 +72,12 @@ class VampSetup:
         return run_tool(self.tool, [*model, *words], self.timeout, self.folder)
 
     def shape(self) -> List[Any]:
-        """Return the arguments for synthetic pictures."""
+        """Return the arguments for synthetic images."""
         height, width = self.preprocess.input_hw
         return ["-s", f"[3,{height},{width}]"]
 
     def datalist(self, name: str, count: int = SEVERAL, broken: Optional[int] = None) -> Path:
-        """Write pictures of growing brightness as input npz, and a list of them."""
+        """Write images of growing brightness as input npz, and a list of them."""
         height, width = self.preprocess.input_hw
         lines = []
         for index in range(count):
@@ -202,7 +202,7 @@ def _outputs(setup: VampSetup) -> Answer:
 
 
 def _order(setup: VampSetup) -> Answer:
-    """Pictures grow brighter by line; alone, each gives what it should have given in the list."""
+    """Images grow brighter by line; alone, each gives what it should have given in the list."""
     ran, output = _list(setup, "ordered")
     _, single = _list(setup, "one", count=1)
     paths = sorted(output.glob("*.npz"))

@@ -56,7 +56,7 @@ class QualityProfile:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def percentile_of(self, scores: np.ndarray) -> np.ndarray:
-        """Tell where scores lie among those of the pictures, from 0 to 100."""
+        """Tell where scores lie among those of the images, from 0 to 100."""
         return np.asarray(np.interp(scores, self.percentiles, np.linspace(0.0, 100.0, 101)))
 
 
@@ -133,7 +133,7 @@ def quality_at_fnmr(
     Returns
     -------
     float
-        Pictures that score less are to be left out.
+        Images that score less are to be left out.
 
     Raises
     ------

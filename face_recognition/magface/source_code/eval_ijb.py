@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if len(features.names) != len(protocol.names):
         raise DatasetError(
             f"{str(args.feat_list)!r} has {len(features.names)} features, the list of templates "
-            f"{len(protocol.names)} pictures; expected one each, in the same order"
+            f"{len(protocol.names)} images; expected one each, in the same order"
         )
     report = verify_templates(features.vectors, protocol, weighted=args.magface_qlt == 1)
     print(f"IJB{args.type} 1v1 verification: " + "\n".join(report.lines()))

@@ -1,4 +1,4 @@
-"""Make and check lists of training pictures: from folders, or from lists of any form.
+"""Make and check lists of training images: from folders, or from lists of any form.
 
 The authors' programs read ``path 0 label 0``, the vendor's change of them ``path label``, EQFace's
 ``path;label``; all loaders here read all three. Labels must run from 0 without gaps.
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     image_list.check_image_list(images, args.root)
     if args.output:
         image_list.write_image_list(args.output, images.paths, images.labels, FORMS[args.form])
-    print(f"{len(images)} pictures of {images.classes} people, labels 0 to {images.classes - 1}")
+    print(f"{len(images)} images of {images.classes} people, labels 0 to {images.classes - 1}")
     print(f"train with --last-fc-size {images.classes}")
     return 0
 

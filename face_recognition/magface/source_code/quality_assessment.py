@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the listing as a table")
     parser.add_argument("--histogram", type=Path, metavar="FILE", help="draw the distribution")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="gather the pictures, in order")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="gather the images, in order")
     return parser
 
 

@@ -20,7 +20,7 @@ from facezoo.runs import Inputs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--file_path", type=Path, required=True, help="a picture or folder")
+    options.add_flag(parser, "--file_path", type=Path, required=True, help="an image or folder")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     parser.add_argument("--profile", choices=PROFILES, default="demo", help="set of thresholds")
     options.add_flag(
@@ -28,10 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--retry_border",
         type=float,
         metavar="PERCENT",
-        help="try a picture without a face again with a border of this share of its sides; 0 for "
+        help="try an image without a face again with a border of this share of its sides; 0 for "
         "never; by default 25 in the profile demo, else 0",
     )
-    parser.add_argument("--draw", action="store_true", help="write annotated pictures too")
+    parser.add_argument("--draw", action="store_true", help="write annotated images too")
     fast = "read large JPEGs at 1/2, 1/4 or 1/8: faster, not quite the same faces"
     options.add_flag(parser, "--fast_decode", action="store_true", help=fast)
     options.add_model_options(parser)
