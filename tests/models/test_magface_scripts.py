@@ -700,7 +700,7 @@ def test_a_network_of_another_kind_is_refused(tmp_path, script):
     other = tiny_scrfd(tmp_path / "scrfd.onnx")
     code, _, error = script("export_tensorrt", "--onnx", other, "--repository", tmp_path / "t")
     assert code == 2
-    assert "is no recogniser" in error
+    assert "is not a recogniser" in error
 
 
 def test_names_stay_inside_tritons_quotes():

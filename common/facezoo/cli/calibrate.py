@@ -60,8 +60,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(quality)
     add_people_options(quality, required=True)
     quality.add_argument("--fnmr", type=float, help="wanted false non-match rate; needs people")
-    quality.add_argument("--fmr", type=float, default=1e-3, help="at this false match rate")
-    quality.add_argument("--seed", type=int, default=0, help="of the impostor pairs, if many")
+    quality.add_argument(
+        "--fmr", type=float, default=1e-3, help="false match rate at which --fnmr is meant"
+    )
+    quality.add_argument("--seed", type=int, default=0, help="random seed of impostor pairs")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
@@ -142,7 +144,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         "--pairs",
         type=Path,
         metavar="FILE",
-        help="list: two images a line, then 1 for one person, 0 for two",
+        help="list: two images per line, then 1 for one person, 0 for two",
     )
     similarity.add_argument(
         "--model", required=True, metavar="M", help="recogniser: a card's id, or a file"
@@ -153,7 +155,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         help="find and align the largest face first; without it images are aligned faces",
     )
     _add_output(similarity)
-    similarity.add_argument("--seed", type=int, default=0, help="of the drawing of people")
+    similarity.add_argument("--seed", type=int, default=0, help="random seed of the intervals")
     add_runtime_options(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 

@@ -1,6 +1,6 @@
-"""What no document says about the device, asked of the device itself.
+"""Probes of device behaviour that the vendor's documents do not describe.
 
-Each question is a function that runs small images through a compiled network and looks at the
+Each probe is a function that runs small images through a compiled network and looks at the
 pre-processed tensor, or uses the runtime in a way whose outcome is not documented. With NormaType
 EQUAL the tensor holds the pixels as they are, so that colours, borders and rounding can be read off
 it; what the network then makes of them does not matter.
@@ -51,16 +51,16 @@ RATE_CALLS = 64
 
 @dataclass(frozen=True)
 class Setup:
-    """What the questions are put to.
+    """The network to probe.
 
     Attributes
     ----------
     prefix
-        Of the vendor's three files.
+        Prefix of the vendor's three files.
     input_hw
         Height and width of the network's input.
     device_id
-        Which die.
+        Device number.
     timeout
         Seconds one step of the runtime may take.
     """
@@ -76,14 +76,14 @@ class Setup:
 
 
 class Answer(NamedTuple):
-    """What was found: in a line, and the numbers behind it."""
+    """The answer in one line, and the measured values."""
 
     text: str
     measured: Any = None
 
 
 class Probe(NamedTuple):
-    """A question, and what answers it."""
+    """A question, and the function that answers it."""
 
     text: str
     ask: Callable[[Setup], Answer]
@@ -100,7 +100,7 @@ def _vdsp_file(entry: Mapping[str, Any]) -> Iterator[Path]:
 def run_pictures(
     setup: Setup, entry: Mapping[str, Any], images_rgb: Sequence[np.ndarray], batch: int = 1
 ) -> List[DeviceResult]:
-    """Run images through the device, as many in a call as it takes.
+    """Run images through the device in batches.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def run_pictures(
     Returns
     -------
     list of DeviceResult
-        One an image, with its pre-processed tensor.
+        One per image, with its pre-processed tensor.
     """
     with _vdsp_file(entry) as path:
         stream = DeviceStream(
@@ -176,14 +176,14 @@ def _pad_colour(setup: Setup) -> Answer:
     )
 
 
-# How the fractional side of a letterboxed image becomes whole.
+# How the fractional side of a letterboxed image is rounded.
 _SIZES: Dict[str, Callable[[float], int]] = {
     "floor": math.floor,
     "round half to even": round,
     "round half up": lambda exact: math.floor(exact + 0.5),
     "ceil": math.ceil,
 }
-# What lies before it, of the network's side, the image's whole side and its fractional one.
+# Pixels before it, from the network's side, the image's rounded side and its fractional one.
 # source: VastStreamX-Samples@0643263 for the two that start from the fractional side
 _OFFSETS: Dict[str, Callable[[int, int, float], int]] = {
     "floor of half the free pixels": lambda full, whole, exact: (full - whole) // 2,
@@ -249,7 +249,7 @@ def _exact(setup: Setup, image_hw: Sequence[int]) -> Tuple[float, float]:
 
 
 def _or_none(rules: Sequence[str]) -> str:
-    return " or ".join(rules) or "no rule that is known here"
+    return " or ".join(rules) or "none of the known rules"
 
 
 def _whole_pixels(setup: Setup) -> Answer:
@@ -400,7 +400,7 @@ def _cross_call_batching(setup: Setup) -> Answer:
     }
     singles, full = (rates[name] / rates["batch 1"] for name in list(rates)[1:])
     return Answer(
-        f"pictures/s against batch 1: {singles:.2f}x with 1 in a call of 4, {full:.2f}x with 4",
+        f"images/s against batch 1: {singles:.2f}x with 1 in a call of 4, {full:.2f}x with 4",
         rates,
     )
 
@@ -450,10 +450,14 @@ def _back_pressure(setup: Setup) -> Answer:
     sender.join(BACK_PRESSURE_SECONDS)
     before = sent
     if not sender.is_alive():
-        return Answer(f"run_async took {sent} calls whose results nobody took", {"calls": sent})
+        return Answer(
+            f"run_async accepted {sent} calls without a result being read", {"calls": sent}
+        )
     sender.join(BACK_PRESSURE_SECONDS)
     blocked = "blocks" if sent == before else "is slow"
-    return Answer(f"run_async {blocked} after {sent} calls that nobody drains", {"calls": sent})
+    return Answer(
+        f"run_async {blocked} after {sent} calls without a result being read", {"calls": sent}
+    )
 
 
 def _raised_by(action: Callable[[], Any]) -> Answer:
@@ -517,7 +521,7 @@ def _take_an_unknown_output(setup: Setup) -> Answer:
 DEVICE_PROBES: Dict[str, Probe] = {
     "pad_colour": Probe("which colour does a letterbox have, and when is it applied?", _pad_colour),
     "letterbox_rounding": Probe(
-        "how do the size and the offset of a letterboxed image become whole?", _letterbox_rounding
+        "how are the size and the offset of a letterboxed image rounded?", _letterbox_rounding
     ),
     "whole_pixels": Probe("are pixels rounded between resizing and normalising?", _whole_pixels),
     "resize_types": Probe("what does each ResizeType compute?", _resize_types),
@@ -528,10 +532,10 @@ DEVICE_PROBES: Dict[str, Probe] = {
     "picture_sizes": Probe("do odd, tiny and huge images run?", _picture_sizes),
     "tail_batch": Probe("does a call with fewer images than the batch run?", _tail_batch),
     "cross_call_batching": Probe(
-        "are calls of one image put together to batches?", _cross_call_batching
+        "are calls of one image combined into batches?", _cross_call_batching
     ),
     "back_pressure": Probe("does run_async wait for results to be taken?", _back_pressure),
-    "raises_absent_die": Probe("what does set_device do for an absent die?", _set_an_absent_die),
+    "raises_absent_die": Probe("what does set_device do for an absent device?", _set_an_absent_die),
     "raises_absent_model": Probe("what does Model raise without its files?", _load_nothing),
     "raises_wrong_picture": Probe(
         "what does create_image raise for a size that is not the array's?", _create_a_wrong_picture

@@ -159,7 +159,7 @@ def find_limit(
     if not good:
         raise InputError(
             f"of the best faces {groups[0][1]:.1%} of the pairs are missed already, and {fnmr:.1%} "
-            "are allowed; allow more, or give better images"
+            "are allowed; allow more, or use better images"
         )
     return MeasuredLimit(groups[good - 1][0], good < GROUPS, tuple(groups))
 
@@ -178,7 +178,7 @@ def shares_missed(
     trials
         Shape (T, D): embeddings of worse faces.
     pictures
-        Shape (T,): of which image each is.
+        Shape (T,): index of the image that each was made from.
     fmr
         False match rate of the images as they are, which fixes the threshold of similarity.
 

@@ -21,10 +21,10 @@ FORMS = {"two": "path label", "four": "path 0 label 0"}
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", type=Path, metavar="DIR", help="one folder a person")
+    source.add_argument("--images", type=Path, metavar="DIR", help="one folder per person")
     source.add_argument("--list", type=Path, help="a list to convert, or only to check")
     parser.add_argument(
-        "--root", type=Path, help="where a list's paths start, and which they may not leave"
+        "--root", type=Path, help="folder of a list's paths, which they must not leave"
     )
     parser.add_argument("--output", type=Path, help="the list to write; without it only check")
     parser.add_argument("--form", choices=FORMS, default="two", help="columns of the output")

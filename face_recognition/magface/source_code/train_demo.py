@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--att_dir", type=Path, required=True, help="folder with s1 to s30")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--epochs", type=int, default=4, help="of each run")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each run")
     return parser
 
 

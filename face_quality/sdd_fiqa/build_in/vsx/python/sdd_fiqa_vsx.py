@@ -31,9 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--faces", choices=("aligned", "detect"), default="aligned", help=help_faces
     )
     parser.add_argument("--detector", type=Path, metavar="PREFIX", help="SCRFD, to find the faces")
-    help_profile = "of facezoo calibrate quality: where each score lies among those of its images"
+    help_profile = "profile of facezoo calibrate quality, to add the percentile of each score"
     parser.add_argument("--profile", type=Path, metavar="FILE", help=help_profile)
-    options.add_flag(parser, "--contact_sheet", action="store_true", help="write it too")
+    options.add_flag(
+        parser, "--contact_sheet", action="store_true", help="write an image of all faces"
+    )
     options.add_model_options(parser)
     options.add_run_options(parser)
     return parser

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PREFIX",
         help="SCRFD, to find and align faces; without it an image is an aligned face",
     )
-    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
+    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face")
     parser.add_argument(
         "--pairs", type=Path, metavar="LIST", help="print the similarity of each line's two names"
     )
