@@ -1,4 +1,4 @@
-"""The contract inside an ONNX file: what a lone .onnx must say to be run correctly.
+"""The contract inside an ONNX file: the metadata needed to run a lone .onnx correctly.
 
 Export writes it into the model's metadata under one key; a backend reads it back. It holds what a
 runner needs (pre-processing, output names, decode constants) and where the file comes from.

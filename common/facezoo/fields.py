@@ -152,7 +152,7 @@ def either(*kinds: Kind) -> Kind:
 
 
 def record(fields: Mapping[str, Kind], optional: Optional[Mapping[str, Kind]] = None) -> Kind:
-    """Return the kind of an object that has all ``fields``, perhaps ``optional`` ones, no others."""
+    """Return the kind of an object with all ``fields``, perhaps ``optional`` ones, no others."""
     known = {**fields, **(optional or {})}
     listed = f", only {', '.join(known)}" if known else ""
     unknown = Kind(f"no such field{listed}", lambda value: False)

@@ -60,9 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(quality)
     add_people_options(quality, required=True)
     quality.add_argument("--fnmr", type=float, help="wanted false non-match rate; needs people")
-    quality.add_argument(
-        "--fmr", type=float, default=1e-3, help="false match rate at which --fnmr is meant"
-    )
+    quality.add_argument("--fmr", type=float, default=1e-3, help="false match rate for --fnmr")
     quality.add_argument("--seed", type=int, default=0, help="random seed of impostor pairs")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)

@@ -352,7 +352,7 @@ def _output_size(setup: Setup) -> Answer:
     return Answer(
         "the model's size is taken"
         if same
-        else "the JSON's size is taken, or the outputs are junk",
+        else "the JSON's size is taken, or the outputs are meaningless",
         {"shapes": [list(output.shape) for output in result.outputs]},
     )
 
