@@ -1,4 +1,4 @@
-"""The contract inside an ONNX file: what a lone .onnx must say to be run correctly.
+"""The contract inside an ONNX file: the metadata needed to run a lone .onnx correctly.
 
 Export writes it into the model's metadata under one key; a backend reads it back. It holds what a
 runner needs (pre-processing, output names, decode constants) and where the file comes from.
@@ -85,7 +85,7 @@ _PREPROCESS: Dict[str, Kind] = {
     "crop_hw": either(NULL, sequence(_SIDE, 2)),
     "pads": sequence(_OFFSET, 4),
 }
-# Additional arguments of each model's decoder; a model that is not listed has none.
+# Additional arguments of each model's decoder; models that are not listed have none.
 DECODE: Dict[str, Dict[str, Kind]] = {
     "scrfd": {
         "strides": sequence(whole(1, 1024), 1, 8, distinct=True),
@@ -122,7 +122,7 @@ class Contract:
     input_name
         Name of the only input, (B, 3, H, W) float32.
     preprocess
-        What happens to a picture before the network; ``input_hw`` is the size the graph is run at
+        What happens to an image before the network; ``input_hw`` is the size the graph is run at
         unless it is fixed to another.
     output_names
         In the graph's order.
@@ -288,7 +288,7 @@ def load_graph(path: Path, *, check: bool = False) -> Any:
         raise GraphError(f"{where} cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf raises unrelated classes.
         reason = " ".join(str(error).split())[:200]
-        raise GraphError(f"{where} is no valid ONNX graph: {reason}") from error
+        raise GraphError(f"{where} is not a valid ONNX graph: {reason}") from error
     return model
 
 
@@ -375,7 +375,7 @@ def find_contract(path: Path) -> Optional[Contract]:
     Raises
     ------
     GraphError
-        If the file cannot be read, is no ONNX graph, or its contract cannot be understood.
+        If the file cannot be read, is not an ONNX graph, or its contract cannot be understood.
     """
     return contract_in(load_graph(path), path)
 
@@ -403,13 +403,13 @@ def read_contract(path: Path) -> Contract:
     Raises
     ------
     GraphError
-        If the file cannot be read, is no ONNX graph, or carries no contract.
+        If the file cannot be read, is not an ONNX graph, or carries no contract.
     """
     contract = find_contract(path)
     if contract is None:
         raise GraphError(
-            f"{str(path)!r} carries no contract, so how to feed it is unknown; make it with the "
-            "recipe's source_code/export_onnx.py"
+            f"{str(path)!r} carries no contract, so its pre-processing is unknown; export it "
+            "with the recipe's source_code/export_onnx.py"
         )
     return contract
 

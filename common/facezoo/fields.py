@@ -78,7 +78,7 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 
 def whole(low: int, high: int) -> Kind:
-    """Return the kind of a whole number from ``low`` to ``high``; ``true`` and 1.0 are none."""
+    """Return the kind of a whole number from ``low`` to ``high``; ``true`` and 1.0 are not."""
     return Kind(
         f"a whole number from {low} to {high}" if low < high else str(low),
         lambda value: type(value) is int and low <= value <= high,
@@ -86,7 +86,7 @@ def whole(low: int, high: int) -> Kind:
 
 
 def number(low: float, high: float) -> Kind:
-    """Return the kind of a number from ``low`` to ``high``; NaN and ``true`` are none."""
+    """Return the kind of a number from ``low`` to ``high``; NaN and ``true`` are not."""
     return Kind(
         f"a number from {low:g} to {high:g}",
         lambda value: type(value) in (int, float) and low <= value <= high,
@@ -138,7 +138,7 @@ def sequence(kind: Kind, least: int, most: Optional[int] = None, *, distinct: bo
 
 
 def either(*kinds: Kind) -> Kind:
-    """Return the kind of what is of one of several kinds; the first that accepts it counts."""
+    """Return the kind of a value of any of several kinds; the first that accepts it is used."""
 
     def accepting(value: Any) -> Optional[Kind]:
         return next((kind for kind in kinds if kind.accepts(value)), None)
@@ -152,7 +152,7 @@ def either(*kinds: Kind) -> Kind:
 
 
 def record(fields: Mapping[str, Kind], optional: Optional[Mapping[str, Kind]] = None) -> Kind:
-    """Return the kind of an object that has all ``fields``, maybe ``optional`` ones, no others."""
+    """Return the kind of an object with all ``fields``, perhaps ``optional`` ones, no others."""
     known = {**fields, **(optional or {})}
     listed = f", only {', '.join(known)}" if known else ""
     unknown = Kind(f"no such field{listed}", lambda value: False)

@@ -1,10 +1,10 @@
 """The run folder: what makes a long command resumable and keeps two runs apart.
 
 A command that writes a folder keeps ``run.json`` in it (command, settings, hash of the inputs,
-versions, times), a lock while it works, a journal with one line an item, and the list of the files
-it wrote, by which alone any is removed or replaced. Started again with the same fingerprint it
-keeps what is done; with another it refuses. Files other than ``run.json`` contain no times, so a
-resumed result equals an uninterrupted one.
+versions, times), a lock while it works, a journal with one line per item, and the list of the
+files it wrote; only listed files are ever removed or replaced. Run again with the same fingerprint,
+it keeps the finished items; with another one it refuses the folder. Files other than ``run.json``
+contain no times, so a resumed result equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SupportsToDict(Protocol):
         """Return the result as JSON values."""
 
 
-# Outcome of one item: a result, or the error why it was refused.
+# Outcome of one item: a result, or the reason why it was refused.
 Outcome = Union[ImageError, SupportsToDict]
 
 
@@ -90,7 +90,7 @@ class ItemCounts:
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
-    """Hash a list of input files by name, size and time of change.
+    """Hash a list of input files by name, size and modification time.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
     Returns
     -------
     str
-        sha256, lower-case hex; files that cannot be looked at count by name.
+        sha256, lower-case hex; files that cannot be accessed count by name.
     """
     digest = hashlib.sha256()
     for path, name in zip(paths, names):
@@ -181,7 +181,7 @@ class RunFolder:
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Created if it does not exist.
     command
         Name of the command, such as ``scrfd_vsx``.
     settings
@@ -255,16 +255,16 @@ class RunFolder:
             is_odd = path.is_symlink() or (path.exists() and not path.is_file())
             if is_odd or (name == LOCK_FILE and path.exists() and path.stat().st_size):
                 raise RunFolderError(
-                    f"{str(path)!r} has a name that a run keeps for itself, and is no run's; "
-                    "name an empty or new folder"
+                    f"{str(path)!r} has a name that is reserved for runs, but no run created "
+                    "it; name an empty or new folder"
                 )
         try:
-            # Ours is empty; whatever else has its name must not be emptied.
+            # Our lock file is empty; any other file of this name must not be truncated.
             self._lock = (self.folder / LOCK_FILE).open("a")
             if fcntl is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not _is_same_file(self._lock, self.folder / LOCK_FILE):
-                    # A run that ended meanwhile took its lock away, and another may have its own.
+                    # A run that ended meanwhile removed its lock, and another may hold a new one.
                     self._lock.close()
                     self._take_lock()
         except BlockingIOError as error:
@@ -302,13 +302,13 @@ class RunFolder:
             strangers = [LIST_FILE]
         if strangers:
             raise RunFolderError(
-                f"{str(self.folder)!r} holds {strangers[0]!r} but no {RUN_FILE}, so whose it "
-                "is cannot be told; name an empty or new folder"
+                f"{str(self.folder)!r} contains {strangers[0]!r} but no {RUN_FILE}, so it was "
+                "not created by facezoo; name an empty or new folder"
             )
         for path in self._beside:
             if os.path.lexists(path):
                 raise RunFolderError(
-                    f"{str(path)!r} exists and whose it is cannot be told; name another file"
+                    f"{str(path)!r} exists and was not written by this run; name another file"
                 )
         self._begin()
 
@@ -325,7 +325,7 @@ class RunFolder:
         return list_in(self._real).temporary() if self._has_list() else ()
 
     def _files(self) -> Iterator[Path]:
-        """Give every file in the folder, and every link, but the bookkeeping's."""
+        """Yield every file and link in the folder, except the bookkeeping files."""
         for root, folders, files in os.walk(self._real, onerror=_raise):
             links = [name for name in folders if Path(root, name).is_symlink()]
             for name in sorted([*files, *links]):
@@ -337,7 +337,7 @@ class RunFolder:
                 yield Path(os.path.realpath(path.parent), path.name)
 
     def _refuse_strangers(self, is_own: Callable[[Path], bool]) -> List[Path]:
-        """Return the files if all are the run's; refuse what is not, and leave everything."""
+        """Return the files if all belong to the run; otherwise raise and remove nothing."""
         files = list(self._files())
         strangers = [path for path in files if not is_own(path)]
         if strangers:
@@ -350,13 +350,13 @@ class RunFolder:
                 else "move it away, or name another folder"
             )
             raise RunFolderError(
-                f"{str(self.folder)!r} holds {name!r}{more} that the run there did not write, or "
+                f"{str(self.folder)!r} contains {name!r}{more} that the run did not write, or "
                 f"that has changed since: {reason}"
             )
         return files
 
     def _is_own(self, content: bool) -> Callable[[Path], bool]:
-        """Return what tells by the list, or by the results an earlier version named."""
+        """Return a test by the list, or by the results that an earlier version named."""
         if self._has_list():
             written = list_in(self._real)
             temporary = written.temporary()
@@ -397,8 +397,8 @@ class RunFolder:
             return dict(found)
         except UNREADABLE as error:
             raise RunFolderError(
-                f"{str(path)!r} cannot be read ({error}), so whose the folder is cannot be told; "
-                "delete it by hand, or name another folder"
+                f"{str(path)!r} cannot be read ({error}), so the run that the "
+                "folder belongs to is unknown; delete it by hand, or name another folder"
             ) from error
 
     def _check_same(self) -> None:
@@ -420,12 +420,12 @@ class RunFolder:
         self._results = found["results"]
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
-            self._start_again(f"{changed[0]!r} is gone")
+            self._start_again(f"{changed[0]!r} is missing")
 
     def _refuse_unlisted(self) -> None:
         if not self._has_list():
             raise RunFolderError(
-                f"{str(self.folder)!r} was begun by an earlier version of facezoo, which did not "
+                f"{str(self.folder)!r} was started by an earlier version of facezoo, which did not "
                 "list its files; delete it by hand, or name another folder"
             )
 
@@ -435,7 +435,7 @@ class RunFolder:
 
     def _start_again(self, reason: str) -> None:
         self._refuse_unlisted()
-        _log.warning("%s was finished, but %s; it is done again", self.folder, reason)
+        _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
         self.finished = False
         self.refused = 0
         self._results = {}
@@ -514,28 +514,28 @@ class RunFolder:
     ) -> int:
         """Count the leading items that an earlier start of this run finished.
 
-        What comes after the first item that is torn, out of order or without its files is
-        forgotten, and done again. Of a finished run that lost files nothing is known item by item,
-        so that all of it is done again.
+        Items after the first one that is incomplete, out of order or without its files are
+        discarded and processed again. A finished run has no entries per item any more; if files of
+        it are missing, all items are processed again.
 
         Parameters
         ----------
         names
-            All items, in the order they are worked on.
+            All items, in the order of processing.
         files_of
             The files that an item must have written.
 
         Returns
         -------
         int
-            Items that need not be done again.
+            Items that need not be processed again.
         """
         if self.finished:
             lost = sum(not all(made.exists() for made in files_of(name)) for name in names)
-            # A refused item left none.
+            # A refused item has no files.
             if lost <= self.refused:
                 return len(names)
-            self._start_again(f"{lost - self.refused} items have lost their files")
+            self._start_again(f"files of {lost - self.refused} items are missing")
         path = self.folder / JOURNAL_FILE
         if not path.exists():
             return 0
@@ -563,12 +563,12 @@ class RunFolder:
         name
             The item's name.
         result
-            What was found, or why the item was refused; a refusal is logged and counted.
+            The result, or why the item was refused; a refusal is logged and counted.
         """
         if isinstance(result, ImageError):
             _log.warning("refused: %s", result)
             self.refused += 1
-            # Without the folder, so that the record is the same wherever the data set lies.
+            # Without the folder, so that the record is the same wherever the data set is stored.
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
@@ -580,7 +580,7 @@ class RunFolder:
             self._journal.flush()
 
     def entries(self) -> Iterator[Dict[str, Any]]:
-        """Give what was recorded, item by item."""
+        """Yield the recorded entries, item by item."""
         self._close_journal()
         path = self.folder / JOURNAL_FILE
         with path.open("rb") as file:
@@ -590,7 +590,7 @@ class RunFolder:
     def write_items(
         self, name: str, schema: str, key: str, head: Optional[Mapping[str, Any]] = None
     ) -> Path:
-        """Write the journal as one JSON file, without ever holding it whole.
+        """Write the journal as one JSON file, without holding all of it in memory.
 
         Parameters
         ----------
@@ -666,7 +666,7 @@ def _is_same_file(opened: IO[str], path: Path) -> bool:
 
 
 def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
-    """Parse one line of a journal; None if it is torn."""
+    """Parse one line of a journal; None if it is incomplete."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -677,6 +677,6 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
 
 
 def _reason(error: ImageError) -> str:
-    """Take the path out of "'some/path' is empty"."""
+    """Remove the path from "'some/path' is empty"."""
     text = str(error)
     return text[text.index("' ") + 2 :] if text.startswith("'") and "' " in text else text

@@ -20,7 +20,7 @@ from facezoo.models import find_card, has_part, import_part
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--card", required=True, help="which variant, as `facezoo list` shows it")
-    parser.add_argument("--onnx", help="the published .onnx; by default as it was downloaded")
+    parser.add_argument("--onnx", help="the published .onnx; by default the downloaded one")
     parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
     add_batch_option(parser)
     return parser

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     npz_of = names_with_suffix(names, ".npz")
     root, target, datalist = args.dataset_path.resolve(), args.target_path.resolve(), args.text_path
     if target in (root, *root.parents):
-        raise InputError(f"{str(target)!r} holds the pictures; name another folder for npz files")
+        raise InputError(f"{str(target)!r} holds the images; name another folder for npz files")
     npz.check_names([str(target), *names])
     inputs = Inputs(paths, names, root)
     inputs.refuse_file(datalist, npz.manifest_of(datalist))

@@ -190,7 +190,7 @@ def measure(photos, large, threads, rounds):
 def render(result):
     """Write what was measured as text."""
     runs = f"medians of {result['rounds']} runs in turns, {result['threads']} threads"
-    lines = [f"{result['machine']['cpu']}; ms for one picture, {runs}"]
+    lines = [f"{result['machine']['cpu']}; ms for one image, {runs}"]
     for name, entry in result["times"].items():
         size = entry["megabytes"]
         lines += ["", f"{name}: {size['fp32']} MB in fp32, {size['int8']} MB in int8"]

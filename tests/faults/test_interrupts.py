@@ -137,7 +137,7 @@ def check(name, expected, seconds, signals, rng):
         if running and code != 0:
             assert code == SIGNALS[number.name], said
             if number != signal.SIGKILL:
-                assert "the same command goes on from here" in said
+                assert "run the same command again to resume" in said
         hit += running and code != 0
         for file, data in command.results().items():
             if not any(Path(file).match(pattern) for pattern in command.grows):
@@ -207,7 +207,7 @@ def test_a_network_that_hangs_can_be_stopped(tmp_path, monkeypatch, number):
     assert start.stop(number, 0.0)
     code, said = start.end()
     assert code == SIGNALS[number.name]
-    assert "something hung; the same command goes on from here" in said
+    assert "something hung; run the same command again to resume" in said
     code, said = Start("scrfd_vsx.py").end()
     assert code == 0, said
 

@@ -481,7 +481,7 @@ def test_folders_and_lists_become_lists(tmp_path, script, monkeypatch):
     make_faces(tmp_path / "images", 3, 2)
     code, said, _ = script("make_list", "--images", "images", "--output", "train.list")
     assert code == 0
-    assert "6 pictures of 3 people, labels 0 to 2" in said
+    assert "6 images of 3 people, labels 0 to 2" in said
     assert "--last-fc-size 3" in said
     assert (tmp_path / "train.list").read_text().splitlines()[0] == "images/p0/0.png 0"
     flags = ("--list", "train.list", "--form", "four", "--output", "four.list")
@@ -534,7 +534,7 @@ def test_records_become_pictures_and_a_list(tmp_path, script):
     out = tmp_path / "casia"
     code, said, _ = script("rec2images", "--rec", rec, "--save_dir", out)
     assert code == 0
-    assert "5 pictures of 2 people" in said
+    assert "5 images of 2 people" in said
     listed = read_image_list(out / "train.list")
     assert listed.labels.tolist() == [0, 0, 1, 1, 1]
     assert listed.paths[0] == (out / "images/0/1.jpg").as_posix()
@@ -700,7 +700,7 @@ def test_a_network_of_another_kind_is_refused(tmp_path, script):
     other = tiny_scrfd(tmp_path / "scrfd.onnx")
     code, _, error = script("export_tensorrt", "--onnx", other, "--repository", tmp_path / "t")
     assert code == 2
-    assert "is no recogniser" in error
+    assert "is not a recogniser" in error
 
 
 def test_names_stay_inside_tritons_quotes():

@@ -205,7 +205,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(scripts, model, wflw, tmp_path,
     monkeypatch.setattr(LandmarkDetector, "stream", interrupted)
     code, _, error = scripts(*common, "--save_dir", tmp_path / "parts")
     assert code == 130
-    assert "goes on from here" in error
+    assert "run the same command again to resume" in error
     monkeypatch.undo()
     code, again, _ = scripts(*common, "--save_dir", tmp_path / "parts")
     assert code == 0

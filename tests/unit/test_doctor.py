@@ -235,7 +235,7 @@ def test_two_mistakes_at_once_are_not_explained(inputs, reading, setups, session
             diagnose_outputs(setups(photo), maps),
         ):
             assert diagnosis.verdict == "not explained"
-            assert "together would" in diagnosis.hint
+            assert "together do" in diagnosis.hint
 
 
 @pytest.mark.shared
@@ -562,12 +562,12 @@ TINY = {
         ("pipnet", lambda m: {**m, "cls": 1 / (1 + np.exp(-m["cls"] / 9))}, "cls went through"),
         ("pipnet", lambda m: {n: a if n == "cls" else 32 * a for n, a in m.items()}, "in pixels"),
         ("scrfd", lambda maps: maps, ""),
-        ("scrfd", lambda m: {n: 1 / (1 + np.exp(-a)) for n, a in m.items()}, "it comes twice"),
+        ("scrfd", lambda m: {n: 1 / (1 + np.exp(-a)) for n, a in m.items()}, "it is applied twice"),
         ("scrfd", lambda m: {n: 32 * a for n, a in m.items()}, "distances are in pixels"),
         ("magface", lambda maps: maps, ""),
         ("magface", lambda m: {n: a / np.linalg.norm(a) for n, a in m.items()}, "before the norm"),
         ("sdd_fiqa", lambda maps: maps, ""),
-        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same to different pictures"),
+        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same to different images"),
         ("sdd_fiqa", lambda m: {n: a / 0 for n, a in m.items()}, "not finite"),
     ],
 )
@@ -708,7 +708,7 @@ def test_observed_files_are_read(scrfd, session, shared, tmp_path, capsys):
         assert main([*words, "--observed", str(tmp_path / name)]) == 3
         said = capsys.readouterr()
         assert f"FAIL  {name}" in said.out
-        assert "BGR: the picture is fed in BGR order, the network takes RGB" in said.out
+        assert "BGR: the image is fed in BGR order, the network expects RGB" in said.out
         assert "1 problem found" in said.err
 
 
@@ -736,7 +736,7 @@ def test_a_photo_is_aligned_for_a_recogniser(recogniser, scrfd, shared, tmp_path
     [
         ("x.json", "{}", "cannot be used"),
         ("x.json", '{"faces": [{"box": 1}]}', "holds no faces"),
-        ("x.json", '{"faces": []}', "no face in what was handed in"),
+        ("x.json", '{"faces": []}', "the observation has no face"),
         ("x.npz", "text", "no .npz, .npy or .json"),
         ("absent.npz", None, "absent.npz"),
     ],

@@ -130,7 +130,7 @@ def test_the_folder_of_another_run_and_the_pictures_own_are_refused(tmp_path, co
     for target in ("more", "."):
         ran = convert(more, "--overwrite", target=target)
         assert ran.returncode == 2
-        assert "holds the pictures" in ran.stderr
+        assert "holds the images" in ran.stderr
     assert (more / "sub/a.png").exists()
 
 
@@ -174,7 +174,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(
     assert process.returncode == {2: 130, 15: 143, 9: -9}[number]
     last_words = {2: "interrupted", 15: "terminated"}.get(number)
     if last_words:
-        assert stderr == f"image2npz.py: {last_words}; the same command goes on from here\n"
+        assert stderr == f"image2npz.py: {last_words}; run the same command again to resume\n"
     assert not (tmp_path / "list.txt").exists()
     done = len(list((tmp_path / "npz").glob("*.npz")))
     assert 1 <= done < 48

@@ -140,7 +140,7 @@ def test_a_damaged_graph_is_made_anew(at_home, damage, caplog):
     kept.write_bytes(damage(whole) if damage is not bytes else b"")
     np.testing.assert_array_equal(vector_of("w600k_mbf"), expected)
     assert kept.read_bytes() == whole
-    assert f"{kept} is damaged and made anew" in caplog.text
+    assert f"{kept} is damaged and is made again" in caplog.text
 
 
 def test_a_home_that_keeps_nothing_does_no_harm(at_home, released, caplog, monkeypatch):
@@ -286,7 +286,7 @@ def test_the_old_form_works_and_says_what_is_new(tmp_path):
         ("w/magface_epoch_00025.pth", "--checkpoint w/magface_epoch_00025.pth --arch iresnet100"),
         ("sdd_fiqa_r50_pth", "--checkpoint SDD_FIQA_checkpoints_r50.pth --variant r50 --output"),
         ("text.txt", "is not a model; expected an .onnx file, an artifact prefix or a card's id"),
-        ("broken.onnx", "broken.onnx' is no valid ONNX graph"),
+        ("broken.onnx", "broken.onnx' is not a valid ONNX graph"),
     ],
 )
 def test_what_cannot_be_opened_says_what_helps(tmp_path, monkeypatch, spec, says):

@@ -129,7 +129,7 @@ def test_unknown_files_are_refused_and_kept(tmp_path):
 
 def test_results_without_a_run_file_are_refused(tmp_path):
     (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(RunFolderError, match="whose it is cannot be told"), open_run(tmp_path):
+    with pytest.raises(RunFolderError, match="not created by facezoo"), open_run(tmp_path):
         pass
 
 

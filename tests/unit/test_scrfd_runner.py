@@ -169,7 +169,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path, run_here, repository,
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert process.returncode == expected, errors
     if number != signal.SIGKILL:
-        assert "goes on from here" in errors
+        assert "run the same command again to resume" in errors
         assert "Traceback" not in errors
     assert not (out / "results.json").exists()
     code, said, error = run_here(RUNNER, *common, "--save_dir", out)

@@ -260,7 +260,7 @@ def test_a_thousand_lines_interrupted_and_gone_on_with_equal_an_uninterrupted_ru
     os.killpg(process.pid, signal.SIGINT)
     stderr = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130, stderr
-    assert stderr == "facezoo: interrupted; the same command goes on from here\n"
+    assert stderr == "facezoo: interrupted; run the same command again to resume\n"
     assert not (tmp_path / "out" / "vamp.json").exists()
     assert 0 < len(list((tmp_path / "out").glob("output_*.npz"))) < 1000
     assert run_vamp(*flags, tmp_path / "out", "-i", 2, "-b", 9) == 0
@@ -316,7 +316,7 @@ def test_a_lost_worker_is_noticed_and_named(model, when):
 
 def test_a_model_that_cannot_be_loaded_is_refused_as_elsewhere(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
-    with pytest.raises(Exception, match="is no valid ONNX graph"), Workers(
+    with pytest.raises(Exception, match="is not a valid ONNX graph"), Workers(
         Job(tmp_path / "x.onnx"), prog=""
     ):
         pass

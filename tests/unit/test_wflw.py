@@ -385,7 +385,7 @@ def test_lists_only_gives_the_authors_lists_from_rectangles(
     assert script.main([*arguments, "--rects", str(source / "rects_recovered.json")]) == 1
     printed = capsys.readouterr().out
     assert "532 images, 27 refused" in printed
-    assert "505 pictures are missing: points right of or below them were not clipped" in printed
+    assert "505 images are missing: points right of or below them were not clipped" in printed
     assert len(re.findall(r"txt:\d+: no rectangle; use .* size of the image", caplog.text)) == 27
     for subset, (authors, count) in AUTHORS.items():
         ending = SUBSETS[subset]

@@ -60,8 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_options(quality)
     add_people_options(quality, required=True)
     quality.add_argument("--fnmr", type=float, help="wanted false non-match rate; needs people")
-    quality.add_argument("--fmr", type=float, default=1e-3, help="at this false match rate")
-    quality.add_argument("--seed", type=int, default=0, help="of the impostor pairs, if many")
+    quality.add_argument("--fmr", type=float, default=1e-3, help="false match rate for --fnmr")
+    quality.add_argument("--seed", type=int, default=0, help="random seed of impostor pairs")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
@@ -113,7 +113,7 @@ def _quality_lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
     lines += ["score      " + " ".join(f"{profile.percentiles[share]:8.3f}" for share in SHOWN)]
     for name, threshold in profile.thresholds.items():
         dropped = int((values < threshold).sum())
-        lines.append(f"{name}: below {threshold:.4f}, {dropped} of {len(values)} pictures")
+        lines.append(f"{name}: below {threshold:.4f}, {dropped} of {len(values)} images")
     return lines
 
 
@@ -132,7 +132,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         description="Thresholds at false match rates 1e-2, 1e-3 and 1e-4, with 95 % intervals, "
         "as cosine, L2 of\nunit vectors and angle. A rate is refused where fewer than ten false "
         "matches are expected: 1e-2\nneeds 1,000 pairs of two people, such as five people with "
-        "ten pictures each.",
+        "ten images each.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
@@ -142,7 +142,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         "--pairs",
         type=Path,
         metavar="FILE",
-        help="list: two pictures a line, then 1 for one person, 0 for two",
+        help="list: two images per line, then 1 for one person, 0 for two",
     )
     similarity.add_argument(
         "--model", required=True, metavar="M", help="recogniser: a card's id, or a file"
@@ -150,10 +150,10 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
     similarity.add_argument(
         "--detector",
         metavar="M",
-        help="find and align the largest face first; without it pictures are aligned faces",
+        help="find and align the largest face first; without it images are aligned faces",
     )
     _add_output(similarity)
-    similarity.add_argument("--seed", type=int, default=0, help="of the drawing of people")
+    similarity.add_argument("--seed", type=int, default=0, help="random seed of the intervals")
     add_runtime_options(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 

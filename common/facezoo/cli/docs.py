@@ -16,7 +16,7 @@ from ..reports.readme import render_block, render_blocks
 
 __all__ = ["configure", "render_pages", "run"]
 
-# Not everything that ends in .md: an environment inside the repository holds pages of others.
+# Not every .md file: a virtual environment inside the repository has pages of other packages.
 PAGES = (
     "*.md",
     "common/*.md",

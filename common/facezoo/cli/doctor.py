@@ -1,8 +1,8 @@
-r"""Look at the machine and at a file of weights; name the mistake behind wrong numbers.
+r"""Check the machine and a model file; find the mistake behind wrong numbers.
 
-Without a model: the machine. With one: the file too, and whether it still says what is recorded of
-these weights. With what your own program has for a picture: which usual mistake explains it, be it
-in the network's input, in its raw outputs, or in the faces.
+Without a model only the machine is checked; with one also its file, and its outputs against the
+recorded ones of these weights. With data of your own program for an image, the common mistake that
+explains them is named: in the network's input, in its raw outputs, or in the faces.
 
   facezoo doctor
   facezoo doctor scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx
@@ -10,13 +10,13 @@ in the network's input, in its raw outputs, or in the faces.
   facezoo doctor --onnx onnx/scrfd_500m_bnkps.onnx --image photo.jpg --observed my_input.npz
   facezoo doctor w600k_mbf --onnx w600k_mbf.onnx --image photo.jpg --observed my_embedding.npz
 
-What --observed takes, made by your program from the same picture:
+Files that --observed accepts, made by your program from the same image:
 
   .npz of one array (1, 3, H, W)             the network's input:  np.savez("x.npz", x=tensor)
   .npz of the outputs under their names      raw outputs; an embedding alone needs no name
   .json {"faces": [{"box_xyxy": [l, t, r, b], "score": s, "landmarks_xy": [[x, y], ...]}, ...]}
                                              a detector's faces; landmarks if there are any
-  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the picture is the crop it is fed
+  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the image is the crop it is fed
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ ALIGNED = ("magface", "sdd_fiqa")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a card's id; not needed where the file says it"
+        "model", metavar="MODEL", nargs="?", help="a card's id; not needed if the file contains it"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--onnx", type=Path, metavar="F", help="raw-head or released .onnx")
@@ -91,18 +91,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--vdsp_params",
         type=Path,
         metavar="JSON",
-        help="the pre-processing you use, to be compared with the card's",
+        help="pre-processing that you use, to compare it with the card's",
     )
-    parser.add_argument("--image", type=Path, metavar="I", help="the picture of --observed")
     parser.add_argument(
-        "--observed", type=Path, metavar="FILE", help="what your program has for it, see above"
+        "--image", type=Path, metavar="I", help="image that --observed was made from"
+    )
+    parser.add_argument(
+        "--observed", type=Path, metavar="FILE", help="data of your program for it, see above"
     )
     parser.add_argument(
         "--detector",
         type=Path,
         metavar="F",
         help="SCRFD that finds the face to align, for networks of aligned faces; by default the "
-        f"downloaded {DETECTOR}. A picture of the network's own size counts as aligned",
+        f"downloaded {DETECTOR}. An image of the network's own size counts as aligned",
     )
     parser.add_argument(
         "--meanface", type=Path, metavar="FILE", help="the mean face your PIPNet program uses"
@@ -115,9 +117,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, say what was found, and end with 3 if something is wrong."""
+    """Run the checks, print the findings, and fail with exit code 3 if there is a problem."""
     findings = check_environment()
-    # What follows may not get far; the machine is shown whatever comes.
+    # The machine is shown even if a later check fails.
     if not args.record:
         _print(findings)
     shown = len(findings)
@@ -168,7 +170,7 @@ def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
         path = read_artifact(args.model_prefix_path).model
         if path is None:
             raise InputError(
-                f"{str(args.model_prefix_path)!r} holds the vendor's files alone; keep the "
+                f"{str(args.model_prefix_path)!r} holds only the vendor's files; keep the "
                 "mod.onnx of facezoo compile beside them, with which they are compared"
             )
     if path is None and card is not None:
@@ -210,7 +212,7 @@ def _behaviour(
         findings += describe_diagnosis(name, diagnosis)
     if args.observed is not None:
         if args.image is None:
-            raise InputError("--observed is about a picture; give it as --image")
+            raise InputError("--observed needs the image that it was made from; give it as --image")
         diagnosis = _diagnose(args, model_file, setup)
         findings += describe_diagnosis(args.observed.name, diagnosis)
     return findings, diagnosis
@@ -219,7 +221,7 @@ def _behaviour(
 def _picture(
     args: argparse.Namespace, model_file: ModelFile
 ) -> Tuple[np.ndarray, Mapping[str, np.ndarray]]:
-    """Return what is to be fed, and what programs without alignment feed."""
+    """Return the network's input image, and the crops of programs without alignment."""
     if args.image is None:
         return drawn_pictures()[0], {}
     image = read_image_rgb(args.image)
@@ -230,7 +232,7 @@ def _picture(
         faces = detector(image)
     if not len(faces):
         raise InputError(
-            f"{str(args.image)!r}: no face was found to align; hand in the aligned face itself, "
+            f"{str(args.image)!r}: no face was found to align; give the aligned face itself, "
             f"{input_hw[1]}x{input_hw[0]}"
         )
     crop = align_face(image, faces.landmarks_xy[0], input_hw[0])
@@ -257,7 +259,7 @@ def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
     try:
         arrays = {k: np.asarray(array, np.float32) for k, array in read_arrays(path).items()}
     except (TypeError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is no .npz, .npy or .json: {error}") from error
+        raise InputError(f"{str(path)!r} is not an .npz, .npy or .json file: {error}") from error
     if not arrays:
         raise InputError(f"{str(path)!r} holds no array; expected the network's input or outputs")
     return arrays
@@ -267,7 +269,7 @@ def _read_json(path: Path, key: str) -> List[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
         if not isinstance(found, list):
-            raise ValueError(f"{key!r} is no list")
+            raise ValueError(f"{key!r} is not a list")
     except UNREADABLE as error:
         raise InputError(
             f'{str(path)!r} cannot be used ({error}); expected {{"{key}": [...]}}, see --help'

@@ -33,14 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--onnx",
         type=Path,
         metavar="F",
-        help="what the recipe's export_onnx.py wrote; by default made of the downloaded weights",
+        help="graph written by export_onnx.py; by default made from the downloaded weights",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
     parser.add_argument(
         "--image",
         type=Path,
         metavar="I",
-        help="picture of the expected result; by default the downloaded astronaut",
+        help="image of the expected result; by default the downloaded astronaut",
     )
 
 

@@ -19,34 +19,34 @@ CHAPTERS = {
         "list": "models and weights: origin, licence, what is here",
         "download": "fetch weights, checked by size and sha256",
         "info": "parameters, MACs, inputs and outputs of a graph",
-        "licences": "of the code, the packages it uses, and the weights",
+        "licences": "licences of the code, the packages it uses, and the weights",
     },
     "build": {
         "compile": "build YAML to artifact, with our own overrides",
-        "vamc": "the vendor's compiler verbs, with its tool or not",
-        "sensitivity": "layers that int8 hurts, and what to leave in float",
-        "compare": "two builds on pictures: outputs, results, time",
+        "vamc": "the vendor's compiler verbs, with or without its tool",
+        "sensitivity": "layers that lose accuracy in int8, to keep in float",
+        "compare": "two builds on images: outputs, results, time",
     },
     "use": {
         "predict": "photos to faces and embeddings; why a face is refused",
-        "match": "is the person of one photo in another",
+        "match": "find the person of one photo in another",
         "eject": "a stand-alone folder of one model, to copy into a product",
-        "demo": "weights to boxed photos in one go",
+        "demo": "weights to annotated photos in one command",
     },
     "measure": {
         "prepare": "unpack and check a data set",
         "evaluate": "metrics of result files against ground truth",
         "calibrate": "measure thresholds on your own images for a profile",
         "bench": "speed in MLPerf's scenarios, by stages, and over settings",
-        "vamp": "speed, or over npz files, as the vendor's profiler",
+        "vamp": "speed, or outputs of npz files, as the vendor's profiler",
     },
     "diagnose": {
-        "doctor": "machine, weights, and what explains wrong numbers",
+        "doctor": "check machine and weights; explain wrong numbers",
         "vacc": "self-test of the vendor's device and tools",
     },
     "maintain": {
         "shims": "vamc and vamp for machines without the vendor's",
-        "completion": "for bash, zsh and fish",
+        "completion": "shell completion for bash, zsh and fish",
     },
 }
 # For a clone of the repository; they are not shown in the help.
@@ -58,7 +58,7 @@ VERBS = {verb: text for verbs in (*CHAPTERS.values(), MAINTAINERS) for verb, tex
 
 
 class _Contents(argparse.ArgumentParser):
-    """Shows its verbs as a table of contents, a line each, with the chapters at the side."""
+    """Shows its verbs as a table of contents, one per line, with the chapters at the side."""
 
     def format_help(self) -> str:
         if self.prog != "facezoo":
@@ -109,7 +109,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one verb and return its exit code.
 
     Started as a command, vamc and vamp become the vendor's tools where these are, whose arguments
-    are not ours to parse; ``--engine``, which those do not have, asks for ours.
+    are not parsed here; ``--engine``, which those do not have, asks for ours.
     """
     as_command = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)

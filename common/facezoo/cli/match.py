@@ -1,4 +1,4 @@
-"""Say whether the person of one photo is in another.
+"""Find the person of one photo in another.
 
 The largest face of the first photo is aligned, embedded and compared with every face of the second.
 
@@ -37,11 +37,14 @@ DETECTOR, RECOGNISER = "scrfd_500m_bnkps", "w600k_mbf"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is meant")
+    parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is used")
     parser.add_argument("second", type=Path, metavar="B", help="a photo with any number of faces")
     threshold = parser.add_mutually_exclusive_group()
     threshold.add_argument(
-        "--threshold", type=float, metavar="COSINE", help="one person from here on; -1 to 1"
+        "--threshold",
+        type=float,
+        metavar="COSINE",
+        help="smallest cosine of two faces of one person, -1 to 1",
     )
     threshold.add_argument(
         "--profile",
@@ -54,11 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_old_spelling(parser, "--far", type=float, dest="fmr")
     parser.add_argument(
-        "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="the two faces, drawn"
+        "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="image of both faces"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write faces and cosines")
     parser.add_argument("--detector", default=DETECTOR, metavar="M", help="SCRFD")
-    parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="MagFace or another")
+    parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="recogniser")
     add_runtime_options(parser)
 
 
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{where} is the nearest to the largest of {args.first}")
     following = "" if match.next_cosine is None else f"; the next one has {match.next_cosine:.4f}"
     print(f"cosine {cosine:.4f}, angle {angle:.2f} degrees{following}")
-    verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad picture"
+    verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad image"
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
     write_drawing(args.draw, draw_match(match, photos, [args.first.name, args.second.name]))
@@ -108,7 +111,7 @@ def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[flo
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
             f"no threshold was measured for {card_id}; give a --profile, which "
-            "facezoo calibrate similarity makes of pictures of your own, or --threshold"
+            "facezoo calibrate similarity measures on your images, or --threshold"
         )
     found = MATCH_THRESHOLDS[card_id]
     return found.cosine, found.origin

@@ -59,11 +59,11 @@ __all__ = [
 
 EXIT_SOME_REFUSED = 1
 
-# What Ctrl-C and SIGTERM wait for: the pictures that are under way.
+# How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
 
-_MAKE_ROOM = "; make room there, and the same command goes on"
-_NAME_ANOTHER = "; free the place or name another"
+_MAKE_ROOM = "; free space there and run the same command again"
+_NAME_ANOTHER = "; move what is there away or name another place"
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _MAKE_ROOM),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), _NAME_ANOTHER),
@@ -132,7 +132,7 @@ def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model runs, and on what."""
+    """Add the flags that choose the model and its runtime."""
     group = parser.add_argument_group("model")
     add_flag(
         group,
@@ -153,7 +153,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runtime_options(group: Any) -> None:
-    """Add the flags that say what a model runs on; :func:`runtime_of` reads them."""
+    """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
     add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
@@ -161,7 +161,7 @@ def add_runtime_options(group: Any) -> None:
         "--precision",
         choices=("f32", "bf16"),
         default="f32",
-        help="what OpenVINO computes in; bf16 is faster on CPUs that have it",
+        help="arithmetic of OpenVINO; bf16 is faster on CPUs that have it",
     )
 
 
@@ -171,7 +171,7 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     Returns
     -------
     argument group
-        Of the three sources, of which one at most may be given.
+        The group of the three sources, of which at most one may be given.
     """
     group = parser.add_argument_group("model")
     source = group.add_mutually_exclusive_group()
@@ -181,9 +181,9 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
         metavar="CKPT",
         help="a checkpoint, or the name `facezoo list` shows it under; needs torch",
     )
-    source.add_argument("--onnx", type=Path, help="what export_onnx.py has written")
+    source.add_argument("--onnx", type=Path, help="a graph written by export_onnx.py")
     add_flag(source, "--model_prefix_path", type=Path, metavar="PREFIX", help="an artifact")
-    group.add_argument("--arch", default="iresnet100", help="of the checkpoint")
+    group.add_argument("--arch", default="iresnet100", help="architecture of the checkpoint")
     group.add_argument(
         "--flip", choices=("none", "sum"), default="none", help="add the mirrored face's embedding"
     )
@@ -193,7 +193,7 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
         type=int,
         default=1,
         metavar="N",
-        help="pictures a run of the network; 1 gives every core its own, the fastest on a CPU",
+        help="images per run of the network; with 1 each core runs its own, the fastest on a CPU",
     )
     add_flag(group, "--vdsp_params_info", type=Path, metavar="JSON", help="pre-processing")
     add_runtime_options(group)
@@ -246,7 +246,7 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
 
 
 def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
-    """Return what the flags of :func:`add_runtime_options` say."""
+    """Return the values of the flags of :func:`add_runtime_options`."""
     return RuntimeOptions(
         engine=args.engine,
         device_id=args.device_id,
@@ -312,13 +312,13 @@ def add_settings_options(parser: argparse.ArgumentParser, kind: type) -> None:
 
 
 def settings_from(args: argparse.Namespace, kind: Type[Settings]) -> Settings:
-    """Return the settings that the flags of :func:`add_settings_options` say."""
+    """Return the settings that the flags of :func:`add_settings_options` give."""
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(args, name) for name in names})
 
 
 def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--input_image_dir`` of what reads vamp's outputs."""
+    """Add ``--input_image_dir`` of commands that read vamp's outputs."""
     add_flag(
         parser,
         "--input_image_dir",
@@ -329,7 +329,7 @@ def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch`` of the export scripts; None means free."""
-    parser.add_argument("--batch", type=_batch, default=None, help="a number, or dynamic")
+    parser.add_argument("--batch", type=_batch, default=None, help="batch size, or dynamic")
 
 
 def _batch(text: str) -> Optional[int]:
@@ -479,7 +479,7 @@ def run_command(
     parser: argparse.ArgumentParser,
     argv: Optional[Sequence[str]] = None,
 ) -> int:
-    """Parse, run, and turn what goes wrong into one line and an exit code.
+    """Parse, run, and turn errors into one line and an exit code.
 
     Parameters
     ----------
@@ -493,8 +493,8 @@ def run_command(
     Returns
     -------
     int
-        0 done, 1 some inputs refused, 2 usage or malformed input, 3 a gate said no, 4 the folder
-        belongs to another run, 130 or 143 interrupted.
+        0 done, 1 some inputs refused, 2 usage or malformed input, 3 rejected by a gate, 4 the
+        folder belongs to another run, 130 or 143 interrupted.
     """
     args = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
@@ -506,20 +506,20 @@ def run_command(
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read the output has had enough; the interpreter must not try to flush it again.
+        # The reader closed the pipe; the interpreter must not try to flush the output again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        # What the library could not foresee: a disk that is full, a folder that may not be read.
+        # Not foreseen by the library: a full disk, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""
         advice = _ADVICE.get(error.errno or 0, "")
         print(f"{parser.prog}: {where}{error.strerror or error}{advice}", file=sys.stderr)
         return FaceZooError.exit_code
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except _Terminated:
-        print(f"{parser.prog}: terminated; the same command goes on from here", file=sys.stderr)
+        print(f"{parser.prog}: terminated; run the same command again to resume", file=sys.stderr)
         return 143
     finally:
         stop.done()
@@ -539,25 +539,25 @@ class _Stop:
         self._watchdog: Optional[threading.Timer] = None
 
     def numbers(self) -> Iterator[int]:
-        """Give the signals to handle: Ctrl-C only where it was not switched off from outside."""
+        """Yield the signals to handle: Ctrl-C only if it was not disabled from outside."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             yield signal.SIGINT
         yield signal.SIGTERM
 
     def __call__(self, number: int, frame: Optional[FrameType]) -> None:
         if self._watchdog is None:
-            # A call into a runtime that hangs can be neither waited for nor broken off.
+            # A call into a runtime that hangs can be neither awaited nor interrupted.
             self._watchdog = threading.Timer(STOP_SECONDS, self._give_up, (number,))
             self._watchdog.daemon = True
             self._watchdog.start()
         raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
     def _give_up(self, number: int) -> None:
-        text = f"{self._prog}: stopped while something hung; the same command goes on from here\n"
+        text = f"{self._prog}: stopped while something hung; run the same command again to resume\n"
         os.write(2, text.encode(errors="replace"))
         os._exit(128 + number)
 
     def done(self) -> None:
-        """Nothing hangs."""
+        """Stop watching: nothing hangs."""
         if self._watchdog is not None:
             self._watchdog.cancel()

@@ -1,16 +1,15 @@
 r"""The whole chain on photos: detect, landmarks, align, quality, embed; and why a face is refused.
 
-Stages are given by a card's name, whose published weights are taken from this machine, or by an
-artifact prefix or .onnx; with @ort, @openvino or @vsx behind it for an engine of its own. Only the
-detector is needed.
+A stage is given by a card's id, whose published weights are used, by an artifact prefix or by an
+.onnx file, followed by @ort, @openvino or @vsx to choose its engine. Only the detector is needed.
 
   facezoo predict photos --save_dir out --draw
   facezoo predict photos --save_dir out --embedder w600k_mbf --html out.html --csv
   facezoo predict photo.jpg --save_dir out --landmarks onnx/pip_resnet18.onnx \
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
-It writes faces.jsonl (a line a photo, see facezoo/schemas/predict.schema.json), run.json, and as
-asked faces.csv, pictures/, embeddings.npz. Resumable: run the same command again.
+It writes faces.jsonl (one line per photo, see facezoo/schemas/predict.schema.json), run.json, and
+on request faces.csv, pictures/, embeddings.npz. Resumable: run the same command again.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ COLUMNS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("path", type=Path, metavar="PHOTOS", help="a photo or a folder of them")
-    add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="for the results")
+    add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="results")
     stages = parser.add_argument_group("stages")
     stages.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
     stages.add_argument("--landmarks", metavar="M", help="PIPNet")
@@ -93,7 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="of facezoo calibrate quality, for low_quality; may be given again",
+        help="profile of facezoo calibrate quality, to refuse low_quality faces; repeatable",
     )
     limits.add_argument(
         "--threshold", default="drop 5 %", help="name of a threshold in the profile"
@@ -103,7 +102,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="profile of facezoo calibrate appearance, for the other reasons (default: that of the "
-        "package). These flags replace single limits of it:",
+        "package); the next flags replace single limits of it",
     )
     add_old_spelling(limits, "--looks", type=Path, dest="appearance")
     for field, _ in MEASURES.values():
@@ -116,21 +115,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--similarity",
         type=Path,
         metavar="FILE",
-        help="of facezoo calibrate similarity: number the people among the embedded faces",
+        help="profile of facezoo calibrate similarity: number the people among the embedded faces",
     )
     people.add_argument(
         "--fmr", type=float, default=1e-3, help="false match rate, one of those in that profile"
     )
     add_old_spelling(people, "--far", type=float, dest="fmr")
     output = parser.add_argument_group("output")
-    output.add_argument("--draw", action="store_true", help="write annotated pictures")
+    output.add_argument("--draw", action="store_true", help="write annotated images")
     output.add_argument(
         "--html",
         type=Path,
         metavar="FILE",
         help="write an HTML report",
     )
-    output.add_argument("--csv", action="store_true", help="write a line a face")
+    output.add_argument("--csv", action="store_true", help="write one row per face")
     add_run_options(parser)
 
 

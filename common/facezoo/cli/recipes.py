@@ -76,12 +76,12 @@ def render_build(card: ModelCard, name: str) -> str:
 
 
 def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:
-    """Say a pre-processing in the build YAML's words, for calibration.
+    """Return a pre-processing as the build YAML's ``process_ops``, for calibration.
 
     Raises
     ------
     InputError
-        If the YAML has no words for it.
+        If the YAML cannot express it.
     """
     height, width = preprocess.input_hw
     ops: List[Dict[str, object]] = [{"type": "DecodeImage"}]
@@ -91,7 +91,7 @@ def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:
     elif preprocess.fit == "stretch":
         ops.append({"type": "Resize", "size": [height, width]})
     else:
-        raise InputError(f"a build YAML cannot say the pre-processing {preprocess.fit!r}")
+        raise InputError(f"a build YAML cannot express the pre-processing {preprocess.fit!r}")
     if preprocess.swaps_channels:
         ops.insert(1, {"type": "CvtColor", "code": "COLOR_RGB2BGR"})
     normalize: Dict[str, object] = {"type": "Normalize"}

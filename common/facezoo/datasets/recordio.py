@@ -166,7 +166,7 @@ class RecordFile:
         return FaceRecord(key, int(label), image)
 
     def unpack(self, key: int, folder: Path) -> Union[UnpackedFace, ImageError]:
-        """Write one picture as it is in the set, to ``<label>/<key>.jpg``.
+        """Write one image as it is in the set, to ``<label>/<key>.jpg``.
 
         Parameters
         ----------

@@ -85,7 +85,7 @@ dynamic_batching {{
 
 
 def _quoted(text: str) -> str:
-    """Quote a text as protobuf's text format does; what is no letter there, JSON escapes alike."""
+    """Quote a text for protobuf's text format; JSON escapes special characters alike."""
     return json.dumps(text)
 
 
@@ -127,8 +127,8 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
     name = contract.input_name
     if not _PLAIN_NAME.fullmatch(name):
         raise GraphError(
-            f"{str(onnx)!r}: the input's name {name!r} is no word on a command line; expected "
-            "letters, digits, dots, slashes and underscores: export the model again"
+            f"{str(onnx)!r}: the input's name {name!r} cannot be passed on a command line; "
+            "expected letters, digits, dots, slashes and underscores: export the model again"
         )
     size = "x".join(map(str, (3, *contract.preprocess.input_hw)))
     if shutil.which("trtexec"):

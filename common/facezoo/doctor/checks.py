@@ -62,9 +62,9 @@ RIVALS = (
 # Instruction sets that decide the speed of a network.
 CPU_FEATURES = ("avx2", "fma", "avx512f", *VNNI, "amx_bf16", "amx_int8")
 
-# A build that keeps its arithmetic stays below this, as a share of the outputs' spread.
+# A build with unchanged arithmetic differs by less, as a share of the outputs' spread.
 SAME_ARITHMETIC = 1e-3
-BLUR = 3.5  # sigma in pixels of a face of 112: nobody's features are left
+BLUR = 3.5  # sigma in pixels of a face of 112: no facial features are left
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class ModelFile:
     card
         Which model it is.
     contract
-        The file's, or the card's if it carries none.
+        Contract of the file, or of the card if the file has none.
     source_sha256
-        Of the weights it was made from.
+        Hash of the weights it was made from.
     """
 
     path: Path
@@ -120,7 +120,7 @@ class ModelFile:
 
 
 def check_environment() -> List[Finding]:
-    """Look at Python, packages, runtimes, the device, the vendor's tools and the processor."""
+    """Check Python, packages, runtimes, the device, the vendor's tools and the processor."""
     return [Finding("environment", *row) for row in _environment()]
 
 
@@ -155,7 +155,9 @@ def _environment() -> Iterator[Tuple[str, ...]]:
     tools = describe_toolchain()
     for name in ("vamc", "vamp"):
         tool = tools[name]
-        found = f"the vendor's, {tool['where']}" if tool else f"none; facezoo {name} stands in"
+        found = (
+            f"the vendor's, {tool['where']}" if tool else f"none; facezoo {name} is used instead"
+        )
         yield "note", name, found
     yield "note", "weights", f"in {weights.home()}"
 
@@ -176,12 +178,12 @@ def _device_row() -> Tuple[str, ...]:
 
 
 def check_weights(model_file: ModelFile) -> List[Finding]:
-    """Look at a file's hash, contract, opset, batch and declared shapes."""
+    """Check a file's hash, contract, opset, batch and declared shapes."""
     return [Finding("weights", *row) for row in _weights(model_file)]
 
 
 def _weights(model_file: ModelFile) -> Iterator[Tuple[str, ...]]:
-    # The packages behind this are not everybody's.
+    # This needs optional packages.
     from ..graphs.info import shapes_at, zeros
 
     sha256 = sha256_of(model_file.path)
@@ -198,14 +200,19 @@ def _weights(model_file: ModelFile) -> Iterator[Tuple[str, ...]]:
     own = find_contract(model_file.path)
     if own is None:
         says = f"none: taken for {model_file.card.id}"
-        yield "warning", "contract", says, "export it with the recipe, so that the file says itself"
+        yield (
+            "warning",
+            "contract",
+            says,
+            "export it with the recipe, so that it is self-describing",
+        )
     else:
         yield "ok", "contract", f"{own.card_id}, outputs {', '.join(own.output_names)}"
     graph = load_graph(model_file.path, check=True)
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     status = "ok" if opset <= 17 and graph.ir_version <= 10 else "warning"
-    remedy = "" if status == "ok" else "older runtimes refuse it; export with opset 17 or less"
+    remedy = "" if status == "ok" else "older runtimes cannot load it; export with opset 17 or less"
     yield status, "opset", f"{opset}, IR version {graph.ir_version}", remedy
     shape = graph.graph.input[0].type.tensor_type.shape.dim
     batch = shape[0].dim_value
@@ -223,8 +230,8 @@ def _weights(model_file: ModelFile) -> Iterator[Tuple[str, ...]]:
         if any(said and said != is_ for said, is_ in zip(dims, real[entry.name])):
             stale.append(entry.name)
     if stale:
-        says = f"{', '.join(stale)}: declared otherwise than the graph gives"
-        yield "warning", "shapes", says, "the vendor's compiler may believe them; export it again"
+        says = f"{', '.join(stale)}: declared differently from what the graph computes"
+        yield "warning", "shapes", says, "the vendor's compiler may use them; export it again"
     else:
         yield "ok", "shapes", "as declared"
 
@@ -239,7 +246,7 @@ def reference_setup(
     image: np.ndarray,
     unaligned: Optional[Mapping[str, np.ndarray]] = None,
 ) -> ReferenceSetup:
-    """Pair a network with an image, to be fed as the card says."""
+    """Combine a network, an image and the pre-processing of the card."""
     preprocess = dataclasses.replace(model_file.card.preprocess, input_hw=_hw(model_file))
     decode = model_file.card.decode if model_file.card.model == "scrfd" else {}
 
@@ -257,17 +264,17 @@ def reference_setup(
 
 
 def check_network(model_file: ModelFile, backend: HostBackend) -> Finding:
-    """Compare what the network says to the drawn pictures with the recorded values.
+    """Compare the network's outputs for the drawn images with the recorded values.
 
-    On a mismatch the usual mistakes of an export are tried: channels or normalisation put into the
-    graph, scores squashed in it, distances multiplied in it.
+    On a mismatch the common mistakes of an export are tried: channel order, normalisation, sigmoid
+    or stride inside the graph.
     """
     what = "network"
     recorded = read_reference(model_file.card.id, model_file.source_sha256)
     if recorded is None:
         says = (
-            f"no values are recorded for these weights of {model_file.card.id}: channels or range "
-            "changed inside the graph would not show here; your program's mistakes do, with "
+            f"no values are recorded for these weights of {model_file.card.id}: channel order or "
+            "range changed inside the graph cannot be detected; mistakes of your program can, with "
             "--observed"
         )
         return Finding("behaviour", "note", what, says)
@@ -277,7 +284,7 @@ def check_network(model_file: ModelFile, backend: HostBackend) -> Finding:
         for setup, entry in zip(setups, recorded)
     )
     if right <= TOLERANCE:
-        exact = "as recorded" if right <= SAME_ARITHMETIC else "near what is recorded"
+        exact = "as recorded" if right <= SAME_ARITHMETIC else "close to the recorded values"
         says = f"{exact}: within {right:.1e} of the outputs' spread"
         return Finding("behaviour", "ok", what, says)
     distances: Dict[Tuple[str, ...], Tuple[float, str]] = {}
@@ -290,10 +297,10 @@ def check_network(model_file: ModelFile, backend: HostBackend) -> Finding:
         remedy = "export it again with the recipe's source_code"
         return Finding("behaviour", "problem", what, distances[best][1], remedy)
     if not best and _is_quantised(model_file.model):
-        says = f"an int8 build, {right:.2g} of the outputs' spread away from what is recorded"
-        remedy = "facezoo compare tells on photos what int8 costs"
+        says = f"an int8 build, {right:.2g} of the outputs' spread away from the recorded values"
+        remedy = "facezoo compare measures the loss of int8 on photos"
         return Finding("behaviour", "note", what, says, remedy)
-    says = f"not explained: {right:.2g} of the outputs' spread away from what is recorded"
+    says = f"not explained: {right:.2g} of the outputs' spread away from the recorded values"
     return Finding("behaviour", "problem", what, says, "other weights, or a broken build")
 
 
@@ -302,8 +309,8 @@ def check_invariants(
 ) -> List[Finding]:
     """Check the invariants, for weights of which no values are recorded.
 
-    ``face`` is a sharp one as the network takes it, (H, W, 3), uint8, RGB, which a network of
-    quality must like better than a blurred copy. See :mod:`facezoo.doctor.invariants`.
+    ``face`` is a sharp face in the network's input size, (H, W, 3), uint8, RGB, which a quality
+    network must score higher than a blurred copy. See :mod:`facezoo.doctor.invariants`.
     """
     outputs = [backend.infer(picture).arrays for picture in drawn_pictures()]
     invariants = invariants_of(model_file.card.model, model_file.contract.decode, outputs)
@@ -316,7 +323,7 @@ def check_invariants(
     remedy = "export it again with the recipe's source_code, from trained weights"
     if wrong:
         return [Finding("behaviour", "problem", "invariants", says, remedy) for says in wrong]
-    says = f"sound as far as they show: {'; '.join(says for _, says in invariants)}"
+    says = f"all hold: {'; '.join(says for _, says in invariants)}"
     return [Finding("behaviour", "ok", "invariants", says)]
 
 
@@ -337,15 +344,15 @@ def _readings(
             continue
         outputs = setup.run(hypothesis.tensor())
         right = right or outputs
-        says = f"the graph wants what others would call a mistake: {hypothesis.says}"
+        says = f"the graph expects a different input: {hypothesis.says}"
         yield hypothesis.mistakes, says, distance_from(recorded, outputs)
     if setup.strides:
-        # The logit undoes a sigmoid; a hair from 0 and 1, where it has no end.
+        # The logit undoes a sigmoid; clipped away from 0 and 1, where it is infinite.
         logits = {n: _logit(a) if n.startswith("score") else a for n, a in right.items()}
-        says = "scores are probabilities: the sigmoid is in the graph, so it comes twice"
+        says = "scores are probabilities: the sigmoid is in the graph, so it is applied twice"
         yield ("sigmoid twice",), says, distance_from(recorded, logits)
         shrunk = {n: a / _stride(n) for n, a in right.items()}
-        says = "distances are in pixels: the stride is in the graph, so it comes twice"
+        says = "distances are in pixels: the stride is in the graph, so it is applied twice"
         yield ("stride twice",), says, distance_from(recorded, shrunk)
 
 
@@ -370,7 +377,7 @@ def check_preprocess(model_file: ModelFile, given: Preprocess, source: str) -> I
 
 
 def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
-    """Say what came out of a comparison."""
+    """Yield the findings of a comparison."""
     right = diagnosis.distances["right"]
     if diagnosis.verdict == "consistent":
         yield Finding(
@@ -381,27 +388,27 @@ def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
         yield Finding("behaviour", "problem", what, says, _remedy(cause))
     if diagnosis.verdict == "not explained":
         says = f"not explained: {diagnosis.hint}"
-        remedy = "hand in an earlier stage: the network's input first, then its raw outputs"
+        remedy = "pass an earlier stage: the network's input first, then its raw outputs"
         yield Finding("behaviour", "problem", what, says, remedy)
     if diagnosis.unseen:
-        says = f"this picture cannot show: {', '.join(diagnosis.unseen)}"
+        says = f"not detectable with this image: {', '.join(diagnosis.unseen)}"
         yield Finding("behaviour", "note", what, says)
 
 
 def _remedy(cause: Hypothesis) -> str:
-    return _REMEDIES.get(cause.mistakes[0], "feed the network as its card says: facezoo info")
+    return _REMEDIES.get(cause.mistakes[0], "pre-process as its card says: facezoo info")
 
 
 _REMEDIES = {
     "BGR": "OpenCV reads BGR: image[:, :, ::-1], or swapRB=True",
-    "RGB": "this network takes BGR: leave what OpenCV reads as it is",
+    "RGB": "this network takes BGR: do not convert what OpenCV reads",
     "not aligned": "cut the face with facezoo.image.align.align_face and the five points",
     "normalised before the norm": "read the norm first, divide by it afterwards",
-    "sigmoid twice": "leave one sigmoid out",
+    "sigmoid twice": "remove one sigmoid",
     "sigmoid never": "apply 1 / (1 + exp(-x)) to the scores",
     "stride missing": "multiply by the stride of each map",
     "x/y swapped": "write boxes as left, top, right, bottom",
-    "wrong mean face": "take the meanface.txt of the data set the network was trained on",
+    "wrong mean face": "use the meanface.txt of the data set the network was trained on",
     "neighbours left out": "average as facezoo.models.pipnet.decode does",
     "true division": "use //, or torch.div(..., rounding_mode='floor')",
     "letterbox anchor": "use one placement for both ways: facezoo.image.resize.fit_image",
@@ -409,7 +416,7 @@ _REMEDIES = {
 
 
 def read_model_file(path: Path, card: Optional[ModelCard]) -> ModelFile:
-    """Take a file for a network; a released one is prepared as :func:`facezoo.load` does.
+    """Read the network of a file; a released one is prepared as by :func:`facezoo.load`.
 
     Raises
     ------
@@ -424,7 +431,7 @@ def read_model_file(path: Path, card: Optional[ModelCard]) -> ModelFile:
         return ModelFile(path, path, own, contract, contract.source_sha256)
     if card is None:
         raise GraphError(
-            f"{str(path)!r} carries no contract; say which network it is, such as scrfd_500m_bnkps"
+            f"{str(path)!r} carries no contract; name the network, such as scrfd_500m_bnkps"
         )
     if not has_part(card.model, "graph"):
         return ModelFile(path, path, card, Contract.from_card(card), sha256_of(path))

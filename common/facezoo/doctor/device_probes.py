@@ -1,6 +1,6 @@
-"""What no document says about the device, asked of the device itself.
+"""Probes of device behaviour that the vendor's documents do not describe.
 
-Each question is a function that runs small pictures through a compiled network and looks at the
+Each probe is a function that runs small images through a compiled network and looks at the
 pre-processed tensor, or uses the runtime in a way whose outcome is not documented. With NormaType
 EQUAL the tensor holds the pixels as they are, so that colours, borders and rounding can be read off
 it; what the network then makes of them does not matter.
@@ -51,16 +51,16 @@ RATE_CALLS = 64
 
 @dataclass(frozen=True)
 class Setup:
-    """What the questions are put to.
+    """The network to probe.
 
     Attributes
     ----------
     prefix
-        Of the vendor's three files.
+        Prefix of the vendor's three files.
     input_hw
         Height and width of the network's input.
     device_id
-        Which die.
+        Device number.
     timeout
         Seconds one step of the runtime may take.
     """
@@ -76,14 +76,14 @@ class Setup:
 
 
 class Answer(NamedTuple):
-    """What was found: in a line, and the numbers behind it."""
+    """The answer in one line, and the measured values."""
 
     text: str
     measured: Any = None
 
 
 class Probe(NamedTuple):
-    """A question, and what answers it."""
+    """A question, and the function that answers it."""
 
     text: str
     ask: Callable[[Setup], Answer]
@@ -100,23 +100,23 @@ def _vdsp_file(entry: Mapping[str, Any]) -> Iterator[Path]:
 def run_pictures(
     setup: Setup, entry: Mapping[str, Any], images_rgb: Sequence[np.ndarray], batch: int = 1
 ) -> List[DeviceResult]:
-    """Run pictures through the device, as many in a call as it takes.
+    """Run images through the device in batches.
 
     Parameters
     ----------
     setup
         The network.
     entry
-        Content of a vdsp_params JSON for RGB_PLANAR pictures.
+        Content of a vdsp_params JSON for RGB_PLANAR images.
     images_rgb
         Each (H, W, 3), uint8, RGB.
     batch
-        Pictures in one call; the last call may have fewer.
+        Images in one call; the last call may have fewer.
 
     Returns
     -------
     list of DeviceResult
-        One a picture, with its pre-processed tensor.
+        One per image, with its pre-processed tensor.
     """
     with _vdsp_file(entry) as path:
         stream = DeviceStream(
@@ -176,14 +176,14 @@ def _pad_colour(setup: Setup) -> Answer:
     )
 
 
-# How the fractional side of a letterboxed picture becomes whole.
+# How the fractional side of a letterboxed image is rounded.
 _SIZES: Dict[str, Callable[[float], int]] = {
     "floor": math.floor,
     "round half to even": round,
     "round half up": lambda exact: math.floor(exact + 0.5),
     "ceil": math.ceil,
 }
-# What lies before it, of the network's side, the picture's whole side and its fractional one.
+# Pixels before it, from the network's side, the image's rounded side and its fractional one.
 # source: VastStreamX-Samples@0643263 for the two that start from the fractional side
 _OFFSETS: Dict[str, Callable[[int, int, float], int]] = {
     "floor of half the free pixels": lambda full, whole, exact: (full - whole) // 2,
@@ -229,7 +229,7 @@ def _letterbox_rounding(setup: Setup) -> Answer:
 
 
 def _box(image_hw: Tuple[int, int], inside: np.ndarray) -> Dict[str, Any]:
-    """Find where a picture lies in the network's input."""
+    """Find where an image lies in the network's input."""
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):
         return {"image_hw": list(image_hw), "inner_hw": [0, 0], "top_left": [0, 0]}
@@ -249,7 +249,7 @@ def _exact(setup: Setup, image_hw: Sequence[int]) -> Tuple[float, float]:
 
 
 def _or_none(rules: Sequence[str]) -> str:
-    return " or ".join(rules) or "no rule that is known here"
+    return " or ".join(rules) or "none of the known rules"
 
 
 def _whole_pixels(setup: Setup) -> Answer:
@@ -352,7 +352,7 @@ def _output_size(setup: Setup) -> Answer:
     return Answer(
         "the model's size is taken"
         if same
-        else "the JSON's size is taken, or the outputs are junk",
+        else "the JSON's size is taken, or the outputs are meaningless",
         {"shapes": [list(output.shape) for output in result.outputs]},
     )
 
@@ -364,7 +364,7 @@ def _picture_sizes(setup: Setup) -> Answer:
         try:
             (tensor,) = _tensors(setup, setup.plain(fit="letterbox"), [_grey(height, width)])
             seen = float(np.mean(tensor == GREY))
-            measured[f"{width}x{height}"] = f"runs, {seen:.1%} of the input is the picture"
+            measured[f"{width}x{height}"] = f"runs, {seen:.1%} of the input is the image"
         except FaceZooError as error:
             measured[f"{width}x{height}"] = str(error)
     failed = [size for size, text in measured.items() if not text.startswith("runs")]
@@ -378,7 +378,7 @@ def _tail_batch(setup: Setup) -> Answer:
     try:
         batched = run_pictures(setup, entry, images, batch=2)
     except FaceZooError as error:
-        return Answer(f"5 pictures in batches of 2 fail: {error}")
+        return Answer(f"5 images in batches of 2 fail: {error}")
     gaps = [
         float(np.max(np.abs(one.astype(np.float32) - two.astype(np.float32))))
         for first, second in zip(alone, batched)
@@ -400,7 +400,7 @@ def _cross_call_batching(setup: Setup) -> Answer:
     }
     singles, full = (rates[name] / rates["batch 1"] for name in list(rates)[1:])
     return Answer(
-        f"pictures/s against batch 1: {singles:.2f}x with 1 in a call of 4, {full:.2f}x with 4",
+        f"images/s against batch 1: {singles:.2f}x with 1 in a call of 4, {full:.2f}x with 4",
         rates,
     )
 
@@ -450,10 +450,14 @@ def _back_pressure(setup: Setup) -> Answer:
     sender.join(BACK_PRESSURE_SECONDS)
     before = sent
     if not sender.is_alive():
-        return Answer(f"run_async took {sent} calls whose results nobody took", {"calls": sent})
+        return Answer(
+            f"run_async accepted {sent} calls without a result being read", {"calls": sent}
+        )
     sender.join(BACK_PRESSURE_SECONDS)
     blocked = "blocks" if sent == before else "is slow"
-    return Answer(f"run_async {blocked} after {sent} calls that nobody drains", {"calls": sent})
+    return Answer(
+        f"run_async {blocked} after {sent} calls without a result being read", {"calls": sent}
+    )
 
 
 def _raised_by(action: Callable[[], Any]) -> Answer:
@@ -517,7 +521,7 @@ def _take_an_unknown_output(setup: Setup) -> Answer:
 DEVICE_PROBES: Dict[str, Probe] = {
     "pad_colour": Probe("which colour does a letterbox have, and when is it applied?", _pad_colour),
     "letterbox_rounding": Probe(
-        "how do the size and the offset of a letterboxed picture become whole?", _letterbox_rounding
+        "how are the size and the offset of a letterboxed image rounded?", _letterbox_rounding
     ),
     "whole_pixels": Probe("are pixels rounded between resizing and normalising?", _whole_pixels),
     "resize_types": Probe("what does each ResizeType compute?", _resize_types),
@@ -525,13 +529,13 @@ DEVICE_PROBES: Dict[str, Probe] = {
     "output_size": Probe(
         "does OimageWidth of the JSON or the model decide the input size?", _output_size
     ),
-    "picture_sizes": Probe("do odd, tiny and huge pictures run?", _picture_sizes),
-    "tail_batch": Probe("does a call with fewer pictures than the batch run?", _tail_batch),
+    "picture_sizes": Probe("do odd, tiny and huge images run?", _picture_sizes),
+    "tail_batch": Probe("does a call with fewer images than the batch run?", _tail_batch),
     "cross_call_batching": Probe(
-        "are calls of one picture put together to batches?", _cross_call_batching
+        "are calls of one image combined into batches?", _cross_call_batching
     ),
     "back_pressure": Probe("does run_async wait for results to be taken?", _back_pressure),
-    "raises_absent_die": Probe("what does set_device do for an absent die?", _set_an_absent_die),
+    "raises_absent_die": Probe("what does set_device do for an absent device?", _set_an_absent_die),
     "raises_absent_model": Probe("what does Model raise without its files?", _load_nothing),
     "raises_wrong_picture": Probe(
         "what does create_image raise for a size that is not the array's?", _create_a_wrong_picture

@@ -1,9 +1,8 @@
-"""For the first person with a device: run what was written without one, and ask what is not known.
+"""Device self-test: compares device and CPU and records undocumented behaviour.
 
 The recipes' networks run on the device and in ONNX Runtime, and their pre-processed tensors and
-outputs are compared. Then the open questions are put, to the device and to the vendor's tools. Each
-step is a process of its own, because a runtime that hangs or aborts must not take the findings of
-the others with it.
+outputs are compared. Then the device and the vendor's tools are probed. Each step runs in a process
+of its own, so that a runtime that hangs or aborts does not lose the findings of the other steps.
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ SCHEMA = "facezoo.selftest/1"
 COMPILE_SECONDS = 1800.0
 TINY_HW = (128, 128)
 
-# What no run of a network shows.
+# Questions that no run of a network answers.
 UNANSWERABLE = (
-    "Pad.pad_to_square: anchor and value of the calibration pictures",
-    "Resize.adaptive_side: rounding; which calibration pictures are taken, in which order",
+    "Pad.pad_to_square: anchor and value of the calibration images",
+    "Resize.adaptive_side: rounding; which calibration images are taken, in which order",
     "data_transport_mode, cluster_mode, StreamBalanceMode: their meaning",
     "loss of the device while it runs",
 )
@@ -76,13 +75,13 @@ class SelftestStep:
     group, name
         ``recipes``, ``card`` or ``tools``; the artifact's or the question's name.
     question
-        What was to be found out.
+        The question that the step answers.
     failed
         Whether the step itself failed; ``answer`` then says how.
     answer
-        In a line.
+        One line.
     measured
-        The numbers behind it, JSON values.
+        The measured values, JSON values.
     """
 
     group: str
@@ -99,9 +98,9 @@ def isolated(function: Callable[..., Any], *arguments: Any, seconds: float) -> A
     Parameters
     ----------
     function, arguments
-        Such as can be pickled, as can the result.
+        Can be pickled, like the result.
     seconds
-        The process may take, its start included.
+        Time limit of the process, including its start.
 
     Returns
     -------
@@ -142,22 +141,22 @@ def _report_to(connection: Connection, function: Callable[..., Any], arguments: 
         connection.send(function(*arguments))
     except FaceZooError as error:
         connection.send(error)
-    except Exception as error:  # The runtime's own classes may not be there to unpickle.
+    except Exception as error:  # The runtime's own classes may be missing when unpickling.
         connection.send(BackendRunError(f"{type(error).__name__}: {error}"))
 
 
 @dataclass(frozen=True)
 class DeviceComparison:
-    """A network on the device and in ONNX Runtime, on the same pictures.
+    """A network on the device and in ONNX Runtime, on the same images.
 
     Attributes
     ----------
     contract
-        Of the network.
+        Contract of the network.
     measured
-        Numbers, JSON values.
+        Measured values, JSON values.
     pairs
-        Raw outputs of the host and of the device, one pair a picture.
+        Raw outputs of the host and of the device, one pair per image.
     """
 
     contract: Contract
@@ -166,7 +165,7 @@ class DeviceComparison:
 
 
 def generated_pictures() -> List[np.ndarray]:
-    """Make small pictures of several shapes, dark with bright squares, the same every time."""
+    """Make small images of several shapes, dark with bright squares, the same every time."""
     rng = np.random.default_rng(2026)
     pictures = []
     for height, width in ((128, 128), (97, 131), (131, 97), (64, 200), (240, 320), (33, 47)):
@@ -181,7 +180,7 @@ def generated_pictures() -> List[np.ndarray]:
 
 
 def compare_recipe(prefix: Path, device_id: int, timeout: float) -> DeviceComparison:
-    """Run generated pictures through an artifact's network, on the device and without it.
+    """Run generated images through an artifact's network, on the device and without it.
 
     Parameters
     ----------
@@ -232,7 +231,7 @@ def compare_recipe(prefix: Path, device_id: int, timeout: float) -> DeviceCompar
         "card": contract.card_id,
         "host_dtype": artifact.dtype,
         "tensor": _tensor_gap(contract.preprocess, host_tensors, device_tensors),
-        # The first tells what a user sees, the second what the network alone does.
+        # The first includes the pre-processing, as a user sees it; the second is the network alone.
         "outputs": _output_gaps(contract, from_host, from_device),
         "outputs_on_the_card's_tensor": _output_gaps(contract, on_device_tensors, from_device),
     }
@@ -281,7 +280,7 @@ def compile_tiny(folder: Path) -> Path:
     Parameters
     ----------
     folder
-        Where to.
+        Target folder.
 
     Returns
     -------
@@ -291,7 +290,7 @@ def compile_tiny(folder: Path) -> Path:
     Raises
     ------
     InputError
-        If there is no vamc of the vendor's.
+        If the vendor's vamc is not installed.
     BackendRunError
         If it fails.
     """
@@ -299,7 +298,7 @@ def compile_tiny(folder: Path) -> Path:
     if vamc is None:
         raise InputError(
             "there is no network to test: give prefixes that the vendor's vamc has compiled, or "
-            "install vamc, so that a tiny one can be"
+            "install vamc, so that a tiny one can be compiled"
         )
     checkpoint = tiny_scrfd(folder / "tiny.onnx", input_hw=TINY_HW)
     config = folder / "tiny.yaml"
@@ -345,25 +344,25 @@ def run_selftest(
     drift: Drift,
     isolate: Isolate = isolated,
 ) -> Iterator[SelftestStep]:
-    """Compare the recipes, then put the questions.
+    """Compare the recipes, then run the probes.
 
     Parameters
     ----------
     prefixes
-        Artifacts; the questions are put to the first.
+        Artifacts; the probes use the first.
     device_id
-        Which die.
+        Device number.
     timeout
         Seconds one step of the runtime may take.
     drift
-        Says in terms of the task how far the device's outputs are from the host's.
+        Describes in terms of the task how far the device's outputs are from the host's.
     isolate
         Calls a function in a process of its own.
 
     Yields
     ------
     SelftestStep
-        As soon as it is there.
+        As soon as it is finished.
     """
     setup = Setup(prefixes[0], _input_hw(prefixes[0], device_id, timeout), device_id, timeout)
     for prefix in prefixes:
@@ -421,12 +420,12 @@ def _ask_tools(setup: Setup) -> Iterator[SelftestStep]:
 
 
 def describe_environment(device_id: int) -> Mapping[str, Any]:
-    """Return the head of the report: what ran where, in which versions.
+    """Return the head of the report: hardware, system and versions.
 
     Parameters
     ----------
     device_id
-        Which die.
+        Device number.
 
     Returns
     -------
@@ -448,5 +447,5 @@ def describe_environment(device_id: int) -> Mapping[str, Any]:
 def _device_type() -> str:
     try:
         return ", ".join(str(device.card_type) for device in import_runtime().get_all_cards())
-    except Exception as error:  # Seen in one sample only; its absence is a finding, too.
-        return f"not told ({type(error).__name__}: {error})"
+    except Exception as error:  # Documented by one sample only; its absence is a finding, too.
+        return f"unknown ({type(error).__name__}: {error})"

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-# Whether it holds, and in words what holds or what is wrong.
+# Whether it holds, and a description of what holds or what is wrong.
 Invariant = Tuple[bool, str]
 Outputs = List[Mapping[str, np.ndarray]]
 
@@ -33,36 +33,36 @@ def invariants_of(model: str, decode: Mapping[str, Any], outputs: Outputs) -> Li
     Parameters
     ----------
     model
-        Its recipe, such as ``pipnet``.
+        Its name, such as ``pipnet``.
     decode
-        Of its contract.
+        Decode constants of its contract.
     outputs
-        By the contract's names, a mapping for each of at least two different pictures.
+        One mapping by the contract's names for each of at least two different images.
 
     Returns
     -------
     list of Invariant
-        Whether each holds, and in words what holds or what is wrong.
+        Whether each holds, and a description of what holds or what is wrong.
     """
     if not all(np.isfinite(array).all() for one in outputs for array in one.values()):
         return [(False, "outputs are not finite: broken weights, or too large for this precision")]
     differs = any(not np.allclose(array, outputs[1][name]) for name, array in outputs[0].items())
-    invariants = [(differs, "answers to the picture" if differs else _SAME)]
+    invariants = [(differs, "depends on the image" if differs else _SAME)]
     check = _CHECKS.get(model)
     stacked = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
     return invariants + (list(check(stacked, decode)) if check else [])
 
 
-_SAME = "the same to different pictures: weights are missing, or the input leads nowhere"
+_SAME = "the same for different images: weights are missing, or the input is not connected"
 
 
 def _scrfd(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Invariant]:
     squashed = all(array.min() >= 0 for name, array in maps.items() if name.startswith("score"))
-    wrong = "scores are probabilities: the sigmoid is in the graph, so it comes twice"
+    wrong = "scores are probabilities: the sigmoid is in the graph, so it is applied twice"
     yield not squashed, wrong if squashed else "scores are logits"
     largest = maps[f"bbox_{max(decode['strides'])}"]
     scaled = float(np.median(np.abs(largest))) > MOST_STRIDES
-    wrong = "distances are in pixels: the stride is in the graph, so it comes twice"
+    wrong = "distances are in pixels: the stride is in the graph, so it is applied twice"
     yield not scaled, wrong if scaled else "distances are in strides"
 
 
@@ -79,18 +79,18 @@ def _pipnet(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[
         yield False, f"{wrong}: it explains neighbours with a correlation of {found:.2f}"
     # Trained towards 0 almost everywhere, a map without activation goes below it.
     squashed = bool(maps["cls"].min() > 0.3 and maps["cls"].max() < 1.0)
-    wrong = "cls went through a sigmoid, which it has none of"
+    wrong = "cls has passed a sigmoid, which does not belong there"
     yield not squashed, wrong if squashed else "cls has no activation"
     scaled = float(np.median(np.abs(np.stack([maps["x"], maps["y"]])))) > MOST_CELLS
-    wrong = "offsets are in pixels: the stride is in the graph, so it comes twice"
+    wrong = "offsets are in pixels: the stride is in the graph, so it is applied twice"
     yield not scaled, wrong if scaled else "offsets are in cells"
 
 
 def blur_invariant(score: float, blurred: float) -> Invariant:
-    """Say whether a quality network likes a picture better than a blurred copy of it."""
+    """Check that a quality network scores an image higher than a blurred copy of it."""
     if blurred < score:
         return True, f"a blurred copy scores lower ({blurred:.3g} for {score:.3g})"
-    return False, f"a blurred copy scores no lower ({blurred:.3g} for {score:.3g})"
+    return False, f"a blurred copy does not score lower ({blurred:.3g} for {score:.3g})"
 
 
 def _magface(maps: Dict[str, np.ndarray], decode: Mapping[str, Any]) -> Iterator[Invariant]:

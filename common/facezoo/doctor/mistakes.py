@@ -1,8 +1,7 @@
-"""Which usual mistake explains what a program sees: one network, many ways to feed and read it.
+"""Find the common mistake that explains the numbers of a program that runs a network.
 
-A mistaken set-up gives no error, it gives other numbers; and with the network and the picture at
-hand the numbers of every usual mistake can be computed. The one that gives what was observed is the
-mistake.
+A mistaken set-up raises no error but changes the numbers. With the network and the image, the
+numbers of every common mistake can be computed; the one that matches the observation is reported.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ __all__ = [
 ]
 
 
-# A set-up explains an observation that lies no further from it than this, as a share of how much
-# the right numbers vary. On a photo of five faces SCRFD's outputs move by 0.001 in half precision
+# A set-up explains an observation that is no further from it than this, as a share of the spread
+# of the right numbers. On a photo of five faces SCRFD's outputs move by 0.001 in half precision
 # and by 0.05 where Pillow resizes in place of OpenCV, by 0.13 for swapped channels.
 TOLERANCE = 0.06
-# Of two explanations the nearer is named if it is this many times nearer; else both are.
+# The nearer of two explanations is reported alone if it is this many times nearer; else both are.
 CLEARLY = 3.0
-# What one arithmetic on one tensor differs by: this near, it is the same set-up.
+# Differences up to this come from arithmetic alone: it is the same set-up.
 EXACT = 1e-5
 # A crop that is a pixel wider moves an embedding by 0.2, swapped channels by 0.4 and more.
 CROP_SLACK = 5.0
@@ -64,13 +63,13 @@ class ReferenceSetup:
     Attributes
     ----------
     run
-        Takes (1, 3, H, W), float32, gives the raw outputs by name.
+        Takes (1, 3, H, W), float32, returns the raw outputs by name.
     preprocess
-        The right one.
+        The right pre-processing.
     strides, anchors
-        Of a detector; empty and 0 for other networks.
+        Strides and anchors of a detector; empty and 0 for other networks.
     image
-        Shape (H, W, 3), uint8, RGB: what is to be fed, such as an aligned face.
+        Shape (H, W, 3), uint8, RGB: the input, such as an aligned face.
     unaligned
         Name to other crops of the same face, as programs without alignment cut them.
     """
@@ -90,7 +89,7 @@ class DecodedFaces:
     Attributes
     ----------
     boxes_xyxy, scores
-        Shapes (N, 4) and (N,), in the picture's pixels.
+        Shapes (N, 4) and (N,), in the image's pixels.
     landmarks_xy
         Shape (N, 5, 2); None if the program gives none.
     """
@@ -109,15 +108,15 @@ class Hypothesis:
     mistakes
         Short names, such as ``BGR``; empty for the right set-up, two for a pair.
     says
-        What is done, in words.
+        Description of what is done.
     preprocess, image
-        How the picture becomes a tensor.
+        How the image becomes a tensor.
     undo
         The pre-processing that boxes are mapped back by; None for the same.
     read
         What is done to outputs or rows; see ``_READINGS``.
     slack
-        How much further away it still explains: programs cut their crops in many ways.
+        Factor of its tolerance, since programs cut their crops in many ways.
     """
 
     mistakes: Tuple[str, ...]
@@ -133,7 +132,7 @@ class Hypothesis:
         return VdspOperation(self.preprocess)(self.image)[0][None]
 
     def placement(self) -> Placement:
-        """Say where the boxes are mapped back from."""
+        """Return the placement that boxes are mapped back with."""
         height, width = self.image.shape[:2]
         return placement_of((height, width), self.undo or self.preprocess)
 
@@ -151,9 +150,9 @@ class Diagnosis:
     distances
         Mistakes joined by `` + ``, ``right`` for none, to distance; below 1 means near enough.
     unseen
-        Mistakes that would change nothing on this picture.
+        Mistakes that would change nothing on this image.
     hint
-        Of what is not explained: what comes nearest.
+        The nearest hypothesis, if none explains it.
     """
 
     verdict: str
@@ -203,13 +202,13 @@ def hypotheses_of(setup: ReferenceSetup, pairs: bool = False) -> List[Hypothesis
 
 
 def _kind(mistake: str) -> int:
-    """Sort mistakes into order, range and place; two of one kind are one."""
+    """Return the kind of a mistake: order, range or place; two of one kind exclude each other."""
     ranges = ("0..255", "0..1", "/255 to ±1", "mean-std")
     return 0 if mistake in ("RGB", "BGR") else 1 if mistake in ranges else 2
 
 
 def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesis]:
-    """Yield set-ups that differ from another in one more thing done to the picture."""
+    """Yield set-ups that differ from another in one more thing done to the image."""
     preprocess = base.preprocess
 
     def wrong(name: str, says: str, **change: Any) -> Hypothesis:
@@ -219,15 +218,15 @@ def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesi
     eats = "BGR" if setup.preprocess.swaps_channels else "RGB"
     other = "RGB" if eats == "BGR" else "BGR"
     swap = "NO_CHANGE" if preprocess.color_conversion != "NO_CHANGE" else "RGB2BGR"
-    says = f"the picture is fed in {other} order, the network takes {eats}"
+    says = f"the image is fed in {other} order, the network expects {eats}"
     yield wrong(other, says, color_conversion=swap)
     mean, std = IMAGENET
     ranges = (
         ("0..255", "the pixels are fed as they are, 0 to 255", {"norm": "EQUAL"}),
-        ("0..1", "the pixels are divided by 255 and no more, so 0 to 1", {"norm": "DIV255"}),
+        ("0..1", "the pixels are only divided by 255, so 0 to 1", {"norm": "DIV255"}),
         (
             "/255 to ±1",
-            "the pixels are divided by 255, then minus 0.5 and by 0.5",
+            "the pixels are divided by 255, minus 0.5, divided by 0.5, so -1 to 1",
             {"norm": "DIV255_MINUSMEAN_DIVSTD", "mean": (0.5,) * 3, "std": (0.5,) * 3},
         ),
         (
@@ -260,26 +259,26 @@ def _wrong_letterboxes(base: Hypothesis, wrong: Callable[..., Hypothesis]) -> It
     names = {"top_left": "at the top left", "center": "in the centre"}
     is_at, belongs = names[other], names[base.preprocess.anchor]
     name = "letterbox anchor"
-    moved = wrong(name, f"the picture lies {is_at} of the input, not {belongs}", anchor=other)
+    moved = wrong(name, f"the image lies {is_at} of the input, not {belongs}", anchor=other)
     yield moved
-    says = f"boxes are mapped back as if the picture lay {is_at}; it lies {belongs}"
+    says = f"boxes are mapped back as if the image lay {is_at}; it lies {belongs}"
     yield dataclasses.replace(moved, says=says, preprocess=base.preprocess, undo=moved.preprocess)
-    says = f"the picture lies {is_at}, and boxes are mapped back as if it lay {belongs}"
+    says = f"the image lies {is_at}, and boxes are mapped back as if it lay {belongs}"
     yield dataclasses.replace(moved, says=says, undo=base.preprocess)
     if base.preprocess.pad_value != (114, 114, 114):
-        says = "the border is grey (114), as other detectors want it; this one wants another"
+        says = "the border is grey (114), as other detectors expect; this one expects another"
         yield wrong("pad colour", says, pad_value=(114, 114, 114))
-    yield wrong("stretched", "the picture is stretched; it is to keep its aspect", fit="stretch")
+    yield wrong("stretched", "the image is stretched; it must keep its aspect ratio", fit="stretch")
 
 
 def _wrong_readings(right: Hypothesis) -> Iterator[Hypothesis]:
-    """Yield what goes wrong between a detector's maps and faces."""
+    """Yield mistakes in decoding a detector's maps to faces."""
     for read, (mistake, says) in _READINGS.items():
         yield dataclasses.replace(right, mistakes=(*right.mistakes, mistake), says=says, read=read)
 
 
 _READINGS = {
-    "twice": ("sigmoid twice", "scores are squashed twice: they already were probabilities"),
+    "twice": ("sigmoid twice", "the sigmoid is applied twice: scores already were probabilities"),
     "never": ("sigmoid never", "scores are logits: apply a sigmoid"),
     "cells": ("stride missing", "distances are in strides: multiply them by 8, 16, 32"),
     "all cells": ("stride missing", "cells and distances are in strides: multiply by 8, 16, 32"),
@@ -293,7 +292,7 @@ def diagnose_tensor(setup: ReferenceSetup, observed: np.ndarray) -> Diagnosis:
     Parameters
     ----------
     setup
-        Network and picture.
+        Network and image.
     observed
         Shape (1, 3, H, W) or (3, H, W), any float.
 
@@ -306,7 +305,7 @@ def diagnose_tensor(setup: ReferenceSetup, observed: np.ndarray) -> Diagnosis:
     observed = np.asarray(observed, np.float32).reshape((-1, *observed.shape[-3:]))
     if observed.shape != right.shape:
         raise InputError(
-            f"the tensor handed in has shape {observed.shape}, the network takes {right.shape}"
+            f"the observed tensor has shape {observed.shape}, the network expects {right.shape}"
         )
     scale = float(right.std()) or 1.0
 
@@ -326,7 +325,7 @@ def diagnose_outputs(setup: ReferenceSetup, observed: Mapping[str, np.ndarray]) 
     Parameters
     ----------
     setup
-        Network and picture.
+        Network and image.
     observed
         Output name to array; a detector's scores may be logits or probabilities, and maps
         (1, C, H, W) or rows (N, C / anchors).
@@ -346,7 +345,7 @@ def diagnose_outputs(setup: ReferenceSetup, observed: Mapping[str, np.ndarray]) 
 
 
 class _Outputs:
-    """Compares outputs; keeps what the network said to each tensor."""
+    """Compares outputs; caches the network's outputs for each tensor."""
 
     def __init__(
         self,
@@ -362,7 +361,7 @@ class _Outputs:
             missing = []
         if missing:
             raise InputError(
-                f"what was handed in has no output {missing[0]!r}; it has {sorted(observed)}, "
+                f"the observation has no output {missing[0]!r}; it has {sorted(observed)}, "
                 f"expected {list(right)}"
             )
         self.observed = {name: self._flat(name, np.asarray(observed[name])) for name in right}
@@ -384,7 +383,7 @@ class _Outputs:
         return array.reshape(-1)
 
     def wrong_readings(self, base: Hypothesis) -> Iterator[Hypothesis]:
-        """Yield what outputs show beside a wrong input."""
+        """Yield mistakes that outputs show besides a wrong input."""
         for read, mistake, says in self._readings():
             mistakes = (*base.mistakes, mistake)
             yield dataclasses.replace(base, mistakes=mistakes, says=says, read=read)
@@ -400,7 +399,7 @@ class _Outputs:
             for read in ("twice", "never"):
                 yield (read, *_READINGS[read])
         else:
-            says = "scores are probabilities already; the decoder squashes them once more"
+            says = "scores are probabilities already; the decoder applies the sigmoid again"
             yield "once", "sigmoid twice", says
             yield "twice", "sigmoid twice", says
         says = "distances are in pixels already; the decoder multiplies them by the stride again"
@@ -424,7 +423,7 @@ class _Outputs:
         shares = []
         spread = self._predicted(dataclasses.replace(self._right(), read=read))
         for name, array in spread.items():
-            # A lone number has no spread of its own.
+            # A single number has no spread.
             scale = float(array.std()) if array.size > 1 else abs(float(array[0]))
             shares.append(_rms(one[name] - other[name]) / (scale or 1.0))
         return float(np.sqrt(np.mean(np.square(shares))))
@@ -433,12 +432,12 @@ class _Outputs:
         return hypotheses_of(self.setup)[0]
 
     def distance(self, hypothesis: Hypothesis) -> float:
-        """Tell how far an observation is from what a set-up would give."""
+        """Return the distance of the observation from the result of a set-up."""
         apart = self._distance(self._predicted(hypothesis), self.observed, hypothesis.read)
         return apart / hypothesis.slack
 
     def from_right(self, hypothesis: Hypothesis) -> float:
-        """Tell how far a set-up is from the right one."""
+        """Return the distance of a set-up's result from that of the right one."""
         return self._distance(self._predicted(hypothesis), self._predicted(self._right()))
 
 
@@ -464,27 +463,27 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 def diagnose_faces(setup: ReferenceSetup, observed: DecodedFaces) -> Diagnosis:
     """Explain the faces that a program finds in the set-up's image.
 
-    Thresholds and the suppression of overlapping boxes play no part: each face is looked for among
-    all that the network says.
+    Thresholds and the suppression of overlapping boxes have no influence: each face is compared
+    with all candidates of the network.
 
     Parameters
     ----------
     setup
-        A detector and a picture.
+        A detector and an image.
     observed
-        What the program finds; its highest scores count.
+        Faces that the program finds; those with the highest scores are used.
 
     Raises
     ------
     InputError
-        If there is no face, or the network is no detector.
+        If there is no face, or the network is not a detector.
     """
     if not setup.strides:
-        raise InputError("faces are what a detector finds; hand in the tensor or the outputs")
+        raise InputError("only a detector finds faces; pass the network's input or its raw outputs")
     if not len(observed.scores):
         raise InputError(
-            "there is no face in what was handed in, so there is nothing to compare; hand in the "
-            "network's input or its raw outputs"
+            "the observation has no face, so there is nothing to compare; pass the network's input "
+            "or its raw outputs"
         )
     observed = _best(observed, FACES_COMPARED)
     right = hypotheses_of(setup)[0]
@@ -515,7 +514,7 @@ def _best(faces: DecodedFaces, count: int) -> DecodedFaces:
 
 
 def _faces_apart(faces: DecodedFaces, rows: DecodedFaces) -> float:
-    """Tell how far most faces are from their nearest rows; 1 is as far as is tolerated."""
+    """Return the distance of most faces from their nearest rows; 1 is the tolerance."""
     apart = []
     for index, (box, score) in enumerate(zip(faces.boxes_xyxy, faces.scores)):
         size = float(np.sqrt(abs((box[2] - box[0]) * (box[3] - box[1]))))
@@ -532,19 +531,19 @@ def _faces_apart(faces: DecodedFaces, rows: DecodedFaces) -> float:
 def rows_of(
     setup: ReferenceSetup, arrays: Mapping[str, np.ndarray], placement: Placement, read: str = ""
 ) -> DecodedFaces:
-    """Decode the highest of what a detector says, right or with a mistake; suppress nothing.
+    """Decode a detector's highest scores, right or with a mistake, without suppression.
 
     Parameters
     ----------
     setup
-        Its strides and anchors.
+        Gives strides and anchors.
     arrays
         ``score_8`` (1, A, h, w), ``bbox_8`` (1, 4 A, h, w), ``kps_8`` (1, 10 A, h, w) …
     placement
-        Where boxes are mapped back from.
+        Placement that boxes are mapped back with.
     read
         ``twice`` or ``never`` for the sigmoid, ``cells`` or ``all cells`` for a missing stride,
-        ``swapped`` for x and y; nothing for the right way.
+        ``swapped`` for x and y; empty for none.
     """
     logits = [_by_cell(arrays[f"score_{stride}"], 1)[:, 0] for stride in setup.strides]
     # No reading changes the order of the scores, and faces are among the highest.
@@ -598,7 +597,7 @@ def diagnose_points(
     observed_xy
         Shape (N, 2), in the crop's pixels.
     meanface, num_neighbors
-        Of the network's contract.
+        From the network's contract.
     given
         The mean face the program uses, (N, 2), if it is known.
 
@@ -646,7 +645,7 @@ def diagnose_points(
 
 _POINT_READINGS = {
     "given": ("wrong mean face", "the mean face is not the one of the network's data set"),
-    "own": ("neighbours left out", "each landmark is its own opinion; average the neighbours' in"),
+    "own": ("neighbours left out", "neighbour predictions are not used; average them in"),
     "division": (
         "true division",
         "the best cell's row is index / width; it is index // width",
@@ -697,18 +696,18 @@ def _judge(
         pair = min(both, key=lambda one: one[0], default=(np.inf, hypotheses[0]))
         if pair[0] <= TOLERANCE and best > CLEARLY * max(pair[0], EXACT):
             names = " and ".join(pair[1].mistakes)
-            hint = f"no one mistake explains it; {names} together would"
+            hint = f"no single mistake explains it; {names} together do"
             return verdict("not explained", hint=hint)
     causes = _nearest_causes(wrong)
     if causes:
         return verdict("explained", causes)
     name = min(distances, key=lambda key: distances[key])
-    hint = f"{name} comes nearest, {distances[name]:.1f} times as far as would be near enough"
+    hint = f"{name} is nearest, at {distances[name]:.1f} times the tolerated distance"
     return verdict("not explained", hint=hint)
 
 
 def _nearest_causes(wrong: Sequence[Tuple[float, Hypothesis]]) -> Tuple[Hypothesis, ...]:
-    """Return the nearest mistake, and others that are as near; one a name."""
+    """Return the nearest mistake, and others that are as near; one per name."""
     if not wrong or wrong[0][0] > TOLERANCE:
         return ()
     limit = min(TOLERANCE, CLEARLY * max(wrong[0][0], EXACT))
@@ -736,7 +735,7 @@ def unaligned_crops(
     Returns
     -------
     dict
-        What it is, in words, to the crop (h, w, 3).
+        Description to crop (h, w, 3).
     """
     height, width = image_rgb.shape[:2]
     cut = [int(side) for side in box_xyxy]

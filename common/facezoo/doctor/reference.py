@@ -1,7 +1,7 @@
-"""Recorded outputs of the published weights on drawn pictures: what a healthy network says.
+"""Recorded outputs of the published weights for drawn images.
 
-The pictures are arithmetic on whole numbers, the same on every machine. The values are written by
-``facezoo doctor MODEL --onnx F --record`` into the model's room.
+The images are computed with integers, so they are the same on every machine. The values are written
+by ``facezoo doctor MODEL --onnx F --record`` into the model's package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAMPLES = 24
 
 
 def drawn_pictures() -> List[np.ndarray]:
-    """Draw the pictures: coloured, uneven, of odd sizes; each (H, W, 3), uint8, RGB."""
+    """Draw the images: coloured, uneven, of odd sizes; each (H, W, 3), uint8, RGB."""
     pictures = []
     for height, width in ((97, 131), (150, 111)):
         y, x = np.mgrid[:height, :width].astype(np.int64)
@@ -40,13 +40,13 @@ def drawn_pictures() -> List[np.ndarray]:
 
 
 def reference_file(card_id: str) -> Path:
-    """Say where a card's recorded values are: in its model's room."""
+    """Return the file of a card's recorded values, in the package of its model."""
     room = Path(__file__).parents[1] / "models" / find_card(card_id).model
     return room / "data" / "reference.json"
 
 
 def read_reference(card_id: str, source_sha256: str) -> Optional[List[Dict[str, Any]]]:
-    """Return the recorded values of one file of weights, a picture each; None if there are none."""
+    """Return the recorded values of one file of weights, one per image; None if there are none."""
     path = reference_file(card_id)
     if not path.is_file():
         return None
@@ -58,14 +58,14 @@ def read_reference(card_id: str, source_sha256: str) -> Optional[List[Dict[str, 
 def write_reference(
     card_id: str, source_sha256: str, outputs: List[Mapping[str, np.ndarray]]
 ) -> Path:
-    """Record what the network says to the drawn pictures.
+    """Record the network's outputs for the drawn images.
 
     Parameters
     ----------
     card_id, source_sha256
-        Whose numbers they are.
+        Card, and hash of the weights.
     outputs
-        One mapping a picture.
+        One mapping per image.
 
     Returns
     -------
@@ -97,9 +97,9 @@ def distance_from(recorded: Mapping[str, Any], outputs: Mapping[str, np.ndarray]
     Parameters
     ----------
     recorded
-        One picture's entry.
+        One image's entry.
     outputs
-        What the network says to it.
+        Outputs of the network for it.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""What no document says about the vendor's vamc and vamp, asked of the tools themselves.
+"""Probes of vamc and vamp for behaviour that the vendor's documents do not describe.
 
-Each question starts a tool as a process of its own, with a limit on its time, and keeps what it
-printed, its exit code and the files it left.
+Each probe starts a tool as a process of its own, with a time limit, and keeps what it printed, its
+exit code and the files it left.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 LONGEST_TEXT = 4000  # characters of a tool's output that are kept
-SEVERAL = 5  # pictures in a list: no multiple of the batch
+SEVERAL = 5  # images in a list: not a multiple of the batch
 BATCH = 2
 ITERATIONS = 64
 T_VALUE = 3
@@ -41,16 +41,16 @@ T_VALUE = 3
 
 @dataclass(frozen=True)
 class VampSetup:
-    """What vamp is run on.
+    """The network that vamp runs.
 
     Attributes
     ----------
     tool
         The vendor's vamp.
     prefix, preprocess
-        Of the network.
+        Artifact prefix and pre-processing of the network.
     device_id
-        Which die.
+        Device number.
     timeout
         Seconds one run may take.
     folder
@@ -72,12 +72,12 @@ class VampSetup:
         return run_tool(self.tool, [*model, *words], self.timeout, self.folder)
 
     def shape(self) -> List[Any]:
-        """Return the arguments for synthetic pictures."""
+        """Return the arguments for synthetic images."""
         height, width = self.preprocess.input_hw
         return ["-s", f"[3,{height},{width}]"]
 
     def datalist(self, name: str, count: int = SEVERAL, broken: Optional[int] = None) -> Path:
-        """Write pictures of growing brightness as input npz, and a list of them."""
+        """Write images of growing brightness as input npz, and a list of them."""
         height, width = self.preprocess.input_hw
         lines = []
         for index in range(count):
@@ -94,14 +94,14 @@ class VampSetup:
 
 
 class ToolProbe(NamedTuple):
-    """A question to vamp, and what answers it."""
+    """A question about vamp, and the function that answers it."""
 
     text: str
     ask: Callable[[VampSetup], Answer]
 
 
 def run_tool(tool: Tool, words: Sequence[Any], timeout: float, folder: Path) -> Dict[str, Any]:
-    """Run a tool of the vendor's to its end.
+    """Run a tool of the vendor to its end.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def run_tool(tool: Tool, words: Sequence[Any], timeout: float, folder: Path) -> 
 
 
 def ask_vamc(tool: Tool, timeout: float, folder: Path) -> Answer:
-    """Ask the vendor's vamc what it does about a YAML that is not there."""
+    """Find out what the vendor's vamc does about a missing YAML."""
     ran = run_tool(tool, ["compile", folder / "none.yaml"], timeout, folder)
     return Answer(f"exit code {ran['exit_code']}", ran)
 
@@ -178,7 +178,7 @@ def _t_value(setup: VampSetup) -> Answer:
 
 
 def _list(setup: VampSetup, name: str, **options: Any) -> Tuple[Dict[str, Any], Path]:
-    """Run a list; return what vamp said, with the files it left, and their folder."""
+    """Run vamp on a list; return what it printed, with the files it left, and their folder."""
     output = setup.folder / f"{name}_output"
     listed = setup.datalist(name, **options)
     ran = setup.run("-b", BATCH, "--datalist", listed, "--path_output", output)
@@ -202,7 +202,7 @@ def _outputs(setup: VampSetup) -> Answer:
 
 
 def _order(setup: VampSetup) -> Answer:
-    """Pictures grow brighter by line; alone, each gives what it should have given in the list."""
+    """Images get brighter line by line; each is also run alone, to compare the outputs."""
     ran, output = _list(setup, "ordered")
     _, single = _list(setup, "one", count=1)
     paths = sorted(output.glob("*.npz"))
@@ -213,7 +213,7 @@ def _order(setup: VampSetup) -> Answer:
     ran["distance_from_line_0_alone"] = gaps
     ordered = int(np.argmin(gaps)) == 0 and len(set(gaps)) == SEVERAL
     return Answer(
-        "output_000000 is line 0's" if ordered else "output_000000 is not line 0's, or not told",
+        "output_000000 is line 0's" if ordered else "output_000000 is not line 0's, or unclear",
         ran,
     )
 
@@ -240,7 +240,7 @@ def _full_folder(setup: VampSetup) -> Answer:
     kept = (output / "output_000009.npz").exists()
     return Answer(
         f"a folder with an old output gives exit code {ran['exit_code']}; the old file "
-        f"{'stays' if kept else 'goes'}",
+        f"{'stays' if kept else 'is removed'}",
         ran,
     )
 
@@ -256,7 +256,7 @@ VAMP_PROBES: Dict[str, ToolProbe] = {
     "vamp_stray_p": ToolProbe("does vamp take 'p 1' without a dash?", _stray_p),
     "vamp_t": ToolProbe("what does -t count?", _t_value),
     "vamp_outputs": ToolProbe(
-        "which files does a list give that is no multiple of the batch?", _outputs
+        "which files does a list give that is not a multiple of the batch?", _outputs
     ),
     "vamp_order": ToolProbe("are outputs numbered by the lines of the list?", _order),
     "vamp_broken_npz": ToolProbe("what does vamp do about an unreadable npz?", _broken_npz),

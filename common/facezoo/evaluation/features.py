@@ -259,9 +259,9 @@ def ranking_sheet(ranked: Sequence[Tuple[str, float]], feature_list: Path) -> np
     Parameters
     ----------
     ranked
-        Of :func:`rank_by_magnitude`.
+        Result of :func:`rank_by_magnitude`.
     feature_list
-        The file that was ranked; its paths may start from its folder.
+        The file that was ranked; its paths may be relative to its folder.
 
     Returns
     -------

@@ -31,7 +31,7 @@ def measure_face(
     image_rgb
         The photo, (H, W, 3), uint8.
     box_xyxy, landmarks_xy
-        The face's, in the photo's pixels; five points.
+        Box and five landmarks of the face, in pixels of the photo.
     crop
         The aligned face, (112, 112, 3), uint8.
 
@@ -45,7 +45,7 @@ def measure_face(
     eyes = landmarks_xy[1] - landmarks_xy[0]
     apart = float(np.hypot(*eyes))
     nose = landmarks_xy[2] - (landmarks_xy[0] + landmarks_xy[1]) / 2
-    # Eyes in one point are seen from the side, as far as can be.
+    # Eyes at the same point: an exact profile.
     yaw = abs(float(nose @ eyes)) / apart**2 if apart else float("inf")
     return {
         "size": float(min(right - left, bottom - top)),
@@ -73,7 +73,7 @@ def degraded_versions(
     Parameters
     ----------
     image_rgb, box_xyxy, landmarks_xy
-        As of :func:`measure_face`.
+        As in :func:`measure_face`.
 
     Yields
     ------

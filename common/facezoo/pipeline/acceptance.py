@@ -31,9 +31,9 @@ class ScoreLimit:
     Attributes
     ----------
     card
-        Of the model: SDD-FIQA's score, or the magnitude of MagFace's embedding.
+        Card of the model: SDD-FIQA's score, or the magnitude of MagFace's embedding.
     model_sha256
-        Of its file.
+        Hash of its file.
     threshold
         Faces that score less are refused.
     """
@@ -96,7 +96,7 @@ def read_score_limit(path: Path, name: str) -> ScoreLimit:
     path
         The profile.
     name
-        Of one of its thresholds, such as ``drop 5 %``.
+        Name of one of its thresholds, such as ``drop 5 %``.
 
     Raises
     ------

@@ -154,7 +154,7 @@ def pairs_of_folders(folder: Path) -> ImagePairs:
 
 
 def read_pairs(path: Path) -> ImagePairs:
-    """Read a list of pairs: two images a line, then 1 for one person or 0 for two.
+    """Read a list of pairs: two images per line, then 1 for one person or 0 for two.
 
     Raises
     ------

@@ -280,7 +280,7 @@ def _old_form(
         raise InputError(f"model {model!r} is not known; expected one of {list(MODELS)}")
     kind = find_class(model)
     warnings.warn(
-        f'facezoo.load("{model}", source) is deprecated and goes with the next version; use '
+        f'facezoo.load("{model}", source) is deprecated and will be removed; use '
         f"facezoo.load(source, kind=facezoo.{kind.__name__}, runtime=facezoo.RuntimeOptions(...))",
         DeprecationWarning,
         stacklevel=3,
@@ -359,7 +359,7 @@ def _self_describing(path: Path, named: Optional[ModelCard], kind: Type[FaceMode
     if named is None:
         raise InputError(
             f"{str(path)!r} carries no contract, and its sha256 is not that of a published file, "
-            f"so how to feed it is unknown; name its card, or make it self-describing: "
+            f"so its pre-processing is unknown; name its card, or make it self-describing: "
             f"{_export_script(kind)} --onnx {path} --output NEW.onnx"
         )
     _check_kind(str(path), named.id, find_class(named.model), kind)
@@ -477,7 +477,7 @@ def _prepared(card: ModelCard, source: Path) -> Path:
             for path in sorted(folder.glob(f"{stem}-*.onnx")):
                 if _is_whole(path):
                     return path
-                _log.warning("%s is damaged and made anew", path)
+                _log.warning("%s is damaged and is made again", path)
         content = _raw_heads(card, source)
         name = f"{stem}-{hashlib.sha256(content).hexdigest()[:DIGITS]}.onnx"
         try:
@@ -486,7 +486,7 @@ def _prepared(card: ModelCard, source: Path) -> Path:
         except OSError as error:
             _log.warning(
                 "%s cannot be written (%s), so %s is prepared for this process only; point "
-                "FACEZOO_HOME at a folder that you may write to",
+                "FACEZOO_HOME at a writable folder",
                 folders[0] / name,
                 error.strerror or error,
                 card.id,

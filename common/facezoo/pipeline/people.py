@@ -26,13 +26,13 @@ def number_people(vectors: Sequence[np.ndarray], alike: float) -> List[int]:
     vectors
         Embeddings, (D,) each.
     alike
-        Two faces are one person's where their cosine is above this. A face joins the person of the
-        most similar face before it.
+        Two faces are of one person if their cosine is above this. A face is assigned to the person
+        of the most similar face before it.
 
     Returns
     -------
     list of int
-        One a face, from 0.
+        One per face, from 0.
     """
     people: List[int] = []
     units = np.array([v / np.linalg.norm(v.astype(np.float64)) for v in vectors], np.float64)
@@ -82,7 +82,7 @@ def match_photos(model: Predictor, first: np.ndarray, second: np.ndarray) -> Mat
     model
         Detector and recogniser, which embeds every face.
     first, second
-        Photos, shape (H, W, 3), uint8, RGB; of the first the largest face is meant.
+        Photos, shape (H, W, 3), uint8, RGB; the largest face of the first is used.
 
     Raises
     ------

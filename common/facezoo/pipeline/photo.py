@@ -1,8 +1,8 @@
 """The whole chain on photos: detect, landmarks, align, quality, embed; and why a face is refused.
 
-Any stage but the first may be left out. A refused face is not embedded unless that is asked for.
-The faces of a photo go through each stage in batches, which hold faces of that photo only: what is
-said about it depends neither on the photos around it nor on where an interrupted run went on.
+Any stage but the first is optional. A refused face is not embedded unless that is requested. The
+faces of a photo go through each stage in batches that hold faces of this photo only, so its result
+depends neither on the other photos nor on where an interrupted run was resumed.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ __all__ = [
 
 Result = TypeVar("Result")
 
-# Most faces in one run of a later stage. Of photos with 22 to 29 faces, a stream with w600k_mbf on
-# ONNX Runtime (1 MiB of second-level cache per core) took 1 : 0.97 : 1.04 : 1.05 : 1.07 of the
-# processor time in batches of 1, 2, 4, 8 and 16: the tensors of two faces still lie in the cache.
+# Largest number of faces in one run of a later stage. For photos with 22 to 29 faces, a stream with
+# w600k_mbf on ONNX Runtime (1 MiB of second-level cache per core) took 1 : 0.97 : 1.04 : 1.05 :
+# 1.07 of the processor time in batches of 1, 2, 4, 8 and 16: the tensors of two faces fit into the
+# cache.
 FACES_PER_BATCH = 2
 
 
@@ -54,16 +55,16 @@ class PredictedFace:
     Attributes
     ----------
     box_xyxy, score, landmarks_xy
-        The detector's, in the photo's pixels.
+        Result of the detector, in pixels of the photo.
     appearance
         ``size``, ``sharpness``, ``yaw`` and ``truncation``, see :mod:`facezoo.profiles.appearance`;
-        empty where nothing decides which faces are accepted.
+        empty if no limits are given.
     points
         98 landmarks; None without that stage.
     quality, magnitude
-        Of the quality network, and the length of the embedding; None without that stage.
+        Score of the quality network, length of the embedding; None without that stage.
     reasons
-        Why the face would be refused; empty if it is good.
+        Reasons to refuse the face; empty if it is accepted.
     vector
         The embedding as the network gave it; None if there is none.
     """
@@ -106,7 +107,7 @@ class PredictedPhoto:
     Attributes
     ----------
     faces
-        Each with what the stages said about it.
+        Each with the results of all stages.
     detections
         The same faces as the detector gave them, as arrays.
     """
@@ -135,7 +136,7 @@ class RecipePhoto:
     Attributes
     ----------
     photo
-        What the chain found.
+        Result of the chain.
     """
 
     photo: PredictedPhoto
@@ -155,15 +156,15 @@ class RecipePhoto:
 
 
 def in_recipe_form(result: Result) -> Union[Result, RecipePhoto]:
-    """Give a photo the form of a recipe's results.json; any other result has it already."""
+    """Convert a photo to the form of a recipe's results.json; return other results unchanged."""
     return RecipePhoto(result) if isinstance(result, PredictedPhoto) else result
 
 
 class Predictor(FaceModel[PredictedPhoto]):
-    """Detector, then whatever stages are given, on every face: ``photo = predictor(image_rgb)``.
+    """Detector, then the given stages on every face: ``photo = predictor(image_rgb)``.
 
-    A photo alone is worked on with all cores; of a :meth:`stream` each photo gets one, however
-    many threads the stages were loaded with.
+    A single photo uses all cores; each photo of a :meth:`stream` uses one, however many threads
+    the stages were loaded with.
 
     Parameters
     ----------
@@ -172,7 +173,7 @@ class Predictor(FaceModel[PredictedPhoto]):
     landmarks, quality, embedder
         The other stages; None leaves one out.
     acceptance
-        What refuses a face. None: every face is accepted, and its appearance is not measured.
+        Limits of a face. None: every face is accepted, and its appearance is not measured.
 
     Raises
     ------
@@ -198,7 +199,7 @@ class Predictor(FaceModel[PredictedPhoto]):
         names = detector.contract.output_names
         if self._aligns and not any(name.startswith("kps") for name in names):
             raise InputError(
-                f"{detector.contract.card_id} finds no landmarks, which the alignment needs; take "
+                f"{detector.contract.card_id} finds no landmarks, which the alignment needs; use "
                 "a variant whose name ends in _bnkps"
             )
         for limit in acceptance.scores if acceptance else ():
@@ -206,7 +207,7 @@ class Predictor(FaceModel[PredictedPhoto]):
 
     @property
     def stages(self) -> Dict[str, FaceModel[Any]]:
-        """Name to the stages that are there."""
+        """The given stages, by name."""
         named: Dict[str, Optional[FaceModel[Any]]] = {
             "detector": self.detector,
             "landmarks": self.landmarks,
@@ -216,7 +217,7 @@ class Predictor(FaceModel[PredictedPhoto]):
         return {name: stage for name, stage in named.items() if stage is not None}
 
     def settings(self) -> Dict[str, Any]:
-        """Return what decides the results, as JSON values for a run's fingerprint."""
+        """Return what determines the results, as JSON values for the fingerprint of a run."""
         stages = {name: stage.settings() for name, stage in self.stages.items()}
         return {**stages, "acceptance": self.acceptance and dataclasses.asdict(self.acceptance)}
 
@@ -298,7 +299,7 @@ def _in_batches(
     parts = [
         faces[start : start + FACES_PER_BATCH] for start in range(0, len(faces), FACES_PER_BATCH)
     ]
-    # Batches with a core each beat one batch after the other on all cores.
+    # One core per batch is faster than one batch after the other on all cores.
     spread = not shared and len(parts) > 1
 
     def run(part: Sequence[int]) -> List[Result]:

@@ -159,7 +159,7 @@ def find_limit(
     if not good:
         raise InputError(
             f"of the best faces {groups[0][1]:.1%} of the pairs are missed already, and {fnmr:.1%} "
-            "are allowed; allow more, or give better pictures"
+            "are allowed; allow more, or use better images"
         )
     return MeasuredLimit(groups[good - 1][0], good < GROUPS, tuple(groups))
 
@@ -172,28 +172,28 @@ def shares_missed(
     Parameters
     ----------
     vectors
-        Shape (N, D): embeddings of the pictures as they are.
+        Shape (N, D): embeddings of the images as they are.
     people
         Shape (N,): numbers of people.
     trials
         Shape (T, D): embeddings of worse faces.
     pictures
-        Shape (T,): of which picture each is.
+        Shape (T,): index of the image that each was made from.
     fmr
-        False match rate of the pictures as they are, which fixes the threshold of similarity.
+        False match rate of the images as they are, which fixes the threshold of similarity.
 
     Returns
     -------
     cosine : float
         The threshold.
     shares : numpy.ndarray
-        Shape (T,): share of the person's other pictures that a face was not matched with; NaN for
-        people with one picture.
+        Shape (T,): share of the person's other images that a face was not matched with; NaN for
+        people with one image.
 
     Raises
     ------
     InputError
-        If there are too few people or pictures for the rate.
+        If there are too few people or images for the rate.
     """
     pairs, is_same, _ = people_indices([str(person) for person in people])
     points = vectors.astype(np.float64)

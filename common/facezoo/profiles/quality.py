@@ -24,7 +24,7 @@ __all__ = [
 
 SCHEMA = "facezoo.quality_profile/1"
 DROPS = (0.01, 0.05, 0.10)
-# Of fewer genuine pairs a false non-match rate says next to nothing.
+# With fewer genuine pairs a false non-match rate is meaningless.
 FEWEST_PAIRS = 20
 
 
@@ -35,7 +35,7 @@ class QualityProfile:
     Attributes
     ----------
     card
-        Of the model.
+        Card of the model.
     model_sha256
         Hash of its file, or of a build's three files by name; other models have other scales.
     pictures
@@ -56,7 +56,7 @@ class QualityProfile:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def percentile_of(self, scores: np.ndarray) -> np.ndarray:
-        """Tell where scores lie among those of the pictures, from 0 to 100."""
+        """Return the percentiles of scores among those of the images, from 0 to 100."""
         return np.asarray(np.interp(scores, self.percentiles, np.linspace(0.0, 100.0, 101)))
 
 
@@ -74,7 +74,7 @@ def make_quality_profile(
     scores
         Shape (N,), finite.
     card, model_sha256
-        Of the model that gave them.
+        Card and hash of the model that gave them.
     more
         Further thresholds by name.
     settings
@@ -120,11 +120,11 @@ def quality_at_fnmr(
     Parameters
     ----------
     distances
-        Shape (P,), of pairs of one's own people.
+        Shape (P,), of pairs of your own data.
     is_same
         Shape (P,), bool: whether both show one person.
     quality
-        Shape (P,), of the pairs.
+        Shape (P,), quality of each pair.
     fmr
         False match rate over all impostor pairs, which fixes the threshold of similarity.
     fnmr
@@ -133,13 +133,13 @@ def quality_at_fnmr(
     Returns
     -------
     float
-        Pictures that score less are to be left out.
+        Images with a lower score are to be discarded.
 
     Raises
     ------
     InputError
         If a rate is out of its range, there are too few impostor pairs for it, or no threshold that
-        leaves 20 genuine pairs gets there.
+        leaves 20 genuine pairs reaches it.
     """
     if not 0.0 <= fnmr < 1.0:
         raise InputError(f"a false non-match rate must be from 0 to below 1, got {fnmr}")

@@ -1,7 +1,7 @@
 """Similarity thresholds at target false match rates, measured on your own images.
 
-A threshold belongs to one model file and one way of aligning. Its interval comes from drawing
-people anew where they are known, since pairs share faces; of listed pairs, from their number.
+A threshold belongs to one model file and one way of aligning. Its interval comes from
+resampling people if they are known, since pairs share faces; for listed pairs, from their number.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SimilarityProfile:
     Attributes
     ----------
     card
-        Of the recogniser.
+        Card of the recogniser.
     model_sha256
         Hash of its file, or of a build's three files by name.
     genuine, impostors
@@ -99,7 +99,7 @@ class SimilarityProfile:
         Raises
         ------
         InputError
-            If it was refused, or not asked for.
+            If it was refused, or not measured.
         """
         for point in self.points:
             if abs(point.fmr - fmr) <= 1e-9:
@@ -127,11 +127,11 @@ def similarity_points(
     is_same
         Shape (N,), bool.
     people
-        Shape (N, 2), int: whose the two faces of each pair are; for the interval.
+        Shape (N, 2), int: persons of the two faces of each pair; for the interval.
     fmrs
         Rates between 0 and 1. One at which fewer than ten false matches are expected is refused.
     seed
-        Of the drawing of people.
+        Random seed of the resampling.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def similarity_points(
             points.append(SimilarityPoint(found.fmr, refusal=found.refusal))
             continue
         low, high = _interval(descending, found.fmr, whose, seed)
-        # The exact cosine: the angle and back would move it by a rounding.
+        # The exact cosine: converting to an angle and back would round it.
         cosine = threshold_at_fmr(descending, found.fmr).similarity
         low, high = min(low, cosine), max(high, cosine)
         points.append(SimilarityPoint(found.fmr, cosine, low, high, found.fnmr))
@@ -163,7 +163,7 @@ def _interval(
     """Return a 95 % interval of the threshold at a false match rate."""
     count = len(descending)
     if people is None:
-        # Pairs taken as independent: between these two ranks lies the population's threshold.
+        # Pairs are taken as independent: the population's threshold lies between these ranks.
         ranks = [int(special.bdtrik(tail, count, fmr)) for tail in (0.975, 0.025)]
         low, high = (descending[min(rank, count - 1)] for rank in ranks)
         return float(low), float(high)

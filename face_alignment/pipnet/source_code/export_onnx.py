@@ -20,9 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_batch_option(parser)
     help_meanface = "mean face of the network's data set; by default WFLW's"
     options.add_flag(parser, "--meanface_txt", type=Path, help=help_meanface)
-    network = parser.add_argument_group("of a checkpoint; a graph says it itself")
+    network = parser.add_argument_group("network of a checkpoint; an ONNX contains these facts")
     network.add_argument("--backbone", choices=sorted(BACKBONE_OF.values()))
-    options.add_flag(network, "--num_neighbors", type=int, default=10, help="as it was trained")
+    options.add_flag(network, "--num_neighbors", type=int, default=10, help="as trained")
     options.add_flag(network, "--input_size", type=int, default=256, help="side in pixels")
     options.add_flag(network, "--net_stride", type=int, default=32, help="pixels per map cell")
     return parser

@@ -1,6 +1,6 @@
 """Train PIPNet on any annotation list, with the authors' losses and schedule; resumable.
 
-DATA_DIR holds train.txt (a line: crop.jpg x0 y0 x1 y1 ..., in [0, 1] of the crop), images_train,
+DATA_DIR holds train.txt (per line: crop.jpg x0 y0 x1 y1 ..., in [0, 1] of the crop), images_train,
 and the same for test. Writes SAVE_DIR/model.pth, model.onnx, meanface.txt and training.json, and
 prints the test error beside the mean face's. No augmentation. Resumable: run the command again.
 """
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--data_dir", type=Path, required=True, help="lists and crops")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
+    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="unit of the NME")
     options.add_settings_options(parser, FitSettings)
     options.add_run_options(parser)
     return parser

@@ -2,7 +2,7 @@
 
 Writes SAVE_DIR/images_train and train.txt from 80 % of the photos, images_test and test.txt from
 the others, in the layout that fit.py and the runner take. Each face is cut several times, mirrored
-or not, turned, scaled and shifted at random. For seeing a training work, not for judging faces.
+or not, turned, scaled and shifted at random. For testing the training, not for measuring accuracy.
 
     python ../source_code/make_toy_set.py --photos photos --detector PREFIX --save_dir toy
 """
@@ -27,9 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos with faces")
     parser.add_argument("--detector", type=Path, required=True, metavar="PREFIX", help="SCRFD")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
-    parser.add_argument("--crops", type=int, default=4, help="of each face")
+    parser.add_argument("--crops", type=int, default=4, help="crops per face")
     parser.add_argument("--size", type=int, default=128, help="side of a crop in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options.add_run_options(parser)
     return parser
 

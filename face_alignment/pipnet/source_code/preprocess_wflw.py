@@ -37,7 +37,7 @@ def write_lists(folder, crops, faces, members):
         write_bytes(folder / "meanface.txt", format_meanface(compute_meanface(points)).encode())
     unclipped = sum(size is None for size in sizes.values())
     if unclipped:
-        print(f"{unclipped} pictures are missing: points right of or below them were not clipped")
+        print(f"{unclipped} images are missing: points right of or below them were not clipped")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_source_options(parser)
     parser.add_argument("--variant", choices=CARDS, help="which network the checkpoint holds")
     options.add_shape_options(parser)
-    help_decoded = "of a checkpoint: write the authors' decoded rows instead of raw maps"
+    help_decoded = "for a checkpoint: write the authors' decoded rows instead of raw maps"
     parser.add_argument("--decoded", action="store_true", help=help_decoded)
     return parser
 

@@ -29,19 +29,19 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(
         parser, "--image_dir", type=Path, required=True, help="images, one folder per person"
     )
-    help_list = "pictures below it, and a number for each one's person; by default all, by folder"
+    help_list = "list of images and numbers of people; by default all images, a person per folder"
     parser.add_argument("--list", type=Path, metavar="FILE", help=help_list)
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the labels")
-    help_recognizer = "a card's name, or an .onnx"
+    help_recognizer = "a card's id, or an .onnx file"
     parser.add_argument("--recognizer", default="w600k_mbf", help=help_recognizer)
     options.add_flag(
-        parser, "--recognizer_card", default="w600k_mbf", help="of an .onnx without a contract"
+        parser, "--recognizer_card", default="w600k_mbf", help="card of an .onnx without contract"
     )
-    parser.add_argument("--references", type=Path, help="list of the pictures that may be partners")
+    parser.add_argument("--references", type=Path, help="list of the images that may be partners")
     parser.add_argument("--copies", type=Path, help="list of copies, each with its original")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="partners a kind; 0: all")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="draws that are averaged")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="partners of each kind; 0: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="number of draws to average")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the draws")
     options.add_run_options(parser)
     return parser
 

@@ -28,9 +28,9 @@ from facezoo.runs import Inputs, RunFolder
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--image_dir", type=Path, required=True, help="aligned faces")
-    parser.add_argument("--labels", type=Path, required=True, help="path and label a line")
-    options.add_flag(parser, "--val_image_dir", type=Path, help="faces of other people")
-    options.add_flag(parser, "--val_labels", type=Path, help="their labels")
+    parser.add_argument("--labels", type=Path, required=True, help="one path and label per line")
+    options.add_flag(parser, "--val_image_dir", type=Path, help="validation faces, of other people")
+    options.add_flag(parser, "--val_labels", type=Path, help="labels of --val_image_dir")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     parser.add_argument("--trunk", type=Path, help="a recogniser's .pth, whose trunk to start from")
     options.add_settings_options(parser, TrainSettings)

@@ -19,8 +19,8 @@ from facezoo.files import write_json
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--feat_list", type=Path, required=True, help="of gen_feat.py")
-    options.add_flag(parser, "--base_dir", type=Path, required=True, help="holds meta")
+    options.add_flag(parser, "--feat_list", type=Path, required=True, help="written by gen_feat.py")
+    options.add_flag(parser, "--base_dir", type=Path, required=True, help="folder with meta")
     parser.add_argument("--type", choices=("b", "c"), default="c", help="IJB-B or IJB-C")
     options.add_flag(
         parser,
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=0,
         help="1: longer features, which are better faces, count more in a template",
     )
-    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values a feature")
+    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values per feature")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rates")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
     return parser
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if len(features.names) != len(protocol.names):
         raise DatasetError(
             f"{str(args.feat_list)!r} has {len(features.names)} features, the list of templates "
-            f"{len(protocol.names)} pictures; expected one each, in the same order"
+            f"{len(protocol.names)} images; expected one each, in the same order"
         )
     report = verify_templates(features.vectors, protocol, weighted=args.magface_qlt == 1)
     print(f"IJB{args.type} 1v1 verification: " + "\n".join(report.lines()))

@@ -19,15 +19,19 @@ from facezoo.metrics.verification import angular_distance
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(
-        parser, "--feat_list", type=Path, required=True, help="rows 2i and 2i + 1 are pair i"
+        parser,
+        "--feat_list",
+        type=Path,
+        required=True,
+        help="features; rows 2i and 2i + 1 are pair i",
     )
     options.add_flag(
-        parser, "--pair_list", type=Path, required=True, help="its last column: 1 same, 0 not"
+        parser, "--pair_list", type=Path, required=True, help="pairs; last column: 1 same, 0 not"
     )
-    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values a feature")
-    parser.add_argument("--original", action="store_true", help="the authors' rank rule")
+    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values per feature")
+    parser.add_argument("--original", action="store_true", help="use the authors' rank rule")
     parser.add_argument("--fmr", type=float, default=1e-3, help="false match rate")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the resampling")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the curve")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve")
     return parser

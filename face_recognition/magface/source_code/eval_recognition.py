@@ -24,17 +24,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     options.add_flag(
-        source, "--feat_list", type=Path, help="of gen_feat.py; rows 2i and 2i + 1 are pair i"
+        source, "--feat_list", type=Path, help="features; rows 2i and 2i + 1 are pair i"
     )
-    source.add_argument("--data", type=Path, help="folder of the sets, with a model")
-    source.add_argument("--bin", type=Path, nargs="+", help="insightface's sets, with a model")
-    options.add_flag(parser, "--pair_list", type=Path, help="its last column: 1 same, 0 not")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders of --data")
+    source.add_argument("--data", type=Path, help="folder of the sets; needs a model")
+    source.add_argument("--bin", type=Path, nargs="+", help="insightface's sets; needs a model")
+    options.add_flag(parser, "--pair_list", type=Path, help="pairs; last column: 1 same, 0 not")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="sets in --data")
     options.add_flag(parser, "--save_dir", type=Path, default=Path("features"), help="for features")
     help_protocol = "how the accuracy is measured"
     parser.add_argument("--protocol", choices=PROTOCOLS, default="authors", help=help_protocol)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, a row a set")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, one row per set")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
     options.add_embedder_options(parser)
     options.add_run_options(parser)

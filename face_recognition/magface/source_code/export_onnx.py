@@ -19,9 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_source_options(parser)
     parser.add_argument(
-        "--arch", choices=list(VARIANTS.values()), help="of a checkpoint, which does not say it"
+        "--arch", choices=list(VARIANTS.values()), help="architecture of the checkpoint"
     )
-    parser.add_argument("--card", choices=CARDS, help="of an .onnx that is not known by its sha256")
+    parser.add_argument("--card", choices=CARDS, help="card of an .onnx with an unknown sha256")
     options.add_batch_option(parser)
     return parser
 

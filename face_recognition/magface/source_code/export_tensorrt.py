@@ -1,7 +1,7 @@
 """Build a TensorRT engine from what export_onnx.py wrote, check it, and lay it out for Triton.
 
 Needs NVIDIA's trtexec or polygraphy; the engine is compared with ONNX Runtime before it is kept.
-Not run on a GPU here.
+Not tested on a GPU.
 
     python export_tensorrt.py --onnx onnx/magface_iresnet100.onnx --engine magface.plan
     python export_tensorrt.py --onnx onnx/w600k_mbf.onnx --repository triton
@@ -19,7 +19,7 @@ from facezoo.models.magface.card import CARDS
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument("--onnx", type=Path, required=True, help="of export_onnx.py")
+    parser.add_argument("--onnx", type=Path, required=True, help="written by export_onnx.py")
     parser.add_argument("--engine", type=Path, help="the engine to write")
     parser.add_argument(
         "--repository", type=Path, metavar="DIR", help="Triton's model repository to write"
@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("nothing to do: give --engine FILE, --repository DIR, or both")
     card = CARDS.get(read_contract(args.onnx).card_id)
     if card is None:
-        raise InputError(f"{str(args.onnx)!r} is no recogniser; expected one of {', '.join(CARDS)}")
+        raise InputError(
+            f"{str(args.onnx)!r} is not a recogniser; expected one of {', '.join(CARDS)}"
+        )
     if args.engine:
         cosine = serving.build_engine(
             args.onnx, args.engine, half=args.fp16, max_batch=args.max_batch

@@ -17,16 +17,16 @@ from facezoo.evaluation.features import extract_features
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--inf_list", type=Path, required=True, help="list of pictures")
+    options.add_flag(parser, "--inf_list", type=Path, required=True, help="list of images")
     options.add_flag(parser, "--feat_list", type=Path, required=True, help="the file to write")
     parser.add_argument(
-        "--root", type=Path, help="where the list's paths start, and which they may not leave"
+        "--root", type=Path, help="folder of the list's paths, which they must not leave"
     )
     parser.add_argument(
         "--missing",
         choices=("skip", "fatal"),
         default="skip",
-        help="what to do about a picture that cannot be read, which is named",
+        help="what to do with an unreadable image, which is named",
     )
     options.add_embedder_options(parser)
     options.add_run_options(parser)

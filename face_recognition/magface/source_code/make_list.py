@@ -1,4 +1,4 @@
-"""Make and check lists of training pictures: from folders, or from lists of any form.
+"""Make and check lists of training images: from folders, or from lists of any form.
 
 The authors' programs read ``path 0 label 0``, the vendor's change of them ``path label``, EQFace's
 ``path;label``; all loaders here read all three. Labels must run from 0 without gaps.
@@ -21,10 +21,10 @@ FORMS = {"two": "path label", "four": "path 0 label 0"}
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", type=Path, metavar="DIR", help="one folder a person")
+    source.add_argument("--images", type=Path, metavar="DIR", help="one folder per person")
     source.add_argument("--list", type=Path, help="a list to convert, or only to check")
     parser.add_argument(
-        "--root", type=Path, help="where a list's paths start, and which they may not leave"
+        "--root", type=Path, help="folder of a list's paths, which they must not leave"
     )
     parser.add_argument("--output", type=Path, help="the list to write; without it only check")
     parser.add_argument("--form", choices=FORMS, default="two", help="columns of the output")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     image_list.check_image_list(images, args.root)
     if args.output:
         image_list.write_image_list(args.output, images.paths, images.labels, FORMS[args.form])
-    print(f"{len(images)} pictures of {images.classes} people, labels 0 to {images.classes - 1}")
+    print(f"{len(images)} images of {images.classes} people, labels 0 to {images.classes - 1}")
     print(f"train with --last-fc-size {images.classes}")
     return 0
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         paths = [(images / entry["file"]).as_posix() for entry in whole]
         labels = [entry["label"] for entry in whole]
         write_image_list(args.save_dir / "train.list", paths, labels, "path label")
-        print(f"{len(paths)} pictures of {len(set(labels))} people")
+        print(f"{len(paths)} images of {len(set(labels))} people")
 
     with RecordFile(args.rec) as records:
         keys = list(records.keys)

@@ -1,7 +1,7 @@
 """Train MagFace, Mag-CosFace or ArcFace on a list of aligned faces; resumable.
 
-Alone, or with torchrun on several processes. --pth-save-fold gets checkpoints, weights that the
-authors' loader and ours take, tables and plots. Resumable: run the same command again.
+In one process, or in several with torchrun. --pth-save-fold gets checkpoints, weights that the
+authors' loader and ours accept, tables and plots. Resumable: run the same command again.
 """
 
 import argparse
@@ -22,22 +22,24 @@ from facezoo.runs import Inputs, RunFolder
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     add = parser.add_argument
-    options.add_flag(parser, "--train_list", type=Path, required=True, help="faces and people")
+    options.add_flag(
+        parser, "--train_list", type=Path, required=True, help="list of faces and people"
+    )
     options.add_flag(parser, "--image_root", type=Path, help="folder that the paths start from")
     options.add_flag(parser, "--val_pairs", type=Path, help="lines 'first second 1' (or 0)")
-    add("--embedding-size", type=int, choices=(512,), default=512, help="of the network")
+    add("--embedding-size", type=int, choices=(512,), default=512, help="size of the embedding")
     add("--last-fc-size", type=int, help="number of people, to be checked against the list")
     add("--pretrained", type=Path, help="checkpoint to start from, or its name")
-    add("--measure-norms", type=int, metavar="N", help="only show lengths of N faces with it")
+    add("--measure-norms", type=int, metavar="N", help="only print the lengths of N embeddings")
     for kind in (settings.LossSettings, settings.TrainSettings, settings.RunSettings):
         for flags, how in settings.flags_of(kind):
             options.add_flag(parser, *flags, **how)
-    add("--start-epoch", type=int, default=0, help="epochs to leave out")
+    add("--start-epoch", type=int, default=0, help="epochs to skip")
     add("--workers", "-j", type=int, default=4, help="processes that read faces")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what computes")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")
-    add("--resume", type=Path, help="checkpoint to go on from; by default the newest")
+    add("--resume", type=Path, help="checkpoint to resume from; by default the newest")
     options.add_run_options(parser)
     return parser
 

@@ -20,7 +20,7 @@ from facezoo.image.files import find_images
 from facezoo.models.magface.faces import cut_squares, read_face_pairs
 
 TRAINED, VERIFIED = range(1, 26), range(26, 31)
-# Top, left and side in pictures of 112x92; the first is the middle one.
+# Top, left and side in images of 112x92; the first is the middle one.
 SQUARES = ((10, 0, 92), (0, 0, 92), (20, 0, 92), (16, 0, 80), (16, 12, 80))
 FOLDS = 2
 FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 3 --workers 1 --print-freq 13"
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--att_dir", type=Path, required=True, help="folder with s1 to s30")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--epochs", type=int, default=4, help="of each run")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each run")
     return parser
 
 

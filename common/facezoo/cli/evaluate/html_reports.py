@@ -129,7 +129,7 @@ def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
                 "ROC", "false match rate", "1 - false non-match rate", roc, (0.0, 1.0, 0.0, 1.0)
             ),
             Facts(
-                "Pictures",
+                "Images",
                 {
                     "pictures": report.pictures,
                     "with a face": report.with_face,

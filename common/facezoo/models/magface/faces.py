@@ -38,12 +38,12 @@ Key = Tuple[int, int]
 def cut_squares(
     source: Path, target: Path, squares: Sequence[Tuple[int, int, int]], size: int = 112
 ) -> List[str]:
-    """Cut squares out of a picture, resize them, and write each as a PNG.
+    """Cut squares out of an image, resize them, and write each as a PNG.
 
     Parameters
     ----------
     source
-        The picture.
+        The image.
     target
         Where to; the number of the square is added to its name.
     squares

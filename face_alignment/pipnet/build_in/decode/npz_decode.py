@@ -1,7 +1,7 @@
 """Turn vamp's outputs into landmarks and metrics: the files and numbers of the runner.
 
 Writes SAVE_DIR/results.json, and with --data_dir SAVE_DIR/metrics.json. Every output is paired with
-its crop by the list's manifest, and whatever does not fit is refused by name.
+its crop by the list's manifest, and a mismatch is reported by name.
 """
 
 import argparse

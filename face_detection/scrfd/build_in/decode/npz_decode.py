@@ -1,7 +1,7 @@
 """Turn vamp's outputs into faces: the files that the runner writes.
 
 Writes TXT/txt/<event>/<stem>.txt in the WIDER FACE layout and TXT/results.json. Every output is
-paired with its image by the list's manifest, and whatever does not fit is refused by name.
+paired with its image by the list's manifest, and a mismatch is reported by name.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Turn vamp's outputs into quality scores: the files that the runner writes.
 
 Writes SAVE_DIR/results.json, scores.csv and sorted.txt, lowest score first. Every output is paired
-with its image by the list's manifest, and whatever does not fit is refused by name.
+with its image by the list's manifest, and a mismatch is reported by name.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Turn vamp's outputs into embeddings: the files that the runner writes.
 
 Writes SAVE_DIR/results.json, feat.list and embeddings.npz. Every output is paired with its image
-by the list's manifest, and whatever does not fit is refused by name.
+by the list's manifest, and a mismatch is reported by name.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--card",
         choices=CARDS,
         default="magface_iresnet100",
-        help="network that made the outputs, where the vendor's vamp did not record it",
+        help="network that made the outputs, if vamp did not record it",
     )
     options.add_run_options(parser)
     return parser

@@ -21,14 +21,16 @@ from facezoo.runs import Inputs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--data_dir", type=Path, required=True, help="WFLW, or pictures")
+    options.add_flag(
+        parser, "--data_dir", type=Path, required=True, help="folder of WFLW or images"
+    )
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
-    help_crop = "annotation: a picture is a face, cut as for the training; detector: find the faces"
+    help_crop = "annotation: an image is a face, cut as for training; detector: find the faces"
     parser.add_argument("--crop", choices=evaluation.CROPS, default="annotation", help=help_crop)
     parser.add_argument("--detector", type=Path, metavar="PREFIX", help="SCRFD, to find the faces")
-    options.add_flag(parser, "--meanface_txt", type=Path, help="in place of the model's own")
-    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="of the NME")
-    parser.add_argument("--draw", action="store_true", help="write pictures with landmarks too")
+    options.add_flag(parser, "--meanface_txt", type=Path, help="another mean face than the model's")
+    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="unit of the NME")
+    parser.add_argument("--draw", action="store_true", help="also write images with landmarks")
     options.add_model_options(parser)
     options.add_run_options(parser)
     return parser

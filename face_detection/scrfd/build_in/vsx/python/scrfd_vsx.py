@@ -20,7 +20,7 @@ from facezoo.runs import Inputs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(parser, "--file_path", type=Path, required=True, help="a picture or folder")
+    options.add_flag(parser, "--file_path", type=Path, required=True, help="an image or folder")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     parser.add_argument("--profile", choices=PROFILES, default="demo", help="set of thresholds")
     options.add_flag(
@@ -28,11 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--retry_border",
         type=float,
         metavar="PERCENT",
-        help="try a picture without a face again with a border of this share of its sides; 0 for "
+        help="retry an image without a face with a border of this share of its sides; 0 for "
         "never; by default 25 in the profile demo, else 0",
     )
-    parser.add_argument("--draw", action="store_true", help="write annotated pictures too")
-    fast = "read large JPEGs at 1/2, 1/4 or 1/8: faster, not quite the same faces"
+    parser.add_argument("--draw", action="store_true", help="also write annotated images")
+    fast = "read large JPEGs at 1/2, 1/4 or 1/8: faster, slightly different faces"
     options.add_flag(parser, "--fast_decode", action="store_true", help=fast)
     options.add_model_options(parser)
     options.add_run_options(parser)

@@ -26,16 +26,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--image_dir", type=Path, required=True, help="faces, or photos")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
-    help_faces = (
-        "aligned: a picture is a face, aligned to 112x112; detect: find and align the faces"
-    )
+    help_faces = "aligned: an image is a face, aligned to 112x112; detect: find and align the faces"
     parser.add_argument(
         "--faces", choices=("aligned", "detect"), default="aligned", help=help_faces
     )
     parser.add_argument("--detector", type=Path, metavar="PREFIX", help="SCRFD, to find the faces")
-    help_profile = "of facezoo calibrate quality: where each score lies among those of its pictures"
+    help_profile = "profile of facezoo calibrate quality, to add the percentile of each score"
     parser.add_argument("--profile", type=Path, metavar="FILE", help=help_profile)
-    options.add_flag(parser, "--contact_sheet", action="store_true", help="write it too")
+    options.add_flag(
+        parser, "--contact_sheet", action="store_true", help="write an image of all faces"
+    )
     options.add_model_options(parser)
     options.add_run_options(parser)
     return parser

@@ -24,16 +24,16 @@ LISTS = (".list", ".txt")
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(
-        parser, "--file_path", type=Path, required=True, help="a picture, a folder, or a list"
+        parser, "--file_path", type=Path, required=True, help="an image, a folder, or a list"
     )
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     parser.add_argument(
         "--detector",
         type=Path,
         metavar="PREFIX",
-        help="SCRFD, to find and align faces; without it a picture is an aligned face",
+        help="SCRFD, to find and align faces; without it an image is an aligned face",
     )
-    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face's")
+    parser.add_argument("--flip", choices=FLIPS, default="none", help="add the mirrored face")
     parser.add_argument(
         "--pairs", type=Path, metavar="LIST", help="print the similarity of each line's two names"
     )
