@@ -302,7 +302,7 @@ class RunFolder:
             strangers = [LIST_FILE]
         if strangers:
             raise RunFolderError(
-                f"{str(self.folder)!r} contains {strangers[0]!r} but no {RUN_FILE}, so it was "
+                f"{str(self.folder)!r} holds {strangers[0]!r} but no {RUN_FILE}, so it was "
                 "not created by facezoo; name an empty or new folder"
             )
         for path in self._beside:
@@ -350,7 +350,7 @@ class RunFolder:
                 else "move it away, or name another folder"
             )
             raise RunFolderError(
-                f"{str(self.folder)!r} contains {name!r}{more} that the run did not write, or "
+                f"{str(self.folder)!r} holds {name!r}{more} that the run did not write, or "
                 f"that has changed since: {reason}"
             )
         return files

@@ -452,7 +452,9 @@ def test_wrong_landmarks_are_explained(change, mistake, tmp_path, capsys):
     exit_code = main([*words, "--observed", str(tmp_path / "mine.json")])
     said = [line for line in capsys.readouterr().out.splitlines() if " mine.json " in line]
     assert exit_code == (0 if mistake == "" else 3)
-    expected = {"": "consistent", None: "not explained: no one mistake"}.get(mistake, f"{mistake}:")
+    expected = {"": "consistent", None: "not explained: no single mistake"}.get(
+        mistake, f"{mistake}:"
+    )
     assert expected in said[0], said
 
 
@@ -559,7 +561,7 @@ TINY = {
         ("pipnet", lambda maps: maps, ""),
         ("pipnet", lambda m: {n: m[AXES.get(n, n)] for n in m}, "x/y swapped"),
         ("pipnet", lambda m: {**m, "nb_x": m["nb_x"][:, ::-1]}, "wrong mean face, or"),
-        ("pipnet", lambda m: {**m, "cls": 1 / (1 + np.exp(-m["cls"] / 9))}, "cls went through"),
+        ("pipnet", lambda m: {**m, "cls": 1 / (1 + np.exp(-m["cls"] / 9))}, "cls has passed"),
         ("pipnet", lambda m: {n: a if n == "cls" else 32 * a for n, a in m.items()}, "in pixels"),
         ("scrfd", lambda maps: maps, ""),
         ("scrfd", lambda m: {n: 1 / (1 + np.exp(-a)) for n, a in m.items()}, "it is applied twice"),
@@ -567,7 +569,7 @@ TINY = {
         ("magface", lambda maps: maps, ""),
         ("magface", lambda m: {n: a / np.linalg.norm(a) for n, a in m.items()}, "before the norm"),
         ("sdd_fiqa", lambda maps: maps, ""),
-        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same to different images"),
+        ("sdd_fiqa", lambda m: {n: 0 * a for n, a in m.items()}, "the same for different images"),
         ("sdd_fiqa", lambda m: {n: a / 0 for n, a in m.items()}, "not finite"),
     ],
 )
@@ -737,7 +739,7 @@ def test_a_photo_is_aligned_for_a_recogniser(recogniser, scrfd, shared, tmp_path
         ("x.json", "{}", "cannot be used"),
         ("x.json", '{"faces": [{"box": 1}]}', "holds no faces"),
         ("x.json", '{"faces": []}', "the observation has no face"),
-        ("x.npz", "text", "no .npz, .npy or .json"),
+        ("x.npz", "text", "not an .npz, .npy or .json"),
         ("absent.npz", None, "absent.npz"),
     ],
 )
@@ -772,7 +774,7 @@ def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
     bare = onnx.load(str(tiny))
     del bare.metadata_props[:]
     onnx.save(bare, str(tmp_path / "bare.onnx"))
-    with pytest.raises(GraphError, match="say which network"):
+    with pytest.raises(GraphError, match="name the network"):
         read_model_file(tmp_path / "bare.onnx", None)
 
 
@@ -785,7 +787,7 @@ def test_outputs_of_another_network_are_refused(tiny):
         outputs = dict(reference.run(np.zeros((1, 3, 64, 64), np.float32)))
         with pytest.raises(InputError, match="has 4 values"):
             diagnose_outputs(reference, {**outputs, "kps_8": np.zeros((1, 4))})
-        with pytest.raises(InputError, match="takes"):
+        with pytest.raises(InputError, match="expects"):
             diagnose_tensor(reference, np.zeros((1, 3, 32, 32)))
         with pytest.raises(InputError, match="no face"):
             diagnose_faces(reference, DecodedFaces(np.zeros((0, 4)), np.zeros(0)))

@@ -16,7 +16,7 @@ Files that --observed accepts, made by your program from the same image:
   .npz of the outputs under their names      raw outputs; an embedding alone needs no name
   .json {"faces": [{"box_xyxy": [l, t, r, b], "score": s, "landmarks_xy": [[x, y], ...]}, ...]}
                                              a detector's faces; landmarks if there are any
-  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the image is the crop it is fed
+  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the image is its input crop
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CHAPTERS = {
         "list": "models and weights: origin, licence, what is here",
         "download": "fetch weights, checked by size and sha256",
         "info": "parameters, MACs, inputs and outputs of a graph",
-        "licences": "licences of the code, the packages it uses, and the weights",
+        "licences": "licences of code, used packages, and weights",
     },
     "build": {
         "compile": "build YAML to artifact, with our own overrides",

@@ -78,7 +78,7 @@ COLUMNS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("path", type=Path, metavar="PHOTOS", help="a photo or a folder of them")
-    add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="results")
+    add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="result folder")
     stages = parser.add_argument_group("stages")
     stages.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
     stages.add_argument("--landmarks", metavar="M", help="PIPNet")
@@ -110,7 +110,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_old_spelling(limits, "--max_turn", type=float, dest="max_yaw")
     add_old_spelling(limits, "--max_cut_off", type=float, dest="max_truncation")
     add_flag(limits, "--embed_refused", action="store_true", help="embed refused faces, too")
-    people = parser.add_argument_group("who is who")
+    people = parser.add_argument_group("people")
     people.add_argument(
         "--similarity",
         type=Path,

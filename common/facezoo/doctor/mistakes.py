@@ -58,7 +58,7 @@ Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class ReferenceSetup:
-    """A network and an image, and the right way to feed one with the other.
+    """A network and an image, and the right way to run one on the other.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class DecodedFaces:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One way to feed or read a network; the right one has no mistakes.
+    """One way to run a network and read its outputs; the right one has no mistakes.
 
     Attributes
     ----------
@@ -222,7 +222,7 @@ def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesi
     yield wrong(other, says, color_conversion=swap)
     mean, std = IMAGENET
     ranges = (
-        ("0..255", "the pixels are fed as they are, 0 to 255", {"norm": "EQUAL"}),
+        ("0..255", "the pixels are not scaled, 0 to 255", {"norm": "EQUAL"}),
         ("0..1", "the pixels are only divided by 255, so 0 to 1", {"norm": "DIV255"}),
         (
             "/255 to ±1",
@@ -243,7 +243,7 @@ def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesi
     if preprocess.fit == "letterbox":
         yield from _wrong_letterboxes(base, wrong)
     for name, crop in setup.unaligned.items():
-        says = f"the face is not aligned: {name} is fed"
+        says = f"the face is not aligned: {name} is the input"
         yield dataclasses.replace(
             base,
             mistakes=(*base.mistakes, "not aligned"),
@@ -287,7 +287,7 @@ _READINGS = {
 
 
 def diagnose_tensor(setup: ReferenceSetup, observed: np.ndarray) -> Diagnosis:
-    """Explain the tensor that a program feeds to the network for the set-up's image.
+    """Explain the tensor that a program gives to the network for the set-up's image.
 
     Parameters
     ----------
@@ -593,7 +593,7 @@ def diagnose_points(
     Parameters
     ----------
     setup
-        A PIPNet and the crop it is fed.
+        A PIPNet and its input crop.
     observed_xy
         Shape (N, 2), in the crop's pixels.
     meanface, num_neighbors

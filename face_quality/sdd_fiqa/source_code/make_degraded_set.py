@@ -28,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
     help_people = "which people to take, from 1, in the order of their names; all by default"
     parser.add_argument("--people", type=int, nargs=2, metavar=("FIRST", "LAST"), help=help_people)
-    parser.add_argument(
-        "--kind", choices=DEGRADATIONS, default="blur", help="how copies are degraded"
-    )
+    parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="kind of degradation")
     help_levels = "how much; blur: sigma in pixels of the 112x112 face"
     parser.add_argument("--levels", type=float, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
     options.add_run_options(parser)

@@ -19,11 +19,7 @@ from facezoo.metrics.verification import angular_distance
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(
-        parser,
-        "--feat_list",
-        type=Path,
-        required=True,
-        help="features; rows 2i and 2i + 1 are pair i",
+        parser, "--feat_list", type=Path, required=True, help="rows 2i and 2i + 1 are pair i"
     )
     options.add_flag(
         parser, "--pair_list", type=Path, required=True, help="pairs; last column: 1 same, 0 not"

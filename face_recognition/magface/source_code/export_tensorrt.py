@@ -34,9 +34,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("nothing to do: give --engine FILE, --repository DIR, or both")
     card = CARDS.get(read_contract(args.onnx).card_id)
     if card is None:
-        raise InputError(
-            f"{str(args.onnx)!r} is not a recogniser; expected one of {', '.join(CARDS)}"
-        )
+        raise InputError(f"{str(args.onnx)!r} is not a recogniser; expected {' or '.join(CARDS)}")
     if args.engine:
         cosine = serving.build_engine(
             args.onnx, args.engine, half=args.fp16, max_batch=args.max_batch

@@ -20,18 +20,14 @@ from facezoo.image.files import write_image_rgb
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(
-        parser,
-        "--feat_list",
-        type=Path,
-        default=Path("toy_imgs/feat.list"),
-        help="written by gen_feat.py",
+        parser, "--feat_list", type=Path, default=Path("toy_imgs/feat.list"), help="features"
     )
     parser.add_argument(
         "--scale", choices=("magnitude", "ofiq"), default="magnitude", help="scale to print"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the listing as a table")
     parser.add_argument("--histogram", type=Path, metavar="FILE", help="draw the distribution")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw all faces, in order")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw the faces, in order")
     return parser
 
 

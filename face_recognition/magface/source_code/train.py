@@ -22,9 +22,7 @@ from facezoo.runs import Inputs, RunFolder
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     add = parser.add_argument
-    options.add_flag(
-        parser, "--train_list", type=Path, required=True, help="list of faces and people"
-    )
+    options.add_flag(parser, "--train_list", type=Path, required=True, help="faces and labels")
     options.add_flag(parser, "--image_root", type=Path, help="folder that the paths start from")
     options.add_flag(parser, "--val_pairs", type=Path, help="lines 'first second 1' (or 0)")
     add("--embedding-size", type=int, choices=(512,), default=512, help="size of the embedding")

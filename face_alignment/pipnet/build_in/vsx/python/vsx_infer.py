@@ -21,9 +21,7 @@ from facezoo.runs import Inputs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    options.add_flag(
-        parser, "--data_dir", type=Path, required=True, help="folder of WFLW or images"
-    )
+    options.add_flag(parser, "--data_dir", type=Path, required=True, help="WFLW, or images")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     help_crop = "annotation: an image is a face, cut as for training; detector: find the faces"
     parser.add_argument("--crop", choices=evaluation.CROPS, default="annotation", help=help_crop)
