@@ -280,8 +280,9 @@ def _old_form(
         raise InputError(f"model {model!r} is not known; expected one of {list(MODELS)}")
     kind = find_class(model)
     warnings.warn(
-        f'facezoo.load("{model}", source) is deprecated and will be removed; use '
-        f"facezoo.load(source, kind=facezoo.{kind.__name__}, runtime=facezoo.RuntimeOptions(...))",
+        f'facezoo.load("{model}", source) is deprecated and will be removed in the next '
+        f"version; use facezoo.load(source, kind=facezoo.{kind.__name__}, "
+        "runtime=facezoo.RuntimeOptions(...))",
         DeprecationWarning,
         stacklevel=3,
     )
