@@ -52,7 +52,7 @@ def test_a_failing_network_ends_the_run_at_its_picture(
         return fault(outputs) if next(calls) >= 2 else outputs
 
     monkeypatch.setattr(ort._OrtGraph, "run", fails_from_the_third)
-    monkeypatch.setattr("facezoo.workers.usable_cores", lambda: 1)
+    monkeypatch.setattr("facezoo.backends.base.usable_cores", lambda: 1)
     assert command.run() == 2
     said = capfd.readouterr().err + caplog.text
     assert "Traceback" not in said
