@@ -51,8 +51,8 @@ train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of 
 test: $(VENV)/.dev  ## everything that needs no torch
 	$(TESTS) -m "not torch and not long" --cov --cov-report=term:skip-covered
 
-test-all: $(VENV)/.torch  ## everything but the long runs
-	$(TESTS) -m "not long"
+test-all: test $(VENV)/.torch  ## make test, then the tests that need torch
+	$(TESTS) -m "torch and not long"
 
 test-long: $(VENV)/.torch  ## the runs that take minutes each
 	$(TESTS) -n 1 -m long

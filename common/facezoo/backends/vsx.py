@@ -131,24 +131,22 @@ def _use_die(device_id: int) -> Any:
     return runtime
 
 
-def check_device(device_id: int = 0, timeout: float = TIMEOUT) -> None:
+def check_device(device_id: int = 0) -> None:
     """Check that a device answers.
 
     Parameters
     ----------
     device_id
         Device number.
-    timeout
-        Limit in seconds.
 
     Raises
     ------
     BackendUnavailable
         If the runtime is missing, or the device does not answer.
     BackendRunError
-        If it takes too long.
+        If it takes longer than ``TIMEOUT`` seconds.
     """
-    _within(timeout, partial(_use_die, device_id), f"vaststreamx.set_device({device_id})")
+    _within(TIMEOUT, partial(_use_die, device_id), f"vaststreamx.set_device({device_id})")
 
 
 def _within(timeout: float, function: Callable[[], Value], what: str) -> Value:

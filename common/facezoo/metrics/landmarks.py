@@ -158,12 +158,8 @@ def cumulative_error_distribution(
 def bootstrap_interval(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    confidence: float = 0.95,
-    repeats: int = 1000,
-    seed: int = 0,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Compute a bootstrap confidence interval of a statistic.
+    """Compute the 95 % bootstrap interval of a statistic, from 1,000 resamples with a fixed seed.
 
     Parameters
     ----------
@@ -171,12 +167,6 @@ def bootstrap_interval(
         Shape (M,), one per face.
     statistic
         Maps M values to a number or an array.
-    confidence
-        Share of the resampled statistics that lie inside.
-    repeats
-        Number of resamples of M faces with replacement.
-    seed
-        Seed of the resampling.
 
     Returns
     -------
@@ -184,10 +174,9 @@ def bootstrap_interval(
         Ends of the percentile interval, in the shape of the statistic.
     """
     values = _checked(values)
-    rng = np.random.default_rng(seed)
-    drawn = [statistic(rng.choice(values, len(values))) for _ in range(repeats)]
-    outside = (1.0 - confidence) / 2.0
-    low, high = np.quantile(np.array(drawn), (outside, 1.0 - outside), axis=0)
+    rng = np.random.default_rng(0)
+    drawn = [statistic(rng.choice(values, len(values))) for _ in range(1000)]
+    low, high = np.quantile(np.array(drawn), (0.025, 0.975), axis=0)
     return low, high
 
 
@@ -260,7 +249,6 @@ def evaluate_landmarks(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD)
 def evaluate_subsets(
     errors: np.ndarray,
     subsets: Mapping[str, Sequence[int]],
-    threshold: float = FAILURE_THRESHOLD,
 ) -> Dict[str, LandmarkMetrics]:
     """Summarise all faces and each subset of them: the rows of a table.
 
@@ -270,8 +258,6 @@ def evaluate_subsets(
         Shape (M,).
     subsets
         Name to indices of faces, such as from :func:`facezoo.datasets.wflw.match_faces`.
-    threshold
-        As for :func:`evaluate_landmarks`.
 
     Returns
     -------
@@ -284,14 +270,14 @@ def evaluate_subsets(
         If a subset is empty or has an invalid index; the message names it.
     """
     values = _checked(errors)
-    table = {"full": evaluate_landmarks(values, threshold)}
+    table = {"full": evaluate_landmarks(values)}
     for name, indices in subsets.items():
         chosen = np.asarray(indices, np.int64)
         if not chosen.size or chosen.min() < 0 or chosen.max() >= len(values):
             raise InputError(
                 f"subset {name!r} must hold indices from 0 to {len(values) - 1}, at least one"
             )
-        table[name] = evaluate_landmarks(values[chosen], threshold)
+        table[name] = evaluate_landmarks(values[chosen])
     return table
 
 

@@ -269,9 +269,9 @@ def _plot(curves: Curves) -> str:
     return f'<div class="plot">{"".join(parts)}<ul class="legend">{legend}</ul></div>'
 
 
-def _thinned(xs: np.ndarray, ys: np.ndarray, most: int = 600) -> List[Tuple[float, float]]:
+def _thinned(xs: np.ndarray, ys: np.ndarray) -> List[Tuple[float, float]]:
     """Thin out points to the resolution of a plot, keeping both ends."""
-    keep = np.unique(np.linspace(0, len(xs) - 1, min(most, len(xs))).astype(int))
+    keep = np.unique(np.linspace(0, len(xs) - 1, min(600, len(xs))).astype(int))
     return [(float(x), float(y)) for x, y in zip(xs[keep], ys[keep])]
 
 

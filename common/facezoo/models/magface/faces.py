@@ -35,10 +35,8 @@ Sample = Tuple[np.ndarray, int, np.ndarray]
 Key = Tuple[int, int]
 
 
-def cut_squares(
-    source: Path, target: Path, squares: Sequence[Tuple[int, int, int]], size: int = 112
-) -> List[str]:
-    """Cut squares out of an image, resize them, and write each as a PNG.
+def cut_squares(source: Path, target: Path, squares: Sequence[Tuple[int, int, int]]) -> List[str]:
+    """Cut squares out of an image, resize them to 112x112, and write each as a PNG.
 
     Parameters
     ----------
@@ -48,8 +46,6 @@ def cut_squares(
         Where to; the number of the square is added to its name.
     squares
         Top, left and side of each, in pixels.
-    size
-        Side of the results in pixels.
 
     Returns
     -------
@@ -60,7 +56,7 @@ def cut_squares(
     paths = [target.with_name(f"{target.stem}_{number}.png") for number in range(len(squares))]
     for path, (top, left, side) in zip(paths, squares):
         square = image[top : top + side, left : left + side]
-        write_image_rgb(path, resize_image(square, (size, size), "BILINEAR_CV"))
+        write_image_rgb(path, resize_image(square, (112, 112), "BILINEAR_CV"))
     return list(map(str, paths))
 
 
