@@ -13,12 +13,15 @@ __all__ = [
     "VNNI",
     "cpu_flags",
     "describe_machine",
+    "has_bf16",
 ]
 
 # Linux lists the processor and its instruction sets here; other systems have no such file.
 CPUINFO = Path("/proc/cpuinfo")
 # Flags of the int8 instructions of x86; one of them is enough.
 VNNI = ("avx512_vnni", "avx_vnni")
+# Flags of bfloat16 instructions of x86 and ARM; without them it is computed in software, slowly.
+BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def describe_machine() -> Dict[str, Any]:
@@ -30,6 +33,11 @@ def describe_machine() -> Dict[str, Any]:
 def cpu_flags() -> FrozenSet[str]:
     """Return the instruction sets under their Linux names; none if unknown."""
     return frozenset(_cpuinfo("flags|Features").split())
+
+
+def has_bf16() -> bool:
+    """Return whether the processor has instructions for bfloat16."""
+    return not cpu_flags().isdisjoint(BF16)
 
 
 def _cpuinfo(key: str) -> str:

@@ -17,13 +17,14 @@ from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
 from facezoo.datasets.pairs import write_people_pairs
 from facezoo.image.files import find_images
+from facezoo.machine import has_bf16
 from facezoo.models.magface.faces import cut_squares, read_face_pairs
 
 TRAINED, VERIFIED = range(1, 26), range(26, 31)
 # Top, left and side in images of 112x92; the first is the middle one.
 SQUARES = ((10, 0, 92), (0, 0, 92), (20, 0, 92), (16, 0, 80), (16, 12, 80))
 FOLDS = 2
-FLAGS = "--precision bf16 --batch-size 32 --lr-drop-epoch 3 --workers 1 --print-freq 13"
+FLAGS = "--batch-size 32 --lr-drop-epoch 3 --workers 1 --print-freq 13"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     for seed in args.seeds:
         folder = args.save_dir / f"seed_{seed}"
         command = [sys.executable, str(Path(__file__).with_name("train.py")), *FLAGS.split()]
+        command += ["--precision", "bf16" if has_bf16() else "fp32"]
         command += ["--train_list", str(args.save_dir / "train.list"), "--val_pairs", str(pairs)]
         command += ["--val_folds", str(FOLDS), "--epochs", str(args.epochs), "--seed", str(seed)]
         command += ["--pth-save-fold", str(folder), "--pth-save-epoch", str(args.epochs)]
