@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -123,9 +124,7 @@ def test_a_finished_run_has_nothing_to_do(main, data, trained, capsys):
     assert (trained / "steps.csv").read_bytes() == before
 
 
-def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(
-    main, data, trained, tmp_path, monkeypatch
-):
+def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(main, data, trained, tmp_path):
     """Stopped after a batch, the same command goes on; the list has another form."""
     learn = Trainer.learn
 
@@ -133,10 +132,16 @@ def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(
         os.kill(os.getpid(), signal.SIGINT)
         return learn(self, *batch)
 
-    monkeypatch.setattr(Trainer, "learn", interrupted)
-    assert main(arguments(data, tmp_path, "four")) == 0
+    def stopped():
+        Trainer.learn = interrupted
+        sys.exit(main(arguments(data, tmp_path, "four")))
+
+    # In a process of its own: a signal that goes astray must not end the other tests.
+    process = multiprocessing.get_context("fork").Process(target=stopped)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000001.pth"]
-    monkeypatch.undo()
     assert main(arguments(data, tmp_path, "four", "--quiet")) == 0
     assert (tmp_path / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
 

@@ -25,7 +25,7 @@ from facezoo.compiler.sensitivity import (
     propose,
 )
 from facezoo.errors import ConfigError, GraphError
-from facezoo.machine import cpu_flags, describe_machine
+from facezoo.machine import cpu_flags, describe_machine, has_bf16
 from facezoo.metrics.drift import DriftSum
 from facezoo.vacc.build_config import Quantize
 from hypothesis import given, settings
@@ -134,6 +134,21 @@ def test_flags_are_read_as_linux_writes_them(tmp_path, monkeypatch):
     assert cpu_flags() == {"fp", "asimd"}
     file.write_text("nothing of the kind")
     assert cpu_flags() == frozenset()
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("flags : fpu avx2 avx512_bf16", True),
+        ("flags : amx_bf16", True),
+        ("Features : asimd bf16", True),
+        ("flags : fpu avx2 avx512_vnni", False),
+    ],
+)
+def test_bf16_is_known_by_its_instructions(tmp_path, monkeypatch, line, expected):
+    monkeypatch.setattr("facezoo.machine.CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(line + "\n")
+    assert has_bf16() is expected
 
 
 def test_the_processor_is_named_as_linux_names_it(tmp_path, monkeypatch):
