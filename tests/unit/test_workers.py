@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from facezoo.errors import BackendRunError, ImageError, InputError
@@ -126,13 +127,12 @@ if __name__ == "__main__":
 
 def is_running(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="tells by /proc which processes run")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="tells by /proc which processes run")
 @pytest.mark.parametrize(
     ("work", "method", "count", "starter"),
     [
