@@ -1,14 +1,17 @@
 """Threads and supervised worker processes: ordered results, lost processes reported.
 
 concurrent.futures does not say which process was lost or why; and if the parent is killed, its
-processes wait for ever and keep inherited resources such as the lock of a run folder.
+processes go on or wait for ever, and keep inherited resources such as the lock of a run folder.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,12 +41,15 @@ __all__ = [
     "map_in_order",
     "map_in_processes",
     "name_exit",
+    "start_process",
     "usable_cores",
 ]
 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+PR_SET_PDEATHSIG = 1  # source: Linux, include/uapi/linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,42 @@ class _Failed:
     """The last message of a process that failed; an error may also be a regular result."""
 
     error: Exception
+
+
+def start_process(context: Any, target: Callable[..., None], arguments: Tuple[Any, ...]) -> Any:
+    """Start a process that ends when this one does, even if this one is killed.
+
+    Parameters
+    ----------
+    context
+        Of ``multiprocessing``.
+    target, arguments
+        Module-level function that the process calls, and its arguments.
+
+    Returns
+    -------
+    multiprocessing.Process
+    """
+    lives_as_long = threading.current_thread() is threading.main_thread()
+    process = context.Process(target=_bound, args=(lives_as_long, target, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _bound(by_main_thread: bool, target: Callable[..., None], arguments: Tuple[Any, ...]) -> None:
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    if by_main_thread and sys.platform.startswith("linux"):
+        # A runtime that hangs may keep the thread below from running. The kernel sends the signal
+        # when the thread that started this process ends, which must therefore be the main one.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=follow, daemon=True, name="facezoo-parent").start()
+    target(*arguments)
 
 
 def _run(
@@ -182,10 +224,7 @@ class Team:
         inherited: List[Connection] = []
         if self._context.get_start_method() == "fork":
             inherited = [ours, *(worker.connection for worker in self.workers)]
-        process = self._context.Process(
-            target=_run, args=(self._work, arguments, theirs, inherited), daemon=True
-        )
-        process.start()
+        process = start_process(self._context, _run, (self._work, arguments, theirs, inherited))
         theirs.close()
         label = f"worker process {len(self.workers) + 1} of {len(self._arguments)}"
         self.workers.append(Worker(label, process, ours))

@@ -212,6 +212,18 @@ def test_a_network_that_hangs_can_be_stopped(tmp_path, monkeypatch, number):
     assert code == 0, said
 
 
+def test_a_command_runs_in_a_thread_and_leaves_the_signals_alone(run_here):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(run_here("list")))
+    thread.start()
+    thread.join()
+    ((code, said, error),) = ended
+    assert (code, error) == (0, "")
+    assert "scrfd_500m_bnkps" in said
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
 @pytest.mark.long
 def test_vamp_that_loses_a_process_names_it_and_goes_on(undisturbed, capfd):
     _, expected, _ = undisturbed("vamp")

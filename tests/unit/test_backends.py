@@ -33,20 +33,25 @@ def pictures(count):
     ]
 
 
+def many_of(backend, images):
+    return backend.map(lambda infer, image: infer(image), images)
+
+
 @pytest.mark.parametrize("engine", ["ort", "openvino"])
 def test_one_many_and_a_batch_give_the_same(model, engine):
     pytest.importorskip("onnxruntime" if engine == "ort" else engine)
     images = pictures(10)
     with open_backend(model, RuntimeOptions(engine=engine)) as backend:
         alone = [backend.infer(image) for image in images]
-        many = list(backend.infer_many(images))
-        grouped = list(backend.infer_many(images, batch=4))
+        many = list(many_of(backend, images))
+        grouped = [backend.infer_shared(images[start : start + 4]) for start in (0, 4, 8)]
         batch = backend.infer_batch(images)
-    assert [raw.placements for raw in grouped] == [raw.placements for raw in alone]
-    for one, other in zip(alone, grouped):
-        for name in one.arrays:
-            assert other.arrays[name].shape == one.arrays[name].shape
-            np.testing.assert_allclose(one.arrays[name], other.arrays[name], atol=1e-5)
+    for start, group in zip((0, 4, 8), grouped):
+        assert len(group.placements) == len(images[start : start + 4])
+        for row, one in enumerate(alone[start : start + 4]):
+            assert group.placements[row] == one.placements[0]
+            for name in one.arrays:
+                np.testing.assert_allclose(one.arrays[name][0], group.arrays[name][row], atol=1e-5)
     assert [raw.placements for raw in many] == [raw.placements for raw in alone]
     for index, (one, other) in enumerate(zip(alone, many)):
         assert batch.placements[index] == one.placements[0]
@@ -74,7 +79,7 @@ def test_pixels_into_the_graph_change_no_bit(model, threads):
     with open_backend(model, RuntimeOptions(threads=threads)) as backend:
         assert backend.prepare(images)[0].dtype == np.uint8
         assert_same(backend.infer_batch(images), plain(backend, images))
-        for image, raw in zip(images, backend.infer_many(images)):
+        for image, raw in zip(images, many_of(backend, images)):
             assert_same(raw, plain(backend, [image], many=True))
 
 
@@ -136,7 +141,7 @@ def test_openvino_gives_what_onnx_runtime_gives(model, precision):
         model, RuntimeOptions(engine="openvino", precision=precision)
     ) as backend:
         assert backend.name == "openvino"
-        many = list(backend.infer_many(images))
+        many = list(many_of(backend, images))
         batch = backend.infer_batch(images)
         for index, image in enumerate(images):
             expected = ort.infer(image)
@@ -155,10 +160,38 @@ def test_opencv_has_its_threads_back_after_a_run(model):
         with open_backend(model, RuntimeOptions(threads=2)) as backend:
             for _ in backend.map(lambda infer, image: infer(image), pictures(3)):
                 during.append(cv2.getNumThreads())
-            stopped = backend.infer_many(pictures(9))
+            stopped = many_of(backend, pictures(9))
             next(stopped)
             stopped.close()
         assert (during, cv2.getNumThreads()) == ([1, 1, 1], 2)
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("last_in_first_out", [False, True])
+def test_streams_at_once_give_opencv_its_threads_back(model, last_in_first_out):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        with open_backend(model, RuntimeOptions(threads=2)) as backend:
+            streams = [many_of(backend, pictures(9)) for _ in range(3)]
+            for stream in streams:
+                next(stream)
+            for stream in streams[:: -1 if last_in_first_out else 1]:
+                assert cv2.getNumThreads() == 1
+                stream.close()
+            assert cv2.getNumThreads() == 2
+
+            def work():
+                for _ in range(5):
+                    list(many_of(backend, pictures(3)))
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
 
@@ -341,7 +374,7 @@ def test_the_replay_gives_back_what_was_recorded(model):
         recorded = [backend.infer(image) for image in images]
     contract = read_contract(model)
     replay = ReplayBackend([raw.arrays for raw in recorded], contract)
-    for raw, again in zip(recorded, replay.infer_many(images)):
+    for raw, again in zip(recorded, many_of(replay, images)):
         assert raw.placements == again.placements
         for name in raw.arrays:
             np.testing.assert_array_equal(raw.arrays[name], again.arrays[name])

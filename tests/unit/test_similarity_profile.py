@@ -3,17 +3,22 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.files import write_image_rgb
+from facezoo.metrics.pairs import PairSimilarities
+from facezoo.metrics.verification import cosine_similarity
 from facezoo.pipeline.people import number_people
 from facezoo.profiles.similarity import (
     SimilarityPoint,
     SimilarityProfile,
-    people_indices,
+    TooFewKept,
+    people_points,
+    person_numbers,
     read_similarity,
     similarity_points,
     write_similarity,
@@ -23,14 +28,14 @@ from facezoo.testing import tiny_magface, tiny_scrfd
 
 def pairs(impostors, genuine=(0.9,)):
     cosines = np.concatenate([genuine, impostors])
-    return cosines, np.arange(len(cosines)) < len(genuine)
+    return PairSimilarities.of_list(cosines, np.arange(len(cosines)) < len(genuine))
 
 
 def test_a_threshold_by_hand():
-    cosines, is_same = pairs(np.linspace(-1, 0.99, 2000), [0.5, 0.985, 0.995])
-    hundredth, thousandth, _ = similarity_points(cosines, is_same)
+    found = pairs(np.linspace(-1, 0.99, 2000), [0.5, 0.985, 0.995])
+    hundredth, thousandth, _ = similarity_points(found)
     # 20 of 2,000 impostors may pass: the threshold is the 21st.
-    descending = np.sort(cosines[~is_same])[::-1]
+    descending = np.linspace(-1, 0.99, 2000)[::-1]
     assert hundredth.cosine == descending[20]
     assert np.mean(descending > hundredth.cosine) == 0.01
     assert hundredth.fnmr == pytest.approx(1 / 3)
@@ -55,36 +60,90 @@ def test_the_interval_holds_the_threshold_of_the_population():
     true = 0.1 * 2.3263478740408408  # the normal's 99 % point
     held = 0
     for _ in range(100):
-        cosines, is_same = pairs(rng.normal(0, 0.1, 2000))
-        point = similarity_points(cosines, is_same, fmrs=[1e-2])[0]
+        (point,) = similarity_points(pairs(rng.normal(0, 0.1, 2000)), fmrs=[1e-2])
         held += point.low <= true <= point.high
     assert 88 <= held <= 100
 
 
+def some_people(rng, count=40, most=7):
+    """Embeddings of people with 1 to ``most`` images each, and who is in each."""
+    people = np.repeat(np.arange(count), rng.integers(1, most + 1, count))
+    people = rng.permutation(people)
+    vectors = rng.normal(0, 1, (count, 16))[people] + rng.normal(0, 0.8, (len(people), 16))
+    return vectors.astype(np.float32), person_numbers(list(map(str, people)))
+
+
+def all_at_once(vectors, people):
+    """The similarities of all pairs as they are computed without blocks."""
+    first, second = np.triu_indices(len(people), k=1)
+    points = vectors.astype(np.float64)
+    cosines = cosine_similarity(points[first], points[second])
+    return cosines, np.stack([first, second], axis=1), people[first] == people[second]
+
+
+@pytest.mark.parametrize("most", [1, 40, 1000, 10**6])
+def test_blocks_find_what_all_pairs_at_once_hold(most, monkeypatch):
+    monkeypatch.setattr("facezoo.metrics.pairs.BLOCK", 7)
+    vectors, people = some_people(np.random.default_rng(5))
+    cosines, index, is_same = all_at_once(vectors, people)
+    found = PairSimilarities.of_people(vectors, people, most)
+    assert found.genuine.tolist() == cosines[is_same].tolist()
+    order = np.argsort(-cosines[~is_same], kind="stable")[:most]
+    assert found.impostors.tolist() == cosines[~is_same][order].tolist()
+    assert found.people.tolist() == people[index[~is_same][order]].tolist()
+    assert found.impostor_count == np.count_nonzero(~is_same)
+    assert found.pictures.tolist() == np.bincount(people).tolist()
+    vectors[3] = 0
+    with pytest.raises(InputError, match=r"embedding 3 of the images .* is all zero"):
+        PairSimilarities.of_people(vectors, people, most)
+
+
+def test_more_impostors_are_kept_where_resampled_people_need_them():
+    # All the nearest impostors are of two people, whom not every drawing holds.
+    people = np.repeat(np.arange(30), 4)
+    cosines = np.concatenate([np.linspace(0.9, 0.8, 16), np.linspace(0.5, -0.5, 6944)])
+    couples = [(i, j) for i in range(120) for j in range(i) if people[i] != people[j]]
+    couples.sort(key=lambda pair: {people[pair[0]], people[pair[1]]} != {0, 1})
+    whose = people[np.array(couples)]
+    whole = PairSimilarities(np.ones(180), cosines, 6960, whose, np.full(30, 4))
+    (point,) = similarity_points(whole, fmrs=[2e-3])
+    short = PairSimilarities(np.ones(180), cosines[:16], 6960, whose[:16], np.full(30, 4))
+    with pytest.raises(TooFewKept):
+        similarity_points(short, fmrs=[2e-3])
+    assert point.low < point.cosine
+    vectors, numbers = some_people(np.random.default_rng(6))
+    assert people_points(vectors, numbers, most=1)[1] == people_points(vectors, numbers)[1]
+
+
 def test_people_drawn_anew_widen_the_interval():
     rng = np.random.default_rng(3)
-    people = [str(index // 4) for index in range(120)]
-    index, is_same, whose = people_indices(people)
+    people = np.arange(120) // 4
+    index = np.stack(np.triu_indices(120, k=1), axis=1)
+    whose = people[index]
+    impostor = whose[:, 0] != whose[:, 1]
     # Each person has a direction of looking like everybody: pairs of one are alike.
     habit = rng.normal(0, 0.1, 30)
     cosines = habit[whose].sum(axis=1) + rng.normal(0, 0.02, len(index))
-    cosines[is_same] = 0.9
-    alone = similarity_points(cosines, is_same, fmrs=[1e-2])[0]
-    drawn = similarity_points(cosines, is_same, people=whose, fmrs=[1e-2])[0]
+    order = np.argsort(-cosines[impostor])
+    found = PairSimilarities(
+        np.full(180, 0.9),
+        cosines[impostor][order],
+        int(impostor.sum()),
+        whose[impostor][order],
+        np.full(30, 4),
+    )
+    (alone,) = similarity_points(replace(found, people=None, pictures=None), fmrs=[1e-2])
+    (drawn,) = similarity_points(found, fmrs=[1e-2])
     assert drawn.cosine == alone.cosine
     assert drawn.high - drawn.low > 2 * (alone.high - alone.low)
-    again = similarity_points(cosines, is_same, people=whose, fmrs=[1e-2])[0]
-    assert again == drawn
+    assert similarity_points(found, fmrs=[1e-2]) == (drawn,)
 
 
 def test_people_make_pairs_of_both_kinds():
-    index, is_same, whose = people_indices(["a", "b", "a"])
-    assert index.tolist() == [[0, 1], [0, 2], [1, 2]]
-    assert is_same.tolist() == [False, True, False]
-    assert whose.tolist() == [[0, 1], [0, 0], [1, 0]]
-    for people in (["a", "a"], ["a", "b"]):
+    assert person_numbers(["b", "a", "b"]).tolist() == [1, 0, 1]
+    for people in (["a", "a"], ["a", "b"], ["a"], []):
         with pytest.raises(InputError, match="no pairs of both kinds"):
-            people_indices(people)
+            person_numbers(people)
 
 
 PROFILE = SimilarityProfile(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from facezoo.errors import InputError
 from facezoo.metrics import verification
+from facezoo.metrics.pairs import k_fold_accuracy_of, pair_cosines
 from facezoo.metrics.verification import (
     Threshold,
     angular_distance,
@@ -356,3 +357,33 @@ def test_false_match_rates_out_of_range_are_refused(fmr):
         operating_points(np.array([0.1, 0.2]), np.array([1, 0]), [fmr])
     with pytest.raises(InputError, match="must be between 0 and 1"):
         threshold_at_fmr(np.arange(99.0), fmr)
+
+
+# Many pairs of few images -------------------------------------------------------------------------
+
+
+def images_and_pairs(rng, images=120, people=30):
+    """Embeddings that are alike within a person; identical, opposite and all pairs among them."""
+    whose = rng.integers(people, size=images)
+    vectors = rng.normal(0, 1, (people, 32))[whose] + rng.normal(0, 0.6, (images, 32))
+    vectors[7], vectors[9] = vectors[8], -vectors[8]
+    pairs = np.stack(np.triu_indices(images, k=1), axis=1)
+    pairs = pairs[rng.permutation(len(pairs))]
+    return vectors, pairs, whose[pairs[:, 0]] == whose[pairs[:, 1]]
+
+
+@pytest.mark.parametrize("folds", [2, 10])
+def test_pairs_of_images_are_evaluated_like_pairs_of_vectors(rng, folds, monkeypatch):
+    monkeypatch.setattr("facezoo.metrics.pairs.BLOCK", 1000)
+    vectors, pairs, is_same = images_and_pairs(rng)
+    first, second = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
+    assert (pair_cosines(vectors, pairs) == cosine_similarity(first, second)).all()
+    found = k_fold_accuracy_of(vectors, pairs, is_same, folds=folds)
+    expected = k_fold_accuracy(first, second, is_same, folds=folds)
+    for name in ("accuracies", "thresholds", "tpr", "fpr"):
+        assert (getattr(found, name) == getattr(expected, name)).all()
+    with pytest.raises(InputError, match="7140 pairs cannot be split into 8000 folds"):
+        k_fold_accuracy_of(vectors, pairs, is_same, folds=8000)
+    vectors[5] = np.nan
+    with pytest.raises(InputError, match="embedding 5 of the images"):
+        k_fold_accuracy_of(vectors, pairs, is_same)

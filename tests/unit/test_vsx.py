@@ -312,7 +312,7 @@ def test_many_pictures_keep_their_order(runtime, prefix):
     runtime(queue=3)
     images = pictures(200)
     with open_backend(prefix, RuntimeOptions(engine="vsx", threads=4)) as card:
-        results = list(card.infer_many(images))
+        results = list(card.map(lambda infer, image: infer(image), images))
         for image, raw in zip(images[::17], results[::17]):
             assert raw.placements[0].image_hw == image.shape[:2]
             alone = card.infer(image)

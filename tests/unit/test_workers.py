@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from facezoo.errors import BackendRunError, ImageError, InputError
@@ -96,3 +99,66 @@ def test_an_early_end_leaves_no_process_behind():
     assert next(results) == 0
     results.close()
     assert multiprocessing.active_children() == []
+
+
+PARENT = """
+import ctypes, sys, threading, time
+from facezoo.workers import Team
+
+def busy(connection):
+    time.sleep(600)
+
+def hung(connection):
+    ctypes.PyDLL(None).sleep(600)  # No other thread of the process runs meanwhile.
+
+def main(work, method, count):
+    with Team(globals()[work], [()] * int(count), method) as team:
+        print(*(worker.process.pid for worker in team.workers), flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    if sys.argv[4] == "main":
+        main(*sys.argv[1:4])
+    thread = threading.Thread(target=main, args=sys.argv[1:4])
+    thread.start()
+    thread.join()
+"""
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="tells by /proc which processes run")
+@pytest.mark.parametrize(
+    ("work", "method", "count", "starter"),
+    [
+        ("busy", "fork", 3, "main"),
+        ("busy", "fork", 3, "thread"),
+        ("busy", "spawn", 2, "main"),
+        ("busy", "spawn", 1, "thread"),
+        ("hung", "fork", 2, "main"),
+        ("hung", "spawn", 1, "main"),
+    ],
+)
+def test_workers_end_with_a_killed_parent(tmp_path, work, method, count, starter):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script), work, method, str(count), starter]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        pids = list(map(int, parent.stdout.readline().split()))
+        time.sleep(0.5 if method == "fork" else 2.0)  # They have begun to work.
+        assert len(pids) == count and all(map(is_running, pids))
+        parent.kill()
+        parent.wait()
+        try:
+            deadline = time.monotonic() + 10
+            while any(map(is_running, pids)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert [pid for pid in pids if is_running(pid)] == []
+        finally:
+            for pid in filter(is_running, pids):
+                os.kill(pid, signal.SIGKILL)

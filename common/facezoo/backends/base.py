@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -131,15 +130,34 @@ def call_naming(
             raise
 
 
-@contextmanager
-def _opencv_on_one_core() -> Iterator[None]:
-    """Keep OpenCV from starting threads while every core already runs one of ours."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+class _OpencvOnOneCore:
+    """Keeps OpenCV from starting threads while every core already runs one of ours.
+
+    The number of threads is that of the whole program, so it is restored when the last of several
+    streams ends, in whatever order they do.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant: a stream that nobody holds any more ends where its generator is collected.
+        self._lock = threading.RLock()
+        self._streams = 0
+        self._threads = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._streams:
+                self._threads = cv2.getNumThreads()
+                cv2.setNumThreads(1)
+            self._streams += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._streams -= 1
+            if not self._streams:
+                cv2.setNumThreads(self._threads)
+
+
+_opencv_on_one_core = _OpencvOnOneCore()
 
 
 class Backend(ABC):
@@ -220,21 +238,6 @@ class Backend(ABC):
         object
             Result of the function, in the order of the items.
         """
-
-    def infer_many(self, images_rgb: Iterable[np.ndarray]) -> Iterator[RawOutputs]:
-        """Run the network on many images; order is kept and memory bounded.
-
-        Parameters
-        ----------
-        images_rgb
-            Each (H, W, 3), uint8, RGB.
-
-        Yields
-        ------
-        RawOutputs
-            One per image, in their order.
-        """
-        return self.map(lambda infer, image: infer(image), images_rgb)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -448,41 +451,8 @@ class HostBackend(Backend):
         def infer(image_rgb: np.ndarray) -> RawOutputs:
             return self.infer_shared([image_rgb])
 
-        with _opencv_on_one_core():
+        with _opencv_on_one_core:
             yield from map_in_order(partial(function, infer), items, self.workers)
-
-    def infer_many(self, images_rgb: Iterable[np.ndarray], batch: int = 1) -> Iterator[RawOutputs]:
-        """Run the network on many images; order is kept and memory bounded.
-
-        Parameters
-        ----------
-        images_rgb
-            Each (H, W, 3), uint8, RGB.
-        batch
-            Images per call of the network; more than one is faster for small inputs such as
-            aligned faces. The last bits of the outputs may depend on it.
-
-        Yields
-        ------
-        RawOutputs
-            One per image, in their order.
-        """
-        self._graph(True, self.normalisation is not None)
-
-        def run(images: Sequence[np.ndarray]) -> List[RawOutputs]:
-            raw = self.run_tensor(*self.prepare(images), many=True)
-            return [
-                RawOutputs(
-                    {name: array[row : row + 1] for name, array in raw.arrays.items()}, (placement,)
-                )
-                for row, placement in enumerate(raw.placements)
-            ]
-
-        pictures = iter(images_rgb)
-        groups = iter(lambda: list(islice(pictures, batch)), [])
-        with _opencv_on_one_core():
-            for rows in map_in_order(run, groups, self.workers):
-                yield from rows
 
     def settings(self) -> Dict[str, Any]:
         """Return what determines the outputs: the runtime, the file and the pre-processing."""

@@ -540,6 +540,8 @@ class _Stop:
 
     def numbers(self) -> Iterator[int]:
         """Yield the signals to handle: Ctrl-C only if it was not disabled from outside."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python handles signals in its main thread, where they stay the caller's.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             yield signal.SIGINT
         yield signal.SIGTERM

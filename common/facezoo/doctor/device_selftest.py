@@ -34,7 +34,7 @@ from ..testing import tiny_scrfd
 from ..vacc.build_config import read_build_config
 from ..vacc.toolchain import describe_toolchain, find_tool
 from ..vacc.vdsp import render_vdsp
-from ..workers import name_exit
+from ..workers import name_exit, start_process
 from .device_probes import DEVICE_PROBES, Answer, Setup, run_pictures
 from .tool_probes import VAMP_PROBES, VampSetup, ask_vamc, run_tool
 
@@ -117,8 +117,7 @@ def isolated(function: Callable[..., Any], *arguments: Any, seconds: float) -> A
     # Not forked: a runtime's threads do not survive that.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_report_to, args=(theirs, function, arguments), daemon=True)
-    process.start()
+    process = start_process(context, _report_to, (theirs, function, arguments))
     theirs.close()
     try:
         if not ours.poll(seconds):

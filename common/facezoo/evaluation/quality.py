@@ -19,6 +19,7 @@ from ..image.align import TEMPLATE_SIZE, align_face
 from ..image.degrade import degrade
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
+from ..metrics.pairs import pair_blocks
 from ..metrics.quality import DiscardCurve, error_versus_discard, spearman
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
@@ -209,11 +210,9 @@ def face_pairs(
             "expected one folder per person with several images each"
         )
     distances = np.empty(len(indices))
-    for first in range(0, len(indices), MOST_IMPOSTORS // 10):
-        chunk = indices[first : first + MOST_IMPOSTORS // 10]
-        distances[first : first + len(chunk)] = 1.0 - np.einsum(
-            "ij,ij->i", vectors[chunk[:, 0]], vectors[chunk[:, 1]]
-        )
+    for block in pair_blocks(len(indices)):
+        first, second = indices[block].T
+        distances[block] = 1.0 - np.einsum("ij,ij->i", vectors[first], vectors[second])
     return FacePairs(embeddings.face_names, indices, people[indices], distances)
 
 

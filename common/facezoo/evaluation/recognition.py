@@ -19,13 +19,14 @@ from ..datasets.image_list import read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
 from ..errors import DatasetError, ImageError
 from ..image.files import decode_image_rgb, find_images, relative_names
-from ..metrics.verification import best_threshold, cosine_similarity
+from ..metrics.pairs import pair_cosines
+from ..metrics.verification import best_threshold
 from ..models.magface.model import FaceEmbedder
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..results import Embedding
 from ..runs import Progress
 from .features import ARRAYS_FILE, FEATURES_FILE, extract_features
-from .verification_report import VerificationReport, verify_pairs
+from .verification_report import VerificationReport, verify_images, verify_pairs
 
 __all__ = [
     "PeopleReport",
@@ -122,7 +123,6 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
     """
     embeddings = read_embeddings(folder / ARRAYS_FILE)
     row_of = {name: row for row, name in enumerate(embeddings.names)}
-    vectors = embeddings.vectors.astype(np.float64)
     pairs, labels = [], []
     for number, line in read_lines(pair_list):
         words = line.split()
@@ -135,8 +135,7 @@ def compare_listed(folder: Path, pair_list: Path) -> Similarities:
             )
         pairs.append((words[0], words[1]))
         labels.append(words[2:])
-    rows = np.array([[row_of[a], row_of[b]] for a, b in pairs])
-    cosines = cosine_similarity(vectors[rows[:, 0]], vectors[rows[:, 1]])
+    cosines = pair_cosines(embeddings.vectors, np.array([[row_of[a], row_of[b]] for a, b in pairs]))
     is_same = np.array([label == ["1"] for label in labels]) if all(labels) else None
     return Similarities(tuple(pairs), cosines, is_same)
 
@@ -194,8 +193,7 @@ def evaluate_people(
     if not vectors:
         raise DatasetError(f"no face was found in any of {len(paths)} images of {str(images)!r}")
     pairs, is_same = people_pairs(people, seed, everything=everything)
-    stacked = np.array(vectors, np.float64)
-    report = verify_pairs(name, stacked[pairs[:, 0]], stacked[pairs[:, 1]], is_same)
+    report = verify_images(name, np.stack(vectors), pairs, is_same)
     return PeopleReport(len(paths), len(vectors), len(set(people)), report, len(paths) / seconds)
 
 

@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..datasets.templates import TemplateProtocol
+from ..metrics.pairs import k_fold_accuracy_of, pair_cosines
 from ..metrics.verification import (
-    FoldAccuracy,
     OperatingPoint,
     RocCurve,
     Threshold,
@@ -33,6 +33,7 @@ __all__ = [
     "TemplateReport",
     "VerificationReport",
     "reports_csv",
+    "verify_images",
     "verify_pairs",
     "verify_templates",
 ]
@@ -137,7 +138,6 @@ def verify_pairs(
     is_same: np.ndarray,
     *,
     protocol: str = "authors",
-    fmrs: Sequence[float] = FMRS,
 ) -> VerificationReport:
     """Evaluate the embeddings of pairs.
 
@@ -151,12 +151,11 @@ def verify_pairs(
         Shape (N,), bool.
     protocol
         One of ``PROTOCOLS``; only the accuracy depends on it.
-    fmrs
-        False match rates to measure at.
 
     Returns
     -------
     VerificationReport
+        At ``FMRS``.
 
     Raises
     ------
@@ -169,9 +168,49 @@ def verify_pairs(
         report = facenet_evaluation(_units(first), _units(second), is_same)
         accuracies, validation = report.accuracies, (report.val, report.val_std, report.fmr)
     else:
-        folds: FoldAccuracy = k_fold_accuracy(first, second, is_same)
-        accuracies = folds.accuracies
+        accuracies = k_fold_accuracy(first, second, is_same).accuracies
     cosines = cosine_similarity(first, second)
+    return _report(name, protocol, accuracies, cosines, is_same, validation)
+
+
+def verify_images(
+    name: str, vectors: np.ndarray, pairs: np.ndarray, is_same: np.ndarray
+) -> VerificationReport:
+    """Evaluate pairs of images, of which there may be many more than images.
+
+    Parameters
+    ----------
+    name
+        Of the set.
+    vectors
+        Shape (N, D), one per image, as returned by the network.
+    pairs
+        Shape (P, 2), int: the two images of each pair.
+    is_same
+        Shape (P,), bool.
+
+    Returns
+    -------
+    VerificationReport
+        By the authors' protocol, at ``FMRS``.
+
+    Raises
+    ------
+    InputError
+        If the pairs cannot be evaluated; see :func:`~facezoo.metrics.pairs.k_fold_accuracy_of`.
+    """
+    accuracies = k_fold_accuracy_of(vectors, pairs, is_same).accuracies
+    return _report(name, PROTOCOLS[0], accuracies, pair_cosines(vectors, pairs), is_same)
+
+
+def _report(
+    name: str,
+    protocol: str,
+    accuracies: np.ndarray,
+    cosines: np.ndarray,
+    is_same: np.ndarray,
+    validation: Optional[Tuple[float, float, float]] = None,
+) -> VerificationReport:
     threshold, best = best_threshold(cosines, is_same)
     genuine = int(np.count_nonzero(is_same))
     return VerificationReport(
@@ -183,7 +222,7 @@ def verify_pairs(
         interval=share_interval(float(np.mean(accuracies)), len(is_same)),
         threshold=threshold,
         best_accuracy=best,
-        points=tuple(operating_points(cosines, is_same, fmrs)),
+        points=tuple(operating_points(cosines, is_same, FMRS)),
         roc=roc_curve(cosines, is_same),
         validation=validation,
     )
@@ -248,8 +287,7 @@ def verify_templates(
         At ``TEMPLATE_FMRS``.
     """
     ids, pooled = pool_templates(vectors, protocol.templates, protocol.medias, weighted=weighted)
-    first, second = (pooled[np.searchsorted(ids, side)] for side in protocol.pairs.T)
-    cosines = cosine_similarity(first, second)
+    cosines = pair_cosines(pooled, np.searchsorted(ids, protocol.pairs))
     roc = roc_curve(cosines, protocol.is_same)
     return TemplateReport(
         templates=len(ids),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from scipy import special
@@ -25,6 +25,7 @@ __all__ = [
     "Threshold",
     "angular_distance",
     "best_threshold",
+    "check_fmr",
     "cosine_similarity",
     "facenet_evaluation",
     "k_fold_accuracy",
@@ -433,7 +434,9 @@ def _rates(accepted: np.ndarray, is_same: np.ndarray) -> Tuple[np.ndarray, np.nd
     return accepted[1] / max(genuine, 1), accepted[0] / max(impostors, 1)
 
 
-def _fold_accuracy(bins: np.ndarray, is_same: np.ndarray, edges: np.ndarray) -> FoldAccuracy:
+def _fold_accuracy(
+    bins: Iterable[np.ndarray], is_same: np.ndarray, edges: np.ndarray
+) -> FoldAccuracy:
     count = len(THRESHOLDS)
     accuracies, chosen, rates = [], [], []
     for row, start, end in zip(bins, edges[:-1], edges[1:]):
@@ -585,7 +588,9 @@ def matches_allowed(fmr: float, impostors: int) -> int:
     return math.floor(fmr * impostors + 1e-9)
 
 
-def threshold_at_fmr(impostors: np.ndarray, fmr: float) -> FmrThreshold:
+def threshold_at_fmr(
+    impostors: np.ndarray, fmr: float, count: Optional[int] = None
+) -> FmrThreshold:
     """Find the similarity threshold at a false match rate.
 
     It is the highest impostor similarity that must not match; pairs above it match. Ties among
@@ -598,6 +603,8 @@ def threshold_at_fmr(impostors: np.ndarray, fmr: float) -> FmrThreshold:
         distances.
     fmr
         Between 0 and 1, such as 1e-3.
+    count
+        Number of all impostor pairs, if only the highest similarities are given.
 
     Raises
     ------
@@ -610,19 +617,20 @@ def threshold_at_fmr(impostors: np.ndarray, fmr: float) -> FmrThreshold:
     >>> threshold_at_fmr(np.arange(100.0), 0.1)
     FmrThreshold(similarity=89.0, impostors=100)
     """
-    _check_fmr(fmr)
-    count = len(impostors)
+    check_fmr(fmr)
+    count = len(impostors) if count is None else count
     if fmr * count < MIN_FALSE_MATCHES - 1e-9:
         needed = math.ceil(MIN_FALSE_MATCHES / fmr - 1e-9)
         raise InputError(
             f"FMR {fmr:g} needs at least {needed} impostor pairs, there are {count}; add people or "
             "use a higher rate"
         )
-    rank = matches_allowed(fmr, count)
-    return FmrThreshold(float(np.partition(impostors, count - 1 - rank)[count - 1 - rank]), count)
+    place = len(impostors) - 1 - matches_allowed(fmr, count)
+    return FmrThreshold(float(np.partition(impostors, place)[place]), count)
 
 
-def _check_fmr(fmr: float) -> None:
+def check_fmr(fmr: float) -> None:
+    """Raise InputError if a false match rate is not between 0 and 1."""
     if not 0.0 < fmr < 1.0:
         raise InputError(f"a false match rate must be between 0 and 1, got {fmr}")
 
@@ -656,7 +664,7 @@ def operating_points(
     """
     genuine, impostors = _split(cosines, is_same)
     for fmr in fmrs:
-        _check_fmr(fmr)
+        check_fmr(fmr)
     return [_operating_point(genuine, impostors, fmr) for fmr in fmrs]
 
 

@@ -18,7 +18,7 @@ from ..errors import ImageError, InputError
 from ..image.align import align_face
 from ..image.appearance import degraded_versions
 from ..image.files import find_images, read_image_rgb, relative_names
-from ..metrics.verification import cosine_similarity
+from ..metrics.pairs import PairSimilarities, pair_cosines
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
@@ -30,7 +30,13 @@ from ..profiles.appearance import (
     shares_missed,
 )
 from ..profiles.quality import QualityProfile, make_quality_profile
-from ..profiles.similarity import SimilarityProfile, people_indices, similarity_points
+from ..profiles.similarity import (
+    SimilarityPoint,
+    SimilarityProfile,
+    people_points,
+    person_numbers,
+    similarity_points,
+)
 from ..results import Embedding, FaceDetections
 from ..runs import fingerprint_files
 from .photo import PredictedPhoto, Predictor
@@ -130,27 +136,26 @@ class ImagePairs:
     ----------
     paths, names
         The images.
-    indices
-        Shape (P, 2), int: the two images of each pair.
-    is_same
-        Shape (P,), bool: whether both show one person.
+    listed
+        The two images of each pair, (P, 2), int, and whether both show one person, (P,), bool.
+        None: every image is compared with every other.
     people
-        Shape (P, 2), int: persons they show; None if only ``is_same`` is known.
+        Person in each image, if ``listed`` is None.
     """
 
     paths: Sequence[Path]
     names: Sequence[str]
-    indices: np.ndarray
-    is_same: np.ndarray
-    people: Optional[np.ndarray] = None
+    listed: Optional[Tuple[np.ndarray, np.ndarray]] = None
+    people: Sequence[str] = ()
 
 
 def pairs_of_folders(folder: Path) -> ImagePairs:
     """Pair every image with every other; each folder is one person."""
     paths = find_images(folder)
     names = relative_names(paths, folder)
-    indices, is_same, people = people_indices([name.rpartition("/")[0] for name in names])
-    return ImagePairs(paths, names, indices, is_same, people)
+    people = [name.rpartition("/")[0] for name in names]
+    person_numbers(people)
+    return ImagePairs(paths, names, people=people)
 
 
 def read_pairs(path: Path) -> ImagePairs:
@@ -174,7 +179,7 @@ def read_pairs(path: Path) -> ImagePairs:
     index = {name: number for number, name in enumerate(names)}
     indices = np.array([[index[name] for name in row[:2]] for row in rows]).reshape(-1, 2)
     is_same = np.array([row[2] == "1" for row in rows])
-    return ImagePairs(resolve_names(names, path), names, indices, is_same)
+    return ImagePairs(resolve_names(names, path), names, (indices, is_same))
 
 
 def calibrate_similarity(
@@ -213,39 +218,49 @@ def calibrate_similarity(
     if detector is not None:
         model = Predictor(detector, embedder=embedder)
     vectors: Dict[int, np.ndarray] = {}
-    for index, (path, found) in enumerate(progress(model.stream(paths), len(paths))):
-        vector = _largest(found)
-        if isinstance(found, ImageError):
-            _log.warning("refused: %s", found)
+    for index, (path, result) in enumerate(progress(model.stream(paths), len(paths))):
+        vector = _largest(result)
+        if isinstance(result, ImageError):
+            _log.warning("refused: %s", result)
         elif vector is None:
             _log.warning("refused: no face was found in %r", str(path))
         else:
             vectors[index] = vector
-    usable = np.array([a in vectors and b in vectors for a, b in pairs.indices.tolist()])
-    if not usable.any():
-        raise InputError("no pair is left whose two images have a face; see the lines above")
-    first, second = (
-        np.stack([vectors[i] for i in side]).astype(np.float64)
-        for side in pairs.indices[usable].T.tolist()
-    )
-    is_same = pairs.is_same[usable]
-    people = None if pairs.people is None else pairs.people[usable]
-    points = similarity_points(cosine_similarity(first, second), is_same, people=people, seed=seed)
-    genuine = int(np.count_nonzero(is_same))
+    found, points = _similarities(pairs, vectors, seed)
     return SimilarityProfile(
         embedder.contract.card_id,
         embedder.settings().get("model_sha256"),
-        genuine,
-        len(is_same) - genuine,
+        len(found.genuine),
+        found.impostor_count,
         points,
         {
             "pictures": len(paths),
             "refused": len(paths) - len(vectors),
             "pictures_sha256": fingerprint_files(list(paths), list(pairs.names)),
-            "interval": "pairs taken as independent" if people is None else "people resampled",
+            "interval": "pairs taken as independent" if pairs.listed else "people resampled",
             **(settings or {}),
         },
     )
+
+
+def _similarities(
+    pairs: ImagePairs, vectors: Mapping[int, np.ndarray], seed: int
+) -> Tuple[PairSimilarities, Tuple[SimilarityPoint, ...]]:
+    """Compare the images that have an embedding."""
+    used = list(vectors)
+    row = np.full(len(pairs.paths), -1)
+    row[used] = np.arange(len(used))
+    indices, is_same = pairs.listed or (np.empty((0, 2), int), np.empty(0, bool))
+    usable = (row[indices] >= 0).all(axis=1)
+    if not (len(used) > 1 if pairs.listed is None else usable.any()):
+        raise InputError("no pair is left whose two images have a face; see the lines above")
+    stacked = np.stack([vectors[index] for index in used])
+    if pairs.listed is None:
+        people = person_numbers([pairs.people[index] for index in used])
+        return people_points(stacked, people, seed=seed)
+    cosines = pair_cosines(stacked, row[indices[usable]])
+    found = PairSimilarities.of_list(cosines, is_same[usable])
+    return found, similarity_points(found, seed=seed)
 
 
 def _largest(found: Union[Embedding, PredictedPhoto, ImageError]) -> Optional[np.ndarray]:

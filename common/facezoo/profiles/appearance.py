@@ -14,9 +14,10 @@ from typing import Any, Dict, Mapping, Tuple
 import numpy as np
 
 from ..errors import InputError
-from ..metrics.verification import cosine_similarity, threshold_at_fmr
+from ..metrics.pairs import PairSimilarities
+from ..metrics.verification import check_fmr, cosine_similarity, matches_allowed, threshold_at_fmr
 from .base import check_model, hash_of, number, read_document, write_document
-from .similarity import people_indices
+from .similarity import person_numbers
 
 __all__ = [
     "MEASURES",
@@ -174,7 +175,7 @@ def shares_missed(
     vectors
         Shape (N, D): embeddings of the images as they are.
     people
-        Shape (N,): numbers of people.
+        Shape (N,): numbers of people, from 0.
     trials
         Shape (T, D): embeddings of worse faces.
     pictures
@@ -195,10 +196,12 @@ def shares_missed(
     InputError
         If there are too few people or images for the rate.
     """
-    pairs, is_same, _ = people_indices([str(person) for person in people])
+    person_numbers([str(person) for person in people])
+    check_fmr(fmr)
     points = vectors.astype(np.float64)
-    cosines = cosine_similarity(points[pairs[:, 0]], points[pairs[:, 1]])
-    limit = threshold_at_fmr(cosines[~is_same], fmr).similarity
+    pairs = len(points) * (len(points) - 1) // 2
+    found = PairSimilarities.of_people(points, people, matches_allowed(fmr, pairs) + 1)
+    limit = threshold_at_fmr(found.impostors, fmr, found.impostor_count).similarity
     shares = np.full(len(trials), np.nan)
     for row, (picture, vector) in enumerate(zip(pictures, trials)):
         others = people == people[picture]

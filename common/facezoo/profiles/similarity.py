@@ -14,14 +14,17 @@ import numpy as np
 from scipy import special
 
 from ..errors import InputError
-from ..metrics.verification import Threshold, matches_allowed, operating_points, threshold_at_fmr
+from ..metrics.pairs import PairSimilarities
+from ..metrics.verification import Threshold, check_fmr, matches_allowed, threshold_at_fmr
 from .base import check_model, hash_of, number, read_document, write_document
 
 __all__ = [
     "FMRS",
     "SimilarityPoint",
     "SimilarityProfile",
-    "people_indices",
+    "TooFewKept",
+    "people_points",
+    "person_numbers",
     "read_similarity",
     "similarity_points",
     "write_similarity",
@@ -31,6 +34,8 @@ __all__ = [
 SCHEMA, FIRST_SCHEMA = "facezoo.similarity_profile/2", "facezoo.similarity_profile/1"
 FMRS = (1e-2, 1e-3, 1e-4)
 RESAMPLES = 200
+# Impostor pairs kept at first; resampled people may need several times as many as their rate.
+MOST_KEPT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -111,23 +116,14 @@ class SimilarityProfile:
 
 
 def similarity_points(
-    cosines: np.ndarray,
-    is_same: np.ndarray,
-    *,
-    people: Optional[np.ndarray] = None,
-    fmrs: Sequence[float] = FMRS,
-    seed: int = 0,
+    found: PairSimilarities, *, fmrs: Sequence[float] = FMRS, seed: int = 0
 ) -> Tuple[SimilarityPoint, ...]:
     """Find thresholds at false match rates, or the reason why there is none.
 
     Parameters
     ----------
-    cosines
-        Shape (N,), of pairs.
-    is_same
-        Shape (N,), bool.
-    people
-        Shape (N, 2), int: persons of the two faces of each pair; for the interval.
+    found
+        Similarities of the pairs; if people are known, the interval comes from resampling them.
     fmrs
         Rates between 0 and 1. One at which fewer than ten false matches are expected is refused.
     seed
@@ -136,58 +132,97 @@ def similarity_points(
     Raises
     ------
     InputError
-        If a rate is out of range, or there is no pair of one of the two kinds.
+        If a rate is out of range.
+    TooFewKept
+        If a threshold of the resampled people is below the impostor pairs that were kept.
     """
-    impostor = ~np.asarray(is_same, bool)
-    descending = np.sort(np.asarray(cosines, np.float64)[impostor])[::-1]
-    whose = None
-    if people is not None:
-        order = np.argsort(-np.asarray(cosines, np.float64)[impostor], kind="stable")
-        whose = np.asarray(people)[impostor][order]
+    for fmr in fmrs:
+        check_fmr(fmr)
     points = []
-    for found in operating_points(cosines, is_same, fmrs):
-        if found.threshold is None:
-            points.append(SimilarityPoint(found.fmr, refusal=found.refusal))
+    for fmr in fmrs:
+        try:
+            cosine = threshold_at_fmr(found.impostors, fmr, found.impostor_count).similarity
+        except InputError as error:
+            points.append(SimilarityPoint(fmr, refusal=str(error)))
             continue
-        low, high = _interval(descending, found.fmr, whose, seed)
-        # The exact cosine: converting to an angle and back would round it.
-        cosine = threshold_at_fmr(descending, found.fmr).similarity
-        low, high = min(low, cosine), max(high, cosine)
-        points.append(SimilarityPoint(found.fmr, cosine, low, high, found.fnmr))
+        low, high = _interval(found, fmr, seed)
+        fnmr = float(np.count_nonzero(found.genuine <= cosine)) / len(found.genuine)
+        points.append(SimilarityPoint(fmr, cosine, min(low, cosine), max(high, cosine), fnmr))
     return tuple(points)
 
 
-def _interval(
-    descending: np.ndarray, fmr: float, people: Optional[np.ndarray], seed: int
-) -> Tuple[float, float]:
+class TooFewKept(LookupError):
+    """More impostor pairs must be kept."""
+
+
+def people_points(
+    vectors: np.ndarray,
+    people: np.ndarray,
+    *,
+    fmrs: Sequence[float] = FMRS,
+    seed: int = 0,
+    most: int = MOST_KEPT,
+) -> Tuple[PairSimilarities, Tuple[SimilarityPoint, ...]]:
+    """Compare every image with every other, and find thresholds as :func:`similarity_points`.
+
+    Parameters
+    ----------
+    vectors
+        Shape (N, D), one per image; not zero.
+    people
+        Shape (N,), int: result of :func:`person_numbers`.
+    fmrs, seed
+        As for :func:`similarity_points`.
+    most
+        How many impostor pairs to keep, unless a threshold needs more.
+
+    Raises
+    ------
+    InputError
+        If a rate is out of range, or a vector is zero or not finite.
+    """
+    pairs = len(people) * (len(people) - 1) // 2
+    most = max(most, *(matches_allowed(fmr, pairs) + 1 for fmr in fmrs))
+    while True:
+        found = PairSimilarities.of_people(vectors, people, most)
+        try:
+            return found, similarity_points(found, fmrs=fmrs, seed=seed)
+        except TooFewKept:
+            most *= 4
+
+
+def _interval(found: PairSimilarities, fmr: float, seed: int) -> Tuple[float, float]:
     """Return a 95 % interval of the threshold at a false match rate."""
-    count = len(descending)
-    if people is None:
+    descending, count = found.impostors, found.impostor_count
+    if found.people is None or found.pictures is None:
         # Pairs are taken as independent: the population's threshold lies between these ranks.
         ranks = [int(special.bdtrik(tail, count, fmr)) for tail in (0.975, 0.025)]
         low, high = (descending[min(rank, count - 1)] for rank in ranks)
         return float(low), float(high)
-    drawn = list(_resampled(descending, fmr, people, seed))
+    drawn = list(_resampled(descending, fmr, found.people, found.pictures, seed))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _resampled(
-    descending: np.ndarray, fmr: float, people: np.ndarray, seed: int
+    descending: np.ndarray, fmr: float, people: np.ndarray, pictures: np.ndarray, seed: int
 ) -> Iterator[float]:
     rng = np.random.default_rng(seed)
-    count = int(people.max()) + 1
+    count, impostors = len(pictures), (int(pictures.sum()) ** 2 - int((pictures**2).sum())) // 2
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
-        reached = np.cumsum(times[people[:, 0]] * times[people[:, 1]])
-        if reached[-1]:
-            allowed = matches_allowed(fmr, int(reached[-1]))
-            rank = int(np.searchsorted(reached, allowed, side="right"))
+        drawn = times * pictures
+        every = (int(drawn.sum()) ** 2 - int((drawn**2).sum())) // 2
+        if every:
+            reached = np.cumsum(times[people[:, 0]] * times[people[:, 1]])
+            rank = int(np.searchsorted(reached, matches_allowed(fmr, every), side="right"))
+            if rank == len(descending) < impostors:
+                raise TooFewKept
             yield float(descending[min(rank, len(descending) - 1)])
 
 
-def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pair every image with every other.
+def person_numbers(people: Sequence[str]) -> np.ndarray:
+    """Give numbers to the people in images all of which are to be compared.
 
     Parameters
     ----------
@@ -196,12 +231,8 @@ def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.nd
 
     Returns
     -------
-    pairs : numpy.ndarray
-        Shape (P, 2): indices of images.
-    is_same : numpy.ndarray
-        Shape (P,), bool.
-    whose : numpy.ndarray
-        Shape (P, 2): numbers of people.
+    numpy.ndarray
+        Shape (N,), int, from 0.
 
     Raises
     ------
@@ -209,15 +240,12 @@ def people_indices(people: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, np.nd
         If no person has two images, or there is one person only.
     """
     numbers = np.unique(np.asarray(people), return_inverse=True)[1].ravel()
-    pairs = np.stack(np.triu_indices(len(numbers), k=1), axis=1)
-    whose = numbers[pairs]
-    is_same = whose[:, 0] == whose[:, 1]
-    if not is_same.any() or is_same.all():
+    if not 1 < len(set(people)) < len(people):
         raise InputError(
             f"{len(numbers)} images of {len(set(people))} people make no pairs of both kinds; "
             "expected one folder per person, several people, and two images of some"
         )
-    return pairs, is_same, whose
+    return np.asarray(numbers)
 
 
 def write_similarity(path: Path, profile: SimilarityProfile) -> None:

@@ -1,0 +1,100 @@
+"""Memory that does not grow with the pairs of images, or with the photos of a run."""
+
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from facezoo.datasets.embeddings import Embeddings
+from facezoo.datasets.pairs import people_pairs
+from facezoo.datasets.templates import TemplateProtocol
+from facezoo.evaluation.quality import face_pairs
+from facezoo.evaluation.verification_report import verify_images, verify_templates
+from facezoo.image.files import write_image_rgb
+from facezoo.profiles.appearance import shares_missed
+from facezoo.profiles.similarity import people_points
+from facezoo.testing import tiny_magface
+
+MEASURED = """
+import resource, sys
+from facezoo.cli.main import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+def peak_of(*words):
+    """Run a command in a process of its own; return its peak memory in MiB."""
+    command = [sys.executable, "-c", MEASURED, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Thirty people of ten aligned faces: 44,850 pairs, whose vectors take 700 MiB."""
+    folder, rng = tmp_path_factory.mktemp("people"), np.random.default_rng(1)
+    for person in range(30):
+        face = rng.integers(0, 256, (112, 112, 3))
+        for index in range(10):
+            image = np.clip(face + rng.normal(0, 8, face.shape), 0, 255).astype(np.uint8)
+            write_image_rgb(folder / "people" / f"p{person}" / f"{index}.png", image)
+    return folder / "people", tiny_magface(folder / "tiny.onnx")
+
+
+def test_calibrating_similarity_reads_pairs_in_blocks(people, tmp_path):
+    words = ("calibrate", "similarity", "--output", tmp_path / "profile.json")
+    assert peak_of(*words, "--identities", people[0], "--model", people[1]) < 400
+
+
+def test_evaluating_all_pairs_reads_them_in_blocks(people):
+    words = ("evaluate", "verification", "--all-pairs")
+    assert peak_of(*words, "--images", people[0], "--model_prefix_path", people[1]) < 400
+
+
+VECTORS = np.random.default_rng(2).normal(0, 1, (800, 512)).astype(np.float32)
+PEOPLE = np.arange(800) // 10
+NAMES = tuple(f"p{index // 10}/{index}.png" for index in range(800))
+
+
+def missed():
+    return shares_missed(VECTORS, PEOPLE, VECTORS[:5], np.arange(5), 0.01)
+
+
+def verified():
+    return verify_images("set", VECTORS, *people_pairs(NAMES_OF_PEOPLE, everything=True))
+
+
+def templates():
+    pairs = np.stack(np.triu_indices(800, k=1), axis=1)
+    same = PEOPLE[pairs[:, 0]] == PEOPLE[pairs[:, 1]]
+    protocol = TemplateProtocol(NAMES, np.arange(800), np.arange(800), pairs, same)
+    return verify_templates(VECTORS, protocol)
+
+
+NAMES_OF_PEOPLE = list(map(str, PEOPLE))
+
+
+@pytest.mark.parametrize(
+    ("compare", "most"),
+    [
+        (lambda: people_points(VECTORS, PEOPLE), 80),
+        (missed, 40),
+        (verified, 100),
+        (templates, 100),
+        (lambda: face_pairs(Embeddings(NAMES, VECTORS)), 100),
+    ],
+    ids=["similarity", "appearance", "verification", "templates", "quality"],
+)
+def test_the_pairs_of_800_images_take_little_memory(compare, most):
+    """Their vectors take 2.4 GiB."""
+    tracemalloc.start()
+    try:
+        compare()
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert peak < most, peak
