@@ -7,7 +7,6 @@ processes wait for ever and keep inherited resources such as the lock of a run f
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,7 +37,6 @@ __all__ = [
     "map_in_order",
     "map_in_processes",
     "name_exit",
-    "usable_cores",
 ]
 
 
@@ -271,13 +269,6 @@ def _map_share(
     for item in items:
         connection.send(function(item))
     connection.send(Last())
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def map_in_order(

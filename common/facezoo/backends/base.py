@@ -40,8 +40,9 @@ from ..contract import Contract
 from ..errors import BackendRunError, DecodeError, GraphError
 from ..files import sha256_of
 from ..image.preprocess import VdspOperation, affine_normalisation
+from ..machine import usable_cores
 from ..results import Placement, RawOutputs
-from ..workers import map_in_order, usable_cores
+from ..workers import map_in_order
 
 __all__ = [
     "Backend",
@@ -51,6 +52,7 @@ __all__ = [
     "call_naming",
     "first_line",
     "naming",
+    "opencv_threads",
 ]
 
 
@@ -80,6 +82,8 @@ class RuntimeOptions:
         ``facezoo.backends.ort.PROVIDERS``.
     precision
         Arithmetic of OpenVINO: ``f32`` or ``bf16``.
+    allow_saturation
+        Open an int8 build with full-range weights on a CPU that computes it wrongly.
     """
 
     engine: str = "auto"
@@ -87,6 +91,7 @@ class RuntimeOptions:
     threads: Optional[int] = None
     provider: str = "cpu"
     precision: str = "f32"
+    allow_saturation: bool = False
 
 
 @contextmanager
@@ -132,10 +137,10 @@ def call_naming(
 
 
 @contextmanager
-def _opencv_on_one_core() -> Iterator[None]:
-    """Keep OpenCV from starting threads while every core already runs one of ours."""
+def opencv_threads(count: int) -> Iterator[None]:
+    """Let OpenCV use that many threads: one while every core already runs one of ours."""
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(count)
     try:
         yield
     finally:
@@ -448,7 +453,7 @@ class HostBackend(Backend):
         def infer(image_rgb: np.ndarray) -> RawOutputs:
             return self.infer_shared([image_rgb])
 
-        with _opencv_on_one_core():
+        with opencv_threads(1):
             yield from map_in_order(partial(function, infer), items, self.workers)
 
     def infer_many(self, images_rgb: Iterable[np.ndarray], batch: int = 1) -> Iterator[RawOutputs]:
@@ -480,7 +485,7 @@ class HostBackend(Backend):
 
         pictures = iter(images_rgb)
         groups = iter(lambda: list(islice(pictures, batch)), [])
-        with _opencv_on_one_core():
+        with opencv_threads(1):
             for rows in map_in_order(run, groups, self.workers):
                 yield from rows
 
