@@ -121,8 +121,8 @@ class Trainer:
         Creates the network, (N, 3, H, W) to (N, embedding_size); called with torch's seed set.
     processes
         The process group.
+    workers
         Reader processes per training process; never more than the usable cores.
-        Reader processes per training process.
     compiled
         Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
     embedding_size
