@@ -116,23 +116,6 @@ class OpenVinoBackend(HostBackend):
         self.precision = precision
         super().__init__(model, contract, preprocess, half_input, threads)
         self.version = str(openvino.__version__).split("-")[0]
-        self._report(precision)
-
-    def _report(self, precision: str) -> None:
-        """Log which settings OpenVINO did not follow."""
-        graph = self._graph(False, self.normalisation is not None)
-        assert isinstance(graph, _OpenVinoGraph)
-        self.precision = graph.precision
-        if precision != self.precision:
-            _log.warning(
-                "precision %s: this CPU does not have it, so OpenVINO computes in %s",
-                precision,
-                self.precision,
-            )
-        threads = int(graph.property("INFERENCE_NUM_THREADS"))
-        if threads != self.threads:
-            _log.warning("threads %d: OpenVINO uses %d", self.threads, threads)
-            self.threads = threads
 
     @property
     def workers(self) -> int:
@@ -150,13 +133,26 @@ class OpenVinoBackend(HostBackend):
             model = core.read_model(str(self.model))
             if pixels and self.normalisation:
                 model = _normalise_inside(model, *self.normalisation)
-            return _OpenVinoGraph(
+            graph = _OpenVinoGraph(
                 model, partial(core.compile_model, device_name="CPU", config=config)
             )
+            threads = int(graph.property("INFERENCE_NUM_THREADS"))
         except Exception as error:  # OpenVINO raises plain RuntimeErrors.
             raise GraphError(
                 f"{str(self.model)!r} cannot be loaded by OpenVINO: {first_line(error)}"
             ) from error
+        # From here on, what runs is what is asked for.
+        if graph.precision != self.precision:
+            _log.warning(
+                "precision %s: this CPU does not have it, so OpenVINO computes in %s",
+                self.precision,
+                graph.precision,
+            )
+            self.precision = graph.precision
+        if threads != self.threads:
+            _log.warning("threads %d: OpenVINO uses %d", self.threads, threads)
+            self.threads = threads
+        return graph
 
 
 def _normalise_inside(model: Any, scale: float, shift: float) -> Any:

@@ -414,8 +414,7 @@ def import_torch_part(module: str) -> Any:
         If PyTorch is not installed.
     """
     try:
-        part = importlib.import_module(module)
-        import torch
+        part, torch = (importlib.import_module(name) for name in (module, "torch"))
     except ImportError as error:
         raise BackendUnavailable(
             f'this needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
