@@ -8,7 +8,7 @@ ATT ?= $(FACEZOO_SHARED)/assets/att_faces
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help demo train-demo test test-all test-long check bench docs recipes clean
+.PHONY: help demo train-demo test test-all test-long test-cpu check bench docs recipes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ test-all: test $(VENV)/.torch  ## make test, then the tests that need torch
 
 test-long: $(VENV)/.torch  ## the runs that take minutes each
 	$(TESTS) -n 1 -m long
+
+test-cpu: $(VENV)/.dev  ## what depends on the CPU, under emulated ones; needs qemu-user
+	$(BIN)/python tests/cpu/run
 
 check: $(VENV)/.dev  ## format, lint, types, rendered files
 	$(BIN)/ruff format --check .

@@ -20,14 +20,19 @@ from .errors import UNREADABLE, ConfigError, InputError
 from .files import sha256_of, write_bytes
 
 __all__ = [
+    "FULL",
+    "PORTABLE",
     "Artifact",
     "BuildInfo",
+    "build_of",
     "read_artifact",
     "write_artifact",
 ]
 
 
 SCHEMA = "facezoo.build/1"
+# Ranges of int8 weights: 7 bits are right on every CPU.
+PORTABLE, FULL = "portable", "full"
 VENDOR_SUFFIXES = (".so", ".json", ".params")
 
 _log = logging.getLogger(__name__)
@@ -64,6 +69,9 @@ class BuildInfo:
         Files used for calibration, each with ``file`` and ``sha256``.
     gate
         What the accuracy gate measured; None if no gate was requested.
+    int8_weights
+        ``portable`` (7 bits, right on every CPU) or ``full`` (8 bits, wrong on a CPU that adds
+        their products in 16 bits); None for other dtypes, and in records older than this field.
     onnx_sha256
         Hash of ``mod.onnx``; filled in when written.
     """
@@ -81,6 +89,7 @@ class BuildInfo:
     tools: Mapping[str, str] = field(default_factory=dict)
     calibration: Tuple[Mapping[str, str], ...] = ()
     gate: Optional[Mapping[str, Any]] = None
+    int8_weights: Optional[str] = None
     onnx_sha256: str = ""
 
 
@@ -156,6 +165,12 @@ def read_artifact(prefix: Path) -> Artifact:
             "so one of them was changed or copied without the other; compile again"
         )
     return Artifact(prefix, build, has_vendor_files)
+
+
+def build_of(model: Path) -> Optional[BuildInfo]:
+    """Return the record of a compiled .onnx that is named itself; None if it has none beside it."""
+    record = model.with_suffix(".build.json")
+    return _read_build(record) if record.is_file() else None
 
 
 def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifact:

@@ -2,26 +2,149 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 import platform
 import re
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, FrozenSet
-
-from .workers import usable_cores
+from typing import Any, Dict, FrozenSet, Iterator, Optional, Tuple
 
 __all__ = [
+    "THREADS_VARIABLE",
     "VNNI",
     "cpu_flags",
     "describe_machine",
+    "granted_cores",
     "has_bf16",
+    "limited_cores",
+    "usable_cores",
 ]
 
 # Linux lists the processor and its instruction sets here; other systems have no such file.
 CPUINFO = Path("/proc/cpuinfo")
+# Of this process: its cgroups, and where their file systems are mounted.
+PROC_SELF = Path("/proc/self")
+# Read by OpenMP, and by the libraries that NumPy and torch compute with; the user's own limit.
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 # Flags of the int8 instructions of x86; one of them is enough.
 VNNI = ("avx512_vnni", "avx_vnni")
 # Flags of bfloat16 instructions of x86 and ARM; without them it is computed in software, slowly.
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+_log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=None)
+def usable_cores() -> int:
+    """Return the number of cores to use; read once.
+
+    Returns
+    -------
+    int
+        That of :func:`granted_cores`, or ``OMP_NUM_THREADS`` if that is fewer.
+    """
+    granted = granted_cores()
+    # OpenMP allows one number per nested level.
+    given = os.environ.get(THREADS_VARIABLE, "").split(",")[0].strip()
+    if not given:
+        return granted
+    if not given.isdecimal() or int(given) < 1:
+        _log.warning("%s=%s is not a number above 0 and is ignored", THREADS_VARIABLE, given)
+        return granted
+    return min(granted, int(given))
+
+
+def granted_cores() -> int:
+    """Return the number of cores that the system grants this process.
+
+    Returns
+    -------
+    int
+        The smaller of the CPU affinity and the CPU quota of its cgroups (version 1 or 2, the
+        smallest of nested ones), which is rounded up; at least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+@contextmanager
+def limited_cores(count: Optional[int]) -> Iterator[None]:
+    """Let this process, and those it starts, use fewer cores for a while.
+
+    Parameters
+    ----------
+    count
+        Their number; no change if None.
+    """
+    if count is None:
+        yield
+        return
+    before = os.environ.get(THREADS_VARIABLE)
+    os.environ[THREADS_VARIABLE] = str(count)
+    usable_cores.cache_clear()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS_VARIABLE]
+        else:
+            os.environ[THREADS_VARIABLE] = before
+        usable_cores.cache_clear()
+
+
+def _quota() -> Optional[float]:
+    """Return the CPU time that the cgroups of this process may use, in cores; None if unlimited."""
+    quotas = []
+    for folder, top in _cpu_groups():
+        for group in (folder, *folder.parents):
+            if group == top or top in group.parents:
+                quotas.append(_quota_of(group))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _cpu_groups() -> Iterator[Tuple[Path, Path]]:
+    """Yield the folder of each cgroup of this process that may have a CPU quota, and its mount."""
+    try:
+        mounts = (PROC_SELF / "mountinfo").read_text(errors="replace").splitlines()
+        groups = (PROC_SELF / "cgroup").read_text(errors="replace").splitlines()
+    except OSError:
+        return  # Not Linux, or /proc is not mounted.
+    # Lines such as 0::/path (version 2) and 3:cpu,cpuacct:/path (version 1).
+    paths = {}
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    for line in mounts:
+        # source: Linux Documentation/filesystems/proc.rst, section 3.5
+        front, _, back = line.partition(" - ")
+        kind, options = back.split(" ")[0], back.split(" ")[-1].split(",")
+        controller = "" if kind == "cgroup2" else "cpu"
+        if kind in ("cgroup", "cgroup2") and controller in ("", *options) and controller in paths:
+            root, point = (word.replace("\\040", " ") for word in front.split(" ")[3:5])
+            # A container may see its own group as the root of the mount.
+            inside = os.path.relpath(paths[controller], root)
+            yield Path(point, "" if inside.startswith("..") else inside), Path(point)
+
+
+def _quota_of(group: Path) -> Optional[float]:
+    """Return the quota of one cgroup in cores; None if it has none."""
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        cores = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None  # No such files, or "max".
+    return cores if cores > 0 else None  # -1: no quota
 
 
 def describe_machine() -> Dict[str, Any]:

@@ -42,7 +42,6 @@ __all__ = [
     "map_in_processes",
     "name_exit",
     "start_process",
-    "usable_cores",
 ]
 
 
@@ -310,13 +309,6 @@ def _map_share(
     for item in items:
         connection.send(function(item))
     connection.send(Last())
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def map_in_order(

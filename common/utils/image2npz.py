@@ -12,9 +12,10 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.image.files import find_images, names_with_suffix, relative_names
+from facezoo.machine import usable_cores
 from facezoo.runs import Inputs
 from facezoo.vacc import npz
-from facezoo.workers import map_in_processes, usable_cores
+from facezoo.workers import map_in_processes
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -19,8 +19,7 @@ import numpy as np
 import onnx
 from facezoo.backends.ort import open_session
 from facezoo.compiler.rewrite import rewrite_prelu
-from facezoo.machine import describe_machine
-from facezoo.workers import usable_cores
+from facezoo.machine import describe_machine, usable_cores
 
 BATCHES = (1, 4, 8, 16, 32)
 SECONDS = 0.25  # of one measurement

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from facezoo.workers import usable_cores
+from facezoo.machine import usable_cores
 
 SCRIPT = Path(__file__).resolve().parents[2] / "common/utils/image2npz.py"
 

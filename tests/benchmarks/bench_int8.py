@@ -74,8 +74,8 @@ class Network:
             workspace=dataclasses.replace(config.workspace, path=self.folder),
         )
 
-    def build(self, dtype, pictures):
-        return compile_model(self.config(dtype, pictures))
+    def build(self, dtype, pictures, arithmetic="auto"):
+        return compile_model(self.config(dtype, pictures), arithmetic=arithmetic)
 
     def build_s8s8(self, pictures):
         config = self.config("int8", pictures)

@@ -16,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from facezoo.machine import describe_machine
-from facezoo.workers import usable_cores
+from facezoo.machine import describe_machine, usable_cores
 
 IMAGES = (1, 10, 100, 1000)
 WORKERS = (1, 2, 4, 8)

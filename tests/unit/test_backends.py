@@ -1,5 +1,6 @@
 """Backends: order, errors, contracts, and the replay."""
 
+import json
 import threading
 import time
 
@@ -10,13 +11,16 @@ import pytest
 from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.backends.ort import PROVIDERS, OrtBackend, run_graph
 from facezoo.backends.replay import ReplayBackend
+from facezoo.cli.evaluate.record import engine_text
 from facezoo.contract import METADATA_KEY, Contract, read_contract
 from facezoo.errors import BackendRunError, BackendUnavailable, GraphError, InputError
+from facezoo.image.files import write_image_rgb
+from facezoo.machine import usable_cores
 from facezoo.models import CARDS
 from facezoo.models.magface.graph import export_released as export_recogniser
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from facezoo.vacc.vdsp import render_vdsp
-from facezoo.workers import map_in_order, usable_cores
+from facezoo.workers import map_in_order
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,35 @@ def test_openvino_gives_what_onnx_runtime_gives(model, precision):
                 tolerance = 1e-4 if precision == "f32" else 0.05 * np.abs(array).max()
                 np.testing.assert_allclose(many[index].arrays[name], array, atol=tolerance)
                 np.testing.assert_allclose(batch.arrays[name][index], array[0], atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_the_precision_that_runs_is_said_and_recorded(tmp_path, model, run_here, precision):
+    openvino = pytest.importorskip("openvino")
+    has_it = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    runs = precision if has_it else "f32"
+    write_image_rgb(tmp_path / "in" / "a.png", pictures(1)[0])
+    folders = ["--file_path", tmp_path / "in", "--save_dir", tmp_path / "out"]
+    wish = ["--engine", "openvino", "--precision", precision]
+    script = "common/utils/infer.py"
+    code, _, said = run_here(script, *folders, "--model_prefix_path", model, *wish)
+    assert code == 0
+    told = f"precision {precision}: this CPU does not have it, so OpenVINO computes in f32"
+    assert (told in said) == (precision != runs)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert f"'device': 'CPU {runs}'" in str(run)
+    with open_backend(model, RuntimeOptions(engine="openvino", precision=precision)) as backend:
+        assert engine_text(backend).endswith(" bf16") == (runs == "bf16")
+
+
+def test_settings_without_effect_are_named(model, caplog):
+    pytest.importorskip("openvino")
+    with open_backend(model, RuntimeOptions(precision="bf16", device_id=3)):
+        assert "precision bf16 is for engine openvino and has no effect on ort" in caplog.text
+        assert "device 3 is for engine vsx, no effect on ort" in caplog.text
+    with open_backend(model, RuntimeOptions(engine="openvino", threads=4096)) as backend:
+        assert backend.threads < 4096
+        assert f"threads 4096: OpenVINO uses {backend.threads}" in caplog.text
 
 
 def test_opencv_has_its_threads_back_after_a_run(model):

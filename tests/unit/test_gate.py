@@ -1,5 +1,6 @@
 """The gate: limits and where they come from, and that a build that fails is not written."""
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from facezoo.artifact import read_artifact
+from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.card import GATE_LIMITS
 from facezoo.cli.compile import override
 from facezoo.cli.main import main
@@ -279,6 +281,66 @@ def test_int8_is_calibrated_judged_and_recorded(workspace, capsys):
     write_yaml(gate=f"images: held\n{TINY_LIMITS}")
     assert main(["vamc", "compile", "toy.yaml"]) == 0
     assert "4 held-out images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+@pytest.mark.parametrize("arithmetic", ["auto", "portable", "full"])
+def test_int8_weights_are_as_requested_and_recorded(
+    workspace, monkeypatch, caplog, arithmetic, saturates
+):
+    for module in ("compiler.quantize", "backends.int8"):
+        monkeypatch.setattr(f"facezoo.{module}.saturates", lambda kind: saturates)
+    # A CPU that is said to be another computes what it computes, which is not the question here.
+    write_yaml(gate="limits: {missed_share: 1, extra_share: 9, mean_iou: 0, mean_score: 1}")
+    with caplog.at_level(logging.WARNING):
+        args = ["--arithmetic", arithmetic, "--threads", "1"]
+        assert main(["compile", "toy.yaml", "--images", "held", *args]) == 0
+    artifact = read_artifact(Path("out/toy_int8/mod"))
+    full = arithmetic == "full" or (arithmetic == "auto" and not saturates)
+    assert artifact.build.int8_weights == ("full" if full else "portable")
+    largest = max(
+        np.abs(array.astype(int)).max()
+        for array in map(numpy_helper.to_array, onnx.load(artifact.model).graph.initializer)
+        if array.dtype == np.int8 and array.ndim == 4
+    )
+    assert largest == (127 if full else 64)
+    # Only where this CPU could not show it, the gate computes what another CPU would.
+    elsewhere = saturates and full
+    assert artifact.build.gate.get("exact", False) == elsewhere
+    assert ("the accuracy gate computes them exactly" in caplog.text) == elsewhere
+    if not elsewhere:
+        open_backend(artifact.prefix).close()
+        return
+    with pytest.raises(InputError, match=r"--arithmetic portable.*--allow-saturation"):
+        open_backend(artifact.prefix)
+    with pytest.raises(InputError, match="full-range int8 weights"):
+        open_backend(artifact.model)
+    caplog.clear()
+    with open_backend(artifact.prefix, RuntimeOptions(allow_saturation=True)) as backend:
+        assert backend.settings()["device"] == "CPUExecutionProvider, int8 saturates"
+    assert "results are wrong" in caplog.text
+
+
+def test_arithmetic_is_for_int8_only(workspace, capsys):
+    write_yaml()
+    assert main(["compile", "toy.yaml", "--dtype", "fp32", "--arithmetic", "full"]) == 2
+    assert "--arithmetic full is for int8, but this build is fp32" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_a_build_that_records_no_range_opens_with_a_warning(
+    workspace, monkeypatch, caplog, saturates
+):
+    monkeypatch.setattr("facezoo.backends.int8.saturates", lambda kind: saturates)
+    write_yaml(gate=TINY_LIMITS)
+    assert main(["compile", "toy.yaml", "--images", "held"]) == 0
+    record = Path("out/toy_int8/mod.build.json")
+    entry = json.loads(record.read_text())
+    del entry["int8_weights"]
+    record.write_text(json.dumps(entry))
+    with caplog.at_level(logging.WARNING), open_backend(Path("out/toy_int8/mod")):
+        assert ("does not record the range of its int8 weights" in caplog.text) == saturates
 
 
 def test_a_failing_build_is_not_written(workspace, capsys):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence, Tuple, Type
 
-from ..artifact import Artifact, read_artifact
+from ..artifact import PORTABLE, Artifact, build_of, read_artifact
 from ..card import ModelCard, Preprocess
 from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
@@ -80,7 +80,8 @@ def open_backend(
     Raises
     ------
     InputError
-        If the engine is unknown, or cannot run the source.
+        If the engine is unknown, or cannot run the source, or would compute its int8 weights
+        wrongly on this CPU.
     BackendUnavailable
         If the engine is not available on this machine.
     GraphError
@@ -97,6 +98,8 @@ def open_backend(
         value = getattr(runtime, name) if name else ""
         if name and value != getattr(_USUAL, name) and engine != its:
             _log.warning("%s %s is for engine %s and has no effect on %s", name, value, its, engine)
+    if runtime.device_id != _USUAL.device_id and engine != "vsx":
+        _log.warning("device %d is for engine vsx, no effect on %s", runtime.device_id, engine)
     if engine == "vsx":
         from .vsx import VsxBackend
 
@@ -128,7 +131,10 @@ def open_backend(
     host = HOSTS[engine]
     kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
     own = {host.option: getattr(runtime, host.option)} if host.option else {}
+    saturates = runtime.provider == "cpu" and _saturates(model, artifact, kind, runtime)
     backend = kind(model, contract, wanted, half, threads, **own)
+    if saturates:
+        backend.device += ", int8 saturates"
     if engine == "ort" and runtime.provider != _USUAL.provider:
         _log.info(
             "provider %s: ONNX Runtime %s runs on %s",
@@ -137,6 +143,39 @@ def open_backend(
             backend.device,
         )
     return backend
+
+
+def _saturates(
+    model: Path, artifact: Optional[Artifact], kind: Type[HostBackend], runtime: RuntimeOptions
+) -> bool:
+    """Return whether int8 weights of a build are computed wrongly here, if that is allowed."""
+    build = artifact.build if artifact else build_of(model)
+    if build is None or build.dtype != "int8" or build.int8_weights == PORTABLE:
+        return False
+    from .int8 import saturates
+
+    if not saturates(kind):
+        return False
+    if build.int8_weights is None:
+        _log.warning(
+            "%s does not record the range of its int8 weights; with 8 bits they give wrong results "
+            "on this CPU, whose 8-bit sums saturate in %s; compile again to be sure",
+            model,
+            kind.name,
+        )
+        return False
+    if not runtime.allow_saturation:
+        raise InputError(
+            f"{str(model)!r} has full-range int8 weights, which give wrong results on this CPU "
+            f"(it has no VNNI, so 8-bit sums saturate in {kind.name}); build one for every CPU "
+            "(facezoo compile YAML --dtype int8 --arithmetic portable), use the fp32 build, or "
+            "accept the loss with --allow-saturation"
+        )
+    _log.warning(
+        "%s has full-range int8 weights: 8-bit sums saturate on this CPU, so results are wrong",
+        model,
+    )
+    return True
 
 
 def _choose(artifact: Optional[Artifact], device_id: int) -> str:

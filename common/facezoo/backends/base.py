@@ -39,8 +39,9 @@ from ..contract import Contract
 from ..errors import BackendRunError, DecodeError, GraphError
 from ..files import sha256_of
 from ..image.preprocess import VdspOperation, affine_normalisation
+from ..machine import usable_cores
 from ..results import Placement, RawOutputs
-from ..workers import map_in_order, usable_cores
+from ..workers import map_in_order
 
 __all__ = [
     "Backend",
@@ -50,6 +51,7 @@ __all__ = [
     "call_naming",
     "first_line",
     "naming",
+    "opencv_threads",
 ]
 
 
@@ -79,6 +81,8 @@ class RuntimeOptions:
         ``facezoo.backends.ort.PROVIDERS``.
     precision
         Arithmetic of OpenVINO: ``f32`` or ``bf16``.
+    allow_saturation
+        Open an int8 build with full-range weights on a CPU that computes it wrongly.
     """
 
     engine: str = "auto"
@@ -86,6 +90,7 @@ class RuntimeOptions:
     threads: Optional[int] = None
     provider: str = "cpu"
     precision: str = "f32"
+    allow_saturation: bool = False
 
 
 @contextmanager
@@ -158,6 +163,17 @@ class _OpencvOnOneCore:
 
 
 _opencv_on_one_core = _OpencvOnOneCore()
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Let OpenCV use that many threads for a while."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 class Backend(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from ..card import Preprocess
 from ..contract import Contract
 from ..errors import BackendUnavailable, GraphError
-from ..workers import usable_cores
+from ..machine import usable_cores
 from .base import HostBackend, first_line
 
 try:
@@ -26,6 +27,8 @@ __all__ = ["PRECISIONS", "OpenVinoBackend"]
 # Arithmetic of the runtime; bf16 is faster on CPUs with AMX or AVX-512-BF16, and less exact.
 PRECISIONS = ("f32", "bf16")
 
+_log = logging.getLogger(__name__)
+
 
 class _OpenVinoGraph:
     """A model behind the common graph interface; every thread has its own requests."""
@@ -38,8 +41,8 @@ class _OpenVinoGraph:
         self._local = threading.local()
         # On its first array OpenVINO imports NumPy, and two threads that do so at once deadlock.
         openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True)
-        precision = self._compiled_for(True).get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.device = f"CPU {precision}"
+        self.precision = str(self.property("INFERENCE_PRECISION_HINT").to_string())
+        self.device = f"CPU {self.precision}"
         self.inputs = {
             port.get_any_name(): [
                 size.get_length() if size.is_static else "free" for size in port.get_partial_shape()
@@ -62,6 +65,10 @@ class _OpenVinoGraph:
                 self._compiled[single] = self._compile(model)
             return self._compiled[single]
 
+    def property(self, name: str) -> Any:
+        """Return a property of the compiled model: what the runtime made of a setting."""
+        return self._compiled_for(True).get_property(name)
+
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
         """Run the network on (B, 3, H, W)."""
         single = len(tensor) == 1
@@ -83,6 +90,11 @@ class OpenVinoBackend(HostBackend):
         As for that class.
     precision
         One of ``PRECISIONS``.
+
+    Attributes
+    ----------
+    precision
+        The one that runs: OpenVINO computes in ``f32`` on a CPU without bf16.
     """
 
     name = "openvino"
@@ -121,13 +133,26 @@ class OpenVinoBackend(HostBackend):
             model = core.read_model(str(self.model))
             if pixels and self.normalisation:
                 model = _normalise_inside(model, *self.normalisation)
-            return _OpenVinoGraph(
+            graph = _OpenVinoGraph(
                 model, partial(core.compile_model, device_name="CPU", config=config)
             )
+            threads = int(graph.property("INFERENCE_NUM_THREADS"))
         except Exception as error:  # OpenVINO raises plain RuntimeErrors.
             raise GraphError(
                 f"{str(self.model)!r} cannot be loaded by OpenVINO: {first_line(error)}"
             ) from error
+        # From here on, what runs is what is asked for.
+        if graph.precision != self.precision:
+            _log.warning(
+                "precision %s: this CPU does not have it, so OpenVINO computes in %s",
+                self.precision,
+                graph.precision,
+            )
+            self.precision = graph.precision
+        if threads != self.threads:
+            _log.warning("threads %d: OpenVINO uses %d", self.threads, threads)
+            self.threads = threads
+        return graph
 
 
 def _normalise_inside(model: Any, scale: float, shift: float) -> Any:

@@ -59,6 +59,7 @@ def open_session(
     threads: int,
     provider: str = "cpu",
     name: str = "",
+    exact: bool = False,
 ) -> Any:
     """Load a graph into ONNX Runtime.
 
@@ -72,6 +73,9 @@ def open_session(
         One of ``PROVIDERS``.
     name
         Name of a serialised graph in errors.
+    exact
+        Compute quantised layers on their quantised values in float32, which no CPU's 8-bit
+        arithmetic saturates; as slow as float.
 
     Returns
     -------
@@ -97,6 +101,7 @@ def open_session(
     # resizing; within a run of several threads they may spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1" if exact else "0")
     source = model if isinstance(model, bytes) else str(model)
     wanted = _find_provider(provider)
     # The CPU runs the operations that a provider lacks.
@@ -186,6 +191,8 @@ class OrtBackend(HostBackend):
         As for that class.
     provider
         One of ``PROVIDERS``; an error if ONNX Runtime uses another one.
+    exact
+        See :func:`open_session`.
     """
 
     name = "ort"
@@ -198,8 +205,10 @@ class OrtBackend(HostBackend):
         half_input: bool = False,
         threads: Optional[int] = None,
         provider: str = "cpu",
+        exact: bool = False,
     ) -> None:
         self.provider = provider
+        self.exact = exact
         super().__init__(model, contract, preprocess, half_input, threads)
         self.version = str(onnxruntime.__version__)
 
@@ -214,6 +223,7 @@ class OrtBackend(HostBackend):
             1 if many else self.threads,
             provider=self.provider,
             name=str(self.model),
+            exact=self.exact,
         )
         return _OrtGraph(session)
 

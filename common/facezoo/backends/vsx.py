@@ -46,9 +46,10 @@ from ..errors import BackendRunError, BackendUnavailable, ConfigError, FaceZooEr
 from ..files import sha256_of
 from ..image.preprocess import check_picture
 from ..image.resize import placement_of
+from ..machine import usable_cores
 from ..results import RawOutputs
 from ..vacc.vdsp import render_vdsp
-from ..workers import map_in_order, usable_cores
+from ..workers import map_in_order
 from .base import Backend, Infer, Item, Result
 
 __all__ = [

@@ -28,10 +28,9 @@ from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
 from ..files import write_bytes
-from ..machine import describe_machine
+from ..machine import describe_machine, usable_cores
 from ..pipeline.load import resolve
 from ..results import RawOutputs
-from ..workers import usable_cores
 from .vamp import add_job_options, job_from, seconds_above_0
 
 __all__ = ["configure", "decode_outputs", "run"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dataclasses
 import html
 import json
 from pathlib import Path
@@ -36,7 +37,7 @@ from ..pipeline.load import load
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures
 from ..vacc.outputs import OutputFolder, output_name
-from .options import EXIT_SOME_REFUSED, progress
+from .options import EXIT_SOME_REFUSED, add_saturation_option, add_threads_option, progress
 
 __all__ = ["configure", "render_html", "render_text", "run"]
 
@@ -60,7 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--datalist", type=Path, metavar="LIST", help="datalist of a folder of vamp's outputs"
     )
-    parser.add_argument("--threads", type=int, help="number of CPU cores (default: all)")
+    add_saturation_option(parser)
+    add_threads_option(parser)
     parser.add_argument(
         "--json", type=Path, metavar="F.json", help="also write the numbers to this file"
     )
@@ -93,10 +95,11 @@ def _list_pictures(images: Path, datalist: Optional[Path]) -> List[Path]:
 
 def _open(source: str, args: argparse.Namespace) -> Backend:
     engine, colon, rest = source.partition(":")
+    runtime = RuntimeOptions(allow_saturation=args.allow_saturation)
     if colon and engine in ENGINES:
-        return load(rest, runtime=RuntimeOptions(engine=engine, threads=args.threads)).backend
+        return load(rest, runtime=dataclasses.replace(runtime, engine=engine)).backend
     if not Path(source, output_name(0)).is_file():
-        return load(source, runtime=RuntimeOptions(threads=args.threads)).backend
+        return load(source, runtime=runtime).backend
     if args.datalist is None:
         raise InputError(f"{source!r} contains recorded outputs; give their list with --datalist")
     return _replay(Path(source), args.datalist, args.images)

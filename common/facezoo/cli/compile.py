@@ -2,7 +2,8 @@
 
 The YAML is the vendor's, see ``facezoo vamc``; flags override its values, so that one YAML serves
 every dtype and variant. fp16 and int8 builds are compared with fp32 on images by the accuracy gate
-and written only if they pass.
+and written only if they pass. An int8 build runs on every CPU with --arithmetic portable; full
+weights are more exact, but only for CPUs with VNNI or ARM ones, and refused elsewhere.
 
   facezoo compile ../build_in/build/official_scrfd.yaml --dtype int8 --images held_out/
 """
@@ -11,16 +12,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from ..artifact import Artifact, BuildInfo
-from ..errors import ConfigError, FaceZooError, GateError
+from ..artifact import FULL, PORTABLE, Artifact, BuildInfo
+from ..errors import ConfigError, FaceZooError, GateError, InputError
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
+from .options import add_threads_option
 
 __all__ = ["build", "configure", "open_data", "override", "print_artifact", "run"]
+
+_log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
     )
     parser.add_argument("--name", help="name of the artifact's folder that overrides name")
+    add_threads_option(parser)
+    parser.add_argument(
+        "--arithmetic",
+        choices=("auto", PORTABLE, FULL),
+        default="auto",
+        help="int8 weights of 7 bits, right on every CPU; of 8, for CPUs with exact 8-bit sums; or "
+        "what is right on this one",
+    )
     group = parser.add_argument_group("calibration and accuracy gate")
     group.add_argument(
         "--images", type=Path, metavar="DIR", help="held-out images for the accuracy gate"
@@ -62,8 +75,14 @@ def run(args: argparse.Namespace) -> int:
     config = override(
         read_build_config(args.yaml), dtype=args.dtype, checkpoint=args.checkpoint, name=args.name
     )
+    if args.arithmetic != "auto" and config.backend.dtype != "int8":
+        raise InputError(
+            f"--arithmetic {args.arithmetic} is for int8, but this build is "
+            f"{config.backend.dtype}; add --dtype int8, or omit it"
+        )
     build(
         config,
+        arithmetic=args.arithmetic,
         images=args.images,
         eval_list=args.eval_list,
         allow_leak=args.allow_leak,
@@ -78,6 +97,7 @@ def build(
     eval_list: Optional[Path] = None,
     allow_leak: bool = False,
     allow_code: bool = False,
+    arithmetic: str = "auto",
 ) -> Artifact:
     """Calibrate, compile, run the accuracy gate, and print the result.
 
@@ -89,7 +109,11 @@ def build(
         Override ``<yaml name>.gate.yaml``.
     allow_leak, allow_code
         See :func:`facezoo.compiler.calibration.open_calibration`.
+    arithmetic
+        See :func:`facezoo.compiler.build.compile_model`.
     """
+    from ..backends.int8 import saturates
+    from ..backends.ort import OrtBackend
     from ..compiler.build import compile_model
     from ..compiler.gate import open_gate, read_gate_settings
 
@@ -104,9 +128,18 @@ def build(
         print_artifact(artifact)
         return artifact
     calibration = open_data(config, settings.eval_list, allow_leak, allow_code)
-    judge = _Judge(config, open_gate(config, settings, calibration))
+    gate = open_gate(config, settings, calibration)
+    if arithmetic == FULL and saturates(OrtBackend):
+        _log.warning(
+            "%s: 8-bit sums saturate on this CPU, so the accuracy gate computes them exactly, as "
+            "the CPUs do that this build is for; here it will be refused",
+            config.file,
+        )
+        if gate is not None:
+            gate.exact = True
+    judge = _Judge(config, gate)
     try:
-        artifact = compile_model(config, gate=judge, calibration=calibration)
+        artifact = compile_model(config, gate=judge, calibration=calibration, arithmetic=arithmetic)
     except GateError:
         judge.print_checks()
         raise
@@ -191,7 +224,7 @@ def _time_builds(
     from ..backends.ort import open_session
     from ..compiler.rewrite import rewrite_prelu
     from ..evaluation.drift import time_in_turns
-    from ..workers import usable_cores
+    from ..machine import usable_cores
 
     model = onnx.load_model_from_string(reference)
     rewrite_prelu(model)

@@ -41,6 +41,7 @@ from ..results import FaceDetections
 from ..vacc.build_config import parse_build_config
 from .compile import override
 from .match import DETECTOR, RECOGNISER
+from .options import add_threads_option
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
@@ -56,6 +57,7 @@ ROUNDS = 7
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the verb."""
     parser.add_argument("--to", type=Path, default=Path(".demo"), help="output folder")
+    add_threads_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

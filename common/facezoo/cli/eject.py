@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
 from ..pipeline.load import resolve
+from .options import add_threads_option
 from .recipes import render_build
 
 __all__ = ["configure", "run"]
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="graph written by export_onnx.py; by default made from the downloaded weights",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    add_threads_option(parser)
     parser.add_argument(
         "--image",
         type=Path,

@@ -26,9 +26,11 @@ from typing import (
 )
 
 from ..backends import ENGINES, RuntimeOptions
+from ..backends.base import opencv_threads
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
+from ..machine import granted_cores, limited_cores, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
 __all__ = [
@@ -41,9 +43,11 @@ __all__ = [
     "add_model_options",
     "add_run_options",
     "add_runtime_options",
+    "add_saturation_option",
     "add_settings_options",
     "add_shape_options",
     "add_source_options",
+    "add_threads_option",
     "add_vamp_options",
     "embedder_source",
     "import_torch_part",
@@ -69,6 +73,8 @@ _ADVICE = {
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), _NAME_ANOTHER),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "; allow it or name another place"),
 }
+
+_log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Settings = TypeVar("Settings")
@@ -163,6 +169,30 @@ def add_runtime_options(group: Any) -> None:
         default="f32",
         help="arithmetic of OpenVINO; bf16 is faster on CPUs that have it",
     )
+    add_saturation_option(group)
+    add_threads_option(group)
+
+
+def add_saturation_option(group: Any) -> None:
+    """Add the flag that opens int8 builds of full range where they lose accuracy."""
+    group.add_argument(
+        "--allow-saturation",
+        action="store_true",
+        help="open an int8 build of full range on a CPU whose 8-bit sums saturate, at a loss",
+    )
+
+
+def add_threads_option(parser: Any) -> None:
+    """Add the flag that limits the cores; :func:`run_command` reads it."""
+    parser.add_argument(
+        "--threads", type=_cores, metavar="N", help="CPU cores to use (default: all usable ones)"
+    )
+
+
+def _cores(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return int(text)
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
@@ -252,6 +282,7 @@ def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
         device_id=args.device_id,
         provider=args.provider,
         precision=args.precision,
+        allow_saturation=args.allow_saturation,
     )
 
 
@@ -281,6 +312,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--onnx", help="a published .onnx, or the name `facezoo download` fetched it under"
     )
     parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_threads_option(parser)
 
 
 def add_vamp_options(parser: argparse.ArgumentParser) -> None:
@@ -382,11 +414,13 @@ def import_torch_part(module: str) -> Any:
         If PyTorch is not installed.
     """
     try:
-        return importlib.import_module(module)
+        part, torch = (importlib.import_module(name) for name in (module, "torch"))
     except ImportError as error:
         raise BackendUnavailable(
             f'this needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
         ) from error
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    return part
 
 
 def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:
@@ -500,8 +534,13 @@ def run_command(
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
     stop = _Stop(parser.prog)
     previous = {number: signal.signal(number, stop) for number in stop.numbers()}
+    threads = getattr(args, "threads", None)
+    if threads is not None and threads > granted_cores():
+        _log.warning("--threads %d: only %d cores may be used", threads, granted_cores())
+        threads = granted_cores()
     try:
-        return function(args)
+        with limited_cores(threads), opencv_threads(usable_cores()):
+            return function(args)
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code

@@ -17,7 +17,7 @@ from typing import Any, Dict, List
 from ..files import write_bytes
 from ..vacc.build_config import read_build_config
 from .compile import open_data, override
-from .options import progress
+from .options import add_threads_option, progress
 
 __all__ = ["configure", "run"]
 
@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
     )
+    add_threads_option(parser)
     parser.add_argument(
         "--pictures",
         type=int,

@@ -26,7 +26,7 @@ from ..evaluation.drift import compare_detections
 from ..files import write_bytes
 from ..models.scrfd.decode import PROFILES, decode
 from ..results import RawOutputs
-from .options import EXIT_SOME_REFUSED, add_flag
+from .options import EXIT_SOME_REFUSED, add_flag, add_threads_option
 
 __all__ = ["configure", "run", "task_drift"]
 
@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "prefixes", nargs="*", type=Path, metavar="PREFIX", help="prefixes of artifacts to run"
     )
     add_flag(selftest, "--device_id", "--device", type=int, default=0, help="device number")
+    add_threads_option(selftest)
     selftest.add_argument(
         "--out",
         type=Path,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..vacc.build_config import read_build_config
 from .compile import build
+from .options import add_threads_option
 
 __all__ = ["configure", "run"]
 
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument(
             "yaml", type=Path, metavar="YAML", help="build YAML such as build_in/build/*.yaml"
         )
+        add_threads_option(command)
 
 
 def run(args: argparse.Namespace) -> int:

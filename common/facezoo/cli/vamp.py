@@ -3,7 +3,7 @@
 Without --datalist it measures on synthetic images; with --datalist and --path_output it runs every
 file and writes output_000000.npz and so on, one per line. Each of --processes runs --instance
 instances of the model with batches of --batch_size images. The flags are the vendor's except
---engine and --overwrite. Resumable: run the same command again.
+--engine, --threads, --allow-saturation and --overwrite. Resumable: run the same command again.
 
   facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
 """
@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
-from .options import OVERWRITE, add_flag, progress
+from .options import OVERWRITE, add_flag, add_saturation_option, add_threads_option, progress
 
 __all__ = ["add_job_options", "configure", "job_from", "run", "seconds_above_0"]
 
@@ -104,6 +104,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine", choices=ENGINES, default="auto", help="runtime that executes the network"
     )
+    add_saturation_option(group)
+    add_threads_option(group)
     group.add_argument("-d", dest="device_id", type=int, default=0, help="device number")
     group.add_argument(
         "-s",
@@ -123,6 +125,7 @@ def job_from(args: argparse.Namespace, **counts: Any) -> Job:
         device_id=args.device_id,
         cards=tuple(models.CARDS.values()),
         picture_hw=args.shape,
+        allow_saturation=args.allow_saturation,
         **counts,
     )
 

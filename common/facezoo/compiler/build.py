@@ -25,8 +25,8 @@ from ..backends.ort import open_session
 from ..contract import Contract, contract_in, load_graph, metadata_of
 from ..errors import BackendUnavailable, ConfigError, GraphError
 from ..files import sha256_of
+from ..machine import usable_cores
 from ..vacc.build_config import DTYPES, BuildConfig
-from ..workers import usable_cores
 from .calibration import CalibrationSet, open_calibration
 
 __all__ = [
@@ -75,6 +75,8 @@ class Built:
         Changes made to the graph: name to count.
     calibration
         Calibration files, each with ``file`` and ``sha256``.
+    int8_weights
+        See :class:`~facezoo.artifact.BuildInfo`.
     """
 
     model: Any
@@ -82,6 +84,7 @@ class Built:
     tolerance: float
     done: Mapping[str, int]
     calibration: Tuple[Mapping[str, str], ...] = ()
+    int8_weights: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def compile_model(
     *,
     gate: Optional[Gate] = None,
     calibration: Optional[CalibrationSet] = None,
+    arithmetic: str = "auto",
 ) -> Artifact:
     """Compile a build YAML and write the artifact.
 
@@ -130,6 +134,8 @@ def compile_model(
         returns its measurements, or raises GateError, in which case nothing is written.
     calibration
         Calibration data for int8; the ``dataset`` of the YAML if None.
+    arithmetic
+        Range of int8 weights: see :func:`facezoo.compiler.quantize.choose_arithmetic`.
 
     Returns
     -------
@@ -146,7 +152,7 @@ def compile_model(
         If the gate rejects the build.
     """
     source = prepare_source(config)
-    built = _build(source, config, calibration)
+    built = _build(source, config, calibration, arithmetic)
     rewrite.drop_unused_domains(built.model)
     onnx.checker.check_model(built.model)
     serialised = built.model.SerializeToString()
@@ -171,6 +177,7 @@ def compile_model(
         },
         calibration=built.calibration,
         gate=measured,
+        int8_weights=built.int8_weights,
     )
     return write_artifact(config.prefix, serialised, build)
 
@@ -385,6 +392,7 @@ def _fold(model: Any) -> Any:
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
@@ -406,7 +414,9 @@ def _fold(model: Any) -> Any:
     return model
 
 
-def _build(source: Source, config: BuildConfig, calibration: Optional[CalibrationSet]) -> Built:
+def _build(
+    source: Source, config: BuildConfig, calibration: Optional[CalibrationSet], weights: str
+) -> Built:
     folded = copy.deepcopy(source.folded)
     if config.backend.dtype != "int8":
         return _BUILDERS[config.backend.dtype](folded)
@@ -414,7 +424,7 @@ def _build(source: Source, config: BuildConfig, calibration: Optional[Calibratio
         calibration = open_calibration(
             config, source.contract.preprocess if source.contract else None
         )
-    return _build_int8(folded, config, calibration)
+    return _build_int8(folded, config, calibration, weights)
 
 
 def _build_fp32(model: Any) -> Built:
@@ -434,9 +444,16 @@ def _build_fp16(model: Any) -> Built:
     return Built(model, arithmetic, tolerance=0.2, done=done)
 
 
-def _build_int8(model: Any, config: BuildConfig, calibration: CalibrationSet) -> Built:
-    settings = config.backend.quantize
-    found = quantize.quantize_graph(model, settings, calibration, where=str(config.file))
+def _build_int8(
+    model: Any, config: BuildConfig, calibration: CalibrationSet, weights: str
+) -> Built:
+    found = quantize.quantize_graph(
+        model,
+        config.backend.quantize,
+        calibration,
+        where=str(config.file),
+        arithmetic=quantize.choose_arithmetic(weights),
+    )
     for finding in found.findings:
         _log.warning("%s: %s", config.file, finding)
     # After quantising, since PRelu between int8 layers is computed in float32 anyway.
@@ -449,7 +466,14 @@ def _build_int8(model: Any, config: BuildConfig, calibration: CalibrationSet) ->
     share = f"{found.excluded} of {found.layers} layers ({found.excluded_macs:.1%} of the MACs)"
     arithmetic = f"{found.arithmetic}; {share} in float32"
     # For int8 the gate decides how far it may be from the source.
-    return Built(found.model, arithmetic, math.inf, done, calibration.record())
+    return Built(
+        found.model,
+        arithmetic,
+        math.inf,
+        done,
+        calibration.record(),
+        found.arithmetic.int8_weights,
+    )
 
 
 _BUILDERS: Dict[str, Callable[[Any], Built]] = {

@@ -20,9 +20,11 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from ..artifact import FULL, PORTABLE
+from ..backends.int8 import saturates
+from ..backends.ort import OrtBackend
 from ..errors import ConfigError, GraphError
 from ..graphs.info import count_node_macs
-from ..machine import VNNI, cpu_flags
 from ..vacc.build_config import Quantize
 from .ranges import LEVELS, Feeds, Range, TensorStats, collect_stats, estimate_range, open_probe
 
@@ -68,7 +70,7 @@ class Arithmetic:
     activations, weights
         ``uint8`` or ``int8``.
     reduce_range
-        Use 7 bits for weights, since products of 8 bits would overflow 16-bit sums.
+        Use 7 bits for weights, since products of 8 bits overflow the 16-bit sums of some CPUs.
     reason
         Reason, in words.
     """
@@ -78,41 +80,48 @@ class Arithmetic:
     reduce_range: bool
     reason: str
 
+    @property
+    def int8_weights(self) -> str:
+        """``portable`` or ``full``, as in :class:`~facezoo.artifact.BuildInfo`."""
+        return PORTABLE if self.reduce_range else FULL
+
     def __str__(self) -> str:
         bits = "7-bit " if self.reduce_range else ""
         return f"{self.activations} activations, {bits}{self.weights} weights ({self.reason})"
 
 
 def choose_arithmetic(
-    machine: Optional[str] = None, flags: Optional[Collection[str]] = None
+    weights: str = "auto", machine: Optional[str] = None, saturating: Optional[bool] = None
 ) -> Arithmetic:
     """Choose the 8-bit types for a CPU.
 
     Parameters
     ----------
+    weights
+        ``portable`` for weights of 7 bits, ``full`` for 8, ``auto`` for those that this CPU
+        computes without saturation.
     machine
         Value of ``platform.machine()``; this machine if None.
-    flags
-        Features of the CPU; those of this one if None.
+    saturating
+        Whether sums of 8-bit products saturate; measured on this CPU if None.
 
     Returns
     -------
     Arithmetic
         On x86 unsigned activations, which took 0.46 of the fp32 time of scrfd_2.5g, while signed
-        ones took 1.2; with 7-bit weights unless the CPU has VNNI. On ARM signed ones.
+        ones took 1.2. On ARM signed ones.
 
     References
     ----------
     .. [1] ONNX Runtime, ``quantize_static``, "Choosing parameters for CPU inference".
     """
     machine = (platform.machine() if machine is None else machine).lower()
-    flags = cpu_flags() if flags is None else flags
-    if machine in ARM:
-        return Arithmetic("int8", "int8", False, "ARM CPU")
-    if any(flag in flags for flag in VNNI):
-        return Arithmetic("uint8", "int8", False, "the CPU has VNNI")
-    known = "the CPU has no VNNI" if flags else "unknown whether the CPU has VNNI"
-    return Arithmetic("uint8", "int8", True, known)
+    activations = "int8" if machine in ARM else "uint8"
+    if weights != "auto":
+        return Arithmetic(activations, "int8", weights == PORTABLE, f"{weights}, as requested")
+    if saturates(OrtBackend) if saturating is None else saturating:
+        return Arithmetic(activations, "int8", True, "8-bit sums saturate on this CPU")
+    return Arithmetic(activations, "int8", False, "8-bit sums are exact on this CPU")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from ..backends.base import first_line
 from ..backends.ort import open_session
 from ..errors import GraphError, InputError
-from ..workers import usable_cores
+from ..machine import usable_cores
 
 __all__ = [
     "DEFAULT_SHARE",
@@ -72,7 +72,7 @@ class TensorStats:
 
 
 def open_probe(
-    model: onnx.ModelProto, names: Iterable[str]
+    model: onnx.ModelProto, names: Iterable[str], exact: bool = False
 ) -> Callable[[Feeds], Dict[str, np.ndarray]]:
     """Load a graph so that its inner tensors can be read.
 
@@ -82,6 +82,8 @@ def open_probe(
         The graph; not changed.
     names
         Tensors to return; outputs, inner ones and inputs.
+    exact
+        See :func:`facezoo.backends.ort.open_session`.
 
     Returns
     -------
@@ -103,7 +105,7 @@ def open_probe(
         for name in inner
         if name not in outputs
     )
-    session = open_session(probe.SerializeToString(), usable_cores())
+    session = open_session(probe.SerializeToString(), usable_cores(), exact=exact)
 
     def run(feeds: Feeds) -> Dict[str, np.ndarray]:
         try:

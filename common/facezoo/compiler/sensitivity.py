@@ -96,6 +96,7 @@ def measure_drift(
     reference: Union[Path, onnx.ModelProto],
     model: Union[Path, onnx.ModelProto],
     data: Iterable[Feeds],
+    exact: bool = False,
 ) -> Dict[str, TensorDrift]:
     """Compare the outputs of two graphs.
 
@@ -105,6 +106,8 @@ def measure_drift(
         Graphs, or files of graphs, with the same inputs and outputs.
     data
         Feeds of one image each.
+    exact
+        Compute the second graph as :func:`facezoo.backends.ort.open_session` says.
 
     Returns
     -------
@@ -114,7 +117,7 @@ def measure_drift(
     expected, found = (
         load_graph(graph) if isinstance(graph, Path) else graph for graph in (reference, model)
     )
-    return _drift_from(_record(expected, data), found)
+    return _drift_from(_record(expected, data), found, exact)
 
 
 def _record(model: onnx.ModelProto, data: Iterable[Feeds]) -> Iterator[Tuple[Feeds, Feeds]]:
@@ -125,10 +128,10 @@ def _record(model: onnx.ModelProto, data: Iterable[Feeds]) -> Iterator[Tuple[Fee
 
 
 def _drift_from(
-    recorded: Iterable[Tuple[Feeds, Feeds]], model: onnx.ModelProto
+    recorded: Iterable[Tuple[Feeds, Feeds]], model: onnx.ModelProto, exact: bool = False
 ) -> Dict[str, TensorDrift]:
     sums = {entry.name: DriftSum() for entry in model.graph.output}
-    run = open_probe(model, sums)
+    run = open_probe(model, sums, exact)
     for feeds, expected in recorded:
         found = run(feeds)
         for name, drift in sums.items():

@@ -19,11 +19,12 @@ from ..files import write_bytes
 from ..image.align import TEMPLATE_SIZE
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
+from ..machine import usable_cores
 from ..metrics.quality import ofiq_score
 from ..models.magface.model import FaceEmbedder
 from ..results import Embedding
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
-from ..workers import map_in_order, usable_cores
+from ..workers import map_in_order
 
 __all__ = [
     "ARRAYS_FILE",

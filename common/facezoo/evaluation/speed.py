@@ -40,9 +40,10 @@ from ..backends.base import Backend, call_naming
 from ..card import ModelCard
 from ..contract import Contract
 from ..errors import DecodeError, InputError
+from ..machine import usable_cores
 from ..results import RawOutputs
 from ..vacc.npz import read_input
-from ..workers import Last, Team, map_in_order, usable_cores
+from ..workers import Last, Team, map_in_order
 
 __all__ = [
     "Batch",
@@ -85,6 +86,8 @@ class Job:
         Height and width of synthetic images; the network's input size if None.
     decode
         Module-level function that decodes the outputs, if decoding is to be timed.
+    allow_saturation
+        See :class:`~facezoo.backends.base.RuntimeOptions`.
     """
 
     model: Path
@@ -98,13 +101,19 @@ class Job:
     threads: Optional[int] = None
     picture_hw: Optional[Tuple[int, int]] = None
     decode: Optional[Decode] = None
+    allow_saturation: bool = False
 
     def open(self) -> Backend:
         """Load one instance of the network."""
         share = max(1, usable_cores() // (self.processes * self.instances))
         return open_backend(
             self.model,
-            RuntimeOptions(self.engine, self.device_id, self.threads or share),
+            RuntimeOptions(
+                self.engine,
+                self.device_id,
+                self.threads or share,
+                allow_saturation=self.allow_saturation,
+            ),
             vdsp=self.vdsp,
             batch=self.batch,
             cards=self.cards,

@@ -10,11 +10,12 @@ from ..backends.base import naming
 from ..card import ModelCard
 from ..errors import ImageError
 from ..files import sha256_of
+from ..machine import usable_cores
 from ..results import RawOutputs
 from ..runs import Inputs
 from ..vacc.npz import Picture, read_pictures
 from ..vacc.outputs import OutputFolder
-from ..workers import map_in_order, usable_cores
+from ..workers import map_in_order
 
 __all__ = ["ListedOutputs"]
 

@@ -16,8 +16,9 @@ from facezoo.datasets.degraded import choose_people, degraded_faces, person_of, 
 from facezoo.errors import ImageError
 from facezoo.image.degrade import DEGRADATIONS
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
+from facezoo.machine import usable_cores
 from facezoo.runs import Inputs
-from facezoo.workers import map_in_order, usable_cores
+from facezoo.workers import map_in_order
 
 
 def build_parser() -> argparse.ArgumentParser:

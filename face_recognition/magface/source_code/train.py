@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         for flags, how in settings.flags_of(kind):
             options.add_flag(parser, *flags, **how)
     add("--start-epoch", type=int, default=0, help="epochs to skip")
-    add("--workers", "-j", type=int, default=4, help="processes that read faces")
+    add("--workers", "-j", type=int, default=4, help="readers of faces, one per core at most")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")

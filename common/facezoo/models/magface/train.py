@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import BackendUnavailable, InputError, WeightsError
 from ...files import write_bytes
+from ...machine import usable_cores
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
 from ...written import remove_own
 from .distributed import Processes, synchronise_batch_norms
@@ -121,7 +122,7 @@ class Trainer:
     processes
         The process group.
     workers
-        Reader processes per training process.
+        Reader processes per training process; never more than the usable cores.
     compiled
         Whether to use ``torch.compile``; needs a C++ compiler on a CPU.
     embedding_size
@@ -182,7 +183,7 @@ class Trainer:
             processes.rank,
             processes.world,
         )
-        self._faces, self._workers = faces, workers
+        self._faces, self._workers = faces, min(workers, usable_cores())
         self.step, self.steps = 0, self.batches.total
         self.history: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
