@@ -19,6 +19,7 @@ from facezoo.metrics.verification import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 TOLERANCE = 1e-9  # counts over counts
 
@@ -356,3 +357,12 @@ def test_false_match_rates_out_of_range_are_refused(fmr):
         operating_points(np.array([0.1, 0.2]), np.array([1, 0]), [fmr])
     with pytest.raises(InputError, match="must be between 0 and 1"):
         threshold_at_fmr(np.arange(99.0), fmr)
+
+
+@given(st.floats(0.001, 0.999), st.integers(1, 10**6), st.floats(1e-6, 0.999))
+def test_binomial_quantiles_equal_scipys(probability, trials, chance):
+    found = verification.binomial_quantile(probability, trials, chance)
+    expected = int(stats.binom.ppf(probability, trials, chance))
+    # On a step of the distribution the last bit of the sum decides.
+    at_step = abs(stats.binom.cdf(min(found, expected), trials, chance) - probability) < 1e-9
+    assert found == expected or (at_step and abs(found - expected) == 1)

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy import special
 
 from ..errors import InputError
-from ..metrics.verification import Threshold, matches_allowed, operating_points, threshold_at_fmr
+from ..metrics.verification import (
+    Threshold,
+    binomial_quantile,
+    matches_allowed,
+    operating_points,
+    threshold_at_fmr,
+)
 from .base import check_model, hash_of, number, read_document, write_document
 
 __all__ = [
@@ -164,7 +169,7 @@ def _interval(
     count = len(descending)
     if people is None:
         # Pairs are taken as independent: the population's threshold lies between these ranks.
-        ranks = [int(special.bdtrik(tail, count, fmr)) for tail in (0.975, 0.025)]
+        ranks = [max(0, binomial_quantile(tail, count, fmr) - 1) for tail in (0.975, 0.025)]
         low, high = (descending[min(rank, count - 1)] for rank in ranks)
         return float(low), float(high)
     drawn = list(_resampled(descending, fmr, people, seed))
