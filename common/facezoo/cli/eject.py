@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
 from ..pipeline.load import resolve
-from .recipes import render_build
+from .render import render_build
 
 __all__ = ["configure", "run"]
 
