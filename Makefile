@@ -64,7 +64,7 @@ check: $(VENV)/.dev  ## format, lint, types, rendered files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/facezoo recipes --check
+	$(BIN)/facezoo render --check
 	$(BIN)/facezoo docs --check
 
 bench: $(VENV)/.dev $(VENV)-peers/.done  ## speed against peers and baselines, as ratios
@@ -74,7 +74,7 @@ docs: $(VENV)/.dev  ## render the tables in the READMEs
 	$(BIN)/facezoo docs
 
 recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
-	$(BIN)/facezoo recipes
+	$(BIN)/facezoo render
 
 clean:  ## remove the environment and the demo's output
 	rm -rf $(VENV) .demo .train-demo build

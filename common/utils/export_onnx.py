@@ -1,7 +1,7 @@
-"""Make the raw-head ONNX that vamc takes from a published file, for any model that has one.
+"""Make the raw-head ONNX that vamc takes, from a published file or a checkpoint, for any model.
 
-Nothing is written before the new graph has been compared with the published one. Checkpoints, and
-options of single models, are for the source_code/export_onnx.py of their recipes.
+Nothing is written before the new graph has been compared with its source. The same as
+``facezoo export``; options of single models are in the source_code/export_onnx.py of their recipes.
 
     python ../../../common/utils/export_onnx.py --card scrfd_500m_bnkps \
         --output onnx/scrfd_500m_bnkps.onnx
@@ -10,36 +10,21 @@ options of single models, are for the source_code/export_onnx.py of their recipe
 import argparse
 from pathlib import Path
 
-from facezoo import weights
+from facezoo.cli.export import export
 from facezoo.cli.options import add_batch_option, make_parser, run_command
-from facezoo.contract import read_contract
-from facezoo.errors import InputError
-from facezoo.models import find_card, has_part, import_part
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--card", required=True, help="which variant, as `facezoo list` shows it")
-    parser.add_argument("--onnx", help="the published .onnx; by default the downloaded one")
+    parser.add_argument("--onnx", help="the published file; by default the downloaded one")
     parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
     add_batch_option(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    card = find_card(args.card)
-    if not has_part(card.model, "graph"):
-        raise InputError(
-            f"{card.id} is made from a checkpoint; use {card.task}/{card.model}/source_code/"
-            "export_onnx.py"
-        )
-    if not args.onnx and not card.weights:
-        raise InputError(f"no weights of {card.id} are published; give the file with --onnx")
-    source = weights.locate(args.onnx or card.weights)
-    import_part(card.model, "graph").export_released(source, args.output, batch=args.batch)
-    found = read_contract(args.output)
-    print(f"{args.output}: {found.card_id}, outputs {' '.join(found.output_names)}")
-    return 0
+    return export(args.card, args.onnx, args.output, args.batch)
 
 
 def main(argv=None) -> int:

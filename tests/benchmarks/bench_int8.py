@@ -18,7 +18,7 @@ import onnx
 from facezoo import weights
 from facezoo.backends.openvino import OpenVinoBackend
 from facezoo.backends.ort import OrtBackend
-from facezoo.cli.recipes import render_build
+from facezoo.cli.render import render_build
 from facezoo.compiler.build import compile_model, prepare_source
 from facezoo.compiler.calibration import open_calibration
 from facezoo.compiler.quantize import Arithmetic, calibrate, excluded_layers, insert_qdq

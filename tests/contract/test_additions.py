@@ -121,7 +121,7 @@ def test_a_fifth_model(copy, page, tmp_path, rng):
     assert compare(page, "model", (new, edits)) == []
 
     (copy.root / "CHANGELOG.md").write_text(f"{changes}\n- Gradient.\n", "utf-8")
-    copy.facezoo("recipes")
+    copy.facezoo("render")
     copy.facezoo("docs")
     checks = ("models", "pages", "rendered", "package", "code")
     copy.check(

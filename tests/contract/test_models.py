@@ -60,14 +60,14 @@ def wanted_files(model, task):
     """Return what a model needs, to what it is; of several names one will do."""
     code, recipe = f"common/facezoo/models/{model}", f"{task}/{model}"
     return {
-        f"{code}/__init__.py": "an empty file: facezoo recipes",
+        f"{code}/__init__.py": "an empty file: facezoo render",
         f"{code}/decode.py": "raw outputs to results",
         f"{code}/model.py": "its class, as MODEL",
         f"{code}/graph.py {code}/checkpoint.py": "weights to the ONNX that vamc takes",
         f"{recipe}/README.md": "the recipe",
         f"{recipe}/README.zh-CN.md": "the recipe in Chinese",
         f"{recipe}/expected/*": "what the commands print, such as info.txt of facezoo info",
-        f"{recipe}/workspace/.gitkeep": "an empty file: facezoo recipes",
+        f"{recipe}/workspace/.gitkeep": "an empty file: facezoo render",
         f"tests/models/test_{model}_*.py": "its tests",
         f"tests/golden/{model}/*": "what the authors' code gives for made-up input",
     }

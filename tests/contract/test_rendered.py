@@ -13,7 +13,7 @@ from facezoo import models
 from facezoo.card import Preprocess, Reference
 from facezoo.cli.docs import render_pages
 from facezoo.cli.main import main
-from facezoo.cli.recipes import process_ops, render_build, render_recipes
+from facezoo.cli.render import process_ops, render_build, render_recipes
 from facezoo.errors import InputError
 from facezoo.image.preprocess import describe_differences
 from facezoo.models import CARDS

@@ -104,8 +104,8 @@ def test_a_published_file_is_exported(run_here, tmp_path, shared):
     ("card", "says"),
     [
         ("scrfd_1gg", "did you mean scrfd_1g"),
-        ("scrfd_34g", "no weights of scrfd_34g are published; give the file with --onnx"),
-        ("sdd_fiqa_r50", "use face_quality/sdd_fiqa/source_code/export_onnx.py"),
+        ("scrfd_34g", "no weights of scrfd_34g are published; give the file"),
+        ("sdd_fiqa_r50", "sdd_fiqa_r50_pth can only be downloaded by hand"),
     ],
 )
 def test_what_cannot_be_exported_says_what_to_do(run_here, tmp_path, card, says):

@@ -20,6 +20,7 @@ from facezoo.metrics.verification import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 TOLERANCE = 1e-9  # counts over counts
 
@@ -387,3 +388,12 @@ def test_pairs_of_images_are_evaluated_like_pairs_of_vectors(rng, folds, monkeyp
     vectors[5] = np.nan
     with pytest.raises(InputError, match="embedding 5 of the images"):
         k_fold_accuracy_of(vectors, pairs, is_same)
+
+
+@given(st.floats(0.001, 0.999), st.integers(1, 10**6), st.floats(1e-6, 0.999))
+def test_binomial_quantiles_equal_scipys(probability, trials, chance):
+    found = verification.binomial_quantile(probability, trials, chance)
+    expected = int(stats.binom.ppf(probability, trials, chance))
+    # On a step of the distribution the last bit of the sum decides.
+    at_step = abs(stats.binom.cdf(min(found, expected), trials, chance) - probability) < 1e-9
+    assert found == expected or (at_step and abs(found - expected) == 1)

@@ -1,5 +1,6 @@
 """Reading and writing WIDER FACE files, and what is said about files that cannot be used."""
 
+import contextlib
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 from facezoo.datasets import widerface
+from facezoo.datasets.matfile import read_mat
 from facezoo.datasets.widerface import (
     GROUND_TRUTH,
     check_dataset,
@@ -30,7 +32,19 @@ from facezoo.results import FaceDetections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
+
+
+def saved_mat(content, **options):
+    file = io.BytesIO()
+    savemat(file, content, **options)
+    return file.getvalue()
+
+
+NESTED = np.empty((2, 1), dtype=object)
+NESTED[:, 0] = [np.ones((2, 1)), "text"]
+MAT = saved_mat({"gt_list": NESTED})
+PACKED_MAT = saved_mat({"x": np.ones((100, 100))}, do_compression=True)
 
 TEXTS = {
     "0--Parade/a_1": "a_1\n2\n1 2 30 40 0.9\n5 6 7.5 8 0.125 \n",
@@ -485,6 +499,45 @@ def save_ground_truth(folder, boxes=BOXES, counted=COUNTED):
         columns = [np.array(n, np.uint8).reshape(-1, 1) for n in numbers]
         savemat(folder / f"wider_{level}_val.mat", {"gt_list": by_event(columns)})
     return folder
+
+
+def equals(ours, scipys):
+    if ours.dtype == object:
+        same = all(map(equals, ours.ravel(), scipys.ravel()))
+        return same and ours.shape == scipys.shape
+    return ours.size == scipys.size == 0 or np.array_equal(ours, scipys)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_mat_files_are_read_as_by_scipy(tmp_path, packed):
+    """Texts of any letters, whole and broken numbers, empty and nested cells, other variables."""
+    cells = np.empty((3, 2), dtype=object)
+    for index, value in enumerate(["a", "Überzahl 人", "", np.eye(2), np.zeros((0, 4)), 300.5]):
+        cells[index % 3, index // 3] = value
+    inner = np.empty((1, 1), dtype=object)
+    inner[0, 0] = np.arange(6, dtype=np.int16).reshape(2, 3)
+    cells[2, 0] = inner
+    content = {"cells": cells, "numbers": np.array([[1.0, 2.5], [3.0, 4.0]]), "odd": {"a": 1}}
+    savemat(tmp_path / "x.mat", content, do_compression=packed)
+    found = read_mat((tmp_path / "x.mat").read_bytes(), ("cells", "numbers", "none"), 1 << 20)
+    expected = loadmat(tmp_path / "x.mat")
+    assert list(found) == ["cells", "numbers"]
+    assert all(equals(found[name], expected[name]) for name in found)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255))
+def test_damaged_mat_files_are_refused_or_read(position, byte):
+    """A byte changed anywhere raises a ValueError, if anything."""
+    data = bytearray(MAT)
+    data[position % len(data)] = byte
+    with contextlib.suppress(ValueError):
+        read_mat(bytes(data), ("gt_list",), 1 << 20)
+
+
+def test_a_mat_file_that_unpacks_to_too_much_is_refused():
+    assert read_mat(PACKED_MAT, ("x",), 1 << 20)["x"].shape == (100, 100)
+    with pytest.raises(ValueError, match="unpacks to too much"):
+        read_mat(PACKED_MAT, ("x",), 1 << 10)
 
 
 def test_ground_truth(tmp_path):

@@ -24,6 +24,7 @@ from ..artifact import Artifact
 from ..compiler.build import compile_model
 from ..compiler.calibration import open_calibration
 from ..compiler.gate import GateSettings, open_gate
+from ..deploy.recipes import recipe_of, recipes_folder
 from ..errors import BackendRunError, InputError
 from ..evaluation.drift import compare_detections
 from ..files import write_bytes
@@ -42,7 +43,7 @@ from ..vacc.build_config import parse_build_config
 from .compile import override
 from .match import DETECTOR, RECOGNISER
 from .options import add_threads_option
-from .recipes import render_build
+from .render import render_build
 
 __all__ = ["configure", "run"]
 
@@ -149,11 +150,8 @@ def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
 
 def npz_route(folder: Path, artifact: Artifact, photos: List[Path]) -> None:
     """Detect the faces on both routes, in separate processes, and compare the files."""
-    common = Path(__file__).parents[2]
-    recipe = common.parent / "face_detection" / "scrfd" / "build_in"
-    if not recipe.is_dir():
-        print("  skipped: the recipe's scripts are not beside this package")
-        return
+    recipes = recipes_folder()
+    common, recipe = recipes / "common", recipes / recipe_of(CARD) / "build_in"
     work = folder / "npz"
     for photo in photos:
         write_bytes(work / "photos" / photo.name, photo.read_bytes())

@@ -20,7 +20,7 @@ from ..image.files import read_image_rgb
 from ..models import find_card
 from ..pipeline.load import resolve
 from .options import add_threads_option
-from .recipes import render_build
+from .render import render_build
 
 __all__ = ["configure", "run"]
 

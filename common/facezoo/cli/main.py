@@ -22,6 +22,8 @@ CHAPTERS = {
         "licences": "licences of code, used packages, and weights",
     },
     "build": {
+        "recipe": "a model's recipe, ready to run: steps and build files",
+        "export": "published weights or a checkpoint to the ONNX to compile",
         "compile": "build YAML to artifact, with our own overrides",
         "vamc": "the vendor's compiler verbs, with or without its tool",
         "sensitivity": "layers that lose accuracy in int8, to keep in float",
@@ -38,7 +40,9 @@ CHAPTERS = {
         "evaluate": "metrics of result files against ground truth",
         "calibrate": "measure thresholds on your own images for a profile",
         "bench": "speed in MLPerf's scenarios, by stages, and over settings",
+        "image2npz": "images to the npz files and the list that vamp takes",
         "vamp": "speed, or outputs of npz files, as the vendor's profiler",
+        "decode": "what vamp wrote to results, checked file by file",
     },
     "diagnose": {
         "doctor": "check machine and weights; explain wrong numbers",
@@ -51,7 +55,7 @@ CHAPTERS = {
 }
 # For a clone of the repository; they are not shown in the help.
 MAINTAINERS = {
-    "recipes": "render the vdsp JSONs and build YAMLs from the cards",
+    "render": "render the vdsp JSONs and build YAMLs from the cards",
     "docs": "render the tables in the READMEs from result files",
 }
 VERBS = {verb: text for verbs in (*CHAPTERS.values(), MAINTAINERS) for verb, text in verbs.items()}

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import stat
-import struct
 import tarfile
 import zipfile
 import zlib
@@ -32,6 +31,7 @@ import numpy as np
 from ..errors import DatasetError
 from ..metrics.detection import GroundTruth, Predictions
 from ..results import FaceDetections
+from .matfile import read_mat
 
 __all__ = [
     "EVENTS",
@@ -52,6 +52,7 @@ __all__ = [
 
 LEVELS = ("easy", "medium", "hard")
 SCHEMA = "facezoo.faces/1"
+ANY_MODEL = "facezoo.results/1"  # The same faces, written by the commands for any model.
 
 # source: wider_face_val.mat of the official eval_tools.zip
 EVENTS, PHOTOS, FACES = 61, 3226, 39708
@@ -66,7 +67,6 @@ TEXT_LAYOUT = "expected its photo's name, the number of boxes, then 'x y width h
 BYTES_AT_ONCE = 4 << 20  # Texts are parsed in batches: fast, and the memory does not grow.
 LARGEST_TEXT = 16 << 20  # 300,000 boxes in one photo; more is a decompression bomb.
 LARGEST_MAT = 64 << 20  # The largest of the four unpacks to 3 MiB.
-COMPRESSED = 15  # source: MAT-File Format (R2024a), miCOMPRESSED
 LARGEST_ARCHIVE = 2 << 30  # WIDER_val.zip unpacks to 0.4 GB.
 
 _PHOTO_SUFFIX = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
@@ -167,42 +167,20 @@ def _read_level(folder: Path, level: str, starts: np.ndarray) -> np.ndarray:
 
 
 def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
-    # A local import: it takes as long as a whole evaluation, and writers do not need it.
-    from scipy.io import loadmat
-
     if not path.is_file():
         raise DatasetError(
             f"{str(path)!r} is missing; expected a folder with {', '.join(GROUND_TRUTH)}; "
             "facezoo prepare widerface says where to get them"
         )
     try:
-        _check_size_of_mat(path)
-        content: Dict[str, Any] = loadmat(path, variable_names=names)
-    except Exception as error:  # The reader can raise any exception on a damaged file.
+        if path.stat().st_size > LARGEST_MAT:
+            raise _not_official(path)
+        content = read_mat(path.read_bytes(), names, LARGEST_MAT)
+    except ValueError as error:
         raise _not_official(path) from error
     if not set(names) <= set(content):
         raise _not_official(path)
     return content
-
-
-def _check_size_of_mat(path: Path) -> None:
-    """Reject a .mat file that would fill the memory before the reader allocates it."""
-    if path.stat().st_size > LARGEST_MAT:
-        raise ValueError("too large")
-    data = path.read_bytes()
-    # source: MAT-File Format (R2024a), level 5: 128 bytes of header, then elements that begin with
-    # type and size; the last two bytes of the header give the byte order.
-    tag = struct.Struct("<II" if data[126:128] == b"IM" else ">II")
-    position, room = 128, LARGEST_MAT
-    while position + tag.size <= len(data):
-        kind, size = tag.unpack_from(data, position)
-        position += tag.size
-        if kind == COMPRESSED:
-            content = zlib.decompressobj().decompress(data[position : position + size], room)
-            room -= len(content)
-        if room <= 0:
-            raise ValueError("unpacks to too much")
-        position += size
 
 
 def _not_official(path: Path) -> DatasetError:
@@ -222,7 +200,8 @@ def read_predictions(source: Path) -> Predictions:
     ----------
     source
         A folder with ``<event>/<photo>.txt`` at any depth; a .tar.gz, .tgz, .tar or .zip of such
-        texts; or a .json with schema facezoo.faces/1. Other files beside the texts are ignored.
+        texts; or a .json with schema facezoo.faces/1 or facezoo.results/1. Other files
+        beside the texts are ignored.
 
     Returns
     -------
@@ -478,8 +457,8 @@ def _read_json(path: Path) -> Predictions:
             content = json.load(file, object_hook=_without_landmarks)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{str(path)!r} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        schema = content.get("schema") if isinstance(content, dict) else None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema not in (SCHEMA, ANY_MODEL):
         raise DatasetError(f"{str(path)!r} has the schema {schema!r}; expected {SCHEMA!r}")
     images = content.get("images")
     if not isinstance(images, list):

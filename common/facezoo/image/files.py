@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from ..arrays import MAX_PIXELS
@@ -40,6 +41,8 @@ _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 _REDUCED = {8: 64, 4: 32, 2: 16}  # source: opencv@4.10.0 imgcodecs.hpp IMREAD_REDUCED_GRAYSCALE
 
 _END_OF_IMAGE = b"\xff\xd9"
+
+_log = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
 
@@ -146,7 +149,9 @@ def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int =
     if header.plain and not reduced:
         # Same pixels as OpenCV, whose decoder is the same library, in less time.
         with suppress(ValueError):
-            return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
+            image = _decode_fast(data)
+            if image is not None:
+                return image
         # This decoder is strict; OpenCV decides whether a damaged file is readable.
     buffer = np.frombuffer(data, np.uint8)
     try:
@@ -160,6 +165,22 @@ def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int =
     if image is None:
         raise ImageError(f"{str(path)!r} cannot be decoded; expected an intact image")
     return np.ascontiguousarray(image)
+
+
+def _decode_fast(data: bytes) -> Optional[np.ndarray]:
+    """Decode a JPEG with libjpeg-turbo directly; None where its package is missing."""
+    simplejpeg = _simplejpeg()
+    return simplejpeg and np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
+
+
+@lru_cache(maxsize=None)
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except ImportError as error:
+        _log.info("JPEGs are read by OpenCV, more slowly (%s): pip install simplejpeg", error)
+        return None
+    return simplejpeg
 
 
 def _check_header(data: bytes, path: Union[str, Path]) -> _Header:

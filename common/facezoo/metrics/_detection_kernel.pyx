@@ -1,4 +1,3 @@
-# distutils: extra_compile_args = -ffp-contract=off
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The compiled twin of ``facezoo.metrics.detection.match_boxes_numpy``.
 

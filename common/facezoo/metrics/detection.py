@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ..errors import InputError
 
@@ -49,6 +48,7 @@ STEPS = 1000  # source: VastModelZOO@43aff36 cv/face_detection/common/eval/evalu
 USUAL_LOWEST_SCORE = 0.05  # Above the 0.02 of all published SCRFD numbers, with a margin.
 MOST_PIXELS = 1e8  # Larger coordinates are not pixels, and their overlaps would be rounding noise.
 PAIRS_AT_ONCE = 1 << 17  # Bounds the working memory of the NumPy kernel to about ten megabytes.
+IMAGES_AT_ONCE = 4096  # Images whose curves are added at a time; 32 MB.
 ROUNDS_AT_ONCE = 200  # Bounds the memory of the resampling.
 
 
@@ -517,9 +517,14 @@ def _reached(image: np.ndarray, step: np.ndarray, weights: Optional[np.ndarray])
     """Count the entries that have appeared by each step, one row for each row of ``weights``."""
     if weights is None:
         return np.cumsum(np.bincount(step, minlength=STEPS))[None]
-    shape = (weights.shape[1], STEPS)
-    of_image = csr_matrix((np.ones(len(step)), (image, step)), shape)
-    return np.cumsum(weights @ of_image, axis=1)
+    reached = np.zeros((len(weights), STEPS))
+    for first in range(0, weights.shape[1], IMAGES_AT_ONCE):
+        some = weights[:, first : first + IMAGES_AT_ONCE]
+        inside = (image >= first) & (image < first + IMAGES_AT_ONCE)
+        cells = (image[inside] - first) * STEPS + step[inside]
+        counts = np.bincount(cells, minlength=some.shape[1] * STEPS).reshape(-1, STEPS)
+        reached += some @ counts.astype(np.float64)
+    return np.cumsum(reached, axis=1)
 
 
 def _average_precisions(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from scipy import special
 
 from ..errors import InputError
 from .verification import matches_allowed, threshold_at_fmr
@@ -216,7 +215,9 @@ def ofiq_score(magnitudes: np.ndarray) -> np.ndarray:
     .. [1] ISO/IEC 29794-5, unified quality score; OFIQ-Project@028f590.
     """
     # OFIQ rounds halves away from zero, NumPy to even numbers.
-    share = special.expit((np.asarray(magnitudes, dtype=np.float64) - OFIQ_CENTRE) / OFIQ_WIDTH)
+    above = (np.asarray(magnitudes, dtype=np.float64) - OFIQ_CENTRE) / OFIQ_WIDTH
+    with np.errstate(over="ignore"):  # Far below the centre the share is 0.
+        share = 1.0 / (1.0 + np.exp(-above))
     return np.asarray(np.floor(OFIQ_HEIGHT * share + 0.5))
 
 

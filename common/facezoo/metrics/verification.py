@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy import special
 
 from ..errors import InputError
 
@@ -25,6 +25,7 @@ __all__ = [
     "Threshold",
     "angular_distance",
     "best_threshold",
+    "binomial_quantile",
     "check_fmr",
     "cosine_similarity",
     "facenet_evaluation",
@@ -54,8 +55,8 @@ PIECE = 64  # rows multiplied at a time
 MIN_FALSE_MATCHES = 10
 # Two intervals of 97.5 % hold together with at least 95 %.
 TAIL = 0.0125
-Z = float(special.ndtri(1.0 - TAIL))
-Z_95 = float(special.ndtri(0.975))
+Z = NormalDist().inv_cdf(1.0 - TAIL)
+Z_95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -675,8 +676,8 @@ def _operating_point(genuine: np.ndarray, impostors: np.ndarray, fmr: float) -> 
         return OperatingPoint(fmr, len(impostors), refusal=str(error))
     descending = impostors[::-1]
     # With 97.5 % confidence the population's threshold lies between these two impostors.
-    fewest = int(np.ceil(special.bdtrik(TAIL, count, fmr)))
-    most = int(np.ceil(special.bdtrik(1.0 - TAIL, count, fmr)))
+    fewest = binomial_quantile(TAIL, count, fmr)
+    most = binomial_quantile(1.0 - TAIL, count, fmr)
     strict = descending[fewest - 1] if fewest > 0 else np.inf
     loose = descending[min(most, count - 1)]
     return OperatingPoint(
@@ -687,6 +688,34 @@ def _operating_point(genuine: np.ndarray, impostors: np.ndarray, fmr: float) -> 
         high=_wilson(_share_up_to(genuine, strict), len(genuine))[1],
         threshold=Threshold.from_cosine(float(np.clip(threshold, -1.0, 1.0))),
     )
+
+
+def binomial_quantile(probability: float, trials: int, chance: float) -> int:
+    """Return the smallest number of hits that is not exceeded with a probability.
+
+    Parameters
+    ----------
+    probability
+        Between 0 and 1.
+    trials
+        Number of independent trials.
+    chance
+        Chance of a hit in each, between 0 and 1.
+
+    Examples
+    --------
+    >>> binomial_quantile(0.5, 10, 0.5)
+    5
+    """
+    mean = trials * chance
+    # Twelve standard deviations and what a Poisson distribution has beside a small mean.
+    reach = 12.0 * np.sqrt(mean * (1.0 - chance)) + 40.0
+    first, last = max(0, int(mean - reach)), min(trials, int(mean + reach))
+    hits = np.arange(first + 1, last + 1, dtype=np.float64)
+    odds = chance / (1.0 - chance)
+    logs = np.concatenate([[0.0], np.cumsum(np.log((trials - hits + 1.0) / hits * odds))])
+    shares = np.cumsum(np.exp(logs - logs.max()))
+    return first + int(np.searchsorted(shares, probability * shares[-1]))
 
 
 def share_interval(share: float, count: int) -> Tuple[float, float]:

@@ -51,14 +51,6 @@ EmbedderCard = Literal[
     "w600k_mbf",
 ]
 
-# The flag of the recipe's export_onnx.py that names the network of a checkpoint, and what a card's
-# id has before that name.
-VARIANT_FLAG = {
-    "scrfd": ("--variant", ""),
-    "pipnet": ("--backbone", "pip_"),
-    "sdd_fiqa": ("--variant", "sdd_fiqa_"),
-    "magface": ("--arch", "magface_"),
-}
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar")
 DIGITS = 12  # of a sha256 in the name of a prepared graph
 
@@ -361,7 +353,7 @@ def _self_describing(path: Path, named: Optional[ModelCard], kind: Type[FaceMode
         raise InputError(
             f"{str(path)!r} carries no contract, and its sha256 is not that of a published file, "
             f"so its pre-processing is unknown; name its card, or make it self-describing: "
-            f"{_export_script(kind)} --onnx {path} --output NEW.onnx"
+            f"facezoo export {_cards_of(kind)} {path} --output NEW.onnx"
         )
     _check_kind(str(path), named.id, find_class(named.model), kind)
     if not has_part(named.model, "graph"):
@@ -396,8 +388,8 @@ def _about_weights(path: Path, kind: Type[FaceModel[Any]]) -> str:
     )
     if file is None:
         return (
-            f"{str(path)!r} is a checkpoint; export it and give the .onnx: {_export_script(kind)} "
-            f"--checkpoint {path} --output NEW.onnx"
+            f"{str(path)!r} is a checkpoint; export it and give the .onnx: "
+            f"facezoo export {_cards_of(kind)} {path} --output NEW.onnx"
         )
     cards = [card for card in CARDS.values() if _checkpoint_of(card) is file]
     if file.file.endswith(".onnx"):
@@ -405,10 +397,8 @@ def _about_weights(path: Path, kind: Type[FaceModel[Any]]) -> str:
         return f"{str(path)!r} is a file of the card {cards[0].id}: give {cards[0].id!r}"
     if file.model not in MODELS:
         return f"{str(path)!r} is not a model: {file.holds}"
-    if not cards:
-        script = _export_script(find_class(file.model))
-        command = f"{script} --checkpoint {path} --output NEW.onnx"
-    else:
+    command = f"facezoo export {_cards_of(find_class(file.model))} {path} --output NEW.onnx"
+    if cards:
         command = _export_command(cards[0], str(path) if path.suffix else "")
     return f"{str(path)!r} is a checkpoint; export it and give the .onnx: {command}"
 
@@ -421,22 +411,17 @@ def _checkpoint_of(card: ModelCard) -> Optional[WeightFile]:
     return None
 
 
-def _export_script(kind: Type[FaceModel[Any]]) -> str:
-    cards = [card for card in CARDS.values() if _suits(find_class(card.model), kind)]
-    folders = {f"{card.task}/{card.model}" for card in cards}
-    folder = folders.pop() if len(folders) == 1 else "<its recipe>"
-    return f"python {folder}/source_code/export_onnx.py"
+def _cards_of(kind: Type[FaceModel[Any]]) -> str:
+    """Name the cards of a kind of model in a command; CARD if it may be any."""
+    cards = [card.id for card in CARDS.values() if _suits(find_class(card.model), kind)]
+    return "|".join(cards) if len(cards) < len(CARDS) else "CARD"
 
 
 def _export_command(card: ModelCard, checkpoint: str = "") -> str:
     """Return the command that exports a card's checkpoint."""
     file = _checkpoint_of(card)
     checkpoint = checkpoint or (file.file if file else f"{card.id}.pth")
-    flag, before = VARIANT_FLAG.get(card.model, ("--variant", ""))
-    return (
-        f"{_export_script(find_class(card.model))} --checkpoint {checkpoint} {flag} "
-        f"{card.id[len(before) :]} --output onnx/{card.id}.onnx"
-    )
+    return f"facezoo export {card.id} {checkpoint} --output onnx/{card.id}.onnx"
 
 
 # Published weights, prepared once -----------------------------------------------------------------

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-from scipy import special
 
 from ..errors import InputError
 from ..metrics.pairs import PairSimilarities
-from ..metrics.verification import Threshold, check_fmr, matches_allowed, threshold_at_fmr
+from ..metrics.verification import (
+    Threshold,
+    binomial_quantile,
+    check_fmr,
+    matches_allowed,
+    threshold_at_fmr,
+)
 from .base import check_model, hash_of, number, read_document, write_document
 
 __all__ = [
@@ -196,7 +201,7 @@ def _interval(found: PairSimilarities, fmr: float, seed: int) -> Tuple[float, fl
     descending, count = found.impostors, found.impostor_count
     if found.people is None or found.pictures is None:
         # Pairs are taken as independent: the population's threshold lies between these ranks.
-        ranks = [int(special.bdtrik(tail, count, fmr)) for tail in (0.975, 0.025)]
+        ranks = [max(0, binomial_quantile(tail, count, fmr) - 1) for tail in (0.975, 0.025)]
         low, high = (descending[min(rank, count - 1)] for rank in ranks)
         return float(low), float(high)
     drawn = list(_resampled(descending, fmr, found.people, found.pictures, seed))

@@ -11,7 +11,12 @@ from ...graphs.export import export_network
 from .card import CARDS
 from .network import build, load_official
 
-__all__ = ["export_checkpoint"]
+__all__ = ["NETWORKS", "export_checkpoint"]
+
+# Card id to the name of its network in :func:`export_checkpoint`; the others are only ONNX.
+NETWORKS = {
+    card_id: card_id[len("magface_") :] for card_id in CARDS if card_id.startswith("magface_")
+}
 
 
 def export_checkpoint(

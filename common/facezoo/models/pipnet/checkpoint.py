@@ -8,12 +8,15 @@ from typing import Optional, Tuple
 from ...contract import Contract
 from ...files import sha256_of
 from ...graphs.export import export_network, load_checkpoint
-from .card import NET_STRIDE, NUM_NEIGHBORS
+from .card import CARDS, NET_STRIDE, NUM_NEIGHBORS
 from .decode import PACKAGED, read_meanface
 from .graph import make_contract
 from .network import build
 
-__all__ = ["export_checkpoint"]
+__all__ = ["NETWORKS", "export_checkpoint"]
+
+# Card id to the name of its network in :func:`export_checkpoint`.
+NETWORKS = {card_id: card_id[len("pip_") :] for card_id in CARDS}
 
 
 def export_checkpoint(

@@ -21,7 +21,10 @@ from .card import CARDS
 from .graph import Size, recognise_heads, recognise_variant, to_raw_heads
 from .network import build, deploy, load_official
 
-__all__ = ["export_checkpoint", "import_released"]
+__all__ = ["NETWORKS", "export_checkpoint", "import_released"]
+
+# Card id to the name of its network in :func:`export_checkpoint`.
+NETWORKS = {card_id: card_id for card_id in CARDS}
 
 # Sizes at which graphs with free height and width are compared, besides that of the card.
 _CHECK_HW = ((320, 448), (96, 160))

@@ -11,7 +11,10 @@ from ...graphs.export import export_network
 from .card import CARDS
 from .network import build, load_official
 
-__all__ = ["card_id_of", "export_checkpoint"]
+__all__ = ["NETWORKS", "card_id_of", "export_checkpoint"]
+
+# Card id to the name of its network in :func:`export_checkpoint`.
+NETWORKS = {card_id: card_id[len("sdd_fiqa_") :] for card_id in CARDS}
 
 
 def card_id_of(variant: str) -> str:

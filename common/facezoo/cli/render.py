@@ -1,7 +1,7 @@
 """Render the vdsp JSONs and build YAMLs from the cards.
 
-facezoo recipes            write what differs
-facezoo recipes --check    write nothing, exit 3 if a file differs from its card
+facezoo render            write what differs
+facezoo render --check    write nothing, exit 3 if a file differs from its card
 """
 
 from __future__ import annotations

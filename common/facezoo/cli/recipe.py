@@ -1,0 +1,31 @@
+"""Lay out a model's recipe, ready to run: page, Makefile, build files, scripts, workspace.
+
+The folder is like a clone of the repository with one recipe: the commands of the recipe's page and
+its Makefile run there unchanged.
+
+  facezoo recipe scrfd --to work
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..deploy.recipes import lay_out
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a model, or a variant that facezoo list shows"
+    )
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Copy the recipe and say where to start."""
+    folder = lay_out(args.model, args.to)
+    print(f"{folder / 'README.md'}: the steps; start with: cd {folder / 'workspace'}")
+    return 0

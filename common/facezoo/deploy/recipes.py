@@ -1,0 +1,93 @@
+"""The recipes that come with the package: where they are, and a copy of one to work in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+from ..card import ModelCard
+from ..errors import CardError, InputError
+from ..files import write_bytes
+from ..models import CARDS, MODELS
+
+__all__ = ["lay_out", "recipe_of", "recipes_folder"]
+
+# An installed package holds them; in a clone they are where they are written.
+PACKAGE = Path(__file__).resolve().parent.parent
+PLACES = (PACKAGE / "recipes", PACKAGE.parent.parent)
+# What the commands of every recipe use beside its own folder.
+SHARED = ("common/utils", "common/eval")
+
+
+def recipes_folder() -> Path:
+    """Return the folder with ``face_<task>/<model>`` and ``common/utils``.
+
+    Raises
+    ------
+    InputError
+        If neither the package nor a clone around it has them.
+    """
+    for place in PLACES:
+        if all((place / name).is_dir() for name in SHARED):
+            return place
+    raise InputError(
+        f"the recipes are not in {str(PLACES[0])!r}; install facezoo again, from its wheel or clone"
+    )
+
+
+def recipe_of(name: str) -> str:
+    """Return the recipe of a model or variant, such as ``face_detection/scrfd``.
+
+    Raises
+    ------
+    CardError
+        If there is no such model or variant.
+    """
+    card: ModelCard
+    for card in CARDS.values():
+        if name in (card.model, card.id):
+            return f"{card.task}/{card.model}"
+    raise CardError(f"there is no recipe {name!r}; expected one of {', '.join(MODELS)}")
+
+
+def lay_out(name: str, to: Path) -> Path:
+    """Copy a recipe so that the commands of its page and its Makefile run as they are.
+
+    Parameters
+    ----------
+    name
+        A model such as ``scrfd``, or one of its variants.
+    to
+        Target folder, new or empty.
+
+    Returns
+    -------
+    pathlib.Path
+        The recipe's folder below ``to``: beside it are the scripts that all recipes share, and the
+        images of its page.
+
+    Raises
+    ------
+    CardError
+        If there is no such recipe.
+    InputError
+        If the folder is not empty.
+    """
+    recipe, source, to = recipe_of(name), recipes_folder(), Path(to)
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise InputError(f"{str(to)!r} is not an empty folder; choose a new one")
+    for folder in (*SHARED, f"images/{recipe}", recipe):
+        for path in _files_of(source / folder):
+            write_bytes(to / path.relative_to(source), path.read_bytes())
+    return to / recipe
+
+
+def _files_of(folder: Path) -> List[Path]:
+    """List the files of a folder as they are published: without caches and a user's own work."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and ("workspace" not in path.relative_to(folder).parts or path.name == ".gitkeep")
+    ]
