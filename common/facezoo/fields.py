@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Tuple
 
 __all__ = [
+    "BOOLEAN",
     "NULL",
     "OBJECT",
+    "STRING",
     "Kind",
     "check",
     "either",
+    "mapping",
     "matching",
     "number",
     "one_of",
@@ -74,7 +77,9 @@ def check(value: Any, kind: Kind, name: str) -> None:
 
 
 NULL = Kind("null", lambda value: value is None)
+BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+STRING = Kind("a text", lambda value: isinstance(value, str))
 
 
 def whole(low: int, high: int) -> Kind:
@@ -149,6 +154,15 @@ def either(*kinds: Kind) -> Kind:
 
     expected = " or ".join(kind.expected for kind in kinds)
     return Kind(expected, lambda value: accepting(value) is not None, parts)
+
+
+def mapping(kind: Kind) -> Kind:
+    """Return the kind of an object with any names, whose values are all of a kind."""
+    return Kind(
+        f"an object, each value {kind.expected}",
+        OBJECT.accepts,
+        lambda value: ((_suffix(name), item, kind) for name, item in value.items()),
+    )
 
 
 def record(fields: Mapping[str, Kind], optional: Optional[Mapping[str, Kind]] = None) -> Kind:

@@ -5,12 +5,15 @@ versions, times), a lock while it works, a journal with one line per item, and t
 files it wrote; only listed files are ever removed or replaced. Run again with the same fingerprint,
 it keeps the finished items; with another one it refuses the folder. Files other than ``run.json``
 contain no times, so a resumed result equals an uninterrupted one.
+
+Inputs are compared by content; one that changes while the run works is refused by name. Of its own
+files, a start compares the sizes, and the content of small files and of the final results. It does
+anew what is missing, empty or full of zero bytes, and refuses a folder with any other change.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -31,15 +34,40 @@ from typing import (
     Optional,
     Protocol,
     Sequence,
+    Set,
     Type,
     TypeVar,
     Union,
 )
 
 from . import __version__
+from .contents import Contents
 from .errors import UNREADABLE, ImageError, InputError, RunFolderError
+from .fields import (
+    BOOLEAN,
+    NULL,
+    OBJECT,
+    STRING,
+    check,
+    either,
+    mapping,
+    matching,
+    number,
+    one_of,
+    record,
+    whole,
+)
 from .files import write_bytes
-from .written import LIST_FILE, LOCK_FILE, RESERVED, about_file, list_in, write_beside, writing
+from .written import (
+    LIST_FILE,
+    LOCK_FILE,
+    RESERVED,
+    about_file,
+    list_in,
+    remove_own,
+    write_beside,
+    writing,
+)
 
 try:
     import fcntl
@@ -51,6 +79,24 @@ __all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerpr
 RUN_FILE = "run.json"
 JOURNAL_FILE = ".items.jsonl"
 SCHEMA = "facezoo.run/1"
+_HASH = matching("[0-9a-f]{64}", "64 hexadecimal digits")
+_RUN = record(
+    {
+        "schema": one_of(SCHEMA),
+        "command": STRING,
+        "settings": OBJECT,
+        "inputs_sha256": _HASH,
+        "facezoo": STRING,
+        "finished": BOOLEAN,
+    },
+    {
+        "inputs_state": either(NULL, _HASH),
+        "ended_at": either(NULL, STRING),
+        "seconds": either(NULL, number(0, 1e12)),
+        "refused": whole(0, 1 << 53),
+        "results": mapping(whole(-1, 1 << 63)),
+    },
+)
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +136,7 @@ class ItemCounts:
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
-    """Hash a list of input files by name, size and modification time.
+    """Hash a list of input files by name and content.
 
     Parameters
     ----------
@@ -100,17 +146,11 @@ def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
     Returns
     -------
     str
-        sha256, lower-case hex; files that cannot be accessed count by name.
+        sha256, lower-case hex; files that cannot be read count by name.
     """
-    digest = hashlib.sha256()
-    for path, name in zip(paths, names):
-        try:
-            status = path.stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "unreadable"
-        digest.update(f"{name}\0{state}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    contents = Contents(paths, names)
+    contents.read()
+    return contents.sha256
 
 
 class Inputs:
@@ -119,17 +159,23 @@ class Inputs:
     Parameters
     ----------
     paths, names
-        Its items and their names in the run, which identify the run. Available as attributes.
+        Its items and their names in the run, which identify the run together with their contents.
+        Available as attributes.
     *others
         Further files, prefixes and folders that are read: models, lists, the items' folder. None
         and names without a file are ignored.
+
+    Attributes
+    ----------
+    contents
+        Hash of the items; a run reads it.
     """
 
     def __init__(
         self, paths: Sequence[Path], names: Sequence[str], *others: Union[Path, str, None]
     ) -> None:
         self.paths, self.names = paths, names
-        self.sha256 = fingerprint_files(paths, names)
+        self.contents = Contents(paths, names)
         self._all = [*paths, *(Path(other) for other in others if other and _is_there(other))]
 
     def refuse_in(self, folder: Path) -> None:
@@ -216,12 +262,16 @@ class RunFolder:
         self._wanted: Dict[str, Any] = {
             "command": command,
             "settings": json.loads(json.dumps(settings)),
-            "inputs_sha256": inputs.sha256,
             "facezoo": __version__,
         }
         self._overwrite = overwrite
         self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
+        self._journal_bytes = 0
+        self._index_of: Dict[str, int] = {}
+        self._refused_now: Set[str] = set()
+        # Files that this start wrote before the final results.
+        self._before_results: Optional[Set[str]] = None
         self._started = time.monotonic()
         self._results: Dict[str, int] = {}
         self._open = ExitStack()
@@ -316,7 +366,14 @@ class RunFolder:
         (self.folder / LIST_FILE).touch()
         list_in.cache_clear()
         list_in(self._real).remove_temporary()
+        self._read_inputs()
         self._write_run_file(finished=False)
+
+    def _read_inputs(self, state: Optional[str] = None, sha256: str = "") -> None:
+        """Hash the inputs, unless the state of an earlier start shows that they are the same."""
+        self._inputs.contents.read(state, sha256)
+        self._wanted["inputs_sha256"] = self._inputs.contents.sha256
+        self._index_of = {name: index for index, name in enumerate(self._inputs.names)}
 
     def _has_list(self) -> bool:
         return (self.folder / LIST_FILE).exists()
@@ -347,7 +404,7 @@ class RunFolder:
                 "an earlier version of facezoo made it without a list of its files; delete it by "
                 "hand, or name another folder"
                 if not self._has_list()
-                else "move it away, or name another folder"
+                else "move it away and run the same command again, or name another folder"
             )
             raise RunFolderError(
                 f"{str(self.folder)!r} holds {name!r}{more} that the run did not write, or "
@@ -355,15 +412,22 @@ class RunFolder:
             )
         return files
 
-    def _is_own(self, content: bool) -> Callable[[Path], bool]:
+    def _is_own(self, thorough: bool) -> Callable[[Path], bool]:
         """Return a test by the list, or by the results that an earlier version named."""
+        sizes = self._read_run_file()["results"]
         if self._has_list():
             written = list_in(self._real)
             temporary = written.temporary()
-            return lambda path: (
-                written.name_of(path) in temporary or written.holds(path, content=content)
-            )
-        sizes = self._read_run_file()["results"]
+
+            def is_own(path: Path) -> bool:
+                name = written.name_of(path)
+                return (
+                    name in temporary
+                    or written.holds(path, thorough or name in sizes)
+                    or written.is_emptied(path)
+                )
+
+            return is_own
         return lambda path: (
             path.is_file()
             and not path.is_symlink()
@@ -373,7 +437,7 @@ class RunFolder:
     def _empty(self) -> None:
         self._read_run_file()
         # All are checked before the first is removed.
-        files = self._refuse_strangers(self._is_own(content=True))
+        files = self._refuse_strangers(self._is_own(thorough=True))
         for path in files:
             path.unlink()
         for folder in sorted({path.parent for path in files}, reverse=True):
@@ -389,12 +453,9 @@ class RunFolder:
     def _read_run_file(self) -> Dict[str, Any]:
         path = self.folder / RUN_FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["schema"] != SCHEMA:
-                raise ValueError(f"its schema is {found['schema']!r}")
-            found["refused"] = int(found.get("refused", 0))
-            found["results"] = {str(n): int(size) for n, size in found.get("results", {}).items()}
-            return dict(found)
+            found: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            check(found, _RUN, RUN_FILE)
+            return {"inputs_state": None, "refused": 0, "results": {}, **found}
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{str(path)!r} cannot be read ({error}), so the run that the "
@@ -403,14 +464,16 @@ class RunFolder:
 
     def _check_same(self) -> None:
         found = self._read_run_file()
-        self.finished = bool(found.get("finished"))
+        self.finished = found["finished"]
         self.refused = found["refused"]
+        files: List[Path] = []
         if self._has_list():
             list_in(self._real).remove_temporary()
-            self._refuse_strangers(self._is_own(content=False))
-        differing = [key for key, value in self._wanted.items() if found.get(key) != value]
+            files = self._refuse_strangers(self._is_own(thorough=False))
+        self._read_inputs(found["inputs_state"], found["inputs_sha256"])
+        differing = [key for key, value in self._wanted.items() if found[key] != value]
         if differing:
-            parts = [self._describe(key, found.get(key)) for key in differing]
+            parts = [self._describe(key, found[key]) for key in differing]
             raise RunFolderError(
                 f"{str(self.folder)!r} belongs to another run ({'; '.join(parts)}); name another "
                 "folder or use --overwrite to start again"
@@ -418,9 +481,24 @@ class RunFolder:
         if not self.finished:
             self._refuse_unlisted()
         self._results = found["results"]
+        self._remove_emptied(files)
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
             self._start_again(f"{changed[0]!r} is missing")
+
+    def _remove_emptied(self, files: Sequence[Path]) -> None:
+        """Remove files that a power failure emptied, so that they are made again."""
+        emptied = [path for path in files if list_in(self._real).is_emptied(path)]
+        for path in emptied:
+            path.unlink()
+        if emptied:
+            _log.warning(
+                "%s: %d damaged files, without content as after a power failure, are made again, "
+                "the first is %r",
+                self.folder,
+                len(emptied),
+                os.path.relpath(emptied[0], self._real),
+            )
 
     def _refuse_unlisted(self) -> None:
         if not self._has_list():
@@ -430,7 +508,7 @@ class RunFolder:
             )
 
     def _size_of(self, name: str) -> int:
-        path = self.folder / name
+        path = self._real / name
         return path.stat().st_size if path.is_file() else -1
 
     def _start_again(self, reason: str) -> None:
@@ -454,6 +532,7 @@ class RunFolder:
         entry = {
             "schema": SCHEMA,
             **self._wanted,
+            "inputs_state": self._inputs.contents.state,
             "finished": finished,
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
@@ -484,7 +563,7 @@ class RunFolder:
             if none remains.
         finish
             Writes the result files once all items are recorded; not called again for a finished
-            run. The run is marked as finished after it, unless it did so itself to name files.
+            run that has them. The run is marked as finished after it, unless it did so itself.
         files_of
             The files that an item must have written.
         progress
@@ -501,13 +580,29 @@ class RunFolder:
             stream = progress(results(items[kept:]), len(names) - kept)
             # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
-                self.record(name, result)
+                self.record(name, self._unless_changed(name, result, files_of))
         seconds = time.perf_counter() - started
         if not self.finished:
+            self._before_results = list_in(self._real).mine()
             finish(self)
         if not self.finished:
             self.finish()
         return ItemCounts(len(names), kept, self.refused, seconds)
+
+    def _unless_changed(
+        self, name: str, result: Outcome, files_of: Callable[[str], Iterable[Path]]
+    ) -> Outcome:
+        """Return a result, or a refusal if its input is not what it was when the run started."""
+        index = self._index_of.get(name)
+        if index is None or isinstance(result, ImageError):
+            return result
+        if not self._inputs.contents.has_changed(index):
+            return result
+        for made in files_of(name):
+            remove_own(made)
+        return ImageError(
+            f"{str(self._inputs.paths[index])!r} was changed or replaced while the run was working"
+        )
 
     def completed(
         self, names: Sequence[str], files_of: Callable[[str], Iterable[Path]] = lambda name: ()
@@ -553,6 +648,7 @@ class RunFolder:
                 intact += len(line)
         with path.open("r+b") as journal:
             journal.truncate(intact)
+        self._journal_bytes = intact
         return count
 
     def record(self, name: str, result: Outcome) -> None:
@@ -568,24 +664,34 @@ class RunFolder:
         if isinstance(result, ImageError):
             _log.warning("refused: %s", result)
             self.refused += 1
+            self._refused_now.add(name)
             # Without the folder, so that the record is the same wherever the data set is stored.
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
-        line = json.dumps(entry, allow_nan=False) + "\n"
+        line = (json.dumps(entry, allow_nan=False) + "\n").encode("ascii")
         with about_file(self.folder / JOURNAL_FILE):
             if self._journal is None:
                 self._journal = (self.folder / JOURNAL_FILE).open("ab")
-            self._journal.write(line.encode("ascii"))
+            self._journal.write(line)
             self._journal.flush()
+            list_in(self._real).sync_in_group(self._real / JOURNAL_FILE)
+        self._journal_bytes += len(line)
 
     def entries(self) -> Iterator[Dict[str, Any]]:
-        """Yield the recorded entries, item by item."""
+        """Yield the recorded entries, item by item; RunFolderError if the journal was changed."""
+        for line in self._lines():
+            yield json.loads(line)
+
+    def _lines(self) -> Iterator[bytes]:
         self._close_journal()
         path = self.folder / JOURNAL_FILE
+        if self._size_of(JOURNAL_FILE) != self._journal_bytes:
+            raise RunFolderError(
+                f"{str(path)!r} was changed while the run was working; run the same command again"
+            )
         with path.open("rb") as file:
-            for line in file:
-                yield json.loads(line)
+            yield from file
 
     def write_items(
         self, name: str, schema: str, key: str, head: Optional[Mapping[str, Any]] = None
@@ -603,14 +709,12 @@ class RunFolder:
         head
             Further entries, in front of the list; JSON values.
         """
-        self._close_journal()
         target = self.folder / name
         opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
         with writing(target) as file:
             file.write(opening.encode())
-            with (self.folder / JOURNAL_FILE).open("rb") as journal:
-                for index, line in enumerate(journal):
-                    file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
+            for index, line in enumerate(self._lines()):
+                file.write((b",\n" if index else b"\n") + line.rstrip(b"\n"))
             file.write(b"\n]}\n")
         self._results[name] = target.stat().st_size
         return target
@@ -621,15 +725,37 @@ class RunFolder:
         Parameters
         ----------
         *results
-            Names of files, beside those of :meth:`write_items`, without which the run is not
-            complete.
+            Names of files without which the run is not complete, beside those of
+            :meth:`write_items` and of ``finish`` of :meth:`process`.
+
+        Raises
+        ------
+        InputError
+            If an input has changed since the run started and its item is not refused.
         """
         self._close_journal()
+        self._refuse_changed()
+        written = list_in(self._real)
+        if self._before_results is not None:
+            results = (*results, *sorted(written.mine() - self._before_results))
         self._results.update({name: self._size_of(name) for name in results})
+        written.sync(everything=True)
         self._write_run_file(finished=True)
         self.finished = True
         # A run may have had no items.
         (self.folder / JOURNAL_FILE).unlink(missing_ok=True)
+
+    def _refuse_changed(self) -> None:
+        names = self._inputs.names
+        changed = self._inputs.contents.changed()
+        changed = [index for index in changed if names[index] not in self._refused_now]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise InputError(
+                f"{str(self._inputs.paths[changed[0]])!r}{more} changed while the run was working, "
+                "so some results may be of the old content and some of the new; run again with "
+                "--overwrite"
+            )
 
     def _close_journal(self) -> None:
         if self._journal is not None:
@@ -670,10 +796,14 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
     if not line.endswith(b"\n"):
         return None
     try:
-        entry = json.loads(line)
+        entry: Dict[str, Any] = json.loads(line)
+        check(entry, OBJECT, "entry")
+        check(entry.get("path"), STRING, "entry.path")
+        if "error" in entry:
+            check(entry["error"], STRING, "entry.error")
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) else None
+    return entry
 
 
 def _reason(error: ImageError) -> str:

@@ -4,6 +4,11 @@ While a run works in a folder, every file written there is listed in ``.files.js
 its name: path, size and hash. A file that is not listed, or whose content differs from what was
 written, does not belong to the run, even after a kill. The list is found through the file system,
 since a run's files are also written by its worker processes.
+
+A run's files are synced to the disk in groups, together with the list, about once per second and at
+the end: syncing each alone would take longer than writing it. A power failure may therefore leave
+the last files of a run empty or full of zero bytes; the list shows which. A file outside of a run,
+and one that replaces another, is synced before it gets its name.
 """
 
 from __future__ import annotations
@@ -14,12 +19,28 @@ import json
 import os
 import secrets
 import threading
-from contextlib import contextmanager
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union, cast
+from typing import (
+    IO,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+    cast,
+)
 
 from .errors import RunFolderError
+from .fields import STRING, check, matching, record, whole
 
 try:
     import fcntl
@@ -39,6 +60,22 @@ __all__ = [
 LIST_FILE, LOCK_FILE = ".files.jsonl", ".lock"
 RESERVED = frozenset({"run.json", ".items.jsonl", LIST_FILE, LOCK_FILE})
 CHUNK_BYTES = 1 << 20
+# On resume, files up to this size are compared by content, larger ones by size.
+SMALL_BYTES = 1 << 16
+# Calls at the same time share one flush of the disk.
+SYNC_THREADS = 8
+# Syncs of a run are a second apart, and further if they would take more than this part of the time.
+SYNC_SHARE = 0.05
+
+# Lines of the list.
+_FILE = record(
+    {
+        "path": STRING,
+        "size": whole(0, 1 << 63),
+        "blake2b": matching("[0-9a-f]{32}", "32 hexadecimal digits"),
+    }
+)
+_TEMPORARY = record({"temporary": matching(r"(.*/)?\.facezoo\.[0-9a-f]+\.tmp", "a temporary name")})
 
 
 class Version(NamedTuple):
@@ -65,6 +102,11 @@ class FileList:
         self._versions: Dict[str, Tuple[Version, ...]] = {}
         self._temporary: Set[str] = set()
         self._guard = threading.Lock()
+        # Files of this process; those of worker processes are only in the list.
+        self._mine: Set[str] = set()
+        self._unsynced: List[Path] = []
+        self._syncing = threading.Lock()
+        self._next_sync = 0.0
 
     def append(self, **entry: Any) -> None:
         """Append one line in a single write, so that it survives whatever happens next."""
@@ -79,7 +121,36 @@ class FileList:
 
     def add(self, path: Path, version: Version) -> None:
         """List a file that is about to get its name."""
-        self.append(path=self.name_of(path), **version._asdict())
+        name = self.name_of(path)
+        self.append(path=name, **version._asdict())
+        self._mine.add(name)
+
+    def mine(self) -> Set[str]:
+        """Return the names of the files that this process wrote."""
+        return set(self._mine)
+
+    def sync_in_group(self, path: Path) -> None:
+        """Sync a file with the next group, which may be now."""
+        with self._guard:
+            self._unsynced.append(path)
+        if time.monotonic() >= self._next_sync:
+            self.sync()
+
+    def sync(self, everything: bool = False) -> None:
+        """Sync the list and the files that this process, or any, wrote since the last time."""
+        with self._syncing:
+            with self._guard:
+                paths, self._unsynced = self._unsynced, []
+            if everything:
+                others = set(self.versions()) - self._mine
+                paths += [self.folder / name for name in sorted(others)]
+            started = time.monotonic()
+            # The list first: a file that is not in it would be a stranger.
+            _sync_files([self.path])
+            _sync_files(paths)
+            _sync_files(sorted({path.parent for path in [self.path, *paths]}))
+            ended = time.monotonic()
+            self._next_sync = ended + max(1.0, (ended - started) / SYNC_SHARE)
 
     def name_of(self, path: Path) -> str:
         """Return the name in the list of a file whose folder is resolved."""
@@ -98,14 +169,16 @@ class FileList:
     def _take(self, line: bytes) -> None:
         try:
             entry = json.loads(line)
-            if "temporary" in entry:
-                self._temporary.add(str(entry["temporary"]))
-            else:
-                version = Version(int(entry["size"]), str(entry["blake2b"]))
-                name = str(entry["path"])
-                self._versions[name] = (*self._versions.get(name, ())[-1:], version)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            pass  # A line truncated by a full disk lists nothing; its file never got its name.
+            is_temporary = isinstance(entry, dict) and "temporary" in entry
+            check(entry, _TEMPORARY if is_temporary else _FILE, "line")
+        except (ValueError, RecursionError):
+            return  # A line truncated by a full disk lists nothing; its file never got its name.
+        if is_temporary:
+            self._temporary.add(entry["temporary"])
+        else:
+            version = Version(entry["size"], entry["blake2b"])
+            name = entry["path"]
+            self._versions[name] = (*self._versions.get(name, ())[-1:], version)
 
     def versions(self) -> Dict[str, Tuple[Version, ...]]:
         """Return the written files, by path below the folder."""
@@ -117,14 +190,32 @@ class FileList:
         self._refresh()
         return self._temporary
 
-    def holds(self, path: Path, content: bool = True) -> bool:
-        """Return whether a file is as the run wrote it, by size or also by content."""
+    def holds(self, path: Path, thorough: bool = True) -> bool:
+        """Return whether a file is as the run wrote it.
+
+        Without ``thorough``, only small files are compared by content, and larger ones that begin
+        with zero bytes, as a power failure leaves them.
+        """
         if path.is_symlink() or not path.is_file():
             return False
         found = self.versions().get(self.name_of(path), ())
         size = path.stat().st_size
         fitting = [version.blake2b for version in found if version.size == size]
-        return bool(fitting) and (not content or _hash_of(path) in fitting)
+        if not fitting:
+            return False
+        return (
+            not (thorough or size <= SMALL_BYTES or not _first_bytes(path).strip(b"\0"))
+            or _hash_of(path) in fitting
+        )
+
+    def is_emptied(self, path: Path) -> bool:
+        """Return whether a file of the run is empty or full of zero bytes, but was not written so.
+
+        A power failure leaves such a file; nobody loses anything with it.
+        """
+        if path.is_symlink() or not path.is_file() or not self.versions().get(self.name_of(path)):
+            return False
+        return _is_blank(path) and not self.holds(path)
 
     def compact(self) -> None:
         """Keep one line per existing file, sorted by name: equal runs have equal lists."""
@@ -136,12 +227,15 @@ class FileList:
         with temporary.open("x", encoding="ascii") as file:
             for name in names:
                 file.write(json.dumps({"path": name, **versions[name][-1]._asdict()}) + "\n")
+            _sync_open(file)
         temporary.replace(self.path)
 
     def remove_temporary(self) -> None:
         """Remove temporary files of a killed process."""
         for name in self.temporary():
-            (self.folder / name).unlink(missing_ok=True)
+            # What cannot be removed is no name that a run wrote.
+            with suppress(OSError, ValueError):
+                (self.folder / name).unlink()
 
 
 def _hash_of(path: Path) -> str:
@@ -150,6 +244,44 @@ def _hash_of(path: Path) -> str:
         for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _is_blank(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(CHUNK_BYTES), b""))
+
+
+def _sync_files(paths: Sequence[Path]) -> None:
+    if len(paths) == 1:
+        _sync(paths[0])
+    elif paths:
+        with ThreadPoolExecutor(SYNC_THREADS) as pool:
+            list(pool.map(_sync, paths))
+
+
+def _sync(path: Path) -> None:
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return  # Removed since, or a folder of a system that cannot open one.
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # Some file systems cannot sync folders.
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
+    finally:
+        os.close(file)
+
+
+def _sync_open(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 class _Hashing:
@@ -267,7 +399,8 @@ def about_file(path: Path) -> Iterator[None]:
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file under a temporary name and rename it, so that it is never incomplete.
 
-    If a run works in the folder, the file is listed as its own.
+    If a run works in the folder, the file is listed as its own, and synced to the disk with others;
+    otherwise, or if it replaces another file, it is synced before it gets its name.
 
     Parameters
     ----------
@@ -284,8 +417,9 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     temporary = real.with_name(_temporary_name())
     run = _run_of(real)
     is_bookkeeping = run is not None and real.parent == run.folder and real.name in RESERVED
+    replaces = os.path.lexists(real)
     if run is not None:
-        if not is_bookkeeping and os.path.lexists(real) and not run.holds(real):
+        if not is_bookkeeping and replaces and not run.holds(real):
             raise not_ours(path)
         with about_file(path):
             run.append(temporary=run.name_of(temporary))
@@ -294,9 +428,13 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             with temporary.open("xb") as file:
                 hashing = _Hashing(file)
                 yield cast("IO[bytes]", hashing)
+                if run is None or is_bookkeeping or replaces:
+                    _sync_open(file)
             if run is not None and not is_bookkeeping:
                 run.add(real, hashing.version())
             temporary.replace(path)
+            if run is not None:
+                run.sync_in_group(real)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -321,5 +459,7 @@ def remove_own(path: Path) -> bool:
     run = _run_of(real)
     if run is None or not run.holds(real):
         return False
+    # What takes its place is on the disk before it is gone.
+    run.sync()
     real.unlink()
     return True

@@ -33,7 +33,7 @@ SCRIPTS = {
 # A module may import those of its own line and of the lines above.
 LAYERS = (
     ("__init__", "errors", "results", "card", "fields", "written"),
-    ("files", "arrays", "machine", "workers"),
+    ("files", "arrays", "contents", "machine", "workers"),
     ("contract", "artifact"),
     ("image.*", "metrics.*"),
     ("profiles.*", "runs"),

@@ -163,9 +163,12 @@ class Runs(RuleBasedStateMachine):
         }
 
     def is_replaced(self):
-        """Tell whether a result has other content than the run wrote."""
+        """Tell whether a file has other content than the run wrote, and is not only emptied."""
         files = content(self.folder)
-        return any(files.get(name, self.whole[name]) != self.whole[name] for name in ENDS)
+        return any(
+            files.get(name, data) != data and files[name].strip(b"\0")
+            for name, data in self.whole.items()
+        )
 
     def kept(self):
         """Count the items that a start must not do again, from what lies in the folder."""
@@ -175,7 +178,8 @@ class Runs(RuleBasedStateMachine):
         lines = path.read_bytes().splitlines(True) if path.exists() else []
         count = 0
         for index, (line, expected) in enumerate(zip(lines, self.journal)):
-            has_file = index == REFUSED or self.text_of(self.folder, NAMES[index]).exists()
+            text = self.text_of(self.folder, NAMES[index])
+            has_file = index == REFUSED or (text.exists() and text.read_bytes().strip(b"\0"))
             if line != expected or not has_file:
                 break
             count += 1
@@ -184,7 +188,7 @@ class Runs(RuleBasedStateMachine):
     def is_whole(self):
         files = content(self.folder)
         return bool(self.state().get("finished")) and all(
-            len(files.get(name, b"")) == len(data) for name, data in self.whole.items()
+            files.get(name) == data for name, data in self.whole.items()
         )
 
     # What may happen ------------------------------------------------------------------------------
@@ -247,6 +251,12 @@ class Runs(RuleBasedStateMachine):
     @rule(index=st.integers(0, len(NAMES) - 1))
     def a_file_of_an_item_is_lost(self, index):
         self.text_of(self.folder, NAMES[index]).unlink(missing_ok=True)
+
+    @rule(index=st.integers(0, len(NAMES) - 1), zeros=st.booleans())
+    def a_power_failure_empties_a_file_of_an_item(self, index, zeros):
+        path = self.text_of(self.folder, NAMES[index])
+        if path.exists():
+            path.write_bytes(bytes(path.stat().st_size * zeros))
 
     @rule(name=st.sampled_from([RESULTS, "more.txt", JOURNAL_FILE, RUN_FILE]))
     def a_file_is_lost(self, name):

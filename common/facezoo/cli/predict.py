@@ -329,7 +329,13 @@ def read_photos(path: Path) -> List[Dict[str, Any]]:
         If a line has another schema; the message names the line.
     """
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}); run facezoo predict again with --overwrite"
+        ) from error
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             if entry["schema"] not in (SCHEMA, FIRST_SCHEMA):

@@ -14,7 +14,7 @@ from ..backends.base import call_naming
 from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
 from ..datasets.image_list import resolve_names
 from ..datasets.pairs import FeatureList, feature_line
-from ..errors import ImageError, InputError, RunFolderError
+from ..errors import ImageError, InputError
 from ..files import write_bytes
 from ..image.align import TEMPLATE_SIZE
 from ..image.draw import contact_sheet
@@ -212,10 +212,6 @@ def extract_features(
         overwrite=overwrite,
         beside=(feature_list, arrays),
     ) as folder:
-        if folder.finished and not feature_list.exists():
-            raise RunFolderError(
-                f"{str(run)!r} is finished, but its {feature_list.name} is missing; use --overwrite"
-            )
         return folder.process(
             names,
             paths,
