@@ -16,7 +16,8 @@ from array import array
 from pathlib import Path
 from typing import IO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from .workers import map_in_order, usable_cores
+from .machine import usable_cores
+from .workers import map_in_order
 from .written import CHUNK_BYTES
 
 __all__ = [
