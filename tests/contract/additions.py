@@ -174,7 +174,7 @@ CODE_TABLE = """\
 | decode | [decode.py](../../common/facezoo/models/gradient/decode.py) | `decode` |
 | in Python | [model.py](../../common/facezoo/models/gradient/model.py) | `Gradient` |
 | runner | [infer.py](../../common/utils/infer.py) | `run` |
-| npz decoder | [npz_decode.py](../../common/utils/npz_decode.py) | `run` |
+| npz decoder | [decode.py](../../common/facezoo/cli/decode.py) | `run` |
 """
 PAGES = {
     "README.md": ("An aligned face goes in; one number comes out.", "[中文](README.zh-CN.md)"),
