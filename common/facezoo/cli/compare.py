@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -29,7 +28,8 @@ from ..backends.replay import ReplayBackend
 from ..datasets.widerface import read_ground_truth
 from ..errors import InputError
 from ..evaluation.drift import Comparison, Pair, compare_backends
-from ..files import write_bytes
+from ..fields import whole
+from ..files import write_bytes, write_json
 from ..image.draw import draw_faces, draw_landmarks
 from ..image.files import find_images, read_image_rgb
 from ..pipeline.load import load
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--datalist", type=Path, metavar="LIST", help="datalist of a folder of vamp's outputs"
     )
-    parser.add_argument("--threads", type=int, help="number of CPU cores (default: all)")
+    parser.add_argument("--threads", type=whole(1, 1024), help="number of CPU cores (default: all)")
     parser.add_argument(
         "--json", type=Path, metavar="F.json", help="also write the numbers to this file"
     )
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         found = compare_backends(reference, other, progress(paths, len(paths)), truth)
     print(render_text(found))
     if args.json:
-        write_bytes(args.json, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
+        write_json(args.json, found.to_dict(), indent=2)
     if args.html:
         write_bytes(args.html, render_html(found).encode())
     return EXIT_SOME_REFUSED if found.refused else 0

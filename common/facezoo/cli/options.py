@@ -28,6 +28,7 @@ from typing import (
 from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
+from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import sha256_of
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
@@ -59,6 +60,8 @@ __all__ = [
 
 EXIT_SOME_REFUSED = 1
 
+BATCH_SIZE = whole(1, 65536)
+
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
 
@@ -88,7 +91,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return {int: "N", float: "X", Path: "PATH"}.get(action.type, "NAME")  # type: ignore
+        if isinstance(action.type, Number):
+            return "N" if action.type.parse is int else "X"
+        return "PATH" if action.type is Path else "NAME"
 
 
 def make_parser(doc: Optional[str]) -> argparse.ArgumentParser:
@@ -155,7 +160,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
+    add_flag(group, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -190,7 +195,7 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     add_flag(
         group,
         "--batch_size",
-        type=int,
+        type=BATCH_SIZE,
         default=1,
         metavar="N",
         help="images per run of the network; with 1 each core runs its own, the fastest on a CPU",
@@ -293,7 +298,7 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the flag for the size of the network that made vamp's outputs, under a script's name."""
     text = "height and width of the network's input"
-    add_flag(parser, name, type=int, nargs=2, metavar=("H", "W"), help=text)
+    add_flag(parser, name, type=SIDE, nargs=2, metavar=("H", "W"), help=text)
 
 
 def add_settings_options(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -307,7 +312,7 @@ def add_settings_options(parser: argparse.ArgumentParser, kind: type) -> None:
         Every field has a default, and ``help`` and the like in its metadata.
     """
     for field in dataclasses.fields(kind):
-        how = {"type": type(field.default), "default": field.default, **field.metadata}
+        how = {"default": field.default, **field.metadata}
         add_flag(parser, f"--{field.name}", **how)
 
 
@@ -335,9 +340,7 @@ def add_batch_option(parser: argparse.ArgumentParser) -> None:
 def _batch(text: str) -> Optional[int]:
     if text == "dynamic":
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, or dynamic")
-    return int(text)
+    return int(BATCH_SIZE(text))
 
 
 class _Size(argparse.Action):
@@ -350,12 +353,17 @@ class _Size(argparse.Action):
         values: Any,
         option_string: Optional[str] = None,
     ) -> None:
-        if values == ["dynamic"]:
-            setattr(namespace, self.dest, None)
-        elif len(values) == 2 and all(value.isdigit() and int(value) > 0 for value in values):
-            setattr(namespace, self.dest, (int(values[0]), int(values[1])))
-        else:
-            parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
+        size = None
+        if values != ["dynamic"]:
+            try:
+                height, width = map(SIDE, values)
+            except (ValueError, argparse.ArgumentTypeError):
+                parser.error(
+                    f"--size {' '.join(values)} must be a height and a width, each "
+                    f"{SIDE.expected}, or dynamic"
+                )
+            size = (height, width)
+        setattr(namespace, self.dest, size)
 
 
 OVERWRITE = "remove what the earlier run wrote there and start again"
