@@ -36,6 +36,7 @@ __all__ = [
     "EXIT_SOME_REFUSED",
     "add_batch_option",
     "add_embedder_options",
+    "add_embedding_size_option",
     "add_flag",
     "add_image_dir_option",
     "add_input_size_option",
@@ -293,6 +294,12 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--vamp_datalist_path", type=Path, required=True, help="vamp's list")
     add_flag(parser, "--vamp_output_dir", type=Path, required=True, help="vamp's outputs")
     add_image_dir_option(parser)
+
+
+def add_embedding_size_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--embedding_size`` of scripts that read a list of features."""
+    kind = whole(1, 65536)
+    add_flag(parser, "--embedding_size", type=kind, default=512, help="values per feature")
 
 
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:

@@ -25,9 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     network.add_argument("--backbone", choices=sorted(BACKBONE_OF.values()))
     options.add_flag(network, "--num_neighbors", type=NUM_NEIGHBORS, default=10, help="as trained")
     options.add_flag(network, "--input_size", type=INPUT_SIZE, default=256, help="side in pixels")
-    options.add_flag(
-        network, "--net_stride", type=NET_STRIDE, default=32, help="pixels per map cell"
-    )
+    options.add_flag(network, "--net_stride", type=NET_STRIDE, default=32, help="pixels per cell")
     return parser
 
 

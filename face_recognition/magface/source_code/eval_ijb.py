@@ -30,9 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=0,
         help="1: longer features, which are better faces, count more in a template",
     )
-    options.add_flag(
-        parser, "--embedding_size", type=whole(1, 65536), default=512, help="values per feature"
-    )
+    options.add_embedding_size_option(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rates")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
     return parser
