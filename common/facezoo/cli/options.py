@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -33,7 +34,10 @@ from ..files import sha256_of
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
 __all__ = [
+    "BATCH_SIZE",
     "EXIT_SOME_REFUSED",
+    "EXIT_UNEXPECTED",
+    "CommandParser",
     "add_batch_option",
     "add_embedder_options",
     "add_embedding_size_option",
@@ -53,6 +57,7 @@ __all__ = [
     "progress",
     "progress_of",
     "report_items",
+    "report_unexpected",
     "run_command",
     "run_items",
     "runtime_of",
@@ -60,6 +65,7 @@ __all__ = [
 ]
 
 EXIT_SOME_REFUSED = 1
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 BATCH_SIZE = whole(1, 65536)
 
@@ -97,10 +103,24 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return "PATH" if action.type is Path else "NAME"
 
 
-def make_parser(doc: Optional[str]) -> argparse.ArgumentParser:
+class CommandParser(argparse.ArgumentParser):
+    """A parser with the flags that every command and sub-command has."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Without a default, so that a sub-command does not overwrite what its command was given.
+        self.add_argument(
+            "--verbose",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of an unexpected error",
+        )
+
+
+def make_parser(doc: Optional[str]) -> CommandParser:
     """Make a parser described by the first paragraph of a module's docstring."""
     description = (doc or "").strip().split("\n\n")[0]
-    return argparse.ArgumentParser(
+    return CommandParser(
         description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
 
@@ -509,7 +529,8 @@ def run_command(
     -------
     int
         0 done, 1 some inputs refused, 2 usage or malformed input, 3 rejected by a gate, 4 the
-        folder belongs to another run, 130 or 143 interrupted.
+        folder belongs to another run, 70 an unexpected error, which is a fault of facezoo, 130 or
+        143 interrupted.
     """
     args = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
@@ -536,10 +557,38 @@ def run_command(
     except _Terminated:
         print(f"{parser.prog}: terminated; run the same command again to resume", file=sys.stderr)
         return 143
+    except Exception as error:
+        return report_unexpected(parser.prog, error, "verbose" in args)
     finally:
         stop.done()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def report_unexpected(prog: str, error: Exception, verbose: bool) -> int:
+    """Ask for a report of an error that no code foresaw, on one line, and return its exit code.
+
+    Parameters
+    ----------
+    prog
+        Name of the command.
+    error
+        The error, with its traceback.
+    verbose
+        Print the traceback first.
+    """
+    if verbose:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    said = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
+    hint = "" if verbose else "; --verbose shows the traceback"
+    print(
+        f"{prog}: unexpected {said[:600]} ({where}), which is a fault of facezoo: please report it "
+        f"with the command, this line and what facezoo doctor prints{hint}",
+        file=sys.stderr,
+    )
+    return EXIT_UNEXPECTED
 
 
 class _Terminated(BaseException):

@@ -3,7 +3,7 @@
 Without --datalist it measures on synthetic images; with --datalist and --path_output it runs every
 file and writes output_000000.npz and so on, one per line. Each of --processes runs --instance
 instances of the model with batches of --batch_size images. The flags are the vendor's except
---engine and --overwrite. Resumable: run the same command again.
+--engine, --overwrite and --verbose. Resumable: run the same command again.
 
   facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
 """
