@@ -12,7 +12,7 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.models import find_card, import_part
-from facezoo.pipeline.decode_outputs import ListedOutputs
+from facezoo.pipeline.decode_outputs import ListedOutputs, describe_untried
 from facezoo.vacc.npz import read_pictures
 from facezoo.vacc.outputs import OutputFolder
 
@@ -63,6 +63,7 @@ def decode(args: argparse.Namespace) -> int:
         names=listed.names,
         items=listed.pictures,
         finish=lambda run: run.write_items(RESULTS_FILE, SCHEMA, "images", head),
+        afterwards=lambda: describe_untried(args.save_dir / RESULTS_FILE, SCHEMA, contract),
     )
 
 
