@@ -14,9 +14,26 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from .errors import UNREADABLE, ConfigError, InputError
+from .fields import (
+    CARD_ID,
+    NULL,
+    OBJECT,
+    SHA256,
+    Kind,
+    check,
+    either,
+    mapping,
+    matching,
+    number,
+    one_of,
+    record,
+    sequence,
+    text,
+    whole,
+)
 from .files import sha256_of, write_bytes
 
 __all__ = [
@@ -34,6 +51,32 @@ SCHEMA = "facezoo.build/1"
 # Ranges of int8 weights: 7 bits are right on every CPU.
 PORTABLE, FULL = "portable", "full"
 VENDOR_SUFFIXES = (".so", ".json", ".params")
+LARGEST_RECORD = 1 << 26  # bytes; a calibration list of 100,000 files has 15 MB
+
+_NAME = text(200)
+_FILE = matching(r"(?s).{1,4096}", "a file's name of 1 to 4096 characters")
+_COUNT = whole(0, 2**63 - 1)
+_AXIS = either(whole(1, 2**31 - 1), _NAME)
+# Kind of each field, as write_artifact writes it.
+_BUILD: Dict[str, Kind] = {
+    "schema": one_of(SCHEMA),
+    "name": matching(r"[^/\\]{1,255}", "a folder's name of 1 to 255 characters"),
+    "dtype": one_of("fp32", "fp16", "int8"),
+    "arithmetic": either(one_of(""), text(400)),
+    "source": _FILE,
+    "source_sha256": either(one_of(""), SHA256),
+    "card": either(NULL, CARD_ID),
+    "inputs": mapping(sequence(_AXIS, 0, 8), 1, 64),
+    "outputs": sequence(_NAME, 1, 64, distinct=True),
+    "onnx_sha256": SHA256,
+}
+_OPTIONAL: Dict[str, Kind] = {
+    "graph": mapping(either(_COUNT, mapping(_COUNT, 0, 10_000)), 0, 100),
+    "deviation": mapping(number(0, 1e30), 0, 64),
+    "tools": mapping(text(100), 0, 64),
+    "calibration": sequence(record({"file": _FILE, "sha256": SHA256}), 0, 1_000_000),
+    "gate": either(NULL, OBJECT),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -146,22 +189,22 @@ def read_artifact(prefix: Path) -> Artifact:
         If there is no artifact, one of its files is missing, or the two do not belong together.
     """
     prefix = _resolve_seed_name(Path(prefix))
-    model, record = _onnx_file(prefix), _build_file(prefix)
+    model, described = _onnx_file(prefix), _build_file(prefix)
     has_vendor_files = all(_beside(prefix, suffix).is_file() for suffix in VENDOR_SUFFIXES)
-    if not model.is_file() and not record.is_file():
+    if not model.is_file() and not described.is_file():
         if not has_vendor_files:
             raise _nothing_there(prefix)
         return Artifact(prefix, None, True)
-    for file, other in ((model, record), (record, model)):
+    for file, other in ((model, described), (described, model)):
         if not file.is_file():
             raise InputError(
                 f"{str(other)!r} has no {file.name} beside it; copy both files together, "
                 "or compile again"
             )
-    build = _read_build(record)
+    build = _read_build(described)
     if sha256_of(model) != build.onnx_sha256:
         raise InputError(
-            f"{str(model)!r} is not the file that {record.name} describes (its sha256 differs), "
+            f"{str(model)!r} is not the file that {described.name} describes (its sha256 differs), "
             "so one of them was changed or copied without the other; compile again"
         )
     return Artifact(prefix, build, has_vendor_files)
@@ -223,18 +266,20 @@ def _build_file(prefix: Path) -> Path:
     return _beside(prefix, ".build.json")
 
 
-def _read_build(record: Path) -> BuildInfo:
+def _read_build(file: Path) -> BuildInfo:
     try:
-        entry = json.loads(record.read_text(encoding="utf-8"))
-        if entry.pop("schema") != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
+        if file.stat().st_size > LARGEST_RECORD:
+            raise ValueError(f"it is larger than {LARGEST_RECORD >> 20} MiB")
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        check(entry, record(_BUILD, _OPTIONAL), "build")
+        del entry["schema"]
         for key in ("outputs", "calibration"):
-            entry[key] = tuple(entry[key])
+            entry[key] = tuple(entry.get(key, ()))
         entry["inputs"] = {name: tuple(shape) for name, shape in entry["inputs"].items()}
         return BuildInfo(**entry)
     except UNREADABLE as error:
         raise InputError(
-            f"{str(record)!r} cannot be read ({error}); compile the artifact again"
+            f"{str(file)!r} cannot be read ({error}); compile the artifact again"
         ) from error
 
 

@@ -19,8 +19,12 @@ import numpy as np
 from .card import COLOR_CONVERSIONS, FITS, IMAGE_FORMATS, NORMS, RESIZES, ModelCard, Preprocess
 from .errors import UNREADABLE, GraphError
 from .fields import (
+    CARD_ID,
+    LARGEST_SIDE,
     NULL,
     OBJECT,
+    SHA256,
+    SIDE,
     Kind,
     check,
     either,
@@ -35,7 +39,6 @@ from .fields import (
 
 __all__ = [
     "METADATA_KEY",
-    "SHA256",
     "Contract",
     "contract_in",
     "find_contract",
@@ -49,7 +52,6 @@ METADATA_KEY = "facezoo.contract"
 SCHEMA = 1
 
 LARGEST_CONTRACT = 1 << 20  # characters; a mean face of a thousand points is 40,000
-LARGEST_SIDE = 16384  # pixels
 LARGEST_INPUT = 1 << 28  # values, 1 GiB as float32
 # Limit of protobuf, and so of any .onnx with its weights inside.
 LARGEST_GRAPH = 1 << 31  # bytes
@@ -60,15 +62,13 @@ DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _COMPILED_INSIDE = "EPContext"
 
 _HALF = float(np.finfo(np.float16).max)  # mean and std become float16
-_SIDE = whole(1, LARGEST_SIDE)
 _OFFSET = whole(0, LARGEST_SIDE)
 _HALVES = sequence(number(-_HALF, _HALF), 3)
 _NAME = text(200)
-SHA256 = matching("[0-9a-f]{64}", "a sha256, 64 hex digits in lower case")
 
 # Kind of each field, as to_metadata writes it; _contradictions checks fields against each other.
 _PREPROCESS: Dict[str, Kind] = {
-    "input_hw": sequence(_SIDE, 2),
+    "input_hw": sequence(SIDE, 2),
     "fit": one_of(*FITS),
     "anchor": one_of("center", "top_left"),
     "rounding": one_of("floor", "round"),
@@ -80,9 +80,9 @@ _PREPROCESS: Dict[str, Kind] = {
     "norm": one_of(*NORMS),
     "mean": _HALVES,
     "std": _HALVES,
-    "resize_hw": either(NULL, sequence(_SIDE, 2)),
+    "resize_hw": either(NULL, sequence(SIDE, 2)),
     "crop_xy": sequence(_OFFSET, 2),
-    "crop_hw": either(NULL, sequence(_SIDE, 2)),
+    "crop_hw": either(NULL, sequence(SIDE, 2)),
     "pads": sequence(_OFFSET, 4),
 }
 # Additional arguments of each model's decoder; models that are not listed have none.
@@ -97,11 +97,7 @@ DECODE: Dict[str, Dict[str, Kind]] = {
     },
 }
 _CONTRACT: Dict[str, Kind] = {
-    # It becomes part of file names and of generated code.
-    "card_id": matching(
-        r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
-        "a card's id, up to 100 letters, digits, dots, dashes and underscores",
-    ),
+    "card_id": CARD_ID,
     "model": matching("[a-z][a-z0-9_]{0,39}", "the name of a model's folder"),
     "input_name": _NAME,
     "preprocess": record(_PREPROCESS),
@@ -163,7 +159,8 @@ class Contract:
 
     def to_metadata(self) -> Dict[str, str]:
         """Return the one metadata entry that holds this contract."""
-        return {METADATA_KEY: json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)})}
+        entry = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return {METADATA_KEY: json.dumps(entry, allow_nan=False)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Optional[Contract]:

@@ -1,23 +1,37 @@
-"""Checks of JSON values against a table of what each field must be.
+"""Checks of JSON values and of the numbers of flags against what each must be.
 
 A document's table is a :class:`Kind` made of the functions below; :func:`check` names the first
-field that is missing, unknown or not of its kind, what it is, and what was expected.
+field that is missing, unknown or not of its kind, what it is, and what was expected. The kind of a
+number is also the type of a flag, so that one range is checked wherever the number comes from.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import reprlib
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Tuple
 
+from .errors import InputError
+
 __all__ = [
     "BOOLEAN",
+    "CARD_ID",
+    "COSINE",
+    "DEVICE_ID",
+    "LARGEST_SIDE",
     "NULL",
     "OBJECT",
+    "RATE",
+    "SEED",
+    "SHA256",
+    "SIDE",
     "STRING",
     "Kind",
+    "Number",
     "check",
+    "check_settings",
     "either",
     "mapping",
     "matching",
@@ -25,7 +39,9 @@ __all__ = [
     "one_of",
     "record",
     "sequence",
+    "table",
     "text",
+    "tuple_of",
     "whole",
 ]
 
@@ -53,6 +69,38 @@ class Kind:
     parts: Callable[[Any], Iterable[Tuple[str, Any, Kind]]] = _nothing_inside
 
 
+@dataclass(frozen=True)
+class Number(Kind):
+    """Kind of a number, and the type of a flag for ``argparse``.
+
+    Attributes
+    ----------
+    parse
+        Converts the text of a flag: ``int`` or ``float``.
+    """
+
+    parse: Callable[[str], Any] = float
+
+    def __call__(self, given: str) -> Any:
+        """Return the number that a flag's text gives.
+
+        Raises
+        ------
+        argparse.ArgumentTypeError
+            If it is not of this kind; ``argparse`` adds the flag's name.
+        """
+        try:
+            value = self.parse(given)
+        except ValueError:
+            value = None
+        if not self.accepts(value):
+            # Imported here because only commands need it.
+            from argparse import ArgumentTypeError
+
+            raise ArgumentTypeError(f"is {_SHORT.repr(given)}; expected {self.expected}")
+        return value
+
+
 def check(value: Any, kind: Kind, name: str) -> None:
     """Check a value and everything inside it.
 
@@ -76,26 +124,75 @@ def check(value: Any, kind: Kind, name: str) -> None:
         check(part, inside, name + suffix)
 
 
+def check_settings(settings: Any, kinds: Optional[Mapping[str, Kind]] = None) -> None:
+    """Check the numbers of a dataclass.
+
+    Parameters
+    ----------
+    settings
+        The dataclass. Each item of a tuple is checked; None is left out, which means that another
+        default applies; numbers of NumPy count as numbers.
+    kinds
+        Field to kind; by default ``type`` in the metadata of each field.
+
+    Raises
+    ------
+    InputError
+        If one is not of its kind.
+    """
+    own = {field.name: field.metadata.get("type") for field in dataclasses.fields(settings)}
+    for name, kind in (own if kinds is None else kinds).items():
+        value = getattr(settings, name)
+        if not isinstance(kind, Kind) or value is None:
+            continue
+        try:
+            for one in value if isinstance(value, tuple) else (value,):
+                check(one.item() if hasattr(one, "item") else one, kind, name)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
 NULL = Kind("null", lambda value: value is None)
 BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 STRING = Kind("a text", lambda value: isinstance(value, str))
 
 
-def whole(low: int, high: int) -> Kind:
+def whole(low: int, high: int) -> Number:
     """Return the kind of a whole number from ``low`` to ``high``; ``true`` and 1.0 are not."""
-    return Kind(
+    return Number(
         f"a whole number from {low} to {high}" if low < high else str(low),
         lambda value: type(value) is int and low <= value <= high,
+        parse=int,
     )
 
 
-def number(low: float, high: float) -> Kind:
-    """Return the kind of a number from ``low`` to ``high``; NaN and ``true`` are not."""
-    return Kind(
-        f"a number from {low:g} to {high:g}",
-        lambda value: type(value) in (int, float) and low <= value <= high,
-    )
+def number(
+    low: float, high: float, *, without_low: bool = False, without_high: bool = False
+) -> Number:
+    """Return the kind of a number from ``low`` to ``high``; NaN and ``true`` are not.
+
+    With ``without_low`` or ``without_high`` that end itself is not accepted either.
+    """
+    expected = f"a number from {low:g} to {high:g}"
+    if without_low or without_high:
+        ends = ("above" if without_low else "at least", "below" if without_high else "at most")
+        expected = f"a number {ends[0]} {low:g} and {ends[1]} {high:g}"
+
+    def accepts(value: Any) -> bool:
+        if type(value) not in (int, float) or not low <= value <= high:
+            return False
+        return not ((without_low and value == low) or (without_high and value == high))
+
+    return Number(expected, accepts)
+
+
+SEED = whole(0, 2**32 - 1)
+DEVICE_ID = whole(0, 1023)
+LARGEST_SIDE = 16384  # of an image, in pixels
+SIDE = whole(1, LARGEST_SIDE)
+RATE = number(0, 1, without_low=True, without_high=True)
+COSINE = number(-1, 1)
 
 
 def text(longest: int) -> Kind:
@@ -110,6 +207,24 @@ def matching(pattern: str, expected: str) -> Kind:
     """Return the kind of a text that a regular expression matches as a whole."""
     compiled = re.compile(pattern)
     return Kind(expected, lambda value: isinstance(value, str) and bool(compiled.fullmatch(value)))
+
+
+def tuple_of(*kinds: Kind) -> Kind:
+    """Return the kind of a list with a value of each of some kinds, in their order."""
+    listed = ", ".join(kind.expected for kind in kinds)
+    return Kind(
+        f"a list of {len(kinds)}: {listed}",
+        lambda value: isinstance(value, list) and len(value) == len(kinds),
+        lambda value: ((f"[{index}]", *pair) for index, pair in enumerate(zip(value, kinds))),
+    )
+
+
+# It becomes part of file names and of generated code.
+CARD_ID = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
+    "a card's id, up to 100 letters, digits, dots, dashes and underscores",
+)
+SHA256 = matching("[0-9a-f]{64}", "a sha256, 64 hex digits in lower case")
 
 
 def one_of(*words: str) -> Kind:
@@ -142,6 +257,27 @@ def sequence(kind: Kind, least: int, most: Optional[int] = None, *, distinct: bo
     )
 
 
+def mapping(kind: Kind, least: int, most: int) -> Kind:
+    """Return the kind of an object of ``least`` to ``most`` values of a kind, under any names.
+
+    A name has 1 to 200 printable characters.
+    """
+    name = text(200)
+
+    def accepts(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and least <= len(value) <= most
+            and all(map(name.accepts, value))
+        )
+
+    return Kind(
+        f"an object of {least} to {most} values, each {kind.expected}, under printable names",
+        accepts,
+        lambda value: ((_suffix(name), item, kind) for name, item in value.items()),
+    )
+
+
 def either(*kinds: Kind) -> Kind:
     """Return the kind of a value of any of several kinds; the first that accepts it is used."""
 
@@ -156,8 +292,8 @@ def either(*kinds: Kind) -> Kind:
     return Kind(expected, lambda value: accepting(value) is not None, parts)
 
 
-def mapping(kind: Kind) -> Kind:
-    """Return the kind of an object with any names, whose values are all of a kind."""
+def table(kind: Kind) -> Kind:
+    """Return the kind of an object of values of a kind, any number under any names."""
     return Kind(
         f"an object, each value {kind.expected}",
         OBJECT.accepts,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Mapping, Union
 
 from .written import writing
 
 __all__ = [
+    "finite",
     "sha256_of",
     "write_bytes",
     "write_json",
@@ -28,6 +30,21 @@ def sha256_of(path: Path) -> str:
 def write_json(path: Path, entry: Mapping[str, Any], *, indent: int = 1) -> None:
     """Write a JSON file, all or nothing, as :func:`write_bytes`; NaN and infinity are an error."""
     write_bytes(path, (json.dumps(entry, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null in place of NaN and infinity, which JSON does not have.
+
+    Examples
+    --------
+    >>> finite({"snr_db": [float("inf"), 3.0]})
+    {'snr_db': [None, 3.0]}
+    """
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:

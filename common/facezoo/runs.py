@@ -50,11 +50,11 @@ from .fields import (
     STRING,
     check,
     either,
-    mapping,
     matching,
     number,
     one_of,
     record,
+    table,
     whole,
 )
 from .files import write_bytes
@@ -94,7 +94,7 @@ _RUN = record(
         "ended_at": either(NULL, STRING),
         "seconds": either(NULL, number(0, 1e12)),
         "refused": whole(0, 1 << 53),
-        "results": mapping(whole(-1, 1 << 63)),
+        "results": table(whole(-1, 1 << 63)),
     },
 )
 

@@ -162,6 +162,29 @@ def test_both_routes_write_the_same_files(make_route, tmp_path, dtype, in_proces
     assert "13 outputs checked by their hashes" in listed.stdout
 
 
+def test_photos_that_only_the_runner_tries_again_are_counted(route, tmp_path):
+    photos = make_photos(tmp_path / "photos", 3)
+    for name in ("dark", "dark too"):
+        cv2.imwrite(str(photos / "0--Event" / f"{name}.png"), np.full((64, 64, 3), 5, np.uint8))
+    onnx = tiny_scrfd(tmp_path / "tiny.onnx")
+    route.image2npz(photos)
+    route.vamp(onnx, output="output")
+    lists = ("--vamp_datalist_path", "list.txt", "--vamp_output_dir", "output")
+    said = route.decode("output", txt="decoded").stdout
+    again = route.decode("output", txt="decoded").stdout
+    of_all = route("npz_list", *lists, "--save_dir", "listed").stdout
+    images = json.loads(route.results("decoded")["results.json"])["images"]
+    without = [image["path"] for image in images if not image["faces"]]
+    assert {"0--Event/dark.png", "0--Event/dark too.png"} <= set(without) and len(without) < 5
+    for text in (said, again, of_all):
+        assert f"{len(without)} of 5 photos have no face here, such as {without[0]!r}" in text
+        assert "run scrfd_vsx.py" in text and "--retry_border 0" in text
+    # The advice holds, and a profile without a border says nothing.
+    route.run(onnx, photos, save_dir="same")
+    assert route.results("same") == route.results("decoded")
+    assert "no face here" not in route.decode("output", "--profile", "eval", txt="eval").stdout
+
+
 def test_a_list_and_outputs_of_the_vendors_tools_are_decoded_too(route, tmp_path):
     photos = make_photos(tmp_path / "photos")
     onnx = tiny_scrfd(tmp_path / "tiny.onnx")

@@ -344,8 +344,8 @@ def test_profiles_belong_to_a_file(tmp_path):
     with pytest.raises(InputError, match="not a stage here"):
         predictor(faces_at(), None, scores=SCORES)
     path = tmp_path / "quality.json"
-    write_quality(path, make_quality_profile(np.arange(100.0), "sdd_fiqa_r50", "a", {}))
-    assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a", 5.0)
+    write_quality(path, make_quality_profile(np.arange(100.0), "sdd_fiqa_r50", "a" * 64, {}))
+    assert read_score_limit(path, "drop 5 %") == ScoreLimit("sdd_fiqa_r50", "a" * 64, 5.0)
     with pytest.raises(InputError, match="has no threshold 'drop 7 %'"):
         read_score_limit(path, "drop 7 %")
     path.write_text("[]")

@@ -194,7 +194,7 @@ def test_the_first_schema_is_read(tmp_path):
     for change in ({"threshold": 1.5}, {"strict": -2.0}, {"loose": "0.2"}):
         entry["points"][0]["cosine"].update(change)
         path.write_text(json.dumps(entry))
-        with pytest.raises(InputError, match="the cosine"):
+        with pytest.raises(InputError, match=r"profile\.points\[0\]\.cosine\.\w+ is"):
             read_similarity(path, "a" * 64)
 
 

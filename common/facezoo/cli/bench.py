@@ -15,7 +15,6 @@ results.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 from dataclasses import dataclass, replace
@@ -27,11 +26,11 @@ from .. import __version__
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
-from ..files import write_bytes
+from ..files import write_json
 from ..machine import describe_machine, usable_cores
 from ..pipeline.load import resolve
 from ..results import RawOutputs
-from .vamp import add_job_options, job_from, seconds_above_0
+from .vamp import SECONDS, add_job_options, job_from
 
 __all__ = ["configure", "decode_outputs", "run"]
 
@@ -85,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "-t",
-        type=seconds_above_0,
+        type=SECONDS,
         default=5.0,
         metavar="SECONDS",
         help="duration of each row in seconds",
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         content = {**report, "machine": describe_machine(), "model": str(args.model), "rows": rows}
-        write_bytes(args.json, (json.dumps(content, indent=2) + "\n").encode())
+        write_json(args.json, content, indent=2)
     return 0
 
 

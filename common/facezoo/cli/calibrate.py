@@ -21,6 +21,7 @@ import numpy as np
 
 from ..datasets.scores import QualityScores
 from ..errors import InputError
+from ..fields import RATE, SEED, number
 from ..models import find_class
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
@@ -40,6 +41,7 @@ from .options import EXIT_SOME_REFUSED, add_model_options, add_runtime_options, 
 
 __all__ = ["configure", "run"]
 
+_FNMR = number(0, 1, without_high=True)
 SHOWN = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 
@@ -59,9 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe_option(quality)
     add_model_options(quality)
     add_people_options(quality, required=True)
-    quality.add_argument("--fnmr", type=float, help="wanted false non-match rate; needs people")
-    quality.add_argument("--fmr", type=float, default=1e-3, help="false match rate for --fnmr")
-    quality.add_argument("--seed", type=int, default=0, help="random seed of impostor pairs")
+    quality.add_argument("--fnmr", type=_FNMR, help="wanted false non-match rate; needs people")
+    quality.add_argument("--fmr", type=RATE, default=1e-3, help="false match rate for --fnmr")
+    quality.add_argument("--seed", type=SEED, default=0, help="random seed of impostor pairs")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
@@ -153,7 +155,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         help="find and align the largest face first; without it images are aligned faces",
     )
     _add_output(similarity)
-    similarity.add_argument("--seed", type=int, default=0, help="random seed of the intervals")
+    similarity.add_argument("--seed", type=SEED, default=0, help="random seed of the intervals")
     add_runtime_options(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 
@@ -222,10 +224,10 @@ def _add_appearance(kinds: Any, parser: argparse.ArgumentParser, name: str, **li
     appearance.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
     _add_output(appearance)
     appearance.add_argument(
-        "--fnmr", type=float, default=0.01, help="share of pairs that may be missed"
+        "--fnmr", type=number(0, 1), default=0.01, help="share of pairs that may be missed"
     )
     appearance.add_argument(
-        "--fmr", type=float, default=1e-3, help="false match rate of the similarity threshold"
+        "--fmr", type=RATE, default=1e-3, help="false match rate of the similarity threshold"
     )
     add_runtime_options(appearance)
     appearance.set_defaults(calibrate=_calibrate_appearance)
@@ -242,6 +244,6 @@ def _calibrate_appearance(args: argparse.Namespace) -> int:
     write_appearance(args.output, profile)
     for name, found in profile.found.items():
         why = "worse faces are missed" if found.reached else "the worst value in the images"
-        print(f"{MEASURES[name][0]:14} {found.limit:8.3f}  {why}")
+        print(f"{MEASURES[name].limit:14} {found.limit:8.3f}  {why}")
     settings = profile.settings
     return _finish(args, settings["pictures"], settings["refused"], profile.card)

@@ -18,7 +18,6 @@ import argparse
 import base64
 import dataclasses
 import html
-import json
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -30,7 +29,7 @@ from ..backends.replay import ReplayBackend
 from ..datasets.widerface import read_ground_truth
 from ..errors import InputError
 from ..evaluation.drift import Comparison, Pair, compare_backends
-from ..files import write_bytes
+from ..files import write_bytes, write_json
 from ..image.draw import draw_faces, draw_landmarks
 from ..image.files import find_images, read_image_rgb
 from ..pipeline.load import load
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         found = compare_backends(reference, other, progress(paths, len(paths)), truth)
     print(render_text(found))
     if args.json:
-        write_bytes(args.json, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
+        write_json(args.json, found.to_dict(), indent=2)
     if args.html:
         write_bytes(args.html, render_html(found).encode())
     return EXIT_SOME_REFUSED if found.refused else 0

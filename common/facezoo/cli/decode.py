@@ -57,7 +57,7 @@ def _show(args: argparse.Namespace) -> int:
 def _decode(args: argparse.Namespace) -> int:
     # Imported here, since the help needs none of it.
     from ..models import find_card, import_part
-    from ..pipeline.decode_outputs import ListedOutputs
+    from ..pipeline.decode_outputs import ListedOutputs, describe_untried
     from ..vacc.outputs import OutputFolder
 
     folder, datalist = args.vamp_output_dir, args.vamp_datalist_path
@@ -75,6 +75,7 @@ def _decode(args: argparse.Namespace) -> int:
         names=listed.names,
         items=listed.pictures,
         finish=lambda run: run.write_items(RESULTS_FILE, SCHEMA, "images", head),
+        afterwards=lambda: describe_untried(args.save_dir / RESULTS_FILE, SCHEMA, contract),
     )
 
 

@@ -58,7 +58,7 @@ from ..doctor.mistakes import (
 )
 from ..doctor.reference import drawn_pictures, write_reference
 from ..errors import UNREADABLE, GateError, InputError
-from ..files import write_bytes
+from ..files import finite, write_json
 from ..image.align import align_face
 from ..image.files import read_image_rgb
 from ..image.preprocess import VdspOperation
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         entry: Dict[str, Any] = {"schema": SCHEMA, "findings": [one.to_dict() for one in findings]}
         entry["diagnosis"] = diagnosis and diagnosis.to_dict()
-        write_bytes(args.json, (json.dumps(entry, indent=2) + "\n").encode())
+        write_json(args.json, finite(entry), indent=2)
     problems = sum(finding.status == "problem" for finding in findings)
     if problems:
         raise GateError(f"{problems} problem{'s' * (problems > 1)} found")

@@ -10,7 +10,6 @@ A card is counted from its downloaded graph, or from the PyTorch network without
 from __future__ import annotations
 
 import argparse
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
@@ -18,7 +17,8 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 from .. import weights
 from ..card import ModelCard
 from ..errors import CardError, FaceZooError, GraphError, InputError, WeightsMissing
-from ..files import write_bytes
+from ..fields import SIDE
+from ..files import write_json
 from ..models import CARDS, find_card, find_weights
 from ..reports.numerics import COUNTS_SCHEMA, read_counts
 
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         nargs=2,
-        type=int,
+        type=SIDE,
         metavar=("H", "W"),
         help="height and width to count at (default: those of the model)",
     )
@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
         0.
     """
     size = (args.size[0], args.size[1]) if args.size else None
-    if size and min(size) < 1:
-        raise InputError(f"--size {size[0]} {size[1]} must be a height and a width above 0")
     if args.record:
         cards = [find_card(name) for name in args.names]
         _record(args.record, {card.id: _count(card, size) for card in cards})
@@ -95,7 +93,7 @@ def _record(path: Path, counts: Mapping[str, Mapping[str, Any]]) -> None:
     merged = {**read_counts(path), **counts}
     cards = {name: merged[name] for name in CARDS if name in merged}
     entry = {"schema": COUNTS_SCHEMA, "convention": MACS, "cards": cards}
-    write_bytes(path, (json.dumps(entry, indent=2) + "\n").encode())
+    write_json(path, entry, indent=2)
 
 
 def _downloaded(card: ModelCard) -> Optional[Path]:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.json:
         content = {"schema": SCHEMA, "facezoo": OURS, "packages": packages, "weights": weights}
-        print(json.dumps(content, indent=2))
+        print(json.dumps(content, indent=2, allow_nan=False))
         return 0
     print(f"facezoo: {OURS}; see LICENSE and NOTICE\n")
     if packages:

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     files = [_facts(file) for file in models.WEIGHTS.values()]
     if args.json:
         catalogue = {"schema": SCHEMA, "home": str(weights.home())}
-        print(json.dumps({**catalogue, "variants": variants, "files": files}, indent=2))
+        content = {**catalogue, "variants": variants, "files": files}
+        print(json.dumps(content, indent=2, allow_nan=False))
         return 0
     print(table_of([{k: v or "-" for k, v in variant.items()} for variant in variants]))
     print()

@@ -9,7 +9,7 @@ from typing import Optional, Sequence
 
 from .. import __version__
 from ..vacc.toolchain import TOOLS, hand_over
-from .options import _HelpFormatter, run_command
+from .options import CommandParser, _HelpFormatter, report_unexpected, run_command
 
 __all__ = ["CHAPTERS", "MAINTAINERS", "VERBS", "build_parser", "main"]
 
@@ -61,7 +61,7 @@ MAINTAINERS = {
 VERBS = {verb: text for verbs in (*CHAPTERS.values(), MAINTAINERS) for verb, text in verbs.items()}
 
 
-class _Contents(argparse.ArgumentParser):
+class _Contents(CommandParser):
     """Shows its verbs as a table of contents, one per line, with the chapters at the side."""
 
     def format_help(self) -> str:
@@ -117,12 +117,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """
     as_command = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
-    chosen = argv[0] if argv and argv[0] in VERBS else ""
-    if as_command and chosen in TOOLS and not any(one.startswith("--engine") for one in argv):
-        exit_code = hand_over(chosen, argv[1:])
-        if exit_code is not None:
-            return exit_code
-    parser = build_parser(chosen)
+    chosen = next((one for one in argv if not one.startswith("-")), "")
+    ours = argv[:1] != [chosen] or any(one.startswith("--engine") for one in argv)
+    try:
+        if as_command and chosen in TOOLS and not ours:
+            exit_code = hand_over(chosen, argv[1:])
+            if exit_code is not None:
+                return exit_code
+        parser = build_parser(chosen)
+    except Exception as error:
+        # Such as a package that is installed and cannot be imported.
+        return report_unexpected("facezoo", error, "--verbose" in argv)
     return run_command(lambda args: int(args.run(args)), parser, argv)
 
 

@@ -15,6 +15,7 @@ from typing import Any, List, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..fields import COSINE, RATE
 from ..files import write_json
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     threshold = parser.add_mutually_exclusive_group()
     threshold.add_argument(
         "--threshold",
-        type=float,
+        type=COSINE,
         metavar="COSINE",
         help="smallest cosine of two faces of one person, -1 to 1",
     )
@@ -53,9 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="threshold of facezoo calibrate similarity, in place of the built-in one",
     )
     parser.add_argument(
-        "--fmr", type=float, default=1e-3, help="false match rate, one of those in the profile"
+        "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in the profile"
     )
-    add_old_spelling(parser, "--far", type=float, dest="fmr")
+    add_old_spelling(parser, "--far", type=RATE, dest="fmr")
     parser.add_argument(
         "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="image of both faces"
     )

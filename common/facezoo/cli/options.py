@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -29,14 +30,19 @@ from ..backends import ENGINES, RuntimeOptions
 from ..backends.base import opencv_threads
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
+from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import sha256_of
 from ..machine import granted_cores, limited_cores, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
 __all__ = [
+    "BATCH_SIZE",
     "EXIT_SOME_REFUSED",
+    "EXIT_UNEXPECTED",
+    "CommandParser",
     "add_batch_option",
     "add_embedder_options",
+    "add_embedding_size_option",
     "add_flag",
     "add_image_dir_option",
     "add_input_size_option",
@@ -55,6 +61,7 @@ __all__ = [
     "progress",
     "progress_of",
     "report_items",
+    "report_unexpected",
     "run_command",
     "run_items",
     "runtime_of",
@@ -62,6 +69,9 @@ __all__ = [
 ]
 
 EXIT_SOME_REFUSED = 1
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+
+BATCH_SIZE = whole(1, 65536)
 
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
@@ -94,13 +104,29 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return {int: "N", float: "X", Path: "PATH"}.get(action.type, "NAME")  # type: ignore
+        if isinstance(action.type, Number):
+            return "N" if action.type.parse is int else "X"
+        return "PATH" if action.type is Path else "NAME"
 
 
-def make_parser(doc: Optional[str]) -> argparse.ArgumentParser:
+class CommandParser(argparse.ArgumentParser):
+    """A parser with the flags that every command and sub-command has."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Without a default, so that a sub-command does not overwrite what its command was given.
+        self.add_argument(
+            "--verbose",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of an unexpected error",
+        )
+
+
+def make_parser(doc: Optional[str]) -> CommandParser:
     """Make a parser described by the first paragraph of a module's docstring."""
     description = (doc or "").strip().split("\n\n")[0]
-    return argparse.ArgumentParser(
+    return CommandParser(
         description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
 
@@ -161,7 +187,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=int, default=0, help="device number")
+    add_flag(group, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -185,14 +211,11 @@ def add_saturation_option(group: Any) -> None:
 def add_threads_option(parser: Any) -> None:
     """Add the flag that limits the cores; :func:`run_command` reads it."""
     parser.add_argument(
-        "--threads", type=_cores, metavar="N", help="CPU cores to use (default: all usable ones)"
+        "--threads",
+        type=whole(1, 1024),
+        metavar="N",
+        help="CPU cores to use (default: all usable ones)",
     )
-
-
-def _cores(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-    return int(text)
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
@@ -220,7 +243,7 @@ def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
     add_flag(
         group,
         "--batch_size",
-        type=int,
+        type=BATCH_SIZE,
         default=1,
         metavar="N",
         help="images per run of the network; with 1 each core runs its own, the fastest on a CPU",
@@ -322,10 +345,16 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
     add_image_dir_option(parser)
 
 
+def add_embedding_size_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--embedding_size`` of scripts that read a list of features."""
+    kind = whole(1, 65536)
+    add_flag(parser, "--embedding_size", type=kind, default=512, help="values per feature")
+
+
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the flag for the size of the network that made vamp's outputs, under a script's name."""
     text = "height and width of the network's input"
-    add_flag(parser, name, type=int, nargs=2, metavar=("H", "W"), help=text)
+    add_flag(parser, name, type=SIDE, nargs=2, metavar=("H", "W"), help=text)
 
 
 def add_settings_options(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -339,7 +368,7 @@ def add_settings_options(parser: argparse.ArgumentParser, kind: type) -> None:
         Every field has a default, and ``help`` and the like in its metadata.
     """
     for field in dataclasses.fields(kind):
-        how = {"type": type(field.default), "default": field.default, **field.metadata}
+        how = {"default": field.default, **field.metadata}
         add_flag(parser, f"--{field.name}", **how)
 
 
@@ -367,9 +396,7 @@ def add_batch_option(parser: argparse.ArgumentParser) -> None:
 def _batch(text: str) -> Optional[int]:
     if text == "dynamic":
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, or dynamic")
-    return int(text)
+    return int(BATCH_SIZE(text))
 
 
 class _Size(argparse.Action):
@@ -382,12 +409,17 @@ class _Size(argparse.Action):
         values: Any,
         option_string: Optional[str] = None,
     ) -> None:
-        if values == ["dynamic"]:
-            setattr(namespace, self.dest, None)
-        elif len(values) == 2 and all(value.isdigit() and int(value) > 0 for value in values):
-            setattr(namespace, self.dest, (int(values[0]), int(values[1])))
-        else:
-            parser.error(f"--size {' '.join(values)} must be a height and a width, or dynamic")
+        size = None
+        if values != ["dynamic"]:
+            try:
+                height, width = map(SIDE, values)
+            except (ValueError, argparse.ArgumentTypeError):
+                parser.error(
+                    f"--size {' '.join(values)} must be a height and a width, each "
+                    f"{SIDE.expected}, or dynamic"
+                )
+            size = (height, width)
+        setattr(namespace, self.dest, size)
 
 
 OVERWRITE = "remove what the earlier run wrote there and start again"
@@ -528,7 +560,8 @@ def run_command(
     -------
     int
         0 done, 1 some inputs refused, 2 usage or malformed input, 3 rejected by a gate, 4 the
-        folder belongs to another run, 130 or 143 interrupted.
+        folder belongs to another run, 70 an unexpected error, which is a fault of facezoo, 130 or
+        143 interrupted.
     """
     args = parser.parse_args(argv)
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
@@ -560,10 +593,38 @@ def run_command(
     except _Terminated:
         print(f"{parser.prog}: terminated; run the same command again to resume", file=sys.stderr)
         return 143
+    except Exception as error:
+        return report_unexpected(parser.prog, error, "verbose" in args)
     finally:
         stop.done()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def report_unexpected(prog: str, error: Exception, verbose: bool) -> int:
+    """Ask for a report of an error that no code foresaw, on one line, and return its exit code.
+
+    Parameters
+    ----------
+    prog
+        Name of the command.
+    error
+        The error, with its traceback.
+    verbose
+        Print the traceback first.
+    """
+    if verbose:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    said = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
+    hint = "" if verbose else "; --verbose shows the traceback"
+    print(
+        f"{prog}: unexpected {said[:600]} ({where}), which is a fault of facezoo: please report it "
+        f"with the command, this line and what facezoo doctor prints{hint}",
+        file=sys.stderr,
+    )
+    return EXIT_UNEXPECTED
 
 
 class _Terminated(BaseException):

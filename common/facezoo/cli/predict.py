@@ -28,6 +28,7 @@ import numpy as np
 
 from ..datasets.embeddings import Embeddings, write_embeddings
 from ..errors import UNREADABLE, InputError
+from ..fields import RATE
 from ..files import write_bytes
 from ..image.draw import draw_predicted, write_drawing
 from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
@@ -105,10 +106,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "package); the next flags replace single limits of it",
     )
     add_old_spelling(limits, "--looks", type=Path, dest="appearance")
-    for field, _ in MEASURES.values():
-        add_flag(limits, f"--{field}", type=float, metavar="X", help=_LIMIT_HELP[field])
-    add_old_spelling(limits, "--max_turn", type=float, dest="max_yaw")
-    add_old_spelling(limits, "--max_cut_off", type=float, dest="max_truncation")
+    for field, kind, _ in MEASURES.values():
+        add_flag(limits, f"--{field}", type=kind, help=_LIMIT_HELP[field])
+    add_old_spelling(limits, "--max_turn", type=MEASURES["yaw"].range, dest="max_yaw")
+    kind = MEASURES["truncation"].range
+    add_old_spelling(limits, "--max_cut_off", type=kind, dest="max_truncation")
     add_flag(limits, "--embed_refused", action="store_true", help="embed refused faces, too")
     people = parser.add_argument_group("people")
     people.add_argument(
@@ -118,9 +120,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="profile of facezoo calibrate similarity: number the people among the embedded faces",
     )
     people.add_argument(
-        "--fmr", type=float, default=1e-3, help="false match rate, one of those in that profile"
+        "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in that profile"
     )
-    add_old_spelling(people, "--far", type=float, dest="fmr")
+    add_old_spelling(people, "--far", type=RATE, dest="fmr")
     output = parser.add_argument_group("output")
     output.add_argument("--draw", action="store_true", help="write annotated images")
     output.add_argument(
@@ -217,7 +219,7 @@ def _limits_of(args: argparse.Namespace, embedder: Optional[FaceModel[Any]]) -> 
     if args.appearance:
         sha256 = None if embedder is None else embedder.settings().get("model_sha256")
         limits = read_appearance(args.appearance, sha256).limits
-    given = {field: getattr(args, field) for field, _ in MEASURES.values()}
+    given = {one.limit: getattr(args, one.limit) for one in MEASURES.values()}
     given = {field: value for field, value in given.items() if value is not None}
     return dataclasses.replace(limits, **given)
 
@@ -296,7 +298,7 @@ def write_results(
     if alike is not None:
         for index, person in zip(embedded, number_people(vectors, alike)):
             faces[index][2]["person"] = person
-    lines = [json.dumps({"schema": SCHEMA, **photo}) + "\n" for photo in photos]
+    lines = [json.dumps({"schema": SCHEMA, **photo}, allow_nan=False) + "\n" for photo in photos]
     write_bytes(folder / FACES_FILE, "".join(lines).encode())
     if args.csv:
         text = io.StringIO()

@@ -114,7 +114,7 @@ def render_recipes() -> Dict[str, str]:
     files = {}
     for card in CARDS.values():
         folder, vendor = f"{card.task}/{card.model}", VENDOR_FILES[card.model]
-        params = json.dumps(render_vdsp(card.preprocess), indent=4) + "\n"
+        params = json.dumps(render_vdsp(card.preprocess), indent=4, allow_nan=False) + "\n"
         names = [card.id, *([card.model] * (card.id == vendor.default))]
         for name in names if not vendor.build else names[:1]:
             stem = "-".join(filter(None, (vendor.vdsp, name)))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Dict, List
 
-from ..files import write_bytes
+from ..fields import whole
+from ..files import write_json
 from ..vacc.build_config import read_build_config
 from .compile import open_data, override
 from .options import add_threads_option, progress
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_threads_option(parser)
     parser.add_argument(
         "--pictures",
-        type=int,
+        type=whole(1, 100_000),
         default=8,
         metavar="N",
         help="number of calibration files to measure on",
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     calibrated = calibrate(prepare_source(config).folded, settings, data)
     for finding in lint_graph(calibrated.model, calibrated.stats):
         print(f"lint: {finding}")
-    few = data.first(max(args.pictures, 1))
+    few = data.first(args.pictures)
     measured = measure_layers(calibrated, arithmetic, settings.quantize_per_channel, few)
     errors = list(progress(measured, len(calibrated.layers)))
     entries = _entries(errors)
@@ -83,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print(format_exclusions(chosen))
     if args.json:
         report = {"schema": SCHEMA, "arithmetic": dataclasses.asdict(arithmetic)}
-        text = json.dumps({**report, "layers": entries}, indent=2) + "\n"
-        write_bytes(args.json, text.encode())
+        write_json(args.json, {**report, "layers": entries}, indent=2)
     if args.plot:
         from ..reports.plots import plot_sensitivity
 

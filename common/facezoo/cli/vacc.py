@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
@@ -23,7 +22,8 @@ from ..backends.vsx import TIMEOUT, check_device
 from ..contract import Contract
 from ..errors import BackendUnavailable
 from ..evaluation.drift import compare_detections
-from ..files import write_bytes
+from ..fields import DEVICE_ID
+from ..files import finite, write_json
 from ..models.scrfd.decode import PROFILES, decode
 from ..results import RawOutputs
 from .options import EXIT_SOME_REFUSED, add_flag, add_threads_option
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     selftest.add_argument(
         "prefixes", nargs="*", type=Path, metavar="PREFIX", help="prefixes of artifacts to run"
     )
-    add_flag(selftest, "--device_id", "--device", type=int, default=0, help="device number")
+    add_flag(selftest, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
     add_threads_option(selftest)
     selftest.add_argument(
         "--out",
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{finding.name}: {'FAILED: ' * finding.failed}{finding.answer}", flush=True)
             report["findings"].append(dataclasses.asdict(finding))
-            write_bytes(args.out, (json.dumps(report, indent=2) + "\n").encode())
+            write_json(args.out, finite(report), indent=2)
     failed = sum(finding["failed"] for finding in report["findings"])
     print(
         f"{len(report['findings'])} findings, {failed} steps failed; please send {args.out} to the "

@@ -3,7 +3,8 @@
 Without --datalist it measures on synthetic images; with --datalist and --path_output it runs every
 file and writes output_000000.npz and so on, one per line. Each of --processes runs --instance
 instances of the model with batches of --batch_size images. The flags are the vendor's except
---engine, --threads, --allow-saturation and --overwrite. Resumable: run the same command again.
+--engine, --threads, --allow-saturation, --overwrite and --verbose. Resumable: run the same
+command again.
 
   facezoo vamp -m deploy_weights/official_scrfd_fp16/mod -i 2 -p 1 -b 4 -s [3,640,640]
 """
@@ -20,13 +21,23 @@ from .. import models
 from ..backends import ENGINES
 from ..errors import InputError
 from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
+from ..fields import DEVICE_ID, SIDE, number, whole
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
-from .options import OVERWRITE, add_flag, add_saturation_option, add_threads_option, progress
+from .options import (
+    BATCH_SIZE,
+    OVERWRITE,
+    add_flag,
+    add_saturation_option,
+    add_threads_option,
+    progress,
+)
 
-__all__ = ["add_job_options", "configure", "job_from", "run", "seconds_above_0"]
+__all__ = ["SECONDS", "add_job_options", "configure", "job_from", "run"]
 
 DEFAULT_SECONDS = 10.0
+SECONDS = number(0, 86400, without_low=True)
+COUNT = whole(1, 1024)
 
 # Flags that only the vendor's tool supports.
 VENDORS_OWN = {
@@ -47,28 +58,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-i", "--instance", nargs="+", metavar="N", help="instances per process (default: 1)"
     )
     counts.add_argument(
-        "-p", "--processes", type=_count, metavar="N", help="number of processes (default: 1)"
+        "-p", "--processes", type=COUNT, metavar="N", help="number of processes (default: 1)"
     )
     add_flag(
-        counts, "-b", "--batch_size", type=_count, default=1, metavar="N", help="images per call"
+        counts,
+        "-b",
+        "--batch_size",
+        type=BATCH_SIZE,
+        default=1,
+        metavar="N",
+        help="images per call",
     )
     counts.add_argument(
         "--iterations",
-        type=_count,
+        type=whole(1, 10**9),
         metavar="N",
         help="number of synthetic calls, over all instances",
     )
     counts.add_argument(
         "-t",
-        type=seconds_above_0,
+        type=SECONDS,
         metavar="SECONDS",
         help="duration of synthetic calls (default: 10)",
     )
     add_flag(
         counts,
         "--forward_mode",
-        type=int,
-        choices=(0, 1),
+        type=whole(0, 1),
         default=0,
         help="1: synchronous calls, for the lowest latency; always the case here",
     )
@@ -106,7 +122,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     )
     add_saturation_option(group)
     add_threads_option(group)
-    group.add_argument("-d", dest="device_id", type=int, default=0, help="device number")
+    group.add_argument("-d", dest="device_id", type=DEVICE_ID, default=0, help="device number")
     group.add_argument(
         "-s",
         "--shape",
@@ -206,9 +222,9 @@ def _instances_and_processes(instance: Sequence[str], processes: Optional[int]) 
     """Parse ``-i 1`` and also ``-i 1 p 1``, which is common in the vendor's documents."""
     number, *stray = instance
     try:
-        instances = _count(number)
+        instances = COUNT(number)
         if len(stray) == 2 and stray[0] == "p" and processes is None:
-            processes = _count(stray[1])
+            processes = COUNT(stray[1])
             _log.warning("'p %s' without a dash is read as '-p %s'", stray[1], stray[1])
             stray = []
     except argparse.ArgumentTypeError as error:
@@ -232,31 +248,17 @@ def _datalist(datalist: Optional[List[str]], output: Optional[Path]) -> Optional
     return Path(datalist[0])
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-    return int(text)
-
-
-def seconds_above_0(text: str) -> float:
-    """Parse a duration for argparse."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0")
-    return seconds
-
-
 def _picture_hw(text: str) -> Tuple[int, int]:
     """Parse ``[3,640,640]`` or ``3,640,640``."""
     sizes = text.strip().strip("[]").split(",")
-    if len(sizes) != 3 or not all(size.strip().isdigit() for size in sizes):
+    kinds = (whole(3, 3), SIDE, SIDE)
+    try:
+        if len(sizes) != len(kinds):
+            raise ValueError(sizes)
+        _, height, width = (kind(size) for kind, size in zip(kinds, sizes))
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be channels, height and width of an image such as [3,640,640]"
-        )
-    channels, height, width = (int(size) for size in sizes)
-    if channels != 3 or not height * width:
-        raise argparse.ArgumentTypeError(f"{text!r} must have 3 channels and sides above 0")
+            f"is {text!r}; expected channels, height and width of an image such as [3,640,640], "
+            f"with 3 channels and sides of {SIDE.expected}"
+        ) from error
     return height, width

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
-from ..files import write_bytes
+from ..files import write_json
 from ..models import find_card
 
 __all__ = [
@@ -77,7 +77,7 @@ def write_reference(
     pictures = [{name: _summary(array) for name, array in one.items()} for one in outputs]
     known[card_id] = {"source_sha256": source_sha256, "pictures": pictures}
     entry = {"schema": SCHEMA, "cards": dict(sorted(known.items()))}
-    write_bytes(path, (json.dumps(entry, indent=1) + "\n").encode())
+    write_json(path, entry)
     return path
 
 

@@ -28,6 +28,7 @@ from ..backends.replay import ReplayBackend
 from ..contract import Contract
 from ..datasets.widerface import photo_name, predictions_from_faces
 from ..errors import ImageError, InputError
+from ..files import finite
 from ..image.boxes import iou_matrix, match_boxes
 from ..image.files import read_image_rgb
 from ..metrics.detection import GroundTruth, evaluate_detections
@@ -294,15 +295,11 @@ class Comparison:
             "pictures": self.pictures,
             "refused": dict(self.refused),
             "outputs": {
-                name: _finite(dataclasses.asdict(drift)) for name, drift in self.outputs.items()
+                name: finite(dataclasses.asdict(drift)) for name, drift in self.outputs.items()
             },
-            "task": _finite(self.task),
+            "task": finite(self.task),
             "milliseconds": {stage: list(pair) for stage, pair in self.milliseconds.items()},
         }
-
-
-def _finite(numbers: Mapping[str, float]) -> Dict[str, Optional[float]]:
-    return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
 
 
 def compare_backends(

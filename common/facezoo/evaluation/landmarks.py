@@ -17,7 +17,7 @@ import numpy as np
 
 from ..datasets import wflw
 from ..errors import UNREADABLE, DatasetError, ImageError, InputError
-from ..files import write_bytes
+from ..files import write_json
 from ..image.boxes import match_boxes
 from ..image.files import find_images, relative_names
 from ..metrics.landmarks import LandmarkMetrics, evaluate_subsets, normalized_mean_error
@@ -224,8 +224,7 @@ def evaluate_run(folder: Path, data_dir: Path, normalizer: str) -> LandmarkRepor
         As for :func:`evaluate_results`.
     """
     report = evaluate_results(folder / RESULTS_FILE, data_dir, normalizer)
-    text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
-    write_bytes(folder / REPORT_FILE, text.encode())
+    write_json(folder / REPORT_FILE, report.to_dict())
     return report
 
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..fields import Number, check, number
 
-__all__ = ["DEGRADATIONS", "LEVELS", "degrade"]
+__all__ = ["DEGRADATIONS", "LEVEL", "LEVELS", "check_level", "degrade"]
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -58,6 +59,16 @@ DEGRADATIONS: Mapping[str, str] = {
     "occlusion": "share of the height covered from below",
 }
 
+_RANGES: Mapping[str, Number] = {
+    "blur": number(0, 100),
+    "shrink": number(1, 1000),
+    "jpeg": number(0, 100),
+    "brightness": number(-16, 16),
+    "occlusion": number(0, 1),
+}
+# Level of any degradation.
+LEVEL = number(-16, 1000)
+
 LEVELS: Mapping[str, Tuple[float, ...]] = {
     "blur": (0.0, 0.5, 1.0, 2.0, 3.5, 5.0),
     "shrink": (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
@@ -90,15 +101,23 @@ def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
     InputError
         If the kind is unknown, or the level is out of range.
     """
+    check_level(kind, level)
+    if level == (1.0 if kind == "shrink" else 0.0):
+        return image_rgb.copy()
+    return _FUNCTIONS[kind](image_rgb, level)
+
+
+def check_level(kind: str, level: float) -> None:
+    """Refuse a level that :func:`degrade` cannot apply.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown, or the level is out of range.
+    """
     if kind not in _FUNCTIONS:
         raise InputError(f"degradation {kind!r} is not known; expected {', '.join(_FUNCTIONS)}")
-    nothing = 1.0 if kind == "shrink" else 0.0
-    if level == nothing:
-        return image_rgb.copy()
-    most = {"jpeg": 100.0, "occlusion": 1.0}.get(kind, np.inf)
-    least = -np.inf if kind == "brightness" else nothing
-    if not least <= level <= most or not np.isfinite(level):
-        raise InputError(
-            f"level {level:g} of {kind} is out of range; it is the {DEGRADATIONS[kind]}"
-        )
-    return _FUNCTIONS[kind](image_rgb, level)
+    try:
+        check(level, _RANGES[kind], f"level of {kind}")
+    except ValueError as error:
+        raise InputError(f"{error}: {DEGRADATIONS[kind]}") from error

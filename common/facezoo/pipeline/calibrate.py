@@ -330,10 +330,10 @@ def calibrate_appearance(
         np.stack(vectors), numbers, np.stack(embedded), np.array(of), fmr
     )
     limits = {}
-    for measure, (_, more_is_better) in MEASURES.items():
+    for measure, how in MEASURES.items():
         rows = (np.array(changed) == measure) & np.isfinite(missed)
         limits[measure] = find_limit(
-            np.array(values)[rows], missed[rows], fnmr, more_is_better=more_is_better
+            np.array(values)[rows], missed[rows], fnmr, more_is_better=how.more_is_better
         )
     settings = {
         "identities": identities.name,

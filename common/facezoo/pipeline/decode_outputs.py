@@ -6,18 +6,21 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
+from ..arrays import load_json
 from ..backends.base import naming
 from ..card import ModelCard
+from ..contract import Contract
 from ..errors import ImageError
 from ..files import sha256_of
 from ..machine import usable_cores
+from ..models.scrfd.decode import PROFILES
 from ..results import RawOutputs
 from ..runs import Inputs
 from ..vacc.npz import Picture, read_pictures
 from ..vacc.outputs import OutputFolder
 from ..workers import map_in_order
 
-__all__ = ["ListedOutputs"]
+__all__ = ["ListedOutputs", "describe_untried"]
 
 Result = TypeVar("Result")
 
@@ -118,3 +121,45 @@ class ListedOutputs:
             return result
 
         return map_in_order(one, pictures, usable_cores())
+
+
+def describe_untried(
+    results: Path, schema: str, contract: Contract, profile: str = "demo"
+) -> Optional[str]:
+    """Say how many photos have no face here, and may have one in the runner's results.
+
+    The runner tries a photo without a face again with a border, since SCRFD misses faces that fill
+    a photo. That needs the network, which a decoder of recorded outputs does not have.
+
+    Parameters
+    ----------
+    results
+        File of decoded results.
+    schema
+        Its schema.
+    contract
+        Contract of the network.
+    profile
+        Name of the detection profile.
+
+    Returns
+    -------
+    str or None
+        None if the runner would find the same.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    border = PROFILES[profile].retry_border if contract.model == "scrfd" else 0.0
+    entries = load_json(results, schema)["images"] if border else []
+    untried = [entry["path"] for entry in entries if entry.get("faces") == []]
+    if not untried:
+        return None
+    return (
+        f"{len(untried)} of {len(entries)} photos have no face here, such as {untried[0]!r}; the "
+        f"runner tries such photos again with a border of {border:.0%} in the profile {profile!r}, "
+        "which needs the network: to find faces that fill a photo, run scrfd_vsx.py on them; to "
+        "get the same results from both, give it --retry_border 0"
+    )

@@ -9,14 +9,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from ..errors import InputError
+from ..fields import (
+    BOOLEAN,
+    CARD_ID,
+    Kind,
+    Number,
+    check,
+    check_settings,
+    number,
+    record,
+    sequence,
+    tuple_of,
+)
 from ..metrics.pairs import PairSimilarities
 from ..metrics.verification import check_fmr, cosine_similarity, matches_allowed, threshold_at_fmr
-from .base import check_model, hash_of, number, read_document, write_document
+from .base import MODEL_SHA256, SHARE, check_model, document, read_document, write_document
 from .similarity import person_numbers
 
 __all__ = [
@@ -35,15 +47,23 @@ __all__ = [
 
 SCHEMA, FIRST_SCHEMA = "facezoo.appearance_profile/2", "facezoo.looks_profile/1"
 DEFAULT = Path(__file__).parents[1] / "models" / "magface" / "data" / "appearance.json"
-# Measure to the field of AppearanceLimits, and whether higher is better.
-MEASURES: Mapping[str, Tuple[str, bool]] = {
-    "size": ("min_size", True),
-    "sharpness": ("min_sharpness", True),
-    "yaw": ("max_yaw", False),
-    "truncation": ("max_truncation", False),
+
+
+class Measure(NamedTuple):
+    """A measure of a face: its field of AppearanceLimits, its range, whether higher is better."""
+
+    limit: str
+    range: Number
+    more_is_better: bool
+
+
+MEASURES: Mapping[str, Measure] = {
+    "size": Measure("min_size", number(0, 65535), True),
+    # The Laplacian of 8-bit values is from -1020 to 1020.
+    "sharpness": Measure("min_sharpness", number(0, 1020**2), True),
+    "yaw": Measure("max_yaw", number(0, 10), False),
+    "truncation": Measure("max_truncation", number(0, 1), False),
 }
-# Largest possible values; a measure without one must only not be negative.
-LARGEST = {"yaw": 10.0, "truncation": 1.0}
 # Names in the first schema.
 FIRST_NAMES = {"yaw": "turn", "truncation": "cut_off"}
 DIGITS = 4
@@ -66,12 +86,20 @@ class AppearanceLimits:
         0, a profile about 1.
     max_truncation
         Share of the aligned face that lies outside the photo.
+
+    Raises
+    ------
+    InputError
+        If a limit is out of the range of its measure.
     """
 
     min_size: float
     min_sharpness: float
     max_yaw: float
     max_truncation: float
+
+    def __post_init__(self) -> None:
+        check_settings(self, {limit: kind for limit, kind, _ in MEASURES.values()})
 
 
 @dataclass(frozen=True)
@@ -118,7 +146,7 @@ class AppearanceProfile:
     def limits(self) -> AppearanceLimits:
         """The limits alone."""
         return AppearanceLimits(
-            **{limit: self.found[name].limit for name, (limit, _) in MEASURES.items()}
+            **{one.limit: self.found[name].limit for name, one in MEASURES.items()}
         )
 
 
@@ -254,34 +282,50 @@ def read_appearance(path: Path, model_sha256: Any = None) -> AppearanceProfile:
     InputError
         If the file is not such a profile, or was measured with another recogniser.
     """
-    profile = read_document(path, "appearance", (SCHEMA, FIRST_SCHEMA), _parse)
+    profile = read_document(path, "appearance", _DOCUMENTS, _parse)
     if model_sha256 is not None:
         check_model(repr(str(path)), "appearance", profile, model_sha256)
     return profile
 
 
+def _document(schema: str, model: Optional[Mapping[str, Kind]] = None) -> Kind:
+    """Return the kind of a document of a schema; only the first names its measures otherwise."""
+    limits, found = {}, {}
+    for name, measure in MEASURES.items():
+        stored = _stored(name, schema)
+        limits[measure.limit.replace(name, stored)] = measure.range
+        group = tuple_of(measure.range, SHARE)
+        fields = {"limit": measure.range, "reached": BOOLEAN, "groups": sequence(group, 0, 1000)}
+        found[stored] = record(fields)
+    return document(schema, {"limits": record(limits), "found": record(found)}, model)
+
+
+def _stored(name: str, schema: str) -> str:
+    return FIRST_NAMES.get(name, name) if schema == FIRST_SCHEMA else name
+
+
+# The first schema names the model in its settings.
+_DOCUMENTS = {SCHEMA: _document(SCHEMA), FIRST_SCHEMA: _document(FIRST_SCHEMA, {})}
+
+
 def _parse(content: Mapping[str, Any]) -> AppearanceProfile:
-    is_first = content["schema"] == FIRST_SCHEMA
-    card, sha256 = content.get("card"), content.get("model_sha256")
-    if is_first:
-        settings = content["settings"]
+    settings = content.get("settings", {})
+    if content["schema"] == FIRST_SCHEMA:
+        check(settings.get("recogniser"), CARD_ID, "profile.settings.recogniser")
+        check(settings.get("recogniser_sha256"), MODEL_SHA256, "profile.settings.recogniser_sha256")
         card, sha256 = settings["recogniser"], settings["recogniser_sha256"]
+    else:
+        card, sha256 = content["card"], content["model_sha256"]
     found: Dict[str, MeasuredLimit] = {}
-    for name, (limit_name, _) in MEASURES.items():
-        stored = FIRST_NAMES.get(name, name) if is_first else name
-        limit = content["limits"][limit_name.replace(name, stored)]
-        entry, largest = content["found"][stored], LARGEST.get(name, float("inf"))
-        groups = tuple(
-            (
-                number(value, f"a group's {stored}", 0.0, largest),
-                number(share, f"a group's share missed by {stored}", 0.0, 1.0),
-            )
-            for value, share in entry["groups"]
+    for name, measure in MEASURES.items():
+        stored = _stored(name, content["schema"])
+        limit, entry = (
+            content["limits"][measure.limit.replace(name, stored)],
+            content["found"][stored],
         )
-        found[name] = MeasuredLimit(
-            number(limit, f"the limit of {stored}", 0.0, largest), bool(entry["reached"]), groups
-        )
-    return AppearanceProfile(str(card), hash_of(sha256), found, dict(content.get("settings", {})))
+        groups = tuple((float(value), float(share)) for value, share in entry["groups"])
+        found[name] = MeasuredLimit(float(limit), entry["reached"], groups)
+    return AppearanceProfile(card, sha256, found, settings)
 
 
 @lru_cache(maxsize=None)

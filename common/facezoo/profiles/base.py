@@ -7,24 +7,46 @@ was measured with, its numbers, and ``settings``: data and options of the measur
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
+from typing import Any, Callable, Mapping, Optional, Protocol, TypeVar
 
 from .. import __version__
 from ..errors import UNREADABLE, InputError
+from ..fields import (
+    CARD_ID,
+    OBJECT,
+    SHA256,
+    Kind,
+    check,
+    either,
+    mapping,
+    number,
+    one_of,
+    record,
+    text,
+    whole,
+)
 from ..files import write_json
 
 __all__ = [
+    "COUNT",
+    "MODEL_SHA256",
+    "SHARE",
     "MeasuredWith",
     "ModelProfile",
     "check_model",
-    "hash_of",
-    "number",
+    "document",
     "read_document",
     "write_document",
 ]
 
+
+LARGEST_FILE = 1 << 20  # bytes; a profile has a few kilobytes
+
+COUNT = whole(0, 10**12)
+SHARE = number(0, 1)
+# A build for a device has a hash for each of its files.
+MODEL_SHA256 = either(SHA256, mapping(SHA256, 1, 16))
 
 Parsed = TypeVar("Parsed")
 
@@ -85,8 +107,31 @@ def write_document(
     write_json(Path(path), content)
 
 
+def document(
+    schema: str, numbers: Mapping[str, Kind], model: Optional[Mapping[str, Kind]] = None
+) -> Kind:
+    """Return the kind of a profile's document.
+
+    Parameters
+    ----------
+    schema
+        The only value of ``schema``.
+    numbers
+        Kinds of the measured numbers.
+    model
+        Kinds of the fields that name the model; by default ``card`` and ``model_sha256``.
+    """
+    model = {"card": CARD_ID, "model_sha256": MODEL_SHA256} if model is None else model
+    return record(
+        {"schema": one_of(schema), **model, **numbers}, {"facezoo": text(40), "settings": OBJECT}
+    )
+
+
 def read_document(
-    path: Path, kind: str, schemas: Sequence[str], parse: Callable[[Mapping[str, Any]], Parsed]
+    path: Path,
+    kind: str,
+    documents: Mapping[str, Kind],
+    parse: Callable[[Mapping[str, Any]], Parsed],
 ) -> Parsed:
     """Read a profile.
 
@@ -96,58 +141,32 @@ def read_document(
         A file of ``facezoo calibrate KIND``.
     kind
         ``similarity``, ``quality`` or ``appearance``.
-    schemas
-        Schemas that ``parse`` understands.
+    documents
+        Schema to the kind of its document, see :func:`document`.
     parse
-        Converts the document to the profile; raises one of :data:`~facezoo.errors.UNREADABLE` if a
-        part is missing or out of range.
+        Converts a document of one of these kinds to the profile; raises ``ValueError`` if fields
+        contradict each other.
 
     Raises
     ------
     InputError
-        If the file cannot be read, has another schema, or ``parse`` rejects it.
+        If the file cannot be read, has another schema, a field is missing, unknown or not of its
+        kind, or fields contradict each other; the message names the field.
     """
     try:
+        if Path(path).stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it is larger than {LARGEST_FILE >> 20} MiB")
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content["schema"] not in schemas:
-            raise ValueError(f"its schema is {content['schema']!r}")
+        check(content, OBJECT, "profile")
+        schema = content.get("schema")
+        known = documents.get(schema) if isinstance(schema, str) else None
+        check(content, known or record({"schema": one_of(*documents)}), "profile")
         return parse(content)
     except UNREADABLE as error:
         raise InputError(
             f"{str(path)!r} is not a profile of {kind} ({error}); make one with facezoo calibrate "
             f"{kind}"
         ) from error
-
-
-def number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """Return a number of a document, if it is finite and in range.
-
-    Raises
-    ------
-    ValueError
-        If it is not; the message names it.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} is {value!r}, which is not a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is not finite")
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value:g}, expected {low:g} to {high:g}")
-    return float(value)
-
-
-def hash_of(value: Any) -> Any:
-    """Return a document's ``model_sha256``: a text, or texts by the names of a build's files.
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
-    texts = list(value.values()) if isinstance(value, dict) else [value]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"model_sha256 is {value!r}, expected the hash of a model's file")
-    return value
 
 
 def check_model(source: str, kind: str, profile: MeasuredWith, model_sha256: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any, Mapping, Optional, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..fields import mapping, number, sequence
 from ..metrics.verification import threshold_at_fmr
-from .base import check_model, hash_of, number, read_document, write_document
+from .base import COUNT, check_model, document, read_document, write_document
 
 __all__ = [
     "DROPS",
@@ -23,6 +24,15 @@ __all__ = [
 
 
 SCHEMA = "facezoo.quality_profile/1"
+_SCORE = number(-1e6, 1e6)
+_DOCUMENT = document(
+    SCHEMA,
+    {
+        "pictures": COUNT,
+        "percentiles": sequence(_SCORE, 101),
+        "thresholds": mapping(_SCORE, 0, 100),
+    },
+)
 DROPS = (0.01, 0.05, 0.10)
 # With fewer genuine pairs a false non-match rate is meaningless.
 FEWEST_PAIRS = 20
@@ -186,25 +196,28 @@ def read_quality(path: Path, model_sha256: Any = None) -> QualityProfile:
     InputError
         If the file is not such a profile, or was made for another model.
     """
-    profile = read_document(path, "quality", (SCHEMA,), _parse)
+    profile = read_document(path, "quality", {SCHEMA: _DOCUMENT}, _parse)
     if model_sha256 is not None:
         check_model(repr(str(path)), "quality", profile, model_sha256)
     return profile
 
 
 def _parse(content: Mapping[str, Any]) -> QualityProfile:
-    percentiles = tuple(number(value, "a percentile") for value in content["percentiles"])
-    if len(percentiles) != 101 or list(percentiles) != sorted(percentiles):
-        raise ValueError("its percentiles are not 101 rising numbers")
-    thresholds = {
-        str(name): number(value, f"the threshold {name!r}")
-        for name, value in content["thresholds"].items()
-    }
+    percentiles = tuple(map(float, content["percentiles"]))
+    if list(percentiles) != sorted(percentiles):
+        raise ValueError("profile.percentiles do not rise")
+    low, high = percentiles[0], percentiles[-1]
+    for name, value in content["thresholds"].items():
+        if not low <= value <= high:
+            raise ValueError(
+                f"profile.thresholds[{name!r}] is {value:g}; expected a score between the lowest "
+                f"and the highest percentile, {low:g} and {high:g}"
+            )
     return QualityProfile(
-        str(content["card"]),
-        hash_of(content["model_sha256"]),
-        int(number(content["pictures"], "pictures", 1)),
+        content["card"],
+        content["model_sha256"],
+        content["pictures"],
         percentiles,
-        thresholds,
-        dict(content.get("settings", {})),
+        {name: float(value) for name, value in content["thresholds"].items()},
+        content.get("settings", {}),
     )

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import InputError
+from ..fields import COSINE, OBJECT, RATE, check, number, record, sequence, text
 from ..metrics.pairs import PairSimilarities
 from ..metrics.verification import (
     Threshold,
@@ -21,7 +22,7 @@ from ..metrics.verification import (
     matches_allowed,
     threshold_at_fmr,
 )
-from .base import check_model, hash_of, number, read_document, write_document
+from .base import COUNT, SHARE, check_model, document, read_document, write_document
 
 __all__ = [
     "FMRS",
@@ -41,6 +42,15 @@ FMRS = (1e-2, 1e-3, 1e-4)
 RESAMPLES = 200
 # Impostor pairs kept at first; resampled people may need several times as many as their rate.
 MOST_KEPT = 1 << 20
+
+
+_NUMBERS = {
+    "genuine": COUNT,
+    "impostors": COUNT,
+    "points": sequence(OBJECT, 0, 100),  # their fields: _point_kind
+}
+_DOCUMENTS = {schema: document(schema, _NUMBERS) for schema in (SCHEMA, FIRST_SCHEMA)}
+_SCALES = {"cosine": COSINE, "l2": number(0, 2), "degrees": number(0, 180)}
 
 
 @dataclass(frozen=True)
@@ -284,30 +294,41 @@ def read_similarity(path: Path, model_sha256: Any) -> SimilarityProfile:
     InputError
         If the file is not such a profile, or was made for another model.
     """
-    profile = read_document(path, "similarity", (SCHEMA, FIRST_SCHEMA), _parse)
+    profile = read_document(path, "similarity", _DOCUMENTS, _parse)
     check_model(repr(str(path)), "similarity", profile, model_sha256)
     return profile
 
 
 def _parse(content: Mapping[str, Any]) -> SimilarityProfile:
+    is_first = content["schema"] == FIRST_SCHEMA
     return SimilarityProfile(
-        str(content["card"]),
-        hash_of(content["model_sha256"]),
-        int(number(content["genuine"], "genuine", 0)),
-        int(number(content["impostors"], "impostors", 0)),
-        tuple(_point_of(entry, content["schema"] == FIRST_SCHEMA) for entry in content["points"]),
-        dict(content.get("settings", {})),
+        content["card"],
+        content["model_sha256"],
+        content["genuine"],
+        content["impostors"],
+        tuple(
+            _point_of(entry, f"profile.points[{index}]", is_first)
+            for index, entry in enumerate(content["points"])
+        ),
+        content.get("settings", {}),
     )
 
 
-def _point_of(entry: Mapping[str, Any], is_first: bool) -> SimilarityPoint:
-    fmr = number(entry["far" if is_first else "fmr"], "a false match rate", 0.0, 1.0)
+def _point_of(entry: Mapping[str, Any], name: str, is_first: bool) -> SimilarityPoint:
+    # The first schema has other names, and the share of genuine pairs that do match.
+    rate, share = ("far", "tar") if is_first else ("fmr", "fnmr")
     if "refusal" in entry:
-        return SimilarityPoint(fmr, refusal=str(entry["refusal"]))
-    value, loose, strict = (
-        number(entry["cosine"][key], f"the cosine {key!r} at FMR {fmr:g}", -1.0, 1.0)
-        for key in ("threshold", "loose", "strict")
-    )
-    # The first schema has the share of genuine pairs that do match.
-    rate = number(entry["tar" if is_first else "fnmr"], f"the share at FMR {fmr:g}", 0.0, 1.0)
-    return SimilarityPoint(fmr, value, loose, strict, 1.0 - rate if is_first else rate)
+        check(entry, record({rate: RATE, "refusal": text(400)}), name)
+        return SimilarityPoint(entry[rate], refusal=entry["refusal"])
+    ends = ("threshold", "loose", "strict")
+    scales = {scale: record(dict.fromkeys(ends, kind)) for scale, kind in _SCALES.items()}
+    cosine = {"cosine": scales.pop("cosine")}
+    check(entry, record({rate: RATE, share: SHARE, **cosine}, scales), name)
+    value, loose, strict = (float(entry["cosine"][end]) for end in ends)
+    if not loose - 1e-9 <= value <= strict + 1e-9:
+        raise ValueError(
+            f"{name}.cosine.threshold is {value:g}; expected a cosine from loose to strict, which "
+            f"are {loose:g} and {strict:g}"
+        )
+    missed = 1.0 - entry[share] if is_first else float(entry[share])
+    return SimilarityPoint(entry[rate], value, loose, strict, missed)

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..arrays import load_json, read_npz
 from ..card import ModelCard
-from ..contract import METADATA_KEY, SHA256, Contract
+from ..contract import METADATA_KEY, Contract
 from ..errors import ConfigError, InputError
-from ..fields import OBJECT, check, either, one_of, record, sequence, text
+from ..fields import OBJECT, SHA256, check, either, mapping, one_of, record, sequence, text
 from ..files import sha256_of
 from ..image.resize import placement_of
 from ..results import RawOutputs
@@ -32,7 +32,7 @@ _SETTINGS = {
     "engine": text(200),
     "engine_version": text(200),
     "device": text(200),
-    "model_sha256": either(SHA256, OBJECT),
+    "model_sha256": either(SHA256, mapping(SHA256, 1, 16)),
 }
 _OUTPUT = record({"path": text(40), "sha256": SHA256})
 _INDEX = record(

@@ -12,6 +12,7 @@ from facezoo import weights
 from facezoo.cli import options
 from facezoo.errors import InputError
 from facezoo.models.pipnet.graph import BACKBONE_OF, export_released
+from facezoo.models.pipnet.settings import INPUT_SIZE, NET_STRIDE, NUM_NEIGHBORS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,9 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--meanface_txt", type=Path, help=help_meanface)
     network = parser.add_argument_group("network of a checkpoint; an ONNX contains these facts")
     network.add_argument("--backbone", choices=sorted(BACKBONE_OF.values()))
-    options.add_flag(network, "--num_neighbors", type=int, default=10, help="as trained")
-    options.add_flag(network, "--input_size", type=int, default=256, help="side in pixels")
-    options.add_flag(network, "--net_stride", type=int, default=32, help="pixels per map cell")
+    options.add_flag(network, "--num_neighbors", type=NUM_NEIGHBORS, default=10, help="as trained")
+    options.add_flag(network, "--input_size", type=INPUT_SIZE, default=256, help="side in pixels")
+    options.add_flag(network, "--net_stride", type=NET_STRIDE, default=32, help="pixels per cell")
     return parser
 
 

@@ -14,6 +14,7 @@ import facezoo
 import numpy as np
 from facezoo.cli import options
 from facezoo.datasets.wflw import write_normalised_list
+from facezoo.fields import SEED, whole
 from facezoo.image.files import find_images, relative_names, write_image_rgb
 from facezoo.models.pipnet.decode import load_meanface
 from facezoo.models.pipnet.toy import ToyCrops, normalised_list, random_crop
@@ -27,9 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos with faces")
     parser.add_argument("--detector", type=Path, required=True, metavar="PREFIX", help="SCRFD")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
-    parser.add_argument("--crops", type=int, default=4, help="crops per face")
-    parser.add_argument("--size", type=int, default=128, help="side of a crop in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--crops", type=whole(1, 1000), default=4, help="crops per face")
+    parser.add_argument(
+        "--size", type=whole(16, 4096), default=128, help="side of a crop in pixels"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed")
     options.add_run_options(parser)
     return parser
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.datasets.degraded import choose_people, degraded_faces, person_of, write_lists
 from facezoo.errors import ImageError
-from facezoo.image.degrade import DEGRADATIONS
+from facezoo.fields import whole
+from facezoo.image.degrade import DEGRADATIONS, LEVEL, check_level
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.machine import usable_cores
 from facezoo.runs import Inputs
@@ -28,15 +29,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
     help_people = "which people to take, from 1, in the order of their names; all by default"
-    parser.add_argument("--people", type=int, nargs=2, metavar=("FIRST", "LAST"), help=help_people)
+    parser.add_argument(
+        "--people", type=whole(1, 10**6), nargs=2, metavar=("FIRST", "LAST"), help=help_people
+    )
     parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="kind of degradation")
     help_levels = "how much; blur: sigma in pixels of the 112x112 face"
-    parser.add_argument("--levels", type=float, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
+    parser.add_argument("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
     options.add_run_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    for level in args.levels:
+        check_level(args.kind, level)
     paths = find_images(args.image_dir)
     names = relative_names(paths, args.image_dir)
     people = choose_people(names, *(args.people or ()))

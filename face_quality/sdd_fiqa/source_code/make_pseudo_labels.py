@@ -18,6 +18,7 @@ from facezoo.datasets.embeddings import write_embeddings
 from facezoo.datasets.image_list import inside, read_image_list
 from facezoo.errors import ImageError
 from facezoo.evaluation.embeddings import PackedEmbedding, embed_pictures, unpack_embeddings
+from facezoo.fields import SEED, whole
 from facezoo.files import sha256_of
 from facezoo.image.files import find_images, relative_names
 from facezoo.models.sdd_fiqa.pseudo_labels import PAIRS, ROUNDS, label_pictures
@@ -39,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--references", type=Path, help="list of the images that may be partners")
     parser.add_argument("--copies", type=Path, help="list of copies, each with its original")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="partners of each kind; 0: all")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="number of draws to average")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the draws")
+    parser.add_argument("--pairs", type=whole(0, 10**6), default=PAIRS, help="of each kind; 0: all")
+    parser.add_argument("--rounds", type=whole(1, 1000), default=ROUNDS, help="draws to average")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the draws")
     options.add_run_options(parser)
     return parser
 

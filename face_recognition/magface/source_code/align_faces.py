@@ -12,6 +12,7 @@ from pathlib import Path
 import facezoo
 from facezoo.cli import options
 from facezoo.errors import ImageError
+from facezoo.fields import whole
 from facezoo.image.align import align_face
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.runs import Inputs
@@ -22,7 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos", type=Path, required=True, help="a photo, or a folder of them")
     parser.add_argument("--detector", type=Path, required=True, metavar="PREFIX", help="SCRFD")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
-    parser.add_argument("--size", type=int, default=112, help="side of a face in pixels")
+    parser.add_argument(
+        "--size", type=whole(16, 4096), default=112, help="side of a face in pixels"
+    )
     parser.add_argument(
         "--keep",
         choices=("largest", "all"),

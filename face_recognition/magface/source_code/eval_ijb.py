@@ -14,6 +14,7 @@ from facezoo.datasets.pairs import read_feature_list
 from facezoo.datasets.templates import read_template_protocol
 from facezoo.errors import DatasetError
 from facezoo.evaluation.verification_report import verify_templates
+from facezoo.fields import whole
 from facezoo.files import write_json
 
 
@@ -25,12 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(
         parser,
         "--magface_qlt",
-        type=int,
-        choices=(0, 1),
+        type=whole(0, 1),
         default=0,
         help="1: longer features, which are better faces, count more in a template",
     )
-    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values per feature")
+    options.add_embedding_size_option(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rates")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
     return parser

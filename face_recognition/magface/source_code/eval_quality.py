@@ -11,6 +11,7 @@ from pathlib import Path
 
 from facezoo.cli import options
 from facezoo.datasets.pairs import read_feature_pairs
+from facezoo.fields import RATE, SEED
 from facezoo.files import write_json
 from facezoo.metrics import quality
 from facezoo.metrics.verification import angular_distance
@@ -24,10 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(
         parser, "--pair_list", type=Path, required=True, help="pairs; last column: 1 same, 0 not"
     )
-    options.add_flag(parser, "--embedding_size", type=int, default=512, help="values per feature")
+    options.add_embedding_size_option(parser)
     parser.add_argument("--original", action="store_true", help="use the authors' rank rule")
-    parser.add_argument("--fmr", type=float, default=1e-3, help="false match rate")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the resampling")
+    parser.add_argument("--fmr", type=RATE, default=1e-3, help="false match rate")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the curve")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve")
     return parser

@@ -10,7 +10,7 @@ Not tested on a GPU.
 import argparse
 from pathlib import Path
 
-from facezoo.cli.options import add_flag, make_parser, run_command
+from facezoo.cli.options import BATCH_SIZE, add_flag, make_parser, run_command
 from facezoo.contract import read_contract
 from facezoo.deploy import triton as serving
 from facezoo.errors import InputError
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--repository", type=Path, metavar="DIR", help="Triton's model repository to write"
     )
     parser.add_argument("--fp16", action="store_true", help="allow half precision")
-    add_flag(parser, "--max_batch", type=int, default=32, help="largest batch of the engine")
+    add_flag(parser, "--max_batch", type=BATCH_SIZE, default=32, help="largest batch of the engine")
     return parser
 
 

@@ -21,19 +21,19 @@ from facezoo.runs import Inputs, RunFolder
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    add = parser.add_argument
+    add, count = parser.add_argument, settings.COUNT
     options.add_flag(parser, "--train_list", type=Path, required=True, help="faces and labels")
     options.add_flag(parser, "--image_root", type=Path, help="folder that the paths start from")
     options.add_flag(parser, "--val_pairs", type=Path, help="lines 'first second 1' (or 0)")
-    add("--embedding-size", type=int, choices=(512,), default=512, help="size of the embedding")
-    add("--last-fc-size", type=int, help="number of people, to be checked against the list")
+    add("--embedding-size", type=settings.EMBEDDING_SIZE, default=512, help="size of the embedding")
+    add("--last-fc-size", type=count, help="number of people, to be checked against the list")
     add("--pretrained", type=Path, help="checkpoint to start from, or its name")
-    add("--measure-norms", type=int, metavar="N", help="only print the lengths of N embeddings")
+    add("--measure-norms", type=count, help="only print the lengths of N embeddings")
     for kind in (settings.LossSettings, settings.TrainSettings, settings.RunSettings):
         for flags, how in settings.flags_of(kind):
             options.add_flag(parser, *flags, **how)
-    add("--start-epoch", type=int, default=0, help="epochs to skip")
-    add("--workers", "-j", type=int, default=4, help="readers of faces, one per core at most")
+    add("--start-epoch", type=settings.EPOCH, default=0, help="epochs to skip")
+    add("--workers", "-j", type=settings.WORKERS, default=4, help="readers of faces")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")

@@ -16,6 +16,7 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.datasets.image_list import write_image_list
 from facezoo.datasets.pairs import write_people_pairs
+from facezoo.fields import SEED, whole
 from facezoo.image.files import find_images
 from facezoo.machine import has_bf16
 from facezoo.models.magface.faces import cut_squares, read_face_pairs
@@ -31,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--att_dir", type=Path, required=True, help="folder with s1 to s30")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder of the demo")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of each run")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2], help="one run each")
+    parser.add_argument("--epochs", type=whole(1, 1000), default=4, help="epochs of each run")
     return parser
 
 

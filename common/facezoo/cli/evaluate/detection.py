@@ -17,6 +17,7 @@ from ...datasets.widerface import read_ground_truth, read_predictions
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
 from ...evaluation.ledger import ledger_of
+from ...fields import SEED, number, whole
 from ...files import write_bytes, write_json
 from ...metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
 from ...models.scrfd.decode import PROFILES
@@ -38,6 +39,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.widerface/1"
+_IOU = number(0, 1, without_low=True)
 NAMES_SHOWN = 10
 # Flags of ``evaluate scrfd`` that have no effect without inference.
 NEED_PHOTOS = "model_prefix_path vdsp_params_info save_dir overwrite record ledger build".split()
@@ -71,18 +73,18 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
         metavar="GT",
         help="folder with the four official wider_*_val.mat",
     )
-    parser.add_argument("--iou", type=float, default=0.5, metavar="T", help="smallest IoU of a hit")
+    parser.add_argument("--iou", type=_IOU, default=0.5, metavar="T", help="smallest IoU of a hit")
     parser.add_argument(
         "--per-event", action="store_true", help="also compute the AP of each event"
     )
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=whole(0, 10**6),
         default=0,
         metavar="N",
         help="also compute 95 %% intervals from N resamplings of the photos",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the resampling")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the report without curves as JSON"
     )

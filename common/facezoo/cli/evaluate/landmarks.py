@@ -8,11 +8,10 @@ __all__ = [
 ]
 
 import argparse
-import json
 from pathlib import Path
 
 from ...evaluation.landmarks import evaluate_results
-from ...files import write_bytes
+from ...files import write_json
 from ...metrics.landmarks import NORMALIZERS
 from .html_reports import show_landmarks
 
@@ -65,6 +64,5 @@ def run_landmarks(args: argparse.Namespace) -> int:
     if args.html:
         show_landmarks(args, report)
     if args.json:
-        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
-        write_bytes(args.json, text.encode())
+        write_json(args.json, report.to_dict())
     return 0

@@ -27,6 +27,7 @@ from ...evaluation.quality import (
     rank_copies,
     response_curves,
 )
+from ...fields import RATE, SEED, whole
 from ...files import write_json
 from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
@@ -72,15 +73,18 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
     add_people_options(quality, required=False)
     quality.add_argument(
         "--fmr",
-        type=float,
+        type=RATE,
         nargs="+",
         default=list(RATES),
         help="false match rates that fix the thresholds",
     )
     quality.add_argument(
-        "--resamples", type=int, default=1000, help="bootstrap resamples of the people"
+        "--resamples",
+        type=whole(1, 10**6),
+        default=1000,
+        help="bootstrap resamples of the people",
     )
-    quality.add_argument("--seed", type=int, default=0, help="random seed of pairs and bootstrap")
+    quality.add_argument("--seed", type=SEED, default=0, help="random seed of pairs and bootstrap")
     quality.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     quality.add_argument("--plot", type=Path, metavar="FILE", help="plot the curves")
     quality.add_argument(

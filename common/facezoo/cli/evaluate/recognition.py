@@ -13,6 +13,7 @@ from typing import Union
 
 from ...evaluation.recognition import PeopleReport, evaluate_people
 from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
+from ...fields import SEED
 from ...files import write_json
 from ...metrics.verification import share_interval
 from ...models.magface.model import FLIPS, FaceEmbedder
@@ -39,7 +40,7 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flip", choices=FLIPS, default="none", help="also embed the mirrored face and add it"
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the impostor pairs")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the impostor pairs")
     parser.add_argument(
         "--all-pairs",
         action="store_true",

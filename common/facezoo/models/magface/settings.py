@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from ...errors import InputError
+from ...fields import SEED, check_settings, number, whole
 
 __all__ = [
+    "COUNT",
+    "EMBEDDING_SIZE",
+    "EPOCH",
     "LOSSES",
+    "WORKERS",
     "LossSettings",
     "TrainSettings",
     "describe_lengths",
@@ -31,13 +37,20 @@ ARCHS = ("iresnet18", "iresnet34", "iresnet50", "iresnet100")
 PRECISIONS = ("fp32", "bf16", "fp16")
 HEADS = ("replicated", "sharded")
 
+_NORM = number(0, 1e6, without_low=True)
+_MARGIN = number(0, math.pi)
+COUNT = whole(1, 10**9)
+EMBEDDING_SIZE = whole(512, 512)
+EPOCH = whole(0, 100_000)
+WORKERS = whole(0, 1024)
+
 # Margin of proposed bounds around the observed norms.
 SLACK = 0.2
 
 
 def _setting(default: Any, flags: str, text: str, **how: Any) -> Any:
     """Declare a field with the flag and help for the training script."""
-    metadata = {"flags": flags.split(), "how": {"help": text, **how}}
+    metadata = {"flags": flags.split(), "how": {"help": text, **how}, "type": how.get("type")}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -50,25 +63,26 @@ class LossSettings:
 
     name: str = _setting("magface", "--loss", "which loss", choices=tuple(LOSSES))
     l_a: float = _setting(
-        10.0, "--l_a", "lower bound of the norm; smaller norms are clamped", type=float
+        10.0, "--l_a", "lower bound of the norm; smaller norms are clamped", type=_NORM
     )
     u_a: float = _setting(
-        110.0, "--u_a", "upper bound of the norm; larger norms are clamped", type=float
+        110.0, "--u_a", "upper bound of the norm; larger norms are clamped", type=_NORM
     )
     l_margin: Optional[float] = _setting(
-        None, "--l_margin", "margin at norm l_a, in radians (Mag-CosFace: cosine)", type=float
+        None, "--l_margin", "margin at norm l_a, in radians (Mag-CosFace: cosine)", type=_MARGIN
     )
-    u_margin: Optional[float] = _setting(None, "--u_margin", "margin at norm u_a", type=float)
+    u_margin: Optional[float] = _setting(None, "--u_margin", "margin at norm u_a", type=_MARGIN)
     lambda_g: Optional[float] = _setting(
-        None, "--lambda_g", "weight of the loss that rewards a large norm", type=float
+        None, "--lambda_g", "weight of the loss that rewards a large norm", type=number(0, 1e6)
     )
-    scale: float = _setting(64.0, "--arc-scale", "scale of the logits", type=float)
+    scale: float = _setting(
+        64.0, "--arc-scale", "scale of the logits", type=number(0, 1e4, without_low=True)
+    )
     easy_margin: int = _setting(
         1,
         "--easy_margin",
         "1: no margin for angles above 90 degrees; 0: a margin that stays monotonic",
-        type=int,
-        choices=(0, 1),
+        type=whole(0, 1),
     )
 
     def __post_init__(self) -> None:
@@ -77,6 +91,9 @@ class LossSettings:
         for field, value in LOSSES[self.name].items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
+        if isinstance(self.easy_margin, bool):
+            object.__setattr__(self, "easy_margin", int(self.easy_margin))
+        check_settings(self)
         if not 0 < self.l_a < self.u_a:
             raise InputError(f"l_a {self.l_a:g} and u_a {self.u_a:g} must be 0 < l_a < u_a")
         low, high = self.margins
@@ -84,8 +101,6 @@ class LossSettings:
             raise InputError(
                 f"l_margin {low:g} and u_margin {high:g} must be 0 <= l_margin <= u_margin"
             )
-        if self.scale <= 0:
-            raise InputError(f"the scale must be above 0, got {self.scale:g}")
         if not self.weight >= self.bound:
             raise InputError(
                 f"lambda_g {self.weight:g} is below its bound {self.bound:.3f} for l_a "
@@ -128,24 +143,31 @@ class TrainSettings:
 
     loss: LossSettings = LossSettings()
     arch: str = _setting("iresnet18", "--arch", "network", choices=ARCHS)
-    epochs: int = _setting(25, "--epochs", "passes over all faces", type=int)
+    epochs: int = _setting(25, "--epochs", "passes over all faces", type=whole(1, 100_000))
     batch_size: int = _setting(
-        512, "--batch-size -b", "faces per batch, over all processes", type=int
+        512, "--batch-size -b", "faces per batch, over all processes", type=whole(2, 65536)
     )
-    lr: float = _setting(0.1, "--learning-rate --lr", "initial learning rate", type=float)
+    lr: float = _setting(
+        0.1, "--learning-rate --lr", "initial learning rate", type=number(0, 10, without_low=True)
+    )
     lr_drop_epoch: Tuple[int, ...] = _setting(
         (10, 18, 22),
         "--lr-drop-epoch",
         "epochs, from 0, at which the rate drops",
-        type=int,
+        type=EPOCH,
         nargs="*",
     )
     lr_drop_ratio: float = _setting(
-        0.1, "--lr-drop-ratio", "factor of each drop of the rate", type=float
+        0.1,
+        "--lr-drop-ratio",
+        "factor of each drop of the rate",
+        type=number(0, 1, without_low=True),
     )
-    momentum: float = _setting(0.9, "--momentum", "momentum of the gradient descent", type=float)
+    momentum: float = _setting(
+        0.9, "--momentum", "momentum of the gradient descent", type=number(0, 1, without_high=True)
+    )
     weight_decay: float = _setting(
-        5e-4, "--weight-decay --wd", "weight decay of all weights", type=float
+        5e-4, "--weight-decay --wd", "weight decay of all weights", type=number(0, 1)
     )
     precision: str = _setting(
         "fp32",
@@ -160,15 +182,11 @@ class TrainSettings:
         choices=HEADS,
     )
     seed: int = _setting(
-        0, "--seed", "random seed of initial weights, order, flips and dropout", type=int
+        0, "--seed", "random seed of initial weights, order, flips and dropout", type=SEED
     )
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(
-                f"epochs must be at least 1 and the batch size 2 (batch norms), got {self.epochs} "
-                f"and {self.batch_size}"
-            )
+        check_settings(self)
         if self.precision not in PRECISIONS or self.head not in HEADS:
             raise InputError(
                 f"precision {self.precision!r} must be one of {PRECISIONS}, head {self.head!r} "
@@ -190,23 +208,22 @@ class TrainSettings:
 class RunSettings:
     """Settings that do not change the result; each field's ``help`` describes it."""
 
-    print_freq: int = _setting(100, "--print-freq -p", "batches per line of progress", type=int)
+    print_freq: int = _setting(100, "--print-freq -p", "batches per line of progress", type=COUNT)
     save_every: int = _setting(
         0,
         "--save-every",
         "batches per checkpoint; 0: every 10 minutes; in any case every epoch",
-        type=int,
+        type=whole(0, 10**9),
     )
-    keep: int = _setting(3, "--keep", "number of checkpoints to keep", type=int)
-    pth_save_epoch: int = _setting(1, "--pth-save-epoch", "epochs per file of weights", type=int)
-    val_folds: int = _setting(10, "--val_folds", "folds of the verification", type=int)
+    keep: int = _setting(3, "--keep", "number of checkpoints to keep", type=COUNT)
+    pth_save_epoch: int = _setting(1, "--pth-save-epoch", "epochs per file of weights", type=COUNT)
+    val_folds: int = _setting(10, "--val_folds", "folds of the verification", type=whole(2, 1000))
     vis_mag: int = _setting(
-        1, "--vis_mag", "1: plot norms and cosines after every epoch", type=int, choices=(0, 1)
+        1, "--vis_mag", "1: plot norms and cosines after every epoch", type=whole(0, 1)
     )
 
     def __post_init__(self) -> None:
-        if min(self.print_freq, self.keep, self.pth_save_epoch) < 1 or self.save_every < 0:
-            raise InputError(f"print_freq, keep and pth_save_epoch must be at least 1, got {self}")
+        check_settings(self)
 
 
 def propose_bounds(low: float, high: float) -> Tuple[float, float]:

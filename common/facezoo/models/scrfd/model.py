@@ -12,6 +12,7 @@ import numpy as np
 from ...backends.base import Backend
 from ...contract import Contract
 from ...errors import InputError
+from ...fields import check_settings, number
 from ...image.files import read_reduced_rgb
 from ...results import FaceDetections
 from ..base import FaceModel
@@ -22,6 +23,9 @@ __all__ = [
     "MODEL",
     "FaceDetector",
 ]
+
+
+_SHARES = dict.fromkeys(("score_threshold", "nms_iou", "retry_border"), number(0, 1))
 
 
 class FaceDetector(FaceModel[FaceDetections]):
@@ -40,7 +44,7 @@ class FaceDetector(FaceModel[FaceDetections]):
     Raises
     ------
     InputError
-        If the profile is unknown.
+        If the profile is unknown, or one of its thresholds or shares is not from 0 to 1.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class FaceDetector(FaceModel[FaceDetections]):
                     f"profile {profile!r} is not known; expected one of {list(PROFILES)}"
                 )
             profile = PROFILES[profile]
+        check_settings(profile, _SHARES)
         self.profile = profile
 
     def settings(self) -> Dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Sequence
 
 from ...errors import InputError
+from ...fields import SEED, Number, check_settings, number, whole
 
 __all__ = ["LOSSES", "PRECISIONS", "VARIANTS", "TrainSettings"]
 
@@ -15,8 +16,12 @@ LOSSES = ("smooth_l1", "l1", "l2")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def _setting(default: Any, text: str, choices: Optional[Any] = None) -> Any:
+def _setting(default: Any, text: str, choices: Sequence[str]) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+def _number(default: float, kind: Number, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "type": kind})
 
 
 @dataclass(frozen=True)
@@ -38,23 +43,20 @@ class TrainSettings:
 
     variant: str = _setting("mobilefacenet", "network", VARIANTS)
     loss: str = _setting("smooth_l1", "loss between scores and labels", LOSSES)
-    epochs: int = _setting(20, "passes over all images")
-    batch_size: int = _setting(64, "images per batch")
-    learning_rate: float = _setting(
-        1e-4, "initial rate; a tenth of it after a quarter, a hundredth after half of the epochs"
+    epochs: int = _number(20, whole(1, 100_000), "passes over all images")
+    batch_size: int = _number(64, whole(1, 65536), "images per batch")
+    learning_rate: float = _number(
+        1e-4,
+        number(0, 10, without_low=True),
+        "initial rate; a tenth of it after a quarter, a hundredth after half of the epochs",
     )
     precision: str = _setting(
         "auto", "arithmetic; auto uses bf16 if the processor supports it", PRECISIONS
     )
-    seed: int = _setting(0, "random seed of initial weights, order and mirroring")
+    seed: int = _number(0, SEED, "random seed of initial weights, order and mirroring")
 
     def __post_init__(self) -> None:
         for name, known in (("variant", VARIANTS), ("loss", LOSSES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        if min(self.epochs, self.batch_size) < 1 or not self.learning_rate > 0 or self.seed < 0:
-            raise InputError(
-                "epochs and batch_size must be at least 1, learning_rate above 0 and seed at "
-                f"least 0, got {self.epochs}, {self.batch_size}, {self.learning_rate} and "
-                f"{self.seed}"
-            )
+        check_settings(self)

@@ -9,12 +9,12 @@ import dataclasses
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.widerface import format_widerface
+from facezoo.datasets.widerface import SCHEMA, format_widerface
 from facezoo.files import write_bytes
 from facezoo.image.files import names_with_suffix
 from facezoo.models.scrfd.card import CARDS
 from facezoo.models.scrfd.decode import PROFILES, decode
-from facezoo.pipeline.decode_outputs import ListedOutputs
+from facezoo.pipeline.decode_outputs import ListedOutputs, describe_untried
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
         command="npz_decode",
         settings={**listed.settings(), "profile": dataclasses.asdict(profile)},
         files_of=lambda name: [args.txt / "txt" / text_of[name]],
-        finish=lambda run: run.write_items("results.json", "facezoo.faces/1", "images"),
+        finish=lambda run: run.write_items("results.json", SCHEMA, "images"),
+        afterwards=lambda: describe_untried(
+            args.txt / "results.json", SCHEMA, listed.contract, args.profile
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import facezoo
 from facezoo.cli import options
 from facezoo.datasets.widerface import format_widerface
+from facezoo.fields import number
 from facezoo.files import write_bytes
 from facezoo.image.draw import draw_faces, write_drawing
 from facezoo.image.files import find_images, names_with_suffix, relative_names
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(
         parser,
         "--retry_border",
-        type=float,
+        type=number(0, 100),
         metavar="PERCENT",
         help="retry an image without a face with a border of this share of its sides; 0 for "
         "never; by default 25 in the profile demo, else 0",
