@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
 from .errors import UNREADABLE, ConfigError, InputError
-from .files import sha256_of, write_bytes
+from .files import read_text, sha256_of, write_bytes
 
 __all__ = [
     "Artifact",
@@ -139,18 +139,22 @@ def read_artifact(prefix: Path) -> Artifact:
     prefix = _resolve_seed_name(Path(prefix))
     model, record = _onnx_file(prefix), _build_file(prefix)
     has_vendor_files = all(_beside(prefix, suffix).is_file() for suffix in VENDOR_SUFFIXES)
-    if not model.is_file() and not record.is_file():
+    if not model.exists() and not record.exists():
         if not has_vendor_files:
             raise _nothing_there(prefix)
         return Artifact(prefix, None, True)
     for file, other in ((model, record), (record, model)):
-        if not file.is_file():
+        if not file.exists():
             raise InputError(
                 f"{str(other)!r} has no {file.name} beside it; copy both files together, "
                 "or compile again"
             )
     build = _read_build(record)
-    if sha256_of(model) != build.onnx_sha256:
+    try:
+        sha256 = sha256_of(model)
+    except OSError as error:
+        raise InputError(f"{str(model)!r} cannot be read: {error.strerror}") from error
+    if sha256 != build.onnx_sha256:
         raise InputError(
             f"{str(model)!r} is not the file that {record.name} describes (its sha256 differs), "
             "so one of them was changed or copied without the other; compile again"
@@ -210,7 +214,7 @@ def _build_file(prefix: Path) -> Path:
 
 def _read_build(record: Path) -> BuildInfo:
     try:
-        entry = json.loads(record.read_text(encoding="utf-8"))
+        entry = json.loads(read_text(record))
         if entry.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         for key in ("outputs", "calibration"):

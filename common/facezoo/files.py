@@ -1,25 +1,173 @@
-"""Atomic file writes and file hashes."""
+"""Folders walked, regular files read within bounds, atomic writes, file hashes."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
+import os
+import stat
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any, BinaryIO, List, Mapping, Set, Tuple, Union
 
+from .errors import UNREADABLE
 from .written import writing
 
 __all__ = [
+    "open_file",
+    "read_file",
+    "read_text",
     "sha256_of",
+    "walk",
     "write_bytes",
     "write_json",
 ]
 
 
+# In bytes, far above what is in use; a file that claims more is sparse or damaged.
+LARGEST_FILE = 16 << 30  # read in pieces, such as a checkpoint
+LARGEST_READ = 2 << 30  # read at once: results, lists, verification sets
+LARGEST_DOCUMENT = 64 << 20  # settings and measurements: profiles, records, contracts
+
+LINKED = "it is a link to a folder, which is not followed; give that folder, or copy its files"
+
+_log = logging.getLogger(__name__)
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
+    """Open a regular file of limited size for reading; every file of a user is opened here.
+
+    Parameters
+    ----------
+    path
+        The file.
+    most
+        Largest size in bytes.
+
+    Returns
+    -------
+    file object
+        Binary, buffered.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, is a folder, a pipe, a socket or a device, which may never end, or
+        is larger. ``strerror`` says which.
+    """
+    # Before it is opened, which waits for a writer of a pipe and can change a device.
+    _check_regular(path, Path(path).stat(), most)
+    # The file may have been exchanged in between.
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    try:
+        _check_regular(path, os.fstat(descriptor), most)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def _check_regular(path: Path, found: os.stat_result, most: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for test, name in _KINDS if test(found.st_mode)), "a special file")
+        raise OSError(errno.EINVAL, f"it is {kind}; expected a regular file", str(path))
+    if found.st_size > most:
+        reason = f"it has {found.st_size} bytes; expected at most {most}"
+        raise OSError(errno.EINVAL, reason, str(path))
+
+
+def read_file(path: Path, most: int = LARGEST_READ) -> bytes:
+    """Read a regular file of limited size at once; errors as for :func:`open_file`."""
+    with open_file(path, most) as file:
+        return file.read()
+
+
+def read_text(path: Path, most: int = LARGEST_DOCUMENT) -> str:
+    """Read UTF-8 text like :func:`read_file`; UnicodeDecodeError if it is not."""
+    return read_file(path, most).decode("utf-8")
+
+
+def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]:
+    """List the files below a folder at any depth.
+
+    Hidden files and folders are left out. Links to folders are not followed, so that loops end.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    runs
+        Also list results of facezoo: folders below this one that a run wrote.
+
+    Returns
+    -------
+    files : list of Path
+        In the order of the file system.
+    left_out : list of OSError
+        One per folder that was not listed: it cannot be read, its path is too long, or it is a
+        link to a folder that is not listed either. ``filename`` names it, ``strerror`` says why.
+
+    Raises
+    ------
+    OSError
+        If the folder itself cannot be read.
+    """
+    found: List[Path] = []
+    left_out: List[OSError] = []
+    links: List[Path] = []
+    listed: Set[str] = set()
+    for root, folders, files in os.walk(folder, onerror=left_out.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in list(folders):
+            path = Path(root, name)
+            try:
+                if not runs and _is_run(path):
+                    _log.warning("left out: %r holds results of facezoo", str(path))
+                elif path.is_symlink():
+                    links.append(path)
+                else:
+                    continue
+            except OSError as error:
+                left_out.append(error)
+            folders.remove(name)
+        found += [Path(root, name) for name in files if not name.startswith(".")]
+        listed.add(os.path.realpath(root))
+    if left_out and left_out[0].filename == str(folder):
+        raise left_out[0]
+    for path in links:
+        target = os.path.realpath(path)
+        if target not in listed:
+            left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
+        elif not runs:
+            _log.warning("left out: %r links to %r, which is listed", str(path), target)
+    return found, left_out
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        schema = json.loads(read_text(folder / "run.json"))["schema"]
+        return isinstance(schema, str) and schema.startswith("facezoo.run/")
+    except UNREADABLE:
+        return False
+
+
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, lower-case hex, reading it in pieces."""
+    """Return the sha256 of a regular file, lower-case hex, reading it in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

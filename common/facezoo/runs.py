@@ -138,9 +138,10 @@ class Inputs:
             return
         within: Dict[Path, bool] = {}
         for path in self._all:
-            places = [path, Path(os.path.realpath(path))] if path.is_symlink() else [path]
+            is_link = _is(path.is_symlink)
+            places = [path, Path(os.path.realpath(path))] if is_link else [path]
             if any(_is_in(place.parent, folder, within) for place in places) or (
-                path.is_dir() and path.samefile(folder)
+                _is(path.is_dir) and path.samefile(folder)
             ):
                 raise InputError(
                     f"{str(path)!r} is read by this run, which writes to {str(folder)!r}; name "
@@ -152,11 +153,19 @@ class Inputs:
         for output in outputs:
             if output is not None and output.exists():
                 for path in self._all:
-                    if path.exists() and path.samefile(output):
+                    if _is(path.exists) and path.samefile(output):
                         raise InputError(
                             f"{str(output)!r} is read by this command, and would be replaced by "
                             "what it writes; name another file"
                         )
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """Ask a path about itself; no if it is too long, or leads through a closed folder."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _is_there(path: Union[Path, str]) -> bool:
@@ -170,7 +179,7 @@ def _is_in(place: Path, folder: Path, within: Dict[Path, bool]) -> bool:
     if place not in within:
         real = Path(os.path.realpath(place))
         within[place] = any(
-            each.exists() and each.samefile(folder) for each in (real, *real.parents)
+            _is(each.exists) and each.samefile(folder) for each in (real, *real.parents)
         )
     return within[place]
 
@@ -531,7 +540,7 @@ class RunFolder:
             Items that need not be processed again.
         """
         if self.finished:
-            lost = sum(not all(made.exists() for made in files_of(name)) for name in names)
+            lost = sum(not all(_is(made.exists) for made in files_of(name)) for name in names)
             # A refused item has no files.
             if lost <= self.refused:
                 return len(names)
@@ -547,7 +556,7 @@ class RunFolder:
                     break
                 if "error" in entry:
                     self.refused += 1
-                elif not all(file_.exists() for file_ in files_of(name)):
+                elif not all(_is(made.exists) for made in files_of(name)):
                     break
                 count += 1
                 intact += len(line)

@@ -20,7 +20,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import DatasetError, InputError
-from ..files import write_bytes
+from ..files import open_file, write_bytes
 from ..image.files import find_images, relative_names
 
 __all__ = [
@@ -124,7 +124,7 @@ def _blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
     """Yield blocks of complete lines, each with its first line number; faster than single lines."""
     number, rest = 1, b""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while True:
                 data = rest + file.read(MAX_LINE + 1 - len(rest))
                 block, end_of_line, rest = data.rpartition(b"\n")

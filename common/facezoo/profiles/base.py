@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar
 
 from .. import __version__
 from ..errors import UNREADABLE, InputError
-from ..files import write_json
+from ..files import read_text, write_json
 
 __all__ = [
     "MeasuredWith",
@@ -108,7 +108,7 @@ def read_document(
         If the file cannot be read, has another schema, or ``parse`` rejects it.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(Path(path)))
         if content["schema"] not in schemas:
             raise ValueError(f"its schema is {content['schema']!r}")
         return parse(content)

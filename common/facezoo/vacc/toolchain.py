@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from ..files import open_file
+
 __all__ = [
     "SHIM_MARK",
     "TOOLS",
@@ -122,7 +124,7 @@ def _find_file(name: str) -> Optional[Tool]:
 def is_shim(path: Path) -> bool:
     """Return whether a file is a launcher written by ``facezoo shims install``."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return SHIM_MARK.encode() in file.read(256)
     except OSError:
         return False
