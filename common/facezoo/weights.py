@@ -56,7 +56,14 @@ class _SourceFailed(Exception):
 
 def home() -> Path:
     """Return the folder of the weights: ``FACEZOO_HOME``, or ``~/.cache/facezoo``."""
-    return Path(os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo").expanduser()
+    folder = os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo"
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{folder!r} cannot be found, since this user has no home folder; set FACEZOO_HOME to "
+            "a folder for weights"
+        ) from error
 
 
 def find(name: str) -> Path:

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from facezoo.arrays import read_npz
+from facezoo.cli.main import main
 from facezoo.datasets.wflw import find_lists
 from facezoo.datasets.widerface import read_predictions
 from facezoo.errors import DatasetError
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.runs import fingerprint_files
+from facezoo.vacc import toolchain
 from fault_table import (
     COMMANDS,
     OF_EQUAL_NAMES,
@@ -145,6 +147,23 @@ def test_a_link_to_a_folder_that_is_listed_loses_nothing(tmp_path, caplog):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "b").symlink_to(tmp_path / ".hidden")
     assert find_images(tmp_path)[-1] == tmp_path / "b" / "*"
+
+
+def test_a_closed_folder_on_the_path_holds_no_tool(tmp_path, monkeypatch):
+    (tmp_path / "closed" / "inside").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "opt").mkdir()
+    tool = tmp_path / "opt" / "vamc"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    folders = ["closed", "closed/inside", "n" * 300, "opt"]
+    monkeypatch.setenv("PATH", os.pathsep.join(str(tmp_path / name) for name in folders))
+    monkeypatch.setattr(toolchain, "scripts_folder", lambda: tmp_path / "closed")
+    with without_roots_powers():
+        assert toolchain.find_tool("vamc").command == (str(tool),)
+        assert toolchain.find_tool("vamp") is None
+        assert main(["doctor"]) == 0
+        assert main(["shims", "status"]) == 0
 
 
 # Results inside the inputs ------------------------------------------------------------------------

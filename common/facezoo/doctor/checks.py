@@ -22,7 +22,7 @@ from ..backends.ort import available_providers
 from ..backends.vsx import check_device
 from ..card import ModelCard, Preprocess
 from ..contract import Contract, find_contract, load_graph, read_contract
-from ..errors import BackendError, GraphError
+from ..errors import BackendError, GraphError, WeightsError
 from ..files import sha256_of
 from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
@@ -159,7 +159,10 @@ def _environment() -> Iterator[Tuple[str, ...]]:
             f"the vendor's, {tool['where']}" if tool else f"none; facezoo {name} is used instead"
         )
         yield "note", name, found
-    yield "note", "weights", f"in {weights.home()}"
+    try:
+        yield "note", "weights", f"in {weights.home()}"
+    except WeightsError as error:
+        yield "warning", "weights", str(error)
 
 
 def _version(name: str) -> Optional[str]:
