@@ -189,7 +189,7 @@ def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifac
     text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         write_bytes(_onnx_file(prefix), onnx_model)
-        write_bytes(_build_file(prefix), text.encode("utf-8"))
+        write_bytes(_build_file(prefix), text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ConfigError(
             f"{str(prefix)!r} cannot be written ({error.strerror}); change workspace.path or name "

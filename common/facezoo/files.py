@@ -1,4 +1,4 @@
-"""Folders walked, regular files read within bounds, atomic writes, file hashes."""
+"""Folders walked, regular files read within bounds, atomic writes, hashes, names shown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO, List, Mapping, Set, Tuple, Union
@@ -15,7 +16,10 @@ from .errors import UNREADABLE
 from .written import writing
 
 __all__ = [
+    "csv_cell",
+    "csv_name",
     "open_file",
+    "printable",
     "read_file",
     "read_text",
     "sha256_of",
@@ -162,6 +166,48 @@ def _is_run(folder: Path) -> bool:
         return isinstance(schema, str) and schema.startswith("facezoo.run/")
     except UNREADABLE:
         return False
+
+
+# Control characters, halves of surrogate pairs (which stand for bytes that are not UTF-8), line
+# separators, and marks that reverse what follows.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape what a terminal, a picture or a line of text cannot show, or would take for a command.
+
+    Parameters
+    ----------
+    text
+        Such as a file name.
+    keep
+        Characters that stay, such as line breaks between names.
+
+    Returns
+    -------
+    str
+        One line of valid text, unless ``keep`` has a line break.
+    """
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text
+    )
+
+
+# source: OWASP "CSV Injection": what a spreadsheet takes for a formula, also in full width.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def csv_cell(name: str) -> str:
+    """Return a name as a cell of a CSV that no spreadsheet takes for a formula.
+
+    A name that begins like one gets a ``'`` in front; :func:`csv_name` removes it.
+    """
+    return f"'{name}" if _FORMULA.match(name) else name
+
+
+def csv_name(cell: str) -> str:
+    """Return the name in a cell of :func:`csv_cell`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def sha256_of(path: Path) -> str:

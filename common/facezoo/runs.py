@@ -470,7 +470,8 @@ class RunFolder:
             "results": self._results,
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
-        write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
+        # A name that is not UTF-8 becomes an escape of JSON.
+        write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
     def process(
         self,

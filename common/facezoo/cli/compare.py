@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_bytes(args.json, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
     if args.html:
-        write_bytes(args.html, render_html(found).encode())
+        write_bytes(args.html, render_html(found).encode("utf-8", "backslashreplace"))
     return EXIT_SOME_REFUSED if found.refused else 0
 
 

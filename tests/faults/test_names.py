@@ -1,0 +1,134 @@
+"""Names of files as others give them: what is drawn, printed and put into a table of them."""
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from facezoo.cli.options import make_parser, run_command
+from facezoo.datasets.scores import read_scores
+from facezoo.evaluation.features import ranking_csv
+from facezoo.evaluation.recognition import Similarities
+from facezoo.files import csv_cell, csv_name, printable
+from facezoo.image.draw import contact_sheet, draw_predicted
+from fault_table import COMMANDS, PHOTO
+from hypothesis import given
+from hypothesis import strategies as st
+
+# A byte that is not UTF-8, a line break, a command to a terminal, and a mark that turns text round.
+ODD = ["caf\udce9.png", "a\nb.png", "\x1b[31mred\x1b[0m.png", "\u202egnp.exe", "名 é 🙂.png"]
+FORMULAS = ["=cmd|'x'!A0.png", "+1.png", "-1.png", "@SUM(A1).png", "\t=1.png", "\uff1d1.png"]
+
+
+@given(st.text())
+def test_what_is_shown_is_one_valid_line(text):
+    shown = printable(text)
+    shown.encode()
+    assert shown.splitlines() in ([], [shown])
+    assert "\x1b" not in shown
+
+
+def test_plain_names_are_shown_as_they_are():
+    assert printable("名 é 👨‍👩‍👧 (1).png") == "名 é 👨‍👩‍👧 (1).png"
+    assert printable(ODD[0]) == r"caf\udce9.png"
+    assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_name_can_be_drawn(name):
+    image = np.zeros((60, 80, 3), np.uint8)
+    sheet = contact_sheet([image], [name])
+    assert sheet.max() > 200
+    # As text is drawn: an image and its question marks.
+    plain = printable(name).encode("ascii", "replace").decode()
+    assert (sheet == contact_sheet([image], [plain])).all()
+    box = np.array([[10.0, 20.0, 40.0, 50.0]])
+    assert draw_predicted(image, box, [name], [False], [np.zeros((0, 2))]).any()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_photos_of_every_name_are_matched(tmp_path, monkeypatch, capsys, name):
+    command = COMMANDS["match"]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    shutil.copy(PHOTO, name)
+    arguments = [name if word == PHOTO else word for word in command.arguments]
+    assert name in arguments
+    command = replace(command, arguments=tuple(arguments))
+    assert command.run() == 0
+    said = capsys.readouterr().out
+    assert printable(name) in said
+    assert not set(said) & set("\x1b\udce9\u202e")
+
+
+def test_what_is_printed_cannot_command_a_terminal(capsys):
+    def run(args):
+        print(ODD[2], ODD[0], "two\nlines")
+        print(ODD[2], file=sys.stderr)
+        sys.stderr.write("\rbar 50 %\r")
+        return 0
+
+    assert run_command(run, make_parser("Print."), []) == 0
+    said = capsys.readouterr()
+    assert said.out == "\\x1b[31mred\\x1b[0m.png caf\\udce9.png two\nlines\n"
+    assert said.err.startswith("\\x1b[31mred")
+    assert "\rbar" in said.err
+
+
+def test_a_terminal_of_ascii_gets_escapes(tmp_path):
+    program = (
+        "from facezoo.cli.options import make_parser, run_command as r\n"
+        "r(lambda args: print('\\u540d \\x1b[m') or 0, make_parser('Print.'), [])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert done.stdout == b"\\u540d \\x1b[m\n", done.stderr.decode()
+
+
+@given(st.text() | st.sampled_from(FORMULAS) | st.sampled_from([f"'{one}" for one in FORMULAS]))
+def test_a_cell_is_no_formula_and_gives_the_name_back(name):
+    cell = csv_cell(name)
+    assert cell[:1] not in tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
+    assert csv_name(cell) == name
+
+
+def first_cells(text):
+    return [row[0] for row in csv.reader(io.StringIO(text))][1:]
+
+
+def test_tables_hold_no_formula(tmp_path):
+    expected = [csv_cell(name) for name in FORMULAS]
+    assert first_cells(ranking_csv([(name, -1.5) for name in FORMULAS], "magnitude")) == expected
+    # A number that is negative stays one.
+    assert ranking_csv([("a", -1.5)], "magnitude").endswith("a,-1.5\n")
+    pairs = Similarities(
+        tuple((name, "=b") for name in FORMULAS), np.full(len(FORMULAS), -0.5), None
+    )
+    rows = list(csv.reader(io.StringIO(pairs.to_csv())))[1:]
+    assert rows == [[cell, "'=b", "-0.500000"] for cell in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("predict", "out/faces.csv"), ("sdd_fiqa_vsx.py", "out/scores.csv")]
+)
+def test_a_runs_table_holds_no_formula(tmp_path, monkeypatch, name, table):
+    command = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    photo = Path(PHOTO)
+    for formula in ("=1.png", "-2.png", "@3.png", "+4.png"):
+        shutil.copy(photo, Path("photos", formula))
+    assert command.run(*(["--csv"] if name == "predict" else [])) == 0
+    names = first_cells(Path(table).read_text(encoding="utf-8"))
+    assert not any(name[:1] in "=+-@" for name in names)
+    if name != "predict":
+        assert {"=1.png", "-2.png", "@3.png", "+4.png"} <= set(read_scores(Path(table)).names)
+        assert read_scores(Path(table)).names == read_scores(Path("out/results.json")).names
+    else:
+        assert {"'=1.png", "'-2.png", "'@3.png", "'+4.png"} <= set(names)
