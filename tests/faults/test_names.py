@@ -16,6 +16,7 @@ from facezoo.evaluation.features import ranking_csv
 from facezoo.evaluation.recognition import Similarities
 from facezoo.files import csv_cell, csv_name, printable
 from facezoo.image.draw import contact_sheet, draw_predicted
+from facezoo.pipeline.calibrate import read_pairs
 from fault_table import COMMANDS, PHOTO
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,3 +133,44 @@ def test_a_runs_table_holds_no_formula(tmp_path, monkeypatch, name, table):
         assert read_scores(Path(table)).names == read_scores(Path("out/results.json")).names
     else:
         assert {"'=1.png", "'-2.png", "'@3.png", "'+4.png"} <= set(names)
+
+
+# One image, several names -------------------------------------------------------------------------
+
+SPELLINGS = [
+    "./photos//1--Event/photo_3.png",
+    "photos/x/../1--Event/photo_3.png",
+    "linked/photo_3.png",
+]
+
+
+@pytest.mark.parametrize("name", ["magface_vsx.py", "gen_feat.py"])
+def test_an_image_under_several_spellings_has_one_name(tmp_path, monkeypatch, caplog, name):
+    command = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    Path("photos/x").mkdir()
+    Path("linked").symlink_to("photos/1--Event")
+    other = next(path.as_posix() for path in Path("photos").rglob("*.png") if path != Path(PHOTO))
+    Path("several.list").write_text("\n".join([other, PHOTO, *SPELLINGS, other]) + "\n")
+    left_out = ("--root", "--pairs", "pairs.list", "photos")
+    words = [word for word in command.arguments if word not in left_out]
+    flag = "--file_path" if name == "magface_vsx.py" else "--inf_list"
+    words = [word for word in words if word not in (flag, "img.list")]
+    command = replace(command, arguments=(flag, "several.list", *words))
+    assert command.run() == 0
+    (written,) = Path().rglob("feat.list")
+    names = [line.split()[0] for line in written.read_text().splitlines()]
+    assert names == [other, *[PHOTO] * 4, other]
+    assert "several names" in caplog.text
+    assert SPELLINGS[0] in caplog.text
+
+
+def test_pairs_know_an_image_by_any_spelling(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    COMMANDS["match"].inputs(tmp_path)
+    shutil.copy(PHOTO, "b.png")
+    Path("pairs.list").write_text(f"{PHOTO} b.png 0\n./b.png ./{PHOTO} 1\n")
+    pairs = read_pairs(Path("pairs.list"))
+    assert pairs.names == (PHOTO, "b.png")
+    assert pairs.indices.tolist() == [[0, 1], [1, 0]]

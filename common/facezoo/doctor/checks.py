@@ -28,7 +28,7 @@ from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
 from ..machine import VNNI, cpu_flags, describe_machine
 from ..models import WEIGHTS, find_card, has_part
-from ..pipeline.load import resolve
+from ..pipeline.load import differences_in_decoding, resolve
 from ..vacc.toolchain import describe_toolchain
 from .invariants import blur_invariant, invariants_of
 from .mistakes import TOLERANCE, Diagnosis, Hypothesis, ReferenceSetup, hypotheses_of
@@ -211,6 +211,8 @@ def _weights(model_file: ModelFile) -> Iterator[Tuple[str, ...]]:
         )
     else:
         yield "ok", "contract", f"{own.card_id}, outputs {', '.join(own.output_names)}"
+        for line in differences_in_decoding(own):
+            yield "warning", "contract", line, "export it again, unless it is intended"
     graph = load_graph(model_file.path, check=True)
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
