@@ -18,6 +18,7 @@ from .written import writing
 __all__ = [
     "csv_cell",
     "csv_name",
+    "fitting_name",
     "open_file",
     "printable",
     "read_file",
@@ -208,6 +209,33 @@ def csv_cell(name: str) -> str:
 def csv_name(cell: str) -> str:
     """Return the name in a cell of :func:`csv_cell`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+LONGEST_NAME = 255  # bytes; source: limits(5) of Linux, NAME_MAX
+
+
+def fitting_name(name: str) -> str:
+    """Return a file name that is not too long for a file system.
+
+    Parameters
+    ----------
+    name
+        Such as ``event/photo.jpg.txt``, with forward slashes.
+
+    Returns
+    -------
+    str
+        The name itself if it fits; otherwise it is cut between two characters, and a hash of the
+        whole name keeps it apart from others that begin like it.
+    """
+    folder, slash, last = name.rpartition("/")
+    data = os.fsencode(last)
+    if len(data) <= LONGEST_NAME:
+        return name
+    stem, dot, suffix = last.rpartition(".")
+    end = f"~{hashlib.sha256(data).hexdigest()[:8]}{dot}{suffix}"
+    cut = os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(end))].decode("utf-8", "ignore")
+    return f"{folder}{slash}{cut}{end}"
 
 
 def sha256_of(path: Path) -> str:

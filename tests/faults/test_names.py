@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from facezoo.cli.options import make_parser, run_command
+from facezoo.datasets.degraded import degraded_faces
 from facezoo.datasets.scores import read_scores
 from facezoo.evaluation.features import ranking_csv
 from facezoo.evaluation.recognition import Similarities
-from facezoo.files import csv_cell, csv_name, printable
+from facezoo.files import csv_cell, csv_name, fitting_name, printable
 from facezoo.image.draw import contact_sheet, draw_predicted
+from facezoo.image.files import write_image_rgb
 from facezoo.pipeline.calibrate import read_pairs
 from fault_table import COMMANDS, PHOTO
 from hypothesis import given
@@ -174,3 +176,46 @@ def test_pairs_know_an_image_by_any_spelling(tmp_path, monkeypatch):
     pairs = read_pairs(Path("pairs.list"))
     assert pairs.names == (PHOTO, "b.png")
     assert pairs.indices.tolist() == [[0, 1], [1, 0]]
+
+
+# Long names ---------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=300))
+def test_a_name_is_cut_between_characters(name):
+    name = name.encode("utf-8", "replace").decode()
+    fitted = fitting_name(f"event/{name}.txt")
+    assert fitted.startswith("event/")
+    assert fitted.endswith(".txt")
+    assert len(fitted.encode()) <= len("event/") + 255
+    if len(name.encode()) <= 251:
+        assert fitted == f"event/{name}.txt"
+    else:
+        assert fitted != fitting_name(f"event/{name[:-1]}?.txt")
+
+
+LONG = ["名" * 83 + ".png", "n" * 251 + ".png", "n" * 251 + ".jpg", "é" * 125 + ".png"]
+CUTTING = ["scrfd_vsx.py", "image2npz.py", "vsx_infer.py", "predict", "sdd_fiqa_vsx.py"]
+
+
+@pytest.mark.parametrize("name", CUTTING)
+def test_long_names_that_differ_in_their_suffix_have_results(tmp_path, monkeypatch, name):
+    command = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    before = len(list(Path("photos").rglob("*.png")))
+    for long in LONG:
+        shutil.copy(PHOTO, Path("photos", long))
+    assert command.run(*(["--draw"] if name == "predict" else [])) == 0
+    written = [path for path in Path(command.writes[0]).rglob("*") if path.is_file()]
+    kinds = [path.suffix for path in written if path.suffix in (".txt", ".npz", ".jpg")]
+    if name not in ("sdd_fiqa_vsx.py",):
+        assert max(map(kinds.count, kinds)) >= before + len(LONG)
+    assert command.run(*(["--draw"] if name == "predict" else [])) == 0
+
+
+def test_long_names_have_room_for_what_is_appended(tmp_path):
+    write_image_rgb(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
+    made = degraded_faces(tmp_path / "a.png", "s1/" + "名" * 83, 0, "blur", [1, 2.5])
+    assert len(made.images) == 3
+    assert all(len(file.encode()) <= len("s1/") + 255 for file in made.images)

@@ -29,7 +29,7 @@ from typing import (
 from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
-from ..files import printable, sha256_of
+from ..files import fitting_name, printable, sha256_of
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
 __all__ = [
@@ -229,7 +229,7 @@ def embedder_source(args: argparse.Namespace, workspace: Path) -> Path:
     source: Optional[Path] = args.onnx or args.model_prefix_path
     if args.resume:
         checkpoint = weights.locate(args.resume)
-        source = workspace / f"{checkpoint.stem}_{args.arch}.onnx"
+        source = workspace / fitting_name(f"{checkpoint.stem}_{args.arch}.onnx")
         if not _is_export_of(source, checkpoint):
             part = import_torch_part("facezoo.models.magface.checkpoint")
             worst = part.export_checkpoint(checkpoint, args.arch, source)

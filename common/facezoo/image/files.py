@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..arrays import LARGEST_IMAGE, MAX_PIXELS
 from ..errors import ImageError, InputError
-from ..files import LINKED, read_file, walk, write_bytes
+from ..files import LINKED, fitting_name, read_file, walk, write_bytes
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -359,12 +359,13 @@ def names_with_suffix(names: Sequence[str], suffix: str) -> Dict[str, str]:
     -------
     dict
         ``event/photo.jpg`` to ``event/photo.txt``; images that differ only in their suffix keep
-        it: ``event/photo.png.txt``.
+        it: ``event/photo.png.txt``. Too long names are cut, see
+        :func:`facezoo.files.fitting_name`.
     """
     stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
     count = Counter(stems.values())
     return {
         # A stem may itself be the name of an image: a.png.jpg beside a.png.
-        name: (stem if count[stem] == 1 and stem not in stems else name) + suffix
+        name: fitting_name((stem if count[stem] == 1 and stem not in stems else name) + suffix)
         for name, stem in stems.items()
     }
