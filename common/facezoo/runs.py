@@ -38,7 +38,7 @@ from typing import (
 
 from . import __version__
 from .errors import UNREADABLE, ImageError, InputError, RunFolderError
-from .files import write_bytes
+from .files import LARGEST_READ, read_text, write_bytes
 from .written import LIST_FILE, LOCK_FILE, RESERVED, about_file, list_in, write_beside, writing
 
 try:
@@ -398,7 +398,7 @@ class RunFolder:
     def _read_run_file(self) -> Dict[str, Any]:
         path = self.folder / RUN_FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_text(path, LARGEST_READ))
             if found["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {found['schema']!r}")
             found["refused"] = int(found.get("refused", 0))
