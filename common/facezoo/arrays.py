@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from typing import IO, Any, Dict, List, Mapping, Tuple, Union
 import numpy as np
 
 from .errors import UNREADABLE, InputError
-from .files import write_bytes
+from .files import open_file, read_file, read_text, write_bytes
 
 __all__ = [
     "load_json",
@@ -31,6 +32,9 @@ MAX_PIXELS = 178_000_000
 
 # Three bytes per pixel of the largest image that is read; an array that claims more is damaged.
 LARGEST_ARRAY = 3 * MAX_PIXELS
+
+# Largest file of one image in bytes: 16 bits per channel, uncompressed.
+LARGEST_IMAGE = 2 * LARGEST_ARRAY
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
@@ -116,13 +120,11 @@ def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:
         is or than an image can be.
     """
     try:
-        if path.stat().st_size > 2 * LARGEST_ARRAY:
-            raise InputError(
-                f"{str(path)!r} is over {2 * LARGEST_ARRAY >> 20} MiB; expected an image"
-            )
-        data = path.read_bytes()
+        data = read_file(path, 2 * LARGEST_ARRAY)
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"{str(path)!r} cannot be read: {error.strerror}; expected an image"
+        ) from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{str(path)!r} is not the file that was recorded (its sha256 differs)")
     try:
@@ -154,8 +156,8 @@ def read_arrays(path: Path) -> Dict[str, np.ndarray]:
         If the file is missing, damaged, or claims to be larger than it is.
     """
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             if not zipfile.is_zipfile(file):
                 file.seek(0)
                 return {"array": _read_array(file, path.name, size, size)}
@@ -195,7 +197,7 @@ def _read_array(file: IO[bytes], name: str, file_size: int, largest: int) -> np.
 def load_json(path: Path, schema: str) -> Dict[str, Any]:
     """Read a JSON object of a schema; InputError if it cannot be read or has another schema."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(read_text(path))
         found = entry.get("schema")
     except UNREADABLE as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); write it again") from error

@@ -34,7 +34,7 @@ from .fields import (
     text,
     whole,
 )
-from .files import sha256_of, write_bytes
+from .files import read_text, sha256_of, write_bytes
 
 __all__ = [
     "FULL",
@@ -191,18 +191,22 @@ def read_artifact(prefix: Path) -> Artifact:
     prefix = _resolve_seed_name(Path(prefix))
     model, described = _onnx_file(prefix), _build_file(prefix)
     has_vendor_files = all(_beside(prefix, suffix).is_file() for suffix in VENDOR_SUFFIXES)
-    if not model.is_file() and not described.is_file():
+    if not model.exists() and not described.exists():
         if not has_vendor_files:
             raise _nothing_there(prefix)
         return Artifact(prefix, None, True)
     for file, other in ((model, described), (described, model)):
-        if not file.is_file():
+        if not file.exists():
             raise InputError(
                 f"{str(other)!r} has no {file.name} beside it; copy both files together, "
                 "or compile again"
             )
     build = _read_build(described)
-    if sha256_of(model) != build.onnx_sha256:
+    try:
+        sha256 = sha256_of(model)
+    except OSError as error:
+        raise InputError(f"{str(model)!r} cannot be read: {error.strerror}") from error
+    if sha256 != build.onnx_sha256:
         raise InputError(
             f"{str(model)!r} is not the file that {described.name} describes (its sha256 differs), "
             "so one of them was changed or copied without the other; compile again"
@@ -243,7 +247,7 @@ def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifac
     text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         write_bytes(_onnx_file(prefix), onnx_model)
-        write_bytes(_build_file(prefix), text.encode("utf-8"))
+        write_bytes(_build_file(prefix), text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ConfigError(
             f"{str(prefix)!r} cannot be written ({error.strerror}); change workspace.path or name "
@@ -268,9 +272,7 @@ def _build_file(prefix: Path) -> Path:
 
 def _read_build(file: Path) -> BuildInfo:
     try:
-        if file.stat().st_size > LARGEST_RECORD:
-            raise ValueError(f"it is larger than {LARGEST_RECORD >> 20} MiB")
-        entry = json.loads(file.read_text(encoding="utf-8"))
+        entry = json.loads(read_text(file, LARGEST_RECORD))
         check(entry, record(_BUILD, _OPTIONAL), "build")
         del entry["schema"]
         for key in ("outputs", "calibration"):

@@ -1,27 +1,249 @@
-"""Atomic file writes and file hashes."""
+"""Folders walked, regular files read within bounds, atomic writes, hashes, names shown."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import math
+import os
+import re
+import stat
 from pathlib import Path
-from typing import Any, Mapping, Union
+from typing import Any, BinaryIO, List, Mapping, Set, Tuple, Union
 
 from .written import writing
 
 __all__ = [
+    "csv_cell",
+    "csv_name",
     "finite",
+    "fitting_name",
+    "open_file",
+    "printable",
+    "read_file",
+    "read_text",
     "sha256_of",
+    "walk",
     "write_bytes",
     "write_json",
 ]
 
 
+# In bytes, far above what is in use; a file that claims more is sparse or damaged.
+LARGEST_FILE = 16 << 30  # read in pieces, such as a checkpoint
+LARGEST_READ = 2 << 30  # read at once: results, lists, verification sets
+LARGEST_DOCUMENT = 64 << 20  # settings and measurements: profiles, records, contracts
+
+LINKED = "it is a link to a folder, which is not followed; give that folder, or copy its files"
+
+_log = logging.getLogger(__name__)
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
+    """Open a regular file of limited size for reading; every file of a user is opened here.
+
+    Parameters
+    ----------
+    path
+        The file.
+    most
+        Largest size in bytes.
+
+    Returns
+    -------
+    file object
+        Binary, buffered.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, is a folder, a pipe, a socket or a device, which may never end, or
+        is larger. ``strerror`` says which.
+    """
+    # Before it is opened, which waits for a writer of a pipe and can change a device.
+    _check_regular(path, Path(path).stat(), most)
+    # The file may have been exchanged in between.
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    try:
+        _check_regular(path, os.fstat(descriptor), most)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def _check_regular(path: Path, found: os.stat_result, most: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for test, name in _KINDS if test(found.st_mode)), "a special file")
+        raise OSError(errno.EINVAL, f"it is {kind}; expected a regular file", str(path))
+    if found.st_size > most:
+        reason = f"it has {found.st_size} bytes; expected at most {most}"
+        raise OSError(errno.EINVAL, reason, str(path))
+
+
+def read_file(path: Path, most: int = LARGEST_READ) -> bytes:
+    """Read a regular file of limited size at once; errors as for :func:`open_file`."""
+    with open_file(path, most) as file:
+        return file.read()
+
+
+def read_text(path: Path, most: int = LARGEST_DOCUMENT) -> str:
+    """Read UTF-8 text like :func:`read_file`; UnicodeDecodeError if it is not."""
+    return read_file(path, most).decode("utf-8")
+
+
+def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]:
+    """List the files below a folder at any depth.
+
+    Hidden files and folders are left out. Links to folders are not followed, so that loops end.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    runs
+        Also list results of facezoo: folders below this one that a run wrote.
+
+    Returns
+    -------
+    files : list of Path
+        In the order of the file system.
+    left_out : list of OSError
+        One per folder that was not listed: it cannot be read, its path is too long, or it is a
+        link to a folder that is not listed either. ``filename`` names it, ``strerror`` says why.
+
+    Raises
+    ------
+    OSError
+        If the folder itself cannot be read.
+    """
+    found: List[Path] = []
+    left_out: List[OSError] = []
+    links: List[Path] = []
+    listed: Set[str] = set()
+    for root, folders, files in os.walk(folder, onerror=left_out.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in list(folders):
+            path = Path(root, name)
+            try:
+                if not runs and _is_run(path):
+                    _log.warning("left out: %r holds results of facezoo", str(path))
+                elif path.is_symlink():
+                    links.append(path)
+                else:
+                    continue
+            except OSError as error:
+                left_out.append(error)
+            folders.remove(name)
+        found += [Path(root, name) for name in files if not name.startswith(".")]
+        listed.add(os.path.realpath(root))
+    if left_out and left_out[0].filename == str(folder):
+        raise left_out[0]
+    for path in links:
+        target = os.path.realpath(path)
+        if target not in listed:
+            left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
+        elif not runs:
+            _log.warning("left out: %r links to %r, which is listed", str(path), target)
+    return found, left_out
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        with open_file(folder / "run.json") as file:
+            # Its first field, which is also there if the file was cut.
+            return b'"schema": "facezoo.run/' in file.read(100)
+    except OSError:
+        return False
+
+
+# Control characters, halves of surrogate pairs (which stand for bytes that are not UTF-8), line
+# separators, and marks that reverse what follows.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape what a terminal, a picture or a line of text cannot show, or would take for a command.
+
+    Parameters
+    ----------
+    text
+        Such as a file name.
+    keep
+        Characters that stay, such as line breaks between names.
+
+    Returns
+    -------
+    str
+        One line of valid text, unless ``keep`` has a line break.
+    """
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text
+    )
+
+
+# source: OWASP "CSV Injection": what a spreadsheet takes for a formula, also in full width.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def csv_cell(name: str) -> str:
+    """Return a name as a cell of a CSV that no spreadsheet takes for a formula.
+
+    A name that begins like one gets a ``'`` in front; :func:`csv_name` removes it.
+    """
+    return f"'{name}" if _FORMULA.match(name) else name
+
+
+def csv_name(cell: str) -> str:
+    """Return the name in a cell of :func:`csv_cell`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+LONGEST_NAME = 255  # bytes; source: limits(5) of Linux, NAME_MAX
+
+
+def fitting_name(name: str) -> str:
+    """Return a file name that is not too long for a file system.
+
+    Parameters
+    ----------
+    name
+        Such as ``event/photo.jpg.txt``, with forward slashes.
+
+    Returns
+    -------
+    str
+        The name itself if it fits; otherwise it is cut between two characters, and a hash of the
+        whole name keeps it apart from others that begin like it.
+    """
+    folder, slash, last = name.rpartition("/")
+    data = os.fsencode(last)
+    if len(data) <= LONGEST_NAME:
+        return name
+    stem, dot, suffix = last.rpartition(".")
+    end = f"~{hashlib.sha256(data).hexdigest()[:8]}{dot}{suffix}"
+    cut = os.fsencode(stem)[: LONGEST_NAME - len(os.fsencode(end))].decode("utf-8", "ignore")
+    return f"{folder}{slash}{cut}{end}"
+
+
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, lower-case hex, reading it in pieces."""
+    """Return the sha256 of a regular file, lower-case hex, reading it in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

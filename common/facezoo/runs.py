@@ -57,7 +57,7 @@ from .fields import (
     table,
     whole,
 )
-from .files import write_bytes
+from .files import LARGEST_READ, read_text, write_bytes
 from .written import (
     LIST_FILE,
     LOCK_FILE,
@@ -184,9 +184,10 @@ class Inputs:
             return
         within: Dict[Path, bool] = {}
         for path in self._all:
-            places = [path, Path(os.path.realpath(path))] if path.is_symlink() else [path]
+            is_link = _is(path.is_symlink)
+            places = [path, Path(os.path.realpath(path))] if is_link else [path]
             if any(_is_in(place.parent, folder, within) for place in places) or (
-                path.is_dir() and path.samefile(folder)
+                _is(path.is_dir) and path.samefile(folder)
             ):
                 raise InputError(
                     f"{str(path)!r} is read by this run, which writes to {str(folder)!r}; name "
@@ -198,11 +199,19 @@ class Inputs:
         for output in outputs:
             if output is not None and output.exists():
                 for path in self._all:
-                    if path.exists() and path.samefile(output):
+                    if _is(path.exists) and path.samefile(output):
                         raise InputError(
                             f"{str(output)!r} is read by this command, and would be replaced by "
                             "what it writes; name another file"
                         )
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """Ask a path about itself; no if it is too long, or leads through a closed folder."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _is_there(path: Union[Path, str]) -> bool:
@@ -216,7 +225,7 @@ def _is_in(place: Path, folder: Path, within: Dict[Path, bool]) -> bool:
     if place not in within:
         real = Path(os.path.realpath(place))
         within[place] = any(
-            each.exists() and each.samefile(folder) for each in (real, *real.parents)
+            _is(each.exists) and each.samefile(folder) for each in (real, *real.parents)
         )
     return within[place]
 
@@ -453,7 +462,7 @@ class RunFolder:
     def _read_run_file(self) -> Dict[str, Any]:
         path = self.folder / RUN_FILE
         try:
-            found: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: Dict[str, Any] = json.loads(read_text(path, LARGEST_READ))
             check(found, _RUN, RUN_FILE)
             return {"inputs_state": None, "refused": 0, "results": {}, **found}
         except UNREADABLE as error:
@@ -540,7 +549,8 @@ class RunFolder:
             "results": self._results,
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
-        write_bytes(self.folder / RUN_FILE, text.encode("utf-8"))
+        # A name that is not UTF-8 becomes an escape of JSON.
+        write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
     def process(
         self,
@@ -626,7 +636,7 @@ class RunFolder:
             Items that need not be processed again.
         """
         if self.finished:
-            lost = sum(not all(made.exists() for made in files_of(name)) for name in names)
+            lost = sum(not all(_is(made.exists) for made in files_of(name)) for name in names)
             # A refused item has no files.
             if lost <= self.refused:
                 return len(names)
@@ -642,7 +652,7 @@ class RunFolder:
                     break
                 if "error" in entry:
                     self.refused += 1
-                elif not all(file_.exists() for file_ in files_of(name)):
+                elif not all(_is(made.exists) for made in files_of(name)):
                     break
                 count += 1
                 intact += len(line)

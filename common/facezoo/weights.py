@@ -8,7 +8,6 @@ neither used nor kept, and ``FACEZOO_OFFLINE=1`` forbids every connection.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import importlib.util
 import logging
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from . import __version__
 from .card import WeightFile, Wheel
 from .errors import ChecksumMismatch, WeightsError, WeightsMissing
+from .files import open_file, sha256_of
 
 __all__ = ["fetch", "fetch_many", "find", "home", "locate", "offline"]
 
@@ -56,7 +56,14 @@ class _SourceFailed(Exception):
 
 def home() -> Path:
     """Return the folder of the weights: ``FACEZOO_HOME``, or ``~/.cache/facezoo``."""
-    return Path(os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo").expanduser()
+    folder = os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo"
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{folder!r} cannot be found, since this user has no home folder; set FACEZOO_HOME to "
+            "a folder for weights"
+        ) from error
 
 
 def find(name: str) -> Path:
@@ -255,27 +262,19 @@ def _problem(file: WeightFile, path: Path) -> str:
 
 
 def _difference(file: WeightFile, path: Path) -> str:
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
         is_page = stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
     what = f"is a web page of {size} bytes" if is_page else f"has {size} bytes"
     if file.size and size != file.size:
         return f"{what}, the published file has {file.size}"
     if file.sha256:
-        sha256 = _sha256(path)
+        sha256 = sha256_of(path)
         differs = f"{what} and sha256 {sha256}, the published file has sha256 {file.sha256}"
         return "" if sha256 == file.sha256 else differs
     if is_page or size < SMALLEST_UNPUBLISHED_BYTES:
         return f"{what}, not {file.holds}"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:

@@ -713,6 +713,21 @@ def unreadable(path: Path) -> None:
     path.chmod(0)
 
 
+def pipe(path: Path) -> None:
+    missing(path)
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    missing(path)
+    path.symlink_to("/dev/zero")
+
+
+def of_40_gb(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(40 << 30)  # takes no place on the disk
+
+
 FAULTS = {
     "missing": missing,
     "empty": empty,
@@ -721,10 +736,13 @@ FAULTS = {
     "a folder": directory,
     "a link to itself": link_to_itself,
     "not readable": unreadable,
+    "a pipe": pipe,
+    "endless": endless,
+    "40 GB": of_40_gb,
 }
 
 # Only a file can be cut short or be something else; a file in a folder's place is a picture.
-FILES_ONLY = ("cut short", "a folder", "a web page")
+FILES_ONLY = ("cut short", "a folder", "a web page", "a pipe", "endless", "40 GB")
 
 
 def broken_inputs():
@@ -736,7 +754,9 @@ def broken_inputs():
                 # Then it is not one of the folder's files.
                 gone = path in command.of_a_folder and fault in ("missing", "a folder")
                 shorter = path in command.lists and fault == "cut short"
-                if not of_a_file and not gone and not shorter:
+                # A server sends something, or closes the connection.
+                waiting = command.name == "download" and fault == "a pipe"
+                if not of_a_file and not gone and not shorter and not waiting:
                     yield command, path, fault
 
 

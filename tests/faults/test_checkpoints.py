@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 from facezoo.errors import FaceZooError
-from fault_table import WEB_PAGE
+from fault_table import FAULTS, WEB_PAGE
 from limits import Payload, bounds
 
 torch = pytest.importorskip("torch")
@@ -69,6 +69,17 @@ def test_a_training_goes_on_from_plain_states_alone(checkpoint, what):
     from facezoo.models.magface.train import _read
 
     checkpoint.write_bytes(CONTENT[what])
+    refused(_read, checkpoint, what)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "endless", "40 GB"])
+def test_a_checkpoint_that_never_ends_is_refused(checkpoint, what):
+    from facezoo.graphs.export import load_checkpoint
+    from facezoo.models.magface.train import _read
+
+    checkpoint.write_bytes(b"")
+    FAULTS[what](checkpoint)
+    refused(lambda path: load_checkpoint(torch.nn.Linear(2, 2), path), checkpoint, what)
     refused(_read, checkpoint, what)
 
 

@@ -3,17 +3,32 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from facezoo.arrays import read_npz
+from facezoo.cli.main import main
+from facezoo.datasets.wflw import find_lists
+from facezoo.datasets.widerface import read_predictions
+from facezoo.errors import DatasetError
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.runs import fingerprint_files
-from fault_table import COMMANDS, OF_EQUAL_NAMES, REPOSITORY, answers, write_lists
+from facezoo.vacc import toolchain
+from fault_table import (
+    COMMANDS,
+    OF_EQUAL_NAMES,
+    PHOTO,
+    REPOSITORY,
+    answers,
+    without_roots_powers,
+    write_lists,
+)
 from limits import bounds
 
 DRAWING = ["scrfd_vsx.py", "vsx_infer.py", "predict"]
@@ -52,6 +67,138 @@ def test_pictures_of_one_name_stay_apart(tmp_path, monkeypatch, name):
     elif name in DRAWING:
         drawn = [path for path in command.results() if path.startswith("out/pictures/")]
         assert len(drawn) == len(ALIKE)
+
+
+# Folders that are not entered ---------------------------------------------------------------------
+
+WALKING = [
+    pytest.param(command.name, marks=[pytest.mark.torch] if command.torch else [])
+    for command in COMMANDS.values()
+    if PHOTO in command.skips and "photos" in command.needs
+]
+
+
+def closed(folder: Path) -> Path:
+    (folder / "closed" / "deep").mkdir(parents=True)
+    shutil.copy(PHOTO, folder / "closed" / "deep")
+    (folder / "closed").chmod(0)
+    return folder / "closed"
+
+
+def linked(folder: Path) -> Path:
+    Path("elsewhere").mkdir()
+    shutil.copy(PHOTO, "elsewhere")
+    (folder / "linked").symlink_to(Path("elsewhere").resolve())
+    return folder / "linked"
+
+
+def too_deep(folder: Path) -> Path:
+    """Make folders below one another, down to a path of over 4,096 bytes; the last has a photo."""
+    name, here = "n" * 250, Path.cwd()
+    os.chdir(folder)
+    try:
+        for _ in range(17):
+            Path(name).mkdir()
+            os.chdir(name)
+        shutil.copy(here / PHOTO, "1.png")
+    finally:
+        os.chdir(here)
+    return folder / name
+
+
+@pytest.mark.parametrize("make", [closed, linked, too_deep])
+@pytest.mark.parametrize("name", WALKING)
+def test_a_folder_that_is_not_entered_is_named_and_counted(
+    tmp_path, monkeypatch, capfd, caplog, name, make
+):
+    command = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    left_out = make(Path("photos", "1--Event"))
+    with without_roots_powers():
+        assert command.run() == 1
+        first = capfd.readouterr().err + caplog.text
+        assert left_out.name in first
+        assert "Traceback" not in first
+        if command.resumes:
+            # It is the same run, whatever happens in a folder that is not read.
+            assert command.run() == 1
+    assert "cannot be read" in first
+
+
+def test_a_closed_folder_of_predictions_or_lists_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for read in (lambda: read_predictions(Path("in")), lambda: find_lists(Path("in"))):
+        Path("in/closed").mkdir(parents=True, exist_ok=True)
+        Path("in/0--Event").mkdir(exist_ok=True)
+        Path("in/0--Event/a.txt").write_text("a\n0\n")
+        Path("in/list_98pt_rect_attr_test.txt").write_text("")
+        Path("in/closed").chmod(0)
+        with without_roots_powers(), pytest.raises(DatasetError, match="closed' cannot be read"):
+            read()
+        shutil.rmtree("in")
+
+
+def test_a_link_to_a_folder_that_is_listed_loses_nothing(tmp_path, caplog):
+    write_image_rgb(tmp_path / "a" / "1.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert find_images(tmp_path) == [tmp_path / "a" / "1.png"]
+    assert "loop" in caplog.text
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "b").symlink_to(tmp_path / ".hidden")
+    assert find_images(tmp_path)[-1] == tmp_path / "b" / "*"
+
+
+def test_a_closed_folder_on_the_path_holds_no_tool(tmp_path, monkeypatch):
+    (tmp_path / "closed" / "inside").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "opt").mkdir()
+    tool = tmp_path / "opt" / "vamc"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    folders = ["closed", "closed/inside", "n" * 300, "opt"]
+    monkeypatch.setenv("PATH", os.pathsep.join(str(tmp_path / name) for name in folders))
+    monkeypatch.setattr(toolchain, "scripts_folder", lambda: tmp_path / "closed")
+    with without_roots_powers():
+        assert toolchain.find_tool("vamc").command == (str(tool),)
+        assert toolchain.find_tool("vamp") is None
+        assert main(["doctor"]) == 0
+        assert main(["shims", "status"]) == 0
+
+
+# Results inside the inputs ------------------------------------------------------------------------
+
+INSIDE = {
+    "scrfd_vsx.py": "--save_dir",
+    "vsx_infer.py": "--save_dir",
+    "magface_vsx.py": "--save_dir",
+    "sdd_fiqa_vsx.py": "--save_dir",
+    "predict": "--save_dir",
+    "image2npz.py": "--target_path",
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_results_inside_the_inputs_are_no_inputs(tmp_path, monkeypatch, capfd, caplog, name):
+    command = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    arguments = list(command.arguments)
+    arguments[arguments.index(INSIDE[name]) + 1] = "photos/1--Event/out"
+    arguments += ["--contact_sheet"] if name == "sdd_fiqa_vsx.py" else []
+    command = replace(command, arguments=tuple(arguments), writes=("photos/1--Event/out",))
+    assert command.run() == 0
+    expected = command.results()
+    capfd.readouterr()
+    assert command.run() == 0
+    said = capfd.readouterr()
+    assert "photos/1--Event/out' holds results" in said.err + caplog.text
+    assert command.results() == expected
+    assert command.run("--overwrite") == 0
+    assert command.results() == expected
+    # Named itself, it is a folder of images like any other.
+    if any(path.endswith(".jpg") for path in expected):
+        assert find_images(Path("photos/1--Event/out"))
 
 
 def fill(folder: Path, count: int) -> None:

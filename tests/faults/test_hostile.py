@@ -95,7 +95,28 @@ def bmp_header(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 154, 0, 0, 54) + head + b"\0" * 100
 
 
+def many_scans(count: int, between: bytes = b"") -> bytes:
+    """Return a progressive JPEG of 800 x 800, with its last scan so many times."""
+    text = io.BytesIO()
+    Image.new("L", (800, 800)).save(text, "JPEG", progressive=True)
+    data = text.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + (between + last) * count + data[-2:]
+
+
+def scans_elsewhere() -> bytes:
+    """Return a JPEG with scans in a note and behind its end, as in a thumbnail and in a video."""
+    data, scans = jpeg(), b"\xff\xda\0\2" * 300
+    note = b"\xff\xfe" + struct.pack(">H", len(scans) + 2) + scans
+    return data[:2] + note + data[2:] + scans
+
+
+# A marker without a length, in front of what could be one; and a note that looks like the end.
+NO_LENGTH, NOTE_OF_END = b"\xff\x01", b"\xff\xfe\0\4\xff\xd9"
+
 REFUSED_PICTURES = {
+    "2,000 scans.jpg": lambda: many_scans(2000),
+    "2,000 hidden scans.jpg": lambda: many_scans(2000, NO_LENGTH + NOTE_OF_END),
     "65,535 x 3,000.bmp": bmp_header(65_535, 3_000),
     "65,535 x 3,000.ppm": b"P6 65535 3000 255\n" + b"\0" * 100,
     "note of 8 MB.png": png_with_a_text_bomb,
@@ -110,6 +131,8 @@ REFUSED_PICTURES = {
     "noise.webp": bytes(range(256)) * 8,
 }
 DONE_PICTURES = {
+    "60 scans.jpg": lambda: many_scans(60),
+    "scans elsewhere.jpg": scans_elsewhere,
     "broken profile.jpg": lambda: jpeg(icc_profile=b"no profile" * 30),
     "broken exif.jpg": lambda: jpeg(exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 64),
     "cmyk.jpg": lambda: encoded("CMYK", "JPEG"),

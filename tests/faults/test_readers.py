@@ -43,7 +43,7 @@ from facezoo.profiles.similarity import read_similarity
 from facezoo.vacc.build_config import read_build_config
 from facezoo.vacc.npz import read_datalist, read_input, read_pictures
 from facezoo.vacc.vdsp import read_vdsp
-from fault_table import WEB_PAGE
+from fault_table import FAULTS, WEB_PAGE
 from limits import SECONDS, Payload, bounds
 
 PREPROCESS = find_card("scrfd_500m_bnkps").preprocess
@@ -169,6 +169,26 @@ def test_readers_answer_to_what_is_not_theirs(here, kind):
     for what, content in JUNK.items():
         # Some of it is a list to one who takes any line for a path.
         reads(kind, content, f"in/{what}", what=f"{kind}: {what}")
+    check_nothing_was_done(here)
+
+
+# Without end --------------------------------------------------------------------------------------
+
+ENDLESS = {name: FAULTS[name] for name in ("a pipe", "endless", "40 GB")}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.parametrize("kind", READERS)
+def test_readers_refuse_what_never_ends(here, kind, what):
+    name, read = READERS[kind]
+    path = Path("in", name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    ENDLESS[what](path)
+    # A minute of zeros, or of waiting for a writer, is no answer.
+    with bounds(5), pytest.raises(FaceZooError) as caught:
+        read(path)
+    assert path.stem in str(caught.value)
     check_nothing_was_done(here)
 
 

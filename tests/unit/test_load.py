@@ -1,6 +1,7 @@
 """The one way to open a model: every form of a spec, what is prepared, and what is refused."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from facezoo import (
     weights,
 )
 from facezoo.artifact import BuildInfo, write_artifact
-from facezoo.cli.main import build_parser
-from facezoo.contract import read_contract
+from facezoo.cli.main import build_parser, main
+from facezoo.contract import METADATA_KEY, read_contract
 from facezoo.errors import CardError, GraphError, InputError, WeightsMissing
 from facezoo.files import sha256_of
 from facezoo.models import CARDS, WEIGHTS
@@ -203,6 +204,40 @@ def test_the_published_files(shared, home, card_id, file, kind):
 
 
 # How it is opened ---------------------------------------------------------------------------------
+
+
+def changed(path, change):
+    """Rewrite the contract of a graph."""
+    model = onnx.load(path)
+    (entry,) = [one for one in model.metadata_props if one.key == METADATA_KEY]
+    contract = json.loads(entry.value)
+    change(contract)
+    entry.value = json.dumps(contract)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("preprocess", {"color_conversion": "RGB2BGR"}, "BGR order"),
+        ("preprocess", {"mean": [0, 0, 0], "std": [1, 1, 1]}, "normalisation"),
+        ("preprocess", {"fit": "stretch"}, "fit 'stretch'"),
+        ("preprocess", {"pad_value": [1, 2, 3]}, "pad_value"),
+        ("decode", {"anchors_per_cell": 1}, "anchors_per_cell 1, the model expects 2"),
+        ("decode", {"strides": [4, 8, 16]}, "strides [4, 8, 16]"),
+    ],
+)
+def test_a_contract_unlike_its_card_is_named(tmp_path, caplog, capsys, part, changes, says):
+    path = tiny_scrfd(tmp_path / "odd.onnx")
+    facezoo.load(path).close()
+    assert "differs from that card" not in caplog.text
+    changed(path, lambda contract: contract[part].update(changes))
+    facezoo.load(path).close()
+    assert "odd.onnx' says it is scrfd_500m_bnkps, but its contract differs" in caplog.text
+    assert says in caplog.text
+    if part == "decode":
+        main(["doctor", "--onnx", str(path)])
+        assert says in capsys.readouterr().out
 
 
 def test_the_engine_behind_the_spec_wins(tmp_path):

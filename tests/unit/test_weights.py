@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import logging
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import zipfile
 import pytest
 from facezoo import models, weights
 from facezoo.card import WeightFile, Wheel
+from facezoo.cli.main import main
 from facezoo.errors import CardError, ChecksumMismatch, WeightsError, WeightsMissing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -162,6 +164,21 @@ def test_home_is_the_variable_or_the_cache(monkeypatch, tmp_path):
     assert weights.home() == tmp_path / ".cache" / "facezoo"
     monkeypatch.setenv("FACEZOO_HOME", "~/here")
     assert weights.home() == tmp_path / "here"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, capsys):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("FACEZOO_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(WeightsError, match="set FACEZOO_HOME"):
+        weights.home()
+    for verb, code in {"list": 2, "doctor": 0}.items():
+        assert main([verb]) == code
+        printed = capsys.readouterr()
+        assert "set FACEZOO_HOME" in printed.out + printed.err
 
 
 def test_find_returns_a_file_that_is_what_it_should_be(zoo, put, no_connections):

@@ -43,7 +43,7 @@ from ..artifact import VENDOR_SUFFIXES
 from ..card import ModelCard, Preprocess
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, ConfigError, FaceZooError, GraphError
-from ..files import sha256_of
+from ..files import read_text, sha256_of
 from ..image.preprocess import check_picture
 from ..image.resize import placement_of
 from ..machine import usable_cores
@@ -760,7 +760,7 @@ class VsxBackend(Backend):
 
 
 def _warn_of_default_padding(vdsp: Path, preprocess: Preprocess) -> None:
-    config = json.loads(vdsp.read_text(encoding="utf-8"))["OpConfig"]
+    config = json.loads(read_text(vdsp))["OpConfig"]
     if preprocess.fit.startswith("letterbox") and "Padding" not in config:
         _log.warning(
             "%s: no Padding is given, so the device pads with its default colour, which the vendor "

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, found.to_dict(), indent=2)
     if args.html:
-        write_bytes(args.html, render_html(found).encode())
+        write_bytes(args.html, render_html(found).encode("utf-8", "backslashreplace"))
     return EXIT_SOME_REFUSED if found.refused else 0
 
 

@@ -58,7 +58,7 @@ from ..doctor.mistakes import (
 )
 from ..doctor.reference import drawn_pictures, write_reference
 from ..errors import UNREADABLE, GateError, InputError
-from ..files import finite, write_json
+from ..files import finite, read_text, write_json
 from ..image.align import align_face
 from ..image.files import read_image_rgb
 from ..image.preprocess import VdspOperation
@@ -267,7 +267,7 @@ def _read_arrays(path: Path) -> Dict[str, np.ndarray]:
 
 def _read_json(path: Path, key: str) -> List[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        found = json.loads(read_text(path))[key]
         if not isinstance(found, list):
             raise ValueError(f"{key!r} is not a list")
     except UNREADABLE as error:

@@ -18,7 +18,7 @@ from ..deploy.eject import EJECTED_FILES, eject
 from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
-from ..pipeline.load import resolve
+from ..pipeline.load import resolve, warn_of_differences
 from .options import add_threads_option
 from .render import render_build
 
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     contract = read_contract(graph)
     if contract.card_id != card.id:
         raise InputError(f"{str(graph)!r} says it is {contract.card_id}, not {card.id}")
+    warn_of_differences(contract, str(graph))
     sample = read_image_rgb(args.image or weights.find(SAMPLE))
     eject(graph, contract, _build_yaml(contract), sample, args.to)
     for name in EJECTED_FILES:

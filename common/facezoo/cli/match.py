@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..fields import COSINE, RATE
-from ..files import write_json
+from ..files import printable, write_json
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
@@ -79,9 +79,10 @@ def run(args: argparse.Namespace) -> int:
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
-    print(f"{args.first}: {_count(match.first)}; {args.second}: {_count(match.second)}")
-    where = f"face {match.best} of {args.second}, counted from 0,"
-    print(f"{where} is the nearest to the largest of {args.first}")
+    first, second = printable(str(args.first)), printable(str(args.second))
+    print(f"{first}: {_count(match.first)}; {second}: {_count(match.second)}")
+    where = f"face {match.best} of {second}, counted from 0,"
+    print(f"{where} is the nearest to the largest of {first}")
     following = "" if match.next_cosine is None else f"; the next one has {match.next_cosine:.4f}"
     print(f"cosine {cosine:.4f}, angle {angle:.2f} degrees{following}")
     verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad image"

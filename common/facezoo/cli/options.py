@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -31,7 +32,7 @@ from ..backends.base import opencv_threads
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
-from ..files import sha256_of
+from ..files import fitting_name, printable, sha256_of
 from ..machine import granted_cores, limited_cores, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
@@ -281,7 +282,7 @@ def embedder_source(args: argparse.Namespace, workspace: Path) -> Path:
     source: Optional[Path] = args.onnx or args.model_prefix_path
     if args.resume:
         checkpoint = weights.locate(args.resume)
-        source = workspace / f"{checkpoint.stem}_{args.arch}.onnx"
+        source = workspace / fitting_name(f"{checkpoint.stem}_{args.arch}.onnx")
         if not _is_export_of(source, checkpoint):
             part = import_torch_part("facezoo.models.magface.checkpoint")
             worst = part.export_checkpoint(checkpoint, args.arch, source)
@@ -536,10 +537,49 @@ def report_items(counts: ItemCounts, where: str) -> int:
     kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     refused = f", {counts.refused} refused" if counts.refused else ""
     rate = f", {new / counts.seconds:.1f} images/s" if new else ""
-    print(f"{counts.total} images{kept}{refused}{rate}; {where}")
+    print(f"{counts.total} images{kept}{refused}{rate}; {printable(where)}")
     return EXIT_SOME_REFUSED if counts.refused else 0
 
 
+class _Shown:
+    """A stream of text that escapes what a terminal would take for a command, or cannot show.
+
+    Names of files, in lists and in networks come from others.
+    """
+
+    def __init__(self, stream: Any, keep: str) -> None:
+        self._stream, self._keep = stream, keep
+
+    def write(self, text: str) -> int:
+        # A progress bar begins with a return to the start of the line.
+        start = text[:1] if text[:1] == "\r" else ""
+        shown = start + printable(text[len(start) :], self._keep)
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def shown_names() -> Iterator[None]:
+    """Escape what cannot be shown in everything that is printed."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (  # type: ignore[assignment]
+        _Shown(stream, "\n\t") for stream in before
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@shown_names()
 def run_command(
     function: Callable[[argparse.Namespace], int],
     parser: argparse.ArgumentParser,

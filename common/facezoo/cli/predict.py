@@ -29,7 +29,7 @@ import numpy as np
 from ..datasets.embeddings import Embeddings, write_embeddings
 from ..errors import UNREADABLE, InputError
 from ..fields import RATE
-from ..files import write_bytes
+from ..files import csv_cell, write_bytes
 from ..image.draw import draw_predicted, write_drawing
 from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
 from ..models.base import FaceModel
@@ -303,7 +303,7 @@ def write_results(
     if args.csv:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([COLUMNS, *(_row(*face) for face in faces)])
+        writer.writerows([COLUMNS, *(_row(csv_cell(name), *face) for name, *face in faces)])
         write_bytes(folder / CSV_FILE, text.getvalue().encode())
     if args.embedder is not None:
         names = [faces[index][0] for index in embedded]

@@ -22,6 +22,7 @@ from ..backends import ENGINES
 from ..errors import InputError
 from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
 from ..fields import DEVICE_ID, SIDE, number, whole
+from ..pipeline.load import warn_of_differences
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
 from .options import (
@@ -203,6 +204,7 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
         inputs=Inputs(paths, [str(path) for path in paths], datalist, job.model, job.vdsp),
         overwrite=overwrite,
     ) as folder:
+        warn_of_differences(workers.facts.contract, str(job.model))
         counts = folder.process(
             names,
             lines,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ..arrays import read_npz
 from ..card import Preprocess
 from ..datasets.image_list import read_paths
 from ..errors import ConfigError, DatasetError, InputError
-from ..files import sha256_of
+from ..files import sha256_of, walk
 from ..image.files import find_images, read_image_rgb
 from ..image.resize import letterbox_size, resize_image
 from ..vacc.build_config import BuildConfig, ProcessOp
@@ -141,11 +140,14 @@ def _list_files(config: BuildConfig, folder: Path, suffix: Optional[str]) -> Lis
     where = f"{config.file}: dataset.path {str(folder)!r}"
     if not folder.is_dir():
         raise ConfigError(f"{where} is not a folder; put calibration images there")
-    names = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(root).relative_to(folder)
-        names += [(below / name).as_posix() for name in files if not name.startswith(".")]
+    try:
+        files, left_out = walk(folder)
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
+    for left in left_out:
+        reason = f"{left.filename!r} cannot be read: {left.strerror}"
+        _log.warning("%s: not used for calibration: %s", config.file, reason)
+    names = [path.relative_to(folder).as_posix() for path in files]
     found = sorted(name for name in names if suffix is None or name.endswith(suffix))
     if not found:
         endings = sorted({Path(name).suffix for name in names})

@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..contract import Contract, read_contract
 from ..datasets.widerface import read_ground_truth
 from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError
 from ..evaluation.drift import compare_backends
-from ..files import sha256_of
+from ..files import open_file, sha256_of
 from ..image.files import find_images
 from ..models import CARDS, MODELS, find_card
 from ..vacc.build_config import LARGEST_FILE, BuildConfig, load_yaml
@@ -95,10 +96,10 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
         If the file has other content.
     """
     file = build_yaml.with_name(f"{build_yaml.stem}.gate.yaml")
-    if not file.is_file():
+    if not os.path.lexists(file):
         return GateSettings()
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             data = opened.read(LARGEST_FILE + 1)  # One byte more shows that the file is too large.
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..errors import DatasetError, InputError
-from ..files import write_bytes
+from ..files import fitting_name, write_bytes
 from ..image.align import TEMPLATE_SIZE
 from ..image.degrade import degrade
 from ..image.files import read_image_rgb
@@ -111,9 +111,9 @@ def degraded_faces(
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     middle = image[top : top + side, left : left + side]
     face = np.asarray(cv2.resize(middle, (TEMPLATE_SIZE, TEMPLATE_SIZE)))
-    images = {f"{stem}.png": face}
+    images = {fitting_name(f"{stem}.png"): face}
     for level in levels:
-        images[f"{stem}_{kind}{level:g}.png"] = degrade(face, kind, level)
+        images[fitting_name(f"{stem}_{kind}{level:g}.png")] = degrade(face, kind, level)
     return DegradedFaces(person, images)
 
 

@@ -14,7 +14,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import write_bytes
+from ..files import open_file, write_bytes
 from .image_list import inside, read_paths
 from .pairs import read_pair_labels
 
@@ -137,7 +137,7 @@ def unpack_sets(archive: Path, root: Path) -> int:
             "lies"
         )
     try:
-        with tarfile.open(archive) as tar:
+        with open_file(archive) as file, tarfile.open(fileobj=file) as tar:
             members = [(target, one) for one in tar for target in _targets(one, archive)]
             if not members:
                 raise DatasetError(

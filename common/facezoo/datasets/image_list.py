@@ -13,22 +13,27 @@ authors' own programs split at the first space, so lists with such paths are not
 
 from __future__ import annotations
 
+import logging
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import DatasetError, InputError
-from ..files import write_bytes
+from ..files import open_file, write_bytes
 from ..image.files import find_images, relative_names
 
 __all__ = [
     "ImageList",
     "check_image_list",
     "check_some_exist",
+    "find_listed",
     "inside",
     "list_people",
+    "one_name_each",
     "read_image_list",
     "read_lines",
     "read_paths",
@@ -42,6 +47,9 @@ __all__ = [
 MAX_LINE = 1 << 20
 BYTE_ORDER_MARK = "\ufeff"
 MAX_LABEL_DIGITS = 9
+
+_log = logging.getLogger(__name__)
+
 FORMS = ("path label", "path 0 label 0", "path;label")
 
 
@@ -124,7 +132,7 @@ def _blocks(path: Path) -> Iterator[Tuple[int, bytes]]:
     """Yield blocks of complete lines, each with its first line number; faster than single lines."""
     number, rest = 1, b""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while True:
                 data = rest + file.read(MAX_LINE + 1 - len(rest))
                 block, end_of_line, rest = data.rpartition(b"\n")
@@ -371,6 +379,87 @@ def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:
     paths = [base / name for name in names]
     check_some_exist(paths, listed_in)
     return paths
+
+
+def find_listed(path: Path, root: Optional[Path] = None) -> Tuple[List[Path], Tuple[str, ...]]:
+    """Read an image list, with or without labels, and find its images.
+
+    Parameters
+    ----------
+    path
+        The list.
+    root
+        Root folder of its paths, which none may leave; if None, see :func:`resolve_names`.
+
+    Returns
+    -------
+    paths : list of Path
+        One per line, existing or not.
+    names : tuple of str
+        One per line, as listed; see :func:`one_name_each`.
+
+    Raises
+    ------
+    DatasetError
+        If the list cannot be read, a path leads outside the root, or no image of it is found.
+    """
+    names = read_paths(path)
+    if root is None:
+        paths = resolve_names(names, path)
+    else:
+        paths = [inside(root, name) for name in names]
+        check_some_exist(paths, path)
+    return paths, one_name_each(names, paths, path)
+
+
+def one_name_each(names: Sequence[str], paths: Sequence[Path], listed_in: Path) -> Tuple[str, ...]:
+    """Give images that a list names in several ways the first of their names.
+
+    Parameters
+    ----------
+    names, paths
+        Names as listed, and where the images are.
+    listed_in
+        The list; a warning says which of its names were replaced.
+
+    Returns
+    -------
+    tuple of str
+        One name per line. ``a.jpg``, ``./a.jpg``, ``x/../a.jpg`` and a link to one of them are one
+        image.
+    """
+    folders: Dict[Path, str] = {}
+    first: Dict[str, str] = {}
+    found: List[str] = []
+    replaced: List[Tuple[int, str]] = []
+    for number, (name, path) in enumerate(zip(names, paths), 1):
+        folder = path.parent
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        place = os.path.join(folders[folder], path.name)  # noqa: PTH118 (a Path costs three times)
+        found.append(first.setdefault(_end_of(place), name))
+        if found[-1] != name:
+            replaced.append((number, name))
+    if replaced:
+        number, name = replaced[0]
+        _log.warning(
+            "%s: %d images have several names, such as %r in line %d, which is %r; each has the "
+            "first one in the results",
+            listed_in,
+            len(replaced),
+            name,
+            number,
+            found[number - 1],
+        )
+    return tuple(found)
+
+
+def _end_of(link: str) -> str:
+    """Return what a link leads to; the path itself if it is none, or leads nowhere."""
+    try:
+        return os.path.realpath(link) if stat.S_ISLNK(os.lstat(link).st_mode) else link
+    except (OSError, ValueError):
+        return link
 
 
 def check_some_exist(paths: Sequence[Path], listed_in: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Sequence, Tuple
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import write_bytes
+from ..files import read_file, write_bytes
 from .image_list import read_lines
 
 __all__ = [
@@ -330,7 +330,7 @@ def read_bin(path: Path) -> EncodedPairs:
         If the file cannot be read, has other content, or not two images per pair.
     """
     try:
-        content = _Reader(io.BytesIO(Path(path).read_bytes())).load()
+        content = _Reader(io.BytesIO(read_file(Path(path)))).load()
     except OSError as error:
         raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
     except DatasetError as error:

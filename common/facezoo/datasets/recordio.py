@@ -21,12 +21,13 @@ from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence, Tuple, Typ
 import numpy as np
 
 from ..errors import DatasetError, ImageError
-from ..files import write_bytes
+from ..files import open_file, write_bytes
 from .image_list import read_lines
 
 __all__ = ["FaceRecord", "RecordFile", "UnpackedFace", "file_name_of"]
 
 MAGIC = 0xCED7230A  # source: dmlc-core@5295de9 include/dmlc/recordio.h kMagic
+LARGEST_RECORDS = 1 << 50  # bytes; it is read record by record
 LENGTH_BITS = 29  # source: same file, EncodeLRec
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # source: same file, cflag
 
@@ -113,7 +114,7 @@ class RecordFile:
         self._path = Path(path)
         self._keys, self._starts = _read_index(self._path.with_suffix(".idx"))
         try:
-            self._file: BinaryIO = self._path.open("rb")
+            self._file: BinaryIO = open_file(self._path, LARGEST_RECORDS)
         except OSError as error:
             raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
         try:

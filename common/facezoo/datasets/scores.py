@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, T
 import numpy as np
 
 from ..errors import UNREADABLE, DatasetError
-from ..files import write_bytes
+from ..files import csv_cell, csv_name, open_file, read_file, write_bytes
 from ..results import Embedding
 from ..runs import RunFolder
 from .embeddings import read_embeddings
@@ -113,7 +113,7 @@ def finish_scores(
     shares = percentile_of(scores.values).tolist() if percentile_of else None
     for index, (name, value) in enumerate(rows):
         more = [f"{shares[index]:.2f}"] if shares else []
-        writer.writerow([name, f"{value:.9g}", *more])
+        writer.writerow([csv_cell(name), f"{value:.9g}", *more])
     write_bytes(folder.folder / CSV_FILE, text.getvalue().encode())
     folder.write_items(RESULTS_FILE, RESULTS_SCHEMA, "images", head)
     folder.finish(SORTED_FILE, CSV_FILE)
@@ -189,16 +189,16 @@ def _all_differ(names: Tuple[str, ...]) -> bool:
 
 
 def _read_json(path: Path) -> QualityScores:
-    content: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: Dict[str, Any] = json.loads(read_file(path))
     head = {key: value for key, value in content.items() if key not in ("schema", "images")}
     return _scores(_rows(content["images"]), head)
 
 
 def _read_csv(path: Path) -> QualityScores:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         column = "quality" if "quality" in (rows.fieldnames or ()) else "score"
-        return _scores(((row["path"], float(row[column])) for row in rows), {})
+        return _scores(((csv_name(row["path"]), float(row[column])) for row in rows), {})
 
 
 def _read_npz(path: Path) -> QualityScores:

@@ -12,6 +12,7 @@ any other data, has one crop per line, in [0, 1] of the crop::
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import UNREADABLE, DatasetError
-from ..files import write_bytes
+from ..files import LARGEST_READ, read_text, walk, write_bytes
 from ..image.resize import resize_image
 
 __all__ = [
@@ -213,9 +214,16 @@ def find_lists(folder: Path) -> Dict[str, Path]:
     Raises
     ------
     DatasetError
-        If there is no list, or one twice.
+        If there is no list, or one twice, or a folder cannot be read.
     """
-    paths = sorted(Path(folder).rglob("list_98pt_*.txt"))
+    try:
+        files, left_out = walk(Path(folder))
+        closed = [error for error in left_out if error.errno != errno.ELOOP]
+        if closed:
+            raise closed[0]
+    except OSError as error:
+        raise DatasetError(f"{error.filename!r} cannot be read: {error.strerror}") from error
+    paths = sorted(path for path in files if path.match("list_98pt_*.txt"))
     path_of = {path.name: path for path in paths}
     for path in paths:
         if path.name in LISTS.values() and path_of[path.name] != path:
@@ -280,7 +288,7 @@ def read_rectangles(path: Path) -> Dict[str, List[Optional[Box]]]:
         If the file has other content.
     """
     try:
-        lists = json.loads(path.read_text(encoding="utf-8"))["rects"].items()
+        lists = json.loads(read_text(path))["rects"].items()
         return {
             name: [
                 None if entry is None else _checked_rectangle(entry, f"{path.name}, {name}:{line}")
@@ -497,7 +505,7 @@ def read_subsets(folder: Path, full: NormalisedList) -> Dict[str, List[int]]:
 def _lines(path: Path) -> Iterator[Tuple[int, List[str]]]:
     """Yield line number and fields of the lines that are not blank."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(Path(path), LARGEST_READ)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{str(path)!r} cannot be read: {error}") from error
     for number, line in enumerate(text.splitlines(), 1):

@@ -14,7 +14,6 @@ A prediction text belongs to one photo, lies in the event's folder and has the p
 from __future__ import annotations
 
 import json
-import os
 import re
 import stat
 import tarfile
@@ -29,6 +28,7 @@ from typing import Any, Dict, Iterator, List, Literal, Mapping, NoReturn, Sequen
 import numpy as np
 
 from ..errors import DatasetError
+from ..files import open_file, read_file, walk, write_bytes
 from ..metrics.detection import GroundTruth, Predictions
 from ..results import FaceDetections
 from .matfile import read_mat
@@ -248,14 +248,20 @@ def _is_text(path: str) -> bool:
 
 
 def _texts_in_folder(folder: Path) -> Iterator[_Text]:
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(filter(_is_text, files)):
-            path = Path(root, name)
-            if path.stat().st_size > LARGEST_TEXT:
-                _refuse(str(path), f"is larger than {LARGEST_TEXT >> 20} MiB; {TEXT_LAYOUT}")
-            photo = photo_name(path.relative_to(folder).as_posix(), str(path))
-            yield _Text(str(path), photo, path.read_bytes())
+    files, left_out = walk(folder)
+    for error in left_out:
+        _refuse(error.filename, f"cannot be read: {error.strerror}; expected every prediction")
+    texts = [path for path in files if _is_text(path.name)]
+    for path in sorted(texts, key=lambda path: (path.parent.parts, path.name)):
+        photo = photo_name(path.relative_to(folder).as_posix(), str(path))
+        try:
+            with open_file(path) as file:
+                data = file.read(LARGEST_TEXT + 1)
+        except OSError as error:
+            _refuse(str(path), f"cannot be read: {error.strerror}; {TEXT_LAYOUT}")
+        if len(data) > LARGEST_TEXT:
+            _refuse(str(path), f"is larger than {LARGEST_TEXT >> 20} MiB; {TEXT_LAYOUT}")
+        yield _Text(str(path), photo, data)
 
 
 class _QuickTarInfo(tarfile.TarInfo):
@@ -291,7 +297,9 @@ class _QuickTarInfo(tarfile.TarInfo):
 def _texts_in_tar(path: Path) -> Iterator[_Text]:
     mode: Literal["r:", "r:gz"] = "r:" if path.suffix.lower() == ".tar" else "r:gz"
     try:
-        with tarfile.open(path, mode, tarinfo=_QuickTarInfo) as archive:
+        with open_file(path) as opened, tarfile.open(
+            fileobj=opened, mode=mode, tarinfo=_QuickTarInfo
+        ) as archive:
             for member in archive:
                 link = not (member.isfile() or member.isdir())
                 label = _check_member(path, member.name, member.size, link, LARGEST_TEXT)
@@ -453,8 +461,9 @@ def _refuse(label: str, message: str) -> NoReturn:
 
 def _read_json(path: Path) -> Predictions:
     try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file, object_hook=_without_landmarks)
+        content = json.loads(read_file(path), object_hook=_without_landmarks)
+    except OSError as error:
+        raise DatasetError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{str(path)!r} is not valid JSON: {error}") from error
     schema = content.get("schema") if isinstance(content, dict) else None
@@ -628,9 +637,6 @@ def unpack_ground_truth(archive: Path, folder: Path) -> int:
 
 
 def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) -> int:
-    # A local import: it needs the image libraries, which evaluation does not.
-    from ..files import write_bytes
-
     with _opened_zip(archive) as zipped:
         chosen: Dict[str, zipfile.ZipInfo] = {}
         for info in zipped.infolist():
@@ -652,7 +658,7 @@ def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) ->
 @contextmanager
 def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except FileNotFoundError as error:
         raise DatasetError(f"{str(path)!r} does not exist; expected a .zip archive") from error

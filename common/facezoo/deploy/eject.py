@@ -21,7 +21,7 @@ from .. import __version__
 from ..backends.ort import OrtBackend
 from ..contract import Contract, load_graph
 from ..errors import InputError
-from ..files import sha256_of, write_bytes
+from ..files import read_file, sha256_of, write_bytes
 from ..image.files import write_image_rgb
 from ..models import CARDS, WEIGHTS, import_part
 from ..vacc.vdsp import render_vdsp
@@ -107,7 +107,7 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     }
     for name, text in files.items():
         write_bytes(to / name, text.encode())
-    write_bytes(to / "model.onnx", Path(model).read_bytes())
+    write_bytes(to / "model.onnx", read_file(Path(model)))
     write_image_rgb(to / "sample.png", sample)
 
 

@@ -19,7 +19,7 @@ from ..backends.ort import run_graph
 from ..card import ModelCard
 from ..contract import read_contract
 from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError
-from ..files import write_bytes
+from ..files import LARGEST_FILE, read_file, write_bytes
 
 __all__ = [
     "PLATFORMS",
@@ -108,7 +108,7 @@ def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
     """
     platform = "onnxruntime_onnx" if model.suffix == ".onnx" else "tensorrt_plan"
     folder = root / card.id
-    write_bytes(folder / "1" / PLATFORMS[platform], model.read_bytes())
+    write_bytes(folder / "1" / PLATFORMS[platform], read_file(model, LARGEST_FILE))
     write_bytes(folder / "config.pbtxt", render_triton(card, platform).encode())
     return folder
 

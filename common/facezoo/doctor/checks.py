@@ -22,13 +22,13 @@ from ..backends.ort import available_providers
 from ..backends.vsx import check_device
 from ..card import ModelCard, Preprocess
 from ..contract import Contract, find_contract, load_graph, read_contract
-from ..errors import BackendError, GraphError
+from ..errors import BackendError, GraphError, WeightsError
 from ..files import sha256_of
 from ..image.degrade import degrade
 from ..image.preprocess import describe_differences
 from ..machine import VNNI, cpu_flags, describe_machine
 from ..models import WEIGHTS, find_card, has_part
-from ..pipeline.load import resolve
+from ..pipeline.load import differences_in_decoding, resolve
 from ..vacc.toolchain import describe_toolchain
 from .invariants import blur_invariant, invariants_of
 from .mistakes import TOLERANCE, Diagnosis, Hypothesis, ReferenceSetup, hypotheses_of
@@ -159,7 +159,10 @@ def _environment() -> Iterator[Tuple[str, ...]]:
             f"the vendor's, {tool['where']}" if tool else f"none; facezoo {name} is used instead"
         )
         yield "note", name, found
-    yield "note", "weights", f"in {weights.home()}"
+    try:
+        yield "note", "weights", f"in {weights.home()}"
+    except WeightsError as error:
+        yield "warning", "weights", str(error)
 
 
 def _version(name: str) -> Optional[str]:
@@ -208,6 +211,8 @@ def _weights(model_file: ModelFile) -> Iterator[Tuple[str, ...]]:
         )
     else:
         yield "ok", "contract", f"{own.card_id}, outputs {', '.join(own.output_names)}"
+        for line in differences_in_decoding(own):
+            yield "warning", "contract", line, "export it again, unless it is intended"
     graph = load_graph(model_file.path, check=True)
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))

@@ -15,7 +15,7 @@ from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
 from ..datasets.image_list import resolve_names
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError
-from ..files import write_bytes
+from ..files import csv_cell, write_bytes
 from ..image.align import TEMPLATE_SIZE
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
@@ -246,7 +246,8 @@ def rank_by_magnitude(features: FeatureList, scale: str = "magnitude") -> List[T
 def ranking_csv(ranked: Sequence[Tuple[str, float]], scale: str) -> str:
     """Return a ranking of :func:`rank_by_magnitude` as a table, one row per face."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", scale), *ranked])
+    rows = ((csv_cell(name), value) for name, value in ranked)
+    csv.writer(text, lineterminator="\n").writerows([("path", scale), *rows])
     return text.getvalue()
 
 

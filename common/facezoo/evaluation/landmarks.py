@@ -17,7 +17,7 @@ import numpy as np
 
 from ..datasets import wflw
 from ..errors import UNREADABLE, DatasetError, ImageError, InputError
-from ..files import write_json
+from ..files import LARGEST_READ, read_text, walk, write_json
 from ..image.boxes import match_boxes
 from ..image.files import find_images, relative_names
 from ..metrics.landmarks import LandmarkMetrics, evaluate_subsets, normalized_mean_error
@@ -135,7 +135,9 @@ def find_pictures(data_dir: Path, crop: str) -> Tuple[Path, Tuple[str, ...], boo
     InputError
         If there is no image, or the crop is not possible with this data.
     """
-    crops, published = Path(data_dir, TEST_LIST), sorted(data_dir.rglob(wflw.LISTS["test"]))
+    crops = Path(data_dir, TEST_LIST)
+    files = walk(data_dir)[0] if data_dir.is_dir() else []
+    published = sorted(path for path in files if path.name == wflw.LISTS["test"])
     if crop == "annotation" and crops.is_file():
         return data_dir / TEST_CROPS, wflw.read_normalised_list(crops).names, True
     if crop == "detector" and published:
@@ -183,7 +185,7 @@ def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") ->
 def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
     """Return the crop, and for each image its landmarks or the reason why it has none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_READ)
     except OSError as error:
         raise InputError(
             f"{str(path)!r} cannot be read: {error.strerror}; create it with vsx_infer.py"

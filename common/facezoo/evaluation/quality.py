@@ -15,6 +15,7 @@ from ..datasets.embeddings import Embeddings
 from ..datasets.image_list import inside
 from ..datasets.scores import RESULTS_SCHEMA, QualityScores
 from ..errors import UNREADABLE, DatasetError, InputError
+from ..files import read_file
 from ..image.align import TEMPLATE_SIZE, align_face
 from ..image.degrade import degrade
 from ..image.draw import contact_sheet
@@ -90,7 +91,7 @@ def quality_sheet(results: Path, images: Path) -> np.ndarray:
         If the file has another form or contains no face.
     """
     try:
-        content = json.loads(Path(results).read_text(encoding="utf-8"))
+        content = json.loads(read_file(Path(results)))
         if content["schema"] != RESULTS_SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}")
         faces = sorted(_faces(content["images"]), key=lambda face: face[0])

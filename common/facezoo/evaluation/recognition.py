@@ -18,6 +18,7 @@ from ..datasets.face_sets import read_set
 from ..datasets.image_list import read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
 from ..errors import DatasetError, ImageError
+from ..files import csv_cell
 from ..image.files import decode_image_rgb, find_images, relative_names
 from ..metrics.pairs import pair_cosines
 from ..metrics.verification import best_threshold
@@ -101,7 +102,7 @@ class Similarities:
         writer.writerow(["first", "second", "cosine", *["same"] * known])
         labels = self.is_same.tolist() if self.is_same is not None else [None] * len(self.pairs)
         for (a, b), cosine, same in zip(self.pairs, self.cosines.tolist(), labels):
-            writer.writerow([a, b, f"{cosine:.6f}", *[int(bool(same))] * known])
+            writer.writerow([csv_cell(a), csv_cell(b), f"{cosine:.6f}", *[int(bool(same))] * known])
         return text.getvalue()
 
 

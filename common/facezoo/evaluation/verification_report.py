@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..datasets.templates import TemplateProtocol
+from ..files import csv_cell
 from ..metrics.pairs import k_fold_accuracy_of, pair_cosines
 from ..metrics.verification import (
     OperatingPoint,
@@ -311,7 +312,7 @@ def reports_csv(reports: Sequence[VerificationReport]) -> str:
     writer.writerow([*head, "cosine", "l2", "degrees", *(f"fnmr_at_{fmr:g}" for fmr in fmrs)])
     for one in reports:
         t = one.threshold
-        row = [one.name, one.protocol, one.genuine, one.impostors, one.accuracy]
+        row = [csv_cell(one.name), one.protocol, one.genuine, one.impostors, one.accuracy]
         row += [float(np.std(one.accuracies)), *one.interval, t.cosine, t.l2, t.degrees]
         writer.writerow([*row, *(point.fnmr for point in one.points)])
     return text.getvalue()

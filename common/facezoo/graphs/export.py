@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..backends.ort import run_graph
 from ..contract import Contract
 from ..errors import GraphError, InputError, WeightsError, WeightsMissing
-from ..files import write_bytes
+from ..files import open_file, write_bytes
 from .info import shapes_at
 
 __all__ = [
@@ -92,9 +92,14 @@ def load_checkpoint(
 
 def _read(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsMissing(f"{str(path)!r} does not exist; expected a .pth file") from error
+    except OSError as error:
+        raise WeightsError(
+            f"{str(path)!r} cannot be read: {error.strerror or error}; expected a .pth file"
+        ) from error
     except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
         raise WeightsError(
             f"{str(path)!r} cannot be read as tensors in plain containers ({type(error).__name__});"

@@ -8,6 +8,7 @@ from typing import Sequence, Tuple
 import cv2
 import numpy as np
 
+from ..files import printable
 from ..results import FaceDetections, Landmarks
 from .files import write_image_rgb
 
@@ -141,6 +142,7 @@ def _label(
     thickness: int,
     color: Tuple[int, int, int] = BOX_COLOR,
 ) -> None:
+    text = _drawable(text)
     font = cv2.FONT_HERSHEY_SIMPLEX
     stroke = max(1, thickness // 2)
     (width, height), base = cv2.getTextSize(text, font, scale, stroke)
@@ -193,6 +195,18 @@ def contact_sheet(
         sheet[y : y + size[1], x : x + size[0]] = small
         origin = (left + 4, top + height + bar - 7)
         cv2.putText(
-            sheet, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (230, 230, 230), 1, cv2.LINE_AA
+            sheet,
+            _drawable(caption),
+            origin,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (230, 230, 230),
+            1,
+            cv2.LINE_AA,
         )
     return sheet
+
+
+def _drawable(text: str) -> str:
+    """Return text as OpenCV can draw it: its font is ASCII, and invalid text ends the process."""
+    return printable(text).encode("ascii", "replace").decode()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..arrays import MAX_PIXELS
+from ..arrays import LARGEST_IMAGE, MAX_PIXELS
 from ..errors import ImageError, InputError
-from ..files import write_bytes
+from ..files import LINKED, fitting_name, read_file, walk, write_bytes
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -40,9 +41,20 @@ _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 # OpenCV's flags to decode the 8 x 8 blocks of a JPEG to 4, 2 or 1 pixels per side.
 _REDUCED = {8: 64, 4: 32, 2: 16}  # source: opencv@4.10.0 imgcodecs.hpp IMREAD_REDUCED_GRAYSCALE
 
+# Name that stands for the images of a folder that cannot be listed.
+WHOLE_FOLDER = "*"
+
 _END_OF_IMAGE = b"\xff\xd9"
 
 _log = logging.getLogger(__name__)
+
+_START_OF_SCAN = b"\xff\xda"
+
+# Markers with a length; the others are escaped and fill bytes, TEM, and restarts within a scan.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]", re.DOTALL)
+
+# A progressive JPEG has 10 scans, one optimised for size up to 70; the time is in proportion.
+MOST_SCANS = 100
 
 _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
 
@@ -139,10 +151,22 @@ def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, T
 
 
 def _read(path: Path) -> bytes:
+    if path.name == WHOLE_FOLDER:
+        raise ImageError(f"{str(path)!r} cannot be read: {_why_left_out(path.parent)}")
     try:
-        return path.read_bytes()
+        return read_file(path, LARGEST_IMAGE)
     except OSError as error:
         raise ImageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _why_left_out(folder: Path) -> str:
+    try:
+        if folder.is_symlink():
+            return LINKED
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"{error.strerror}, so the images of this folder are missing"
+    return "this folder was not readable when the images were listed; run the command again"
 
 
 def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int = 0) -> np.ndarray:
@@ -205,6 +229,11 @@ def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
         raise _too_large(path)
     if _is_cut_short(data, kind, width, height):
         raise ImageError(f"{str(path)!r} is truncated: the end of the image is missing")
+    if kind in ("JPEG", "MPO") and _has_many_scans(data):
+        raise ImageError(
+            f"{str(path)!r} has more than {MOST_SCANS} scans, which take minutes to decode; "
+            "expected a JPEG as cameras and programs write it: save it again"
+        )
     return _Header(kind, width, height, plain)
 
 
@@ -241,6 +270,22 @@ def _start_of_scan(data: bytes) -> int:
     return position
 
 
+def _has_many_scans(data: bytes) -> bool:
+    """Return whether a JPEG consists of more than ``MOST_SCANS`` passes over all its pixels."""
+    if data.count(_START_OF_SCAN) <= MOST_SCANS:
+        return False
+    # Some of them may be in a thumbnail, or behind the end of the image.
+    scans, position = 0, 2
+    while scans <= MOST_SCANS:
+        found = _MARKER.search(data, position)
+        if found is None or found.group() == _END_OF_IMAGE:
+            return False
+        scans += found.group() == _START_OF_SCAN
+        # In the pixels behind the header of a scan every 0xff is escaped.
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return True
+
+
 def find_images(folder: Path) -> List[Path]:
     """List the images below a folder at any depth, in the same order on every machine.
 
@@ -252,25 +297,37 @@ def find_images(folder: Path) -> List[Path]:
     Returns
     -------
     list of Path
-        Sorted by path components; links to folders are not followed, so that loops end.
+        Sorted by path components. A folder that cannot be listed, or is a link, which is not
+        followed so that loops end, has one entry, ``folder/*``: reading it fails with the reason,
+        so that the folder is refused by name and counted like an unreadable image. Hidden files
+        and folders are left out; so are folders that a run of facezoo wrote, with a warning.
 
     Raises
     ------
     InputError
-        If the file or folder does not exist, contains no image, or a name is not a line of UTF-8
-        text, as results list images line by line.
+        If the file or folder does not exist, cannot be read, contains no image, or a name is not a
+        line of UTF-8 text, as results list images line by line.
     """
     folder = Path(folder)
     if folder.is_file():
         _check_name(folder.name, folder)
         return [folder]
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(f"{str(folder)!r} does not exist; expected an image or a folder of them")
-    found = [path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is no image or folder of images, but a special file")
+    try:
+        files, left_out = walk(folder, runs=False)
+    except OSError as error:
+        raise InputError(f"{str(folder)!r} cannot be read: {error.strerror}") from error
+    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
+        reasons = [f"; {error.filename!r} was left out: {error.strerror}" for error in left_out[:1]]
         raise InputError(
             f"{str(folder)!r} contains no image ({', '.join(IMAGE_SUFFIXES)}, any depth)"
+            + "".join(reasons)
         )
+    found += [Path(error.filename, WHOLE_FOLDER) for error in left_out]
     for path in found:
         _check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
@@ -284,14 +341,6 @@ def _check_name(name: str, path: Path) -> None:
         problem = "is not UTF-8"
     if problem:
         raise InputError(f"{str(path)!r}: the name {problem}, so results cannot list it; rename it")
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield Path(root, name)
 
 
 def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
@@ -331,12 +380,13 @@ def names_with_suffix(names: Sequence[str], suffix: str) -> Dict[str, str]:
     -------
     dict
         ``event/photo.jpg`` to ``event/photo.txt``; images that differ only in their suffix keep
-        it: ``event/photo.png.txt``.
+        it: ``event/photo.png.txt``. Too long names are cut, see
+        :func:`facezoo.files.fitting_name`.
     """
     stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
     count = Counter(stems.values())
     return {
         # A stem may itself be the name of an image: a.png.jpg beside a.png.
-        name: (stem if count[stem] == 1 and stem not in stems else name) + suffix
+        name: fitting_name((stem if count[stem] == 1 and stem not in stems else name) + suffix)
         for name, stem in stems.items()
     }

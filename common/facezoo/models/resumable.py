@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import WeightsError
-from ..files import write_bytes
+from ..files import open_file, write_bytes
 from ..runs import RunFolder
 from ..written import remove_own
 
@@ -152,7 +152,8 @@ class ResumableTraining(ABC):
         """
         wanted = self._identity()
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            with open_file(path) as file:
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             found = {name: state[name] for name in wanted}
             if found == wanted:
                 self._restore(state)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from ..datasets.image_list import read_lines, resolve_names
+from ..datasets.image_list import one_name_each, read_lines, resolve_names
 from ..datasets.scores import QualityScores
 from ..errors import ImageError, InputError
 from ..image.align import align_face
@@ -175,9 +175,11 @@ def read_pairs(path: Path) -> ImagePairs:
                 f"two, got {line[:80]!r}"
             )
         rows.append(words)
-    names = tuple(dict.fromkeys(name for row in rows for name in row[:2]))
+    listed = tuple(dict.fromkeys(name for row in rows for name in row[:2]))
+    name_of = dict(zip(listed, one_name_each(listed, resolve_names(listed, path), path)))
+    names = tuple(dict.fromkeys(name_of.values()))
     index = {name: number for number, name in enumerate(names)}
-    indices = np.array([[index[name] for name in row[:2]] for row in rows]).reshape(-1, 2)
+    indices = np.array([[index[name_of[name]] for name in row[:2]] for row in rows]).reshape(-1, 2)
     is_same = np.array([row[2] == "1" for row in rows])
     return ImagePairs(resolve_names(names, path), names, (indices, is_same))
 

@@ -7,20 +7,34 @@ import difflib
 import glob
 import hashlib
 import inspect
+import json
 import logging
 import tempfile
 import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterator, Literal, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    overload,
+)
 
 from .. import __version__, weights
 from ..backends import ENGINES, RuntimeOptions, open_backend
 from ..card import ModelCard, Preprocess, WeightFile
-from ..contract import find_contract, read_contract
+from ..contract import Contract, find_contract, read_contract
 from ..errors import GraphError, InputError, WeightsMissing
 from ..files import sha256_of, write_bytes
+from ..image.preprocess import describe_differences
 from ..models import CARDS, MODELS, WEIGHTS, find_card, find_class, has_part, import_part
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
@@ -28,7 +42,13 @@ from ..models.pipnet.model import LandmarkDetector
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 
-__all__ = ["load", "resolve"]
+__all__ = [
+    "differences_from_card",
+    "differences_in_decoding",
+    "load",
+    "resolve",
+    "warn_of_differences",
+]
 
 # For type checkers: class of each card's id. A contract test compares them with the cards.
 DetectorCard = Literal[
@@ -211,6 +231,7 @@ def load(
         _check_kind(str(spec), contract.card_id, found, kind)
         made = kind if issubclass(kind, found) else found
         _check_options(made, options)
+        warn_of_differences(contract, str(spec))
         return made(backend, contract, **options)
     except Exception:
         backend.close()
@@ -259,6 +280,47 @@ def resolve(
             'and there is no artifact with this prefix; "facezoo list" shows the cards'
         )
     return path, engine
+
+
+def warn_of_differences(contract: Contract, source: str) -> None:
+    """Log where a contract differs from the card that it names, other than in the input size.
+
+    Parameters
+    ----------
+    contract
+        As read from a file, which anyone may have written.
+    source
+        What the file is called in the warnings.
+    """
+    for line in differences_from_card(contract):
+        _log.warning(
+            "%r says it is %s, but its contract differs from that card: %s; if that is not "
+            "intended, export it again",
+            source,
+            contract.card_id,
+            line,
+        )
+
+
+def differences_from_card(contract: Contract) -> List[str]:
+    """Describe how a contract differs from the card of its name; empty if there is no such card."""
+    card = CARDS.get(contract.card_id)
+    if card is None:
+        return []
+    preprocess = dataclasses.replace(card.preprocess, input_hw=contract.preprocess.input_hw)
+    differences = describe_differences(contract.preprocess, preprocess)
+    return [*differences, *differences_in_decoding(contract)]
+
+
+def differences_in_decoding(contract: Contract) -> List[str]:
+    """Describe how the decoder's constants differ from the card's, as above."""
+    card = CARDS.get(contract.card_id)
+    # In a contract, which is JSON, there are no tuples.
+    return [
+        f"{name} {contract.decode.get(name)!r}, the model expects {value!r}"
+        for name, value in (card.decode.items() if card else ())
+        if json.dumps(contract.decode.get(name)) != json.dumps(value)
+    ]
 
 
 # What a spec names --------------------------------------------------------------------------------

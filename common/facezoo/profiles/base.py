@@ -26,7 +26,7 @@ from ..fields import (
     text,
     whole,
 )
-from ..files import write_json
+from ..files import read_text, write_json
 
 __all__ = [
     "COUNT",
@@ -154,9 +154,7 @@ def read_document(
         kind, or fields contradict each other; the message names the field.
     """
     try:
-        if Path(path).stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it is larger than {LARGEST_FILE >> 20} MiB")
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(Path(path), LARGEST_FILE))
         check(content, OBJECT, "profile")
         schema = content.get("schema")
         known = documents.get(schema) if isinstance(schema, str) else None

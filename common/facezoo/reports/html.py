@@ -125,7 +125,7 @@ def write_html_report(path: Path, title: str, parts: Sequence[Part]) -> None:
     # Split first: a title, such as the name of a folder, may contain the placeholder.
     head, foot = _PAGE.split("BODY")
     page = head.replace("TITLE", html.escape(title)) + body + foot
-    write_bytes(Path(path), page.encode("utf-8"))
+    write_bytes(Path(path), page.encode("utf-8", "backslashreplace"))
 
 
 def _show(part: Part) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ..errors import UNREADABLE, InputError
-from ..files import write_json
+from ..files import read_text, write_json
 from ..models import CARDS
 
 __all__ = [
@@ -95,7 +95,7 @@ def read_numerics(path: Path) -> List[Measurement]:
     if not path.exists():
         return []
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(read_text(path))
         schema = entry["schema"]
         results = [_measurement(result) for result in entry["results"]]
     except UNREADABLE as error:
@@ -135,7 +135,7 @@ def read_counts(path: Path) -> Dict[str, Dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(read_text(path))
         if entry["schema"] != COUNTS_SCHEMA:
             raise ValueError(f"its schema is {entry['schema']!r}")
         return dict(entry["cards"])

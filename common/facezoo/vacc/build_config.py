@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import yaml
 
 from ..errors import ConfigError
+from ..files import open_file
 
 __all__ = [
     "DTYPES",
@@ -242,7 +243,7 @@ def read_build_config(path: Path) -> BuildConfig:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(

@@ -27,7 +27,7 @@ from PIL import Image
 
 from ..arrays import MAX_PIXELS, load_json, read_npz, write_npz
 from ..errors import ImageError, InputError
-from ..files import write_bytes
+from ..files import open_file, read_file, write_bytes
 from ..image.files import find_images, read_image_rgb, relative_names
 
 __all__ = [
@@ -123,7 +123,7 @@ def check_disk_space(images: Sequence[Path], folder: Path) -> None:
     total = 0
     for path in images:
         try:
-            with Image.open(path) as header:
+            with open_file(path) as file, Image.open(file) as header:
                 total += 3 * header.width * header.height + 512
         except Exception:  # The conversion reports unreadable images.
             continue
@@ -163,7 +163,7 @@ def write_datalist(datalist: Path, folder: Path) -> int:
     int
         The number of lines.
     """
-    manifest = (folder / MANIFEST_FILE).read_bytes()
+    manifest = read_file(folder / MANIFEST_FILE)
     lines = [str(path) for path in _npz_paths(json.loads(manifest))]
     write_bytes(datalist, os.fsencode("".join(f"{line}\n" for line in lines)))
     write_bytes(manifest_of(datalist), manifest)
@@ -189,7 +189,7 @@ def read_datalist(path: Path) -> List[Path]:
         If it cannot be read, is empty, or has an empty line or more than a million lines.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise InputError(
             f"{str(path)!r} cannot be read ({error.strerror}); expected a list of npz files, "

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from ..files import open_file
+
 __all__ = [
     "SHIM_MARK",
     "TOOLS",
@@ -114,15 +116,22 @@ def _launcher(name: str, value: str) -> str:
 def _find_file(name: str) -> Optional[Tool]:
     for folder in [*os.get_exec_path(), str(scripts_folder())]:
         path = Path(folder, name)
-        if folder and path.is_file() and os.access(path, os.X_OK) and not is_shim(path):
+        if folder and _is_program(path) and not is_shim(path):
             return Tool(name, (str(path),), str(path))
     return None
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.X_OK)
+    except OSError:  # As in shells, a folder of the PATH that may not be entered holds nothing.
+        return False
 
 
 def is_shim(path: Path) -> bool:
     """Return whether a file is a launcher written by ``facezoo shims install``."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return SHIM_MARK.encode() in file.read(256)
     except OSError:
         return False

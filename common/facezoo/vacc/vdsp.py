@@ -15,6 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ..card import COLOR_CONVERSIONS, IMAGE_FORMATS, NORMS, RESIZES, Preprocess
 from ..errors import ConfigError
+from ..files import read_text
 from ..image.preprocess import as_half
 
 __all__ = [
@@ -90,9 +91,7 @@ def read_vdsp(path: Path, base: Preprocess) -> Preprocess:
 
 def _load_json(path: Path) -> Dict[str, Any]:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ConfigError(f"{str(path)!r} is over 1 MiB; expected a vdsp_params JSON")
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(read_text(path, _LARGEST_FILE))
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

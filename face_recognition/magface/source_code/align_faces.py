@@ -13,6 +13,7 @@ import facezoo
 from facezoo.cli import options
 from facezoo.errors import ImageError
 from facezoo.fields import whole
+from facezoo.files import fitting_name
 from facezoo.image.align import align_face
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.runs import Inputs
@@ -48,8 +49,10 @@ def run(args: argparse.Namespace) -> int:
     def cut(path, image, faces):
         for index in chosen(faces, args.keep):
             number = f"_{index}" if args.keep == "all" else ""
-            target = args.save_dir / "aligned" / f"{stem_of[name_of[path]]}{number}.png"
-            write_image_rgb(target, align_face(image, faces.landmarks_xy[index], args.size))
+            target = fitting_name(f"aligned/{stem_of[name_of[path]]}{number}.png")
+            write_image_rgb(
+                args.save_dir / target, align_face(image, faces.landmarks_xy[index], args.size)
+            )
 
     def find(left):
         for path, faces in detector.stream(left, visit=cut):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from facezoo import FaceEmbedder, load
 from facezoo.cli import options
-from facezoo.datasets.image_list import check_some_exist, inside, read_paths, resolve_names
+from facezoo.datasets.image_list import find_listed
 from facezoo.evaluation.features import extract_features
 
 
@@ -34,12 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    names = read_paths(args.inf_list)
-    if args.root:
-        paths = [inside(args.root, name) for name in names]
-        check_some_exist(paths, args.inf_list)
-    else:
-        paths = resolve_names(names, args.inf_list)
+    paths, names = find_listed(args.inf_list, args.root)
     source = options.embedder_source(args, args.feat_list.parent / "onnx")
     runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
     with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:

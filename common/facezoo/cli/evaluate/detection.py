@@ -18,7 +18,7 @@ from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
 from ...evaluation.ledger import ledger_of
 from ...fields import SEED, number, whole
-from ...files import write_bytes, write_json
+from ...files import csv_cell, write_bytes, write_json
 from ...metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
 from ...models.scrfd.decode import PROFILES
 from ...models.scrfd.model import FaceDetector
@@ -422,5 +422,5 @@ def _csv(report: DetectionReport) -> str:
         interval = result.ap_interval or (math.nan, math.nan)
         writer.writerow(["all", level, result.faces, *map(_number, (result.ap, *interval))])
         for event, ap in result.event_ap.items():
-            writer.writerow([event, level, "", _number(ap), "", ""])
+            writer.writerow([csv_cell(event), level, "", _number(ap), "", ""])
     return text.getvalue()

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ...errors import BackendUnavailable, InputError, WeightsError
-from ...files import write_bytes
+from ...files import open_file, write_bytes
 from ...machine import usable_cores
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
 from ...written import remove_own
@@ -592,7 +592,8 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
         raise WeightsError(
             f"{str(path)!r} is not a saved training ({type(error).__name__}); remove it to resume "

@@ -316,6 +316,8 @@ def read_meanface(path: Path) -> np.ndarray:
         If the file cannot be read, or does not contain an even number of numbers.
     """
     try:
+        if not Path(path).is_file():  # A pipe or a device may never end.
+            raise ValueError("it is missing or no regular file")
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(LONGEST_MEANFACE + 1)
         if len(text) > LONGEST_MEANFACE:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import facezoo
 from facezoo.cli import options
-from facezoo.datasets.image_list import read_paths, resolve_names
+from facezoo.datasets.image_list import find_listed
 from facezoo.evaluation.features import finish_embeddings
 from facezoo.evaluation.recognition import compare_listed
 from facezoo.files import write_bytes
@@ -44,8 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def find_pictures(file_path: Path):
     if file_path.suffix in LISTS:
-        names = read_paths(file_path)
-        return resolve_names(names, file_path), names
+        return find_listed(file_path)
     paths = find_images(file_path)
     return paths, relative_names(paths, file_path)
 
