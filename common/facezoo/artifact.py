@@ -22,6 +22,7 @@ from .files import sha256_of, write_bytes
 __all__ = [
     "Artifact",
     "BuildInfo",
+    "files_of",
     "read_artifact",
     "write_artifact",
 ]
@@ -156,6 +157,11 @@ def read_artifact(prefix: Path) -> Artifact:
             "so one of them was changed or copied without the other; compile again"
         )
     return Artifact(prefix, build, has_vendor_files)
+
+
+def files_of(prefix: Path) -> Tuple[Path, Path]:
+    """Return the files that :func:`write_artifact` writes."""
+    return _onnx_file(Path(prefix)), _build_file(Path(prefix))
 
 
 def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifact:

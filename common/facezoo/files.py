@@ -30,8 +30,8 @@ def write_json(path: Path, entry: Mapping[str, Any], *, indent: int = 1) -> None
     write_bytes(path, (json.dumps(entry, indent=indent, allow_nan=False) + "\n").encode())
 
 
-def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
+def write_bytes(path: Path, *pieces: Union[bytes, memoryview], sync: bool = True) -> None:
     """Write a file completely or not at all; see :func:`facezoo.written.writing`."""
-    with writing(path) as file:
+    with writing(path, sync) as file:
         for piece in pieces:
             file.write(piece)

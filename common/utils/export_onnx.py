@@ -8,10 +8,9 @@ options of single models, are for the source_code/export_onnx.py of their recipe
 """
 
 import argparse
-from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import add_batch_option, make_parser, run_command
+from facezoo.cli.options import add_batch_option, add_output, make_parser, run_command
 from facezoo.contract import read_contract
 from facezoo.errors import InputError
 from facezoo.models import find_card, has_part, import_part
@@ -21,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--card", required=True, help="which variant, as `facezoo list` shows it")
     parser.add_argument("--onnx", help="the published .onnx; by default the downloaded one")
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_output(parser, "--output", required=True, help="the .onnx to write")
     add_batch_option(parser)
     return parser
 

@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--dataset_path", type=Path, required=True, help="folder of images")
     options.add_flag(parser, "--target_path", type=Path, required=True, help="folder for npz files")
-    options.add_flag(parser, "--text_path", type=Path, required=True, help="list to write")
+    options.add_output(parser, "--text_path", required=True, help="list to write")
     options.add_run_options(parser)
     return parser
 

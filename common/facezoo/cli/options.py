@@ -30,6 +30,7 @@ from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
+from .outputs import OutputFile, refuse_over_inputs
 
 __all__ = [
     "EXIT_SOME_REFUSED",
@@ -39,6 +40,7 @@ __all__ = [
     "add_image_dir_option",
     "add_input_size_option",
     "add_model_options",
+    "add_output",
     "add_run_options",
     "add_runtime_options",
     "add_settings_options",
@@ -114,6 +116,17 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
     dashed = [name.replace("_", "-") for name in names if name.startswith("--")]
     spellings = list(dict.fromkeys([*names, *dashed]))
     parser.add_argument(*spellings, **options)
+
+
+def add_output(parser: Any, *names: str, **options: Any) -> None:
+    """Add a flag that names a file to write, which :func:`run_command` does not let be an input.
+
+    Parameters
+    ----------
+    parser, names, options
+        As for :func:`add_flag`.
+    """
+    add_flag(parser, *names, action=OutputFile, **options)
 
 
 def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
@@ -280,7 +293,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--onnx", help="a published .onnx, or the name `facezoo download` fetched it under"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_output(parser, "--output", required=True, help="the .onnx to write")
 
 
 def add_vamp_options(parser: argparse.ArgumentParser) -> None:
@@ -501,6 +514,7 @@ def run_command(
     stop = _Stop(parser.prog)
     previous = {number: signal.signal(number, stop) for number in stop.numbers()}
     try:
+        refuse_over_inputs(parser, args)
         return function(args)
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

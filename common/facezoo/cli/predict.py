@@ -56,6 +56,7 @@ from ..runs import Inputs, RunFolder
 from .options import (
     add_flag,
     add_old_spelling,
+    add_output,
     add_run_options,
     add_runtime_options,
     run_items,
@@ -123,9 +124,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_old_spelling(people, "--far", type=float, dest="fmr")
     output = parser.add_argument_group("output")
     output.add_argument("--draw", action="store_true", help="write annotated images")
-    output.add_argument(
+    add_output(
+        output,
         "--html",
-        type=Path,
         metavar="FILE",
         help="write an HTML report",
     )

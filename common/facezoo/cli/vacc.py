@@ -26,7 +26,7 @@ from ..evaluation.drift import compare_detections
 from ..files import write_bytes
 from ..models.scrfd.decode import PROFILES, decode
 from ..results import RawOutputs
-from .options import EXIT_SOME_REFUSED, add_flag
+from .options import EXIT_SOME_REFUSED, add_flag, add_output
 
 __all__ = ["configure", "run", "task_drift"]
 
@@ -39,9 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "prefixes", nargs="*", type=Path, metavar="PREFIX", help="prefixes of artifacts to run"
     )
     add_flag(selftest, "--device_id", "--device", type=int, default=0, help="device number")
-    selftest.add_argument(
+    add_output(
+        selftest,
         "--out",
-        type=Path,
         default=Path("facezoo-selftest.json"),
         metavar="FILE",
         help="JSON file to write",
