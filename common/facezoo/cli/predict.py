@@ -175,11 +175,9 @@ def _run(
 
     stages = (args.detector, args.landmarks, args.quality, args.embedder)
     limits = (*args.profile, args.appearance, args.similarity)
-    inputs = Inputs(paths, names, args.path, *stages, *limits)
-    inputs.refuse_file(args.html)
     return run_items(
         args,
-        inputs,
+        Inputs(paths, names, args.path, *stages, *limits),
         lambda left: (photo for _, photo in model.stream(left, visit=draw)),
         command="predict",
         settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
