@@ -42,6 +42,7 @@ __all__ = [
     "Artifact",
     "BuildInfo",
     "build_of",
+    "files_of",
     "read_artifact",
     "write_artifact",
 ]
@@ -218,6 +219,11 @@ def build_of(model: Path) -> Optional[BuildInfo]:
     """Return the record of a compiled .onnx that is named itself; None if it has none beside it."""
     record = model.with_suffix(".build.json")
     return _read_build(record) if record.is_file() else None
+
+
+def files_of(prefix: Path) -> Tuple[Path, Path]:
+    """Return the files that :func:`write_artifact` writes."""
+    return _onnx_file(Path(prefix)), _build_file(Path(prefix))
 
 
 def write_artifact(prefix: Path, onnx_model: bytes, build: BuildInfo) -> Artifact:

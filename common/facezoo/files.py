@@ -269,8 +269,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_bytes(path: Path, *pieces: Union[bytes, memoryview]) -> None:
+def write_bytes(path: Path, *pieces: Union[bytes, memoryview], sync: bool = True) -> None:
     """Write a file completely or not at all; see :func:`facezoo.written.writing`."""
-    with writing(path) as file:
+    with writing(path, sync) as file:
         for piece in pieces:
             file.write(piece)

@@ -20,6 +20,7 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import (
@@ -176,14 +177,14 @@ class Inputs:
     ) -> None:
         self.paths, self.names = paths, names
         self.contents = Contents(paths, names)
-        self._all = [*paths, *(Path(other) for other in others if other and _is_there(other))]
+        self._others = [Path(other) for other in others if other and _is_there(other)]
 
     def refuse_in(self, folder: Path) -> None:
         """Raise InputError if one of them is this folder or is in it, however it is spelled."""
         if not folder.exists():
             return
         within: Dict[Path, bool] = {}
-        for path in self._all:
+        for path in chain(self.paths, self._others):
             is_link = _is(path.is_symlink)
             places = [path, Path(os.path.realpath(path))] if is_link else [path]
             if any(_is_in(place.parent, folder, within) for place in places) or (
@@ -198,7 +199,7 @@ class Inputs:
         """Raise InputError if a file to write is one of them."""
         for output in outputs:
             if output is not None and output.exists():
-                for path in self._all:
+                for path in chain(self.paths, self._others):
                     if _is(path.exists) and path.samefile(output):
                         raise InputError(
                             f"{str(output)!r} is read by this command, and would be replaced by "
@@ -382,7 +383,6 @@ class RunFolder:
         """Hash the inputs, unless the state of an earlier start shows that they are the same."""
         self._inputs.contents.read(state, sha256)
         self._wanted["inputs_sha256"] = self._inputs.contents.sha256
-        self._index_of = {name: index for index, name in enumerate(self._inputs.names)}
 
     def _has_list(self) -> bool:
         return (self.folder / LIST_FILE).exists()
@@ -502,8 +502,8 @@ class RunFolder:
             path.unlink()
         if emptied:
             _log.warning(
-                "%s: %d damaged files, without content as after a power failure, are made again, "
-                "the first is %r",
+                "%s: removed %d damaged files, without content as after a power failure, the first "
+                "is %r; what is missing is made again",
                 self.folder,
                 len(emptied),
                 os.path.relpath(emptied[0], self._real),
@@ -587,6 +587,7 @@ class RunFolder:
         kept = self.completed(names, files_of)
         started = time.perf_counter()
         if kept < len(names):
+            self._index_of = {name: index for index, name in enumerate(self._inputs.names)}
             stream = progress(results(items[kept:]), len(names) - kept)
             # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
@@ -754,6 +755,10 @@ class RunFolder:
         self.finished = True
         # A run may have had no items.
         (self.folder / JOURNAL_FILE).unlink(missing_ok=True)
+
+    def written(self) -> List[str]:
+        """Return the names of the files that this start wrote."""
+        return sorted(list_in(self._real).mine())
 
     def _refuse_changed(self) -> None:
         names = self._inputs.names

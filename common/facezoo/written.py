@@ -50,6 +50,7 @@ except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then 
 __all__ = [
     "FileList",
     "about_file",
+    "is_listed",
     "list_in",
     "remove_own",
     "work_for_parent",
@@ -354,6 +355,16 @@ def _run_of(path: Path) -> Optional[FileList]:
     return None
 
 
+def is_listed(path: Path) -> Optional[bool]:
+    """Return whether a run wrote a file or keeps its books in it; None outside of run folders."""
+    real = _real(path)
+    for folder in real.parents:
+        if _has_list(folder):
+            files = FileList(folder)
+            return files.name_of(real) in {*RESERVED, *files.versions()}
+    return None
+
+
 def _has_list(folder: Path) -> bool:
     try:
         return (folder / LIST_FILE).exists()
@@ -396,7 +407,7 @@ def about_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
+def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     """Write a file under a temporary name and rename it, so that it is never incomplete.
 
     If a run works in the folder, the file is listed as its own, and synced to the disk with others;
@@ -406,6 +417,8 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     ----------
     path
         Target file; its folder is created if necessary.
+    sync
+        Sync the file as described, unless it is one of many that are easily made again.
 
     Raises
     ------
@@ -428,7 +441,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             with temporary.open("xb") as file:
                 hashing = _Hashing(file)
                 yield cast("IO[bytes]", hashing)
-                if run is None or is_bookkeeping or replaces:
+                if sync and (run is None or is_bookkeeping or replaces):
                     _sync_open(file)
             if run is not None and not is_bookkeeping:
                 run.add(real, hashing.version())

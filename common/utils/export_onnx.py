@@ -8,17 +8,16 @@ Nothing is written before the new graph has been compared with its source. The s
 """
 
 import argparse
-from pathlib import Path
 
 from facezoo.cli.export import export
-from facezoo.cli.options import add_batch_option, make_parser, run_command
+from facezoo.cli.options import add_batch_option, add_output, make_parser, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--card", required=True, help="which variant, as `facezoo list` shows it")
     parser.add_argument("--onnx", help="the published file; by default the downloaded one")
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_output(parser, "--output", required=True, help="the .onnx to write")
     add_batch_option(parser)
     return parser
 

@@ -914,6 +914,11 @@ def answers(command: Command) -> Dict[str, int]:
         codes["50,000 files"] = 0
     if command.resumes:
         codes.update({"a file put beside": 4, "holds the input": 2})
+        if PHOTO in (*command.needs, *command.skips):
+            codes["another photo"] = 4
+        # MagFace's training keeps all weights; only its last checkpoint is necessary.
+        if command.name != "train.py, MagFace":
+            codes.update({"emptied results": 0, "a changed result": 4})
     return {**codes, **SIGNALS}
 
 

@@ -26,11 +26,14 @@ from facezoo.datasets.image_list import read_image_list, read_paths
 from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
 from facezoo.datasets.wflw import read_annotations
 from facezoo.datasets.widerface import read_predictions
-from facezoo.errors import FaceZooError
+from facezoo.errors import FaceZooError, ImageError
+from facezoo.files import write_bytes
 from facezoo.models import find_card
+from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
 from facezoo.vacc.build_config import parse_build_config
 from facezoo.vacc.npz import read_datalist, read_pictures
 from facezoo.vacc.vdsp import read_vdsp, render_vdsp
+from facezoo.written import LIST_FILE
 
 SLOWEST = 5  # seconds of processor time for one file of 4 KB
 CORPUS = Path(__file__).with_name("corpus")
@@ -65,6 +68,42 @@ def read_metadata(path: Path) -> None:
     Contract.from_metadata({METADATA_KEY: path.read_bytes().decode("utf-8", "surrogateescape")})
 
 
+def start_run(path: Path) -> None:
+    """Go on with the run of a folder in which one of its own files is the file."""
+    for name, content in RUN_OF_TWO.items():
+        if name != path.name:
+            path.with_name(name).write_bytes(content)
+    path.with_name("a.jpg.txt").write_bytes(b"1")
+    with RunFolder(path.parent, "test", {"scale": 1}, Inputs([], [])) as run:
+        names = ["a.jpg", "b.jpg"]
+        for name in names[run.completed(names, lambda name: [path.with_name(f"{name}.txt")]) :]:
+            run.record(name, ImageError("'b.jpg' is empty"))
+        run.write_items("results.json", "test/1", "items")
+        run.finish()
+
+
+def files_of_a_run() -> dict:
+    """Return the bookkeeping of a run that was stopped after the first of two items."""
+    with tempfile.TemporaryDirectory() as here, RunFolder(
+        Path(here), "test", {"scale": 1}, Inputs([], [])
+    ) as run:
+        write_bytes(Path(here, "a.jpg.txt"), b"1")
+        run.record("a.jpg", Number(1))
+        names = (RUN_FILE, JOURNAL_FILE, LIST_FILE)
+        return {name: Path(here, name).read_bytes() for name in names}
+
+
+class Number:
+    """A result of one item."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def to_dict(self) -> dict:
+        return {"value": self.value}
+
+
+RUN_OF_TWO = files_of_a_run()
 TEXT = b"0--Event/a.jpg\n2\n1 2 30 40 0.9\n5 6 7.5 8 0.125\n"
 MANIFEST = {
     "schema": "facezoo.npz/1",
@@ -119,6 +158,9 @@ TARGETS = {
             for name in ("scrfd_500m_bnkps", "pip_resnet18", "w600k_mbf")
         ],
     ),
+    "run": (RUN_FILE, start_run, [RUN_OF_TWO[RUN_FILE]]),
+    "journal": (JOURNAL_FILE, start_run, [RUN_OF_TWO[JOURNAL_FILE]]),
+    "files of a run": (LIST_FILE, start_run, [RUN_OF_TWO[LIST_FILE]]),
     "datalist": ("list.txt", read_datalist, [b"/in/a.npz\n/in/b c.npz\r\n", b"a.npz"]),
     "npz": ("a.npz", read_npz, [npz_of(input_0=np.zeros((3, 2, 2), np.uint8))]),
     "image list": (

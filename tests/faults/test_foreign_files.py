@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from facezoo.errors import FaceZooError
 from facezoo.files import write_bytes
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
 from facezoo.written import LIST_FILE, remove_own
+from fault_table import COMMANDS, PHOTO
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -114,3 +116,74 @@ def test_nothing_of_somebody_elses_is_removed_or_changed(history):
 @given(HISTORIES)
 def test_nothing_of_somebody_elses_is_removed_or_changed_in_many_histories(history):
     check(history)
+
+
+# Files to write ----------------------------------------------------------------------------------
+
+# Command, flag of a file that it writes, and one of its inputs in that place.
+OVER_INPUTS = [
+    ("predict", "--html", PHOTO),
+    ("predict", "--html", "embedder.onnx"),
+    ("match", "--draw", PHOTO),
+    ("match", "--json", "profile.json"),
+    ("calibrate similarity", "--output", PHOTO),
+    ("doctor", "--json", "mine.npz"),
+    ("evaluate --pred", "--csv", "predictions/1--Event/photo_3.txt"),
+    ("evaluate --pred", "--json", "truth/wider_hard_val.mat"),
+    ("evaluate --images", "--json", PHOTO),
+    ("image2npz.py", "--text_path", PHOTO),
+    ("gen_feat.py", "--feat_list", "img.list"),
+    ("gen_feat.py", "--feat_list", PHOTO),
+    ("export_onnx.py, SCRFD", "--output", "released.onnx"),
+    ("export_onnx.py, PIPNet", "--output", "released.onnx"),
+    ("export_onnx.py, MagFace", "--output", "released.onnx"),
+]
+
+
+def files_here():
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+def check_refused(command, capfd, said):
+    before = files_here()
+    assert command.run() == 2
+    assert said in capfd.readouterr().err
+    assert files_here() == before
+
+
+@pytest.mark.parametrize(("name", "flag", "path"), OVER_INPUTS)
+def test_a_file_to_write_is_no_input(tmp_path, monkeypatch, capfd, name, flag, path):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS[name]
+    command.inputs(tmp_path)
+    words = list(command.arguments)
+    if flag in words:
+        words[words.index(flag) + 1] = path
+    else:
+        words += [flag, path]
+    check_refused(replace(command, arguments=tuple(words)), capfd, Path(path).name)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_an_artifact_is_not_its_own_source(tmp_path, monkeypatch, capfd, dtype):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS["vamc compile"]
+    command.inputs(tmp_path)
+    source = Path("deploy_weights/official_scrfd_fp16/mod.onnx")
+    source.parent.mkdir(parents=True)
+    Path("net.onnx").rename(source)
+    text = Path("build.yaml").read_text().replace("net.onnx", str(source))
+    Path("build.yaml").write_text(text.replace("dtype: fp16", f"dtype: {dtype}"))
+    check_refused(command, capfd, "mod.onnx' is read by this command")
+
+
+def test_a_list_of_photos_makes_them_inputs(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS["calibrate similarity"]
+    command.inputs(tmp_path)
+    names = Path("pairs.list").read_text().replace("0--", "photos/0--").replace("1--", "photos/1--")
+    Path("pairs.list").write_text(names)
+    words = [*command.arguments[:-1], names.split()[0]]
+    start = words.index("--identities")
+    words[start : start + 2] = ["--pairs", "pairs.list"]
+    check_refused(replace(command, arguments=tuple(words)), capfd, "is read by this command")

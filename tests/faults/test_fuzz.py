@@ -10,6 +10,7 @@ from fuzz_targets import CORPUS, TARGETS, mutate, try_content
 # Ten seconds for each of the parsers of files from elsewhere, the formats of lists together.
 LISTS = ("datalist", "image list", "features", "pairs", "WFLW")
 SECONDS = dict.fromkeys(("predictions", "vdsp", "yaml", "manifest", "contract"), 10)
+SECONDS.update(dict.fromkeys(("run", "journal", "files of a run"), 10 / 3))
 SECONDS.update(dict.fromkeys(LISTS, 10 / len(LISTS)))
 
 

@@ -1,5 +1,6 @@
 """Every command with every fault of every file: named, refused, nothing half-written, mendable."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -198,6 +199,57 @@ def test_a_file_that_somebody_put_among_the_results_stays(start, said, name, pla
 
 def depth(path):
     return len(path.parts), path.parts
+
+
+@pytest.mark.parametrize("name", answering("another photo"))
+def test_another_photo_of_equal_name_size_and_time_is_another_run(start, said, name):
+    command, _ = start(name)
+    assert command.run() == 0
+    before, status = Path(PHOTO).read_bytes(), os.stat(PHOTO)  # noqa: PTH116
+    Path(PHOTO).write_bytes(before[:-30] + b"another one" + before[-19:])
+    os.utime(PHOTO, ns=(status.st_atime_ns, status.st_mtime_ns))
+    results = command.results()
+    said()
+    assert command.run() == answers(command)["another photo"]
+    assert "the inputs have changed" in said()
+    assert command.results() == results
+
+
+def results_of(command):
+    """Return a command's run folder, and the files of a finished run, by path."""
+    run = next(Path(command.writes[0]).rglob("run.json")).parent
+    lines = (run / ".files.jsonl").read_text().splitlines()
+    return run, [run / json.loads(line)["path"] for line in lines]
+
+
+@pytest.mark.parametrize("name", answering("emptied results"))
+def test_results_that_a_power_failure_emptied_are_made_again(start, said, name):
+    command, expected = start(name)
+    assert command.run() == 0
+    _, results = results_of(command)
+    for index, path in enumerate(results):
+        path.write_bytes(b"" if index % 2 else bytes(path.stat().st_size))
+    said()
+    assert command.run() == answers(command)["emptied results"]
+    assert f"removed {len(results)} damaged files" in said()
+    assert command.results() == expected
+
+
+@pytest.mark.parametrize("name", answering("a changed result"))
+def test_a_result_changed_within_its_size_is_named(start, said, name):
+    command, expected = start(name)
+    assert command.run() == 0
+    run, _ = results_of(command)
+    for result in json.loads((run / "run.json").read_text())["results"]:
+        path = run / result
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2] + b"\1\1")
+        said()
+        assert command.run() == answers(command)["a changed result"]
+        assert path.name in said()
+        path.write_bytes(whole)
+    assert command.run() == 0
+    assert command.results() == expected
 
 
 @pytest.mark.parametrize("name", answering("holds the input"))

@@ -242,7 +242,7 @@ def test_a_text_that_a_power_failure_emptied_is_made_again(tmp_path, caplog, lef
     files_in(tmp_path)(NAMES[1])[0].write_bytes(left)
     with open_run(tmp_path) as run:
         assert process(run, NAMES).kept == (1 if stopped else 0)
-    assert "1 damaged files" in caplog.text and "txt/e/1.jpg.txt" in caplog.text
+    assert "removed 1 damaged files" in caplog.text and "txt/e/1.jpg.txt" in caplog.text
     assert all(files_in(tmp_path)(name)[0].read_text() == name for name in NAMES)
     with open_run(tmp_path) as run:
         assert process(run, NAMES).kept == len(NAMES)

@@ -19,7 +19,6 @@ import shlex
 import subprocess
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from .. import __version__
@@ -30,6 +29,7 @@ from ..files import write_json
 from ..machine import describe_machine, usable_cores
 from ..pipeline.load import resolve
 from ..results import RawOutputs
+from .options import add_output
 from .vamp import SECONDS, add_job_options, job_from
 
 __all__ = ["configure", "decode_outputs", "run"]
@@ -89,9 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="duration of each row in seconds",
     )
-    group.add_argument(
-        "--json", type=Path, metavar="F", help="also write the numbers to this JSON file"
-    )
+    add_output(group, "--json", metavar="F", help="also write the numbers to this JSON file")
     group.add_argument(
         "--vamp", metavar="COMMAND", help="vendor's vamp command to measure with, instead of ours"
     )

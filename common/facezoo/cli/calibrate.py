@@ -36,8 +36,16 @@ from ..pipeline.load import load
 from ..profiles.appearance import MEASURES, write_appearance
 from ..profiles.quality import QualityProfile, quality_at_fnmr, write_quality
 from ..profiles.similarity import SimilarityProfile, write_similarity
+from ..runs import Inputs
 from .evaluate.quality import add_people_options, add_recipe_option, embeddings_of, pairs_of
-from .options import EXIT_SOME_REFUSED, add_model_options, add_runtime_options, progress, runtime_of
+from .options import (
+    EXIT_SOME_REFUSED,
+    add_model_options,
+    add_output,
+    add_runtime_options,
+    progress,
+    runtime_of,
+)
 
 __all__ = ["configure", "run"]
 
@@ -72,9 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="the profile to write"
-    )
+    add_output(parser, "--output", required=True, metavar="FILE", help="the profile to write")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,6 +169,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
 def _calibrate_similarity(args: argparse.Namespace) -> int:
     runtime = runtime_of(args)
     pairs = pairs_of_folders(args.identities) if args.identities else read_pairs(args.pairs)
+    Inputs(pairs.paths, pairs.names).refuse_file(args.output)
     with load(args.model, kind=FaceEmbedder, runtime=runtime) as embedder:
         detector: Optional[FaceDetector] = None
         if args.detector:

@@ -36,7 +36,13 @@ from ..pipeline.load import load
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures
 from ..vacc.outputs import OutputFolder, output_name
-from .options import EXIT_SOME_REFUSED, add_saturation_option, add_threads_option, progress
+from .options import (
+    EXIT_SOME_REFUSED,
+    add_output,
+    add_saturation_option,
+    add_threads_option,
+    progress,
+)
 
 __all__ = ["configure", "render_html", "render_text", "run"]
 
@@ -62,11 +68,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_saturation_option(parser)
     add_threads_option(parser)
-    parser.add_argument(
-        "--json", type=Path, metavar="F.json", help="also write the numbers to this file"
-    )
-    parser.add_argument(
-        "--html", type=Path, metavar="F.html", help="also write an HTML report with the images"
+    add_output(parser, "--json", metavar="F.json", help="also write the numbers to this file")
+    add_output(
+        parser,
+        "--html",
+        metavar="F.html",
+        help="also write an HTML report with the images",
     )
 
 

@@ -67,7 +67,7 @@ from ..models.pipnet.decode import read_meanface
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..vacc.vdsp import read_vdsp
-from .options import add_flag, add_runtime_options, runtime_of
+from .options import add_flag, add_output, add_runtime_options, runtime_of
 
 __all__ = ["configure", "run"]
 
@@ -109,7 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--meanface", type=Path, metavar="FILE", help="the mean face your PIPNet program uses"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
+    add_output(parser, "--json", metavar="FILE", help="write all findings")
     parser.add_argument(
         "--record", action="store_true", help="for developers: record the values to compare with"
     )

@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="published .onnx, or checkpoint, which needs torch (default: the downloaded weights)",
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="the .onnx to write"
+    options.add_output(
+        parser, "-o", "--output", required=True, metavar="FILE", help="the .onnx to write"
     )
     options.add_batch_option(parser)
 

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags; common/utils/image2npz.py has the same."""
     options.add_flag(parser, "--dataset_path", type=Path, required=True, help="folder of images")
     options.add_flag(parser, "--target_path", type=Path, required=True, help="folder for npz files")
-    options.add_flag(parser, "--text_path", type=Path, required=True, help="list to write")
+    options.add_output(parser, "--text_path", required=True, help="list to write")
     options.add_run_options(parser)
 
 

@@ -21,6 +21,7 @@ from ..fields import SIDE
 from ..files import write_json
 from ..models import CARDS, find_card, find_weights
 from ..reports.numerics import COUNTS_SCHEMA, read_counts
+from .options import add_output
 
 __all__ = ["configure", "run"]
 
@@ -39,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("H", "W"),
         help="height and width to count at (default: those of the model)",
     )
-    parser.add_argument(
+    add_output(
+        parser,
         "--record",
-        type=Path,
         metavar="FILE",
         help="write the counts of these cards' PyTorch networks to a recipe's counts.json",
     )

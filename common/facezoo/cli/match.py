@@ -29,7 +29,7 @@ from ..pipeline.people import Match, match_photos
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections
-from .options import add_old_spelling, add_runtime_options, runtime_of
+from .options import add_old_spelling, add_output, add_runtime_options, runtime_of
 
 __all__ = ["configure", "draw_match", "run"]
 
@@ -57,10 +57,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in the profile"
     )
     add_old_spelling(parser, "--far", type=RATE, dest="fmr")
-    parser.add_argument(
-        "--draw", type=Path, default=Path("match.jpg"), metavar="FILE", help="image of both faces"
+    add_output(
+        parser,
+        "--draw",
+        default=Path("match.jpg"),
+        metavar="FILE",
+        help="image of both faces",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write faces and cosines")
+    add_output(parser, "--json", metavar="FILE", help="write faces and cosines")
     parser.add_argument("--detector", default=DETECTOR, metavar="M", help="SCRFD")
     parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="recogniser")
     add_runtime_options(parser)

@@ -35,6 +35,7 @@ from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import fitting_name, printable, sha256_of
 from ..machine import granted_cores, limited_cores, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
+from .outputs import OutputFile, refuse_over_inputs
 
 __all__ = [
     "BATCH_SIZE",
@@ -48,6 +49,7 @@ __all__ = [
     "add_image_dir_option",
     "add_input_size_option",
     "add_model_options",
+    "add_output",
     "add_run_options",
     "add_runtime_options",
     "add_saturation_option",
@@ -147,6 +149,17 @@ def add_flag(parser: Any, *names: str, **options: Any) -> None:
     dashed = [name.replace("_", "-") for name in names if name.startswith("--")]
     spellings = list(dict.fromkeys([*names, *dashed]))
     parser.add_argument(*spellings, **options)
+
+
+def add_output(parser: Any, *names: str, **options: Any) -> None:
+    """Add a flag that names a file to write, which :func:`run_command` does not let be an input.
+
+    Parameters
+    ----------
+    parser, names, options
+        As for :func:`add_flag`.
+    """
+    add_flag(parser, *names, action=OutputFile, **options)
 
 
 def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
@@ -335,7 +348,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--onnx", help="a published .onnx, or the name `facezoo download` fetched it under"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_output(parser, "--output", required=True, help="the .onnx to write")
     add_threads_option(parser)
 
 
@@ -612,6 +625,7 @@ def run_command(
         _log.warning("--threads %d: only %d cores may be used", threads, granted_cores())
         threads = granted_cores()
     try:
+        refuse_over_inputs(parser, args)
         with limited_cores(threads), opencv_threads(usable_cores()):
             return function(args)
     except FaceZooError as error:

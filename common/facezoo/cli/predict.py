@@ -57,6 +57,7 @@ from ..runs import Inputs, RunFolder
 from .options import (
     add_flag,
     add_old_spelling,
+    add_output,
     add_run_options,
     add_runtime_options,
     run_items,
@@ -125,9 +126,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_old_spelling(people, "--far", type=RATE, dest="fmr")
     output = parser.add_argument_group("output")
     output.add_argument("--draw", action="store_true", help="write annotated images")
-    output.add_argument(
+    add_output(
+        output,
         "--html",
-        type=Path,
         metavar="FILE",
         help="write an HTML report",
     )
@@ -176,11 +177,9 @@ def _run(
 
     stages = (args.detector, args.landmarks, args.quality, args.embedder)
     limits = (*args.profile, args.appearance, args.similarity)
-    inputs = Inputs(paths, names, args.path, *stages, *limits)
-    inputs.refuse_file(args.html)
     return run_items(
         args,
-        inputs,
+        Inputs(paths, names, args.path, *stages, *limits),
         lambda left: (photo for _, photo in model.stream(left, visit=draw)),
         command="predict",
         settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},

@@ -15,9 +15,10 @@ from typing import Any, Dict, List
 
 from ..fields import whole
 from ..files import write_json
+from ..runs import Inputs
 from ..vacc.build_config import read_build_config
 from .compile import open_data, override
-from .options import add_threads_option, progress
+from .options import add_output, add_threads_option, progress
 
 __all__ = ["configure", "run"]
 
@@ -40,10 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of calibration files to measure on",
     )
-    parser.add_argument("--plot", type=Path, metavar="F.png", help="also plot the errors as bars")
-    parser.add_argument(
-        "--json", type=Path, metavar="F.json", help="also write the errors to this file"
-    )
+    add_output(parser, "--plot", metavar="F.png", help="also plot the errors as bars")
+    add_output(parser, "--json", metavar="F.json", help="also write the errors to this file")
     parser.add_argument(
         "--allow-custom-code",
         action="store_true",
@@ -58,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from ..compiler.sensitivity import format_exclusions, measure_error, measure_layers, propose
 
     config = override(read_build_config(args.yaml), dtype="int8", checkpoint=args.checkpoint)
+    read = Inputs((), (), config.file, config.frontend.checkpoint)
+    read.refuse_file(args.json, args.plot)
     data = open_data(config, None, False, args.allow_custom_code)
     settings, arithmetic = config.backend.quantize, choose_arithmetic()
     calibrated = calibrate(prepare_source(config).folded, settings, data)

@@ -26,7 +26,7 @@ from ..fields import DEVICE_ID
 from ..files import finite, write_json
 from ..models.scrfd.decode import PROFILES, decode
 from ..results import RawOutputs
-from .options import EXIT_SOME_REFUSED, add_flag, add_threads_option
+from .options import EXIT_SOME_REFUSED, add_flag, add_output, add_threads_option
 
 __all__ = ["configure", "run", "task_drift"]
 
@@ -40,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(selftest, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
     add_threads_option(selftest)
-    selftest.add_argument(
+    add_output(
+        selftest,
         "--out",
-        type=Path,
         default=Path("facezoo-selftest.json"),
         metavar="FILE",
         help="JSON file to write",

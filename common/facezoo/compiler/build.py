@@ -19,13 +19,14 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from .. import __version__
-from ..artifact import Artifact, BuildInfo, write_artifact
+from ..artifact import Artifact, BuildInfo, files_of, write_artifact
 from ..backends.base import first_line
 from ..backends.ort import open_session
 from ..contract import Contract, contract_in, load_graph, metadata_of
 from ..errors import BackendUnavailable, ConfigError, GraphError
 from ..files import sha256_of
 from ..machine import usable_cores
+from ..runs import Inputs
 from ..vacc.build_config import DTYPES, BuildConfig
 from .calibration import CalibrationSet, open_calibration
 
@@ -150,7 +151,10 @@ def compile_model(
         source.
     GateError
         If the gate rejects the build.
+    InputError
+        If the artifact would replace its own source or the YAML.
     """
+    Inputs((), (), config.file, config.frontend.checkpoint).refuse_file(*files_of(config.prefix))
     source = prepare_source(config)
     built = _build(source, config, calibration, arithmetic)
     rewrite.drop_unused_domains(built.model)

@@ -179,4 +179,4 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     if source is None:
         raise DatasetError(f"member {member.name!r} of the archive cannot be read")
     with source:
-        write_bytes(target, source.read())
+        write_bytes(target, source.read(), sync=False)

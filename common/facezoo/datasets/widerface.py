@@ -651,7 +651,7 @@ def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) ->
         for name, info in chosen.items():
             target = folder / below / name
             if not target.is_file() or target.stat().st_size != info.file_size:
-                write_bytes(target, zipped.read(info))
+                write_bytes(target, zipped.read(info), sync=False)
     return len(chosen)
 
 

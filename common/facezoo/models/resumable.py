@@ -115,7 +115,7 @@ class ResumableTraining(ABC):
         for number, epoch in enumerate(self.epochs):
             run.record(f"epoch {number}", epoch)
         run.write_items("training.json", "facezoo.training/1", "epochs", head)
-        run.finish()
+        run.finish(*(name for name in run.written() if name != state.name))
         remove_own(state)
 
     def _identity(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import make_parser, run_command
+from facezoo.cli.options import add_output, make_parser, run_command
 from facezoo.errors import BackendUnavailable
 
 
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="a released .onnx, or the name `facezoo download` fetched it under",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the .pth to write")
+    add_output(parser, "--output", required=True, help="the .pth to write")
     return parser
 
 

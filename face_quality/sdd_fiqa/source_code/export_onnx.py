@@ -7,10 +7,15 @@ Every weight must be there, and nothing is written before the graph gives what P
 """
 
 import argparse
-from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import add_batch_option, import_torch_part, make_parser, run_command
+from facezoo.cli.options import (
+    add_batch_option,
+    add_output,
+    import_torch_part,
+    make_parser,
+    run_command,
+)
 from facezoo.models.sdd_fiqa.settings import VARIANTS
 
 
@@ -22,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a .pth, or the name `facezoo list` shows it under; needs torch",
     )
     parser.add_argument("--variant", choices=VARIANTS, default="r50", help="which network it holds")
-    parser.add_argument("--output", type=Path, required=True, help="the .onnx to write")
+    add_output(parser, "--output", required=True, help="the .onnx to write")
     add_batch_option(parser)
     return parser
 

@@ -31,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="1: longer features, which are better faces, count more in a template",
     )
     options.add_embedding_size_option(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rates")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    options.add_output(parser, "--json", metavar="FILE", help="write the rates")
+    options.add_output(parser, "--plot", metavar="FILE", help="draw the ROC")
     return parser
 
 

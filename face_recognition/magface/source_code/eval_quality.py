@@ -29,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--original", action="store_true", help="use the authors' rank rule")
     parser.add_argument("--fmr", type=RATE, default=1e-3, help="false match rate")
     parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the curve")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve")
+    options.add_output(parser, "--json", metavar="FILE", help="write the curve")
+    options.add_output(parser, "--plot", metavar="FILE", help="draw the curve")
     return parser
 
 

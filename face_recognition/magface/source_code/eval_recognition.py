@@ -33,9 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, default=Path("features"), help="for features")
     help_protocol = "how the accuracy is measured"
     parser.add_argument("--protocol", choices=PROTOCOLS, default="authors", help=help_protocol)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything but curves")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, one row per set")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ROC")
+    options.add_output(parser, "--json", metavar="FILE", help="write everything but curves")
+    options.add_output(parser, "--csv", metavar="FILE", help="write a table, one row per set")
+    options.add_output(parser, "--plot", metavar="FILE", help="draw the ROC")
     options.add_embedder_options(parser)
     options.add_run_options(parser)
     return parser

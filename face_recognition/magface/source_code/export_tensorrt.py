@@ -10,7 +10,7 @@ Not tested on a GPU.
 import argparse
 from pathlib import Path
 
-from facezoo.cli.options import BATCH_SIZE, add_flag, make_parser, run_command
+from facezoo.cli.options import BATCH_SIZE, add_flag, add_output, make_parser, run_command
 from facezoo.contract import read_contract
 from facezoo.deploy import triton as serving
 from facezoo.errors import InputError
@@ -20,7 +20,7 @@ from facezoo.models.magface.card import CARDS
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("--onnx", type=Path, required=True, help="written by export_onnx.py")
-    parser.add_argument("--engine", type=Path, help="the engine to write")
+    add_output(parser, "--engine", help="the engine to write")
     parser.add_argument(
         "--repository", type=Path, metavar="DIR", help="Triton's model repository to write"
     )

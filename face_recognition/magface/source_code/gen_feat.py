@@ -18,7 +18,7 @@ from facezoo.evaluation.features import extract_features
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--inf_list", type=Path, required=True, help="list of images")
-    options.add_flag(parser, "--feat_list", type=Path, required=True, help="the file to write")
+    options.add_output(parser, "--feat_list", required=True, help="the file to write")
     parser.add_argument(
         "--root", type=Path, help="folder of the list's paths, which they must not leave"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from facezoo.cli import options
 from facezoo.datasets import image_list
 from facezoo.errors import InputError
+from facezoo.runs import Inputs
 
 FORMS = {"two": "path label", "four": "path 0 label 0"}
 
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", type=Path, help="folder of a list's paths, which they must not leave"
     )
-    parser.add_argument("--output", type=Path, help="the list to write; without it only check")
+    options.add_output(parser, "--output", help="the list to write; without it only check")
     parser.add_argument("--form", choices=FORMS, default="two", help="columns of the output")
     parser.add_argument("--renumber", action="store_true", help="close gaps between the labels")
     return parser
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         images = image_list.renumbered(images)
     image_list.check_image_list(images, args.root)
     if args.output:
+        located = [Path(args.root or "", name) for name in images.paths]
+        Inputs(located, images.paths).refuse_file(args.output)
         image_list.write_image_list(args.output, images.paths, images.labels, FORMS[args.form])
     print(f"{len(images)} images of {images.classes} people, labels 0 to {images.classes - 1}")
     print(f"train with --last-fc-size {images.classes}")

@@ -25,9 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scale", choices=("magnitude", "ofiq"), default="magnitude", help="scale to print"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the listing as a table")
-    parser.add_argument("--histogram", type=Path, metavar="FILE", help="draw the distribution")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw the faces, in order")
+    options.add_output(parser, "--csv", metavar="FILE", help="write the listing as a table")
+    options.add_output(parser, "--histogram", metavar="FILE", help="draw the distribution")
+    options.add_output(parser, "--sheet", metavar="FILE", help="draw the faces, in order")
     return parser
 
 

@@ -14,7 +14,7 @@ from facezoo.cli import options
 from facezoo.datasets.image_list import check_image_list, read_image_list
 from facezoo.errors import InputError
 from facezoo.models.magface import settings
-from facezoo.models.magface.faces import TrainingFaces, read_face_pairs
+from facezoo.models.magface.faces import InputFiles, TrainingFaces, read_face_pairs
 from facezoo.reports.plots import plot_lengths
 from facezoo.runs import Inputs, RunFolder
 
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
         lengths = training.lengths_of(build(), faces, args.measure_norms, chosen.seed)
         print("\n".join(settings.describe_lengths(lengths)))
         return 0
-    files = [path for path in (args.train_list, args.val_pairs, args.pretrained) if path]
-    inputs = Inputs(files, [path.name for path in files], args.image_root)
+    files = InputFiles(faces, pairs, args.train_list, args.val_pairs, args.pretrained)
+    inputs = Inputs(files, files.names, args.image_root)
     to = args.pth_save_fold
     folder = RunFolder(to, "magface train", chosen.to_dict(), inputs, args.overwrite)
     options.import_torch_part("facezoo.models.resumable").keep_freed_memory()

@@ -25,7 +25,7 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import OVERWRITE, add_flag, add_runtime_options, progress, runtime_of
+from ..options import OVERWRITE, add_flag, add_output, add_runtime_options, progress, runtime_of
 from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -85,12 +85,10 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
         help="also compute 95 %% intervals from N resamplings of the photos",
     )
     parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the report without curves as JSON"
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table of APs as CSV")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot precision against recall")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
+    add_output(parser, "--json", metavar="FILE", help="write the report without curves as JSON")
+    add_output(parser, "--csv", metavar="FILE", help="write the table of APs as CSV")
+    add_output(parser, "--plot", metavar="FILE", help="plot precision against recall")
+    add_output(parser, "--html", metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -121,12 +119,15 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     )
     add_flag(group, "--save_dir", type=Path, metavar="DIR", help="run folder, for resuming")
     group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
-    group.add_argument(
-        "--record", type=Path, metavar="FILE", help="write the numbers to this numerics.json"
+    add_output(
+        group,
+        "--record",
+        metavar="FILE",
+        help="write the numbers to this numerics.json",
     )
-    group.add_argument(
+    add_output(
+        group,
         "--ledger",
-        type=Path,
         metavar="FILE",
         help="measure, print and write the cost of each deviation from the protocol",
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...evaluation.landmarks import evaluate_results
 from ...files import write_json
 from ...metrics.landmarks import NORMALIZERS
+from ..options import add_output
 from .html_reports import show_landmarks
 
 
@@ -40,16 +41,14 @@ def add_landmark_options(parser: argparse.ArgumentParser) -> None:
         default="WFLW",
         help="data set that defines the normalisation of the NME",
     )
-    parser.add_argument(
+    add_output(
+        parser,
         "--json",
-        type=Path,
         metavar="FILE",
         help="write the report with the error of each face as JSON",
     )
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot the cumulative error distribution"
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
+    add_output(parser, "--plot", metavar="FILE", help="plot the cumulative error distribution")
+    add_output(parser, "--html", metavar="FILE", help="write an HTML report")
 
 
 def run_landmarks(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ from ...models import find_class
 from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_flag, add_model_options, progress, runtime_of
+from ..options import add_flag, add_model_options, add_output, progress, runtime_of
 from .html_reports import show_discards
 
 __all__ = [
@@ -85,16 +85,16 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         help="bootstrap resamples of the people",
     )
     quality.add_argument("--seed", type=SEED, default=0, help="random seed of pairs and bootstrap")
-    quality.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    quality.add_argument("--plot", type=Path, metavar="FILE", help="plot the curves")
-    quality.add_argument(
+    add_output(quality, "--json", metavar="FILE", help="write the report as JSON")
+    add_output(quality, "--plot", metavar="FILE", help="plot the curves")
+    add_output(
+        quality,
         "--record",
-        type=Path,
         metavar="FILE",
         help="write the numbers of scores from our runners to this numerics.json",
     )
     quality.add_argument("--dataset", help="with --record: description and number of the faces")
-    quality.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
+    add_output(quality, "--html", metavar="FILE", help="write an HTML report")
     quality.set_defaults(evaluate=_evaluate_quality)
     response = models.add_parser(
         "quality-response",
@@ -121,8 +121,8 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
         default=list(DEGRADATIONS),
         help="degradations to apply",
     )
-    response.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    response.add_argument("--plot", type=Path, metavar="FILE", help="plot the curves")
+    add_output(response, "--json", metavar="FILE", help="write the report as JSON")
+    add_output(response, "--plot", metavar="FILE", help="plot the curves")
     response.set_defaults(evaluate=_evaluate_response)
 
 

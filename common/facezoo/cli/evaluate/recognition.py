@@ -21,7 +21,7 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_model_options, progress, runtime_of
+from ..options import add_model_options, add_output, progress, runtime_of
 from .html_reports import show_people
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -46,13 +46,19 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use all impostor pairs, not as many as genuine pairs",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the report without the curve as JSON"
+    add_output(
+        parser,
+        "--json",
+        metavar="FILE",
+        help="write the report without the curve as JSON",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the ROC")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
-    parser.add_argument(
-        "--record", type=Path, metavar="FILE", help="write the numbers to this numerics.json"
+    add_output(parser, "--plot", metavar="FILE", help="plot the ROC")
+    add_output(parser, "--html", metavar="FILE", help="write an HTML report")
+    add_output(
+        parser,
+        "--record",
+        metavar="FILE",
+        help="write the numbers to this numerics.json",
     )
     parser.add_argument(
         "--dataset", default="", metavar="NAME", help="name of the data set in the report"

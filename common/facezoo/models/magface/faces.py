@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Protocol, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union, overload
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .card import PREPROCESS
 __all__ = [
     "Batches",
     "Faces",
+    "InputFiles",
     "TrainingFaces",
     "ValidationPairs",
     "cut_squares",
@@ -180,6 +181,48 @@ class TrainingFaces:
         if rng.random() < 0.5:
             face = np.ascontiguousarray(face[..., ::-1])
         return face, int(self.images.labels[index]), rng.random(CHANCES, dtype=np.float32)
+
+
+class InputFiles(Sequence[Path]):
+    """Paths of a training's other files and of its faces, made when needed: there may be millions.
+
+    Parameters
+    ----------
+    faces, pairs
+        The faces, and those of the validation.
+    *files
+        Lists and checkpoints; None are left out.
+
+    Attributes
+    ----------
+    names
+        Name of each in a run.
+    """
+
+    def __init__(
+        self, faces: TrainingFaces, pairs: Optional[ValidationPairs], *files: Optional[Path]
+    ) -> None:
+        self._files = [path for path in files if path is not None]
+        self._files += pairs.paths if pairs else ()
+        self._faces = faces
+        self.names = (*(path.name for path in self._files), *faces.images.paths)
+
+    def __len__(self) -> int:
+        return len(self._files) + len(self._faces)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> List[Path]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[Path, List[Path]]:
+        chosen = range(len(self))[index]
+        return self._at(chosen) if isinstance(chosen, int) else [self._at(one) for one in chosen]
+
+    def _at(self, index: int) -> Path:
+        first = len(self._files)
+        return self._files[index] if index < first else self._faces.path(index - first)
 
 
 class Batches:

@@ -1,0 +1,156 @@
+"""Flags that name a file to write: it must not be one of the files that the command reads."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Tuple
+
+from ..errors import UNREADABLE, InputError
+from ..written import is_listed
+
+__all__ = ["OutputFile", "output_files", "refuse_over_inputs"]
+
+# Files of a folder that a command may read, besides images; a report of an earlier start is none.
+DATA_SUFFIXES = (".mat", ".npz", ".bin", ".rec", ".idx", ".onnx", ".pth")
+# Folders of which also texts are read.
+TEXT_FOLDERS = ("pred", "gt", "base_dir")
+
+
+class OutputFile(argparse.Action):
+    """A flag that names a file to write, as a path."""
+
+    def __init__(self, option_strings: List[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, type=Path, **options)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        """Store the path."""
+        setattr(namespace, self.dest, values)
+
+
+def refuse_over_inputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raise InputError if a file to write is an input of the command, a device, or named twice.
+
+    Parameters
+    ----------
+    parser, args
+        The command's, and what it parsed. An input is a file that another flag names, of an
+        artifact, in the folder of downloaded weights, or a data file in a folder that another
+        flag names.
+    """
+    outputs = list(output_files(parser, args))
+    inputs: List[Tuple[str, str, Path]] = []
+    if any(output.exists() for _, output in outputs):
+        inputs = list(_inputs(parser, args))
+    seen: List[Tuple[str, Path]] = []
+    for flag, output in outputs:
+        for other, earlier in seen:
+            if _real(earlier) == _real(output):
+                raise InputError(f"{other} and {flag} both name {str(output)!r}; name two files")
+        seen.append((flag, output))
+        if not output.exists():
+            continue
+        if not output.is_file() and not output.is_dir():
+            raise InputError(f"{flag} {str(output)!r} is a device or a pipe; name a file")
+        for other, dest, path in inputs:
+            if _is_read(output, dest, path):
+                what = str(path) if path.is_dir() else other
+                raise InputError(
+                    f"{flag} {str(output)!r} is a file that this command reads ({what}), and "
+                    "would be replaced; name another file"
+                )
+        _refuse_weights(flag, output)
+
+
+def output_files(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> Iterator[Tuple[str, Path]]:
+    """Yield flag and path of every file that a command was told to write."""
+    for action in _actions(parser, args):
+        value = getattr(args, action.dest, None)
+        if isinstance(action, OutputFile) and value is not None:
+            yield action.option_strings[0], value
+
+
+def _actions(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> Iterator[argparse.Action]:
+    """Yield the actions of a parser and of the verbs that were chosen."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            chosen = action.choices.get(getattr(args, action.dest, ""))
+            if chosen is not None:
+                yield from _actions(chosen, args)
+        else:
+            yield action
+
+
+def _inputs(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> Iterator[Tuple[str, str, Path]]:
+    """Yield flag, name and path of what a command may read, as far as its flags say."""
+    for action in _actions(parser, args):
+        value = getattr(args, action.dest, None)
+        flag = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(action, OutputFile) and isinstance(one, (str, Path)):
+                for path in _paths_of(str(one)):
+                    yield str(flag), action.dest, path
+
+
+def _paths_of(text: str) -> Iterator[Path]:
+    """Yield the files that a value may mean: FILE, NAME=FILE, FILE@ENGINE, or an artifact's."""
+    for word in {text, text.partition("=")[2], text.rpartition("@")[0]}:
+        path = Path(word)
+        try:
+            if word and path.exists():
+                yield path
+            elif word and path.parent.is_dir():
+                yield from path.parent.glob(f"{glob.escape(path.name)}.*")
+        except UNREADABLE:
+            continue  # No path at all; the command says so.
+
+
+def _is_read(output: Path, dest: str, path: Path) -> bool:
+    if not path.is_dir():
+        return path.exists() and path.samefile(output)
+    folder = Path(os.path.realpath(path))
+    places = (_real(output), Path(os.path.realpath(output)))
+    return any(folder in place.parents and _is_data(place, dest) for place in places)
+
+
+def _is_data(place: Path, dest: str) -> bool:
+    suffix = place.suffix.lower()
+    listed = is_listed(place)
+    if listed is not None:
+        return listed and suffix != ".html"
+    # Imported here because it takes most of a command's start.
+    from ..image.files import IMAGE_SUFFIXES
+
+    is_text = suffix == ".txt" and dest in TEXT_FOLDERS
+    return is_text or suffix in (*IMAGE_SUFFIXES, *DATA_SUFFIXES)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def _refuse_weights(flag: str, output: Path) -> None:
+    # Imported here because it takes most of a command's start.
+    from .. import models, weights
+
+    if not weights.home().is_dir() or not output.parent.samefile(weights.home()):
+        return
+    if output.name in {file.file for file in models.WEIGHTS.values()}:
+        raise InputError(
+            f"{flag} {str(output)!r} is a downloaded file, which other commands read; name "
+            "another file"
+        )
