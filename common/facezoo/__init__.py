@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, List
 
 if TYPE_CHECKING:
-    from .backends.base import RuntimeOptions
+    from .backends import RuntimeOptions
     from .models.magface.model import FaceEmbedder
     from .models.pipnet.model import LandmarkDetector
     from .models.scrfd.model import FaceDetector
@@ -35,7 +35,7 @@ _HOMES = {
     "FaceEmbedder": "models.magface.model",
     "FaceQuality": "models.sdd_fiqa.model",
     "LandmarkDetector": "models.pipnet.model",
-    "RuntimeOptions": "backends.base",
+    "RuntimeOptions": "backends",
     "load": "pipeline.load",
 }
 

@@ -10,7 +10,6 @@ import dataclasses
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +31,6 @@ from typing import (
     Union,
 )
 
-import cv2
 import numpy as np
 
 from ..card import Preprocess
@@ -47,7 +45,6 @@ __all__ = [
     "Backend",
     "HostBackend",
     "Infer",
-    "RuntimeOptions",
     "call_naming",
     "first_line",
     "naming",
@@ -60,33 +57,6 @@ Infer = Callable[[np.ndarray], RawOutputs]
 
 # Errors of a running network and of its decoder.
 _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """Engine, device, threads and arithmetic of a model.
-
-    Attributes
-    ----------
-    engine
-        One of ``facezoo.backends.ENGINES``; ``auto`` uses the device if it answers and the model
-        was compiled for it, else ONNX Runtime, and logs its choice and the reason.
-    device_id
-        Number of the accelerator.
-    threads
-        CPU cores to use; all usable ones if None.
-    provider
-        Execution provider of ONNX Runtime: ``cpu``, or another of
-        ``facezoo.backends.ort.PROVIDERS``.
-    precision
-        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
-    """
-
-    engine: str = "auto"
-    device_id: int = 0
-    threads: Optional[int] = None
-    provider: str = "cpu"
-    precision: str = "f32"
 
 
 @contextmanager
@@ -134,6 +104,8 @@ def call_naming(
 @contextmanager
 def _opencv_on_one_core() -> Iterator[None]:
     """Keep OpenCV from starting threads while every core already runs one of ours."""
+    import cv2
+
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -26,7 +26,6 @@ from typing import (
 )
 
 from ..backends import ENGINES, RuntimeOptions
-from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
@@ -242,6 +241,8 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
     """Tell whether a graph was made of a checkpoint by an earlier start."""
     if not graph.exists() or not checkpoint.exists():
         return False
+    from ..contract import read_contract
+
     return read_contract(graph).source_sha256 == sha256_of(checkpoint)
 
 

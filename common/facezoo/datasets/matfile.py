@@ -62,7 +62,7 @@ def read_mat(data: bytes, names: Collection[str], largest: int) -> Dict[str, Any
     order = {b"IM": "<", b"MI": ">"}.get(data[126:HEADER])
     if order is None:
         raise ValueError("not a MATLAB file of level 5")
-    reader = _Reader(order)
+    reader = _MatReader(order)
     found: Dict[str, Any] = {}
     position, room = HEADER, largest
     try:
@@ -84,7 +84,7 @@ def read_mat(data: bytes, names: Collection[str], largest: int) -> Dict[str, Any
     return found
 
 
-class _Reader:
+class _MatReader:
     """Takes elements apart; written for the tens of thousands of small ones of a ground truth."""
 
     def __init__(self, order: str) -> None:
