@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .models.sdd_fiqa.model import FaceQuality
     from .pipeline.load import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FaceDetector",

@@ -54,9 +54,12 @@ __all__ = [
     "run_items",
     "runtime_of",
     "settings_from",
+    "torch_advice",
 ]
 
 EXIT_SOME_REFUSED = 1
+
+OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
 
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
@@ -385,9 +388,15 @@ def import_torch_part(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise BackendUnavailable(
-            f'this needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
-        ) from error
+        raise BackendUnavailable(f"this needs PyTorch ({error}); {torch_advice()}") from error
+
+
+def torch_advice() -> str:
+    """Say how to get PyTorch, or that this Python cannot have it."""
+    if sys.version_info < OLDEST_OF_TORCH:
+        found, needed = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_OF_TORCH))
+        return f"that needs Python {needed}, and this is Python {found}: use a newer one"
+    return 'install it with: pip install "facezoo[torch]"'
 
 
 def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:
