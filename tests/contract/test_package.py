@@ -198,11 +198,15 @@ def test_a_recipe_of_the_wheel_runs(archives, tmp_path):
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
-    for model in ("scrfd", "w600k_mbf"):
-        assert "start with: cd" in run("facezoo", "recipe", model, "--to", model)
-    assert "not an empty folder" in run("facezoo", "recipe", "scrfd", "--to", "scrfd", code=2)
+    # A second recipe beside the first, and the same once more.
+    for model in ("scrfd", "w600k_mbf", "scrfd"):
+        assert "start with: cd" in run("facezoo", "recipe", model, "--to", "work")
     assert "expected one of scrfd" in run("facezoo", "recipe", "srfd", "--to", "x", code=2)
-    workspace = tmp_path / "scrfd" / "face_detection" / "scrfd" / "workspace"
+    edited = tmp_path / "work" / "face_detection" / "scrfd" / "Makefile"
+    edited.write_text("mine:\n")
+    assert "Makefile' is not as the" in run("facezoo", "recipe", "scrfd", "--to", "work", code=2)
+    assert edited.read_text() == "mine:\n"
+    workspace = edited.parent / "workspace"
     page = (workspace.parent / "README.md").read_text("utf-8")
     scripts = set(re.findall(r"^python (\S+\.py)", page, re.MULTILINE))
     assert len(scripts) >= 5
