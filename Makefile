@@ -19,20 +19,20 @@ $(BIN)/python:
 	$(PIP) --upgrade pip
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
-	$(PIP) -e ".[ort,plot]"
+	$(PIP) -e ".[plot]"
 	$(BIN)/facezoo shims install
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e ".[ort,openvino,plot,dev]"
+	$(PIP) -e ".[openvino,plot,dev]"
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.dev
-	$(PIP) -e ".[ort,openvino,plot,dev,torch]"
+	$(PIP) -e ".[openvino,plot,dev,torch]"
 	touch $@
 
 $(VENV)/.train: $(VENV)/.demo
-	$(PIP) -e ".[ort,plot,torch]"
+	$(PIP) -e ".[plot,torch]"
 	touch $@
 
 # The packages that we are measured against have an environment of their own.

@@ -81,5 +81,4 @@ setup(
     long_description_content_type="text/markdown",
     ext_modules=[kernel],
     cmdclass={"build_py": BuildWithRecipes, "bdist_wheel": WheelOfWhatWasBuilt},
-    options={"build_ext": {"cython_c_in_temp": "1"}},
 )

@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, List
 
 if TYPE_CHECKING:
-    from .backends.base import RuntimeOptions
+    from .backends import RuntimeOptions
     from .models.magface.model import FaceEmbedder
     from .models.pipnet.model import LandmarkDetector
     from .models.scrfd.model import FaceDetector
     from .models.sdd_fiqa.model import FaceQuality
     from .pipeline.load import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FaceDetector",
@@ -35,7 +35,7 @@ _HOMES = {
     "FaceEmbedder": "models.magface.model",
     "FaceQuality": "models.sdd_fiqa.model",
     "LandmarkDetector": "models.pipnet.model",
-    "RuntimeOptions": "backends.base",
+    "RuntimeOptions": "backends",
     "load": "pipeline.load",
 }
 

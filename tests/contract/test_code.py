@@ -41,7 +41,7 @@ LAYERS = (
     ("backends.*",),
     ("graphs.*",),
     ("models.*",),
-    ("weights", "testing", "deploy.*"),
+    ("sources", "weights", "testing", "deploy.*"),
     ("pipeline.*",),
     ("evaluation.*",),
     ("compiler.*", "reports.*"),
@@ -408,14 +408,31 @@ def test_the_help_fits_a_screen():
         assert shown == (verb not in MAINTAINERS), verb
 
 
-def test_the_package_imports_without_runtimes():
-    code = (
-        "import sys, facezoo, facezoo.cli.main, facezoo.models;"
-        "facezoo.cli.main.build_parser();"
-        f"print([name for name in {sorted(HOMES)!r} if name in sys.modules])"
-    )
+# What a command may not wait for before it has parsed a word, and what its help may not.
+SLOW = (*HOMES, "PIL", "cv2", "onnx", "scipy", "simplejpeg", "tqdm")
+BEFORE_A_VERB = (*SLOW, "numpy", "urllib.request", "yaml")
+STARTS = """
+import sys
+from facezoo.cli.main import build_parser
+build_parser({verb!r}).format_help()
+print([name for name in {slow!r} if name in sys.modules])
+"""
+
+
+def imported_by(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(ast.literal_eval(done.stdout)) <= {"onnxruntime"}
+    return ast.literal_eval(done.stdout)
+
+
+@pytest.mark.parametrize("verb", ["", "list"])
+def test_the_help_and_the_list_import_nothing_slow(verb):
+    assert imported_by(STARTS.format(verb=verb, slow=BEFORE_A_VERB)) == []
+
+
+def test_the_help_of_a_verb_imports_no_runtime():
+    # None stands for all verbs at once.
+    assert imported_by(STARTS.format(verb=None, slow=SLOW)) == []
+    assert "yaml" in imported_by(STARTS.format(verb="compile", slow=("yaml",)))
 
 
 # What the checks must notice ---------------------------------------------------------------------

@@ -1,8 +1,12 @@
 """What is shipped: the package alone, nothing large, no weights, every licence known."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import facezoo
@@ -119,6 +123,121 @@ def test_vendor_recipes_are_not_ignored():
     name = "face_detection/scrfd/build_in/build/any.yaml"
     done = subprocess.run(["git", "check-ignore", "-q", name], cwd=REPOSITORY)
     assert done.returncode == 1
+
+
+# The archives, as they are uploaded ---------------------------------------------------------------
+
+BUILD = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """Build both archives where there is no C compiler; return the names in each, and the wheel."""
+    folder = tmp_path_factory.mktemp("built") / "clone"
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, folder / name)
+    build(folder)
+    (wheel,), (sdist,) = folder.glob("dist/*.whl"), folder.glob("dist/*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        source = {name.partition("/")[2] for name in archive.getnames()}
+    with zipfile.ZipFile(wheel) as archive:
+        return source, set(archive.namelist()), wheel
+
+
+def build(folder):
+    environment = {**os.environ, "CC": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def check_archives(source, wheel, files):
+    recipes = [f for f in files if re.match(r"face_|common/(utils|eval)/|images/face_", f)]
+    problems = [f"the wheel lacks {f}" for f in recipes if f"facezoo/recipes/{f}" not in wheel]
+    for what, names in (("the wheel", wheel), ("the source archive", source)):
+        problems += [f"{what} has no licence"] * (not any(n.endswith("LICENSE") for n in names))
+        problems += [f"{what} holds {n}" for n in names if n.endswith((".c", ".so", ".pyc"))]
+    return problems + [f"the source archive lacks {f}" for f in files if f not in source]
+
+
+def test_the_archives_hold_what_they_must(archives):
+    source, wheel, _ = archives
+    assert check_archives(source, wheel, list(tracked())) == []
+    assert check_archives(source - {"CHANGELOG.md"}, wheel, list(tracked()))
+    assert check_archives(source | {"common/x.c"}, wheel, list(tracked()))
+    assert check_archives(source, {n for n in wheel if "scrfd_vsx" not in n}, list(tracked()))
+    assert check_archives(source, {n for n in wheel if "LICENSE" not in n}, list(tracked()))
+
+
+def test_a_wheel_without_the_kernel_is_for_any_platform(archives):
+    assert archives[2].name == f"facezoo-{facezoo.__version__}-py3-none-any.whl"
+
+
+def test_links_of_the_description_lead_somewhere(archives):
+    with zipfile.ZipFile(archives[2]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = archive.read(name).decode()
+    assert "Author: facezoo contributors" in metadata and "# facezoo" in metadata
+    assert re.findall(r"\]\((?!https://)[^)]*\)|<img [^>]*>", metadata) == []
+
+
+def test_a_recipe_of_the_wheel_runs(archives, tmp_path):
+    """From the unpacked wheel alone, in an empty folder."""
+    with zipfile.ZipFile(archives[2]) as archive:
+        archive.extractall(tmp_path / "installed")
+
+    def run(*command, cwd=tmp_path, code=0):
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", RUN, str(tmp_path / "installed"), *map(str, command)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    # A second recipe beside the first, and the same once more.
+    for model in ("scrfd", "w600k_mbf", "scrfd"):
+        assert "start with: cd" in run("facezoo", "recipe", model, "--to", "work")
+    assert "expected one of scrfd" in run("facezoo", "recipe", "srfd", "--to", "x", code=2)
+    edited = tmp_path / "work" / "face_detection" / "scrfd" / "Makefile"
+    edited.write_text("mine:\n")
+    assert "Makefile' is not as the" in run("facezoo", "recipe", "scrfd", "--to", "work", code=2)
+    assert edited.read_text() == "mine:\n"
+    workspace = edited.parent / "workspace"
+    page = (workspace.parent / "README.md").read_text("utf-8")
+    scripts = set(re.findall(r"^python (\S+\.py)", page, re.MULTILINE))
+    assert len(scripts) >= 5
+    for script in scripts:
+        assert "usage:" in run(script, "--help", cwd=workspace)
+
+
+# Isolated, so that only the unpacked wheel is found.
+RUN = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+import facezoo
+assert facezoo.__file__.startswith(sys.argv[1]), facezoo.__file__
+del sys.argv[:2]
+if sys.argv[0] == "facezoo":
+    from facezoo.cli.main import main
+    raise SystemExit(main(sys.argv[1:]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_facts_of_a_release_agree():
+    citation = (REPOSITORY / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {facezoo.__version__}\n" in citation
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    assert "\n## Releasing\n" in page
+    workflow = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    for line in pyproject()["project"]["classifiers"]:
+        version = line.rpartition(" :: ")[2]
+        if line.startswith("Programming Language :: Python :: 3."):
+            assert f'"{version}"' in workflow, version
 
 
 # What the checks must notice ----------------------------------------------------------------------

@@ -102,6 +102,8 @@ SEED_TOOLS = {
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^<!-- facezoo:begin .*?^<!-- facezoo:end -->$", re.MULTILINE | re.DOTALL)
+# The one command from one package of ONNX Runtime to the other, which own the same files.
+SWAP = "uninstall -y onnxruntime '&&' pip install onnxruntime-gpu"
 LANGUAGES = {"bash", "python", "text", "json", "yaml"}
 
 
@@ -274,11 +276,14 @@ def why_not_docker(arguments, where):
 
 
 def why_not_installed(arguments, pyproject):
-    match = re.fullmatch(r"\.\[([\w,]+)\]", arguments[-1])
-    if arguments[:-1] != ["install", "-e"] or not match:
-        return 'expected install -e ".[…]"'
+    if shlex.join(arguments) == SWAP:
+        return None
+    match = re.fullmatch(r"install (?:-e \.|facezoo)(?:\[([\w,]+)\])?", " ".join(arguments))
+    if not match:
+        return f'expected install facezoo, install -e ".[…]" or {SWAP}'
     table = pyproject.split("[project.optional-dependencies]")[1].split("\n[")[0]
-    unknown = set(match[1].split(",")) - set(re.findall(r"^(\w+) = ", table, re.MULTILINE))
+    extras = set(filter(None, (match[1] or "").split(",")))
+    unknown = extras - set(re.findall(r"^(\w+) = ", table, re.MULTILINE))
     return f"no extra {', '.join(sorted(unknown))}" if unknown else None
 
 
@@ -525,7 +530,7 @@ def replaced(text, old, new):
         (check_commands, "--profile eval", "--profile evla"),
         (check_commands, "python ../build_in/vsx", "python ./build_in/vsx"),
         (check_commands, "cd face_detection/scrfd/workspace", "cd face_detection/workspace"),
-        (check_commands, ".[ort,plot]", ".[ort,plots]"),
+        (check_commands, ".[plot]", ".[plots]"),
         (check_commands, "facezoo download", "wget"),
         (
             check_commands,

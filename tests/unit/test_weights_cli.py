@@ -8,7 +8,7 @@ import subprocess
 from email import message_from_string
 
 import pytest
-from facezoo import models, weights
+from facezoo import models, sources, weights
 from facezoo.card import WeightFile, Wheel
 from facezoo.cli import download, licences
 from facezoo.cli import list as list_verb
@@ -63,10 +63,10 @@ def source(monkeypatch):
 
     def read(url):
         if url in dead:
-            raise weights._SourceFailed("answered 404 Not Found")
+            raise sources.SourceFailed("answered 404 Not Found")
         yield CONTENT
 
-    monkeypatch.setattr(weights, "_read_url", read)
+    monkeypatch.setattr(sources, "read_url", read)
     return dead
 
 

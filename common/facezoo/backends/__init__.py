@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence, Tuple, Type
+from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple, Type
 
 from ..artifact import PORTABLE, Artifact, build_of, read_artifact
 from ..card import ModelCard, Preprocess
-from ..contract import Contract, read_contract
 from ..errors import BackendError, BackendUnavailable, InputError
-from ..image.preprocess import describe_differences
-from ..vacc.vdsp import read_vdsp
-from .base import Backend, HostBackend, RuntimeOptions
+
+if TYPE_CHECKING:
+    from ..contract import Contract
+    from .base import Backend, HostBackend
 
 __all__ = ["ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Engine, device, threads and arithmetic of a model.
+
+    Attributes
+    ----------
+    engine
+        One of ``ENGINES``; ``auto`` uses the device if it answers and the model
+        was compiled for it, else ONNX Runtime, and logs its choice and the reason.
+    device_id
+        Number of the accelerator.
+    threads
+        CPU cores to use; all usable ones if None.
+    provider
+        Execution provider of ONNX Runtime: ``cpu``, or another of
+        ``facezoo.backends.ort.PROVIDERS``.
+    precision
+        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
+    allow_saturation
+        Open an int8 build with full-range weights on a CPU that computes it wrongly.
+    """
+
+    engine: str = "auto"
+    device_id: int = 0
+    threads: Optional[int] = None
+    provider: str = "cpu"
+    precision: str = "f32"
+    allow_saturation: bool = False
 
 
 class Host(NamedTuple):
@@ -87,6 +118,9 @@ def open_backend(
     GraphError
         If the file contains no contract, or no card matches the shapes of the network.
     """
+    # Imported here, so that a verb's help needs neither NumPy nor OpenCV.
+    from ..contract import read_contract
+
     source, engine, threads = Path(source), runtime.engine, runtime.threads
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is not known; expected one of {', '.join(ENGINES)}")
@@ -202,6 +236,7 @@ def _ask_device(device_id: int) -> Tuple[str, str]:
 
 def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_id: int) -> Contract:
     """Read the contract from our file beside the vendor's; without it match the shapes."""
+    from ..contract import read_contract
     from .vsx import contract_from_cards, read_shapes
 
     if artifact.model is not None:
@@ -213,6 +248,9 @@ def _wanted(
     contract: Contract, preprocess: Optional[Preprocess], vdsp: Optional[Path]
 ) -> Preprocess:
     """Return the pre-processing; log where a vdsp JSON differs from the contract."""
+    from ..image.preprocess import describe_differences
+    from ..vacc.vdsp import read_vdsp
+
     wanted = preprocess or contract.preprocess
     if vdsp is not None:
         wanted = read_vdsp(Path(vdsp), wanted)

@@ -7,10 +7,11 @@ folder does not depend on which backend runs.
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,6 @@ from typing import (
     Union,
 )
 
-import cv2
 import numpy as np
 
 from ..card import Preprocess
@@ -39,7 +39,7 @@ from ..contract import Contract
 from ..errors import BackendRunError, DecodeError, GraphError
 from ..files import sha256_of
 from ..image.preprocess import VdspOperation, affine_normalisation
-from ..machine import usable_cores
+from ..machine import OPENCV_VARIABLE, usable_cores
 from ..results import Placement, RawOutputs
 from ..workers import map_in_order
 
@@ -47,7 +47,6 @@ __all__ = [
     "Backend",
     "HostBackend",
     "Infer",
-    "RuntimeOptions",
     "call_naming",
     "first_line",
     "naming",
@@ -61,36 +60,6 @@ Infer = Callable[[np.ndarray], RawOutputs]
 
 # Errors of a running network and of its decoder.
 _OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """Engine, device, threads and arithmetic of a model.
-
-    Attributes
-    ----------
-    engine
-        One of ``facezoo.backends.ENGINES``; ``auto`` uses the device if it answers and the model
-        was compiled for it, else ONNX Runtime, and logs its choice and the reason.
-    device_id
-        Number of the accelerator.
-    threads
-        CPU cores to use; all usable ones if None.
-    provider
-        Execution provider of ONNX Runtime: ``cpu``, or another of
-        ``facezoo.backends.ort.PROVIDERS``.
-    precision
-        Arithmetic of OpenVINO: ``f32`` or ``bf16``.
-    allow_saturation
-        Open an int8 build with full-range weights on a CPU that computes it wrongly.
-    """
-
-    engine: str = "auto"
-    device_id: int = 0
-    threads: Optional[int] = None
-    provider: str = "cpu"
-    precision: str = "f32"
-    allow_saturation: bool = False
 
 
 @contextmanager
@@ -151,6 +120,8 @@ class _OpencvOnOneCore:
     def __enter__(self) -> None:
         with self._lock:
             if not self._streams:
+                import cv2
+
                 self._threads = cv2.getNumThreads()
                 cv2.setNumThreads(1)
             self._streams += 1
@@ -159,6 +130,8 @@ class _OpencvOnOneCore:
         with self._lock:
             self._streams -= 1
             if not self._streams:
+                import cv2
+
                 cv2.setNumThreads(self._threads)
 
 
@@ -167,7 +140,20 @@ _opencv_on_one_core = _OpencvOnOneCore()
 
 @contextmanager
 def opencv_threads(count: int) -> Iterator[None]:
-    """Let OpenCV use that many threads for a while."""
+    """Let OpenCV use that many threads for a while, also if it is imported only then."""
+    if "cv2" not in sys.modules:
+        before = os.environ.get(OPENCV_VARIABLE)
+        os.environ[OPENCV_VARIABLE] = str(count)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[OPENCV_VARIABLE]
+            else:
+                os.environ[OPENCV_VARIABLE] = before
+        return
+    import cv2
+
     threads = cv2.getNumThreads()
     cv2.setNumThreads(count)
     try:

@@ -91,7 +91,7 @@ def open_session(
     if onnxruntime is None:  # pragma: no cover (tests run with it)
         raise BackendUnavailable(
             f"engine 'ort' needs the package onnxruntime ({_IMPORT_ERROR}); "
-            'install it with: pip install "facezoo[ort]"'
+            "install it with: pip install onnxruntime"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

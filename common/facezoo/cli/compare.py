@@ -21,8 +21,6 @@ import html
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-import cv2
-
 from ..backends import ENGINES, RuntimeOptions
 from ..backends.base import Backend
 from ..backends.replay import ReplayBackend
@@ -183,6 +181,8 @@ def _figure(pair: Pair) -> str:
 
 def _draw(image: Any, result: Any) -> Tuple[str, str]:
     """Return a small drawing as base64 JPEG, and a description of the result."""
+    import cv2
+
     words = repr(result)
     if isinstance(result, FaceDetections):
         image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"

@@ -21,9 +21,7 @@ import numpy as np
 
 from .. import weights
 from ..artifact import Artifact
-from ..compiler.build import compile_model
 from ..compiler.calibration import open_calibration
-from ..compiler.gate import GateSettings, open_gate
 from ..deploy.recipes import recipe_of, recipes_folder
 from ..errors import BackendRunError, InputError
 from ..evaluation.drift import compare_detections
@@ -33,7 +31,6 @@ from ..image.files import read_image_rgb, write_image_rgb
 from ..models import find_card
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..models.magface.model import FaceEmbedder
-from ..models.scrfd.graph import export_released
 from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..pipeline.people import match_photos
@@ -63,6 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the steps and print each."""
+    from ..models.scrfd.graph import export_released
+
     folder: Path = args.to
     print(f"1 fetch {CARD}, {RECOGNISER} and {len(PHOTOS)} photos")
     files = fetch(CARD, RECOGNISER, *PHOTOS)
@@ -130,6 +129,9 @@ def copy_photos(files: Dict[str, Path], folder: Path) -> None:
 
 def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
     """Compile the recipe's YAML to the demo's folder; the gate checks int8."""
+    from ..compiler.build import compile_model
+    from ..compiler.gate import GateSettings, open_gate
+
     recipe = folder / "official_scrfd.yaml"
     text = render_build(find_card(CARD), "official_scrfd")
     text = text.replace("./deploy_weights/", f"{folder.as_posix()}/deploy_weights/")

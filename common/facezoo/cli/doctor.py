@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -32,20 +32,7 @@ from .. import weights
 from ..arrays import read_arrays
 from ..artifact import read_artifact
 from ..backends.base import HostBackend
-from ..backends.ort import OrtBackend
 from ..card import ModelCard
-from ..doctor.checks import (
-    Finding,
-    ModelFile,
-    check_environment,
-    check_invariants,
-    check_network,
-    check_preprocess,
-    check_weights,
-    describe_diagnosis,
-    read_model_file,
-    reference_setup,
-)
 from ..doctor.mistakes import (
     DecodedFaces,
     Diagnosis,
@@ -68,6 +55,9 @@ from ..models.scrfd.model import FaceDetector
 from ..pipeline.load import load
 from ..vacc.vdsp import read_vdsp
 from .options import add_flag, add_output, add_runtime_options, runtime_of
+
+if TYPE_CHECKING:
+    from ..doctor.checks import Finding, ModelFile
 
 __all__ = ["configure", "run"]
 
@@ -118,6 +108,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the checks, print the findings, and fail with exit code 3 if there is a problem."""
+    from ..backends.ort import OrtBackend
+    from ..doctor.checks import check_environment, check_weights
+
     findings = check_environment()
     # The machine is shown even if a later check fails.
     if not args.record:
@@ -164,6 +157,8 @@ def _lines(findings: List[Finding]) -> Iterator[str]:
 
 
 def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
+    from ..doctor.checks import read_model_file
+
     card: Optional[ModelCard] = find_card(args.model) if args.model else None
     path: Optional[Path] = args.onnx
     if args.model_prefix_path is not None:
@@ -179,6 +174,8 @@ def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
 
 
 def _record(model_file: ModelFile, backend: HostBackend) -> int:
+    from ..doctor.checks import reference_setup
+
     setups = [reference_setup(model_file, backend, picture) for picture in drawn_pictures()]
     outputs = []
     for setup in setups:
@@ -190,6 +187,14 @@ def _record(model_file: ModelFile, backend: HostBackend) -> int:
 def _behaviour(
     args: argparse.Namespace, model_file: ModelFile, backend: HostBackend
 ) -> Tuple[List[Finding], Optional[Diagnosis]]:
+    from ..doctor.checks import (
+        check_invariants,
+        check_network,
+        check_preprocess,
+        describe_diagnosis,
+        reference_setup,
+    )
+
     findings = [check_network(model_file, backend)]
     diagnosis: Optional[Diagnosis] = None
     image, unaligned = _picture(args, model_file)

@@ -4,7 +4,8 @@
   facezoo download --all
   facezoo download --check
 
-Files go to the folder FACEZOO_HOME, or ~/.cache/facezoo. FACEZOO_OFFLINE=1 forbids connections.
+Files go to the folder FACEZOO_HOME, or to facezoo in XDG_CACHE_HOME (~/.cache).
+FACEZOO_OFFLINE=1 forbids connections.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from .. import weights
 from ..contract import Contract, read_contract
-from ..deploy.eject import EJECTED_FILES, eject
 from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
@@ -48,6 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder and list it."""
+    from ..deploy.eject import EJECTED_FILES, eject
+
     card = find_card(args.model)
     graph, _ = resolve(args.onnx or card.id, card=card.id)
     contract = read_contract(graph)

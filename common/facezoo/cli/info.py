@@ -21,7 +21,7 @@ from ..fields import SIDE
 from ..files import write_json
 from ..models import CARDS, find_card, find_weights
 from ..reports.numerics import COUNTS_SCHEMA, read_counts
-from .options import add_output
+from .options import add_output, torch_advice
 
 __all__ = ["configure", "run"]
 
@@ -147,7 +147,7 @@ def _count_card(card: ModelCard, size: Tuple[int, int]) -> Tuple[int, int]:
     except ImportError as error:
         raise WeightsMissing(
             f"{card.id}: no downloaded graph to count, and no PyTorch to build the network "
-            f'({error}); give an .onnx, or install it with: pip install "facezoo[torch]"'
+            f"({error}); give an .onnx; for PyTorch, {torch_advice()}"
         ) from error
     room = import_module(f"facezoo.models.{card.model}.network")
     counted: Tuple[int, int] = count_network(_build(room, card), size)

@@ -69,12 +69,15 @@ __all__ = [
     "run_items",
     "runtime_of",
     "settings_from",
+    "torch_advice",
 ]
 
 EXIT_SOME_REFUSED = 1
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 BATCH_SIZE = whole(1, 65536)
+
+OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
 
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
@@ -309,6 +312,7 @@ def _is_export_of(graph: Path, checkpoint: Path) -> bool:
     """Tell whether a graph was made of a checkpoint by an earlier start."""
     if not graph.exists() or not checkpoint.exists():
         return False
+
     return read_contract(graph).source_sha256 == sha256_of(checkpoint)
 
 
@@ -462,11 +466,17 @@ def import_torch_part(module: str) -> Any:
     try:
         part, torch = (importlib.import_module(name) for name in (module, "torch"))
     except ImportError as error:
-        raise BackendUnavailable(
-            f'this needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
-        ) from error
+        raise BackendUnavailable(f"this needs PyTorch ({error}); {torch_advice()}") from error
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return part
+
+
+def torch_advice() -> str:
+    """Say how to get PyTorch, or that this Python cannot have it."""
+    if sys.version_info < OLDEST_OF_TORCH:
+        found, needed = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_OF_TORCH))
+        return f"that needs Python {needed}, and this is Python {found}: use a newer one"
+    return 'install it with: pip install "facezoo[torch]"'
 
 
 def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:

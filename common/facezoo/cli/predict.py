@@ -23,7 +23,6 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-import cv2
 import numpy as np
 
 from ..datasets.embeddings import Embeddings, write_embeddings
@@ -259,6 +258,8 @@ def _score_curves(faces: Sequence[Dict[str, Any]]) -> Iterator[Curves]:
 
 def _small(image: np.ndarray, entry: Dict[str, Any]) -> np.ndarray:
     """Shrink a photo to its size in the report, then draw, so that the labels are readable."""
+    import cv2
+
     scale = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

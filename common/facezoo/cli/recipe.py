@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a model, or a variant that facezoo list shows"
     )
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="folder, such as a new one"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ from typing import Dict, List
 import yaml
 
 from ..card import ModelCard, Preprocess
-from ..deploy.triton import render_triton
 from ..errors import GateError, InputError
 from ..files import write_bytes
 from ..models import CARDS, VENDOR_FILES
@@ -111,6 +110,8 @@ def render_recipes() -> Dict[str, str]:
     dict
         Path below the repository, with forward slashes, to content.
     """
+    from ..deploy.triton import render_triton
+
     files = {}
     for card in CARDS.values():
         folder, vendor = f"{card.task}/{card.model}", VENDOR_FILES[card.model]

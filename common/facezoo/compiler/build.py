@@ -47,7 +47,7 @@ try:
 except ImportError as error:
     raise BackendUnavailable(
         f"compiling needs the packages onnx and onnxruntime ({error}); "
-        'install them with: pip install "facezoo[ort]"'
+        "install them with: pip install onnx onnxruntime"
     ) from error
 
 Gate = Callable[[bytes, bytes], Optional[Mapping[str, Any]]]
@@ -383,7 +383,7 @@ def _prepare(
     inputs = rewrite.fix_input_shapes(model, config.frontend.shape)
     names = [entry.name for entry in model.graph.output]
     rewrite.declare_outputs(model, {n: [t.expected[n].shape for t in trials] for n in names})
-    metadata = metadata_of(model)
+    metadata = {**metadata_of(model), "dtype": config.backend.dtype}
     onnx.helper.set_model_props(model, {**metadata, **(contract.to_metadata() if contract else {})})
     return inputs
 

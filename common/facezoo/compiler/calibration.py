@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..arrays import read_npz
@@ -369,6 +368,8 @@ def _load_function(op: ProcessOp, file: Path, allow_code: bool) -> Callable[...,
 
 
 def _decode(path: Path, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    import cv2
+
     image = read_input(path) if path.suffix == ".npz" else read_image_rgb(path)
     if arguments.get("cv2_flags") == cv2.IMREAD_GRAYSCALE:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None]
@@ -377,6 +378,8 @@ def _decode(path: Path, arguments: Mapping[str, Any], base: Preprocess) -> np.nd
 
 
 def _resize(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    import cv2
+
     height, width = arguments["size"]
     hw = (height, width if width > 0 else height)
     if arguments.get("adaptive_side") == "long":
@@ -417,6 +420,8 @@ def _center_crop(image: np.ndarray, arguments: Mapping[str, Any], base: Preproce
 
 
 def _convert(image: np.ndarray, arguments: Mapping[str, Any], base: Preprocess) -> np.ndarray:
+    import cv2
+
     code = getattr(cv2, arguments["code"])
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), code))
 

@@ -10,7 +10,6 @@ import copy
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
-import cv2
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -184,6 +183,8 @@ def _channels(values: np.ndarray) -> np.ndarray:
 
 
 def _histogram(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    import cv2
+
     if low == high:
         counts = np.zeros(BINS)
         counts[0] = values.size

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..errors import DatasetError, InputError
@@ -106,6 +105,8 @@ def degraded_faces(
     ImageError
         If the image cannot be read.
     """
+    import cv2
+
     image = read_image_rgb(path)
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2

@@ -58,7 +58,8 @@ def lay_out(name: str, to: Path) -> Path:
     name
         A model such as ``scrfd``, or one of its variants.
     to
-        Target folder, new or empty.
+        Target folder. It may hold other recipes, or what an earlier try wrote; nothing that
+        differs is replaced.
 
     Returns
     -------
@@ -71,14 +72,20 @@ def lay_out(name: str, to: Path) -> Path:
     CardError
         If there is no such recipe.
     InputError
-        If the folder is not empty.
+        If a file in the folder differs from the recipe's.
     """
     recipe, source, to = recipe_of(name), recipes_folder(), Path(to)
-    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise InputError(f"{str(to)!r} is not an empty folder; choose a new one")
-    for folder in (*SHARED, f"images/{recipe}", recipe):
-        for path in _files_of(source / folder):
-            write_bytes(to / path.relative_to(source), path.read_bytes())
+    folders = (*SHARED, f"images/{recipe}", recipe)
+    files = {
+        to / path.relative_to(source): path.read_bytes()
+        for folder in folders
+        for path in _files_of(source / folder)
+    }
+    for path, data in files.items():
+        if path.exists() and not (path.is_file() and path.read_bytes() == data):
+            raise InputError(f"{str(path)!r} is not as the recipe has it; choose a new folder")
+    for path, data in files.items():
+        write_bytes(path, data)
     return to / recipe
 
 

@@ -131,18 +131,15 @@ def _environment() -> Iterator[Tuple[str, ...]]:
     here = ", ".join(f"{name} {version}" for name, version in have.items() if version)
     yield "note", "packages", here
     for name in ("onnxruntime", "onnx"):
-        if have[name] is None:
-            yield "problem", name, "not installed", 'pip install "facezoo[ort]"'
+        same = next((rivals for rivals in RIVALS if name in rivals), (name,))
+        if not any(map(_version, same)):
+            yield "problem", name, "not installed", f"pip install {name}"
     for rivals in RIVALS:
         both = [name for name in rivals if _version(name)]
         if len(both) > 1:
             says = f"{' and '.join(both)} overwrite each other's files"
-            yield (
-                "warning",
-                "packages",
-                says,
-                f"pip uninstall {' '.join(both)}; install one of them",
-            )
+            remedy = f"pip uninstall -y {' '.join(both)} && pip install {both[-1]}"
+            yield "warning", "packages", says, remedy
     if available_providers():
         yield "ok", "ONNX Runtime", f"providers {', '.join(available_providers())}"
     machine = describe_machine()

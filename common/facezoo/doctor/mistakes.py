@@ -10,7 +10,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..card import Preprocess
@@ -737,6 +736,8 @@ def unaligned_crops(
     dict
         Description to crop (h, w, 3).
     """
+    import cv2
+
     height, width = image_rgb.shape[:2]
     cut = [int(side) for side in box_xyxy]
     rounded = [round(side) for side in box_xyxy]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..image.resize import fit_image
@@ -245,6 +244,8 @@ class _EvenSizes(FaceDetector):
         return {**super().settings(), "even_sizes": True}
 
     def _detect(self, images_rgb: Sequence[np.ndarray], shared: bool) -> List[FaceDetections]:
+        import cv2
+
         sides = [image.shape[:2] for image in images_rgb]
         even = [
             cv2.resize(image, (max(2, width // 2 * 2), max(2, height // 2 * 2)))

@@ -272,6 +272,7 @@ def export_network(
     dynamic_hw: bool = False,
     check_hw: Sequence[tuple[int, int]] = (),
     describe: bool = True,
+    facts: Mapping[str, str] | None = None,
 ) -> float:
     """Export a network to ONNX, after checking that ONNX Runtime reproduces torch's outputs.
 
@@ -297,6 +298,8 @@ def export_network(
         height and then both sides halved.
     describe
         Write the contract; False for outputs in a layout that our decoders do not support.
+    facts
+        Further entries of the metadata, for viewers.
 
     Returns
     -------
@@ -335,7 +338,7 @@ def export_network(
         _write_out_shapes(model, inputs[0], free_batch=batch is None)
     _declare_outputs(model, contract.output_names, expected)
     if describe:
-        helper.set_model_props(model, contract.to_metadata())
+        helper.set_model_props(model, {**(facts or {}), **contract.to_metadata()})
     model.ir_version = _IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     worst = max(

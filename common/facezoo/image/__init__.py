@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import List
 
-import cv2
-
-from ..machine import usable_cores
+from ..machine import OPENCV_VARIABLE, usable_cores
 
 __all__: List[str] = []
 
-# OpenCV counts the machine's cores where a container's quota allows fewer.
-if cv2.getNumThreads() > usable_cores():
-    cv2.setNumThreads(usable_cores())
+# OpenCV counts the machine's cores where a container's quota allows fewer. It is imported where it
+# is needed, since that takes longer than many a command, and reads the variable then.
+if "cv2" in sys.modules:
+    _cv2 = sys.modules["cv2"]
+    _cv2.setNumThreads(min(_cv2.getNumThreads(), usable_cores()))
+elif usable_cores() < (os.cpu_count() or 1):
+    os.environ.setdefault(OPENCV_VARIABLE, str(usable_cores()))

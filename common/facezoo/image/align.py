@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from ..errors import InputError
@@ -108,5 +107,7 @@ def align_face(
     numpy.ndarray
         Shape (size, size, 3), uint8; black outside the image.
     """
+    import cv2
+
     crop: np.ndarray = cv2.warpAffine(image, similarity_matrix(landmarks_xy, size), (size, size))
     return crop

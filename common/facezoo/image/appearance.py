@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from .align import align_face
@@ -56,6 +55,8 @@ def measure_face(
 
 
 def _sharpness(crop: np.ndarray) -> float:
+    import cv2
+
     return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
 
 
@@ -80,6 +81,8 @@ def degraded_versions(
     tuple
         Name of what was changed, its value, the aligned face (112, 112, 3).
     """
+    import cv2
+
     crop = align_face(image_rgb, landmarks_xy)
     measured = measure_face(image_rgb, box_xyxy, landmarks_xy, crop)
     yield "yaw", measured["yaw"], crop

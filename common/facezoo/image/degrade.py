@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Callable, Mapping, Tuple
 
-import cv2
 import numpy as np
 
 from ..errors import InputError
@@ -14,10 +13,14 @@ __all__ = ["DEGRADATIONS", "LEVEL", "LEVELS", "check_level", "degrade"]
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    import cv2
+
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
 
 
 def _shrink(image: np.ndarray, factor: float) -> np.ndarray:
+    import cv2
+
     height, width = image.shape[:2]
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -25,6 +28,8 @@ def _shrink(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _compress(image: np.ndarray, loss: float) -> np.ndarray:
+    import cv2
+
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 - loss)]
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     decoded = cv2.imdecode(cv2.imencode(".jpg", bgr, quality)[1], cv2.IMREAD_COLOR)

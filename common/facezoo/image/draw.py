@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..files import printable
@@ -34,6 +33,8 @@ def write_drawing(path: Path, drawn_rgb: np.ndarray) -> None:
     drawn_rgb
         Shape (H, W, 3), uint8, RGB.
     """
+    import cv2
+
     share = LONGEST_JPEG / max(drawn_rgb.shape[:2])
     if share < 1:
         height, width = (max(1, int(side * share)) for side in drawn_rgb.shape[:2])
@@ -56,6 +57,8 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
     numpy.ndarray
         A copy of the image with the drawing, same shape, uint8, RGB.
     """
+    import cv2
+
     drawn = image_rgb.copy()
     thickness = max(1, round(max(drawn.shape[:2]) / 500))
     font_scale = max(0.35, 0.4 * thickness)
@@ -85,6 +88,8 @@ def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndar
     numpy.ndarray
         A copy of the image with a dot per landmark, same shape, uint8, RGB.
     """
+    import cv2
+
     drawn = image_rgb.copy()
     shift = 4  # OpenCV expects sixteenths of a pixel.
     for landmarks in faces:
@@ -122,6 +127,8 @@ def draw_predicted(
     numpy.ndarray
         A copy of the image with the drawing, same shape, uint8, RGB.
     """
+    import cv2
+
     drawn = image_rgb.copy()
     thickness = max(1, round(max(drawn.shape[:2]) / 500))
     for box, caption, is_refused, points in zip(boxes_xyxy, captions, refused, points_xy):
@@ -142,6 +149,8 @@ def _label(
     thickness: int,
     color: Tuple[int, int, int] = BOX_COLOR,
 ) -> None:
+    import cv2
+
     text = _drawable(text)
     font = cv2.FONT_HERSHEY_SIMPLEX
     stroke = max(1, thickness // 2)
@@ -178,6 +187,8 @@ def contact_sheet(
     numpy.ndarray
         The sheet, uint8, RGB.
     """
+    import cv2
+
     width, height = cell_wh
     bar, gap = 24, 8
     columns = min(columns, len(images_rgb))

@@ -11,15 +11,26 @@ from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ..arrays import LARGEST_IMAGE, MAX_PIXELS
 from ..errors import ImageError, InputError
 from ..files import LINKED, fitting_name, read_file, walk, write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -34,9 +45,6 @@ __all__ = [
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
-
-# Older OpenCV builds have no flag that decodes straight to RGB.
-_DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
 # OpenCV's flags to decode the 8 x 8 blocks of a JPEG to 4, 2 or 1 pixels per side.
 _REDUCED = {8: 64, 4: 32, 2: 16}  # source: opencv@4.10.0 imgcodecs.hpp IMREAD_REDUCED_GRAYSCALE
@@ -170,6 +178,8 @@ def _why_left_out(folder: Path) -> str:
 
 
 def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int = 0) -> np.ndarray:
+    import cv2
+
     if header.plain and not reduced:
         # Same pixels as OpenCV, whose decoder is the same library, in less time.
         with suppress(ValueError):
@@ -179,8 +189,10 @@ def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int =
         # This decoder is strict; OpenCV decides whether a damaged file is readable.
     buffer = np.frombuffer(data, np.uint8)
     try:
-        if _DECODE_RGB is not None:
-            image = cv2.imdecode(buffer, _DECODE_RGB | reduced)
+        # Older OpenCV builds have no flag that decodes straight to RGB.
+        decode_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)
+        if decode_rgb is not None:
+            image = cv2.imdecode(buffer, decode_rgb | reduced)
         else:
             image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | reduced)
             image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -209,6 +221,8 @@ def _simplejpeg() -> Any:
 
 def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
     """Reject files that OpenCV would decode partly, hang on, or report without a name."""
+    from PIL import Image, UnidentifiedImageError
+
     if not data:
         raise ImageError(f"{str(path)!r} is empty (0 bytes); expected an image")
     try:
@@ -353,6 +367,8 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     image_rgb
         Shape (H, W, 3), uint8, RGB.
     """
+    import cv2
+
     suffix = path.suffix.lower() if path.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
     if not done:

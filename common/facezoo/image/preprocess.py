@@ -6,7 +6,6 @@ import math
 import threading
 from typing import List, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..card import NORMS, Preprocess
@@ -126,6 +125,8 @@ class VdspOperation:
         placement : Placement
             Position and scale of the image in it.
         """
+        import cv2
+
         planes, placement = self.planes(image_rgb)
         if out is None:
             out = np.empty(planes.shape, np.float32)
@@ -153,6 +154,8 @@ class VdspOperation:
         placement : Placement
             Position and scale of the image in it.
         """
+        import cv2
+
         check_picture(image_rgb)
         # Each thread reuses its own canvas, since new memory costs page faults.
         canvas = getattr(self._local, "canvas", None)

@@ -8,9 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Optional, Tuple
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from ..card import Preprocess
 from ..errors import ConfigError
@@ -18,15 +16,16 @@ from ..results import Placement
 
 __all__ = ["fit_image", "letterbox_size", "placement_of", "resize_image"]
 
+# Names in OpenCV and Pillow, which are imported where they are used.
 _CV_INTERPOLATION = {
-    "BILINEAR_CV": cv2.INTER_LINEAR,
+    "BILINEAR_CV": "INTER_LINEAR",
     # The vendor does not document the arithmetic of plain BILINEAR; OpenCV's is assumed.
-    "BILINEAR": cv2.INTER_LINEAR,
-    "NEAREST": cv2.INTER_NEAREST,
+    "BILINEAR": "INTER_LINEAR",
+    "NEAREST": "INTER_NEAREST",
 }
 _PILLOW_INTERPOLATION = {
-    "BILINEAR_PILLOW": Image.Resampling.BILINEAR,
-    "BICUBIC_PILLOW": Image.Resampling.BICUBIC,
+    "BILINEAR_PILLOW": "BILINEAR",
+    "BICUBIC_PILLOW": "BICUBIC",
 }
 
 
@@ -52,13 +51,18 @@ def resize_image(
         Shape (hw[0], hw[1], 3), uint8; ``out`` if it was given.
     """
     if resize in _CV_INTERPOLATION and image.shape[:2] != hw:
+        import cv2
+
         # Written in place; a view of complete pixels is a valid destination.
-        interpolation = _CV_INTERPOLATION[resize]
+        interpolation = getattr(cv2, _CV_INTERPOLATION[resize])
         return np.asarray(cv2.resize(image, (hw[1], hw[0]), out, interpolation=interpolation))
     if image.shape[:2] == hw:
         resized = image
     elif resize in _PILLOW_INTERPOLATION:
-        picture = Image.fromarray(image).resize((hw[1], hw[0]), _PILLOW_INTERPOLATION[resize])
+        from PIL import Image
+
+        method = Image.Resampling[_PILLOW_INTERPOLATION[resize]]
+        picture = Image.fromarray(image).resize((hw[1], hw[0]), method)
         resized = np.asarray(picture)
     else:
         known = sorted({**_CV_INTERPOLATION, **_PILLOW_INTERPOLATION})

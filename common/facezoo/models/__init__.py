@@ -27,6 +27,7 @@ from ..card import GATE_LIMITS, ModelCard, VendorFiles, WeightFile
 from ..errors import CardError
 
 if TYPE_CHECKING:
+    from ..contract import Contract
     from .base import FaceModel
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MODELS",
     "VENDOR_FILES",
     "WEIGHTS",
+    "describe_export",
     "find_card",
     "find_class",
     "find_weights",
@@ -161,6 +163,22 @@ def find_weights(name: str) -> WeightFile:
     if name not in files:
         raise CardError(_unknown("file", name, files))
     return files[name]
+
+
+def describe_export(contract: Contract) -> Dict[str, str]:
+    """Return the metadata of an exported graph: the contract, and for viewers card and licence.
+
+    Parameters
+    ----------
+    contract
+        With the sha256 of the weights, by which their licence is known.
+    """
+    files: Dict[str, WeightFile] = _catalogue()["WEIGHTS"]
+    own = (file for file in files.values() if file.sha256 == contract.source_sha256 != "")
+    file = next(own, None)
+    licence = f"{file.licence}; commercial use: {file.commercial}" if file else "its checkpoint's"
+    facts = {"card": contract.card_id, "dtype": "fp32", "licence of the weights": licence}
+    return {**facts, **contract.to_metadata()}
 
 
 def _unknown(kind: str, name: str, names: Collection[str]) -> str:

@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-import cv2
 import numpy as np
 
 from .. import __version__
@@ -191,6 +190,8 @@ def _pictures(pictures: Pictures) -> Iterator[str]:
 
 
 def _jpeg(image_rgb: np.ndarray) -> bytes:
+    import cv2
+
     scale = min(1.0, LONGEST_SIDE / max(image_rgb.shape[:2]))
     if scale < 1.0:
         size = [max(1, round(side * scale)) for side in image_rgb.shape[1::-1]]

@@ -41,7 +41,7 @@ from .numerics import (
     read_counts,
     read_numerics,
 )
-from .speed import speed_tables
+from .speed import install_table, speed_tables
 from .tables import EMPTY, Say, as_printed, joined, markdown_table, merged, number_text
 
 __all__ = [
@@ -449,6 +449,7 @@ def _paper_link(card: ModelCard) -> str:
 _OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {
     "models": _models,
     "status": _status,
+    "install": install_table,
     "speed": speed_tables,
 }
 _OF_MODEL: Mapping[str, Callable[[Path, str, Say], str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "install_table",
     "speed_tables",
 ]
 
@@ -42,6 +43,35 @@ def speed_tables(root: Path, say: Say) -> str:
             f"a result in {where!r} has another form ({error!r}); run it again"
         ) from error
     return "\n\n".join(parts) or say("not measured")
+
+
+def install_table(root: Path, say: Say) -> str:
+    """Format what installing in new environments took, and how much a command does at its start."""
+    result = _read_benchmark(root, "install")
+    if not result:
+        return say("not measured")
+    head = ("Python", "with", "installed in, s", "MB with all packages", "main jobs, s")
+    try:
+        starts = list(result["environments"][0]["start_cpu_seconds"])
+        rows = [
+            [
+                row["python"],
+                row["installer"],
+                f"{row['install_seconds']:.0f}",
+                f"{row['megabytes']}",
+                f"{row['use_seconds']:.0f}",
+                *(f"{row['start_cpu_seconds'][name]:.2f}" for name in starts),
+            ]
+            for row in result["environments"]
+        ]
+        machine = result["machine"]
+        where = f"{machine['cpu']}, {machine['cores']} cores; {result['wheel']}"
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        path = str(root / BENCHMARKS / "install.json")
+        raise InputError(f"{path!r} has another form ({error!r}); run it again") from error
+    heads = [*map(say, head), *(f"`{name}`, s" for name in starts)]
+    table = markdown_table(heads, rows, numbers=range(2, len(heads)))
+    return f"{table}\n\n{where}; {say('the last columns are processor time')}"
 
 
 def _read_benchmark(root: Path, name: str) -> Dict[str, Any]:

@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from ..arrays import MAX_PIXELS, load_json, read_npz, write_npz
 from ..errors import ImageError, InputError
@@ -94,6 +92,8 @@ def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, Im
     Converted or ImageError
         An error if the image cannot be read.
     """
+    import cv2
+
     image, npz = work
     try:
         picture = read_image_rgb(image)
@@ -120,6 +120,8 @@ def check_disk_space(images: Sequence[Path], folder: Path) -> None:
     InputError
         If the files need more than the free space.
     """
+    from PIL import Image
+
     total = 0
     for path in images:
         try:
@@ -234,6 +236,8 @@ def read_input(path: Path, sha256: str = "") -> np.ndarray:
     InputError
         If the file is not such an npz.
     """
+    import cv2
+
     arrays = read_npz(path, sha256)
     planes = arrays.get(INPUT_KEY)
     if planes is None or planes.dtype != np.uint8 or planes.ndim != 3 or len(planes) != 3:

@@ -10,8 +10,7 @@ import argparse
 from pathlib import Path
 
 from facezoo import weights
-from facezoo.cli.options import add_output, make_parser, run_command
-from facezoo.errors import BackendUnavailable
+from facezoo.cli.options import add_output, import_torch_part, make_parser, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,14 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        from facezoo.models.scrfd.checkpoint import import_released
-    except ImportError as error:
-        raise BackendUnavailable(
-            f'a checkpoint needs PyTorch ({error}); install it with: pip install "facezoo[torch]"'
-        ) from error
+    checkpoint = import_torch_part("facezoo.models.scrfd.checkpoint")
     source = Path(args.onnx) if args.onnx.endswith(".onnx") else weights.find(args.onnx)
-    card, worst = import_released(source, args.output)
+    card, worst = checkpoint.import_released(source, args.output)
     print(f"{args.output}: {card.id}, loads with facezoo.models.scrfd.network.load_official")
     print(f"largest difference from {source.name}, relative to the map: {worst:.2e}")
     return 0

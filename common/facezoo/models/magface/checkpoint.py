@@ -8,6 +8,7 @@ from typing import Optional
 from ...contract import Contract
 from ...files import sha256_of
 from ...graphs.export import export_network
+from .. import describe_export
 from .card import CARDS
 from .network import build, load_official
 
@@ -53,4 +54,4 @@ def export_checkpoint(
     network = build(variant)
     load_official(network, checkpoint)
     contract = Contract.from_card(CARDS[f"magface_{variant}"], sha256_of(checkpoint))
-    return export_network(network, target, contract, batch=batch)
+    return export_network(network, target, contract, batch=batch, facts=describe_export(contract))

@@ -18,6 +18,7 @@ from ...card import ModelCard
 from ...contract import Contract, load_graph
 from ...errors import GraphError, InputError
 from ...files import sha256_of, write_bytes
+from .. import describe_export
 from .card import CARDS, WEIGHTS
 
 __all__ = ["export_released"]
@@ -117,7 +118,7 @@ def _with_contract(
         field.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
     del graph.value_info[:]
     del named.metadata_props[:]
-    helper.set_model_props(named, contract.to_metadata())
+    helper.set_model_props(named, describe_export(contract))
     # Version 4 is the oldest that does not list weights among the inputs.
     named.ir_version = min(max(named.ir_version, 4), 8)
     onnx.checker.check_model(named)

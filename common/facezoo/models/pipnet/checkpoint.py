@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 from ...contract import Contract
 from ...files import sha256_of
 from ...graphs.export import export_network, load_checkpoint
+from .. import describe_export
 from .card import CARDS, NET_STRIDE, NUM_NEIGHBORS
 from .decode import PACKAGED, read_meanface
 from .graph import make_contract
@@ -71,4 +72,6 @@ def export_checkpoint(
         input_size=input_size,
         source_sha256=sha256_of(checkpoint),
     )
-    return contract, export_network(network, target, contract, batch=batch)
+    return contract, export_network(
+        network, target, contract, batch=batch, facts=describe_export(contract)
+    )

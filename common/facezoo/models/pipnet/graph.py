@@ -19,6 +19,7 @@ from ...backends.ort import run_graph
 from ...contract import Contract, load_graph
 from ...errors import GraphError, InputError
 from ...files import sha256_of, write_bytes
+from .. import describe_export
 from .card import CARDS, NUM_NEIGHBORS, OUTPUTS
 from .decode import (
     LEAST_CORRELATION,
@@ -222,7 +223,7 @@ def _with_contract(
         del field[:]
         field.extend(values)
     del named.metadata_props[:]
-    helper.set_model_props(named, contract.to_metadata())
+    helper.set_model_props(named, describe_export(contract))
     named.ir_version = min(named.ir_version, 8)
     onnx.checker.check_model(named)
     return named

@@ -17,6 +17,7 @@ from ...graphs.export import (
     run_network,
     save_checkpoint,
 )
+from .. import describe_export
 from .card import CARDS
 from .graph import Size, recognise_heads, recognise_variant, to_raw_heads
 from .network import build, deploy, load_official
@@ -76,15 +77,17 @@ def export_checkpoint(
     """
     network = build(variant)
     load_official(network, checkpoint)
+    contract = Contract.from_card(CARDS[variant], sha256_of(checkpoint))
     return export_network(
         deploy(network, decoded=decoded),
         target,
-        Contract.from_card(CARDS[variant], sha256_of(checkpoint)),
+        contract,
         input_hw=size,
         batch=batch,
         dynamic_hw=size is None,
         check_hw=_CHECK_HW,
         describe=not decoded,
+        facts=describe_export(contract),
     )
 
 

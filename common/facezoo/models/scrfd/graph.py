@@ -19,6 +19,7 @@ from ...card import ModelCard
 from ...contract import Contract, load_graph, metadata_of
 from ...errors import GraphError, InputError
 from ...files import sha256_of, write_bytes
+from .. import describe_export
 from .card import ANCHORS_PER_CELL, CARDS, STRIDES
 
 __all__ = ["Size", "compare_with_source", "export_released", "recognise_heads", "to_raw_heads"]
@@ -262,7 +263,7 @@ def to_raw_heads(
     _prune(raw)
     contract = Contract.from_card(card, source_sha256, size)
     del raw.metadata_props[:]
-    helper.set_model_props(raw, contract.to_metadata())
+    helper.set_model_props(raw, describe_export(contract))
     raw.ir_version = 8
     raw.producer_name = "facezoo"
     onnx.checker.check_model(raw)

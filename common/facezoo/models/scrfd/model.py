@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple, Union
 
-import cv2
 import numpy as np
 
 from ...backends.base import Backend
@@ -93,6 +92,8 @@ class FaceDetector(FaceModel[FaceDetections]):
 
     def _detect_with_border(self, image_rgb: np.ndarray, shared: bool) -> FaceDetections:
         """Retry with a border, since SCRFD misses faces that fill the image."""
+        import cv2
+
         share = self.profile.retry_border
         height, width = image_rgb.shape[:2]
         top, left = round(height * share), round(width * share)
