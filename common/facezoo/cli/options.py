@@ -8,6 +8,7 @@ import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from ..backends import ENGINES, RuntimeOptions
 from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..files import sha256_of
+from ..metrics.landmarks import NORMALIZERS, Normalizer
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "add_image_dir_option",
     "add_input_size_option",
     "add_model_options",
+    "add_normalizer_option",
     "add_run_options",
     "add_runtime_options",
     "add_settings_options",
@@ -325,6 +328,30 @@ def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of the images; needed for a list that the vendor's script made",
     )
+
+
+def add_normalizer_option(parser: Any) -> None:
+    """Add ``--normalizer``: a data set's two landmarks, or those of one's own points."""
+    parser.add_argument(
+        "--normalizer",
+        type=_normalizer,
+        default="WFLW",
+        metavar="SET",
+        help=f"unit of the NME: the two landmarks of {', '.join(NORMALIZERS)} (there the box), or "
+        "two of your own, such as 60,72",
+    )
+
+
+def _normalizer(text: str) -> Normalizer:
+    if text in NORMALIZERS:
+        return text
+    pair = re.fullmatch(r"(\d{1,6}),(\d{1,6})", text)
+    if pair is None or int(pair[1]) == int(pair[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one of {', '.join(NORMALIZERS)}, nor two different landmarks such "
+            "as 60,72"
+        )
+    return int(pair[1]), int(pair[2])
 
 
 def add_batch_option(parser: argparse.ArgumentParser) -> None:
