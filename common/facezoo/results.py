@@ -213,7 +213,7 @@ class Landmarks:
         Shape (N, 2), float32: x and y in original image pixels; may lie outside the image.
     scores
         Shape (N,), float32: the network's confidence in each point, higher means more
-        confident; trained towards 1, not limited to [0, 1].
+        confident; trained towards 1, not limited to [0, 1]. Shape (0,) if the network has none.
     image_hw
         Height and width of the image in pixels.
     """
@@ -242,5 +242,5 @@ class Landmarks:
 
     def __repr__(self) -> str:
         height, width = self.image_hw
-        mean = f", mean score {self.scores.mean():.3f}" if len(self) else ""
+        mean = f", mean score {self.scores.mean():.3f}" if len(self.scores) else ""
         return f"Landmarks({len(self)} points in {width}x{height}{mean})"

@@ -202,6 +202,7 @@ def test_landmarks_are_each_faces_own():
     points = [Landmarks(np.zeros((98, 2), np.float32) - n, np.ones(98), (9, 9)) for n in (1, 2)]
     answers = iter(points)
     stage = Stage("pip", lambda crop: next(answers))
+    stage.crop_of = DetectorCrop.of
     model = Predictor(Stage("scrfd_500m_bnkps", lambda image: faces), landmarks=stage)
     found = model(photo())
     assert stage.calls == [2]

@@ -8,6 +8,7 @@ import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import fitting_name, printable, sha256_of
 from ..machine import granted_cores, limited_cores, usable_cores
+from ..metrics.landmarks import NORMALIZERS, Normalizer
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from .outputs import OutputFile, refuse_over_inputs
 
@@ -49,6 +51,7 @@ __all__ = [
     "add_image_dir_option",
     "add_input_size_option",
     "add_model_options",
+    "add_normalizer_option",
     "add_output",
     "add_run_options",
     "add_runtime_options",
@@ -404,6 +407,30 @@ def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of the images; needed for a list that the vendor's script made",
     )
+
+
+def add_normalizer_option(parser: Any) -> None:
+    """Add ``--normalizer``: a data set's two landmarks, or those of one's own points."""
+    parser.add_argument(
+        "--normalizer",
+        type=_normalizer,
+        default="WFLW",
+        metavar="SET",
+        help=f"unit of the NME: the two landmarks of {', '.join(NORMALIZERS)} (there the box), or "
+        "two of your own, such as 60,72",
+    )
+
+
+def _normalizer(text: str) -> Normalizer:
+    if text in NORMALIZERS:
+        return text
+    pair = re.fullmatch(r"(\d{1,6}),(\d{1,6})", text)
+    if pair is None or int(pair[1]) == int(pair[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one of {', '.join(NORMALIZERS)}, nor two different landmarks such "
+            "as 60,72"
+        )
+    return int(pair[1]), int(pair[2])
 
 
 def add_batch_option(parser: argparse.ArgumentParser) -> None:

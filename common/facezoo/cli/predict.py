@@ -31,9 +31,8 @@ from ..fields import RATE
 from ..files import csv_cell, write_bytes
 from ..image.draw import draw_predicted, write_drawing
 from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
-from ..models.base import FaceModel
+from ..models.base import FaceModel, LandmarkModel
 from ..models.magface.model import FaceEmbedder
-from ..models.pipnet.model import LandmarkDetector
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..pipeline.acceptance import REASONS, Acceptance, read_score_limit
@@ -82,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="result folder")
     stages = parser.add_argument_group("stages")
     stages.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
-    stages.add_argument("--landmarks", metavar="M", help="PIPNet")
+    stages.add_argument("--landmarks", metavar="M", help="PIPNet or PFLD")
     stages.add_argument("--quality", metavar="M", help="SDD-FIQA")
     stages.add_argument("--embedder", metavar="M", help="MagFace or another recogniser")
     add_runtime_options(stages)
@@ -205,7 +204,7 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
     limits = _limits_of(args, embedder)
     return Predictor(
         load(args.detector, kind=FaceDetector, runtime=runtime),
-        args.landmarks and load(args.landmarks, kind=LandmarkDetector, runtime=runtime),
+        args.landmarks and load(args.landmarks, kind=LandmarkModel, runtime=runtime),
         args.quality and load(args.quality, kind=FaceQuality, runtime=runtime),
         embedder,
         acceptance=Acceptance(limits, scores, embed_refused=args.embed_refused),

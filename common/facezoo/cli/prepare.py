@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from ..datasets.face_sets import check_sets, unpack_sets
+from ..datasets.wflw_wider import MISSING_FILE, prepare_wflw_wider
 from ..datasets.widerface import (
     GROUND_TRUTH_FOLDER,
     PHOTOS_FOLDER,
@@ -41,6 +42,18 @@ The verification sets are one archive of aligned faces to download by hand (for 
       https://github.com/IrvingMeng/MagFace, Evaluation, has further addresses
 
   facezoo prepare lfw_cfp_agedb --to data --tar lfw_cfp_agedb.tar
+"""
+
+LANDMARKS_FROM = """\
+WFLW's photos are those of WIDER FACE, so part of its test set can be put together from
+
+  WIDER FACE's validation set    facezoo prepare widerface --to widerface ...
+  list_98pt_test_*.txt           WFLW's lists of the six subsets, from WFLW_annotations.tar.gz
+      https://wywu.github.io/projects/LAB/WFLW.html
+
+  facezoo prepare wflw-wider --wider widerface --lists WFLW_annotations --to wflw
+
+Every face is checked against its box in WIDER FACE. Photos that are not found are listed.
 """
 
 
@@ -76,6 +89,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     faces.add_argument("--tar", type=Path, metavar="TAR", help="unpack lfw_cfp_agedb.tar")
     faces.set_defaults(prepare=prepare_lfw_cfp_agedb)
+    landmarks = datasets.add_parser(
+        "wflw-wider",
+        help="WFLW's test faces on photos of WIDER FACE, for face alignment",
+        description=LANDMARKS_FROM,
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    landmarks.add_argument(
+        "--wider", type=Path, required=True, metavar="DIR", help="folder of WIDER FACE"
+    )
+    landmarks.add_argument(
+        "--lists", type=Path, required=True, metavar="DIR", help="folder of WFLW's lists"
+    )
+    landmarks.add_argument(
+        "--to", type=Path, default=Path("wflw"), metavar="DIR", help="folder of the data set"
+    )
+    landmarks.set_defaults(prepare=prepare_wflw)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,3 +175,33 @@ def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
     for name, pairs in found.items():
         print(f"{name}: {pairs} pairs, all images found")
     return 0
+
+
+def prepare_wflw(args: argparse.Namespace) -> int:
+    """Link the photos and write the lists, then count.
+
+    Parameters
+    ----------
+    args
+        ``wider``, ``lists``, ``to``.
+
+    Returns
+    -------
+    int
+        0; 1 if the landmarks of a face match no box of its photo.
+
+    Raises
+    ------
+    DatasetError, InputError
+        See :func:`facezoo.datasets.wflw_wider.prepare_wflw_wider`.
+    """
+    found = prepare_wflw_wider(args.wider, args.lists, args.to)
+    subsets = ", ".join(f"{name} {count}" for name, count in found.subsets.items())
+    print(f"{found.faces} of {found.listed} listed faces, on {found.photos} photos: {subsets}")
+    print(f"smallest overlap of landmarks and WIDER FACE's box: {found.least_overlap:.3f}")
+    if found.unchecked:
+        print(f"not checked, since their photos are not in the ground truth: {found.unchecked}")
+    if found.refused:
+        print(f"refused, since the landmarks match no box: {found.refused}")
+    print(f"photos not used: {len(found.missing)}, see {args.to / MISSING_FILE}")
+    return int(found.refused > 0)

@@ -23,12 +23,14 @@ import numpy as np
 from ..errors import UNREADABLE, DatasetError
 from ..files import LARGEST_READ, read_text, walk, write_bytes
 from ..image.resize import resize_image
+from ..results import Landmarks
 
 __all__ = [
     "ATTRIBUTES",
     "CROP_SIZE",
     "LANDMARKS",
     "LISTS",
+    "PHOTOS",
     "SUBSETS",
     "NormalisedList",
     "WflwCrop",
@@ -45,9 +47,13 @@ __all__ = [
 ]
 
 LANDMARKS = 98
+PHOTOS = "WFLW_images"  # as in WFLW's archive
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 CROP_SCALE = 1.2  # source: PIPNet@b9eab58 lib/preprocess.py process_wflw
 CROP_SIZE = 256  # source: same file, gen_data's target_size
+# Distance from the crop's centre, in sides of the crop, up to which a coordinate can be a share of
+# it. WFLW's furthest landmarks lie 0.8 away; of coordinates in pixels nearly all lie further.
+FURTHEST_SHARE = 2.5
 
 # Subset to the file name ending of the authors' list for it.
 # source: PIPNet@b9eab58 lib/preprocess.py gen_data
@@ -156,6 +162,14 @@ class WflwCrop:
         if self.image_hw is not None:
             points = np.minimum(points, self.image_hw[::-1])
         return self.to_unit(points)
+
+    def to_photo(self, landmarks: Landmarks) -> Landmarks:
+        """Map landmarks from the pixels of :meth:`cut` to those of the image."""
+        left, top, right, bottom = self.box_xyxy
+        size = np.array((right - left, bottom - top)) / CROP_SIZE
+        points_xy = (landmarks.points_xy * size + (left, top)).astype(np.float32)
+        image_hw = landmarks.image_hw if self.image_hw is None else self.image_hw
+        return replace(landmarks, points_xy=points_xy, image_hw=image_hw)
 
     def to_unit(self, points_xy: np.ndarray) -> np.ndarray:
         """Map points (N, 2) from the image's pixels to [0, 1] of the crop, float64."""
@@ -408,7 +422,8 @@ def read_normalised_list(path: Path) -> NormalisedList:
     ------
     DatasetError
         If the file cannot be read or is empty, a line is malformed or has another number of
-        landmarks than the first, or a crop occurs twice; names the line.
+        landmarks than the first, its coordinates are not shares of the crop, or a crop occurs
+        twice; names the line.
     """
     rows: Dict[str, np.ndarray] = {}
     expected = 0
@@ -422,7 +437,14 @@ def read_normalised_list(path: Path) -> NormalisedList:
             )
         if name in rows:
             raise DatasetError(f"{source}: {name!r} occurs twice")
-        rows[name] = _numbers(fields, source).reshape(-1, 2)
+        values = _numbers(fields, source)
+        furthest = float(values[np.argmax(np.abs(values - 0.5))])
+        if abs(furthest - 0.5) > FURTHEST_SHARE:
+            raise DatasetError(
+                f"{source}: coordinate {furthest:g}; expected shares of the crop, 0 to 1 or a "
+                "little outside; if these are pixels, divide x by its width and y by its height"
+            )
+        rows[name] = values.reshape(-1, 2)
     if not rows:
         raise DatasetError(f"{str(path)!r} contains no face")
     return NormalisedList(tuple(rows), np.stack(list(rows.values())))

@@ -33,7 +33,7 @@ from ..image.boxes import iou_matrix, match_boxes
 from ..image.files import read_image_rgb
 from ..metrics.detection import GroundTruth, evaluate_detections
 from ..metrics.drift import DriftSum, TensorDrift
-from ..metrics.landmarks import NORMALIZERS, normalized_mean_error
+from ..metrics.landmarks import DATASET_OF, normalized_mean_error
 from ..metrics.quality import spearman
 from ..models import MODELS, import_part
 from ..models.scrfd.decode import PROFILES
@@ -205,8 +205,11 @@ def _landmark_drift(
     results: Sequence[Tuple[Any, Any]], decode: Mapping[str, Any]
 ) -> Dict[str, float]:
     reference, other = (np.stack([pair[i].points_xy for pair in results]) for i in (0, 1))
-    dataset = decode.get("meanface")
-    if isinstance(dataset, str) and NORMALIZERS.get(dataset):
+    # A mean face of one's own says that the points are no published data set's, whatever their
+    # number.
+    own = not isinstance(decode.get("meanface", ""), str)
+    dataset = None if own else DATASET_OF.get(reference.shape[1])
+    if dataset is not None:
         errors = normalized_mean_error(other, reference, dataset)
     else:
         # Without known eye points, the diagonal of the face's points.

@@ -1,7 +1,8 @@
-"""Landmark evaluation of a runner's results, for both kinds of crop.
+"""Landmark evaluation: of a runner's results, or of a model on annotated photos.
 
-Errors are computed as by the authors in both cases: distances in [0, 1] of the annotated crop,
-divided by the distance of two landmarks. Only the input of the network differs.
+The errors of results are computed as by PIPNet's authors: distances in [0, 1] of the annotated
+crop, divided by the distance of two landmarks. :func:`measure_faces` computes them in pixels of the
+photo, so that its numbers depend on the crop only through what the network sees.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -19,12 +20,23 @@ from ..datasets import wflw
 from ..errors import UNREADABLE, DatasetError, ImageError, InputError
 from ..files import LARGEST_READ, read_text, walk, write_json
 from ..image.boxes import match_boxes
-from ..image.files import find_images, relative_names
-from ..metrics.landmarks import LandmarkMetrics, evaluate_subsets, normalized_mean_error
+from ..image.crop import SquareCrop
+from ..image.files import find_images, read_image_rgb, relative_names
+from ..metrics.landmarks import (
+    LandmarkMetrics,
+    Normalizer,
+    check_normalizer,
+    evaluate_subsets,
+    normalized_mean_error,
+)
+from ..models.base import FaceCrop, LandmarkModel
+from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections, Landmarks
+from ..runs import Progress
 
 __all__ = [
     "CROPS",
+    "MEASURED_CROPS",
     "REPORT_FILE",
     "RESULTS_FILE",
     "RESULTS_SCHEMA",
@@ -34,6 +46,7 @@ __all__ = [
     "evaluate_results",
     "evaluate_run",
     "find_pictures",
+    "measure_faces",
     "stack_units",
 ]
 
@@ -41,13 +54,19 @@ __all__ = [
 # The annotated rectangle enlarged 1.2 times, as in the training data; and a detector's box, 1.2
 # times as wide with its top cut off, as in the authors' demo.
 CROPS = ("annotation", "detector")
+# Also, of a model on annotated photos: a square 1.2 times as long as the longer side of the
+# annotated points, black outside the photo.
+MEASURED_CROPS = ("annotation", "points", "detector")
+# source: PFLD_GhostOne@7061b56 data/SetPreparation.py load_data; there the corner is truncated
+POINTS_SCALE = 1.2
 
 RESULTS_FILE, RESULTS_SCHEMA = "results.json", "facezoo.landmarks/1"
+# Results of the runner for all models: those of images that are crops already.
+ANY_MODEL_SCHEMA = "facezoo.results/1"
 REPORT_FILE, REPORT_SCHEMA = "metrics.json", "facezoo.nme/1"
 
 # source: PIPNet@b9eab58 lib/preprocess.py gen_data, lib/test.py
 TEST_LIST, TEST_CROPS = "test.txt", "images_test"
-PHOTOS = "WFLW_images"  # as in WFLW's archive
 
 
 @dataclass(frozen=True)
@@ -57,15 +76,17 @@ class LandmarkReport:
     Attributes
     ----------
     crop
-        One of ``CROPS``.
+        One of ``MEASURED_CROPS``.
     normalizer
-        Data set that defines the two normalising landmarks.
+        Data set that defines the two normalising landmarks, or their indices.
     errors
         Shape (M,), float64, one per face in the order of the test list.
     table
         ``full``, then each available subset.
     missed
         Lines of the test list whose face the detector did not find; they are not counted.
+    unit
+        Unit of the distances: ``shares of the crop`` or ``pixels``.
     """
 
     crop: str
@@ -73,11 +94,14 @@ class LandmarkReport:
     errors: np.ndarray
     table: Mapping[str, LandmarkMetrics]
     missed: Tuple[str, ...] = ()
+    unit: str = "shares of the crop"
 
     def lines(self) -> Iterator[str]:
         """Format as text: the three numbers of the authors' output, then a row per subset."""
         full = self.table["full"]
         yield f"crop: {self.crop}"
+        if self.unit == "pixels":
+            yield "distances in pixels of the photo"
         yield f"Image num: {full.faces}"
         if self.missed:
             yield f"not found by the detector, not counted: {len(self.missed)}"
@@ -104,6 +128,7 @@ class LandmarkReport:
             "schema": REPORT_SCHEMA,
             "crop": self.crop,
             "normalizer": self.normalizer,
+            "unit": self.unit,
             "table": {name: dataclasses.asdict(row) for name, row in self.table.items()},
             "missed": list(self.missed),
             "errors": self.errors.tolist(),
@@ -142,7 +167,7 @@ def find_pictures(data_dir: Path, crop: str) -> Tuple[Path, Tuple[str, ...], boo
         return data_dir / TEST_CROPS, wflw.read_normalised_list(crops).names, True
     if crop == "detector" and published:
         faces = wflw.read_annotations(published[0])
-        return data_dir / PHOTOS, tuple(dict.fromkeys(face.image for face in faces)), True
+        return data_dir / wflw.PHOTOS, tuple(dict.fromkeys(face.image for face in faces)), True
     if crop == "annotation" and published:
         raise InputError(
             f"{str(data_dir)!r} contains full photos; create the annotated crops with "
@@ -151,14 +176,16 @@ def find_pictures(data_dir: Path, crop: str) -> Tuple[Path, Tuple[str, ...], boo
     if crop == "detector" and crops.is_file():
         raise InputError(
             f"{str(data_dir)!r} contains crops; for --crop detector give the folder with WFLW's "
-            f"lists and {PHOTOS}"
+            f"lists and {wflw.PHOTOS}"
         )
     paths = find_images(data_dir)
     root = data_dir.parent if data_dir.is_file() else data_dir
     return root, relative_names(paths, data_dir), False
 
 
-def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") -> LandmarkReport:
+def evaluate_results(
+    results: Path, data_dir: Path, normalizer: Normalizer = "WFLW"
+) -> LandmarkReport:
     """Evaluate the result file of a runner against the annotations.
 
     Parameters
@@ -168,7 +195,8 @@ def evaluate_results(results: Path, data_dir: Path, normalizer: str = "WFLW") ->
     data_dir
         As for :func:`find_pictures`.
     normalizer
-        Data set, one of ``facezoo.metrics.landmarks.NORMALIZERS``.
+        Data set, one of ``facezoo.metrics.landmarks.NORMALIZERS``, or the indices of two
+        landmarks.
 
     Raises
     ------
@@ -196,6 +224,8 @@ def _read_results(path: Path) -> Tuple[str, Dict[str, Any]]:
         ) from error
     try:
         content = json.loads(text)
+        if content["schema"] == ANY_MODEL_SCHEMA:
+            content = {**content, "schema": RESULTS_SCHEMA, "crop": "annotation"}
         if content["schema"] != RESULTS_SCHEMA or content["crop"] not in CROPS:
             raise ValueError(f"schema {content['schema']!r}, crop {content.get('crop')!r}")
         parse = _read_photo if content["crop"] == "detector" else Landmarks.from_dict
@@ -215,7 +245,7 @@ def _read_photo(entry: Mapping[str, Any]) -> Tuple[FaceDetections, Tuple[Landmar
     return FaceDetections.from_dict(entry), tuple(landmarks)
 
 
-def evaluate_run(folder: Path, data_dir: Path, normalizer: str) -> LandmarkReport:
+def evaluate_run(folder: Path, data_dir: Path, normalizer: Normalizer) -> LandmarkReport:
     """Evaluate the results of a run folder and write the report beside them.
 
     Parameters
@@ -260,17 +290,21 @@ def _unit_points(landmarks: Landmarks) -> np.ndarray:
     return np.asarray(landmarks.points_xy / np.array(landmarks.image_hw[::-1], np.float64))
 
 
-def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> LandmarkReport:
+def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer) -> LandmarkReport:
     truth = wflw.read_normalised_list(data_dir / TEST_LIST)
     # In the npz route the root may be a folder above the crops.
     found = {PurePosixPath(path).name: one for path, one in found.items()}
     predicted = [_unit_points(_pick(found, name)) for name in truth.names]
-    errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer)
+    errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer, truth.names)
     table = evaluate_subsets(errors, wflw.read_subsets(data_dir, truth))
-    return LandmarkReport("annotation", normalizer, errors, table)
+    return LandmarkReport("annotation", _named(normalizer), errors, table)
 
 
-def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> LandmarkReport:
+def _named(normalizer: Normalizer) -> str:
+    return normalizer if isinstance(normalizer, str) else ",".join(map(str, normalizer))
+
+
+def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer) -> LandmarkReport:
     lists = wflw.find_lists(data_dir)
     faces = wflw.read_annotations(lists["test"])
     of_photo = defaultdict(list)
@@ -291,11 +325,122 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: str) -> Lan
         raise DatasetError("the detector found none of the annotated faces")
     truth = np.stack([crops[index].normalised_points() for index in counted])
     errors = normalized_mean_error(
-        np.stack([predicted[index] for index in counted]), truth, normalizer
+        np.stack([predicted[index] for index in counted]),
+        truth,
+        normalizer,
+        [faces[index].source for index in counted],
     )
     table = evaluate_subsets(errors, _subsets(lists, faces, counted))
     missed = tuple(face.source for i, face in enumerate(faces) if i not in predicted)
-    return LandmarkReport("detector", normalizer, errors, table, missed)
+    return LandmarkReport("detector", _named(normalizer), errors, table, missed)
+
+
+def measure_faces(
+    model: LandmarkModel,
+    data_dir: Path,
+    crop: str,
+    *,
+    detector: Optional[FaceDetector] = None,
+    normalizer: Normalizer = "WFLW",
+    progress: Progress = lambda items, total: iter(items),
+) -> LandmarkReport:
+    """Find the landmarks of every annotated face and compare them with the annotation, in pixels.
+
+    Parameters
+    ----------
+    model
+        The network.
+    data_dir
+        WFLW as published or as ``facezoo prepare wflw-wider`` writes it.
+    crop
+        What the network sees, one of ``MEASURED_CROPS``: the annotated rectangle as PIPNet's
+        authors cut it, a square around the annotated points, or the model's own crop of the
+        detector's box.
+    detector
+        Finds the faces; only for the crop ``detector``.
+    normalizer
+        As for :func:`evaluate_results`.
+    progress
+        Shows the progress over the photos.
+
+    Raises
+    ------
+    InputError
+        If detector and crop do not go together, or the normaliser does not suit the annotations.
+    DatasetError
+        If a list cannot be read, or no face is found.
+    ImageError
+        If a photo cannot be read.
+    """
+    if (crop == "detector") != (detector is not None):
+        raise InputError("the crop detector needs a detector, and the others none")
+    lists = wflw.find_lists(data_dir)
+    if "test" not in lists:
+        raise DatasetError(f"{str(data_dir)!r} has no {wflw.LISTS['test']}")
+    faces = wflw.read_annotations(lists["test"])
+    truth = np.stack([face.points_xy for face in faces])
+    check_normalizer(truth, normalizer, [face.source for face in faces])
+    of_photo = defaultdict(list)
+    for index, face in enumerate(faces):
+        of_photo[face.image].append(index)
+
+    def one(_: Any, image: str) -> Dict[int, np.ndarray]:
+        photo = read_image_rgb(data_dir / wflw.PHOTOS / image)
+        crops = _crops_of([faces[index] for index in of_photo[image]], photo, crop, model, detector)
+        # One by one, so that the last bits do not depend on which faces share a photo.
+        found = [model.batch([cut.cut(photo)], shared=True)[0] for cut in crops.values()]
+        return {
+            of_photo[image][row]: cut.to_photo(points).points_xy
+            for (row, cut), points in zip(crops.items(), found)
+        }
+
+    predicted: Dict[int, np.ndarray] = {}
+    for found in progress(model.backend.map(one, of_photo), len(of_photo)):
+        predicted.update(found)
+    counted = sorted(predicted)
+    if not counted:
+        raise DatasetError("the detector found none of the annotated faces")
+    errors = normalized_mean_error(
+        np.stack([predicted[index] for index in counted]), truth[counted], normalizer
+    )
+    return LandmarkReport(
+        crop,
+        _named(normalizer),
+        errors,
+        evaluate_subsets(errors, _subsets(lists, faces, counted)),
+        tuple(face.source for i, face in enumerate(faces) if i not in predicted),
+        unit="pixels",
+    )
+
+
+def _crops_of(
+    faces: Sequence[wflw.WflwFace],
+    photo: np.ndarray,
+    crop: str,
+    model: LandmarkModel,
+    detector: Optional[FaceDetector],
+) -> Dict[int, FaceCrop]:
+    """Return the crop of each face of a photo; a face that the detector does not find has none."""
+    image_hw = (photo.shape[0], photo.shape[1])
+    if detector is not None:
+        (detected,) = detector.batch([photo], shared=True)
+        annotated = np.array([face.rect_xyxy for face in faces])
+        return {
+            int(row): model.crop_of(detected.boxes_xyxy[column].tolist(), image_hw)
+            for row, column in match_boxes(annotated, detected.boxes_xyxy)
+        }
+    if crop == "annotation":
+        return dict(enumerate(wflw.WflwCrop.of(face, image_hw) for face in faces))
+    return {
+        row: SquareCrop.around(_extent(face.points_xy), image_hw, POINTS_SCALE)
+        for row, face in enumerate(faces)
+    }
+
+
+def _extent(points_xy: np.ndarray) -> Sequence[float]:
+    """Return the whole pixels that landmarks lie in, as left, top, right, bottom."""
+    first, last = np.trunc(points_xy.min(axis=0)), np.trunc(points_xy.max(axis=0)) + 1
+    return [*first.tolist(), *last.tolist()]
 
 
 def _pick(found: Mapping[str, Any], name: str) -> Any:

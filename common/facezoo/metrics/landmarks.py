@@ -13,11 +13,14 @@ import numpy as np
 from ..errors import InputError
 
 __all__ = [
+    "DATASET_OF",
     "FAILURE_THRESHOLD",
     "NORMALIZERS",
     "CumulativeErrors",
     "LandmarkMetrics",
+    "Normalizer",
     "bootstrap_interval",
+    "check_normalizer",
     "cumulative_error_distribution",
     "evaluate_landmarks",
     "evaluate_subsets",
@@ -32,12 +35,22 @@ NORMALIZERS: Mapping[str, Optional[Tuple[int, int]]] = {
     "COFW": (8, 9),
     "AFLW": None,
 }
+# Number of landmarks to the data set whose two points normalise.
+DATASET_OF: Mapping[int, str] = {98: "WFLW", 68: "300W", 29: "COFW"}
 FAILURE_THRESHOLD = 0.1  # source: PIPNet@b9eab58 lib/functions.py compute_fr_and_auc
 STEP = 0.0001  # source: same function
+# Smallest distance to normalise by, as a share of the diagonal of the face's points. In WFLW's
+# subset lists the smallest is 0.13; a face far below it would alone decide the mean.
+LEAST_DISTANCE = 0.02
+
+Normalizer = Union[str, Tuple[int, int]]
 
 
 def normalized_mean_error(
-    predicted_xy: np.ndarray, truth_xy: np.ndarray, normalizer: Union[str, Tuple[int, int]]
+    predicted_xy: np.ndarray,
+    truth_xy: np.ndarray,
+    normalizer: Normalizer,
+    names: Sequence[str] = (),
 ) -> np.ndarray:
     """Compute the NME of each face: mean point-to-point distance over a distance of the face.
 
@@ -52,6 +65,8 @@ def normalized_mean_error(
     normalizer
         Data set, one of ``NORMALIZERS``, or the indices of two landmarks. With ``AFLW`` the
         distance is 1, so coordinates must be in [0, 1] of the face's box.
+    names
+        One per face, for messages.
 
     Returns
     -------
@@ -61,8 +76,7 @@ def normalized_mean_error(
     Raises
     ------
     InputError
-        If the shapes differ, the data set is unknown or has more landmarks, or the two normalising
-        landmarks coincide.
+        If the shapes differ, or as :func:`check_normalizer` raises it.
 
     References
     ----------
@@ -76,10 +90,33 @@ def normalized_mean_error(
             f"{predicted.shape} and {truth.shape}"
         )
     distances = np.linalg.norm(predicted - truth, axis=2).mean(axis=1)
-    return np.asarray(distances / _normalizing_distance(truth, normalizer))
+    return np.asarray(distances / check_normalizer(truth, normalizer, names))
 
 
-def _normalizing_distance(truth: np.ndarray, normalizer: Union[str, Tuple[int, int]]) -> np.ndarray:
+def check_normalizer(
+    truth_xy: np.ndarray, normalizer: Normalizer, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Return the distance that normalises the errors of each face.
+
+    Parameters
+    ----------
+    truth_xy
+        Shape (M, N, 2).
+    normalizer, names
+        As for :func:`normalized_mean_error`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (M,), float64.
+
+    Raises
+    ------
+    InputError
+        If the data set is unknown or has more landmarks, or in a face the two landmarks lie
+        together: closer than a fiftieth of the diagonal of its points.
+    """
+    truth = np.asarray(truth_xy, np.float64)
     if isinstance(normalizer, str):
         if normalizer not in NORMALIZERS:
             raise InputError(
@@ -92,11 +129,22 @@ def _normalizing_distance(truth: np.ndarray, normalizer: Union[str, Tuple[int, i
     else:
         pair = normalizer
     if not all(0 <= landmark < truth.shape[1] for landmark in pair):
-        raise InputError(f"landmarks {pair} do not exist among {truth.shape[1]}")
+        raise InputError(
+            f"landmarks {pair} do not exist among {truth.shape[1]}; give two that do as the "
+            "normalizer, such as 60,72"
+        )
     distance = np.linalg.norm(truth[:, pair[0]] - truth[:, pair[1]], axis=1)
-    if not distance.all():
-        face = int(np.argmin(distance))
-        raise InputError(f"face {face}: landmarks {pair} coincide; nothing to normalise by")
+    size = np.linalg.norm(np.ptp(truth, axis=1), axis=1)
+    together = np.flatnonzero(distance <= LEAST_DISTANCE * size)
+    if len(together):
+        face = int(together[0])
+        name = names[face] if names else f"face {face}"
+        more = f", and those of {len(together) - 1} other faces" if len(together) > 1 else ""
+        raise InputError(
+            f"{name}: landmarks {pair} coincide or nearly do, {distance[face]:.3g} apart in a "
+            f"face of {size[face]:.3g}{more}; nothing to normalise by: correct or remove them, or "
+            "choose another normalizer"
+        )
     return np.asarray(distance)
 
 

@@ -14,6 +14,7 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Protocol,
     Sequence,
     Tuple,
     Type,
@@ -27,10 +28,12 @@ from ..backends.base import Backend, Infer, naming
 from ..contract import Contract
 from ..errors import ImageError
 from ..image.files import read_image_rgb
-from ..results import RawOutputs
+from ..results import Landmarks, RawOutputs
 
 __all__ = [
+    "FaceCrop",
     "FaceModel",
+    "LandmarkModel",
 ]
 
 
@@ -151,3 +154,29 @@ class FaceModel(ABC, Generic[Result]):
         trace: Optional[TracebackType],
     ) -> None:
         self.close()
+
+
+class FaceCrop(Protocol):
+    """Where a face was cut out of a photo."""
+
+    def cut(self, image_rgb: np.ndarray) -> np.ndarray:
+        """Cut the crop out of the photo, (h, w, 3)."""
+
+    def to_photo(self, landmarks: Landmarks) -> Landmarks:
+        """Map landmarks from the pixels of :meth:`cut` to those of the photo."""
+
+
+class LandmarkModel(FaceModel[Landmarks]):
+    """A network that finds the landmarks in the crop of one face."""
+
+    @abstractmethod
+    def crop_of(self, box_xyxy: Sequence[float], image_hw: Tuple[int, int]) -> FaceCrop:
+        """Return the crop that the network expects around a detector's box.
+
+        Parameters
+        ----------
+        box_xyxy
+            Left, top, right, bottom in pixels of the photo.
+        image_hw
+            Height and width of the photo.
+        """

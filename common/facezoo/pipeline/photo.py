@@ -20,10 +20,8 @@ from ..backends.base import call_naming
 from ..errors import InputError
 from ..image.align import align_face
 from ..image.appearance import measure_face
-from ..models.base import FaceModel
+from ..models.base import FaceModel, LandmarkModel
 from ..models.magface.model import FaceEmbedder
-from ..models.pipnet.crop import DetectorCrop
-from ..models.pipnet.model import LandmarkDetector
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..results import Embedding, FaceDetections, Landmarks
@@ -184,7 +182,7 @@ class Predictor(FaceModel[PredictedPhoto]):
     def __init__(
         self,
         detector: FaceDetector,
-        landmarks: Optional[LandmarkDetector] = None,
+        landmarks: Optional[LandmarkModel] = None,
         quality: Optional[FaceQuality] = None,
         embedder: Optional[FaceEmbedder] = None,
         acceptance: Optional[Acceptance] = None,
@@ -237,7 +235,7 @@ class Predictor(FaceModel[PredictedPhoto]):
         boxes, everyone = faces.boxes_xyxy.tolist(), range(len(faces))
         points: Dict[int, Landmarks] = {}
         if self.landmarks is not None:
-            cuts = [DetectorCrop.of(box, faces.image_hw) for box in boxes]
+            cuts = [self.landmarks.crop_of(box, faces.image_hw) for box in boxes]
             found = _in_batches(
                 self.landmarks, [cut.cut(image_rgb) for cut in cuts], everyone, shared
             )

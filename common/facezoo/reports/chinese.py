@@ -20,6 +20,10 @@ CHINESE = {
         "从评测协议到厂商脚本，逐项叠加："
     ),
     "Each alone, against the protocol:": "各项单独与协议相比：",
+    "Each alone, against the first row:": "各项单独与第一行相比：",
+    "faces": "人脸数",
+    "failure rate at 10 %": "10 % 处失败率",
+    "CED area to 10 %": "至 10 % 的 CED 面积",
     "Model": "模型",
     "What it does": "功能",
     "Task": "任务",

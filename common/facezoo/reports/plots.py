@@ -115,7 +115,7 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
         xlim=(0, 100 * FAILURE_THRESHOLD),
         ylim=(0, 101),
     )
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center")
     _finish(figure, path)
 
 

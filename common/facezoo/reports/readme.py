@@ -47,12 +47,14 @@ from .tables import EMPTY, Say, as_printed, joined, markdown_table, merged, numb
 __all__ = [
     "render_block",
     "render_blocks",
+    "render_landmark_ledger",
     "render_ledger",
 ]
 
 
 LEDGER_FILE = "ledger.json"
 LEDGER_SCHEMA = "facezoo.ledger/1"
+LANDMARK_LEDGER_SCHEMA = "facezoo.landmark_ledger/1"
 
 DEVICE_ENGINE = "vsx"
 
@@ -340,6 +342,8 @@ def _ledger(root: Path, model: str, say: Say) -> str:
         return say("not measured")
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["schema"] == LANDMARK_LEDGER_SCHEMA:
+            return render_landmark_ledger(entry, say)
         return render_ledger(entry, say)
     except UNREADABLE as error:
         raise InputError(f"{str(path)!r} is not a ledger ({error!r}); measure again") from error
@@ -384,6 +388,43 @@ def render_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
             markdown_table(header, map(row, entry["alone"]), numbers=numbers),
         ]
     )
+
+
+def render_landmark_ledger(entry: Mapping[str, Any], say: Say = str) -> str:
+    """Format a ledger of landmarks as Markdown.
+
+    Parameters
+    ----------
+    entry
+        The output of ``facezoo evaluate landmarks --ledger``.
+    say
+        Translates the words of the table.
+
+    Returns
+    -------
+    str
+        One row per crop, input and build, with its cost against the first.
+    """
+    header = [
+        say("Deviation"),
+        say("faces"),
+        "NME, %",
+        say("failure rate at 10 %") + ", %",
+        say("CED area to 10 %") + ", %",
+        f"NME {say('cost')}",
+    ]
+    rows = [
+        [
+            one["label"],
+            str(one["faces"]),
+            *(f"{one[name]:.3f}" for name in ("nme", "failure_rate", "auc")),
+            f"{one['cost']:+.3f}",
+        ]
+        for one in entry["rows"]
+    ]
+    settings = f"{entry['card']}, {entry['dataset']}; {entry['machine']}: `{entry['command']}`"
+    table = markdown_table(header, rows, numbers=range(1, len(header)))
+    return "\n\n".join([settings, say("Each alone, against the first row:"), table])
 
 
 def _published(card: ModelCard, dataset: str) -> Dict[str, Dict[str, float]]:

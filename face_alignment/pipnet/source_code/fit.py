@@ -17,7 +17,7 @@ from facezoo.evaluation.landmarks import stack_units
 from facezoo.files import write_bytes
 from facezoo.image.files import read_image_rgb
 from facezoo.image.preprocess import VdspOperation
-from facezoo.metrics.landmarks import NORMALIZERS, normalized_mean_error
+from facezoo.metrics.landmarks import check_normalizer, normalized_mean_error
 from facezoo.models.pipnet.decode import MeanFace, compute_meanface, format_meanface
 from facezoo.models.pipnet.graph import make_contract
 from facezoo.models.pipnet.settings import FitSettings
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
     options.add_flag(parser, "--data_dir", type=Path, required=True, help="lists and crops")
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="unit of the NME")
+    options.add_normalizer_option(parser)
     options.add_settings_options(parser, FitSettings)
     options.add_run_options(parser)
     return parser
@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.pipnet.train")
     settings = options.settings_from(args, FitSettings)
     train, test = (read_normalised_list(args.data_dir / f"{s}.txt") for s in ("train", "test"))
+    # Both, since a training must not end with an error that the lists already show.
+    for part in (train, test):
+        check_normalizer(part.points_xy, args.normalizer, part.names)
     crops = [args.data_dir / "images_train" / name for name in train.names]
     points = compute_meanface(train.points_xy)
     meanface = MeanFace.from_points(points, settings.num_neighbors)
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 network.stream(args.data_dir / "images_test" / n for n in test.names)
             )
     for name, guess in (("mean face", np.broadcast_to(points, found.shape)), ("network", found)):
-        error = normalized_mean_error(guess, test.points_xy, args.normalizer).mean()
+        error = normalized_mean_error(guess, test.points_xy, args.normalizer, test.names).mean()
         print(f"{name} on {len(test)} test crops: nme {error}")
     return 0
 

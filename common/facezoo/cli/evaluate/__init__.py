@@ -5,7 +5,8 @@ r"""Evaluate result files, or a model on photos, against ground truth.
       --model_prefix_path deploy_weights/official_scrfd_fp32/mod --save_dir evaluation
   facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
       --model_prefix_path onnx/scrfd_500m_bnkps.onnx --save_dir ledger --ledger ledger.json
-  facezoo evaluate pipnet --pred runstream_output/results.json --gt WFLW --plot ced.png
+  facezoo evaluate landmarks --pred runstream_output/results.json --gt WFLW --plot ced.png
+  facezoo evaluate landmarks --model_prefix_path onnx/pfld_ghostone.onnx --gt wflw --crop points
   facezoo evaluate verification --images people --detector onnx/scrfd_500m_bnkps.onnx \
       --model_prefix_path onnx/w600k_mbf.onnx --json people.json
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
@@ -45,15 +46,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_widerface_options(scrfd, with_inference=True)
     scrfd.set_defaults(evaluate=run_detection)
-    pipnet = models.add_parser(
-        "pipnet",
+    landmarks = models.add_parser(
+        "landmarks",
+        aliases=["pipnet"],
         help="normalised error, failure rate and area under the curve on WFLW",
-        description="Landmark metrics of a result file, of either crop, with subsets.",
+        description="Landmark metrics of a result file, or of a model on WFLW's photos, with "
+        "subsets.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
-    add_landmark_options(pipnet)
-    pipnet.set_defaults(evaluate=run_landmarks)
+    add_landmark_options(landmarks)
+    landmarks.set_defaults(evaluate=run_landmarks)
     people = models.add_parser(
         "verification",
         help="recognition accuracy over a folder of people",

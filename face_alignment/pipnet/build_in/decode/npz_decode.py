@@ -9,9 +9,9 @@ from pathlib import Path
 
 from facezoo.cli import options
 from facezoo.evaluation import landmarks as evaluation
-from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.card import CARDS
 from facezoo.models.pipnet.decode import decode, read_meanface
+from facezoo.models.pipnet.model import with_meanface
 from facezoo.pipeline.decode_outputs import ListedOutputs
 
 
@@ -35,12 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(
         parser, "--meanface_txt", type=Path, help="mean face to use in place of the model's own"
     )
-    parser.add_argument(
-        "--normalizer",
-        choices=NORMALIZERS,
-        default="WFLW",
-        help="data set whose two landmarks normalise the NME",
-    )
+    options.add_normalizer_option(parser)
     options.add_run_options(parser)
     return parser
 
@@ -55,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     )
     constants = dict(listed.contract.decode)
     if args.meanface_txt:
-        constants["meanface"] = read_meanface(args.meanface_txt).tolist()
+        constants = with_meanface(constants, read_meanface(args.meanface_txt))
     settings = listed.settings()
     settings["contract"]["decode"] = constants
 

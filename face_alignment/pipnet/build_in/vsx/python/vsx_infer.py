@@ -13,7 +13,6 @@ from facezoo.errors import InputError
 from facezoo.evaluation import landmarks as evaluation
 from facezoo.image.draw import draw_landmarks, write_drawing
 from facezoo.image.files import names_with_suffix
-from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.pipnet.decode import read_meanface
 from facezoo.pipeline.photo import Predictor, in_recipe_form
 from facezoo.runs import Inputs
@@ -27,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop", choices=evaluation.CROPS, default="annotation", help=help_crop)
     parser.add_argument("--detector", type=Path, metavar="PREFIX", help="SCRFD, to find the faces")
     options.add_flag(parser, "--meanface_txt", type=Path, help="another mean face than the model's")
-    parser.add_argument("--normalizer", choices=NORMALIZERS, default="WFLW", help="unit of the NME")
+    options.add_normalizer_option(parser)
     parser.add_argument("--draw", action="store_true", help="also write images with landmarks")
     options.add_model_options(parser)
     options.add_run_options(parser)
