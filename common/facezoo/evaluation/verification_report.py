@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..datasets.templates import TemplateProtocol
 from ..metrics.verification import (
+    FOLDS,
     FoldAccuracy,
     OperatingPoint,
     RocCurve,
@@ -58,6 +59,9 @@ class VerificationReport:
         Numbers of pairs.
     accuracies
         Shape (folds,), 0 to 1; higher is better.
+    fold_thresholds
+        Shape (folds,): the threshold chosen on the other folds, on the scale of the protocol: an
+        angle in units of pi after subtracting the mean, or a squared distance.
     interval
         95 % interval of the share of correct decisions over all folds (Wilson's), which treats
         pairs as independent.
@@ -67,6 +71,8 @@ class VerificationReport:
         False non-match rates at false match rates, or the reason why there is none.
     roc
         The ROC curve.
+    wrong
+        Shape (N,), bool: pairs with a wrong decision in their fold.
     validation
         Only for the facenet protocol: share of genuine pairs that match at a false match rate of
         1e-3, its deviation over the folds, and the rate that was reached.
@@ -77,11 +83,13 @@ class VerificationReport:
     genuine: int
     impostors: int
     accuracies: np.ndarray
+    fold_thresholds: np.ndarray
     interval: Tuple[float, float]
     threshold: Threshold
     best_accuracy: float
     points: Tuple[OperatingPoint, ...]
     roc: RocCurve
+    wrong: np.ndarray
     validation: Optional[Tuple[float, float, float]] = None
 
     @property
@@ -119,6 +127,7 @@ class VerificationReport:
                 "std": float(np.std(self.accuracies)),
                 "interval_95": list(self.interval),
                 "folds": self.accuracies.tolist(),
+                "thresholds": self.fold_thresholds.tolist(),
             },
             "roc_area": self.roc.area,
             "best_threshold": {**_scales(self.threshold), "accuracy": self.best_accuracy},
@@ -138,6 +147,8 @@ def verify_pairs(
     *,
     protocol: str = "authors",
     fmrs: Sequence[float] = FMRS,
+    folds: Union[int, np.ndarray] = FOLDS,
+    found: Optional[np.ndarray] = None,
 ) -> VerificationReport:
     """Evaluate the embeddings of pairs.
 
@@ -153,6 +164,9 @@ def verify_pairs(
         One of ``PROTOCOLS``; only the accuracy depends on it.
     fmrs
         False match rates to measure at.
+    folds, found
+        See :func:`~facezoo.metrics.verification.k_fold_accuracy`. A pair without a face has the
+        similarity -1.
 
     Returns
     -------
@@ -165,13 +179,18 @@ def verify_pairs(
         :func:`~facezoo.metrics.verification.k_fold_accuracy`.
     """
     validation = None
+    rows = slice(None) if found is None else np.flatnonzero(found)
     if protocol == "facenet":
-        report = facenet_evaluation(_units(first), _units(second), is_same)
+        report = facenet_evaluation(
+            _units(first), _units(second), is_same, folds=folds, found=found
+        )
         accuracies, validation = report.accuracies, (report.val, report.val_std, report.fmr)
+        wrong, thresholds = report.false_positives | report.false_negatives, report.thresholds
     else:
-        folds: FoldAccuracy = k_fold_accuracy(first, second, is_same)
-        accuracies = folds.accuracies
-    cosines = cosine_similarity(first, second)
+        by_fold: FoldAccuracy = k_fold_accuracy(first, second, is_same, folds=folds, found=found)
+        accuracies, wrong, thresholds = by_fold.accuracies, by_fold.wrong, by_fold.thresholds
+    cosines = np.full(len(is_same), -1.0)
+    cosines[rows] = cosine_similarity(first[rows], second[rows])
     threshold, best = best_threshold(cosines, is_same)
     genuine = int(np.count_nonzero(is_same))
     return VerificationReport(
@@ -180,11 +199,13 @@ def verify_pairs(
         genuine=genuine,
         impostors=len(is_same) - genuine,
         accuracies=accuracies,
+        fold_thresholds=thresholds,
         interval=share_interval(float(np.mean(accuracies)), len(is_same)),
         threshold=threshold,
         best_accuracy=best,
         points=tuple(operating_points(cosines, is_same, fmrs)),
         roc=roc_curve(cosines, is_same),
+        wrong=wrong,
         validation=validation,
     )
 
@@ -261,7 +282,9 @@ def verify_templates(
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    # Rows of images without a face are zero and stay so.
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0.0, lengths, 1.0))
 
 
 def reports_csv(reports: Sequence[VerificationReport]) -> str:
