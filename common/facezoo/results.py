@@ -108,6 +108,15 @@ class FaceDetections:
         sides = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
         return int(np.argmax(sides.prod(axis=1)))
 
+    def central(self) -> int:
+        """Return the index of the face whose box is nearest to the middle of the image.
+
+        There must be at least one face; distances are between centres.
+        """
+        middle = np.array(self.image_hw[::-1], np.float32) / 2.0
+        centres = (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2.0
+        return int(np.argmin(np.square(centres - middle).sum(axis=1)))
+
     def resized(self, image_hw: Tuple[int, int]) -> FaceDetections:
         """Return the faces scaled to another size of the same image, in pixels."""
         height, width = self.image_hw

@@ -356,6 +356,15 @@ def test_hostile_features_are_refused_by_line(tmp_path, script, name, line, mess
     assert message in error
 
 
+@pytest.mark.parametrize("name", ["eval_recognition", "eval_quality"])
+def test_features_in_the_order_of_ls_are_refused(tmp_path, script, name):
+    features, pairs = write_features(tmp_path, 12)
+    features.write_text("".join(sorted(features.read_text().splitlines(keepends=True))))
+    code, said, error = script(name, "--feat-list", features, "--pair-list", pairs)
+    assert (code, said) == (2, "")
+    assert "line 3 holds the features of '10_0.png', but image 3 of" in error
+
+
 # Templates ----------------------------------------------------------------------------------------
 
 
@@ -424,6 +433,11 @@ def test_ijb_by_hand(tmp_path, script):
         assert code == 2
         assert message in error
     make_ijb(folder)
+    lines = (folder / "feat.list").read_text().splitlines(keepends=True)
+    (folder / "feat.list").write_text("".join([*lines[:2], *lines[:1:-1]]))
+    code, said, error = script("eval_ijb", *flags)
+    assert (code, said) == (2, "")
+    assert "line 3 holds the features of '3.jpg', but image 3 of" in error
     (folder / "feat.list").write_text(feature_line("0.jpg", np.ones(512)))
     assert "expected one each" in script("eval_ijb", *flags)[2]
 

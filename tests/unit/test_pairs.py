@@ -151,6 +151,61 @@ def test_two_features_a_pair_and_no_others(tmp_path, labels):
         read_feature_pairs(features, write(tmp_path / "p", labels), size=2)
 
 
+PAIR_NAMES = ["p1/1.jpg", "p1/2.jpg", "p2/1.jpg", "p10/1.jpg"]
+
+
+def of_names(tmp_path, names, pair_list, images=()):
+    """Read features with these names for a list of pairs, and an img.list if images are given."""
+    rows = "".join(f"{name} {row} 1\n" for row, name in enumerate(names, start=1))
+    if images:
+        write(tmp_path / "img.list", "".join(f"{name}\n" for name in images))
+    features = write(tmp_path / "feat.list", rows)
+    return read_feature_pairs(features, write(tmp_path / "pair.list", pair_list), size=2)
+
+
+NAMED = "p1/1.jpg p1/2.jpg 1\np2/1.jpg p10/1.jpg 0\n"
+
+
+@pytest.mark.parametrize("images", [(), PAIR_NAMES], ids=["in the list", "in img.list"])
+def test_features_in_another_order_are_refused_by_line(tmp_path, images):
+    # As ls sorts: p10 before p2.
+    wrong = [*PAIR_NAMES[:2], *PAIR_NAMES[:1:-1]]
+    pair_list = "0 1\n1 0\n" if images else NAMED
+    with pytest.raises(DatasetError) as caught:
+        of_names(tmp_path, wrong, pair_list, images)
+    assert "line 3 holds the features of 'p10/1.jpg', but image 3 of" in str(caught.value)
+    assert ("img.list" if images else "pair.list") in str(caught.value)
+    assert "is 'p2/1.jpg' (2 of 4 names differ)" in str(caught.value)
+    assert of_names(tmp_path, PAIR_NAMES, pair_list, images).first[:, 0].tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"/data/lfw/aligned/{name}" for name in PAIR_NAMES],
+        [name.replace("jpg", "png") for name in PAIR_NAMES],
+        [name.replace("/", "\\") for name in PAIR_NAMES],
+        [name.rpartition("/")[2] for name in PAIR_NAMES],
+    ],
+)
+def test_another_root_suffix_or_no_folder_is_the_same_image(tmp_path, names):
+    assert len(of_names(tmp_path, names, NAMED).is_same) == 2
+
+
+def test_the_same_file_name_of_another_person_is_not(tmp_path):
+    names = ["p1/1.jpg", "p1/2.jpg", "p3/1.jpg", "p10/1.jpg"]
+    with pytest.raises(DatasetError, match="line 3 holds the features of 'p3/1"):
+        of_names(tmp_path, names, NAMED)
+
+
+def test_a_list_without_names_is_used_with_a_warning(tmp_path, caplog):
+    assert len(of_names(tmp_path, PAIR_NAMES, "0 1\n1 0\n").is_same) == 2
+    assert "pair.list names no images, so it is not known whether" in caplog.text
+    caplog.clear()
+    of_names(tmp_path, PAIR_NAMES, NAMED)
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("label", ["2", "-1", "true", "1.0"])
 def test_labels_of_pairs_are_one_or_zero(tmp_path, label):
     with pytest.raises(DatasetError, match=f"line 2 ends with '{label}'"):

@@ -183,12 +183,13 @@ def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
     add_flag(parser, *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose the model and its runtime."""
+def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
+    """Add the flags that choose the model and its runtime; aliases name the model's."""
     group = parser.add_argument_group("model")
     add_flag(
         group,
         "--model_prefix_path",
+        *aliases,
         required=True,
         type=Path,
         metavar="PREFIX",

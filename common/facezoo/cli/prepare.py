@@ -2,6 +2,9 @@
 
 facezoo prepare widerface --help and, for the verification sets of face recognition,
 facezoo prepare lfw_cfp_agedb --help say where to get the archives and how to pass them.
+facezoo prepare lfw, cfp and agedb check photos and pairs as their authors publish them:
+
+  facezoo prepare lfw --photos lfw --pairs lfw/pairs.txt
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from ..datasets.face_sets import check_sets, unpack_sets
+from ..datasets.protocols import OFFICIAL, check_official
 from ..datasets.wflw_wider import MISSING_FILE, prepare_wflw_wider
 from ..datasets.widerface import (
     GROUND_TRUTH_FOLDER,
@@ -18,7 +22,7 @@ from ..datasets.widerface import (
     unpack_ground_truth,
     unpack_photos,
 )
-from ..errors import DatasetError
+from ..errors import DatasetError, InputError
 
 __all__ = ["configure", "run"]
 
@@ -55,6 +59,14 @@ WFLW's photos are those of WIDER FACE, so part of its test set can be put togeth
 
 Every face is checked against its box in WIDER FACE. Photos that are not found are listed.
 """
+
+
+# Data set to its name and its list of pairs.
+PROTOCOLS = {
+    "lfw": ("Labeled Faces in the Wild", "pairs.txt (default: in the folder of the photos)"),
+    "cfp": ("Celebrities in Frontal-Profile", "folder with Protocol (default: the photos' folder)"),
+    "agedb": ("AgeDB-30", "list of pairs: photo, photo, 1 or 0"),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +118,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to", type=Path, default=Path("wflw"), metavar="DIR", help="folder of the data set"
     )
     landmarks.set_defaults(prepare=prepare_wflw)
+    for name, (title, pairs) in PROTOCOLS.items():
+        protocol = datasets.add_parser(
+            name,
+            help=f"{title}: check photos and pairs, for face recognition",
+            description=f"Check that the photos and pairs of {title} are complete.",
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
+        )
+        protocol.add_argument(
+            "--photos", type=Path, required=True, metavar="DIR", help="folder of the photos"
+        )
+        protocol.add_argument("--pairs", type=Path, metavar="LIST", help=pairs)
+        protocol.set_defaults(prepare=prepare_protocol)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,3 +230,34 @@ def prepare_wflw(args: argparse.Namespace) -> int:
         print(f"refused, since the landmarks match no box: {found.refused}")
     print(f"photos not used: {len(found.missing)}, see {args.to / MISSING_FILE}")
     return int(found.refused > 0)
+
+
+def prepare_protocol(args: argparse.Namespace) -> int:
+    """Check layout and counts of LFW, CFP or AgeDB.
+
+    Parameters
+    ----------
+    args
+        ``dataset``, ``photos``, ``pairs``.
+
+    Returns
+    -------
+    int
+        0 if the data set is complete.
+
+    Raises
+    ------
+    DatasetError
+        If anything is missing or differs from the published counts.
+    InputError
+        If the list of pairs is not given and has no usual place.
+    """
+    usual = {"lfw": args.photos / "pairs.txt", "cfp": args.photos}
+    pairs = args.pairs or usual.get(args.dataset)
+    if pairs is None:
+        raise InputError(f"{args.dataset} has its pairs in a list of its own: give --pairs LIST")
+    protocol = check_official(args.dataset, pairs, args.photos)
+    official = OFFICIAL[args.dataset]
+    people = f" of {official.people} people" if official.people else ""
+    print(f"complete: {protocol}; {official.photos} photos{people}")
+    return 0

@@ -16,14 +16,14 @@ import numpy as np
 from ..errors import DatasetError
 from ..files import open_file, write_bytes
 from .image_list import inside, read_paths
-from .pairs import read_pair_labels
+from .pairs import IMAGE_LIST, read_pair_labels
 
 __all__ = ["SETS", "FaceSet", "check_sets", "read_set", "unpack_sets"]
 
 # Pairs per protocol: LFW view 2, CFP frontal to profile, AgeDB with 30 years between the images.
 SETS: Dict[str, int] = {"lfw": 6000, "cfp": 7000, "agedb": 6000}
 
-IMAGE_LIST, PAIR_LIST = "img.list", "pair.list"
+PAIR_LIST = "pair.list"
 
 LARGEST_MEMBER = 16 << 20  # bytes; the longest of the three lists is under a megabyte.
 LARGEST_ARCHIVE = 2 << 30  # bytes unpacked; 38,000 faces of 112 x 112 take a quarter of it.

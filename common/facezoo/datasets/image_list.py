@@ -24,11 +24,12 @@ import numpy as np
 
 from ..errors import DatasetError, InputError
 from ..files import open_file, write_bytes
-from ..image.files import find_images, relative_names
+from ..image.files import IMAGE_SUFFIXES, find_images, relative_names
 
 __all__ = [
     "ImageList",
     "check_image_list",
+    "check_names",
     "check_some_exist",
     "find_listed",
     "inside",
@@ -39,6 +40,7 @@ __all__ = [
     "read_paths",
     "renumbered",
     "resolve_names",
+    "without_suffix",
     "write_image_list",
 ]
 
@@ -350,6 +352,48 @@ def write_image_list(path: Path, paths: Sequence[str], labels: Sequence[int], fo
     line = "{0} 0 {1} 0\n" if form == FORMS[1] else "{0} {1}\n"
     text = "".join(line.format(name, label) for name, label in zip(paths, labels))
     write_bytes(Path(path), text.encode())
+
+
+def check_names(
+    names: Sequence[str], listed: Sequence[str], names_in: Path, listed_in: Path
+) -> None:
+    """Compare the names of features with those of a protocol, line by line.
+
+    Names agree if their last folder and file name do; image suffixes are ignored, since aligned
+    faces have their own, and a folder that only one of the names has.
+
+    Parameters
+    ----------
+    names, listed
+        Names of the features, and of the protocol's images in their order; as many.
+    names_in, listed_in
+        The files that hold them.
+
+    Raises
+    ------
+    DatasetError
+        If a name differs; names the first line.
+    """
+    wrong = [row for row, pair in enumerate(zip(names, listed)) if not _is_same_image(*pair)]
+    if wrong:
+        row = wrong[0]
+        raise DatasetError(
+            f"{str(names_in)!r}: line {row + 1} holds the features of {names[row][:200]!r}, but "
+            f"image {row + 1} of {str(listed_in)!r} is {listed[row][:200]!r} ({len(wrong)} of "
+            f"{len(names)} names differ); extract the features in the order of that list"
+        )
+
+
+def _is_same_image(one: str, other: str) -> bool:
+    ends = [PureWindowsPath(without_suffix(name)).parts[-2:] for name in (one, other)]
+    depth = min(map(len, ends))
+    return ends[0][-depth:] == ends[1][-depth:]
+
+
+def without_suffix(name: str) -> str:
+    """Remove the suffix of an image from a name; other dots belong to the name."""
+    suffix = PurePosixPath(name).suffix
+    return name[: -len(suffix)] if suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def resolve_names(names: Sequence[str], listed_in: Path) -> List[Path]:

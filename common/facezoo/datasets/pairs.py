@@ -6,22 +6,24 @@ In the authors' layout rows 2i and 2i + 1 of the feature list are pair i of the 
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Callable, ClassVar, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import DatasetError
 from ..files import read_file, write_bytes
-from .image_list import read_lines
+from .image_list import check_names, read_lines, read_paths
 
 __all__ = [
     "EncodedPairs",
     "FeatureList",
     "FeaturePairs",
     "feature_line",
+    "names_of_pairs",
     "people_pairs",
     "read_bin",
     "read_feature_list",
@@ -30,6 +32,9 @@ __all__ = [
     "write_people_pairs",
 ]
 
+_log = logging.getLogger(__name__)
+
+IMAGE_LIST = "img.list"  # lies beside a pair list; its lines 2i and 2i + 1 are pair i
 EMBEDDING_SIZE = 512  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py, columns 1 to 512
 
 
@@ -285,6 +290,40 @@ def read_pair_labels(path: Path) -> np.ndarray:
     return np.array(labels)
 
 
+def names_of_pairs(pair_list: Path) -> Tuple[Tuple[str, ...], Path]:
+    """Read the names of the images of pairs, two per pair.
+
+    Parameters
+    ----------
+    pair_list
+        The pairs; lines ``image image label``, or labels with the images in ``img.list`` beside it.
+
+    Returns
+    -------
+    names : tuple of str
+        The images 2i and 2i + 1 are pair i; empty if neither file names images.
+    listed_in : Path
+        The file that names them.
+
+    Raises
+    ------
+    DatasetError
+        If a list cannot be read.
+    """
+    lines = [
+        line.split("\t") if "\t" in line else line.split() for _, line in read_lines(pair_list)
+    ]
+    # Words such as the number of a pair are not names.
+    named = all(
+        len(words) == 3 and all("/" in word or PurePosixPath(word).suffix for word in words[:2])
+        for words in lines
+    )
+    if named:
+        return tuple(word.strip() for words in lines for word in words[:2]), Path(pair_list)
+    images = Path(pair_list).with_name(IMAGE_LIST)
+    return (read_paths(images) if images.is_file() else ()), images
+
+
 def read_feature_pairs(
     feature_list: Path, pair_list: Path, size: int = EMBEDDING_SIZE
 ) -> FeaturePairs:
@@ -300,7 +339,8 @@ def read_feature_pairs(
     Raises
     ------
     DatasetError
-        If a list cannot be read, or there are not exactly two features per pair.
+        If a list cannot be read, there are not exactly two features per pair, or a feature is of
+        another image than the list of pairs, or ``img.list`` beside it, says.
     """
     is_same = read_pair_labels(pair_list)
     features = read_feature_list(feature_list, size)
@@ -308,6 +348,15 @@ def read_feature_pairs(
         raise DatasetError(
             f"{str(feature_list)!r}: {len(features.names)} features for the {len(is_same)} pairs "
             f"of {str(pair_list)!r}; expected {2 * len(is_same)}, exactly two per pair"
+        )
+    listed, listed_in = names_of_pairs(pair_list)
+    if len(listed) == len(features.names):
+        check_names(features.names, listed, feature_list, listed_in)
+    else:
+        _log.warning(
+            "%s names no images, so it is not known whether %s is in its order",
+            pair_list,
+            feature_list,
         )
     return FeaturePairs(features.vectors[0::2], features.vectors[1::2], is_same)
 

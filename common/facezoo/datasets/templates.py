@@ -16,9 +16,10 @@ from typing import List, Tuple
 import numpy as np
 
 from ..errors import DatasetError
-from .image_list import read_lines
+from .image_list import check_names, read_lines
+from .pairs import EMBEDDING_SIZE, read_feature_list
 
-__all__ = ["TemplateProtocol", "read_template_protocol"]
+__all__ = ["TemplateProtocol", "read_template_features", "read_template_protocol"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class TemplateProtocol:
         Shape (P, 2), int64: templates of each pair.
     is_same
         Shape (P,), bool.
+    listed_in
+        The list of the images.
     """
 
     names: Tuple[str, ...]
@@ -42,6 +45,7 @@ class TemplateProtocol:
     medias: np.ndarray
     pairs: np.ndarray
     is_same: np.ndarray
+    listed_in: Path
 
 
 def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
@@ -61,7 +65,8 @@ def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
         images; names the line.
     """
     meta = Path(folder) / "meta"
-    names, numbers = _read(meta / f"ijb{kind}_face_tid_mid.txt", named=True)
+    images = meta / f"ijb{kind}_face_tid_mid.txt"
+    names, numbers = _read(images, named=True)
     pair_list = meta / f"ijb{kind}_template_pair_label.txt"
     _, pairs = _read(pair_list, named=False)
     wrong = np.flatnonzero(~np.isin(pairs[:, 2], (0, 1)))
@@ -77,8 +82,43 @@ def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
             f"{pairs[unknown[0], :2].tolist()}"
         )
     return TemplateProtocol(
-        tuple(names), numbers[:, 0], numbers[:, 1], pairs[:, :2], pairs[:, 2] == 1
+        tuple(names), numbers[:, 0], numbers[:, 1], pairs[:, :2], pairs[:, 2] == 1, images
     )
+
+
+def read_template_features(
+    feature_list: Path, protocol: TemplateProtocol, size: int = EMBEDDING_SIZE
+) -> np.ndarray:
+    """Read the features of the images of a protocol.
+
+    Parameters
+    ----------
+    feature_list
+        One line per image, in the order of the protocol.
+    protocol
+        Its names are compared with those of the features.
+    size
+        Number of values per feature.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N, size), float64, not normalised.
+
+    Raises
+    ------
+    DatasetError
+        If the list cannot be read, has another number of features, or one of another image.
+    """
+    features = read_feature_list(feature_list, size)
+    if len(features.names) != len(protocol.names):
+        raise DatasetError(
+            f"{str(feature_list)!r} has {len(features.names)} features, "
+            f"{str(protocol.listed_in)!r} {len(protocol.names)} images; expected one each, in the "
+            "same order"
+        )
+    check_names(features.names, protocol.names, feature_list, protocol.listed_in)
+    return features.vectors
 
 
 def _read(path: Path, named: bool) -> Tuple[List[str], np.ndarray]:

@@ -20,6 +20,7 @@ __all__ = [
     "PackedEmbedding",
     "embed_pictures",
     "unpack_embeddings",
+    "unpack_vector",
 ]
 
 
@@ -46,10 +47,15 @@ def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
     for entry in entries:
         if "vector" in entry:
             names.append(entry["path"])
-            vectors.append(np.frombuffer(base64.b64decode(entry["vector"]), "<f4"))
+            vectors.append(unpack_vector(entry))
     if not names:
         raise DatasetError("there is no embedding: no image could be read")
     return Embeddings(tuple(names), np.stack(vectors))
+
+
+def unpack_vector(entry: Mapping[str, Any]) -> np.ndarray:
+    """Decode the vector of a :class:`PackedEmbedding` entry, shape (D,), float32."""
+    return np.frombuffer(base64.b64decode(entry["vector"]), "<f4")
 
 
 def embed_pictures(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..datasets.templates import TemplateProtocol
 from ..files import csv_cell
 from ..metrics.pairs import k_fold_accuracy_of, pair_cosines
 from ..metrics.verification import (
+    FOLDS,
     OperatingPoint,
     RocCurve,
     Threshold,
@@ -60,6 +61,9 @@ class VerificationReport:
         Numbers of pairs.
     accuracies
         Shape (folds,), 0 to 1; higher is better.
+    fold_thresholds
+        Shape (folds,): the threshold chosen on the other folds, on the scale of the protocol: an
+        angle in units of pi after subtracting the mean, or a squared distance.
     interval
         95 % interval of the share of correct decisions over all folds (Wilson's), which treats
         pairs as independent.
@@ -69,6 +73,8 @@ class VerificationReport:
         False non-match rates at false match rates, or the reason why there is none.
     roc
         The ROC curve.
+    wrong
+        Shape (N,), bool: pairs with a wrong decision in their fold.
     validation
         Only for the facenet protocol: share of genuine pairs that match at a false match rate of
         1e-3, its deviation over the folds, and the rate that was reached.
@@ -79,11 +85,13 @@ class VerificationReport:
     genuine: int
     impostors: int
     accuracies: np.ndarray
+    fold_thresholds: np.ndarray
     interval: Tuple[float, float]
     threshold: Threshold
     best_accuracy: float
     points: Tuple[OperatingPoint, ...]
     roc: RocCurve
+    wrong: np.ndarray
     validation: Optional[Tuple[float, float, float]] = None
 
     @property
@@ -121,6 +129,7 @@ class VerificationReport:
                 "std": float(np.std(self.accuracies)),
                 "interval_95": list(self.interval),
                 "folds": self.accuracies.tolist(),
+                "thresholds": self.fold_thresholds.tolist(),
             },
             "roc_area": self.roc.area,
             "best_threshold": {**_scales(self.threshold), "accuracy": self.best_accuracy},
@@ -139,6 +148,8 @@ def verify_pairs(
     is_same: np.ndarray,
     *,
     protocol: str = "authors",
+    folds: Union[int, np.ndarray] = FOLDS,
+    found: Optional[np.ndarray] = None,
 ) -> VerificationReport:
     """Evaluate the embeddings of pairs.
 
@@ -152,6 +163,9 @@ def verify_pairs(
         Shape (N,), bool.
     protocol
         One of ``PROTOCOLS``; only the accuracy depends on it.
+    folds, found
+        See :func:`~facezoo.metrics.verification.k_fold_accuracy`. A pair without a face has the
+        similarity -1.
 
     Returns
     -------
@@ -165,13 +179,20 @@ def verify_pairs(
         :func:`~facezoo.metrics.verification.k_fold_accuracy`.
     """
     validation = None
+    rows = slice(None) if found is None else np.flatnonzero(found)
     if protocol == "facenet":
-        report = facenet_evaluation(_units(first), _units(second), is_same)
-        accuracies, validation = report.accuracies, (report.val, report.val_std, report.fmr)
+        report = facenet_evaluation(
+            _units(first), _units(second), is_same, folds=folds, found=found
+        )
+        validation = report.val, report.val_std, report.fmr
+        wrong = report.false_positives | report.false_negatives
+        by_fold = _ByFold(report.accuracies, report.thresholds, wrong)
     else:
-        accuracies = k_fold_accuracy(first, second, is_same).accuracies
-    cosines = cosine_similarity(first, second)
-    return _report(name, protocol, accuracies, cosines, is_same, validation)
+        authors = k_fold_accuracy(first, second, is_same, folds=folds, found=found)
+        by_fold = _ByFold(authors.accuracies, authors.thresholds, authors.wrong)
+    cosines = np.full(len(is_same), -1.0)
+    cosines[rows] = cosine_similarity(first[rows], second[rows])
+    return _report(name, protocol, by_fold, cosines, is_same, validation)
 
 
 def verify_images(
@@ -200,14 +221,21 @@ def verify_images(
     InputError
         If the pairs cannot be evaluated; see :func:`~facezoo.metrics.pairs.k_fold_accuracy_of`.
     """
-    accuracies = k_fold_accuracy_of(vectors, pairs, is_same).accuracies
-    return _report(name, PROTOCOLS[0], accuracies, pair_cosines(vectors, pairs), is_same)
+    authors = k_fold_accuracy_of(vectors, pairs, is_same)
+    by_fold = _ByFold(authors.accuracies, authors.thresholds, authors.wrong)
+    return _report(name, PROTOCOLS[0], by_fold, pair_cosines(vectors, pairs), is_same)
+
+
+class _ByFold(NamedTuple):
+    accuracies: np.ndarray
+    thresholds: np.ndarray
+    wrong: np.ndarray
 
 
 def _report(
     name: str,
     protocol: str,
-    accuracies: np.ndarray,
+    by_fold: _ByFold,
     cosines: np.ndarray,
     is_same: np.ndarray,
     validation: Optional[Tuple[float, float, float]] = None,
@@ -219,12 +247,14 @@ def _report(
         protocol=protocol,
         genuine=genuine,
         impostors=len(is_same) - genuine,
-        accuracies=accuracies,
-        interval=share_interval(float(np.mean(accuracies)), len(is_same)),
+        accuracies=by_fold.accuracies,
+        fold_thresholds=by_fold.thresholds,
+        interval=share_interval(float(np.mean(by_fold.accuracies)), len(is_same)),
         threshold=threshold,
         best_accuracy=best,
         points=tuple(operating_points(cosines, is_same, FMRS)),
         roc=roc_curve(cosines, is_same),
+        wrong=by_fold.wrong,
         validation=validation,
     )
 
@@ -300,7 +330,9 @@ def verify_templates(
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    # Rows of images without a face are zero and stay so.
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0.0, lengths, 1.0))
 
 
 def reports_csv(reports: Sequence[VerificationReport]) -> str:

@@ -10,7 +10,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -106,12 +106,15 @@ class FoldAccuracy:
         Shape (folds,): the angular distance, in units of pi, chosen on the other folds.
     tpr, fpr
         Shape (400,): true and false positive rate at ``arange(0, 4, 0.01)``, mean over the folds.
+    wrong
+        Shape (N,), bool: pairs with a wrong decision.
     """
 
     accuracies: np.ndarray
     thresholds: np.ndarray
     tpr: np.ndarray
     fpr: np.ndarray
+    wrong: np.ndarray
 
     @property
     def mean(self) -> float:
@@ -144,6 +147,8 @@ class FacenetReport:
         The false match rate that was reached, mean over the folds.
     false_positives, false_negatives
         Shape (N,), bool: pairs with a wrong decision at the chosen thresholds.
+    thresholds
+        Shape (folds,): the squared distance chosen on the other folds.
     """
 
     accuracies: np.ndarray
@@ -154,6 +159,7 @@ class FacenetReport:
     fmr: float
     false_positives: np.ndarray
     false_negatives: np.ndarray
+    thresholds: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -302,8 +308,25 @@ def _fold_edges(pairs: int, folds: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
+def _edges_of(pairs: int, folds: Union[int, np.ndarray]) -> np.ndarray:
+    """Return the first pair of each fold, and the number of pairs."""
+    if isinstance(folds, int):
+        return _fold_edges(pairs, folds)
+    edges = np.asarray(folds)
+    if len(edges) < 3 or edges[0] != 0 or edges[-1] != pairs or (np.diff(edges) < 1).any():
+        raise InputError(
+            f"folds must start at 0, end at {pairs} and have a pair each, got {edges.tolist()}"
+        )
+    return edges
+
+
 def k_fold_accuracy(
-    first: np.ndarray, second: np.ndarray, is_same: np.ndarray, *, folds: int = FOLDS
+    first: np.ndarray,
+    second: np.ndarray,
+    is_same: np.ndarray,
+    *,
+    folds: Union[int, np.ndarray] = FOLDS,
+    found: Optional[np.ndarray] = None,
 ) -> FoldAccuracy:
     """Evaluate pairs with the authors' protocol.
 
@@ -319,7 +342,11 @@ def k_fold_accuracy(
     is_same
         Shape (N,), bool.
     folds
-        Number of folds.
+        Number of folds of nearly equal length, or the first pair of each fold and the number of
+        pairs, shape (folds + 1,), int.
+    found
+        Shape (N,), bool: whether a face was found in both images of a pair; None if in all. The
+        other pairs, whose embeddings are not used, are never accepted.
 
     Returns
     -------
@@ -336,8 +363,14 @@ def k_fold_accuracy(
     .. [1] MagFace@99bae61, ``eval/eval_recognition/eval_1v1.py``.
     """
     first, second, is_same = _check_pairs(first, second, is_same)
-    edges = _fold_edges(len(is_same), folds)
-    bins = _accepting_thresholds(first, second, edges)
+    edges = _edges_of(len(is_same), folds)
+    if found is None:
+        bins = _accepting_thresholds(first, second, edges)
+    else:
+        rows = np.flatnonzero(found)
+        bins = np.full((len(edges) - 1, len(is_same)), len(THRESHOLDS), dtype=np.intp)
+        within = np.searchsorted(rows, edges)
+        bins[:, rows] = _accepting_thresholds(first[rows], second[rows], within)
     return _fold_accuracy(bins, is_same, edges)
 
 
@@ -439,7 +472,7 @@ def _fold_accuracy(
     bins: Iterable[np.ndarray], is_same: np.ndarray, edges: np.ndarray
 ) -> FoldAccuracy:
     count = len(THRESHOLDS)
-    accuracies, chosen, rates = [], [], []
+    accuracies, chosen, rates, wrong = [], [], [], []
     for row, start, end in zip(bins, edges[:-1], edges[1:]):
         labels = is_same[start:end]
         tested = _accepted(row[start:end], labels, count)
@@ -449,8 +482,10 @@ def _fold_accuracy(
         accuracies.append(right / len(labels))
         chosen.append(THRESHOLDS[best])
         rates.append(_rates(tested, labels))
+        wrong.append((row[start:end] <= best) != labels)
     tpr, fpr = np.mean(np.array(rates), axis=0)
-    return FoldAccuracy(np.array(accuracies), np.array(chosen), tpr, fpr)
+    decided = np.concatenate(wrong)
+    return FoldAccuracy(np.array(accuracies), np.array(chosen), tpr, fpr, decided)
 
 
 def facenet_evaluation(
@@ -458,7 +493,8 @@ def facenet_evaluation(
     second: np.ndarray,
     is_same: np.ndarray,
     *,
-    folds: int = FOLDS,
+    folds: Union[int, np.ndarray] = FOLDS,
+    found: Optional[np.ndarray] = None,
 ) -> FacenetReport:
     """Evaluate pairs with the vendor's protocol, which comes from FaceNet's code.
 
@@ -471,8 +507,8 @@ def facenet_evaluation(
         Shape (N, D), of length 1.
     is_same
         Shape (N,), bool.
-    folds
-        Number of folds.
+    folds, found
+        As for :func:`k_fold_accuracy`.
 
     Raises
     ------
@@ -486,16 +522,15 @@ def facenet_evaluation(
        ``cv/face_quality/sdd_fiqa/build_in/vsx/python/sdd_fiqa_vsx.py``, ``evaluate``.
     """
     first, second, is_same = _check_pairs(first, second, is_same)
-    _squared_norms(first, "first")
-    _squared_norms(second, "second")
-    edges = _fold_edges(len(is_same), folds)
-    distance = np.asarray(np.sum(np.square(np.subtract(first, second)), axis=1))
+    edges = _edges_of(len(is_same), folds)
+    rows = slice(None) if found is None else np.flatnonzero(found)
+    _squared_norms(first[rows], "first")
+    _squared_norms(second[rows], "second")
+    distance = np.full(len(is_same), np.inf)
+    distance[rows] = np.sum(np.square(np.subtract(first[rows], second[rows])), axis=1)
     bins = np.searchsorted(THRESHOLDS, distance, side="right")
-    accuracy = _fold_accuracy(np.tile(bins, (folds, 1)), is_same, edges)
+    accuracy = _fold_accuracy(np.tile(bins, (len(edges) - 1, 1)), is_same, edges)
     runs = list(zip(edges[:-1], edges[1:]))
-    accepted = np.concatenate(
-        [distance[i:j] < limit for (i, j), limit in zip(runs, accuracy.thresholds)]
-    )
     val, fmr = np.array([_validate_fold(distance, is_same, i, j) for i, j in runs]).T
     return FacenetReport(
         accuracies=accuracy.accuracies,
@@ -504,8 +539,9 @@ def facenet_evaluation(
         val=float(np.mean(val)),
         val_std=float(np.std(val)),
         fmr=float(np.mean(fmr)),
-        false_positives=accepted & ~is_same,
-        false_negatives=~accepted & is_same,
+        false_positives=accuracy.wrong & ~is_same,
+        false_negatives=accuracy.wrong & is_same,
+        thresholds=accuracy.thresholds,
     )
 
 

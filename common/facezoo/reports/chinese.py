@@ -24,6 +24,34 @@ CHINESE = {
     "faces": "人脸数",
     "failure rate at 10 %": "10 % 处失败率",
     "CED area to 10 %": "至 10 % 的 CED 面积",
+    "From the published accuracy to the default, each on top of the one before:": (
+        "从官方公布的准确率到默认设置，逐项叠加："
+    ),
+    "Each alone, against the default; the columns with numbers are folds:": (
+        "各项单独与默认设置相比；数字列为折："
+    ),
+    "Pairs that the best alignment decides wrongly; they are listed, not removed:": (
+        "最佳对齐方式判错的图片对；只列出，不剔除："
+    ),
+    "Chosen on folds": "选取所用的折",
+    "On the other folds": "其余各折",
+    "on all": "全部",
+    "Choice": "选项",
+    "accuracy, %": "准确率, %",
+    "wrong pairs": "判错对数",
+    "default": "默认",
+    "one person": "同一人",
+    "two people": "不同人",
+    "Photo": "照片",
+    "says the list": "列表标注",
+    "fold": "折",
+    "cosine": "余弦",
+    "largest face": "最大的人脸",
+    "mirrored face added": "加上镜像人脸",
+    "no second try with a border": "不加边框重试",
+    "Pillow's resize": "Pillow 的缩放",
+    "input 320x320": "输入 320x320",
+    "this processor has no bf16 arithmetic": "此处理器没有 bf16 运算",
     "Model": "模型",
     "What it does": "功能",
     "Task": "任务",

@@ -15,7 +15,7 @@ The words after ``begin`` are the name of the block, its argument and, on a Chin
 ``variants MODEL`` one row per variant, with the published numbers
 ``weights MODEL``  one row per downloadable file, with its licence
 ``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
-``ledger MODEL``   cost of each deviation from the evaluation protocol, from ledger.json
+``ledger MODEL``   cost of each deviation from the protocol, or of each choice, from ledger.json
 ``speed``          ratios against peers and against the machine, from the benchmarks' results
 ``file PATH``      a file of the repository, such as a recorded console text
 ================== =============================================================================
@@ -41,6 +41,7 @@ from .numerics import (
     read_counts,
     read_numerics,
 )
+from .recognition_ledger import RECOGNITION_LEDGER_SCHEMA, render_recognition_ledger
 from .speed import install_table, speed_tables
 from .tables import EMPTY, Say, as_printed, joined, markdown_table, merged, number_text
 
@@ -172,7 +173,7 @@ def _status(root: Path, say: Say) -> str:
     rows = []
     for model in MODELS:
         folder = _folder(root, model)
-        results = read_numerics(folder / NUMERICS_FILE)
+        results = _leading(read_numerics(folder / NUMERICS_FILE))
         fetched = [file for file in _files(model) if file.sources]
         by_hand = len(_files(model)) - len(fetched)
         exported = has_part(model, "graph") or has_part(model, "checkpoint")
@@ -191,6 +192,12 @@ def _status(root: Path, say: Say) -> str:
             ]
         )
     return markdown_table(map(say, header), rows)
+
+
+def _leading(results: Sequence[Measurement]) -> List[Measurement]:
+    """Return the results of one data set: the first with a published number, else the first."""
+    published = [one for one in results if _published(CARDS[one.card], one.dataset)]
+    return [one for one in results if one.dataset == (published[:1] or results[:1])[0].dataset]
 
 
 def _subject(result: Measurement) -> str:
@@ -344,6 +351,8 @@ def _ledger(root: Path, model: str, say: Say) -> str:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["schema"] == LANDMARK_LEDGER_SCHEMA:
             return render_landmark_ledger(entry, say)
+        if entry["schema"] == RECOGNITION_LEDGER_SCHEMA:
+            return render_recognition_ledger(entry, say)
         return render_ledger(entry, say)
     except UNREADABLE as error:
         raise InputError(f"{str(path)!r} is not a ledger ({error!r}); measure again") from error

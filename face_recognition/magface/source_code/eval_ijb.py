@@ -10,9 +10,7 @@ import argparse
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.pairs import read_feature_list
-from facezoo.datasets.templates import read_template_protocol
-from facezoo.errors import DatasetError
+from facezoo.datasets.templates import read_template_features, read_template_protocol
 from facezoo.evaluation.verification_report import verify_templates
 from facezoo.fields import whole
 from facezoo.files import write_json
@@ -38,13 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     protocol = read_template_protocol(args.base_dir, args.type)
-    features = read_feature_list(args.feat_list, args.embedding_size)
-    if len(features.names) != len(protocol.names):
-        raise DatasetError(
-            f"{str(args.feat_list)!r} has {len(features.names)} features, the list of templates "
-            f"{len(protocol.names)} images; expected one each, in the same order"
-        )
-    report = verify_templates(features.vectors, protocol, weighted=args.magface_qlt == 1)
+    vectors = read_template_features(args.feat_list, protocol, args.embedding_size)
+    report = verify_templates(vectors, protocol, weighted=args.magface_qlt == 1)
     print(f"IJB{args.type} 1v1 verification: " + "\n".join(report.lines()))
     if args.json:
         entry = {"schema": "facezoo.ijb/2", "magface_qlt": args.magface_qlt}

@@ -9,6 +9,8 @@ r"""Evaluate result files, or a model on photos, against ground truth.
   facezoo evaluate landmarks --model_prefix_path onnx/pfld_ghostone.onnx --gt wflw --crop points
   facezoo evaluate verification --images people --detector onnx/scrfd_500m_bnkps.onnx \
       --model_prefix_path onnx/w600k_mbf.onnx --json people.json
+  facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --save_dir lfw_run \
+      --detector onnx/scrfd_500m_bnkps.onnx --embedder onnx/w600k_mbf.onnx
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
@@ -23,7 +25,7 @@ import logging
 from .detection import add_widerface_options, run_detection
 from .landmarks import add_landmark_options, run_landmarks
 from .quality import configure_quality
-from .recognition import add_people_options, run_people
+from .recognition import add_people_options, run_recognition
 
 __all__ = [
     "configure",
@@ -59,13 +61,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     landmarks.set_defaults(evaluate=run_landmarks)
     people = models.add_parser(
         "verification",
-        help="recognition accuracy over a folder of people",
-        description="Accuracy over all genuine pairs and as many or all impostor pairs.",
+        help="recognition accuracy of a protocol's pairs, or over a folder of people",
+        description="Accuracy over the pairs of a protocol, in its folds; or over all genuine "
+        "pairs of a folder of people and as many or all impostor pairs.",
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
     add_people_options(people)
-    people.set_defaults(evaluate=run_people)
+    people.set_defaults(evaluate=run_recognition)
     configure_quality(models, parser.formatter_class)
 
 

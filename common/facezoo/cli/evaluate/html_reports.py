@@ -10,7 +10,9 @@ import numpy as np
 
 from ...datasets.widerface import photo_name
 from ...evaluation.landmarks import LandmarkReport
+from ...evaluation.protocol import ProtocolReport
 from ...evaluation.recognition import PeopleReport
+from ...evaluation.verification_report import VerificationReport
 from ...image.draw import draw_predicted
 from ...image.files import find_images, read_image_rgb, relative_names
 from ...metrics.detection import DetectionReport, Predictions
@@ -23,6 +25,7 @@ __all__ = [
     "show_discards",
     "show_landmarks",
     "show_people",
+    "show_protocol",
 ]
 
 
@@ -113,7 +116,31 @@ def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
 
 def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
     """Write the HTML report of a recognition evaluation to ``args.html``."""
-    found = report.verification
+    counts = {
+        "pictures": report.pictures,
+        "with a face": report.with_face,
+        "people": report.people,
+    }
+    _show_verification(args, report.verification, counts)
+
+
+def show_protocol(args: argparse.Namespace, report: ProtocolReport) -> None:
+    """Write the HTML report of a protocol's evaluation to ``args.html``."""
+    photos = report.photos
+    counts = {
+        "photos": len(photos.found),
+        "with a face": int(photos.found.sum()),
+        "with several faces": photos.several,
+        "face used": photos.choice,
+        "pairs without a face": int(report.unknown.sum()),
+        "wrong decisions": int(report.verification.wrong.sum()),
+    }
+    _show_verification(args, report.verification, counts)
+
+
+def _show_verification(
+    args: argparse.Namespace, found: VerificationReport, counts: Mapping[str, Any]
+) -> None:
     roc = {f"area {found.roc.area:.5f}": (found.roc.fmr, found.roc.matched)}
     points = [
         (p.fmr, p.fnmr, p.low, p.high, p.threshold.cosine if p.threshold else None, p.refusal)
@@ -131,9 +158,7 @@ def show_people(args: argparse.Namespace, report: PeopleReport) -> None:
             Facts(
                 "Images",
                 {
-                    "pictures": report.pictures,
-                    "with a face": report.with_face,
-                    "people": report.people,
+                    **counts,
                     "pairs of one person": found.genuine,
                     "pairs of two": found.impostors,
                 },

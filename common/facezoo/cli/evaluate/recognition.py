@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "add_people_options",
-    "run_people",
+    "run_recognition",
 ]
 
 import argparse
@@ -23,19 +23,30 @@ from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import add_model_options, add_output, progress, runtime_of
 from .html_reports import show_people
+from .protocol import (
+    add_protocol_options,
+    refuse_protocol_options,
+    run_all_against_all,
+    run_protocol,
+)
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 
 def add_people_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the evaluation over a folder of people."""
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="images, one folder per person"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="DIR", help="images, one folder per person")
+    source.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="LIST",
+        help="a protocol: LFW's pairs.txt, CFP's folder, lists of AgeDB and CALFW, pair.list, CSV",
     )
     parser.add_argument(
         "--detector",
         type=Path,
         metavar="PREFIX",
-        help="SCRFD that finds the largest face for alignment; without it images must be aligned",
+        help="SCRFD that finds the face to align; without it images must be aligned",
     )
     parser.add_argument(
         "--flip", choices=FLIPS, default="none", help="also embed the mirrored face and add it"
@@ -44,7 +55,8 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-pairs",
         action="store_true",
-        help="use all impostor pairs, not as many as genuine pairs",
+        help="use all impostor pairs, not as many as genuine pairs; with --save_dir: any number "
+        "of images, with intervals by people and the errors of each person",
     )
     add_output(
         parser,
@@ -63,11 +75,20 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", default="", metavar="NAME", help="name of the data set in the report"
     )
-    add_model_options(parser)
+    add_protocol_options(parser)
+    add_model_options(parser, "--embedder")
+
+
+def run_recognition(args: argparse.Namespace) -> int:
+    """Evaluate a protocol, or a folder of people."""
+    if args.pairs is not None:
+        return run_protocol(args)
+    return run_all_against_all(args) if args.all_pairs and args.save_dir else run_people(args)
 
 
 def run_people(args: argparse.Namespace) -> int:
     """Embed, compare, print and record."""
+    refuse_protocol_options(args)
     runtime = runtime_of(args)
     embedder = load(
         args.model_prefix_path,
