@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     model_file = _model_file(args)
     if model_file is not None:
         findings += check_weights(model_file)
-        backend = OrtBackend(model_file.model, model_file.contract)
+        backend = OrtBackend(model_file.model, model_file.contract, exact=True)
         with backend:
             if args.record:
                 return _record(model_file, backend)

@@ -220,7 +220,7 @@ def compare_recipe(prefix: Path, device_id: int, timeout: float) -> DeviceCompar
         )
         for result, placement in zip(device, placements)
     ]
-    host = OrtBackend(artifact.model, contract)
+    host = OrtBackend(artifact.model, contract, exact=True)
     from_host, on_device_tensors = (
         [host.run_tensor(tensor[None], [place]) for tensor, place in zip(tensors, placements)]
         for tensors in (host_tensors, device_tensors)

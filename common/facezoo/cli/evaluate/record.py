@@ -29,7 +29,8 @@ def runtime_flags(args: argparse.Namespace) -> str:
     """Return the flags that select another runtime than the default."""
     usual = {"engine": "auto", "provider": "cpu", "precision": "f32"}
     given = {name: getattr(args, name) for name in usual}
-    return "".join(f" --{name} {given[name]}" for name in usual if given[name] != usual[name])
+    words = "".join(f" --{name} {given[name]}" for name in usual if given[name] != usual[name])
+    return words + (" --allow-saturation" if args.allow_saturation else "")
 
 
 def machine_text() -> str:
