@@ -8,17 +8,21 @@ import json
 import math
 import os
 import struct
+import tempfile
 import zipfile
 import zlib
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Dict, List, Mapping, Tuple, Union
+from typing import IO, Any, Dict, Iterator, Mapping, Tuple, Union
 
 import numpy as np
 
 from .errors import UNREADABLE, InputError
-from .files import open_file, read_file, read_text, write_bytes
+from .files import open_file, read_file, read_text
+from .written import about_file, writing
 
 __all__ = [
+    "StoredRows",
     "load_json",
     "read_arrays",
     "read_npz",
@@ -36,8 +40,50 @@ LARGEST_ARRAY = 3 * MAX_PIXELS
 # Largest file of one image in bytes: 16 bits per channel, uncompressed.
 LARGEST_IMAGE = 2 * LARGEST_ARRAY
 
+STORED_ROWS = 1024  # read at a time
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+
+class StoredRows:
+    """The rows of an array, kept in a file without a name instead of in memory.
+
+    Parameters
+    ----------
+    folder
+        Where the file is; the system removes it when it is closed, or when the process ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with about_file(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (see close)
+        self.shape: Tuple[int, ...] = (0, 0)
+        self.dtype = np.dtype(np.float32)
+
+    def append(self, row: np.ndarray) -> None:
+        """Add a row; the first decides shape and dtype of all."""
+        if not self.shape[0]:
+            self.shape, self.dtype = (0, *row.shape), row.dtype
+        if (row.shape, row.dtype) != (self.shape[1:], self.dtype):
+            raise ValueError(f"a row is {row.dtype} {row.shape} after others of {self.shape[1:]}")
+        with about_file(self._folder):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(np.ascontiguousarray(row).data)
+        self.shape = (self.shape[0] + 1, *self.shape[1:])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the rows in their order, some at a time: read-only arrays (B, ...)."""
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        for start in range(0, self.shape[0], STORED_ROWS):
+            self._file.seek(start * size)
+            rows = np.frombuffer(self._file.read(STORED_ROWS * size), self.dtype)
+            yield rows.reshape(-1, *self.shape[1:])
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+def write_npz(path: Path, arrays: Mapping[str, Union[np.ndarray, StoredRows]]) -> str:
     """Write arrays as ``numpy.savez`` lays them out, uncompressed, all or nothing.
 
     Parameters
@@ -53,38 +99,41 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
         sha256 of the file, lower-case hex; the file holds no time stamp, so the hash depends on
         the arrays alone.
     """
-    pieces: List[Union[bytes, memoryview]] = []
+    digest = hashlib.sha256()
     directory = b""
     offset = 0
-    for key, array in arrays.items():
-        member, entry = _stored_member(f"{key}.npy".encode(), array, offset)
-        pieces += member
-        directory += entry
-        offset += sum(memoryview(piece).nbytes for piece in member)
-    end = (len(arrays), len(arrays), len(directory), offset, 0)
-    pieces += [directory, struct.pack("<4s4x2H2LH", b"PK\5\6", *end)]
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    write_bytes(path, *pieces)
+    with writing(path) as file:
+        for key, array in arrays.items():
+            member, entry = _stored_member(f"{key}.npy".encode(), array, offset)
+            directory += entry
+            for piece in member:
+                digest.update(piece)
+                file.write(piece)
+                offset += memoryview(piece).nbytes
+        end = (len(arrays), len(arrays), len(directory), offset, 0)
+        last = directory + struct.pack("<4s4x2H2LH", b"PK\5\6", *end)
+        digest.update(last)
+        file.write(last)
     return digest.hexdigest()
 
 
 def _stored_member(
-    name: bytes, array: np.ndarray, offset: int
-) -> Tuple[List[Union[bytes, memoryview]], bytes]:
+    name: bytes, array: Union[np.ndarray, StoredRows], offset: int
+) -> Tuple[Iterator[Union[bytes, memoryview]], bytes]:
     """Return a zip member in pieces, and its entry for the directory at the end.
 
     zipfile writes the checksum after the data, which needs a file or a copy to go back in; here
     the array's own memory goes to the file and to the hash. The layout is numpy.savez's.
     """
-    array = np.ascontiguousarray(array).reshape(array.shape)
     text = io.BytesIO()
-    np.lib.format.write_array_header_1_0(text, np.lib.format.header_data_from_array_1_0(array))
-    header, data = text.getvalue(), array.reshape(-1).data
-    size = len(header) + array.nbytes
+    descr = np.lib.format.dtype_to_descr(array.dtype)
+    facts = {"descr": descr, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(text, facts)
+    header = text.getvalue()
+    size, crc = len(header), zlib.crc32(header)
+    for data in _data_of(array):
+        size, crc = size + data.nbytes, zlib.crc32(data, crc)
     # source: PKWARE APPNOTE 6.3.9, 4.3.7 and 4.3.12; stored, of 1980-01-01, with ZIP64 sizes first
-    crc = zlib.crc32(data, zlib.crc32(header))
     common = (45, 0, 0, 0, 0x21, crc)
     unknown = 0xFFFFFFFF
     local = struct.pack("<4s5H3L2H", b"PK\3\4", *common, unknown, unknown, len(name), 20)
@@ -95,7 +144,12 @@ def _stored_member(
         b"PK\1\2",
         *(made_by_unix, *common, size, size, len(name), 0, 0, 0, 0, user_reads_and_writes, offset),
     )
-    return [local, header, data], entry + name
+    return chain([local, header], _data_of(array)), entry + name
+
+
+def _data_of(array: Union[np.ndarray, StoredRows]) -> Iterator[memoryview]:
+    for block in array.blocks() if isinstance(array, StoredRows) else [array]:
+        yield np.ascontiguousarray(block).reshape(-1).data
 
 
 def read_npz(path: Path, sha256: str = "") -> Dict[str, np.ndarray]:

@@ -1,20 +1,27 @@
 """Memory that does not grow with the pairs of images, or with the photos of a run."""
 
+import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from facezoo.cli import predict
+from facezoo.cli.main import main
 from facezoo.datasets.embeddings import Embeddings
 from facezoo.datasets.pairs import people_pairs
 from facezoo.datasets.templates import TemplateProtocol
 from facezoo.evaluation.quality import face_pairs
 from facezoo.evaluation.verification_report import verify_images, verify_templates
 from facezoo.image.files import write_image_rgb
+from facezoo.pipeline.photo import PredictedFace, PredictedPhoto
 from facezoo.profiles.appearance import shares_missed
 from facezoo.profiles.similarity import people_points
+from facezoo.results import FaceDetections, Landmarks
 from facezoo.testing import tiny_magface
+from limits import memory
 
 MEASURED = """
 import resource, sys
@@ -98,3 +105,58 @@ def test_the_pairs_of_800_images_take_little_memory(compare, most):
     finally:
         tracemalloc.stop()
     assert peak < most, peak
+
+
+# Photos of a run ----------------------------------------------------------------------------------
+
+
+class SixteenFaces:
+    """Stands in for a chain of networks that finds the same faces in every photo."""
+
+    embedder = True
+
+    def __init__(self):
+        rng = np.random.default_rng(3)
+        marks = rng.normal(0, 1, (16, 5, 2)).astype(np.float32)
+        found = FaceDetections(np.ones((16, 4)), np.full(16, 0.5), marks, (9, 9))
+        points_xy = rng.normal(0, 1, (98, 2)).astype(np.float32)
+        points = Landmarks(points_xy, np.ones(98, np.float32), (9, 9))
+        faces = (
+            PredictedFace((1, 2, 3, 4), 0.5, mark, {}, points, magnitude=9.0, vector=vector)
+            for mark, vector in zip(marks, rng.normal(0, 1, (16, 512)).astype(np.float32))
+        )
+        self.photo = PredictedPhoto(tuple(faces), found)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def settings(self):
+        return {}
+
+    def stream(self, paths, visit):
+        return ((path, self.photo) for path in paths)
+
+
+@pytest.mark.parametrize("more", [[], ["--similarity", "any.json"]], ids=["faces", "people"])
+def test_predict_holds_the_faces_of_no_more_photos_for_more_photos(tmp_path, monkeypatch, more):
+    monkeypatch.setattr(predict, "open_predictor", lambda args: SixteenFaces())
+    monkeypatch.setattr(predict, "_similarity", lambda args, model: 0.5 if more else None)
+    write_image_rgb(tmp_path / "photo.png", np.zeros((9, 9, 3), np.uint8))
+    peaks = {}
+    for count in (20, 170):
+        photos, out = tmp_path / f"photos{count}", tmp_path / f"out{count}"
+        photos.mkdir()
+        for index in range(count):
+            os.link(tmp_path / "photo.png", photos / f"{index:03}.png")
+        words = ["predict", str(photos), "--save_dir", str(out), "--embedder", "any.onnx", "--csv"]
+        Path("/proc/self/clear_refs").write_text("5")  # The highest memory is counted from here.
+        before = memory("VmRSS")
+        assert main([*words, "--quiet", *more]) == 0
+        peaks[count] = (memory("VmHWM") - before) / 1024
+        with np.load(out / "embeddings.npz") as arrays:
+            assert arrays["vectors"].shape == (16 * count, 512)
+    # As JSON the faces of 150 photos take 100 MiB, their embeddings alone 5.
+    assert peaks[170] < peaks[20] + 20, peaks

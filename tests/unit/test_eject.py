@@ -5,8 +5,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -275,6 +277,115 @@ def test_names_of_any_kind_are_names_in_the_product(name, tmp_path, monkeypatch)
     done = run_alone(tmp_path / "out", "run_ort.py")
     assert (done.returncode, done.stdout) == (0, "sample.png: as expected\n"), done.stderr
     assert not (tmp_path / "out" / "executed").exists()
+
+
+def encoded(suffix):
+    return cv2.imencode(suffix, NOISE)[1].tobytes()
+
+
+NOISE = np.random.default_rng(8).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+HUGE_PNG = bytearray(encoded(".png"))
+HUGE_PNG[16:24] = (20_000).to_bytes(4, "big") * 2
+HUGE_PNG[29:33] = zlib.crc32(HUGE_PNG[12:29]).to_bytes(4, "big")
+BAD_FILES = {
+    "cut.jpg": (encoded(".jpg")[:-400], "is truncated: the end of the image is missing"),
+    "cut.png": (encoded(".png")[:-400], "is truncated: the end of the image is missing"),
+    "cut.ppm": (encoded(".ppm")[:-400], ""),
+    "page.jpg": (b"<!doctype html><html>not found</html>", "is not an image that can be read"),
+    "empty.jpg": (b"", "is empty (0 bytes); expected an image"),
+    "huge.png": (bytes(HUGE_PNG), "has more than 178 megapixels; reduce it"),
+    "long.jpg": (None, "has more than 178 megapixels; reduce it"),
+    "folder.jpg": (None, "is not a file; expected an image"),
+    "gone.jpg": (None, "cannot be read: No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("script", ["run_ort.py", "run_vsx.py"])
+def test_the_product_refuses_what_is_no_image_in_one_sentence(detector, tmp_path, name, script):
+    content, says = BAD_FILES[name]
+    path = tmp_path / name
+    if name == "folder.jpg":
+        path.mkdir()
+    elif name == "long.jpg":
+        with path.open("wb") as file:
+            file.truncate(800_000_000)
+    elif content is not None:
+        path.write_bytes(content)
+    (tmp_path / "vaststreamx.py").write_bytes(FAKE_CARD.read_bytes())
+    words = [script, *["mod"] * (script == "run_vsx.py"), str(path)]
+    done = run_alone(detector, *words, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    # OpenCV may note on its own what it thinks of a file.
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"{script}: {str(path)!r} ") and line.endswith(says)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".ppm", ".bmp", ".webp"])
+def test_the_product_reads_what_is_whole(detector, tmp_path, suffix):
+    path = tmp_path / f"whole{suffix}"
+    path.write_bytes(encoded(suffix))
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    assert (load_module(detector).read_rgb(str(path)) == image[:, :, ::-1]).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        BRIGHT.astype(np.float32),
+        BRIGHT[:, :, 0],
+        BRIGHT[:, :, :2],
+        BRIGHT[:0],
+        BRIGHT[None],
+        "photo.jpg",
+        None,
+    ],
+)
+def test_the_product_takes_images_of_one_kind(detector, image):
+    module = load_module(detector)
+    with pytest.raises(ValueError, match=r"an image must have shape \(H, W, 3\) and dtype uint8"):
+        module.preprocess(image)
+
+
+def changed(name, value):
+    def change(module, outputs):
+        index = module.OUTPUT_NAMES.index(name)
+        outputs[index] = value(outputs[index].copy())
+
+    return change
+
+
+def filled(value):
+    return lambda array: np.full_like(array, value)
+
+
+BAD_OUTPUTS = {
+    "too few": (lambda module, outputs: outputs.pop(), "the network has 8 outputs; expected 9"),
+    "integers": (changed("bbox_8", lambda a: a.astype(np.int32)), "'bbox_8' is int32; expected fl"),
+    "text": (changed("bbox_8", lambda a: a.astype(str)), "'bbox_8' is <U32; expected floating"),
+    "another size": (changed("kps_8", lambda a: a[..., 1:]), "'kps_8' must have shape"),
+    "no batch": (changed("score_8", lambda a: a[0]), "'score_8' must have shape"),
+    "NaN scores": (changed("score_32", filled(np.nan)), "'score_32' holds NaN"),
+    "infinite scores": (changed("score_32", filled(np.inf)), "'score_32' holds inf"),
+    "NaN boxes": (changed("bbox_8", filled(np.nan)), "'bbox_.' are not finite"),
+    "infinite landmarks": (changed("kps_8", filled(np.inf)), "'kps_.' are not finite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OUTPUTS)
+def test_the_product_refuses_outputs_that_cannot_be_right(detector, case):
+    change, says = BAD_OUTPUTS[case]
+    module = load_module(detector)
+    contract = read_contract(detector / "model.onnx")
+    with OrtBackend(detector / "model.onnx", contract, threads=1) as backend:
+        raw = backend.infer(BRIGHT)
+    outputs = [raw.arrays[name] for name in module.OUTPUT_NAMES]
+    assert len(module.postprocess(outputs, raw.placements[0]))
+    change(module, outputs)
+    with pytest.raises(module.DecodeError, match=says) as caught:
+        module.postprocess(outputs, raw.placements[0])
+    assert "\n" not in str(caught.value)
 
 
 def test_gathering_names_what_it_cannot_do():

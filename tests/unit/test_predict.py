@@ -468,7 +468,7 @@ def test_the_first_schema_is_read_as_the_second(tmp_path):
     assert first["faces"] == [{"score": 0.9, **measures, "reasons": ["cut_off"], "embedding": None}]
     file.write_text('{"schema": "facezoo.predict/9", "path": "a.jpg"}\n')
     with pytest.raises(InputError, match=r"line 1 is not a photo of facezoo predict"):
-        read_photos(file)
+        list(read_photos(file))
 
 
 def test_limits_of_another_recogniser_are_refused(run, capsys):

@@ -202,10 +202,15 @@ def test_people_are_numbered_as_they_are_seen():
     def at(angle):
         return np.array([math.cos(angle), math.sin(angle)], np.float32) * 7
 
-    vectors = [at(0.0), at(2.0), at(0.1), at(2.1), at(4.0), at(0.2)]
-    assert number_people(vectors, 0.9) == [0, 1, 0, 1, 2, 0]
-    assert number_people(vectors, 1.0) == [0, 1, 2, 3, 4, 5]
-    assert number_people([], 0.9) == []
+    vectors = np.stack([at(0.0), at(2.0), at(0.1), at(2.1), at(4.0), at(0.2)])
+    for size in (1, 2, 4, 6):
+
+        def blocks():
+            return (vectors[start : start + size] for start in range(0, 6, size))  # noqa: B023
+
+        assert number_people(blocks, 0.9) == [0, 1, 0, 1, 2, 0]
+        assert number_people(blocks, 1.0) == [0, 1, 2, 3, 4, 5]
+    assert number_people(lambda: [], 0.9) == []
 
 
 @pytest.fixture

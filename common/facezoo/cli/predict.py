@@ -20,15 +20,17 @@ import csv
 import dataclasses
 import io
 import json
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..datasets.embeddings import Embeddings, write_embeddings
+from ..datasets.embeddings import EmbeddingFile
 from ..errors import UNREADABLE, InputError
 from ..fields import RATE
-from ..files import csv_cell, write_bytes
+from ..files import csv_cell, open_file
 from ..image.draw import draw_predicted, write_drawing
 from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
 from ..models.base import FaceModel, LandmarkModel
@@ -52,6 +54,7 @@ from ..reports.html import (
     write_html_report,
 )
 from ..runs import Inputs, RunFolder
+from ..written import writing
 from .options import (
     add_flag,
     add_old_spelling,
@@ -69,6 +72,7 @@ SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
 FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
 FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
 PICTURES_SHOWN = 48
+SCORES = ("score", "quality", "magnitude")  # shown as curves
 COLUMNS = (
     "photo face reasons score left top right bottom size sharpness yaw truncation quality "
     "magnitude embedding person"
@@ -165,7 +169,7 @@ def _run(
             write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
     def finish(run: RunFolder) -> None:
-        write_results(args, run.entries(), alike)
+        write_results(args, run, alike)
 
     def show() -> None:
         if args.html:
@@ -225,13 +229,23 @@ def _write_html(
     args: argparse.Namespace, settings: Dict[str, Any], path_of: Dict[str, Path]
 ) -> None:
     """Write the HTML report of a finished run: images, a row per face, scores, settings."""
-    entries = read_photos(args.save_dir / FACES_FILE)
-    faces = [(e["path"], i, f) for e in entries for i, f in enumerate(e.get("faces", ()))]
-    shown = [entry for entry in entries if "faces" in entry][:PICTURES_SHOWN]
+    count = 0
+    shown: List[Dict[str, Any]] = []
+    rows: List[List[Any]] = []
+    scores: Dict[str, List[float]] = {name: [] for name in SCORES}
+    for entry in read_photos(args.save_dir / FACES_FILE):
+        count += 1
+        if "faces" in entry and len(shown) < PICTURES_SHOWN:
+            shown.append(entry)
+        for _, index, face in _faces_of([entry]):
+            row = _row(entry["path"], index, face)
+            rows.append([None if cell == "" else cell for cell in row])
+            for name in SCORES:
+                if face.get(name) is not None:
+                    scores[name].append(face[name])
     images = [_small(read_image_rgb(path_of[entry["path"]]), entry) for entry in shown]
     captions = [f"{entry['path']}, faces: {len(entry['faces'])}" for entry in shown]
-    note = f"The first {len(shown)} of {len(entries)} photos." if len(shown) < len(entries) else ""
-    rows = [[None if cell == "" else cell for cell in _row(*face)] for face in faces]
+    note = f"The first {len(shown)} of {count} photos." if len(shown) < count else ""
     used = [i for i in range(len(COLUMNS)) if any(row[i] is not None for row in rows)]
     write_html_report(
         args.html,
@@ -240,17 +254,17 @@ def _write_html(
             Section("Result", _summary(args.save_dir / FACES_FILE)),
             Pictures("Photos", images, captions, note),
             Table("Faces", [COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows]),
-            *_score_curves([face for _, _, face in faces]),
+            *_score_curves(scores),
             Facts("Settings", settings),
             Facts("Versions", versions()),
         ],
     )
 
 
-def _score_curves(faces: Sequence[Dict[str, Any]]) -> Iterator[Curves]:
-    for name in ("score", "quality", "magnitude"):
-        values = np.sort([face[name] for face in faces if face.get(name) is not None])[::-1]
-        if len(values):
+def _score_curves(scores: Mapping[str, Sequence[float]]) -> Iterator[Curves]:
+    for name, found in scores.items():
+        if found:
+            values = np.sort(found)[::-1]
             line = {name: (np.arange(1, len(values) + 1), values)}
             yield Curves(f"Faces by {name}", "faces, highest first", name, line)
 
@@ -279,35 +293,48 @@ def _drawn_entry(image: np.ndarray, entry: Dict[str, Any], scale: float = 1.0) -
 # Files --------------------------------------------------------------------------------------------
 
 
-def write_results(
-    args: argparse.Namespace, entries: Iterator[Dict[str, Any]], alike: Optional[float]
-) -> None:
-    """Write the lines, the table and the embeddings of a run."""
+def write_results(args: argparse.Namespace, run: RunFolder, alike: Optional[float]) -> None:
+    """Write the lines, the table and the embeddings of a run, none of which is held in memory."""
     folder: Path = args.save_dir
-    photos = list(entries)
-    faces = [
-        (photo["path"], i, f) for photo in photos for i, f in enumerate(photo.get("faces", ()))
-    ]
-    texts = [face.pop("vector", None) for _, _, face in faces]
-    embedded = [index for index, text in enumerate(texts) if text is not None]
-    vectors = [np.frombuffer(base64.b64decode(texts[index]), "<f4") for index in embedded]
-    row_of = {index: row for row, index in enumerate(embedded)}
-    for index, (_, _, face) in enumerate(faces):
-        face["embedding"] = row_of.get(index)
-    if alike is not None:
-        for index, person in zip(embedded, number_people(vectors, alike)):
-            faces[index][2]["person"] = person
-    lines = [json.dumps({"schema": SCHEMA, **photo}, allow_nan=False) + "\n" for photo in photos]
-    write_bytes(folder / FACES_FILE, "".join(lines).encode())
-    if args.csv:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([COLUMNS, *(_row(csv_cell(name), *face) for name, *face in faces)])
-        write_bytes(folder / CSV_FILE, text.getvalue().encode())
-    if args.embedder is not None:
-        names = [faces[index][0] for index in embedded]
-        numbers = [faces[index][1] for index in embedded]
-        write_embeddings(folder / ARRAYS_FILE, Embeddings.of(names, vectors, numbers))
+    with ExitStack() as stack:
+        embedded = stack.enter_context(EmbeddingFile(folder))
+        for photo, index, face in _faces_of(run.entries()) if args.embedder else ():
+            if "vector" in face:
+                vector = np.frombuffer(base64.b64decode(face["vector"]), "<f4")
+                embedded.add(photo["path"], vector, index)
+        people = None if alike is None else number_people(embedded.vectors.blocks, alike)
+        lines = stack.enter_context(writing(folder / FACES_FILE))
+        table = stack.enter_context(writing(folder / CSV_FILE)) if args.csv else None
+        if table is not None:
+            table.write(_csv_line(COLUMNS))
+        row = 0
+        for photo in run.entries():
+            for _, index, face in _faces_of([photo]):
+                has_vector = face.pop("vector", None) is not None
+                face["embedding"] = row if has_vector else None
+                if people is not None and has_vector:
+                    face["person"] = people[row]
+                row += has_vector
+                if table is not None:
+                    table.write(_csv_line(_row(csv_cell(photo["path"]), index, face)))
+            lines.write((json.dumps({"schema": SCHEMA, **photo}, allow_nan=False) + "\n").encode())
+        if args.embedder is not None:
+            embedded.write(folder / ARRAYS_FILE)
+
+
+def _faces_of(
+    photos: Iterable[Dict[str, Any]],
+) -> Iterator[Tuple[Dict[str, Any], int, Dict[str, Any]]]:
+    """Yield each face with its photo and its index in it."""
+    for photo in photos:
+        for index, face in enumerate(photo.get("faces", ())):
+            yield photo, index, face
+
+
+def _csv_line(cells: Sequence[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
 
 
 def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
@@ -316,7 +343,7 @@ def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
     return ["" if known.get(column) is None else known[column] for column in COLUMNS]
 
 
-def read_photos(path: Path) -> List[Dict[str, Any]]:
+def read_photos(path: Path) -> Iterator[Dict[str, Any]]:
     """Read a faces.jsonl of the current or the first schema, as entries of the current one.
 
     Parameters
@@ -324,41 +351,45 @@ def read_photos(path: Path) -> List[Dict[str, Any]]:
     path
         The file.
 
+    Yields
+    ------
+    dict
+        One per photo.
+
     Raises
     ------
     InputError
         If a line has another schema; the message names the line.
     """
-    entries = []
+    advice = "run facezoo predict again with --overwrite"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read ({error}); run facezoo predict again with --overwrite"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            if entry["schema"] not in (SCHEMA, FIRST_SCHEMA):
-                raise ValueError(f"its schema is {entry['schema']!r}")
-            faces = [
-                {FIRST_NAMES.get(name, name): value for name, value in face.items()}
-                for face in entry.get("faces", ())
-            ]
-        except UNREADABLE as error:
-            raise InputError(
-                f"{str(path)!r}: line {number} is not a photo of facezoo predict ({error}); run "
-                "facezoo predict again with --overwrite"
-            ) from error
-        entries.append(
-            {**entry, "schema": SCHEMA, **({"faces": faces} if "faces" in entry else {})}
-        )
-    return entries
+        file = open_file(path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}); {advice}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                entry = json.loads(line)
+                if entry["schema"] not in (SCHEMA, FIRST_SCHEMA):
+                    raise ValueError(f"its schema is {entry['schema']!r}")
+                faces = [
+                    {FIRST_NAMES.get(name, name): value for name, value in face.items()}
+                    for face in entry.get("faces", ())
+                ]
+            except UNREADABLE as error:
+                raise InputError(
+                    f"{str(path)!r}: line {number} is not a photo of facezoo predict ({error}); "
+                    f"{advice}"
+                ) from error
+            yield {**entry, "schema": SCHEMA, **({"faces": faces} if "faces" in entry else {})}
 
 
 def _summary(path: Path) -> str:
-    faces = [face for entry in read_photos(path) for face in entry.get("faces", ())]
-    counts = [(name, sum(name in face["reasons"] for face in faces)) for name in REASONS]
-    why = ", ".join(f"{count} {name}" for name, count in counts if count)
-    refused = sum(bool(face["reasons"]) for face in faces)
-    return f"{len(faces)} faces, {refused} refused" + (f": {why}" if why else "")
+    count = refused = 0
+    reasons: Counter[str] = Counter()
+    for _, _, face in _faces_of(read_photos(path)):
+        count += 1
+        refused += bool(face["reasons"])
+        reasons.update(set(face["reasons"]))
+    why = ", ".join(f"{reasons[name]} {name}" for name in REASONS if reasons[name])
+    return f"{count} faces, {refused} refused" + (f": {why}" if why else "")

@@ -12,21 +12,20 @@ norms      (N,), float64          length of the embedding, MagFace's quality
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from ..arrays import read_arrays
+from ..arrays import StoredRows, read_arrays, write_npz
 from ..errors import UNREADABLE, DatasetError
-from ..files import write_bytes
 from ..results import Embedding
 from .degraded import person_of
 
 __all__ = [
     "ALIGNED",
+    "EmbeddingFile",
     "Embeddings",
     "read_embeddings",
     "write_embeddings",
@@ -55,14 +54,6 @@ class Embeddings:
     vectors: np.ndarray
     faces: Optional[np.ndarray] = None
 
-    @classmethod
-    def of(
-        cls, names: Sequence[str], vectors: Sequence[np.ndarray], faces: Sequence[int]
-    ) -> Embeddings:
-        """Collect them one by one; there may be none."""
-        stacked = np.stack(vectors) if len(vectors) else np.zeros((0, 0))
-        return cls(tuple(names), stacked.astype(np.float32), np.array(faces, np.int64))
-
     @property
     def face_names(self) -> Tuple[str, ...]:
         """Name of each face, as files of scores have it: ``photo.jpg#2`` for a photo's third."""
@@ -80,18 +71,64 @@ class Embeddings:
         return np.asarray(np.unique(people, return_inverse=True)[1].ravel())
 
 
+class EmbeddingFile:
+    """Embeddings on their way to an embeddings.npz; their vectors are not held in memory.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept until the context ends.
+
+    Attributes
+    ----------
+    vectors
+        The vectors, float32, in the order they were added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.vectors = StoredRows(folder)
+        self._names: List[str] = []
+        self._faces: List[int] = []
+        self._norms: List[float] = []
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __enter__(self) -> EmbeddingFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.vectors.close()
+
+    def add(self, name: str, vector: np.ndarray, face: int = ALIGNED) -> None:
+        """Add the embedding (D,) of a face of an image, or of an image that is an aligned face."""
+        vector = np.asarray(vector, np.float32)
+        self.vectors.append(vector)
+        self._names.append(name)
+        self._faces.append(face)
+        self._norms.append(Embedding(vector).norm)
+
+    def write(self, path: Path) -> None:
+        """Write the file with the keys above."""
+        arrays: Dict[str, Union[np.ndarray, StoredRows]] = {
+            "names": np.array(self._names, dtype=np.str_),
+            "faces": np.array(self._faces, np.int64),
+            "vectors": self.vectors,
+            "norms": np.array(self._norms, np.float64),
+        }
+        write_npz(path, arrays)
+
+
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Write an embeddings.npz with the keys above."""
-    buffer = io.BytesIO()
     faces = embeddings.faces
-    np.savez(
-        buffer,
-        names=np.array(embeddings.names, dtype=np.str_),
-        faces=np.full(len(embeddings.names), ALIGNED, np.int64) if faces is None else faces,
-        vectors=np.asarray(embeddings.vectors, np.float32),
-        norms=np.array([Embedding(vector).norm for vector in embeddings.vectors], np.float64),
-    )
-    write_bytes(Path(path), buffer.getvalue())
+    arrays = {
+        "names": np.array(embeddings.names, dtype=np.str_),
+        "faces": np.full(len(embeddings.names), ALIGNED, np.int64) if faces is None else faces,
+        "vectors": np.asarray(embeddings.vectors, np.float32),
+        "norms": np.array([Embedding(vector).norm for vector in embeddings.vectors], np.float64),
+    }
+    write_npz(Path(path), arrays)
 
 
 def read_embeddings(path: Path) -> Embeddings:

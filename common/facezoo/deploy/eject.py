@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
 import numpy as np
 
 from .. import __version__
+from ..arrays import MAX_PIXELS
 from ..backends.ort import OrtBackend
 from ..contract import Contract, load_graph
 from ..errors import InputError
@@ -54,6 +55,13 @@ _PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
     "sdd_fiqa": _ALIGN,
     "magface": _ALIGN,
 }
+# What refuses images and outputs, in every model's folder.
+_GUARDS = (
+    ("errors", "ImageError"),
+    ("errors", "DecodeError"),
+    ("arrays", "MAX_PIXELS"),
+    ("image.files", "_is_cut_short"),
+)
 _FORMULAS = {
     "EQUAL": "PIXEL",
     "DIV255": "PIXEL / 255.0",
@@ -133,13 +141,13 @@ def _write_module(contract: Contract, model: Path) -> str:
             f"the pre-processing {preprocess.fit} with {preprocess.resize} cannot be ejected; "
             "expected letterbox or stretch with BILINEAR_CV"
         )
-    parts = (*_PARTS.get(contract.model, ()), ("deploy.eject", "to_json"))
+    parts = (*_PARTS.get(contract.model, ()), ("deploy.eject", "to_json"), *_GUARDS)
     letterbox = (("image.resize", "letterbox_size"),) * (preprocess.fit == "letterbox")
     decode = f"models.{contract.model}.decode"
     imports, body = bundle(
         [*letterbox, *parts, (decode, "decode")], also=[("results", "Placement")]
     )
-    imports |= {("", "cv2"), ("", "numpy as np")}
+    imports |= {("", "cv2"), ("", "numpy as np"), ("", "os")}
     imports |= {("typing", name) for name in ("Any", "Dict", "List", "Sequence", "Tuple")}
     constants = [
         f"MODEL = {contract.card_id!r}",
@@ -196,7 +204,7 @@ def _import_lines(names: Set[Tuple[str, str]]) -> str:
     for module in sorted({module for module, _ in names if module}):
         of_module = sorted(name for one, name in names if one == module)
         own.append(f"from {module} import {', '.join(of_module)}")
-    return "\n".join([*own, "", *foreign]) + "\n"
+    return "\n".join([*own, "", _LIMIT, *foreign]) + "\n"
 
 
 def bundle(
@@ -315,6 +323,9 @@ class _Source:
         return "\n".join(self.lines[first : node.end_lineno])
 
 
+# OpenCV reads it when it is imported.
+_LIMIT = f'os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "{MAX_PIXELS}")'
+
 _PLACE_LETTERBOX = '''
 
 def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
@@ -352,6 +363,7 @@ _GLUE = '''
 
 def preprocess(image_rgb: np.ndarray) -> Tuple[np.ndarray, Placement]:
     """Convert an image (H, W, 3), uint8, RGB, to the network's input (1, 3, H, W), float32."""
+    check_image(image_rgb)
     fitted = fit(image_rgb)
     channels = fitted[:, :, ::-1] if SWAP_CHANNELS else fitted
     planes = [TABLE[index][channels[:, :, index]] for index in range(3)]
@@ -360,15 +372,59 @@ def preprocess(image_rgb: np.ndarray) -> Tuple[np.ndarray, Placement]:
 
 def postprocess(outputs: Sequence[np.ndarray], placement: Placement) -> Any:
     """Decode the network's outputs, in the order of OUTPUT_NAMES, to the result of the image."""
-    arrays = {n: np.asarray(a, np.float32) for n, a in zip(OUTPUT_NAMES, outputs)}
-    return decode(RawOutputs(arrays, (placement,)), **DECODE)[0]
+    if len(outputs) != len(OUTPUT_NAMES):
+        raise DecodeError(
+            f"the network has {len(outputs)} outputs; expected {len(OUTPUT_NAMES)}: {OUTPUT_NAMES}"
+        )
+    arrays = {name: np.asarray(output) for name, output in zip(OUTPUT_NAMES, outputs)}
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise DecodeError(f"output {name!r} is {array.dtype}; expected floating-point numbers")
+    raw = RawOutputs({n: a.astype(np.float32) for n, a in arrays.items()}, (placement,))
+    return decode(raw, **DECODE)[0]
+
+
+def check_image(image_rgb: np.ndarray) -> None:
+    """Raise ImageError unless an array is an image (H, W, 3), uint8."""
+    shape, dtype = np.shape(image_rgb), getattr(image_rgb, "dtype", type(image_rgb).__name__)
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+        raise ImageError(f"an image must have shape (H, W, 3) and dtype uint8, got {shape} {dtype}")
+
+
+# The first two bytes of formats whose decoders fill a missing end with grey.
+KINDS = {b"\\xff\\xd8": "JPEG", b"\\x89P": "PNG", b"P5": "PPM", b"P6": "PPM"}
+LARGEST_FILE = 4 * MAX_PIXELS
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """Read an image as (H, W, 3), uint8, RGB."""
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    """Read an image as (H, W, 3), uint8, RGB; ImageError if it cannot be used."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ImageError(f"{path!r} is not a file; expected an image")
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ImageError(f"{path!r} cannot be read: {error.strerror}") from error
+    too_large = f"{path!r} has more than {MAX_PIXELS // 10**6} megapixels; reduce it"
+    kind = KINDS.get(data[:2], "")
+    if not data:
+        raise ImageError(f"{path!r} is empty (0 bytes); expected an image")
+    if len(data) > LARGEST_FILE:
+        raise ImageError(too_large)
+    if _is_cut_short(data, kind, 0, 0):
+        raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        # OpenCV reads the limit from the environment, above.
+        known = "MAX_IMAGE" in str(error)
+        raise ImageError(too_large if known else f"{path!r} cannot be decoded") from error
     if image is None:
-        raise SystemExit(f"{path!r} cannot be read as an image")
+        raise ImageError(f"{path!r} is not an image that can be read")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ImageError(too_large)
+    if _is_cut_short(data, kind, image.shape[1], image.shape[0]):
+        raise ImageError(f"{path!r} is truncated: the end of the image is missing")
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -411,6 +467,14 @@ def run(session, image):
 
 
 def main():
+    try:
+        return run_or_check()
+    except facemodel.FaceZooError as error:
+        print(f"run_ort.py: {error}", file=sys.stderr)
+        return 2
+
+
+def run_or_check():
     options = onnxruntime.SessionOptions()
     # 0 is one thread per core of the machine, too many where a container's quota allows fewer.
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
@@ -466,6 +530,7 @@ class DeviceModel:
         self.stream.build()
 
     def __call__(self, image_rgb):
+        facemodel.check_image(image_rgb)
         height, width = image_rgb.shape[:2]
         planar = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))
         image = vsx.create_image(
@@ -485,8 +550,13 @@ def main():
     if not sys.argv[1:]:
         raise SystemExit(__doc__)
     image = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
-    model = DeviceModel(sys.argv[1])
-    result = facemodel.to_json(model(facemodel.read_rgb(image)))
+    try:
+        image_rgb = facemodel.read_rgb(image)
+        model = DeviceModel(sys.argv[1])
+        result = facemodel.to_json(model(image_rgb))
+    except facemodel.FaceZooError as error:
+        print(f"run_vsx.py: {error}", file=sys.stderr)
+        return 2
     model.close()
     print(json.dumps(result))
     if not sys.argv[2:]:
@@ -518,6 +588,9 @@ A stand-alone folder; it needs only NumPy, OpenCV and a runtime.
 python run_ort.py
 python run_ort.py photo.jpg
 ```
+
+An image or an output that cannot be used raises a `FaceZooError` of one sentence, such as
+`ImageError` for a truncated photo; the scripts print it and exit with 2.
 
 In a container whose quota allows fewer cores than the machine has, set OMP_NUM_THREADS to them.
 

@@ -11,11 +11,11 @@ from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, T
 import numpy as np
 
 from ..backends.base import call_naming
-from ..datasets.embeddings import ALIGNED, Embeddings, write_embeddings
+from ..datasets.embeddings import ALIGNED, EmbeddingFile
 from ..datasets.image_list import resolve_names
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError
-from ..files import csv_cell, write_bytes
+from ..files import csv_cell
 from ..image.align import TEMPLATE_SIZE
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
@@ -25,6 +25,7 @@ from ..models.magface.model import FaceEmbedder
 from ..results import Embedding
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from ..workers import map_in_order
+from ..written import writing
 
 __all__ = [
     "ARRAYS_FILE",
@@ -121,22 +122,19 @@ def write_features(
     without : list of str
         Images without an embedding: no face, or unreadable.
     """
-    names: List[str] = []
-    vectors: List[np.ndarray] = []
-    faces: List[int] = []
     without: List[str] = []
-    for entry in entries:
-        face = largest_face(entry) if "faces" in entry else entry
-        if face is None or "embedding" not in face:
-            without.append(entry["path"])
-            continue
-        names.append(entry["path"])
-        vectors.append(np.array(face["embedding"], np.float32))
-        faces.append(entry["faces"].index(face) if "faces" in entry else ALIGNED)
-    lines = (feature_line(name, vector).encode() for name, vector in zip(names, vectors))
-    write_bytes(feature_list, *lines)
-    write_embeddings(arrays, Embeddings.of(names, vectors, faces))
-    return len(names), without
+    with EmbeddingFile(arrays.parent) as found, writing(feature_list) as lines:
+        for entry in entries:
+            face = largest_face(entry) if "faces" in entry else entry
+            if face is None or "embedding" not in face:
+                without.append(entry["path"])
+                continue
+            index = entry["faces"].index(face) if "faces" in entry else ALIGNED
+            vector = np.array(face["embedding"], np.float32)
+            found.add(entry["path"], vector, index)
+            lines.write(feature_line(entry["path"], vector).encode())
+        found.write(arrays)
+        return len(found), without
 
 
 def finish_embeddings(folder: RunFolder) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..backends.base import Infer, naming
-from ..datasets.embeddings import ALIGNED, Embeddings, read_embeddings, write_embeddings
+from ..datasets.embeddings import ALIGNED, EmbeddingFile, read_embeddings
 from ..datasets.protocols import PairProtocol
 from ..errors import DatasetError, ImageError
 from ..image.align import align_face
@@ -260,16 +260,15 @@ def embed_photos(
 
 
 def _write(run: RunFolder, chosen: Optional[Sequence[Optional[ChosenFace]]]) -> None:
-    names, vectors, faces = [], [], []
-    for row, entry in enumerate(run.entries()):
-        if "vector" in entry:
-            names.append(entry["path"])
-            vectors.append(unpack_vector(entry))
-            face = chosen[row] if chosen is not None else None
-            faces.append(ALIGNED if face is None else face.index)
-    if not names:
-        raise DatasetError("there is no embedding: no photo could be read")
-    write_embeddings(run.folder / ARRAYS_FILE, Embeddings.of(names, vectors, faces))
+    with EmbeddingFile(run.folder) as embedded:
+        for row, entry in enumerate(run.entries()):
+            if "vector" in entry:
+                face = chosen[row] if chosen is not None else None
+                index = ALIGNED if face is None else face.index
+                embedded.add(entry["path"], unpack_vector(entry), index)
+        if not len(embedded):
+            raise DatasetError("there is no embedding: no photo could be read")
+        embedded.write(run.folder / ARRAYS_FILE)
 
 
 def _read(path: Path, names: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
+from itertools import islice
+from typing import Callable, Iterable, List, Optional
 
 import numpy as np
 
@@ -18,13 +19,13 @@ __all__ = [
 ]
 
 
-def number_people(vectors: Sequence[np.ndarray], alike: float) -> List[int]:
+def number_people(blocks: Callable[[], Iterable[np.ndarray]], alike: float) -> List[int]:
     """Give a number to each person among faces, in the order they are first seen.
 
     Parameters
     ----------
-    vectors
-        Embeddings, (D,) each.
+    blocks
+        Gives the embeddings in their order, as arrays (B, D); called again for each of these.
     alike
         Two faces are of one person if their cosine is above this. A face is assigned to the person
         of the most similar face before it.
@@ -35,13 +36,35 @@ def number_people(vectors: Sequence[np.ndarray], alike: float) -> List[int]:
         One per face, from 0.
     """
     people: List[int] = []
-    units = np.array([v / np.linalg.norm(v.astype(np.float64)) for v in vectors], np.float64)
-    for index in range(len(vectors)):
-        cosines = units[:index] @ units[index]
-        nearest = int(np.argmax(cosines)) if index else 0
-        known = index and cosines[nearest] > alike
-        people.append(people[nearest] if known else max(people, default=-1) + 1)
+    count = 0
+    for number, block in enumerate(blocks()):
+        units = _units(block)
+        cosines, nearest = np.full(len(units), -np.inf), np.zeros(len(units), int)
+        start = 0
+        for before in islice(blocks(), number):
+            _take_nearer(cosines, nearest, units @ _units(before).T, start)
+            start += len(before)
+        among = units @ units.T
+        for row, found in enumerate(among):
+            if row:
+                _take_nearer(cosines[row:][:1], nearest[row:][:1], found[None, :row], start)
+            known = cosines[row] > alike
+            people.append(people[nearest[row]] if known else count)
+            count += not known
     return people
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float64)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _take_nearer(cosines: np.ndarray, nearest: np.ndarray, found: np.ndarray, start: int) -> None:
+    """Note, in place, where one of the faces from ``start`` on is nearer than those before."""
+    best = found.argmax(axis=1)
+    values = found[np.arange(len(found)), best]
+    nearer = values > cosines
+    cosines[nearer], nearest[nearer] = values[nearer], start + best[nearer]
 
 
 @dataclass(frozen=True)

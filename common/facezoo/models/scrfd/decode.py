@@ -129,9 +129,10 @@ def _decode_one(
     for stride in strides:
         maps = raw.arrays[f"score_{stride}"][index]
         highest = maps.max()
-        if np.isnan(highest):
+        if not np.isfinite(highest):
             # All comparisons with NaN are false, so it would look like an image without faces.
-            raise DecodeError(f"output 'score_{stride}' holds NaN; check the weights and the input")
+            what = "NaN" if np.isnan(highest) else str(highest)
+            raise DecodeError(f"output 'score_{stride}' holds {what}; check the weights and input")
         # The faces of an image are rarely found at all strides.
         if highest < cut:
             continue
@@ -160,10 +161,13 @@ def _decode_one(
         boxes = np.round(_clip(boxes, placement.image_hw))
     kept = non_maximum_suppression(boxes, profile.nms_iou)
     offsets = cells[kept][:, 6:].reshape(len(kept), 5 if landmarks else 0, 2)
+    points = placement.undo(centres[kept][:, None] + offsets)
+    if not np.isfinite(points).all():
+        raise DecodeError("outputs 'kps_*' are not finite where faces are; check the weights")
     return FaceDetections(
         boxes_xyxy=_clip(boxes[kept], placement.image_hw),
         scores=scores[kept],
-        landmarks_xy=placement.undo(centres[kept][:, None] + offsets),
+        landmarks_xy=points,
         image_hw=placement.image_hw,
     )
 
