@@ -36,6 +36,8 @@ FINE_NS = 10_000_000
 SETTLED_NS = 1_000_000_000
 
 _NO_FILE = bytes(DIGEST_BYTES)
+# Opening a pipe would wait for a writer.
+_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class _File(NamedTuple):
@@ -135,8 +137,7 @@ def _read_share(paths: Sequence[Path]) -> List[_File]:
 def _read(path: Path) -> _File:
     """Hash a file; one that changes meanwhile is read again, and has changed if it still does."""
     try:
-        # Opening a pipe would wait for a writer.
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        number = os.open(path, _OPEN)
     except (OSError, ValueError):
         return _File(_NO_FILE, 0, True)
     with os.fdopen(number, "rb", buffering=0) as file:

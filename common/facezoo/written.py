@@ -253,6 +253,8 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _is_blank(path: Path) -> bool:
+    if _first_bytes(path).strip(b"\0"):
+        return False
     with path.open("rb") as file:
         return not any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(CHUNK_BYTES), b""))
 
