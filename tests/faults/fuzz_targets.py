@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from facezoo.arrays import read_npz
+from facezoo.artifact import BuildInfo, read_artifact, write_artifact
 from facezoo.contract import METADATA_KEY, Contract
 from facezoo.datasets.image_list import read_image_list, read_paths
 from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
@@ -29,6 +30,14 @@ from facezoo.datasets.widerface import read_predictions
 from facezoo.errors import FaceZooError, ImageError
 from facezoo.files import write_bytes
 from facezoo.models import find_card
+from facezoo.profiles.appearance import DEFAULT, MEASURES, read_appearance
+from facezoo.profiles.quality import make_quality_profile, read_quality, write_quality
+from facezoo.profiles.similarity import (
+    SimilarityPoint,
+    SimilarityProfile,
+    read_similarity,
+    write_similarity,
+)
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
 from facezoo.vacc.build_config import parse_build_config
 from facezoo.vacc.npz import read_datalist, read_pictures
@@ -64,8 +73,76 @@ def read_manifest(path: Path) -> None:
 
 
 def read_metadata(path: Path) -> None:
-    """Read a graph's contract whose text is the file."""
-    Contract.from_metadata({METADATA_KEY: path.read_bytes().decode("utf-8", "surrogateescape")})
+    """Read a graph's contract whose text is the file, and write the same one again."""
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    contract = Contract.from_metadata({METADATA_KEY: text})
+    assert Contract.from_metadata(contract.to_metadata()) == contract
+
+
+SHA256 = "0a" * 32
+
+
+def read_quality_scores(path: Path) -> None:
+    """Read a profile whose thresholds must be scores that the model gives."""
+    profile = read_quality(path)
+    low, *_, high = profile.percentiles
+    assert all(low <= threshold <= high for threshold in profile.thresholds.values())
+
+
+def read_cosines(path: Path) -> None:
+    """Read a profile whose thresholds must be cosines."""
+    for point in read_similarity(path, SHA256).points:
+        assert 0 < point.fmr < 1
+        assert point.refusal or (-1 <= point.low <= point.high <= 1 and 0 <= point.fnmr <= 1)
+
+
+def read_limits(path: Path) -> None:
+    """Read a profile whose limits must be in the ranges of their measures."""
+    limits = read_appearance(path).limits
+    assert all(kind.accepts(getattr(limits, limit)) for limit, kind, _ in MEASURES.values())
+
+
+def read_build(path: Path) -> None:
+    """Read an artifact whose record is the file."""
+    path.with_name("mod.onnx").write_bytes(b"graph")
+    build = read_artifact(path.with_name("mod")).build
+    assert build.dtype in ("fp32", "fp16", "int8") and build.outputs
+
+
+def written(write) -> bytes:
+    """Return what a writer writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder, "mod"))
+        (path,) = (path for path in Path(folder).iterdir() if path.suffix != ".onnx")
+        return path.read_bytes()
+
+
+def short_limits() -> bytes:
+    """Return the package's limits with one group of faces each."""
+    entry = json.loads(DEFAULT.read_text("utf-8"))
+    for found in entry["found"].values():
+        del found["groups"][1:]
+    return json.dumps(entry).encode()
+
+
+POINTS = (SimilarityPoint(1e-2, 0.3, 0.2, 0.4, 0.1), SimilarityPoint(1e-3, refusal="too few"))
+SIMILARITY = SimilarityProfile("w600k_mbf", SHA256, 10, 2000, POINTS, {"detector": None})
+QUALITY = make_quality_profile(np.arange(9.0), "sdd_fiqa_r50", SHA256, {"mine": 7.5})
+BUILD = BuildInfo(
+    name="toy_fp16",
+    dtype="fp16",
+    arithmetic="float32",
+    source="toy.onnx",
+    source_sha256=SHA256,
+    card="toy",
+    inputs={"input": ("batch", 3, 8, 8)},
+    outputs=("score",),
+    graph={"folded": {"Identity": 1}},
+    deviation={"score": 1e-6},
+    tools={"onnx": "1"},
+    calibration=({"file": "a.jpg", "sha256": SHA256},),
+    gate={"faces": 3},
+)
 
 
 def start_run(path: Path) -> None:
@@ -161,6 +238,22 @@ TARGETS = {
     "run": (RUN_FILE, start_run, [RUN_OF_TWO[RUN_FILE]]),
     "journal": (JOURNAL_FILE, start_run, [RUN_OF_TWO[JOURNAL_FILE]]),
     "files of a run": (LIST_FILE, start_run, [RUN_OF_TWO[LIST_FILE]]),
+    "quality profile": (
+        "quality.json",
+        read_quality_scores,
+        [written(lambda path: write_quality(path, QUALITY))],
+    ),
+    "similarity profile": (
+        "similarity.json",
+        read_cosines,
+        [written(lambda path: write_similarity(path, SIMILARITY))],
+    ),
+    "appearance profile": ("appearance.json", read_limits, [short_limits()]),
+    "build info": (
+        "mod.build.json",
+        read_build,
+        [written(lambda path: write_artifact(path, b"graph", BUILD))],
+    ),
     "datalist": ("list.txt", read_datalist, [b"/in/a.npz\n/in/b c.npz\r\n", b"a.npz"]),
     "npz": ("a.npz", read_npz, [npz_of(input_0=np.zeros((3, 2, 2), np.uint8))]),
     "image list": (

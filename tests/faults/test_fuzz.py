@@ -12,6 +12,8 @@ LISTS = ("datalist", "image list", "features", "pairs", "WFLW")
 SECONDS = dict.fromkeys(("predictions", "vdsp", "yaml", "manifest", "contract"), 10)
 SECONDS.update(dict.fromkeys(("run", "journal", "files of a run"), 10 / 3))
 SECONDS.update(dict.fromkeys(LISTS, 10 / len(LISTS)))
+PROFILES = ("quality profile", "similarity profile", "appearance profile")
+SECONDS.update(dict.fromkeys(PROFILES, 10 / len(PROFILES)))
 
 
 def corpus_of(name):

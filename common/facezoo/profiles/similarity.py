@@ -331,4 +331,4 @@ def _point_of(entry: Mapping[str, Any], name: str, is_first: bool) -> Similarity
             f"are {loose:g} and {strict:g}"
         )
     missed = 1.0 - entry[share] if is_first else float(entry[share])
-    return SimilarityPoint(entry[rate], value, loose, strict, missed)
+    return SimilarityPoint(entry[rate], value, min(loose, value), max(strict, value), missed)
