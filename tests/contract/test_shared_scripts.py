@@ -1,13 +1,16 @@
 """The scripts that serve any model: export, runner, npz decoder. Both routes give one file."""
 
 import json
+import re
 
 import numpy as np
 import onnx
 import pytest
+from facezoo.cli import options
 from facezoo.contract import read_contract
+from facezoo.errors import BackendUnavailable
 from facezoo.image.files import write_image_rgb
-from facezoo.models import MODELS
+from facezoo.models import CARDS, MODELS, import_part
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
 EXPORT = "common/utils/export_onnx.py"
@@ -117,3 +120,43 @@ def test_a_published_file_is_exported(run_here, tmp_path, shared):
 def test_what_cannot_be_exported_says_what_to_do(run_here, tmp_path, card, says):
     assert says in ran(run_here(EXPORT, "--card", card, "--output", tmp_path / "x.onnx"), 2)[2]
     assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("python", "says"),
+    [
+        ((3, 8, 18), "that needs Python 3.10, and this is Python 3.8: use a newer one"),
+        ((3, 11, 7), 'install it with: pip install "facezoo[torch]"'),
+    ],
+)
+def test_a_python_that_cannot_have_torch_is_told_so(monkeypatch, python, says):
+    monkeypatch.setattr(options.sys, "version_info", python)
+    with pytest.raises(BackendUnavailable, match=re.escape(says)):
+        options.import_torch_part("facezoo.models.nothing.checkpoint")
+
+
+@pytest.mark.torch
+def test_a_checkpoint_is_exported_under_its_card(run_here, tmp_path):
+    torch = pytest.importorskip("torch")
+    from facezoo.models.sdd_fiqa.network import build
+
+    torch.manual_seed(1)
+    torch.save(build("mobilefacenet").state_dict(), tmp_path / "mine.pth")
+    command = ("export", "sdd_fiqa_mobilefacenet", tmp_path / "mine.pth", "-o", tmp_path / "x.onnx")
+    said = ran(run_here(*command))[1]
+    assert said == f"{tmp_path / 'x.onnx'}: sdd_fiqa_mobilefacenet, outputs quality\n"
+    shown = {one.key: one.value for one in onnx.load(tmp_path / "x.onnx").metadata_props}
+    assert shown["licence of the weights"] == "its checkpoint's"
+    wrong = ("export", "w600k_mbf", tmp_path / "mine.pth", "-o", tmp_path / "y.onnx")
+    assert "w600k_mbf is published as .onnx only" in ran(run_here(*wrong), 2)[2]
+    wrong = ("export", "sdd_fiqa_r50", tmp_path / "x.onnx", "-o", tmp_path / "y.onnx")
+    assert "sdd_fiqa_r50 is made from a checkpoint" in ran(run_here(*wrong), 2)[2]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("model", MODELS)
+def test_every_card_names_a_network_of_its_checkpoint(model):
+    pytest.importorskip("torch")
+    networks = import_part(model, "checkpoint").NETWORKS
+    cards = {card.id for card in CARDS.values() if card.model == model}
+    assert set(networks) == cards - {"w600k_mbf"}

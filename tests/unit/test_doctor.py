@@ -643,6 +643,20 @@ def test_the_machine_alone(capsys, monkeypatch):
     assert any(row.status == "problem" and row.what == "onnxruntime" for row in rows)
 
 
+def runtimes(monkeypatch, *installed):
+    monkeypatch.setattr(checks, "_version", lambda name: "1.0" if name in installed else None)
+    return [row for row in check_environment() if row.status in ("problem", "warning")]
+
+
+def test_the_gpu_package_of_the_runtime_is_one_too(monkeypatch):
+    assert runtimes(monkeypatch, "onnx", "onnxruntime-gpu") == []
+    (both,) = runtimes(monkeypatch, "onnx", "onnxruntime", "onnxruntime-gpu")
+    assert both.says == "onnxruntime and onnxruntime-gpu overwrite each other's files"
+    assert both.remedy == (
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    )
+
+
 @pytest.fixture
 def tiny(tmp_path):
     path = tmp_path / "tiny.onnx"
