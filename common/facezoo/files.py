@@ -1,8 +1,9 @@
-"""Folders walked, regular files read within bounds, atomic writes, hashes, names shown."""
+"""Folders walked, regular files read within bounds, atomic writes, hashes, names to show."""
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import logging
@@ -11,13 +12,14 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, List, Mapping, Set, Tuple, Union
+from typing import Any, BinaryIO, List, Mapping, Optional, Set, Tuple, Union
 
 from .written import writing
 
 __all__ = [
     "csv_cell",
     "csv_name",
+    "find_hashed",
     "finite",
     "fitting_name",
     "open_file",
@@ -27,8 +29,11 @@ __all__ = [
     "sha256_of",
     "walk",
     "write_bytes",
+    "write_hashed",
     "write_json",
 ]
+
+DIGITS = 12  # of a sha256 in a file's name
 
 
 # In bytes, far above what is in use; a file that claims more is sparse or damaged.
@@ -274,3 +279,34 @@ def write_bytes(path: Path, *pieces: Union[bytes, memoryview], sync: bool = True
     with writing(path, sync) as file:
         for piece in pieces:
             file.write(piece)
+
+
+def write_hashed(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write a file, all or nothing, whose name ends in the hash of its content; return its path."""
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / f"{stem}-{digest[:DIGITS]}{suffix}"
+    write_bytes(path, content)
+    return path
+
+
+def find_hashed(folder: Path, stem: str, suffix: str) -> Optional[Path]:
+    """Find a file of :func:`write_hashed` that is as it was written.
+
+    Parameters
+    ----------
+    folder, stem, suffix
+        As it was written. Whatever the content depends on should be in the stem.
+
+    Returns
+    -------
+    pathlib.Path or None
+        None if there is none; one that is damaged is named in a warning.
+    """
+    for path in sorted(folder.glob(f"{glob.escape(stem)}-{'?' * DIGITS}{suffix}")):
+        try:
+            if sha256_of(path).startswith(path.stem[-DIGITS:]):
+                return path
+        except OSError:
+            pass  # It cannot be read, so it is as good as damaged.
+        _log.warning("%s is damaged and is made again", path)
+    return None

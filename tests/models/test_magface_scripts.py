@@ -164,6 +164,15 @@ def test_a_checkpoint_is_exported_once(tmp_path, script):
     assert code == 0
     assert "largest difference" not in said
     assert (tmp_path / "a.list").read_bytes() == (tmp_path / "b.list").read_bytes()
+    (graph,) = (tmp_path / "onnx").iterdir()
+    whole = graph.read_bytes()
+    for number, damaged in enumerate((whole[: len(whole) // 2], whole[:-9000] + bytes(9000))):
+        graph.write_bytes(damaged)
+        code, said, error = script("gen_feat", *flags, "--feat_list", tmp_path / f"{number}.list")
+        assert code == 0
+        assert f"{graph} is damaged and is made again" in error
+        assert "largest difference from torch" in said
+        assert (tmp_path / "a.list").read_bytes() == (tmp_path / f"{number}.list").read_bytes()
 
 
 # Quality ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The one way to open a model: every form of a spec, what is prepared, and what is refused."""
 
+import errno
 import importlib
 import json
 import os
@@ -152,6 +153,39 @@ def test_a_home_that_keeps_nothing_does_no_harm(at_home, released, caplog, monke
     assert sorted(path.name for path in at_home.iterdir()) == ["graphs", "w600k_mbf.onnx"]
     monkeypatch.setattr(module, "_raw_heads", None)
     np.testing.assert_array_equal(vector_of("w600k_mbf"), expected)
+
+
+def test_exchanged_graphs_are_noticed(at_home, caplog):
+    vector_of("w600k_mbf")
+    (kept,) = (at_home / "graphs").iterdir()
+    whole = kept.read_bytes()
+    # A network that is whole, and has the contract, but is another one.
+    other = onnx.load_from_string(whole)
+    other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
+    kept.write_bytes(other.SerializeToString())
+    assert np.linalg.norm(vector_of("w600k_mbf")) > 0
+    assert kept.read_bytes() == whole
+    assert caplog.text.count("is damaged and is made again") == 1
+
+
+def test_a_damaged_graph_in_a_read_only_home_is_said_once(at_home, caplog, monkeypatch):
+    expected = vector_of("w600k_mbf")
+    (kept,) = (at_home / "graphs").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    written = module.write_hashed
+
+    def write(folder, *words):
+        if at_home in folder.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+        return written(folder, *words)
+
+    monkeypatch.setattr(module, "write_hashed", write)
+    for _ in range(3):
+        np.testing.assert_array_equal(vector_of("w600k_mbf"), expected)
+    assert caplog.text.count("is damaged and is made again") == 1
+    said = "cannot be written (Read-only file system), so w600k_mbf is prepared for this process"
+    assert caplog.text.count(said) == 1
+    assert kept.stat().st_size == 1000 and not list(at_home.glob("**/*.tmp"))
 
 
 def test_weights_are_fetched_and_what_they_are_is_said(released, home, monkeypatch, caplog):

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import contextmanager
@@ -30,10 +31,9 @@ from typing import (
 
 from ..backends import ENGINES, RuntimeOptions
 from ..backends.base import opencv_threads
-from ..contract import read_contract
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
-from ..files import fitting_name, printable, sha256_of
+from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
 from ..machine import granted_cores, limited_cores, usable_cores
 from ..metrics.landmarks import NORMALIZERS, Normalizer
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
@@ -301,23 +301,26 @@ def embedder_source(args: argparse.Namespace, workspace: Path) -> Path:
 
     source: Optional[Path] = args.onnx or args.model_prefix_path
     if args.resume:
-        checkpoint = weights.locate(args.resume)
-        source = workspace / fitting_name(f"{checkpoint.stem}_{args.arch}.onnx")
-        if not _is_export_of(source, checkpoint):
-            part = import_torch_part("facezoo.models.magface.checkpoint")
-            worst = part.export_checkpoint(checkpoint, args.arch, source)
-            print(f"{source}: from {checkpoint}, largest difference from torch {worst:.2e}")
+        source = _exported(weights.locate(args.resume), args.arch, workspace)
     if source is None:
         raise InputError("which network? give --resume CKPT, --onnx FILE or --model_prefix_path")
     return source
 
 
-def _is_export_of(graph: Path, checkpoint: Path) -> bool:
-    """Tell whether a graph was made of a checkpoint by an earlier start."""
-    if not graph.exists() or not checkpoint.exists():
-        return False
-
-    return read_contract(graph).source_sha256 == sha256_of(checkpoint)
+def _exported(checkpoint: Path, arch: str, workspace: Path) -> Path:
+    """Return the graph of a checkpoint, made by this start or by an earlier one."""
+    sha256 = sha256_of(checkpoint) if checkpoint.is_file() else ""
+    # The name may be as long as names can be; the hash tells files apart.
+    stem = f"{checkpoint.stem[:40]}_{arch}-{sha256[:DIGITS]}"
+    found = find_hashed(workspace, stem, ".onnx")
+    if found is None:
+        part = import_torch_part("facezoo.models.magface.checkpoint")
+        with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
+            graph = Path(folder) / "graph.onnx"
+            worst = part.export_checkpoint(checkpoint, arch, graph)
+            found = write_hashed(workspace, stem, ".onnx", graph.read_bytes())
+        print(f"{found}: from {checkpoint}, largest difference from torch {worst:.2e}")
+    return found
 
 
 def runtime_of(args: argparse.Namespace) -> RuntimeOptions:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import glob
-import hashlib
 import inspect
 import json
 import logging
@@ -33,7 +32,7 @@ from ..backends import ENGINES, RuntimeOptions, open_backend
 from ..card import ModelCard, Preprocess, WeightFile
 from ..contract import Contract, find_contract, read_contract
 from ..errors import GraphError, InputError, WeightsMissing
-from ..files import sha256_of, write_bytes
+from ..files import DIGITS, find_hashed, sha256_of, write_hashed
 from ..image.preprocess import describe_differences
 from ..models import CARDS, MODELS, WEIGHTS, find_card, find_class, has_part, import_part
 from ..models.base import FaceModel
@@ -72,7 +71,6 @@ EmbedderCard = Literal[
 ]
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar")
-DIGITS = 12  # of a sha256 in the name of a prepared graph
 
 Model = TypeVar("Model", bound=FaceModel[Any])
 
@@ -423,7 +421,7 @@ def _self_describing(path: Path, named: Optional[ModelCard], kind: Type[FaceMode
             f"{str(path)!r} carries no contract, and none can be added to a {named.model}; make "
             f"the file of its checkpoint: {_export_command(named)}"
         )
-    return _prepared(named, path)
+    return _prepared(named, path, sha256)
 
 
 def _beside(prefix: Path) -> Iterator[Path]:
@@ -497,7 +495,8 @@ def _published(card: ModelCard) -> Path:
             f"{card.id} has no published .onnx; export its checkpoint and give the file: "
             f"{_export_command(card)}"
         )
-    return _prepared(card, _here_or_fetched(file))
+    source = _here_or_fetched(file)
+    return _prepared(card, source, file.sha256 or sha256_of(source))
 
 
 def _here_or_fetched(file: WeightFile) -> Path:
@@ -511,43 +510,33 @@ def _here_or_fetched(file: WeightFile) -> Path:
     return weights.fetch(file.name)
 
 
-def _prepared(card: ModelCard, source: Path) -> Path:
+def _prepared(card: ModelCard, source: Path, sha256: str) -> Path:
     """Return the raw-head graph of a released file, made once and stored beside the weights.
 
     Its name contains the version that made it and the hashes of the released file and of itself, so
     that a truncated or changed file is detected and made again. If the folder is not writable, the
     graph is kept only while this process runs.
     """
-    stem = f"{card.id}-{__version__}-{sha256_of(source)[:DIGITS]}"
+    stem = f"{card.id}-{__version__}-{sha256[:DIGITS]}"
+    graphs, scratch = weights.home() / "graphs", Path(_scratch().name)
     with _preparing:
-        folders = (weights.home() / "graphs", Path(_scratch().name))
-        for folder in folders:
-            for path in sorted(folder.glob(f"{stem}-*.onnx")):
-                if _is_whole(path):
-                    return path
-                _log.warning("%s is damaged and is made again", path)
+        # Scratch first: a damaged file that cannot be replaced is read, and named, once.
+        for folder in (scratch, graphs):
+            path = find_hashed(folder, stem, ".onnx")
+            if path is not None:
+                return path
         content = _raw_heads(card, source)
-        name = f"{stem}-{hashlib.sha256(content).hexdigest()[:DIGITS]}.onnx"
         try:
-            write_bytes(folders[0] / name, content)
-            return folders[0] / name
+            return write_hashed(graphs, stem, ".onnx", content)
         except OSError as error:
             _log.warning(
                 "%s cannot be written (%s), so %s is prepared for this process only; point "
                 "FACEZOO_HOME at a writable folder",
-                folders[0] / name,
+                graphs,
                 error.strerror or error,
                 card.id,
             )
-        write_bytes(folders[1] / name, content)
-        return folders[1] / name
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return sha256_of(path)[:DIGITS] == path.stem[-DIGITS:]
-    except OSError:
-        return False
+        return write_hashed(scratch, stem, ".onnx", content)
 
 
 def _raw_heads(card: ModelCard, source: Path) -> bytes:
