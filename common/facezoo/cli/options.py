@@ -625,7 +625,9 @@ def shown_names() -> Iterator[None]:
     """Escape what cannot be shown in everything that is printed."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (  # type: ignore[assignment]
-        _Shown(stream, "\n\t") for stream in before
+        # There is no stream if the caller closed it.
+        stream and _Shown(stream, "\n\t")
+        for stream in before
     )
     try:
         yield
