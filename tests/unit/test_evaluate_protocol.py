@@ -207,7 +207,7 @@ def test_aligned_faces_need_no_detector(run_here, tmp_path, photos, pairs, model
     assert "a face in 18 of 18 photos; aligned faces, used as they are" in said
     (entry,) = json.loads((tmp_path / "n.json").read_text())["results"]
     assert entry["dataset"] == "Squares, 12 pairs of 18 aligned faces"
-    assert list(entry["metrics"]) == ["10-fold accuracy", "95 % from", "95 % to"]
+    assert list(entry["metrics"])[:3] == ["10-fold accuracy", "95 % from", "95 % to"]
     assert "with several faces" in (tmp_path / "r.html").read_text()
 
 

@@ -200,6 +200,13 @@ def test_a_table_with_and_without_folds(tmp_path):
     assert whole.edges.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_other_names_of_the_columns(tmp_path):
+    rows = ["label,Image1,image2", "1,a.jpg,b.jpg", "0,a.jpg,c.jpg"]
+    protocol = read_protocol(write(tmp_path / "p.csv", rows))
+    assert (protocol.first, protocol.second) == (("a.jpg", "a.jpg"), ("b.jpg", "c.jpg"))
+    assert protocol.is_same.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

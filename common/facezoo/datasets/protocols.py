@@ -56,7 +56,12 @@ LAYOUTS: Dict[str, bool] = {
 
 AGEDB_NAME = re.compile(r"\d+_[^/]+_\d+_[a-z]", re.ASCII)
 LABELS = {"1": True, "0": False, "-1": False, "true": True, "false": False}
-CSV_COLUMNS = ("first", "second", "same")
+# Columns of a table, each with the other names it has in lists that people write.
+CSV_COLUMNS: Dict[str, Tuple[str, ...]] = {
+    "first": ("first", "image1", "img1", "path1", "file1"),
+    "second": ("second", "image2", "img2", "path2", "file2"),
+    "same": ("same", "label", "is_same", "issame"),
+}
 CFP_LISTS = {"FP": ("F", "P"), "FF": ("F", "F")}
 _UNREADABLE: Tuple[Type[Exception], ...] = (csv.Error, *UNREADABLE)
 CFP_SPLIT = "FP"  # The published accuracies are of frontal against profile photos.
@@ -321,9 +326,7 @@ def _read_csv(path: Path) -> PairProtocol:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, strict=True)
-            missing = [name for name in CSV_COLUMNS if name not in (table.fieldnames or ())]
-            if missing:
-                raise ValueError(f"there is no column {missing[0]!r}")
+            columns = {name: _column(table.fieldnames or (), name) for name in CSV_COLUMNS}
             rows = list(table)
     except _UNREADABLE as error:
         raise DatasetError(
@@ -333,17 +336,25 @@ def _read_csv(path: Path) -> PairProtocol:
     pairs: List[_Pair] = []
     folds: List[int] = []
     for number, row in enumerate(rows, start=2):
-        label = LABELS.get(str(row["same"]).strip().lower())
+        first, second, same = (str(row[column] or "").strip() for column in columns.values())
+        label = LABELS.get(same.lower())
         fold = str(row.get("fold", "0")).strip()
-        if label is None or not row["first"] or not row["second"] or not _is_count(fold):
+        if label is None or not first or not second or not _is_count(fold):
             raise _error(path, number, ",".join(map(str, row.values())), "photo,photo,1 or 0")
-        pairs.append(_Pair(row["first"].strip(), row["second"].strip(), label))
+        pairs.append(_Pair(first, second, label))
         folds.append(int(fold))
     if not pairs:
         raise DatasetError(f"{str(path)!r} has no pairs")
     if len(set(folds)) < 2:
         return _in_runs("csv", pairs, min(FOLDS, len(pairs)))
     return _in_folds("csv", pairs, folds)
+
+
+def _column(names: Sequence[str], wanted: str) -> str:
+    found = [name for name in names if name.strip().lower() in CSV_COLUMNS[wanted]]
+    if not found:
+        raise ValueError(f"there is no column {wanted!r}")
+    return found[0]
 
 
 # Folds --------------------------------------------------------------------------------------------

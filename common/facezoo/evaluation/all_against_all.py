@@ -64,20 +64,17 @@ class AllAgainstAllReport:
                 f"{point.high:.5f}] at cosine {point.threshold.cosine:.4f}; {point.misses.sum()} "
                 f"misses of {np.count_nonzero(point.misses)} people"
             )
-        measured = [point for point in self.points if point.misses is not None]
-        if measured:
-            lines.append(
-                f"    most misses at FMR {measured[-1].fmr:g}: {self._worst(measured[-1])}"
-            )
+        measured = [(p.fmr, p.misses) for p in self.points if p.misses is not None]
+        for fmr, misses in measured[-1:]:
+            lines.append(f"    most misses at FMR {fmr:g}: {self._worst(misses)}")
         return lines
 
-    def _worst(self, point: PeoplePoint) -> str:
-        assert point.misses is not None
-        order = np.argsort(-point.misses, kind="stable")[:PEOPLE_SHOWN]
+    def _worst(self, misses: np.ndarray) -> str:
+        order = np.argsort(-misses, kind="stable")[:PEOPLE_SHOWN]
         shown = [
-            f"{self.people[row]} {point.misses[row]} of {self._pairs_of(row)}"
+            f"{self.people[row]} {misses[row]} of {self._pairs_of(row)}"
             for row in order
-            if point.misses[row]
+            if misses[row]
         ]
         return ", ".join(shown) or "nobody"
 

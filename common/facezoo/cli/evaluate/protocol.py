@@ -276,6 +276,9 @@ def _measurement(
             "10-fold accuracy": Metric(round(100 * found.accuracy, 3), "%", True),
             "95 % from": Metric(round(100 * low, 3), "%", True),
             "95 % to": Metric(round(100 * high, 3), "%", True),
+            "accuracy at the best threshold": Metric(
+                round(100 * found.best_accuracy, 3), "%", True
+            ),
         },
         # Speed is measured by facezoo bench: here reading the photos may dominate.
         images_per_second=None,
