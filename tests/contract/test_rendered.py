@@ -449,3 +449,17 @@ def test_a_result_of_something_else_is_refused(tmp_path):
     (tmp_path / "tests" / "benchmarks" / "results" / "peers.json").write_text("{")
     with pytest.raises(InputError, match="not a benchmark result"):
         render_block(tmp_path, ["speed"])
+
+
+def test_what_an_installation_took_is_shown(tmp_path):
+    assert render_block(tmp_path, ["install"]) == "not measured"
+    row = {"python": "3.8.18", "installer": "uv", "install_seconds": 12.3, "megabytes": 382}
+    row.update(use_seconds=45.6, start_cpu_seconds={"facezoo list": 0.12})
+    result = {"wheel": "x.whl", "machine": {"cpu": "a CPU", "cores": 2}, "environments": [row]}
+    speed(tmp_path, install=result)
+    text = render_block(tmp_path, ["install"])
+    assert rows(text)[2] == ["3.8.18", "uv", "12", "382", "46", "0.12"]
+    assert "a CPU, 2 cores; x.whl" in text
+    speed(tmp_path, install={"environments": [{}]})
+    with pytest.raises(InputError, match=r"install\.json' has another form"):
+        render_block(tmp_path, ["install"])
