@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from facezoo import arrays
-from facezoo.arrays import read_npz, write_npz
+from facezoo.arrays import StoredRows, read_npz, write_npz
 from facezoo.contract import Contract
 from facezoo.errors import ImageError, InputError
 from facezoo.image.resize import fit_image
@@ -55,6 +55,27 @@ def test_numpy_reads_what_is_written_and_the_other_way_round(tmp_path_factory, a
     read = read_npz(theirs)["a"]
     np.testing.assert_array_equal(read, array)
     assert (read.dtype, read.shape) == (array.dtype, array.shape)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 6, 7, 20])
+def test_rows_in_a_file_are_written_as_an_array(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("facezoo.arrays.STORED_ROWS", 7)
+    array = np.random.default_rng(rows).normal(0, 1, (rows, 5)).astype(np.float32)
+    stored = StoredRows(tmp_path)
+    for row in array:
+        stored.append(row)
+        assert sum(map(len, stored.blocks())) == stored.shape[0]  # It may be read in between.
+    assert list(tmp_path.iterdir()) == []
+    names = np.array(["one"])
+    written = write_npz(tmp_path / "a.npz", {"names": names, "rows": stored})
+    array = array if rows else np.zeros((0, 0), np.float32)
+    assert write_npz(tmp_path / "b.npz", {"names": names, "rows": array}) == written
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    if rows:
+        for other in (np.zeros(4, np.float32), np.zeros(5)):
+            with pytest.raises(ValueError, match="a row is float"):
+                stored.append(other)
+    stored.close()
 
 
 def test_the_layout_is_numpys(tmp_path):
