@@ -283,14 +283,27 @@ def test_a_cut_off_curve_is_warned_about(command, data, caplog):
     [
         (["-p", "nowhere"], "'nowhere' does not exist"),
         (["-g", "nowhere"], "nowhere/wider_face_val.mat' is missing"),
-        (["--iou", "0"], "iou_threshold is 0.0"),
-        (["--bootstrap", "-3"], "bootstrap is -3"),
     ],
 )
 def test_refusals_are_one_line_and_write_nothing(command, data, capsys, argv, said):
     options = ["--json", "out.json", "--csv", "out.csv"]
     assert exit_code(command, ["-p", "preds", "-g", "gt", *options, *argv]) == 2
     assert said in one_line(capsys)
+    assert sorted(path.name for path in data.iterdir()) == ["gt", "preds"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--iou", "0"], "--iou: is '0'; expected a number above 0 and at most 1"),
+        (["--iou", "nan"], "--iou: is 'nan'; expected a number above 0 and at most 1"),
+        (["--bootstrap", "-3"], "--bootstrap: is '-3'; expected a whole number from 0 to 1000000"),
+        (["--seed", "-1"], "--seed: is '-1'; expected a whole number from 0 to 4294967295"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_and_nothing_is_written(command, data, capsys, argv, said):
+    assert exit_code(command, ["-p", "preds", "-g", "gt", "--json", "out.json", *argv]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
     assert sorted(path.name for path in data.iterdir()) == ["gt", "preds"]
 
 
