@@ -22,6 +22,7 @@ from facezoo.datasets.embeddings import read_embeddings
 from facezoo.datasets.face_sets import unpack_sets
 from facezoo.datasets.image_list import read_image_list, read_paths
 from facezoo.datasets.pairs import read_bin, read_feature_list, read_pair_labels
+from facezoo.datasets.protocols import read_protocol
 from facezoo.datasets.recordio import RecordFile
 from facezoo.datasets.scores import read_scores
 from facezoo.datasets.templates import read_template_protocol
@@ -76,6 +77,14 @@ def template_pairs_of(path: Path) -> None:
 
 
 # What is read -> the name of its file, and its reader.
+def cfp_of(path):
+    """Read CFP's folder, whose other files are right."""
+    for which in "FP":
+        (path.parents[3] / f"Pair_list_{which}.txt").write_text("1 a.jpg\n")
+    (path.parent / "diff.txt").write_text("1,1\n")
+    return read_protocol(path.parents[3])
+
+
 READERS = {
     "picture": ("a.jpg", read_image_rgb),
     "graph": ("a.onnx", find_contract),
@@ -105,6 +114,9 @@ READERS = {
     "paths": ("img.list", read_paths),
     "features": ("feat.list", lambda path: read_feature_list(path, 4)),
     "pairs": ("pair.list", read_pair_labels),
+    "protocol": ("pairs.txt", read_protocol),
+    "protocol as CSV": ("pairs.csv", read_protocol),
+    "protocol of CFP": ("Protocol/Split/FP/01/same.txt", cfp_of),
     "pairs of templates": ("meta/ijbb_template_pair_label.txt", template_pairs_of),
     "annotations": ("list_98pt_rect_attr_test.txt", read_annotations),
     "rectangles": ("rects.json", read_rectangles),

@@ -228,7 +228,8 @@ def test_a_wrong_table_is_refused(tmp_path, lines, message):
         (["a.jpg b.jpg same"], "line 1 is 'a.jpg b.jpg same'; expected two photos and 1 or 0"),
         (["a.jpg b.jpg c.jpg 1"], "line 1"),
         (["a.jpg b.jpg 1", "a.jpg b.jpg 2"], "line 2"),
-        (["a.jpg b.jpg 1"], "1 pairs in one fold"),
+        (["a.jpg b.jpg 1"], "pairs.txt': 1 pairs in one fold"),
+        (["a.jpg\t\t1", "a.jpg\tb.jpg\t0"], "pairs.txt': a pair names no photo: 'a.jpg', ''"),
         ([], "is empty"),
     ],
 )

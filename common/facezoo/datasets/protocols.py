@@ -132,6 +132,14 @@ def read_protocol(path: Path) -> PairProtocol:
         wrong; names the line.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except DatasetError as error:
+        text = str(error)
+        raise DatasetError(text if str(path) in text else f"{str(path)!r}: {text}") from error
+
+
+def _read(path: Path) -> PairProtocol:
     if path.is_dir():
         return _read_cfp(path)
     if path.suffix.lower() == ".csv":
@@ -380,6 +388,9 @@ def _in_runs(layout: str, pairs: Sequence[_Pair], folds: int) -> PairProtocol:
 
 def _in_folds(layout: str, pairs: Sequence[_Pair], folds: Sequence[int]) -> PairProtocol:
     """Order the pairs by fold; pairs of one fold keep their order."""
+    unnamed = [one for one in pairs if not all(PurePosixPath(name).parts for name in one[:2])]
+    if unnamed:
+        raise DatasetError(f"a pair names no photo: {unnamed[0].first!r}, {unnamed[0].second!r}")
     numbers, counts = np.unique(np.asarray(folds), return_counts=True)
     order = np.argsort(np.asarray(folds), kind="stable")
     if len(numbers) < 2:
