@@ -77,6 +77,7 @@ _OPTIONAL: Dict[str, Kind] = {
     "tools": mapping(text(100), 0, 64),
     "calibration": sequence(record({"file": _FILE, "sha256": SHA256}), 0, 1_000_000),
     "gate": either(NULL, OBJECT),
+    "int8_weights": either(NULL, one_of(PORTABLE, FULL)),
 }
 
 _log = logging.getLogger(__name__)

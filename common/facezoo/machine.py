@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import sys
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "granted_cores",
     "has_bf16",
     "limited_cores",
+    "opencv_threads",
     "usable_cores",
 ]
 
@@ -100,6 +102,30 @@ def limited_cores(count: Optional[int]) -> Iterator[None]:
         else:
             os.environ[THREADS_VARIABLE] = before
         usable_cores.cache_clear()
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Let OpenCV use that many threads for a while, also if it is imported only then."""
+    if "cv2" not in sys.modules:
+        before = os.environ.get(OPENCV_VARIABLE)
+        os.environ[OPENCV_VARIABLE] = str(count)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[OPENCV_VARIABLE]
+            else:
+                os.environ[OPENCV_VARIABLE] = before
+        return
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _quota() -> Optional[float]:

@@ -46,7 +46,8 @@ def all_parsers():
 
 def is_numeric(action):
     is_text = action.type in (None, str) or isinstance(action.type, type)
-    return action.type in (int, float) or not is_text or isinstance(action, _Size)
+    is_name = action.dest == "normalizer"  # a data set's, or two landmarks
+    return action.type in (int, float) or not (is_text or is_name) or isinstance(action, _Size)
 
 
 def result_of(parser, words):

@@ -7,8 +7,6 @@ folder does not depend on which backend runs.
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -39,7 +37,7 @@ from ..contract import Contract
 from ..errors import BackendRunError, DecodeError, GraphError
 from ..files import sha256_of
 from ..image.preprocess import VdspOperation, affine_normalisation
-from ..machine import OPENCV_VARIABLE, usable_cores
+from ..machine import usable_cores
 from ..results import Placement, RawOutputs
 from ..workers import map_in_order
 
@@ -50,7 +48,6 @@ __all__ = [
     "call_naming",
     "first_line",
     "naming",
-    "opencv_threads",
 ]
 
 
@@ -136,30 +133,6 @@ class _OpencvOnOneCore:
 
 
 _opencv_on_one_core = _OpencvOnOneCore()
-
-
-@contextmanager
-def opencv_threads(count: int) -> Iterator[None]:
-    """Let OpenCV use that many threads for a while, also if it is imported only then."""
-    if "cv2" not in sys.modules:
-        before = os.environ.get(OPENCV_VARIABLE)
-        os.environ[OPENCV_VARIABLE] = str(count)
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[OPENCV_VARIABLE]
-            else:
-                os.environ[OPENCV_VARIABLE] = before
-        return
-    import cv2
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(count)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
 
 
 class Backend(ABC):

@@ -25,17 +25,17 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
+    Tuple,
     Type,
     TypeVar,
+    Union,
 )
 
 from ..backends import ENGINES, RuntimeOptions
-from ..backends.base import opencv_threads
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
-from ..machine import granted_cores, limited_cores, usable_cores
-from ..metrics.landmarks import NORMALIZERS, Normalizer
+from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from .outputs import OutputFile, refuse_over_inputs
 
@@ -415,6 +415,9 @@ def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
 
 def add_normalizer_option(parser: Any) -> None:
     """Add ``--normalizer``: a data set's two landmarks, or those of one's own points."""
+    # Imported here, since NumPy takes most of a command's start.
+    from ..metrics.landmarks import NORMALIZERS
+
     parser.add_argument(
         "--normalizer",
         type=_normalizer,
@@ -425,7 +428,9 @@ def add_normalizer_option(parser: Any) -> None:
     )
 
 
-def _normalizer(text: str) -> Normalizer:
+def _normalizer(text: str) -> Union[str, Tuple[int, int]]:
+    from ..metrics.landmarks import NORMALIZERS
+
     if text in NORMALIZERS:
         return text
     pair = re.fullmatch(r"(\d{1,6}),(\d{1,6})", text)

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from ..results import Landmarks
@@ -58,6 +57,8 @@ class SquareCrop:
 
     def cut(self, image_rgb: np.ndarray) -> np.ndarray:
         """Cut the square out of the photo, (side, side, 3)."""
+        import cv2
+
         height, width = image_rgb.shape[:2]
         left, top, right, bottom = self.box_xyxy
         inside = image_rgb[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]

@@ -120,7 +120,7 @@ def compare_all(vectors: np.ndarray, people: np.ndarray, highest_fmr: float) -> 
             f"{count} images of {np.count_nonzero(of_each)} people give {genuine_count} genuine "
             f"and {impostors} impostor pairs; expected some of both"
         )
-    highest = _Highest(math.ceil(MARGIN * highest_fmr * impostors) + MIN_FALSE_MATCHES)
+    highest = _HighestImpostors(math.ceil(MARGIN * highest_fmr * impostors) + MIN_FALSE_MATCHES)
     genuine: List[np.ndarray] = []
     genuine_people: List[np.ndarray] = []
     for rows, columns, cosines in _blocks(units):
@@ -154,7 +154,7 @@ def _blocks(units: np.ndarray) -> Iterator[Tuple[slice, slice, np.ndarray]]:
             yield rows, columns, units[rows] @ units[columns].T
 
 
-class _Highest:
+class _HighestImpostors:
     """Collects the highest similarities and their images."""
 
     def __init__(self, most: int) -> None:
