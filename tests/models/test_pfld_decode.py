@@ -43,7 +43,7 @@ def test_a_crop_is_black_outside_the_photo(box):
     cut = crop.cut(photo)
     assert cut.shape == (crop.side, crop.side, 3)
     y, x = np.mgrid[: crop.side, : crop.side]
-    inside = (0 <= x + crop.left) & (x + crop.left < 640) & (0 <= y + crop.top)
+    inside = (x + crop.left >= 0) & (x + crop.left < 640) & (y + crop.top >= 0)
     inside &= y + crop.top < 480
     np.testing.assert_array_equal(cut[..., 0], 7 * inside)
     marks = Landmarks(np.float32([[0, 0], [3, 4]]), np.zeros(0, np.float32), cut.shape[:2])
