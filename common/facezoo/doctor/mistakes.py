@@ -687,9 +687,9 @@ def _judge(
     def verdict(kind: str, causes: Sequence[Hypothesis] = (), hint: str = "") -> Diagnosis:
         return Diagnosis(kind, tuple(causes), distances, tuple(sorted(unseen)), hint)
 
-    if right <= TOLERANCE and right <= CLEARLY * max(nearest, EXACT):
-        return verdict("consistent", [hypotheses[0]])
     best = min(right, nearest)
+    # The points of a face are spread so widely that a wrong input moves them by less than the
+    # tolerance; two mistakes are then found by explaining the numbers far better than none.
     if best > EXACT:
         both = [(distance(one), one) for one in pairs]
         pair = min(both, key=lambda one: one[0], default=(np.inf, hypotheses[0]))
@@ -697,6 +697,8 @@ def _judge(
             names = " and ".join(pair[1].mistakes)
             hint = f"no single mistake explains it; {names} together do"
             return verdict("not explained", hint=hint)
+    if right <= TOLERANCE and right <= CLEARLY * max(nearest, EXACT):
+        return verdict("consistent", [hypotheses[0]])
     causes = _nearest_causes(wrong)
     if causes:
         return verdict("explained", causes)

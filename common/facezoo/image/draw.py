@@ -19,6 +19,22 @@ BOX_COLOR = (64, 220, 96)
 REFUSED_COLOR = (255, 160, 64)
 LABEL_COLOR = (16, 40, 20)
 POINT_COLOR = (64, 255, 96)
+# Contours of WFLW's 98 landmarks: first and last point, whether it is closed, colour. Points 96 and
+# 97 are the pupils.
+# source: WFLW, https://wywu.github.io/projects/LAB/WFLW.html, the figure of the annotation
+CONTOURS = (
+    (0, 32, False, (64, 255, 96)),  # outline of the face
+    (33, 41, True, (255, 200, 64)),  # brows
+    (42, 50, True, (255, 200, 64)),
+    (51, 54, False, (240, 96, 255)),  # nose
+    (55, 59, False, (240, 96, 255)),
+    (60, 67, True, (96, 200, 255)),  # eyes
+    (68, 75, True, (96, 200, 255)),
+    (76, 87, True, (255, 96, 96)),  # lips, outer and inner
+    (88, 95, True, (255, 96, 96)),
+)
+CONTOUR_POINTS = 98
+PUPILS = (96, 97)
 # Left eye, right eye, nose, left and right mouth corner, as seen in the image.
 LANDMARK_COLORS = ((255, 96, 96), (96, 160, 255), (255, 220, 64), (240, 96, 255), (96, 255, 255))
 
@@ -86,20 +102,33 @@ def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndar
     Returns
     -------
     numpy.ndarray
-        A copy of the image with a dot per landmark, same shape, uint8, RGB.
+        A copy of the image, same shape, uint8, RGB: the contours of brows, eyes, nose, lips and
+        face for WFLW's 98 landmarks, else a dot per landmark.
     """
     import cv2
 
     drawn = image_rgb.copy()
-    shift = 4  # OpenCV expects sixteenths of a pixel.
     for landmarks in faces:
-        width, height = np.ptp(landmarks.points_xy, axis=0)
-        radius = max(1.0, float(width + height) / 200)
-        for x, y in landmarks.points_xy.tolist():
-            centre = (round(x * 2**shift), round(y * 2**shift))
-            scaled = round(radius * 2**shift)
-            cv2.circle(drawn, centre, scaled, POINT_COLOR, -1, cv2.LINE_AA, shift)
+        _contours(drawn, landmarks.points_xy)
     return drawn
+
+
+def _contours(drawn: np.ndarray, points_xy: np.ndarray) -> None:
+    """Draw WFLW's landmarks as lines, others as dots, thinner on smaller faces."""
+    shift = 4  # OpenCV expects sixteenths of a pixel.
+    width, height = np.ptp(points_xy, axis=0)
+    radius = max(1.0, float(width + height) / 200)
+    scaled = np.round(points_xy * 2**shift).astype(np.int32)
+    dots: Sequence[int] = range(len(points_xy))
+    if len(points_xy) == CONTOUR_POINTS:
+        dots = PUPILS
+        for first, last, closed, color in CONTOURS:
+            line = scaled[first : last + 1].reshape(-1, 1, 2)
+            cv2.polylines(drawn, [line], closed, color, max(1, round(radius)), cv2.LINE_AA, shift)
+    for point in dots:
+        centre = (int(scaled[point, 0]), int(scaled[point, 1]))
+        size = round(radius * 2**shift)
+        cv2.circle(drawn, centre, size, POINT_COLOR, -1, cv2.LINE_AA, shift)
 
 
 def draw_predicted(
@@ -136,6 +165,9 @@ def draw_predicted(
         left, top, right, bottom = (round(float(value)) for value in box)
         cv2.rectangle(drawn, (left, top), (right, bottom), color, thickness)
         _label(drawn, caption, (left, top), max(0.35, 0.4 * thickness), thickness, color)
+        if len(points) == CONTOUR_POINTS:
+            _contours(drawn, points)
+            continue
         for x, y in points.tolist():
             cv2.circle(drawn, (round(x), round(y)), thickness, POINT_COLOR, -1, cv2.LINE_AA)
     return drawn

@@ -108,6 +108,19 @@ WEIGHTS: Tuple[WeightFile, ...] = (
         _baidu("1GZzucQVItyYaddMCktaDNw", "fz3h"),
     ),
     WeightFile(
+        name="magface_iresnet50_ofiq",
+        model="magface",
+        file="magface_iresnet50_norm.onnx",
+        # Size and sha256 as reported by the profile of the package ofiqpy.
+        size=174_394_035,
+        sha256="bc03f082a59ccb3189c6c9aec429f376523fe6586e207c401ab8d1694888babb",
+        licence="see LICENSE.md beside it",
+        commercial="unknown",
+        holds="MagFace, iResNet-50, modified, of ISO/IEC 29794-5's reference software, ONNX",
+        manual="open https://github.com/BSI-OFIQ/OFIQ-Project and take "
+        "models/unified_quality_score/magface_iresnet50_norm.onnx out of its models",
+    ),
+    WeightFile(
         name="w600k_mbf",
         model="magface",
         file="w600k_mbf.onnx",

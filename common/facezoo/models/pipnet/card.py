@@ -72,13 +72,13 @@ WEIGHTS_OF = {
 SNAPSHOTS = "https://drive.google.com/drive/folders/17OwDgJUfuc5_ymQ3QruD8pUnh5zHreP2"
 
 
-def _snapshot(backbone: str, experiment: str) -> WeightFile:
+def _snapshot(backbone: str, experiment: str, size: int, sha256: str) -> WeightFile:
     return WeightFile(
         name=f"pipnet_{backbone}_wflw_98_pth",
         model="pipnet",
         file=f"pipnet_{backbone}_wflw_98.pth",
-        size=0,
-        sha256="",
+        size=size,
+        sha256=sha256,
         licence="not stated (code: MIT)",
         commercial="unknown",
         holds=f"the authors' snapshot, ResNet-{backbone[1:]}, WFLW, PyTorch",
@@ -105,8 +105,20 @@ WEIGHTS: Tuple[WeightFile, ...] = (
         "pipnet_r18_wflw_98.onnx",
     ),
     # source: PIPNet@b9eab58 experiments/WFLW, run_demo.sh: 60 epochs, the last is epoch59
-    _snapshot("r18", "pip_32_16_60_r18_l2_l1_10_1_nb10"),
-    _snapshot("r101", "pip_32_16_60_r101_l2_l1_10_1_nb10"),
+    # Sizes and hashes as reported by the pointers to these files in another repository.
+    # source: PIPNet_LD_Demo@56e07eb snapshots/WFLW
+    _snapshot(
+        "r18",
+        "pip_32_16_60_r18_l2_l1_10_1_nb10",
+        49_393_015,
+        "44002daaf3187e6e4b99e0fd9a52f60ffa05e06ec5df3721ace950fd2f2cc120",
+    ),
+    _snapshot(
+        "r101",
+        "pip_32_16_60_r101_l2_l1_10_1_nb10",
+        189_011_113,
+        "63ad4b1598d8933da1fcf9170cbe4b624660bc4d42debce42ac44e90772cbba0",
+    ),
 )
 
 
