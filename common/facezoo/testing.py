@@ -16,7 +16,14 @@ from .files import write_bytes
 from .models import find_card
 from .models.pipnet.decode import load_meanface
 
-__all__ = ["fill_from_names", "tiny_magface", "tiny_pipnet", "tiny_scrfd", "tiny_sdd_fiqa"]
+__all__ = [
+    "fill_from_names",
+    "tiny_magface",
+    "tiny_pfld",
+    "tiny_pipnet",
+    "tiny_scrfd",
+    "tiny_sdd_fiqa",
+]
 
 Weights = Tuple[np.ndarray, np.ndarray]  # kernel and bias of a convolution
 
@@ -144,6 +151,26 @@ def tiny_pipnet(path: Path, *, card_id: str = "pip_resnet18") -> Path:
     return _write_heads(path, card, card.preprocess.input_hw, weights_of)
 
 
+def tiny_pfld(path: Path, *, card_id: str = "pfld_ghostone") -> Path:
+    """Write a graph with PFLD's contract whose points scatter about the middle of the crop.
+
+    A coarse image decides where they are, so another crop or another order of colours moves them.
+
+    Parameters
+    ----------
+    path
+        The .onnx file to write; its folder is created if needed.
+    card_id
+        The card whose contract it carries.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return _write_of_cells(path, find_card(card_id), 0.02, 0.5)
+
+
 def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
     """Write a graph with a recogniser's contract that multiplies a coarse grey image by a matrix.
 
@@ -161,26 +188,7 @@ def tiny_magface(path: Path, *, card_id: str = "w600k_mbf") -> Path:
     Path
         The file.
     """
-    from onnx import helper, numpy_helper
-
-    card = find_card(card_id)
-    (output,), (height, width) = card.outputs, card.preprocess.input_hw
-    side = 16
-    cells = 3 * (height // side) * (width // side)
-    matrix = np.random.default_rng(2026).normal(0.0, 1.0, (cells, output.channels))
-    weights = [
-        numpy_helper.from_array(matrix.astype(np.float32), "weight"),
-        numpy_helper.from_array(np.array([-1, cells], np.int64), "shape"),
-    ]
-    nodes = [
-        helper.make_node(
-            "AveragePool", [card.input_name], ["cells"], kernel_shape=[side] * 2, strides=[side] * 2
-        ),
-        helper.make_node("Reshape", ["cells", "shape"], ["row"]),
-        helper.make_node("MatMul", ["row", "weight"], [output.name]),
-    ]
-    outputs = {output.name: (output.channels,)}
-    return _write_graph(path, Contract.from_card(card), nodes, weights, outputs)
+    return _write_of_cells(path, find_card(card_id), 1.0, 0.0)
 
 
 def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
@@ -213,6 +221,31 @@ def tiny_sdd_fiqa(path: Path, *, card_id: str = "sdd_fiqa_r50") -> Path:
     ]
     weights = [numpy_helper.from_array(kernel, "kernel")]
     return _write_graph(path, Contract.from_card(card), nodes, weights, {"quality": (1,)})
+
+
+def _write_of_cells(path: Path, card: ModelCard, scale: float, offset: float) -> Path:
+    """Write a graph that multiplies a coarse image by a matrix and adds a number."""
+    from onnx import helper, numpy_helper
+
+    (output,), (height, width) = card.outputs, card.preprocess.input_hw
+    side = 16
+    cells = 3 * (height // side) * (width // side)
+    matrix = np.random.default_rng(2026).normal(0.0, scale, (cells, output.channels))
+    weights = [
+        numpy_helper.from_array(matrix.astype(np.float32), "weight"),
+        numpy_helper.from_array(np.array(offset, np.float32), "offset"),
+        numpy_helper.from_array(np.array([-1, cells], np.int64), "shape"),
+    ]
+    nodes = [
+        helper.make_node(
+            "AveragePool", [card.input_name], ["cells"], kernel_shape=[side] * 2, strides=[side] * 2
+        ),
+        helper.make_node("Reshape", ["cells", "shape"], ["row"]),
+        helper.make_node("MatMul", ["row", "weight"], ["products"]),
+        helper.make_node("Add", ["products", "offset"], [output.name]),
+    ]
+    outputs = {output.name: (output.channels,)}
+    return _write_graph(path, Contract.from_card(card), nodes, weights, outputs)
 
 
 def _write_heads(

@@ -11,13 +11,14 @@ from facezoo.contract import read_contract
 from facezoo.errors import BackendUnavailable
 from facezoo.image.files import write_image_rgb
 from facezoo.models import CARDS, MODELS, import_part
-from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
+from facezoo.testing import tiny_magface, tiny_pfld, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 
 EXPORT = "common/utils/export_onnx.py"
 INFER = "common/utils/infer.py"
 DECODE = "common/utils/npz_decode.py"
 TINY = {
     "scrfd": tiny_scrfd,
+    "pfld": tiny_pfld,
     "pipnet": tiny_pipnet,
     "sdd_fiqa": tiny_sdd_fiqa,
     "magface": tiny_magface,

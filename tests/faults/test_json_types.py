@@ -123,7 +123,7 @@ DOCUMENTS = {
     "appearance profile": (appearance, SETTINGS, {("settings",)}),
     "build info": (
         build_info,
-        {("graph",), ("deviation",), ("tools",), ("calibration",), ("gate",)},
+        {(name,) for name in "graph deviation tools calibration gate int8_weights".split()},
         {("gate",)},
     ),
     "vamp.json": (

@@ -78,7 +78,7 @@ def verified():
 def templates():
     pairs = np.stack(np.triu_indices(800, k=1), axis=1)
     same = PEOPLE[pairs[:, 0]] == PEOPLE[pairs[:, 1]]
-    protocol = TemplateProtocol(NAMES, np.arange(800), np.arange(800), pairs, same)
+    protocol = TemplateProtocol(NAMES, np.arange(800), np.arange(800), pairs, same, Path("list"))
     return verify_templates(VECTORS, protocol)
 
 

@@ -175,7 +175,7 @@ def test_pairs_know_an_image_by_any_spelling(tmp_path, monkeypatch):
     Path("pairs.list").write_text(f"{PHOTO} b.png 0\n./b.png ./{PHOTO} 1\n")
     pairs = read_pairs(Path("pairs.list"))
     assert pairs.names == (PHOTO, "b.png")
-    assert pairs.indices.tolist() == [[0, 1], [1, 0]]
+    assert pairs.listed[0].tolist() == [[0, 1], [1, 0]]
 
 
 # Long names ---------------------------------------------------------------------------------------

@@ -108,7 +108,9 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
     code, _, error = run(capsys, photos[1:], models, *flags)
     assert code == 2
     assert "no face was found in the second photo" in error
-    assert run(capsys, photos[:2], models, *flags, "--threshold", "1.2")[0] == 2
+    with pytest.raises(SystemExit) as end:
+        run(capsys, photos[:2], models, *flags, "--threshold", "1.2")
+    assert end.value.code == 2
     with pytest.raises(SystemExit):
         run(capsys, photos[:2], models, *flags, "--threshold", "0", "--profile", "p.json")
     unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")

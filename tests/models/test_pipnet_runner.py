@@ -234,7 +234,7 @@ def test_wrong_commands_are_said_in_a_line(scripts, model, wflw, tmp_path):
             "a FaceDetector; expected a LandmarkDetector",
         ),
         ({"--crop": "detector", "--detector": model}, "contains crops"),
-        ({"--normalizer": "LFW"}, "invalid choice"),
+        ({"--normalizer": "LFW"}, "is not one of WFLW"),
     ]
     for change, message in cases:
         words = [word for pair in {**common, **change}.items() for word in pair]

@@ -227,7 +227,6 @@ def test_the_verb_prints_a_file(written, capsys):
     [
         (["scrfd_9g"], "no card"),
         (["missing.onnx"], "facezoo: 'missing.onnx' cannot be read"),
-        (["scrfd_1g", "--size", "0", "640"], "--size 0 640 must be"),
     ],
 )
 def test_the_verb_says_in_one_line_what_is_wrong(capsys, arguments, message):
@@ -235,6 +234,12 @@ def test_the_verb_says_in_one_line_what_is_wrong(capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_size_out_of_range_is_refused_by_its_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "scrfd_1g", "--size", "0", "640"])
+    assert "argument --size: is '0'; expected a whole number from 1 to" in capsys.readouterr().err
 
 
 def test_the_verb_says_what_a_card_without_a_file_needs(capsys, monkeypatch, tmp_path):

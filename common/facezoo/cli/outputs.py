@@ -15,6 +15,8 @@ __all__ = ["OutputFile", "output_files", "refuse_over_inputs"]
 
 # Files of a folder that a command may read, besides images; a report of an earlier start is none.
 DATA_SUFFIXES = (".mat", ".npz", ".bin", ".rec", ".idx", ".onnx", ".pth")
+# image2npz writes its list beside or into the folder of its npz files.
+OWN_LIST = ("target_path", ".txt")
 # Folders of which also texts are read.
 TEXT_FOLDERS = ("pred", "gt", "base_dir")
 
@@ -131,7 +133,7 @@ def _is_data(place: Path, dest: str) -> bool:
     suffix = place.suffix.lower()
     listed = is_listed(place)
     if listed is not None:
-        return listed and suffix != ".html"
+        return listed and suffix != ".html" and (dest, suffix) != OWN_LIST
     # Imported here because it takes most of a command's start.
     from ..image.files import IMAGE_SUFFIXES
 

@@ -105,8 +105,6 @@ def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndar
         A copy of the image, same shape, uint8, RGB: the contours of brows, eyes, nose, lips and
         face for WFLW's 98 landmarks, else a dot per landmark.
     """
-    import cv2
-
     drawn = image_rgb.copy()
     for landmarks in faces:
         _contours(drawn, landmarks.points_xy)
@@ -115,6 +113,8 @@ def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndar
 
 def _contours(drawn: np.ndarray, points_xy: np.ndarray) -> None:
     """Draw WFLW's landmarks as lines, others as dots, thinner on smaller faces."""
+    import cv2
+
     shift = 4  # OpenCV expects sixteenths of a pixel.
     width, height = np.ptp(points_xy, axis=0)
     radius = max(1.0, float(width + height) / 200)

@@ -32,7 +32,7 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.recognition_ledger import ledger_entry, render_recognition_ledger
-from ..options import EXIT_SOME_REFUSED, OVERWRITE, add_flag, progress, runtime_of
+from ..options import EXIT_SOME_REFUSED, OVERWRITE, add_flag, add_output, progress, runtime_of
 from .html_reports import show_protocol
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -71,9 +71,9 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         choices=PROTOCOLS,
         help="how the accuracy is computed (default: authors)",
     )
-    group.add_argument(
+    add_output(
+        group,
         "--ledger",
-        type=Path,
         metavar="FILE",
         help="measure, print and write the cost of each choice from photo to embedding",
     )
