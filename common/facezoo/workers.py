@@ -33,7 +33,7 @@ from typing import (
 )
 
 from .errors import BackendRunError, FaceZooError
-from .written import work_for_parent
+from .written import work_for_caller, work_for_parent
 
 __all__ = [
     "Last",
@@ -329,7 +329,7 @@ def map_in_order(
     workers
         Number of threads.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="facezoo")
+    pool = ThreadPoolExecutor(workers, "facezoo", initializer=work_for_caller)
     waiting: Deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -53,6 +53,7 @@ __all__ = [
     "is_listed",
     "list_in",
     "remove_own",
+    "work_for_caller",
     "work_for_parent",
     "write_beside",
     "writing",
@@ -304,8 +305,15 @@ class _Hashing:
         return Version(self._size, self._digest.hexdigest())
 
 
+class _Helper(threading.local):
+    """Whether this thread works for another one, whose run it is."""
+
+    is_one = False
+
+
 # Whether this process works for another one, whose run it is.
 _is_worker = False
+_helper = _Helper()
 
 
 def work_for_parent() -> None:
@@ -315,6 +323,14 @@ def work_for_parent() -> None:
     """
     global _is_worker
     _is_worker = True
+
+
+def work_for_caller() -> None:
+    """Let this thread write into a run folder only as long as the run holds it.
+
+    After Ctrl-C a thread outlives the run by a moment: what it wrote then would be in no list.
+    """
+    _helper.is_one = True
 
 
 # Files that a run writes outside its folder, to the folder.
@@ -352,7 +368,7 @@ def _run_of(path: Path) -> Optional[FileList]:
         if _has_list(folder):
             if _is_held(folder):
                 return list_in(folder)
-            if _is_worker:
+            if _is_worker or _helper.is_one:
                 raise ConnectionError(f"the run in {str(folder)!r} has ended")
     return None
 

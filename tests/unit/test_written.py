@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from facezoo.errors import InputError, RunFolderError
 from facezoo.files import write_bytes
 from facezoo.runs import RUN_FILE, Inputs, RunFolder
+from facezoo.workers import map_in_order
 from facezoo.written import LIST_FILE, remove_own
 
 
@@ -214,6 +216,28 @@ def test_a_worker_process_that_outlives_its_run_writes_nothing(tmp_path):
         assert (done.returncode != 0) == bool(said)
     assert tree(tmp_path) == before
     run_in(tmp_path, "txt/1", "txt/2")
+
+
+def test_a_thread_that_outlives_its_run_writes_nothing(tmp_path):
+    """As after Ctrl-C, which leaves the run before the threads have come to their end."""
+    ended, said = threading.Event(), []
+
+    def write(name):
+        if name != "txt/0":
+            ended.wait(30)
+        try:
+            write_bytes(tmp_path / name, b"1")
+        except ConnectionError as error:
+            said.append(str(error))
+
+    stream = map_in_order(write, ["txt/0", "txt/1"], 1)
+    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path, "test", {}, Inputs([], [])):
+        next(stream)
+        raise KeyboardInterrupt
+    ended.set()
+    stream.close()
+    assert said == [f"the run in {str(tmp_path)!r} has ended"]
+    assert (tmp_path / "txt" / "0").exists() and not (tmp_path / "txt" / "1").exists()
 
 
 def test_a_name_of_any_length_can_be_written(tmp_path):
