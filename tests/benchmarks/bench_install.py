@@ -172,6 +172,7 @@ def measure(folder, python, wheel, uv=""):
     return {
         "python": version,
         "installer": Path(uv).name or "pip",
+        "load": round(os.getloadavg()[0]),
         "install_seconds": round(seconds, 1),
         "megabytes": round(megabytes),
         "use_seconds": round(time.perf_counter() - started, 1),

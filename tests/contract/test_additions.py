@@ -30,7 +30,7 @@ def left_out(folder, names):
     """Leave out what git does not hold, such as the data sets in a workspace."""
     if Path(folder).name == "workspace":
         return [name for name in names if name != ".gitkeep"]
-    kept = (".ci", ".gitignore")
+    kept = (".ci", ".github", ".gitignore")
     return [
         name
         for name in names

@@ -453,12 +453,18 @@ def test_a_result_of_something_else_is_refused(tmp_path):
 
 def test_what_an_installation_took_is_shown(tmp_path):
     assert render_block(tmp_path, ["install"]) == "not measured"
-    row = {"python": "3.8.18", "installer": "uv", "install_seconds": 12.3, "megabytes": 382}
+    row = {
+        "python": "3.8.18",
+        "installer": "uv",
+        "install_seconds": 12.3,
+        "megabytes": 382,
+        "load": 3,
+    }
     row.update(use_seconds=45.6, start_cpu_seconds={"facezoo list": 0.12})
     result = {"wheel": "x.whl", "machine": {"cpu": "a CPU", "cores": 2}, "environments": [row]}
     speed(tmp_path, install=result)
     text = render_block(tmp_path, ["install"])
-    assert rows(text)[2] == ["3.8.18", "uv", "12", "382", "46", "0.12"]
+    assert rows(text)[2] == ["3.8.18", "uv", "3", "12", "382", "46", "0.12"]
     assert "a CPU, 2 cores; x.whl" in text
     speed(tmp_path, install={"environments": [{}]})
     with pytest.raises(InputError, match=r"install\.json' has another form"):

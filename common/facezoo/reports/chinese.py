@@ -107,7 +107,10 @@ CHINESE = {
     "installed in, s": "安装用时，秒",
     "MB with all packages": "全部软件包，MB",
     "main jobs, s": "主要任务，秒",
-    "the last columns are processor time": "最后几列为处理器时间",
+    "load": "负载",
+    "load: processes waiting for a core; the last columns are processor time": (
+        "负载：等待处理器的进程数；最后几列为处理器时间"
+    ),
     "Same runtime, same precision:": "相同的运行时与精度：",
     "What choosing the backend buys:": "选择后端带来的提升：",
     "By amount of work:": "随工作量的变化：",

@@ -50,13 +50,14 @@ def install_table(root: Path, say: Say) -> str:
     result = _read_benchmark(root, "install")
     if not result:
         return say("not measured")
-    head = ("Python", "with", "installed in, s", "MB with all packages", "main jobs, s")
+    head = ("Python", "with", "load", "installed in, s", "MB with all packages", "main jobs, s")
     try:
         starts = list(result["environments"][0]["start_cpu_seconds"])
         rows = [
             [
                 row["python"],
                 row["installer"],
+                f"{row['load']}",
                 f"{row['install_seconds']:.0f}",
                 f"{row['megabytes']}",
                 f"{row['use_seconds']:.0f}",
@@ -71,7 +72,8 @@ def install_table(root: Path, say: Say) -> str:
         raise InputError(f"{path!r} has another form ({error!r}); run it again") from error
     heads = [*map(say, head), *(f"`{name}`, s" for name in starts)]
     table = markdown_table(heads, rows, numbers=range(2, len(heads)))
-    return f"{table}\n\n{where}; {say('the last columns are processor time')}"
+    note = "load: processes waiting for a core; the last columns are processor time"
+    return f"{table}\n\n{where}; {say(note)}"
 
 
 def _read_benchmark(root: Path, name: str) -> Dict[str, Any]:
