@@ -39,6 +39,7 @@ from facezoo.image.files import read_image_rgb
 from facezoo.models import find_card
 from facezoo.models.pipnet.decode import read_meanface
 from facezoo.pipeline.acceptance import read_score_limit
+from facezoo.profiles.appearance import read_appearance
 from facezoo.profiles.quality import read_quality
 from facezoo.profiles.similarity import read_similarity
 from facezoo.vacc.build_config import read_build_config
@@ -130,6 +131,7 @@ READERS = {
     "limit of scores": ("quality.json", lambda path: read_score_limit(path, "drop 5 %")),
     "quality profile": ("quality.json", lambda path: read_quality(path, "0" * 64)),
     "similarity profile": ("similarity.json", lambda path: read_similarity(path, "0" * 64)),
+    "appearance profile": ("appearance.json", read_appearance),
 }
 
 JUNK = {
