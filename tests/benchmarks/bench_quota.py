@@ -2,8 +2,9 @@
 
 Three processes run the same command on the same two cores, in turns: one sees 2 cores; one is told
 of 64 by the system (a library loaded before it answers affinity and core counts) and of a quota of
-2 by a made-up cgroup tree; one is told of 64 and of no quota, as before quotas were read. Needs a C
-compiler and Linux.
+2 by a made-up cgroup tree; one is told of 64 and of no quota, as before quotas were read. Where
+other programs take the cores, compare the seconds of CPU, not of the clock. Needs Linux and a C
+compiler.
 
   python tests/benchmarks/bench_quota.py photos/ --json quota.json
 """
