@@ -51,6 +51,7 @@ CHINESE = {
     "no second try with a border": "不加边框重试",
     "Pillow's resize": "Pillow 的缩放",
     "input 320x320": "输入 320x320",
+    "for lack of time": "时间不够",
     "this processor has no bf16 arithmetic": "此处理器没有 bf16 运算",
     "Model": "模型",
     "What it does": "功能",
