@@ -16,6 +16,7 @@ from array import array
 from pathlib import Path
 from typing import IO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from .files import LARGEST_FILE
 from .machine import usable_cores
 from .workers import map_in_order
 from .written import CHUNK_BYTES
@@ -143,7 +144,7 @@ def _read(path: Path) -> _File:
     with os.fdopen(number, "rb", buffering=0) as file:
         for _ in range(3):
             began, status = time.time_ns(), os.fstat(number)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
                 return _File(_NO_FILE, 0, True)
             try:
                 digest = _digest(file, status)

@@ -8,18 +8,25 @@ import cv2
 import facezoo
 import numpy as np
 import pytest
+import yaml
 from facezoo.cli.main import main
+from facezoo.cli.recipes import write_trained_recipe
 from facezoo.datasets import wflw
 from facezoo.datasets.wflw_wider import prepare_wflw_wider
+from facezoo.doctor.mistakes import ReferenceSetup, diagnose_outputs
 from facezoo.errors import DatasetError, InputError
 from facezoo.evaluation.landmarks import measure_faces
 from facezoo.image.draw import draw_landmarks
 from facezoo.image.files import write_image_rgb
+from facezoo.image.preprocess import VdspOperation
 from facezoo.metrics.landmarks import normalized_mean_error
+from facezoo.models import find_card
 from facezoo.models.base import LandmarkModel
 from facezoo.models.pipnet.decode import load_meanface
+from facezoo.models.pipnet.graph import make_contract
 from facezoo.results import Landmarks
 from facezoo.testing import tiny_pipnet
+from facezoo.vacc.vdsp import read_vdsp
 from scipy.io import savemat
 
 MEANFACE = load_meanface("WFLW", 10).points_xy
@@ -243,3 +250,41 @@ def test_pfld_on_twenty_real_faces(tmp_path):
             errors[name] = measure_faces(model, tmp_path / "wflw", "points").table["full"].nme
     assert 0.03 < errors["right"] < 0.07
     assert errors["right"] < min(errors["rgb"], errors["unit"], errors["box"])
+
+
+def test_a_trained_networks_recipe_has_its_input_size(tmp_path):
+    contract = make_contract("resnet18", input_size=64)
+    write_trained_recipe(tmp_path / "fitted", contract)
+    build = yaml.safe_load((tmp_path / "fitted" / "build.yaml").read_text())
+    assert build["name"] == "fitted_fp16"
+    assert build["frontend"]["shape"] == {"input": [1, 3, 64, 64]}
+    given = read_vdsp(
+        tmp_path / "fitted" / "vdsp_params.json", find_card("pip_resnet18").preprocess
+    )
+    assert given.input_hw == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "says"),
+    [
+        ({}, "consistent", ""),
+        ({"color_conversion": "NO_CHANGE"}, "explained", "RGB"),
+        ({"norm": "DIV255"}, "explained", "0..1"),
+        ({"color_conversion": "NO_CHANGE", "norm": "DIV255"}, "not explained", "RGB and 0..1"),
+    ],
+)
+def test_each_mistaken_input_is_named_from_raw_outputs(change, verdict, says):
+    """Points are spread so widely that a wrong input moves them little, as PFLD's do."""
+    preprocess = find_card("pfld_ghostone").preprocess
+    spread = np.random.default_rng(0).uniform(0, 1, 196).astype(np.float32)
+    weights = np.random.default_rng(1).normal(0, 0.01, (3, 196)).astype(np.float32)
+
+    def run(tensor):
+        return {"points": spread[None] + tensor.mean(axis=(2, 3)) @ weights}
+
+    image = np.zeros((112, 112, 3), np.uint8) + np.array([40, 90, 200], np.uint8)
+    setup = ReferenceSetup(run, preprocess, image)
+    wrong = dataclasses.replace(preprocess, **change)
+    found = diagnose_outputs(setup, run(VdspOperation(wrong)(image)[0][None]))
+    assert found.verdict == verdict
+    assert says in (found.hint or " ".join(m for c in found.causes for m in c.mistakes))

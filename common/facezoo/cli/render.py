@@ -7,6 +7,7 @@ facezoo render --check    write nothing, exit 3 if a file differs from its card
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Dict, List
@@ -14,12 +15,14 @@ from typing import Dict, List
 import yaml
 
 from ..card import ModelCard, Preprocess
+from ..contract import Contract
+from ..deploy.triton import render_triton
 from ..errors import GateError, InputError
 from ..files import write_bytes
 from ..models import CARDS, VENDOR_FILES
 from ..vacc.vdsp import render_vdsp
 
-__all__ = ["configure", "render_build", "render_recipes", "run"]
+__all__ = ["configure", "render_build", "render_recipes", "run", "write_trained_recipe"]
 
 _HEADER = """\
 # Rendered from the card {card} by "make recipes"; edit the card, not this file.
@@ -74,6 +77,27 @@ def render_build(card: ModelCard, name: str) -> str:
     return _HEADER.format(card=json.dumps(card.id)[1:-1]) + text
 
 
+def write_trained_recipe(folder: Path, contract: Contract) -> None:
+    """Write ``build.yaml`` and ``vdsp_params.json`` of a network of one's own into its folder.
+
+    Parameters
+    ----------
+    folder
+        Folder of the network's ``model.onnx``, which ``facezoo compile`` gets as ``--checkpoint``.
+    contract
+        Its contract, whose input size may differ from that of the card.
+    """
+    card = dataclasses.replace(
+        next(card for card in CARDS.values() if card.model == contract.model),
+        id="model",
+        input_name=contract.input_name,
+        preprocess=contract.preprocess,
+    )
+    write_bytes(folder / "build.yaml", render_build(card, folder.name).encode())
+    vdsp = json.dumps(render_vdsp(contract.preprocess), indent=4) + "\n"
+    write_bytes(folder / "vdsp_params.json", vdsp.encode())
+
+
 def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:
     """Return a pre-processing as the build YAML's ``process_ops``, for calibration.
 
@@ -110,8 +134,6 @@ def render_recipes() -> Dict[str, str]:
     dict
         Path below the repository, with forward slashes, to content.
     """
-    from ..deploy.triton import render_triton
-
     files = {}
     for card in CARDS.values():
         folder, vendor = f"{card.task}/{card.model}", VENDOR_FILES[card.model]

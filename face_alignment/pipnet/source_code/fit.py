@@ -1,8 +1,8 @@
 """Train PIPNet on any annotation list, with the authors' losses and schedule; resumable.
 
 DATA_DIR holds train.txt (per line: crop.jpg x0 y0 x1 y1 ..., in [0, 1] of the crop), images_train,
-and the same for test. Writes SAVE_DIR/model.pth, model.onnx, meanface.txt and training.json, and
-prints the test error beside the mean face's. No augmentation. Resumable: run the command again.
+and the same for test. Writes SAVE_DIR/model.pth, model.onnx, meanface.txt, training.json, the build
+YAML and vdsp JSON of its input size, and prints the test error. No augmentation. Resumable.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 import facezoo
 import numpy as np
 from facezoo.cli import options
+from facezoo.cli.recipes import write_trained_recipe
 from facezoo.datasets.wflw import read_normalised_list
 from facezoo.evaluation.landmarks import stack_units
 from facezoo.files import write_bytes
@@ -39,9 +40,7 @@ def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.pipnet.train")
     settings = options.settings_from(args, FitSettings)
     train, test = (read_normalised_list(args.data_dir / f"{s}.txt") for s in ("train", "test"))
-    # Both, since a training must not end with an error that the lists already show.
-    for part in (train, test):
-        check_normalizer(part.points_xy, args.normalizer, part.names)
+    check_normalizer(test.points_xy, args.normalizer, test.names)
     crops = [args.data_dir / "images_train" / name for name in train.names]
     points = compute_meanface(train.points_xy)
     meanface = MeanFace.from_points(points, settings.num_neighbors)
@@ -71,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network, model, contract)
+            write_trained_recipe(args.save_dir, contract)
             fit.finish(folder, state)
         with facezoo.load(model, kind=facezoo.LandmarkDetector) as network:
             found = stack_units(
