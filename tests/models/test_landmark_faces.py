@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from facezoo.cli.main import main
-from facezoo.cli.recipes import write_trained_recipe
+from facezoo.cli.render import write_trained_recipe
 from facezoo.datasets import wflw
 from facezoo.datasets.wflw_wider import prepare_wflw_wider
 from facezoo.doctor.mistakes import ReferenceSetup, diagnose_outputs

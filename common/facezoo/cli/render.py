@@ -16,9 +16,8 @@ import yaml
 
 from ..card import ModelCard, Preprocess
 from ..contract import Contract
-from ..deploy.triton import render_triton
 from ..errors import GateError, InputError
-from ..files import write_bytes
+from ..files import write_bytes, write_json
 from ..models import CARDS, VENDOR_FILES
 from ..vacc.vdsp import render_vdsp
 
@@ -94,8 +93,7 @@ def write_trained_recipe(folder: Path, contract: Contract) -> None:
         preprocess=contract.preprocess,
     )
     write_bytes(folder / "build.yaml", render_build(card, folder.name).encode())
-    vdsp = json.dumps(render_vdsp(contract.preprocess), indent=4) + "\n"
-    write_bytes(folder / "vdsp_params.json", vdsp.encode())
+    write_json(folder / "vdsp_params.json", render_vdsp(contract.preprocess), indent=4)
 
 
 def process_ops(preprocess: Preprocess) -> List[Dict[str, object]]:
@@ -147,6 +145,9 @@ def render_recipes() -> Dict[str, str]:
             files[f"{folder}/build_in/build/{stem}.yaml"] = render_build(card, stem)
         if vendor.triton:
             name = f"{folder}/source_code/triton/{card.id}/config.pbtxt"
+            # Imported here, since it imports a runtime.
+            from ..deploy.triton import render_triton
+
             files[name] = render_triton(card)
         # Empty files: one keeps the folder in git, the other makes it a package.
         files[f"{folder}/workspace/.gitkeep"] = ""

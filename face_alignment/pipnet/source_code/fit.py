@@ -12,7 +12,7 @@ from pathlib import Path
 import facezoo
 import numpy as np
 from facezoo.cli import options
-from facezoo.cli.recipes import write_trained_recipe
+from facezoo.cli.render import write_trained_recipe
 from facezoo.datasets.wflw import read_normalised_list
 from facezoo.evaluation.landmarks import stack_units
 from facezoo.files import write_bytes
