@@ -13,6 +13,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ..errors import InputError
+from .pairs import HighestPairs
 from .verification import MIN_FALSE_MATCHES, Threshold, matches_allowed
 
 __all__ = ["AllPairs", "PeoplePoint", "compare_all", "people_points"]
@@ -120,7 +121,7 @@ def compare_all(vectors: np.ndarray, people: np.ndarray, highest_fmr: float) -> 
             f"{count} images of {np.count_nonzero(of_each)} people give {genuine_count} genuine "
             f"and {impostors} impostor pairs; expected some of both"
         )
-    highest = _HighestImpostors(math.ceil(MARGIN * highest_fmr * impostors) + MIN_FALSE_MATCHES)
+    highest = HighestPairs(math.ceil(MARGIN * highest_fmr * impostors) + MIN_FALSE_MATCHES)
     genuine: List[np.ndarray] = []
     genuine_people: List[np.ndarray] = []
     for rows, columns, cosines in _blocks(units):
@@ -132,7 +133,8 @@ def compare_all(vectors: np.ndarray, people: np.ndarray, highest_fmr: float) -> 
         genuine.append(cosines[first, second])
         genuine_people.append(people[rows.start + first])
         cosines[same if above is None else same | ~above] = -np.inf
-        highest.add(cosines, rows.start, columns.start)
+        first, second = np.nonzero(cosines > highest.lowest)
+        highest.add(cosines[first, second], first + rows.start, second + columns.start)
     found, images = highest.descending()
     return AllPairs(
         people=people,
@@ -152,40 +154,6 @@ def _blocks(units: np.ndarray) -> Iterator[Tuple[slice, slice, np.ndarray]]:
             rows = slice(row, min(row + BLOCK, len(units)))
             columns = slice(column, min(column + BLOCK, len(units)))
             yield rows, columns, units[rows] @ units[columns].T
-
-
-class _HighestImpostors:
-    """Collects the highest similarities and their images."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lowest = -2.0
-        self._cosines: List[np.ndarray] = []
-        self._images: List[np.ndarray] = []
-        self._count = 0
-
-    def add(self, cosines: np.ndarray, row: int, column: int) -> None:
-        first, second = np.nonzero(cosines > self._lowest)
-        self._cosines.append(cosines[first, second])
-        self._images.append(np.stack([first + row, second + column], axis=1))
-        self._count += len(first)
-        if self._count > 2 * self._most:
-            self._shrink()
-
-    def _shrink(self) -> Tuple[np.ndarray, np.ndarray]:
-        cosines, images = np.concatenate(self._cosines), np.concatenate(self._images)
-        if len(cosines) > self._most:
-            kept = np.argpartition(cosines, -self._most)[-self._most :]
-            cosines, images = cosines[kept], images[kept]
-            self._lowest = float(cosines.min())
-        self._cosines, self._images, self._count = [cosines], [images], len(cosines)
-        return cosines, images
-
-    def descending(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Return the highest, equal ones in the order of the images."""
-        cosines, images = self._shrink()
-        order = np.lexsort((images[:, 1], images[:, 0], -cosines))
-        return cosines[order], images[order]
 
 
 def people_points(

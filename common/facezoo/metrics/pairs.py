@@ -6,7 +6,7 @@ The vectors of a pair take 8 KB, its two numbers 16 bytes: 800 images make 319,6
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .verification import (
 )
 
 __all__ = [
+    "HighestPairs",
     "PairSimilarities",
     "k_fold_accuracy_of",
     "pair_blocks",
@@ -132,11 +133,13 @@ class PairSimilarities:
         """
         people = np.asarray(people)
         pictures = np.bincount(people)
-        genuine, highest = [np.empty(0)], _Highest(most)
+        genuine, highest = [np.empty(0)], HighestPairs(most)
         for first, second, cosines in _all_cosines(_checked(vectors)):
             is_same = people[second] == people[first]
             genuine.append(cosines[is_same])
-            highest.add(first, second[~is_same], cosines[~is_same])
+            high = ~is_same & (cosines > highest.lowest)
+            second = second[high]
+            highest.add(cosines[high], np.full_like(second, first), second)
         cosines, pairs = highest.descending()
         count = (len(people) ** 2 - int(np.sum(pictures**2))) // 2
         return cls(np.concatenate(genuine), cosines, count, people[pairs], pictures)
@@ -152,35 +155,48 @@ def _all_cosines(vectors: np.ndarray) -> Iterator[Tuple[int, np.ndarray, np.ndar
             yield first, second, np.clip(dots / (norms[first] * norms[second]), -1.0, 1.0)
 
 
-class _Highest:
-    """Collects the highest similarities, and their pairs."""
+class HighestPairs:
+    """Collects pairs of images with the highest similarities; memory does not grow with all.
+
+    Parameters
+    ----------
+    most
+        How many to keep.
+
+    Attributes
+    ----------
+    lowest
+        Only pairs above it need to be added.
+    """
 
     def __init__(self, most: int) -> None:
+        self.lowest = -np.inf
         self._most = max(1, most)
-        self._found = [(np.empty(0), np.empty((0, 2), np.int32))]
+        self._found: List[Tuple[np.ndarray, np.ndarray]] = []
         self._count = 0
-        self._lowest = -np.inf
 
-    def add(self, first: int, second: np.ndarray, cosines: np.ndarray) -> None:
-        high = cosines > self._lowest
-        pairs = np.stack([np.full_like(second, first), second], axis=1)[high]
-        self._found.append((cosines[high], pairs))
-        self._count += len(pairs)
+    def add(self, cosines: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
+        """Add pairs: similarities and images, each (K,)."""
+        self._found.append((cosines, np.stack([first, second], axis=1)))
+        self._count += len(cosines)
         if self._count >= 2 * self._most:
             self._drop()
 
     def _drop(self) -> Tuple[np.ndarray, np.ndarray]:
+        if not self._found:
+            return np.empty(0), np.empty((0, 2), np.int32)
         cosines, pairs = map(np.concatenate, zip(*self._found))
         if len(cosines) > self._most:
             kept = np.argpartition(cosines, -self._most)[-self._most :]
             cosines, pairs = cosines[kept], pairs[kept]
-            self._lowest = cosines.min()
+            self.lowest = cosines.min()
         self._found, self._count = [(cosines, pairs)], len(cosines)
         return cosines, pairs
 
     def descending(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Return similarities (K,) and images (K, 2); equal ones in the order of the images."""
         cosines, pairs = self._drop()
-        order = np.argsort(-cosines, kind="stable")
+        order = np.lexsort((pairs[:, 1], pairs[:, 0], -cosines))
         return cosines[order], pairs[order]
 
 
