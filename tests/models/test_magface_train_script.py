@@ -163,7 +163,6 @@ def test_lengths_are_measured_and_bounds_proposed(main, data, trained, capsys, t
         (("--lambda_g", 20), "lambda_g 20 is below its bound 22.587"),
         (("--precision", "fp16"), "fp16 needs a GPU"),
         (("--batch-size", 13), "batch size 13 must be"),
-        (("--print-freq", 0), "must be at least 1"),
         (("--measure-norms", 5), "--measure-norms needs --pretrained"),
     ],
 )
@@ -171,6 +170,13 @@ def test_what_does_not_go_together_is_refused(main, data, tmp_path, capsys, more
     assert main(arguments(data, tmp_path / "run", "two", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interval_of_no_steps_is_refused(main, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments(data, tmp_path / "run", "two", "--print-freq", 0))
+    assert end.value.code == 2
+    assert "--print-freq/-p: is '0'; expected a whole number from 1" in capsys.readouterr().err
 
 
 def test_torchrun_starts_it_on_two_processes(data, trained, tmp_path):
