@@ -3,18 +3,129 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Mapping, Tuple
+from importlib import import_module
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 import numpy as np
 
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import os
+
+    from PIL.Image import Image
+
 __all__ = [
+    "Compared",
     "Embedding",
+    "Face",
     "FaceDetections",
     "Landmarks",
     "Placement",
     "QualityScore",
     "RawOutputs",
+    "Shown",
 ]
+
+# Rows of a table in a notebook.
+MOST_ROWS = 20
+LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+
+
+class Compared:
+    """A dataclass whose equality compares arrays by their values."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        # The fields of a dataclass are all that these objects hold.
+        mine, others = vars(self), vars(other)
+        return all(_equal(value, others[name]) for name, value in mine.items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return bool(np.array_equal(one, other))
+    return bool(type(one) is type(other) and one == other)
+
+
+class Shown:
+    """The faces of an image in forms of other packages, which are imported only here."""
+
+    def draw(
+        self, image: Union[str, os.PathLike[str], np.ndarray, Image], *, bgr: bool = False
+    ) -> Image:
+        """Draw the result on its image.
+
+        Parameters
+        ----------
+        image
+            The image that the model was given: a path, a PIL image, or an array of shape
+            (H, W, 3), uint8, RGB.
+        bgr
+            An array is in OpenCV's order, BGR.
+
+        Returns
+        -------
+        PIL.Image.Image
+            A drawing of the same size, to ``save`` or ``show``.
+
+        Raises
+        ------
+        ImageError
+            If the image cannot be read, or its size is another one.
+        """
+        # Images are above results, and are imported where they are used.
+        drawing: Image = import_module("facezoo.image.show").draw_result(self, image, bgr)
+        return drawing
+
+    def _rows(self) -> List[Dict[str, Any]]:
+        """Return one row per face, for tables."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with one row per face; needs pandas.
+
+        Its columns are ``left``, ``top``, ``right``, ``bottom`` and ``score``, then x and y of each
+        landmark, in pixels, then those of other stages, if there are any.
+        """
+        return _needed("pandas").DataFrame(self._rows())
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        rows = self._rows()
+        names = ("left", "top", "right", "bottom", "score")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{row[name]:.{2 if name == 'score' else 0}f}</td>" for name in names)
+            + "</tr>"
+            for row in rows[:MOST_ROWS]
+        )
+        more = f"<p>and {len(rows) - MOST_ROWS} more</p>" if len(rows) > MOST_ROWS else ""
+        return f"<p>{self!r}</p><table><tr>{head}</tr>{body}</table>{more}"
+
+
+def _needed(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"this needs {package}, which cannot be imported ({error}): pip install {package}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -75,9 +186,39 @@ class RawOutputs:
     placements: Tuple[Placement, ...]
 
 
-@dataclass(frozen=True)
-class FaceDetections:
-    """The faces of one image, highest score first.
+@dataclass(frozen=True, eq=False)
+class Face(Compared):
+    """One face of :class:`FaceDetections`.
+
+    Attributes
+    ----------
+    box_xyxy
+        Left, top, right, bottom in original image pixels.
+    score
+        From 0 to 1; higher means more confident.
+    landmarks_xy
+        Shape (5, 2), float32, or (0, 2), as in :class:`FaceDetections`.
+    """
+
+    box_xyxy: Tuple[float, float, float, float]
+    score: float
+    landmarks_xy: np.ndarray
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the face as JSON values; float32 values are exact."""
+        face: Dict[str, Any] = {"box_xyxy": list(self.box_xyxy), "score": self.score}
+        return (
+            {**face, "landmarks_xy": self.landmarks_xy.tolist()} if len(self.landmarks_xy) else face
+        )
+
+    def __repr__(self) -> str:
+        left, top, right, bottom = self.box_xyxy
+        return f"Face(box {left:.0f},{top:.0f},{right:.0f},{bottom:.0f}, score {self.score:.3f})"
+
+
+@dataclass(frozen=True, eq=False)
+class FaceDetections(Shown, Compared):
+    """The faces of one image, highest score first; ``faces[0]`` is a :class:`Face`.
 
     Attributes
     ----------
@@ -102,6 +243,47 @@ class FaceDetections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @overload
+    def __getitem__(self, index: int) -> Face: ...
+
+    @overload
+    def __getitem__(self, index: Union[slice, Sequence[int], np.ndarray]) -> FaceDetections: ...
+
+    def __getitem__(
+        self, index: Union[int, slice, Sequence[int], np.ndarray]
+    ) -> Union[Face, FaceDetections]:
+        """Return one face; for a slice, a list of indices or a mask, these faces."""
+        if isinstance(index, (int, np.integer)):
+            left, top, right, bottom = self.boxes_xyxy[index].tolist()
+            box = (left, top, right, bottom)
+            return Face(box, float(self.scores[index]), self.landmarks_xy[index])
+        chosen = index if isinstance(index, (slice, np.ndarray)) else np.array(index, np.intp)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[chosen],
+            scores=self.scores[chosen],
+            landmarks_xy=self.landmarks_xy[chosen],
+        )
+
+    def __iter__(self) -> Iterator[Face]:
+        return (self[index] for index in range(len(self)))
+
+    def _rows(self) -> List[Dict[str, Any]]:
+        rows = []
+        for face in self:
+            row: Dict[str, Any] = dict(zip(("left", "top", "right", "bottom"), face.box_xyxy))
+            row["score"] = face.score
+            for name, (x, y) in zip(LANDMARKS, face.landmarks_xy.tolist()):
+                row.update({f"{name}_x": x, f"{name}_y": y})
+            rows.append(row)
+        return rows
+
+    def to_supervision(self) -> Any:
+        """Return boxes and scores as ``supervision.Detections`` of class 0; needs supervision."""
+        made = _needed("supervision").Detections
+        classes = np.zeros(len(self), int)
+        return made(xyxy=self.boxes_xyxy, confidence=self.scores, class_id=classes)
 
     def largest(self) -> int:
         """Return the index of the face with the largest box; there must be at least one face."""
@@ -159,8 +341,8 @@ class FaceDetections:
         return f"FaceDetections({len(self)} faces in {self.image_hw[1]}x{self.image_hw[0]}{best})"
 
 
-@dataclass(frozen=True)
-class Embedding:
+@dataclass(frozen=True, eq=False)
+class Embedding(Compared):
     """The embedding of one aligned face.
 
     Attributes
@@ -180,6 +362,15 @@ class Embedding:
     def unit(self) -> np.ndarray:
         """Direction of the vector, shape (D,), float32, length 1; it identifies the person."""
         return np.asarray(self.vector / self.norm, dtype=np.float32)
+
+    def cosine(self, other: Embedding) -> float:
+        """Return the similarity of two faces, from -1 to 1; higher for the same person."""
+        if self.vector.shape != other.vector.shape:
+            raise InputError(
+                f"an embedding of {len(self.vector)} values cannot be compared with one of "
+                f"{len(other.vector)}; expected two of the same network"
+            )
+        return float(self.unit @ other.unit)
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the embedding as JSON values; float32 values are exact."""
@@ -212,8 +403,8 @@ class QualityScore:
         return {"quality": self.value}
 
 
-@dataclass(frozen=True)
-class Landmarks:
+@dataclass(frozen=True, eq=False)
+class Landmarks(Compared):
     """The landmarks of one face, in the order of the network's data set.
 
     Attributes
@@ -233,6 +424,20 @@ class Landmarks:
 
     def __len__(self) -> int:
         return len(self.points_xy)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.points_xy)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Return x and y of one landmark, or of those that a slice or a mask chooses."""
+        return np.asarray(self.points_xy[index])
+
+    def draw(
+        self, image: Union[str, os.PathLike[str], np.ndarray, Image], *, bgr: bool = False
+    ) -> Image:
+        """Draw the landmarks on their image; see :meth:`Shown.draw`."""
+        drawing: Image = import_module("facezoo.image.show").draw_result(self, image, bgr)
+        return drawing
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the landmarks as JSON values; float32 values are exact."""

@@ -315,8 +315,8 @@ def test_options_are_the_models_own(tmp_path):
     path = tiny_scrfd(tmp_path / "tiny.onnx")
     with pytest.raises(InputError, match=r"'flip' .* a FaceDetector, which takes profile, fast_de"):
         load(path, flip="sum")
-    with pytest.raises(InputError, match=r"'engine' is not an option .*runtime=RuntimeOptions"):
-        load(tiny_sdd_fiqa(tmp_path / "q.onnx"), engine="ort")
+    with pytest.raises(InputError, match=r"'provider' is not an option .*runtime=RuntimeOptions"):
+        load(tiny_sdd_fiqa(tmp_path / "q.onnx"), provider="cpu")
 
 
 def test_the_old_form_works_and_says_what_is_new(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from importlib import import_module
@@ -85,6 +86,7 @@ def open_backend(
     preprocess: Optional[Preprocess] = None,
     batch: int = 1,
     cards: Sequence[ModelCard] = (),
+    input_hw: Optional[Tuple[int, int]] = None,
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -103,6 +105,9 @@ def open_backend(
         Batch size of the network on the device; a CPU accepts any number.
     cards
         Candidates for a prefix with only the vendor's files; the shapes of the network decide.
+    input_hw
+        Height and width of the network's input, where it accepts several; replaces that of the
+        pre-processing.
 
     Returns
     -------
@@ -143,7 +148,7 @@ def open_backend(
                 "of files that the vendor's vamc compiled, or use --engine ort"
             )
         contract = _contract_on_device(artifact, cards, runtime.device_id)
-        wanted = _wanted(contract, preprocess, vdsp)
+        wanted = _wanted(contract, preprocess, vdsp, input_hw)
         return VsxBackend(
             artifact.prefix,
             contract,
@@ -161,7 +166,7 @@ def open_backend(
         )
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
-    wanted = _wanted(contract, preprocess, vdsp)
+    wanted = _wanted(contract, preprocess, vdsp, input_hw)
     host = HOSTS[engine]
     kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
     own = {host.option: getattr(runtime, host.option)} if host.option else {}
@@ -245,7 +250,10 @@ def _contract_on_device(artifact: Artifact, cards: Sequence[ModelCard], device_i
 
 
 def _wanted(
-    contract: Contract, preprocess: Optional[Preprocess], vdsp: Optional[Path]
+    contract: Contract,
+    preprocess: Optional[Preprocess],
+    vdsp: Optional[Path],
+    input_hw: Optional[Tuple[int, int]],
 ) -> Preprocess:
     """Return the pre-processing; log where a vdsp JSON differs from the contract."""
     from ..image.preprocess import describe_differences
@@ -256,4 +264,17 @@ def _wanted(
         wanted = read_vdsp(Path(vdsp), wanted)
         for line in describe_differences(wanted, contract.preprocess):
             _log.warning("%s: %s", vdsp, line)
-    return wanted
+    if input_hw is None:
+        return wanted
+    if "strides" not in contract.decode:
+        height, width = contract.preprocess.input_hw
+        raise InputError(
+            f"{contract.card_id} takes images of one size, {height}x{width}; leave size out"
+        )
+    multiple = max(contract.decode["strides"])
+    if any(side % multiple for side in input_hw):
+        raise InputError(
+            f"the input of {contract.card_id} cannot be {input_hw[0]}x{input_hw[1]}; expected a "
+            f"height and a width that are multiples of {multiple}"
+        )
+    return dataclasses.replace(wanted, input_hw=input_hw)

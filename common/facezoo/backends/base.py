@@ -193,6 +193,11 @@ class Backend(ABC):
         """Number of threads to process many images with."""
         return 1
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether :meth:`infer_batch` accepts any number of images."""
+        return True
+
     @abstractmethod
     def map(
         self, function: Callable[[Infer, Item], Result], items: Iterable[Item]
@@ -294,6 +299,8 @@ class HostBackend(Backend):
         self._local = threading.local()
         graph = self._graph(False, self.normalisation is not None)
         self.device = graph.device
+        size = next(iter(next(iter(graph.inputs.values()), ())), None)
+        self._batch_is_free = not isinstance(size, int)
         self._order = self._check_interface(graph)
 
     @abstractmethod
@@ -341,6 +348,11 @@ class HostBackend(Backend):
     def workers(self) -> int:
         """Number of images in progress at a time during a bulk run."""
         return self.threads
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the first axis of the graph's input is free."""
+        return self._batch_is_free
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
         """Run the network once on several images, on all cores."""

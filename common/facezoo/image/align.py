@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import InputError
+from .inputs import check_image
 
 __all__ = ["TEMPLATE_XY", "align_face", "similarity_matrix"]
 
@@ -56,7 +57,10 @@ def similarity_matrix(landmarks_xy: np.ndarray, size: int = TEMPLATE_SIZE) -> np
        which least squares has a closed form.
     .. [2] insightface@7fadd42, ``python-package/insightface/utils/face_align.py``.
     """
-    points = np.asarray(landmarks_xy, dtype=np.float32)
+    try:
+        points = np.asarray(landmarks_xy, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"landmarks must be five finite points (5, 2): {error}") from error
     if points.shape != TEMPLATE_XY.shape or not np.isfinite(points).all():
         raise InputError(f"landmarks must be five finite points (5, 2), got {points.tolist()}")
     template = _template(size)
@@ -98,16 +102,25 @@ def align_face(
     Parameters
     ----------
     image
-        Shape (H, W, 3), uint8; the channel order is kept.
+        Shape (H, W, 3) or (H, W), uint8; the channel order is kept.
     landmarks_xy, size
         As for :func:`similarity_matrix`.
 
     Returns
     -------
     numpy.ndarray
-        Shape (size, size, 3), uint8; black outside the image.
+        Shape (size, size, 3) or (size, size), uint8; black outside the image.
+
+    Raises
+    ------
+    ImageError
+        If the image is something else.
+    InputError
+        As for :func:`similarity_matrix`.
     """
     import cv2
+
+    check_image(image, grey=True)
 
     crop: np.ndarray = cv2.warpAffine(image, similarity_matrix(landmarks_xy, size), (size, size))
     return crop

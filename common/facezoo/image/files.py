@@ -64,6 +64,9 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]", re.DOTALL)
 # A progressive JPEG has 10 scans, one optimised for size up to 70; the time is in proportion.
 MOST_SCANS = 100
 
+# MP4 and QuickTime (a HEIC or AVIF photo has the same box with another brand), AVI, Matroska.
+_VIDEO = re.compile(rb"....ftyp(?!hei|hev|mif1|msf1|avi[fs])|RIFF....AVI |\x1aE\xdf\xa3", re.DOTALL)
+
 _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
 
 
@@ -161,6 +164,10 @@ def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, T
 def _read(path: Path) -> bytes:
     if path.name == WHOLE_FOLDER:
         raise ImageError(f"{str(path)!r} cannot be read: {_why_left_out(path.parent)}")
+    if path.is_dir():
+        raise ImageError(
+            f"{str(path)!r} cannot be read: it is a folder; expected an image, or a list of them"
+        )
     try:
         return read_file(path, LARGEST_IMAGE)
     except OSError as error:
@@ -234,6 +241,11 @@ def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
                 kind = header.format or ""
                 plain = kind == "JPEG" and header.mode in ("L", "RGB") and _is_upright(header)
     except UnidentifiedImageError as error:
+        if _VIDEO.match(data):
+            raise ImageError(
+                f"{str(path)!r} is a video; expected an image: give the frames that "
+                "cv2.VideoCapture reads, with bgr=True"
+            ) from error
         raise ImageError(f"{str(path)!r} is not a readable image") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 from types import TracebackType
 from typing import (
     Any,
@@ -20,14 +20,15 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    overload,
 )
 
 import numpy as np
 
 from ..backends.base import Backend, Infer, naming
 from ..contract import Contract
-from ..errors import ImageError
-from ..image.files import read_image_rgb
+from ..errors import ImageError, InputError
+from ..image.inputs import AnyImage, AnyImageT, as_rgb, check_image
 from ..results import Landmarks, RawOutputs
 
 __all__ = [
@@ -40,9 +41,12 @@ __all__ = [
 Result = TypeVar("Result")
 Self = TypeVar("Self", bound="FaceModel[Any]")
 
+# Images of a list that are held, and given to the network, at a time.
+LIST_BATCH = 4
+
 
 class FaceModel(ABC, Generic[Result]):
-    """A network on any runtime with its decoder: ``result = model(image_rgb)``.
+    """A network on any runtime with its decoder: ``result = model(image)``.
 
     Parameters
     ----------
@@ -52,24 +56,60 @@ class FaceModel(ABC, Generic[Result]):
         Its contract with the decode constants.
     """
 
+    _closed = False
+    # The process that opened it; 0 if that does not matter.
+    _process = 0
+    # Opens the same model once more, in another process; set by facezoo.load.
+    _reopen: Optional[Callable[[], FaceModel[Any]]] = None
+
     def __init__(self, backend: Backend, contract: Contract) -> None:
+        self._process = os.getpid()
         self.backend = backend
         self.contract = contract
 
-    def __call__(self, image_rgb: np.ndarray) -> Result:
-        """Apply the model to one image.
+    @overload
+    def __call__(self, image: AnyImageT, *, bgr: bool = ...) -> Result: ...
+
+    @overload
+    def __call__(
+        self, image: Union[List[AnyImageT], Tuple[AnyImageT, ...]], *, bgr: bool = ...
+    ) -> List[Result]: ...
+
+    def __call__(self, image: Any, *, bgr: bool = False) -> Any:
+        """Apply the model to one image, or to each of a list.
 
         Parameters
         ----------
-        image_rgb
-            Shape (H, W, 3), uint8, RGB.
+        image
+            A path; a PIL image; an array of shape (H, W, 3), uint8, RGB; or a list of them.
+        bgr
+            Arrays are in OpenCV's order, BGR.
 
         Returns
         -------
-        Result
-            Result in pixels of the image.
+        Result, or list of Result
+            Result in pixels of the upright image; for a list one per image, in their order.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read, or is something else; for a list its position is named.
+            :meth:`stream` goes on with the next image instead.
+        InputError
+            If the model is closed, or was opened before this process was forked.
         """
-        return self.batch([image_rgb])[0]
+        if not isinstance(image, (list, tuple)):
+            return self.batch([as_rgb(image, bgr)])[0]
+        self._check_usable()
+        step = LIST_BATCH if self.backend.takes_batches else 1
+        results: List[Result] = []
+        for start in range(0, len(image), step):
+            part = [
+                _as_rgb_naming(one, bgr, start + index)
+                for index, one in enumerate(image[start : start + step])
+            ]
+            results += self.batch(part)
+        return results
 
     @abstractmethod
     def batch(self, images_rgb: Sequence[np.ndarray], *, shared: bool = False) -> List[Result]:
@@ -90,59 +130,99 @@ class FaceModel(ABC, Generic[Result]):
 
     def _infer(self, images_rgb: Sequence[np.ndarray], shared: bool) -> RawOutputs:
         """Run the network once on several images, as requested by :meth:`batch`."""
+        self._check_usable()
+        for image in images_rgb:
+            check_image(image)
         return (self.backend.infer_shared if shared else self.backend.infer_batch)(images_rgb)
+
+    def _check_usable(self) -> None:
+        """Refuse to run after :meth:`close`, and in a fork, where the runtime hangs."""
+        if self._closed:
+            raise InputError("this model is closed; open it again with facezoo.load")
+        if self._process not in (0, os.getpid()):
+            raise InputError(
+                f"this model was opened in process {self._process}, and the threads of its runtime "
+                "do not survive a fork; open it in the new process, or start that with 'spawn'"
+            )
 
     def stream(
         self,
-        paths: Iterable[Path],
-        visit: Optional[Callable[[Path, np.ndarray, Result], None]] = None,
-    ) -> Iterator[Tuple[Path, Union[Result, ImageError]]]:
-        """Apply the model to many files in parallel.
+        images: Iterable[AnyImageT],
+        visit: Optional[Callable[[AnyImageT, np.ndarray, Result], None]] = None,
+        *,
+        bgr: bool = False,
+    ) -> Iterator[Tuple[AnyImageT, Union[Result, ImageError]]]:
+        """Apply the model to many images in parallel.
 
         Parameters
         ----------
-        paths
-            Image files.
+        images
+            Paths, PIL images or arrays of shape (H, W, 3), uint8, RGB, such as the frames of a
+            video; consumed as they are needed.
         visit
-            Called in a worker with path, image as read and result, for example to draw.
+            Called in a worker with image as given, as read and result, for example to draw.
+        bgr
+            Arrays are in OpenCV's order, BGR.
 
         Yields
         ------
-        path : Path
-            In the given order.
+        image : path, PIL image or array
+            As given, in the given order.
         result : Result or ImageError
-            The error if the file cannot be read; the stream continues.
+            The error if the image cannot be read; the stream continues.
 
         Raises
         ------
+        InputError
+            If it is given a single image, or the model is closed or was opened before a fork.
         BackendRunError, DecodeError, GraphError
             If the network fails; names the image.
         """
+        self._check_usable()
+        if isinstance(images, (str, os.PathLike, np.ndarray)) or not hasattr(images, "__iter__"):
+            raise InputError(
+                f"stream needs several images, got a single {type(images).__name__}; give a list "
+                "of paths, PIL images or arrays, or call the model with one"
+            )
 
-        def one(_: Infer, path: Path) -> Tuple[Path, Union[Result, ImageError]]:
+        def one(
+            _: Infer, numbered: Tuple[int, AnyImageT]
+        ) -> Tuple[AnyImageT, Union[Result, ImageError]]:
+            number, given = numbered
             try:
-                with naming(path):
-                    image, result = self._apply_to_file(path)
+                with naming(_name_of(given, number)):
+                    image, result = self._apply_to(given, bgr)
             except ImageError as error:
-                return path, error
+                return given, error
             if visit is not None:
-                visit(path, image, result)
-            return path, result
+                visit(given, image, result)
+            return given, result
 
-        return self.backend.map(one, paths)
+        return self.backend.map(one, enumerate(images))
 
-    def _apply_to_file(self, path: Path) -> Tuple[np.ndarray, Result]:
+    def _apply_to(self, image: AnyImage, bgr: bool) -> Tuple[np.ndarray, Result]:
         """Return an image as read, and the result in pixels of the file."""
-        image = read_image_rgb(path)
-        return image, self.batch([image], shared=True)[0]
+        read = as_rgb(image, bgr)
+        return read, self.batch([read], shared=True)[0]
 
     def settings(self) -> Dict[str, Any]:
         """Return what determines the results, as JSON values for the fingerprint of a run."""
         return {"model": self.contract.card_id, **self.backend.settings()}
 
     def close(self) -> None:
-        """Free the runtime's resources."""
+        """Free the runtime's resources; the model cannot be used after that."""
+        self._closed = True
         self.backend.close()
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """Pickle how the model was opened; its weights are read again where it arrives."""
+        self._check_usable()
+        if self._reopen is None:
+            raise InputError(
+                f"a {type(self).__name__} can be pickled only if facezoo.load opened it; open it "
+                "in the other process"
+            )
+        return self._reopen, ()
 
     def __enter__(self: Self) -> Self:
         return self
@@ -154,6 +234,18 @@ class FaceModel(ABC, Generic[Result]):
         trace: Optional[TracebackType],
     ) -> None:
         self.close()
+
+
+def _name_of(image: object, number: int) -> str:
+    """Return what an image is called in errors: its path, or its position from 0."""
+    return str(image) if isinstance(image, (str, os.PathLike)) else f"image {number}"
+
+
+def _as_rgb_naming(image: Any, bgr: bool, number: int) -> np.ndarray:
+    try:
+        return as_rgb(image, bgr)
+    except ImageError as error:
+        raise ImageError(f"image {number} of the list: {error}") from error
 
 
 class FaceCrop(Protocol):

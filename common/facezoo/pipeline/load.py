@@ -8,10 +8,11 @@ import glob
 import inspect
 import json
 import logging
+import os
 import tempfile
 import threading
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import (
     Any,
@@ -70,6 +71,9 @@ EmbedderCard = Literal[
     "w600k_mbf",
 ]
 
+# A network's input of that size takes gigabytes.
+LARGEST_SIDE = 8192
+
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".tar")
 
 Model = TypeVar("Model", bound=FaceModel[Any])
@@ -84,6 +88,9 @@ def load(
     spec: Union[str, Path],
     *,
     kind: Type[Model],
+    engine: str = ...,
+    threads: Optional[int] = ...,
+    size: Union[int, Tuple[int, int], None] = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -96,6 +103,11 @@ def load(
 def load(
     spec: DetectorCard,
     *,
+    engine: str = ...,
+    threads: Optional[int] = ...,
+    size: Union[int, Tuple[int, int], None] = ...,
+    score: float = ...,
+    nms: float = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -107,6 +119,8 @@ def load(
 def load(
     spec: LandmarkCard,
     *,
+    engine: str = ...,
+    threads: Optional[int] = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -118,6 +132,8 @@ def load(
 def load(
     spec: QualityCard,
     *,
+    engine: str = ...,
+    threads: Optional[int] = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -129,6 +145,8 @@ def load(
 def load(
     spec: EmbedderCard,
     *,
+    engine: str = ...,
+    threads: Optional[int] = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -140,6 +158,9 @@ def load(
 def load(
     spec: Union[str, Path],
     *,
+    engine: str = ...,
+    threads: Optional[int] = ...,
+    size: Union[int, Tuple[int, int], None] = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -157,6 +178,9 @@ def load(
     source: Union[str, Path, None] = None,
     *,
     kind: Type[FaceModel[Any]] = FaceModel,
+    engine: str = "",
+    threads: Optional[int] = None,
+    size: Union[int, Tuple[int, int], None] = None,
     runtime: RuntimeOptions = _USUAL,
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
@@ -180,8 +204,15 @@ def load(
     kind
         The expected class, such as :class:`FaceDetector`; any if not given. A subclass of a
         model's class is used in its place.
+    engine
+        ``auto``, ``ort``, ``openvino`` or ``vsx``, if it is not given with the spec.
+    threads
+        CPU cores to use; all usable ones if not given.
+    size
+        Side, or height and width, of a detector's input in pixels; larger finds smaller faces and
+        takes longer.
     runtime
-        Engine, device, threads and arithmetic.
+        Engine, device, threads and arithmetic; ``engine`` and ``threads`` come before it.
     vdsp
         A vdsp_params JSON, applied as on the device; differences from the model's contract are
         logged.
@@ -190,7 +221,8 @@ def load(
     card
         Id of the card, for an .onnx file without a contract and with an unknown sha256.
     options
-        The model's own: ``profile`` and ``fast_decode`` of :class:`FaceDetector`, ``meanface`` of
+        The model's own: ``score`` (lowest score of a face), ``nms`` (largest overlap of two),
+        ``profile`` and ``fast_decode`` of :class:`FaceDetector`, ``meanface`` of
         :class:`LandmarkDetector`, ``flip`` of :class:`FaceEmbedder`.
 
     Returns
@@ -213,11 +245,20 @@ def load(
     if source is not None:
         kind, runtime, options = _old_form(str(spec), runtime, options)
         spec = source
-    path, engine = resolve(spec, kind=kind, card=card)
-    if engine:
-        runtime = dataclasses.replace(runtime, engine=engine)
+    if not isinstance(spec, (str, os.PathLike)):
+        raise InputError(
+            f"a model is opened by a card's id, an .onnx file or an artifact prefix, got "
+            f"{type(spec).__name__}"
+        )
+    path, named = resolve(spec, kind=kind, card=card)
+    if engine and named not in ("", engine):
+        raise InputError(f"{str(spec)!r} names the engine {named}, engine={engine!r} another one")
+    runtime = _with_keywords(runtime, engine or named, threads)
+    input_hw = _as_input_hw(size)
     cards = [one for one in CARDS.values() if _suits(find_class(one.model), kind)]
-    backend = open_backend(path, runtime, vdsp=vdsp, preprocess=preprocess, cards=cards)
+    backend = open_backend(
+        path, runtime, vdsp=vdsp, preprocess=preprocess, cards=cards, input_hw=input_hw
+    )
     try:
         contract = backend.contract
         if contract.model not in MODELS:
@@ -230,10 +271,42 @@ def load(
         made = kind if issubclass(kind, found) else found
         _check_options(made, options)
         warn_of_differences(contract, str(spec))
-        return made(backend, contract, **options)
+        model = made(backend, contract, **options)
+        model._reopen = partial(
+            load,
+            path.absolute(),
+            kind=made,
+            size=input_hw,
+            runtime=runtime,
+            vdsp=vdsp,
+            preprocess=preprocess,
+            **options,
+        )
+        return model
     except Exception:
         backend.close()
         raise
+
+
+def _with_keywords(runtime: RuntimeOptions, engine: str, threads: Any) -> RuntimeOptions:
+    if threads is not None:
+        if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+            raise InputError(f"threads must be a whole number from 1, got {threads!r}")
+        runtime = dataclasses.replace(runtime, threads=threads)
+    return dataclasses.replace(runtime, engine=engine) if engine else runtime
+
+
+def _as_input_hw(size: Any) -> Optional[Tuple[int, int]]:
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else size
+    fits = isinstance(sides, (tuple, list)) and len(sides) == 2
+    if not fits or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+        raise InputError(
+            f"size must be a side or (height, width), whole numbers from 1 to {LARGEST_SIDE}, "
+            f"got {size!r}"
+        )
+    return sides[0], sides[1]
 
 
 def resolve(

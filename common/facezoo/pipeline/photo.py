@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
@@ -24,9 +26,10 @@ from ..models.base import FaceModel, LandmarkModel
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
-from ..results import Embedding, FaceDetections, Landmarks
+from ..results import Compared, Embedding, FaceDetections, Landmarks, Shown
 from ..workers import map_in_order
 from .acceptance import Acceptance, _check_limit
+from .load import load
 
 __all__ = [
     "PredictedFace",
@@ -46,8 +49,8 @@ Result = TypeVar("Result")
 FACES_PER_BATCH = 2
 
 
-@dataclass(frozen=True)
-class PredictedFace:
+@dataclass(frozen=True, eq=False)
+class PredictedFace(Compared):
     """One face.
 
     Attributes
@@ -77,6 +80,25 @@ class PredictedFace:
     reasons: Tuple[str, ...] = ()
     vector: Optional[np.ndarray] = None
 
+    @property
+    def embedding(self) -> Embedding:
+        """The embedding, for :meth:`Embedding.cosine`; an InputError says why there is none."""
+        if self.vector is None:
+            why = (
+                f"it was refused: {', '.join(self.reasons)}" if self.reasons else "no embedder ran"
+            )
+            raise InputError(f"this face has no embedding, since {why}")
+        return Embedding(self.vector)
+
+    def __repr__(self) -> str:
+        left, top, right, bottom = self.box_xyxy
+        parts = [f"box {left:.0f},{top:.0f},{right:.0f},{bottom:.0f}", f"score {self.score:.3f}"]
+        parts += [f"{len(self.points)} points"] if self.points is not None else []
+        parts += [f"quality {self.quality:.2f}"] if self.quality is not None else []
+        parts += [f"magnitude {self.magnitude:.2f}"] if self.magnitude is not None else []
+        parts += [f"refused: {', '.join(self.reasons)}"] if self.reasons else []
+        return f"PredictedFace({', '.join(parts)})"
+
     def to_dict(self) -> Dict[str, Any]:
         """Return the face as JSON values; the embedding as text of its float32 bytes."""
         entry: Dict[str, Any] = {
@@ -98,9 +120,9 @@ class PredictedFace:
         return entry
 
 
-@dataclass(frozen=True)
-class PredictedPhoto:
-    """The faces of one photo, highest score first.
+@dataclass(frozen=True, eq=False)
+class PredictedPhoto(Shown, Compared):
+    """The faces of one photo, highest score first; ``photo[0]`` is a :class:`PredictedFace`.
 
     Attributes
     ----------
@@ -120,6 +142,29 @@ class PredictedPhoto:
 
     def __len__(self) -> int:
         return len(self.faces)
+
+    def __getitem__(self, index: int) -> PredictedFace:
+        return self.faces[index]
+
+    def __iter__(self) -> Iterator[PredictedFace]:
+        return iter(self.faces)
+
+    def __repr__(self) -> str:
+        height, width = self.image_hw
+        best = f", best score {self.faces[0].score:.3f}" if self.faces else ""
+        return f"PredictedPhoto({len(self)} faces in {width}x{height}{best})"
+
+    def _rows(self) -> List[Dict[str, Any]]:
+        rows = self.detections._rows()
+        for row, face in zip(rows, self.faces):
+            row.update(face.appearance)
+            row["quality"], row["magnitude"] = face.quality, face.magnitude
+            row["reasons"] = ", ".join(face.reasons)
+        return rows
+
+    def to_supervision(self) -> Any:
+        """Return the boxes and scores as :meth:`FaceDetections.to_supervision` does."""
+        return self.detections.to_supervision()
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the photo as JSON values."""
@@ -159,7 +204,9 @@ def in_recipe_form(result: Result) -> Union[Result, RecipePhoto]:
 
 
 class Predictor(FaceModel[PredictedPhoto]):
-    """Detector, then the given stages on every face: ``photo = predictor(image_rgb)``.
+    """Detector, then the given stages on every face: ``photo = predictor("photo.jpg")``.
+
+    Each stage is an opened model, or what :func:`facezoo.load` opens, such as a card's id.
 
     A single photo uses all cores; each photo of a :meth:`stream` uses one, however many threads
     the stages were loaded with.
@@ -176,32 +223,39 @@ class Predictor(FaceModel[PredictedPhoto]):
     Raises
     ------
     InputError
-        If the detector has no landmarks, or a limit belongs to another file than a stage's.
+        If the detector has no landmarks, a stage is no model of its kind, or a limit belongs to
+        another file than a stage's.
     """
 
     def __init__(
         self,
-        detector: FaceDetector,
-        landmarks: Optional[LandmarkModel] = None,
-        quality: Optional[FaceQuality] = None,
-        embedder: Optional[FaceEmbedder] = None,
+        detector: Union[FaceDetector, str, Path],
+        landmarks: Union[LandmarkModel, str, Path, None] = None,
+        quality: Union[FaceQuality, str, Path, None] = None,
+        embedder: Union[FaceEmbedder, str, Path, None] = None,
         acceptance: Optional[Acceptance] = None,
     ) -> None:
-        self.detector, self.landmarks = detector, landmarks
-        self.quality, self.embedder = quality, embedder
-        self.acceptance = acceptance
-        self._aligns = any(part is not None for part in (quality, embedder, acceptance))
-        # The stages' own threads share the cores, so the stream has as many as the busiest stage.
-        backends = [stage.backend for stage in self.stages.values()]
-        super().__init__(max(backends, key=lambda one: one.workers), detector.contract)
-        names = detector.contract.output_names
-        if self._aligns and not any(name.startswith("kps") for name in names):
-            raise InputError(
-                f"{detector.contract.card_id} finds no landmarks, which the alignment needs; use "
-                "a variant whose name ends in _bnkps"
-            )
-        for limit in acceptance.scores if acceptance else ():
-            _check_limit(limit, [stage for stage in (quality, embedder) if stage is not None])
+        if detector is None:
+            raise InputError("a Predictor needs a detector, such as 'scrfd_500m_bnkps'; got None")
+        with ExitStack() as opened:
+            self.detector: FaceDetector = _open(opened, detector, FaceDetector)
+            self.landmarks: Optional[LandmarkModel] = _open(opened, landmarks, LandmarkModel)
+            self.quality: Optional[FaceQuality] = _open(opened, quality, FaceQuality)
+            self.embedder: Optional[FaceEmbedder] = _open(opened, embedder, FaceEmbedder)
+            self.acceptance = acceptance
+            self._aligns = any(part is not None for part in (quality, embedder, acceptance))
+            # The stages' own threads share the cores: a stream has those of the busiest stage.
+            backends = [stage.backend for stage in self.stages.values()]
+            super().__init__(max(backends, key=lambda one: one.workers), self.detector.contract)
+            names = self.detector.contract.output_names
+            if self._aligns and not any(name.startswith("kps") for name in names):
+                raise InputError(
+                    f"{self.detector.contract.card_id} finds no landmarks, which the alignment "
+                    "needs; use a variant whose name ends in _bnkps"
+                )
+            for limit in acceptance.scores if acceptance else ():
+                _check_limit(limit, [s for s in (self.quality, self.embedder) if s is not None])
+            opened.pop_all()
 
     @property
     def stages(self) -> Dict[str, FaceModel[Any]]:
@@ -220,9 +274,15 @@ class Predictor(FaceModel[PredictedPhoto]):
         return {**stages, "acceptance": self.acceptance and dataclasses.asdict(self.acceptance)}
 
     def close(self) -> None:
-        """Free the resources of all stages."""
+        """Free the resources of all stages, those given opened too."""
+        self._closed = True
         for stage in self.stages.values():
             stage.close()
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        self._check_usable()
+        stages = (self.detector, self.landmarks, self.quality, self.embedder, self.acceptance)
+        return type(self), stages
 
     def batch(
         self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
@@ -288,6 +348,18 @@ class Predictor(FaceModel[PredictedPhoto]):
         for face, score in scores.items():
             if self.acceptance and self.acceptance.is_low(stage.contract.card_id, score):
                 reasons[face].append("low_quality")
+
+
+def _open(opened: ExitStack, stage: Any, kind: Any) -> Any:
+    """Open a stage that is given by name; it is closed with the stack."""
+    if isinstance(stage, (str, Path)):
+        return opened.enter_context(load(stage, kind=kind))
+    other = isinstance(stage, FaceModel) and not isinstance(stage, kind)
+    if stage is not None and (other or not hasattr(stage, "batch")):
+        raise InputError(
+            f"expected a {kind.__name__}, or its name or file, got {type(stage).__name__}"
+        )
+    return stage
 
 
 def _in_batches(

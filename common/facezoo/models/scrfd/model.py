@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ...contract import Contract
 from ...errors import InputError
 from ...fields import check_settings, number
 from ...image.files import read_reduced_rgb
+from ...image.inputs import AnyImage
 from ...results import FaceDetections
 from ..base import FaceModel
 from . import decode as scrfd
@@ -28,7 +30,7 @@ _SHARES = dict.fromkeys(("score_threshold", "nms_iou", "retry_border"), number(0
 
 
 class FaceDetector(FaceModel[FaceDetections]):
-    """SCRFD on any runtime: ``faces = detector(image_rgb)``.
+    """SCRFD on any runtime: ``faces = detector(image)``.
 
     Parameters
     ----------
@@ -39,6 +41,9 @@ class FaceDetector(FaceModel[FaceDetections]):
     fast_decode
         In :meth:`stream`, decode JPEGs much larger than the network's input at 1/2, 1/4 or 1/8 of
         their size: faster, with slightly different faces.
+    score, nms
+        Lowest score of a face and largest overlap (IoU) of two, both from 0 to 1; the profile's if
+        None.
 
     Raises
     ------
@@ -52,6 +57,8 @@ class FaceDetector(FaceModel[FaceDetections]):
         contract: Contract,
         profile: Union[str, Profile] = "demo",
         fast_decode: bool = False,
+        score: Optional[float] = None,
+        nms: Optional[float] = None,
     ) -> None:
         super().__init__(backend, contract)
         self.fast_decode = fast_decode
@@ -61,6 +68,10 @@ class FaceDetector(FaceModel[FaceDetections]):
                     f"profile {profile!r} is not known; expected one of {list(PROFILES)}"
                 )
             profile = PROFILES[profile]
+        if score is not None:
+            profile = dataclasses.replace(profile, score_threshold=score)
+        if nms is not None:
+            profile = dataclasses.replace(profile, nms_iou=nms)
         check_settings(profile, _SHARES)
         self.profile = profile
 
@@ -69,11 +80,11 @@ class FaceDetector(FaceModel[FaceDetections]):
         settings = {**super().settings(), "profile": dataclasses.asdict(self.profile)}
         return {**settings, "fast_decode": True} if self.fast_decode else settings
 
-    def _apply_to_file(self, path: Path) -> Tuple[np.ndarray, FaceDetections]:
-        if not self.fast_decode:
-            return super()._apply_to_file(path)
-        image, image_hw = read_reduced_rgb(path, self.backend.preprocess.input_hw)
-        return image, self.batch([image], shared=True)[0].resized(image_hw)
+    def _apply_to(self, image: AnyImage, bgr: bool) -> Tuple[np.ndarray, FaceDetections]:
+        if not self.fast_decode or not isinstance(image, (str, os.PathLike)):
+            return super()._apply_to(image, bgr)
+        read, image_hw = read_reduced_rgb(Path(image), self.backend.preprocess.input_hw)
+        return read, self.batch([read], shared=True)[0].resized(image_hw)
 
     def batch(
         self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
