@@ -11,6 +11,7 @@ from pathlib import Path
 
 import facezoo
 import pytest
+from facezoo.models import MODELS
 from setuptools import find_packages
 
 REPOSITORY = Path(facezoo.__file__).parent.parent.parent
@@ -206,6 +207,15 @@ def test_a_recipe_of_the_wheel_runs(archives, tmp_path):
     edited.write_text("mine:\n")
     assert "Makefile' is not as the" in run("facezoo", "recipe", "scrfd", "--to", "work", code=2)
     assert edited.read_text() == "mine:\n"
+    # What pages and Makefiles run lies in the folder.
+    for model in MODELS:
+        run("facezoo", "recipe", model, "--to", model)
+        (page,) = (tmp_path / model).glob("face_*/*/README.md")
+        for file in (page, page.with_name("README.zh-CN.md"), page.with_name("Makefile")):
+            text = file.read_text("utf-8") if file.exists() else ""
+            # Rows of tables quote the original recipe.
+            for script in re.findall(r"^[^|\n]*\bpython (\S+\.py)", text, re.MULTILINE):
+                assert (page.parent / "workspace" / script).is_file(), (file, script)
     workspace = edited.parent / "workspace"
     page = (workspace.parent / "README.md").read_text("utf-8")
     scripts = set(re.findall(r"^python (\S+\.py)", page, re.MULTILINE))

@@ -114,13 +114,28 @@ def test_a_published_file_is_exported(run_here, tmp_path, shared):
     ("card", "says"),
     [
         ("scrfd_1gg", "did you mean scrfd_1g"),
-        ("scrfd_34g", "no weights of scrfd_34g are published; give the file"),
+        ("scrfd_34g", "scrfd_34g_pth can only be downloaded by hand"),
+        ("magface_iresnet34", "no weights of magface_iresnet34 are published; give the file"),
         ("sdd_fiqa_r50", "sdd_fiqa_r50_pth can only be downloaded by hand"),
     ],
 )
 def test_what_cannot_be_exported_says_what_to_do(run_here, tmp_path, card, says):
     assert says in ran(run_here(EXPORT, "--card", card, "--output", tmp_path / "x.onnx"), 2)[2]
     assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.shared
+def test_a_file_of_another_variant_is_not_exported(run_here, tmp_path, shared):
+    source = shared / "assets" / "scrfd" / "scrfd_500m_bnkps.onnx"
+    command = ("export", "scrfd_2.5g_bnkps", source, "-o", tmp_path / "x.onnx")
+    assert "is scrfd_500m_bnkps, not scrfd_2.5g_bnkps" in ran(run_here(*command), 2)[2]
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_file_of_an_unknown_hash_is_exported_as_the_card_that_was_given(run_here, tmp_path):
+    target = tmp_path / "x.onnx"
+    ran(run_here("export", "w600k_mbf", tiny_magface(tmp_path / "mine.onnx"), "-o", target))
+    assert read_contract(target).card_id == "w600k_mbf"
 
 
 @pytest.mark.parametrize(

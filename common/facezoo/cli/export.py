@@ -57,20 +57,24 @@ def export(card_id: str, source: Optional[str], output: Path, batch: Optional[in
     ------
     InputError
         If there is no source, or the card has no network to load a checkpoint into.
+    GraphError
+        If the file is the network of another card; nothing is written then.
     """
     # Imported here, since the help needs none of it.
     from .. import weights
     from ..contract import read_contract
-    from ..models import find_card, has_part, import_part
+    from ..models import find_card, has_part
+    from ..pipeline.load import checkpoint_name, export_graph
 
     card = find_card(card_id)
-    if not source and not card.weights:
+    published = card.weights or checkpoint_name(card)
+    if not source and not published:
         raise InputError(f"no weights of {card.id} are published; give the file")
-    file = weights.locate(source or card.weights)
+    file = weights.locate(source or published)
     if file.suffix == ".onnx":
         if not has_part(card.model, "graph"):
             raise InputError(f"{card.id} is made from a checkpoint (.pth), not from {str(file)!r}")
-        import_part(card.model, "graph").export_released(file, output, batch=batch)
+        export_graph(card, file, output, batch)
     else:
         if not has_part(card.model, "checkpoint"):
             raise InputError(f"{card.id} is made from an .onnx file, not from {str(file)!r}")

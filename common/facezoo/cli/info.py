@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 def _describe(name: str, size: Optional[Tuple[int, int]]) -> List[Tuple[str, str]]:
     if name.endswith(".onnx"):
         return _graph_rows(Path(name), size)
+    if Path(name).is_file():
+        raise InputError(f"{name!r} is not an .onnx file; expected one, or a card's id")
     card = find_card(name)
     size = size or card.preprocess.input_hw
     path = _downloaded(card)

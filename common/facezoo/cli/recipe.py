@@ -1,7 +1,7 @@
 """Lay out a model's recipe, ready to run: page, Makefile, build files, scripts, workspace.
 
-The folder is like a clone of the repository with one recipe: the commands of the recipe's page and
-its Makefile run there unchanged.
+The folder is like a clone of the repository with one recipe: the commands of the recipe's page,
+from step 1 on, and its Makefile run there unchanged.
 
   facezoo recipe scrfd --to work
 """

@@ -38,7 +38,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     selftest.add_argument(
         "prefixes", nargs="*", type=Path, metavar="PREFIX", help="prefixes of artifacts to run"
     )
-    add_flag(selftest, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
+    add_flag(
+        selftest,
+        "--device_id",
+        "--device",
+        type=DEVICE_ID,
+        default=0,
+        metavar="N",
+        help="device number",
+    )
     add_threads_option(selftest)
     add_output(
         selftest,

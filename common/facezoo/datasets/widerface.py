@@ -170,7 +170,7 @@ def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
     if not path.is_file():
         raise DatasetError(
             f"{str(path)!r} is missing; expected a folder with {', '.join(GROUND_TRUTH)}; "
-            "facezoo prepare widerface says where to get them"
+            "facezoo prepare widerface --help says where to get them"
         )
     try:
         if path.stat().st_size > LARGEST_MAT:
@@ -186,7 +186,7 @@ def _load_mat(path: Path, names: Tuple[str, ...]) -> Dict[str, Any]:
 def _not_official(path: Path) -> DatasetError:
     return DatasetError(
         f"{str(path)!r} is not the ground truth of WIDER FACE, or is damaged; expected the file "
-        "from the official eval_tools.zip; facezoo prepare widerface says where to get it"
+        "from the official eval_tools.zip; facezoo prepare widerface --help says where to get it"
     )
 
 

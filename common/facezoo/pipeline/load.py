@@ -33,7 +33,7 @@ from ..backends import ENGINES, RuntimeOptions, open_backend
 from ..card import ModelCard, Preprocess, WeightFile
 from ..contract import Contract, find_contract, read_contract
 from ..errors import GraphError, InputError, WeightsMissing
-from ..files import DIGITS, find_hashed, sha256_of, write_hashed
+from ..files import DIGITS, find_hashed, sha256_of, write_bytes, write_hashed
 from ..image.preprocess import describe_differences
 from ..models import CARDS, MODELS, WEIGHTS, find_card, find_class, has_part, import_part
 from ..models.base import FaceModel
@@ -43,8 +43,10 @@ from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 
 __all__ = [
+    "checkpoint_name",
     "differences_from_card",
     "differences_in_decoding",
+    "export_graph",
     "load",
     "resolve",
     "warn_of_differences",
@@ -544,6 +546,12 @@ def _checkpoint_of(card: ModelCard) -> Optional[WeightFile]:
     return None
 
 
+def checkpoint_name(card: ModelCard) -> str:
+    """Return the name under which the zoo lists a card's checkpoint; empty if it has none."""
+    file = _checkpoint_of(card)
+    return file.name if file else ""
+
+
 def _cards_of(kind: Type[FaceModel[Any]]) -> str:
     """Name the cards of a kind of model in a command; CARD if it may be any."""
     cards = [card.id for card in CARDS.values() if _suits(find_class(card.model), kind)]
@@ -614,14 +622,39 @@ def _prepared(card: ModelCard, source: Path, sha256: str) -> Path:
 
 def _raw_heads(card: ModelCard, source: Path) -> bytes:
     """Make the self-describing graph of a released file."""
+    with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
+        graph = Path(folder) / "raw.onnx"
+        export_graph(card, source, graph)
+        return graph.read_bytes()
+
+
+def export_graph(card: ModelCard, source: Path, target: Path, batch: Optional[int] = None) -> None:
+    """Write the self-describing graph of a released file, which must be this card's.
+
+    Parameters
+    ----------
+    card
+        The variant that the file is said to be.
+    source
+        The released ``.onnx``.
+    target
+        The ``.onnx`` to write.
+    batch
+        Fixed batch size; None for a free one.
+
+    Raises
+    ------
+    GraphError
+        If the file is the network of another card; nothing is written then.
+    """
     options = {} if card.model != "magface" else {"card_id": card.id}
     with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
         graph = Path(folder) / "raw.onnx"
-        import_part(card.model, "graph").export_released(source, graph, **options)
+        import_part(card.model, "graph").export_released(source, graph, batch=batch, **options)
         found = read_contract(graph).card_id
         if found != card.id:
             raise GraphError(f"{str(source)!r} is {found}, not {card.id}")
-        return graph.read_bytes()
+        write_bytes(target, graph.read_bytes())
 
 
 @lru_cache(maxsize=None)

@@ -14,7 +14,7 @@ r"""Evaluate result files, or a model on photos, against ground truth.
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
-facezoo prepare widerface says where to get photos and ground truth.
+facezoo prepare widerface --help says where to get photos and ground truth.
 """
 
 from __future__ import annotations
