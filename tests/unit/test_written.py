@@ -220,10 +220,11 @@ def test_a_worker_process_that_outlives_its_run_writes_nothing(tmp_path):
 
 def test_a_thread_that_outlives_its_run_writes_nothing(tmp_path):
     """As after Ctrl-C, which leaves the run before the threads have come to their end."""
-    ended, said = threading.Event(), []
+    began, ended, said = threading.Event(), threading.Event(), []
 
     def write(name):
         if name != "txt/0":
+            began.set()
             ended.wait(30)
         try:
             write_bytes(tmp_path / name, b"1")
@@ -233,6 +234,7 @@ def test_a_thread_that_outlives_its_run_writes_nothing(tmp_path):
     stream = map_in_order(write, ["txt/0", "txt/1"], 1)
     with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path, "test", {}, Inputs([], [])):
         next(stream)
+        assert began.wait(30)
         raise KeyboardInterrupt
     ended.set()
     stream.close()

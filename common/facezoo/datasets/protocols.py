@@ -19,14 +19,16 @@ The folds are the file's. Lists without folds are split into ten runs, as in the
 from __future__ import annotations
 
 import csv
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
 from ..errors import UNREADABLE, DatasetError
+from ..files import LARGEST_READ, open_file
 from ..image.files import IMAGE_SUFFIXES, find_images
 from .image_list import inside, read_lines, without_suffix
 from .pairs import names_of_pairs
@@ -63,6 +65,7 @@ CSV_COLUMNS: Dict[str, Tuple[str, ...]] = {
     "same": ("same", "label", "is_same", "issame"),
 }
 CFP_LISTS = {"FP": ("F", "P"), "FF": ("F", "F")}
+LONGEST_LINE = 1 << 16  # characters of a table
 _UNREADABLE: Tuple[Type[Exception], ...] = (csv.Error, *UNREADABLE)
 CFP_SPLIT = "FP"  # The published accuracies are of frontal against profile photos.
 
@@ -330,10 +333,22 @@ def _read_pair_list(path: Path) -> PairProtocol:
     return _in_runs("agedb" if is_agedb else "pair.list", pairs, min(FOLDS, len(pairs)))
 
 
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while True:
+        line = text.readline(LONGEST_LINE)
+        if len(line) == LONGEST_LINE:
+            raise csv.Error(f"a line has {LONGEST_LINE} characters or more")
+        if not line:
+            return
+        yield line
+
+
 def _read_csv(path: Path) -> PairProtocol:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, strict=True)
+        with open_file(path, LARGEST_READ) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            # A line without end would fill the memory before the table is refused.
+            table = csv.DictReader(_lines(text), strict=True)
             columns = {name: _column(table.fieldnames or (), name) for name in CSV_COLUMNS}
             rows = list(table)
     except _UNREADABLE as error:

@@ -277,6 +277,15 @@ def _names_in(node: ast.AST) -> Iterator[str]:
     return iter(seen)
 
 
+# Methods that need the package's drawing.
+LEFT_OUT = ("draw",)
+
+
+def _lines_of(node: ast.stmt) -> range:
+    """Return the indices of a method's lines, and of the empty one below it."""
+    return range(node.lineno - 1, (node.end_lineno or node.lineno) + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Source:
     """Definitions and imports of a module, by name."""
@@ -285,6 +294,7 @@ class _Source:
     nodes: Mapping[str, ast.stmt]
     own: Mapping[str, Tuple[str, str]]
     foreign: Mapping[str, Tuple[str, str]]
+    cut: Set[int]
 
     @classmethod
     def of(cls, module: ModuleType) -> _Source:
@@ -292,7 +302,13 @@ class _Source:
         nodes: Dict[str, ast.stmt] = {}
         own: Dict[str, Tuple[str, str]] = {}
         foreign: Dict[str, Tuple[str, str]] = {}
+        cut: Set[int] = set()
         for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef):
+                methods = {id(one) for one in node.body if getattr(one, "name", "") in LEFT_OUT}
+                left_out = [one for one in node.body if id(one) in methods]
+                node.body = [one for one in node.body if id(one) not in methods]
+                cut |= {line for one in left_out for line in _lines_of(one)}
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 nodes[node.name] = node
             elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -311,7 +327,7 @@ class _Source:
                         own[alias.name] = (target, alias.name)
                     elif target != "__future__":
                         foreign[alias.name] = (target, alias.name)
-        return cls(text.splitlines(), nodes, own, foreign)
+        return cls(text.splitlines(), nodes, own, foreign, cut)
 
     def text_of(self, name: str) -> str:
         """Return the text of a definition with its decorators and the comments above it."""
@@ -320,7 +336,8 @@ class _Source:
         first = min([node.lineno, *(one.lineno for one in decorators)]) - 1
         while first and self.lines[first - 1].startswith("#"):
             first -= 1
-        return "\n".join(self.lines[first : node.end_lineno])
+        kept = (i for i in range(first, node.end_lineno or first) if i not in self.cut)
+        return "\n".join(self.lines[i] for i in kept)
 
 
 # OpenCV reads it when it is imported.
@@ -384,10 +401,11 @@ def postprocess(outputs: Sequence[np.ndarray], placement: Placement) -> Any:
     return decode(raw, **DECODE)[0]
 
 
-def check_image(image_rgb: np.ndarray) -> None:
-    """Raise ImageError unless an array is an image (H, W, 3), uint8."""
+def check_image(image_rgb: np.ndarray, grey: bool = False) -> None:
+    """Raise ImageError unless an array is an image (H, W, 3), or a grey one (H, W), uint8."""
     shape, dtype = np.shape(image_rgb), getattr(image_rgb, "dtype", type(image_rgb).__name__)
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+    is_image = shape[2:] == (3,) or (grey and len(shape) == 2)
+    if not is_image or 0 in shape or dtype != np.uint8:
         raise ImageError(f"an image must have shape (H, W, 3) and dtype uint8, got {shape} {dtype}")
 
 
