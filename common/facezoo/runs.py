@@ -494,6 +494,8 @@ class RunFolder:
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
             self._start_again(f"{changed[0]!r} is missing")
+        elif self.finished and self._has_list():
+            list_in(self._real).final = RESERVED.union(self._results)
 
     def _remove_emptied(self, files: Sequence[Path]) -> None:
         """Remove files that a power failure emptied, so that they are made again."""
@@ -522,6 +524,7 @@ class RunFolder:
 
     def _start_again(self, reason: str) -> None:
         self._refuse_unlisted()
+        list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
         self.finished = False
         self.refused = 0
@@ -752,6 +755,7 @@ class RunFolder:
         self._results.update({name: self._size_of(name) for name in results})
         written.sync(everything=True)
         self._write_run_file(finished=True)
+        written.final = RESERVED.union(self._results, written.mine())
         self.finished = True
         # A run may have had no items.
         (self.folder / JOURNAL_FILE).unlink(missing_ok=True)

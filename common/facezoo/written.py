@@ -28,6 +28,7 @@ from typing import (
     IO,
     Any,
     Dict,
+    FrozenSet,
     Iterator,
     List,
     NamedTuple,
@@ -39,7 +40,7 @@ from typing import (
     cast,
 )
 
-from .errors import RunFolderError
+from .errors import InputError, RunFolderError
 from .fields import STRING, check, matching, record, whole
 
 try:
@@ -103,6 +104,8 @@ class FileList:
         # A file that is written repeatedly has its last two: a kill may happen in between.
         self._versions: Dict[str, Tuple[Version, ...]] = {}
         self._temporary: Set[str] = set()
+        # Results of a finished run and its books, which nothing else may replace.
+        self.final: FrozenSet[str] = frozenset()
         self._guard = threading.Lock()
         # Files of this process; those of worker processes are only in the list.
         self._mine: Set[str] = set()
@@ -442,6 +445,8 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     ------
     RunFolderError
         If a run works there and the existing file is not as the run wrote it.
+    InputError
+        If it is a result of a finished run, or one of its bookkeeping files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     real = _real(path)
@@ -450,10 +455,14 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     is_bookkeeping = run is not None and real.parent == run.folder and real.name in RESERVED
     replaces = os.path.lexists(real)
     if run is not None:
+        if run.name_of(real) in run.final:
+            raise _stays(path)
         if not is_bookkeeping and replaces and not run.holds(real):
             raise not_ours(path)
         with about_file(path):
             run.append(temporary=run.name_of(temporary))
+    elif is_listed(real):
+        raise _stays(path)
     with about_file(path):
         try:
             with temporary.open("xb") as file:
@@ -468,6 +477,12 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
                 run.sync_in_group(real)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _stays(path: Path) -> InputError:
+    return InputError(
+        f"{str(path)!r} belongs to the run in its folder, and stays; name another file"
+    )
 
 
 def not_ours(path: Path) -> RunFolderError:

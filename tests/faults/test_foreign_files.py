@@ -164,6 +164,32 @@ def test_a_file_to_write_is_no_input(tmp_path, monkeypatch, capfd, name, flag, p
     check_refused(replace(command, arguments=tuple(words)), capfd, Path(path).name)
 
 
+@pytest.mark.parametrize(
+    ("name", "flag", "path"),
+    [
+        ("predict", "--html", "out/faces.jsonl"),
+        ("predict", "--html", "out/run.json"),
+        ("evaluate --images", "--csv", "run/predictions.npz"),
+        ("evaluate --images", "--json", "run/.files.jsonl"),
+        ("image2npz.py", "--text_path", "npz/run.json"),
+    ],
+)
+def test_a_file_to_write_is_no_result_of_the_run(tmp_path, monkeypatch, capfd, name, flag, path):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS[name]
+    command.inputs(tmp_path)
+    words = list(command.arguments)
+    if flag in words:
+        at = words.index(flag)
+        del words[at : at + 2]
+    assert replace(command, arguments=(*words, flag, path)).run() == 2
+    assert Path(path).name in capfd.readouterr().err
+    before = files_here()
+    # Nothing is lost: with another name the same command is done at once.
+    assert replace(command, arguments=(*words, flag, "other")).run() == 0
+    assert files_here().items() >= before.items()
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_an_artifact_is_not_its_own_source(tmp_path, monkeypatch, capfd, dtype):
     monkeypatch.chdir(tmp_path)
