@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .backends import RuntimeOptions
     from .errors import FaceZooError, ImageError
     from .image.align import align_face
+    from .image.show import draw_result as draw_result
     from .models.magface.model import FaceEmbedder
     from .models.pipnet.model import LandmarkDetector
     from .models.scrfd.model import FaceDetector
@@ -64,6 +65,8 @@ _HOMES = {
     "RuntimeOptions": "backends",
     "align_face": "image.align",
     "load": "pipeline.load",
+    # For the results, which are below images; their own method is the public one.
+    "draw_result": "image.show",
 }
 
 

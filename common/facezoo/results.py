@@ -88,9 +88,10 @@ class Shown:
         ImageError
             If the image cannot be read, or its size is another one.
         """
-        # Images are above results, and are imported where they are used.
-        drawing: Image = import_module("facezoo.image.show").draw_result(self, image, bgr)
-        return drawing
+        # Images are above results; the package hands the drawing out, as it does load().
+        from . import draw_result
+
+        return draw_result(self, image, bgr)
 
     def _rows(self) -> List[Dict[str, Any]]:
         """Return one row per face, for tables."""
@@ -436,8 +437,9 @@ class Landmarks(Compared):
         self, image: Union[str, os.PathLike[str], np.ndarray, Image], *, bgr: bool = False
     ) -> Image:
         """Draw the landmarks on their image; see :meth:`Shown.draw`."""
-        drawing: Image = import_module("facezoo.image.show").draw_result(self, image, bgr)
-        return drawing
+        from . import draw_result
+
+        return draw_result(self, image, bgr)
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the landmarks as JSON values; float32 values are exact."""

@@ -99,6 +99,11 @@ def find_imports(name, source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], (), node.lineno
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            # By its name, written out.
+            target = getattr(node.args[0], "value", "") if node.args else ""
+            if str(target).startswith("facezoo."):
+                yield target.split(".", 1)[1], (), node.lineno
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module.split(".")[0], (), node.lineno
         elif isinstance(node, ast.ImportFrom):
@@ -443,6 +448,7 @@ def test_the_help_of_a_verb_imports_no_runtime():
     [
         (check_directions, "image.boxes", "from ..pipeline.load import load"),
         (check_directions, "vacc.vdsp", "def later():\n    from ..models.scrfd import graph"),
+        (check_directions, "files", "import_module('facezoo.image.show')"),
         (check_directions, "models.scrfd.graph", "from ..pipnet.decode import decode"),
         (check_directions, "pipeline.load", "from ..cli.options import make_parser"),
         (check_directions, "helpers", ""),
