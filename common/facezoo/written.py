@@ -51,6 +51,7 @@ except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then 
 __all__ = [
     "FileList",
     "about_file",
+    "asked_for",
     "is_listed",
     "list_in",
     "remove_own",
@@ -352,6 +353,21 @@ def write_beside(folder: Path, paths: List[Path]) -> Iterator[None]:
             _beside.pop(path, None)
 
 
+# Files that a command was told to write, besides its results.
+_asked_for: Set[Path] = set()
+
+
+@contextmanager
+def asked_for(paths: Sequence[Path]) -> Iterator[None]:
+    """Treat files as asked for by name while a command runs: they replace no result of a run."""
+    real = {_real(path) for path in paths}
+    _asked_for.update(real)
+    try:
+        yield
+    finally:
+        _asked_for.difference_update(real)
+
+
 def _real(path: Path) -> Path:
     """Resolve a file's folder; if the file itself is a link, it stays one."""
     return Path(os.path.realpath(path.parent), path.name)
@@ -446,7 +462,7 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     RunFolderError
         If a run works there and the existing file is not as the run wrote it.
     InputError
-        If it is a result of a finished run, or one of its bookkeeping files.
+        If it was asked for by name, and is a result of a finished run or one of its own files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     real = _real(path)
@@ -455,13 +471,13 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     is_bookkeeping = run is not None and real.parent == run.folder and real.name in RESERVED
     replaces = os.path.lexists(real)
     if run is not None:
-        if run.name_of(real) in run.final:
+        if real in _asked_for and run.name_of(real) in run.final:
             raise _stays(path)
         if not is_bookkeeping and replaces and not run.holds(real):
             raise not_ours(path)
         with about_file(path):
             run.append(temporary=run.name_of(temporary))
-    elif is_listed(real):
+    elif real in _asked_for and is_listed(real):
         raise _stays(path)
     with about_file(path):
         try:

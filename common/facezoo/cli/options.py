@@ -37,7 +37,8 @@ from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
-from .outputs import OutputFile, refuse_over_inputs
+from ..written import asked_for
+from .outputs import OutputFile, output_files, refuse_over_inputs
 
 __all__ = [
     "BATCH_SIZE",
@@ -674,7 +675,8 @@ def run_command(
         threads = granted_cores()
     try:
         refuse_over_inputs(parser, args)
-        with limited_cores(threads), opencv_threads(usable_cores()):
+        named = asked_for([path for _, path in output_files(parser, args)])
+        with named, limited_cores(threads), opencv_threads(usable_cores()):
             return function(args)
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
