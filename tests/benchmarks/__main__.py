@@ -5,9 +5,9 @@
 
 Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, the interpreter of
 an environment with insightface and uniface through FACEZOO_PEERS, an int8 artifact of scrfd_2.5g
-through FACEZOO_INT8. Results go to tests/benchmarks/results, from where ``facezoo docs`` puts them
-into the pages; each is a ratio of medians taken in one run, so that a busy machine shows as a wider
-spread and not as another ratio.
+through FACEZOO_INT8. Results go to this machine's folder below tests/benchmarks/results, from where
+``facezoo docs`` puts them into the pages beside those of other machines; each is a ratio of medians
+taken in one run, so that a busy machine shows as a wider spread and not as another ratio.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from facezoo import weights
 
+from .records import folder_of_this_machine
+
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 
 
 def shared(*parts):
@@ -82,12 +83,13 @@ def predict():
 
 def training():
     needs("torch")
-    return []
+    return ["--text", str(folder_of_this_machine() / "training.txt")]
 
 
 def long_run():
-    pictures = HERE.parent.parent / "images"
-    where = ["--text", str(RESULTS / "long_run.txt"), "--plot", str(pictures / "plot_long_run.png")]
+    results = folder_of_this_machine()
+    plot = HERE.parent.parent / "images" / f"plot_long_run-{results.name}.png"
+    where = ["--text", str(results / "long_run.txt"), "--plot", str(plot)]
     return ["--photos", shared("assets", "photos"), *where]
 
 
@@ -95,6 +97,15 @@ def int8():
     needs("openvino")
     large = shared("assets", "scrfd", "scrfd_2.5g.onnx")
     return [shared("assets", "photos"), "--large", large]
+
+
+def photos():
+    return [shared("assets", "photos")]
+
+
+def quota():
+    needs("openvino")
+    return photos()
 
 
 # Name of the file after bench_ to what gives its arguments.
@@ -113,6 +124,8 @@ BENCHMARKS = {
     "predict": predict,
     "training": training,
     "long_run": long_run,
+    "quota": quota,
+    "saturation": photos,
 }
 
 
@@ -123,8 +136,7 @@ def main() -> int:
     unknown = set(args.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
-    RESULTS.mkdir(exist_ok=True)
-    failed = 0
+    results, failed = folder_of_this_machine(), 0
     for name in args.names or BENCHMARKS:
         print(f"== {name}", flush=True)
         try:
@@ -133,7 +145,7 @@ def main() -> int:
             print(f"skipped: {error}")
             continue
         command = [sys.executable, str(HERE / f"bench_{name}.py"), *words]
-        failed += subprocess.call([*command, "--json", str(RESULTS / f"{name}.json")]) != 0
+        failed += subprocess.call([*command, "--json", str(results / f"{name}.json")]) != 0
     return 1 if failed else 0
 
 
