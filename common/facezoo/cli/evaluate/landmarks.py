@@ -181,7 +181,7 @@ def _measurement(
         card=model.contract.card_id,
         build=dtype_of(args.model_prefix_path),
         engine=engine_text(model.backend),
-        dataset=_dataset(report),
+        dataset=str(report.measured),
         settings=settings,
         metrics={
             "NME": Metric(round(100 * full.nme, 4), "%", False),
@@ -190,13 +190,10 @@ def _measurement(
         },
         images_per_second=None,
         machine=machine_text(),
+        measured=report.measured.to_dict(),
         command=f"facezoo evaluate landmarks --gt DIR --crop {report.crop} --model_prefix_path "
         f"{prefix_text(args.model_prefix_path)}{runtime_flags(args)}",
     )
-
-
-def _dataset(report: LandmarkReport) -> str:
-    return f"WFLW test, {len(report.errors) + len(report.missed):,} of 2,500 faces"
 
 
 def _deviations(args: argparse.Namespace) -> Iterator[Tuple[str, str, Optional[Path], Any]]:
@@ -225,13 +222,15 @@ def _write_ledger(args: argparse.Namespace) -> int:
     entry = {
         "schema": LANDMARK_LEDGER_SCHEMA,
         "card": model.contract.card_id,
-        "dataset": _dataset(protocol),
+        "dataset": str(protocol.measured),
+        "measured": protocol.measured.to_dict(),
         "machine": machine_text(),
         "command": f"facezoo evaluate landmarks --gt DIR --crop {args.crop} --model_prefix_path "
         f"{prefix_text(args.model_prefix_path)} --detector M --ledger ledger.json",
         "rows": rows,
     }
     print(render_landmark_ledger(entry))
+    print(protocol.measured.line())
     write_json(args.ledger, entry, indent=2)
     return 0
 
