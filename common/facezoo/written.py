@@ -268,8 +268,15 @@ def _sync_files(paths: Sequence[Path]) -> None:
     if len(paths) == 1:
         _sync(paths[0])
     elif paths:
+        # One task per thread: one per file would take more memory than all the names.
+        shares = [paths[rank::SYNC_THREADS] for rank in range(SYNC_THREADS)]
         with ThreadPoolExecutor(SYNC_THREADS) as pool:
-            list(pool.map(_sync, paths))
+            list(pool.map(_sync_share, shares))
+
+
+def _sync_share(paths: Sequence[Path]) -> None:
+    for path in paths:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:
