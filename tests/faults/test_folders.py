@@ -200,6 +200,35 @@ def test_results_inside_the_inputs_are_no_inputs(tmp_path, monkeypatch, capfd, c
         assert find_images(Path("photos/1--Event/out"))
 
 
+@pytest.mark.parametrize("name", [*DRAWING, "image2npz.py"])
+def test_a_photo_whose_result_would_have_too_long_a_path_is_refused_alone(
+    tmp_path, monkeypatch, caplog, name
+):
+    command = COMMANDS[name]
+    monkeypatch.chdir(tmp_path)
+    command.inputs(tmp_path)
+    assert command.run() == 0
+    for path in command.writes:
+        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+    depth = len("photos/1--Event")
+    os.chdir("photos/1--Event")
+    while depth < 4060:
+        folder = "n" * min(250, 4060 - depth - 1)
+        Path(folder).mkdir()
+        os.chdir(folder)
+        depth += len(folder) + 1
+    shutil.copy(tmp_path / PHOTO, "1.png")
+    os.chdir(tmp_path)
+    for _ in range(2):
+        caplog.clear()
+        assert command.run() == 1
+        results = command.results()
+        entries = entries_of(command)
+        assert [Path(entry["path"]).name for entry in entries if "error" in entry] == ["1.png"]
+        assert len(entries) == 6
+        assert not [path for path in results if Path(path).stem == "1"]
+
+
 def fill(folder: Path, count: int) -> None:
     """Make so many names of one picture, in ten folders."""
     (folder / "0").mkdir(parents=True)
