@@ -594,7 +594,11 @@ class RunFolder:
             stream = progress(results(items[kept:]), len(names) - kept)
             # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
-                self.record(name, self._unless_changed(name, result, files_of))
+                result = self._unless_changed(name, result)
+                if isinstance(result, ImageError):
+                    for made in files_of(name):
+                        remove_own(made)
+                self.record(name, result)
         seconds = time.perf_counter() - started
         if not self.finished:
             self._before_results = list_in(self._real).mine()
@@ -603,17 +607,13 @@ class RunFolder:
             self.finish()
         return ItemCounts(len(names), kept, self.refused, seconds)
 
-    def _unless_changed(
-        self, name: str, result: Outcome, files_of: Callable[[str], Iterable[Path]]
-    ) -> Outcome:
+    def _unless_changed(self, name: str, result: Outcome) -> Outcome:
         """Return a result, or a refusal if its input is not what it was when the run started."""
         index = self._index_of.get(name)
         if index is None or isinstance(result, ImageError):
             return result
         if not self._inputs.contents.has_changed(index):
             return result
-        for made in files_of(name):
-            remove_own(made)
         return ImageError(
             f"{str(self._inputs.paths[index])!r} was changed or replaced while the run was working"
         )
