@@ -4,10 +4,10 @@
     python -m tests.benchmarks latency prelu   some
 
 Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, the interpreter of
-an environment with insightface and uniface through FACEZOO_PEERS, an int8 artifact of scrfd_2.5g
-through FACEZOO_INT8. Results go to this machine's folder below tests/benchmarks/results, from where
-``facezoo docs`` puts them into the pages beside those of other machines; each is a ratio of medians
-taken in one run, so that a busy machine shows as a wider spread and not as another ratio.
+an environment with insightface and uniface through FACEZOO_PEERS. Results go to this machine's
+folder below tests/benchmarks/results, from where ``facezoo docs`` puts them into the pages beside
+those of other machines; each is a ratio of medians taken in one run, so that a busy machine shows
+as a wider spread and not as another ratio.
 """
 
 import argparse
@@ -48,8 +48,7 @@ def latency():
 
 def peers():
     words = ["--photos", shared("assets", "photos"), "--weights", shared("assets", "scrfd")]
-    for flag, name in (("--peers", "FACEZOO_PEERS"), ("--int8", "FACEZOO_INT8")):
-        words += [flag, os.environ[name]] if os.environ.get(name) else []
+    words += ["--peers", os.environ["FACEZOO_PEERS"]] if os.environ.get("FACEZOO_PEERS") else []
     needs("openvino")
     return words
 
