@@ -480,9 +480,20 @@ class _Size(argparse.Action):
 OVERWRITE = "remove what the earlier run wrote there and start again"
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every command that writes a folder."""
+def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None) -> None:
+    """Add the flags of every command that writes a folder.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    rate
+        Setting of a training that ``--resume`` lets differ from that of the earlier start.
+    """
     group = parser.add_argument_group("run")
+    if rate is not None:
+        text = f"go on with another --{rate}, as after a training that diverged"
+        group.add_argument("--resume", action="store_true", help=text)
     group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
