@@ -9,7 +9,7 @@ into pre-processing, network and decoding; each row runs in a new process, warme
 measurement. MLPerf's rules on data sets and durations are not followed: these are not MLPerf
 results.
 
-  facezoo bench -m deploy_weights/official_scrfd_fp16/mod --json bench.json
+  facezoo bench --model deploy_weights/official_scrfd_fp16/mod --json bench.json
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Dict, Iterator, List, Optional
 
-from .. import __version__
+from .. import __version__, models
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
-from ..files import write_json
 from ..machine import describe_machine, usable_cores
 from ..pipeline.load import resolve
 from ..results import RawOutputs
-from .options import add_output
-from .vamp import SECONDS, add_job_options, job_from
+from . import flags
+from .outputs import write_report
+from .vamp import SECONDS, picture_hw
 
 __all__ = ["configure", "decode_outputs", "run"]
 
@@ -77,30 +77,55 @@ def sweep() -> Iterator[Scenario]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    add_job_options(parser)
-    group = parser.add_argument_group("work")
-    group.add_argument(
-        "--sweep", action="store_true", help="sweep instances, threads and batch sizes"
+    group = parser.add_argument_group("model")
+    flags.add(group, "--model", required=True, old=("-m",))
+    flags.add(group, "--vdsp", old=("--vdsp_params",))
+    flags.add(group, "--engine", "runtime; one after @ in the name of a model comes first")
+    flags.add(group, "--device", old=("-d",))
+    flags.add(group, "--allow-saturation")
+    flags.add(group, "--threads")
+    work = parser.add_argument_group("work")
+    flags.add(
+        work,
+        "--shape",
+        "shape of synthetic images (default: the model's input)",
+        type=picture_hw,
+        metavar="[C,H,W]",
+        old=("-s",),
     )
-    group.add_argument(
-        "-t",
+    flags.add(work, "--sweep", "sweep instances, threads and batch sizes", action="store_true")
+    flags.add(
+        work,
+        "--seconds",
+        "duration of each row",
         type=SECONDS,
         default=5.0,
         metavar="SECONDS",
-        help="duration of each row in seconds",
+        old=("-t",),
     )
-    add_output(group, "--json", metavar="F", help="also write the numbers to this JSON file")
-    group.add_argument(
-        "--vamp", metavar="COMMAND", help="vendor's vamp command to measure with, instead of ours"
+    flags.add(
+        work,
+        "--vamp",
+        "vendor's vamp command to measure with (default: ours)",
+        metavar="COMMAND",
     )
+    flags.add(work, "--json", "write the numbers as JSON; - is the standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure row by row, print each row when it is finished, and write the JSON."""
     # The vendor's vamp accepts only prefixes; here any model can be measured.
-    args.model, engine = resolve(args.model)
-    args.engine = engine or args.engine
-    job = job_from(args, decode=decode_outputs)
+    model, engine = resolve(args.model)
+    job = Job(
+        model=model,
+        vdsp=args.vdsp,
+        engine=engine or args.engine,
+        device_id=args.device,
+        cards=tuple(models.CARDS.values()),
+        picture_hw=args.shape,
+        allow_saturation=args.allow_saturation,
+        decode=decode_outputs,
+    )
     rows: List[Dict[str, Any]] = []
     report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}
     print(_HEADER)
@@ -110,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             # Messages of the engine are shown only once.
             prog = "" if rows else "facezoo bench"
-            row = _measure_ours(job, scenario, args.t, prog, report)
+            row = _measure_ours(job, scenario, args.seconds, prog, report)
         rows.append(row)
         print(_format_row(row), flush=True)
     if args.sweep:
@@ -120,8 +145,8 @@ def run(args: argparse.Namespace) -> int:
             f"{best['batch']}: {best['images_per_s']:.1f} images/s"
         )
     if args.json:
-        content = {**report, "machine": describe_machine(), "model": str(args.model), "rows": rows}
-        write_json(args.json, content, indent=2)
+        content = {**report, "machine": describe_machine(), "model": str(model), "rows": rows}
+        write_report(args.json, content, indent=2)
     return 0
 
 
