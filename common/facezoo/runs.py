@@ -271,7 +271,7 @@ class RunFolder:
         self._beside = list(beside)
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps(settings)),
+            "settings": json.loads(json.dumps(settings, allow_nan=False)),
             "facezoo": __version__,
         }
         self._overwrite = overwrite
@@ -551,7 +551,7 @@ class RunFolder:
             "refused": self.refused,
             "results": self._results,
         }
-        text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # A name that is not UTF-8 becomes an escape of JSON.
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
@@ -724,7 +724,7 @@ class RunFolder:
             Further entries, in front of the list; JSON values.
         """
         target = self.folder / name
-        opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
+        opening = json.dumps({"schema": schema, **(head or {}), key: []}, allow_nan=False)[:-2]
         with writing(target) as file:
             file.write(opening.encode())
             for index, line in enumerate(self._lines()):
