@@ -249,6 +249,13 @@ class RunFolder:
     beside
         Files outside the folder that the run also writes.
 
+    Attributes
+    ----------
+    finished, refused
+        Whether an earlier start finished the run; number of refused items.
+    emptied
+        Names of its files that a power failure had emptied, and that this start removed.
+
     Raises
     ------
     RunFolderError
@@ -287,6 +294,7 @@ class RunFolder:
         self._open = ExitStack()
         self.finished = False
         self.refused = 0
+        self.emptied: List[str] = []
 
     def __enter__(self) -> RunFolder:
         self._inputs.refuse_in(self.folder)
@@ -502,13 +510,14 @@ class RunFolder:
         emptied = [path for path in files if list_in(self._real).is_emptied(path)]
         for path in emptied:
             path.unlink()
+        self.emptied = [list_in(self._real).name_of(path) for path in emptied]
         if emptied:
             _log.warning(
                 "%s: removed %d damaged files, without content as after a power failure, the first "
                 "is %r; what is missing is made again",
                 self.folder,
                 len(emptied),
-                os.path.relpath(emptied[0], self._real),
+                self.emptied[0],
             )
 
     def _refuse_unlisted(self) -> None:
