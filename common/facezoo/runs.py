@@ -255,6 +255,13 @@ class RunFolder:
         Names of settings that may differ from those of the earlier, unfinished starts; what they
         were is kept in ``run.json``.
 
+    Attributes
+    ----------
+    finished, refused
+        Whether an earlier start finished the run; number of refused items.
+    emptied
+        Names of its files that a power failure had emptied, and that this start removed.
+
     Raises
     ------
     RunFolderError
@@ -278,7 +285,7 @@ class RunFolder:
         self._beside = list(beside)
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps(settings)),
+            "settings": json.loads(json.dumps(settings, allow_nan=False)),
             "facezoo": __version__,
         }
         self._may_change = may_change
@@ -296,6 +303,7 @@ class RunFolder:
         self._open = ExitStack()
         self.finished = False
         self.refused = 0
+        self.emptied: List[str] = []
 
     def __enter__(self) -> RunFolder:
         self._inputs.refuse_in(self.folder)
@@ -529,13 +537,14 @@ class RunFolder:
         emptied = [path for path in files if list_in(self._real).is_emptied(path)]
         for path in emptied:
             path.unlink()
+        self.emptied = [list_in(self._real).name_of(path) for path in emptied]
         if emptied:
             _log.warning(
                 "%s: removed %d damaged files, without content as after a power failure, the first "
                 "is %r; what is missing is made again",
                 self.folder,
                 len(emptied),
-                os.path.relpath(emptied[0], self._real),
+                self.emptied[0],
             )
 
     def _refuse_unlisted(self) -> None:
@@ -579,7 +588,7 @@ class RunFolder:
             "results": self._results,
             **({"earlier_settings": self._earlier} if self._earlier else {}),
         }
-        text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # A name that is not UTF-8 becomes an escape of JSON.
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
@@ -752,7 +761,7 @@ class RunFolder:
             Further entries, in front of the list; JSON values.
         """
         target = self.folder / name
-        opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
+        opening = json.dumps({"schema": schema, **(head or {}), key: []}, allow_nan=False)[:-2]
         with writing(target) as file:
             file.write(opening.encode())
             for index, line in enumerate(self._lines()):

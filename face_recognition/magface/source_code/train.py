@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         is_first = processes.rank == 0
         with folder if is_first else nullcontext():
             processes.wait()
-            trainer.go_on(to, args.resume or None, args.start_epoch, bool(rates))
+            trainer.go_on(to, args.resume or None, args.start_epoch, folder.emptied, bool(rates))
             say = partial(print, flush=True) if is_first and not args.quiet else str
             done = trainer.run(to, how, say=say, pairs=pairs, plot=plot_lengths)
             if done and is_first:
