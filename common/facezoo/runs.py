@@ -59,6 +59,7 @@ from .fields import (
     whole,
 )
 from .files import LARGEST_READ, read_text, write_bytes
+from .image.reading import current_reading
 from .written import (
     LIST_FILE,
     LOCK_FILE,
@@ -95,6 +96,8 @@ _RUN = record(
         "ended_at": either(NULL, STRING),
         "seconds": either(NULL, number(0, 1e12)),
         "refused": whole(0, 1 << 53),
+        "damaged": whole(0, 1 << 53),
+        "passed_over": whole(0, 1 << 53),
         "results": table(whole(-1, 1 << 63)),
     },
 )
@@ -128,12 +131,15 @@ class ItemCounts:
         Number of items, of items done by an earlier start, and of unreadable items.
     seconds
         Time for the items of this start.
+    damaged
+        Number of images that were read although they are damaged.
     """
 
     total: int
     kept: int
     refused: int
     seconds: float
+    damaged: int = 0
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -269,9 +275,11 @@ class RunFolder:
         self.folder = Path(folder)
         self._inputs = inputs
         self._beside = list(beside)
+        # Only where it differs, so that folders of earlier versions go on.
+        damaged = {"allow_damaged": True} if current_reading().allow_damaged else {}
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps(settings)),
+            "settings": json.loads(json.dumps({**settings, **damaged})),
             "facezoo": __version__,
         }
         self._overwrite = overwrite
@@ -287,6 +295,7 @@ class RunFolder:
         self._open = ExitStack()
         self.finished = False
         self.refused = 0
+        self.damaged = 0
 
     def __enter__(self) -> RunFolder:
         self._inputs.refuse_in(self.folder)
@@ -464,7 +473,7 @@ class RunFolder:
         try:
             found: Dict[str, Any] = json.loads(read_text(path, LARGEST_READ))
             check(found, _RUN, RUN_FILE)
-            return {"inputs_state": None, "refused": 0, "results": {}, **found}
+            return {"inputs_state": None, "refused": 0, "damaged": 0, "results": {}, **found}
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{str(path)!r} cannot be read ({error}), so the run that the "
@@ -474,7 +483,7 @@ class RunFolder:
     def _check_same(self) -> None:
         found = self._read_run_file()
         self.finished = found["finished"]
-        self.refused = found["refused"]
+        self.refused, self.damaged = found["refused"], found["damaged"]
         files: List[Path] = []
         if self._has_list():
             list_in(self._real).remove_temporary()
@@ -527,7 +536,7 @@ class RunFolder:
         list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
         self.finished = False
-        self.refused = 0
+        self.refused = self.damaged = 0
         self._results = {}
         self._write_run_file(finished=False)
 
@@ -549,6 +558,9 @@ class RunFolder:
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
             "refused": self.refused,
+            # A training reads images, too, which are not its items.
+            "damaged": self.damaged or len(current_reading().damaged),
+            "passed_over": current_reading().passed_over_count,
             "results": self._results,
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
@@ -601,7 +613,7 @@ class RunFolder:
             finish(self)
         if not self.finished:
             self.finish()
-        return ItemCounts(len(names), kept, self.refused, seconds)
+        return ItemCounts(len(names), kept, self.refused, seconds, self.damaged)
 
     def _unless_changed(
         self, name: str, result: Outcome, files_of: Callable[[str], Iterable[Path]]
@@ -654,6 +666,7 @@ class RunFolder:
                 entry = _entry_of(line)
                 if entry is None or entry.get("path") != name:
                     break
+                self.damaged += "damaged" in entry
                 if "error" in entry:
                     self.refused += 1
                 elif not all(_is(made.exists) for made in files_of(name)):
@@ -683,6 +696,11 @@ class RunFolder:
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
+            index = self._index_of.get(name)
+            path = "" if index is None else str(self._inputs.paths[index])
+            if path in current_reading().damaged:
+                entry["damaged"] = current_reading().damaged[path]
+            self.damaged += "damaged" in entry
         line = (json.dumps(entry, allow_nan=False) + "\n").encode("ascii")
         with about_file(self.folder / JOURNAL_FILE):
             if self._journal is None:

@@ -42,6 +42,7 @@ from .options import (
     EXIT_SOME_REFUSED,
     add_model_options,
     add_output,
+    add_reading_options,
     add_runtime_options,
     progress,
     runtime_of,
@@ -68,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_output(quality)
     add_recipe_option(quality)
     add_model_options(quality)
+    add_reading_options(quality)
     add_people_options(quality, required=True)
     quality.add_argument("--fnmr", type=_FNMR, help="wanted false non-match rate; needs people")
     quality.add_argument("--fmr", type=RATE, default=1e-3, help="false match rate for --fnmr")
@@ -163,6 +165,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
     _add_output(similarity)
     similarity.add_argument("--seed", type=SEED, default=0, help="random seed of the intervals")
     add_runtime_options(similarity)
+    add_reading_options(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 
 
@@ -237,6 +240,7 @@ def _add_appearance(kinds: Any, parser: argparse.ArgumentParser, name: str, **li
         "--fmr", type=RATE, default=1e-3, help="false match rate of the similarity threshold"
     )
     add_runtime_options(appearance)
+    add_reading_options(appearance)
     appearance.set_defaults(calibrate=_calibrate_appearance)
 
 

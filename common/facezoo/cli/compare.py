@@ -37,6 +37,7 @@ from ..vacc.outputs import OutputFolder, output_name
 from .options import (
     EXIT_SOME_REFUSED,
     add_output,
+    add_reading_options,
     add_saturation_option,
     add_threads_option,
     progress,
@@ -64,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--datalist", type=Path, metavar="LIST", help="datalist of a folder of vamp's outputs"
     )
+    add_reading_options(parser)
     add_saturation_option(parser)
     add_threads_option(parser)
     add_output(parser, "--json", metavar="F.json", help="also write the numbers to this file")

@@ -21,7 +21,7 @@ import numpy as np
 from ..artifact import FULL, PORTABLE, Artifact, BuildInfo
 from ..errors import ConfigError, FaceZooError, GateError, InputError
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
-from .options import add_threads_option
+from .options import add_reading_options, add_threads_option
 
 __all__ = ["build", "configure", "open_data", "override", "print_artifact", "run"]
 
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
     )
     parser.add_argument("--name", help="name of the artifact's folder that overrides name")
+    add_reading_options(parser)
     add_threads_option(parser)
     parser.add_argument(
         "--arithmetic",

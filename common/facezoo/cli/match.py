@@ -29,7 +29,13 @@ from ..pipeline.people import Match, match_photos
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections
-from .options import add_old_spelling, add_output, add_runtime_options, runtime_of
+from .options import (
+    add_old_spelling,
+    add_output,
+    add_reading_options,
+    add_runtime_options,
+    runtime_of,
+)
 
 __all__ = ["configure", "draw_match", "run"]
 
@@ -68,6 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", default=DETECTOR, metavar="M", help="SCRFD")
     parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="recogniser")
     add_runtime_options(parser)
+    add_reading_options(parser, folders=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
+from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from ..written import asked_for
@@ -54,6 +55,7 @@ __all__ = [
     "add_model_options",
     "add_normalizer_option",
     "add_output",
+    "add_reading_options",
     "add_run_options",
     "add_runtime_options",
     "add_saturation_option",
@@ -480,9 +482,33 @@ class _Size(argparse.Action):
 OVERWRITE = "remove what the earlier run wrote there and start again"
 
 
+def add_reading_options(parser: Any, *, folders: bool = True) -> None:
+    """Add the flags of every command that reads images; :func:`run_command` reads them.
+
+    Parameters
+    ----------
+    parser
+        A parser or an argument group.
+    folders
+        It reads folders of images, in which other files are passed over.
+    """
+    parser.add_argument(
+        "--allow-damaged",
+        action="store_true",
+        help="read damaged images as far as possible, and mark them, instead of refusing them",
+    )
+    if folders:
+        parser.add_argument(
+            "--strict",
+            action="store_true",
+            help="exit with 1 if a folder of images holds files that are passed over",
+        )
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every command that writes a folder."""
+    """Add the flags of every command that reads images and writes a folder."""
     group = parser.add_argument_group("run")
+    add_reading_options(group)
     group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
@@ -596,8 +622,9 @@ def report_items(counts: ItemCounts, where: str) -> int:
     new = counts.total - counts.kept
     kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     refused = f", {counts.refused} refused" if counts.refused else ""
+    damaged = f", {counts.damaged} damaged" if counts.damaged else ""
     rate = f", {new / counts.seconds:.1f} images/s" if new else ""
-    print(f"{counts.total} images{kept}{refused}{rate}; {printable(where)}")
+    print(f"{counts.total} images{kept}{refused}{damaged}{rate}; {printable(where)}")
     return EXIT_SOME_REFUSED if counts.refused else 0
 
 
@@ -676,8 +703,12 @@ def run_command(
     try:
         refuse_over_inputs(parser, args)
         named = asked_for([path for _, path in output_files(parser, args)])
-        with named, limited_cores(threads), opencv_threads(usable_cores()):
-            return function(args)
+        how = reading(getattr(args, "allow_damaged", False))
+        with named, limited_cores(threads), opencv_threads(usable_cores()), how as found:
+            code = function(args)
+            if getattr(args, "strict", False) and found.passed_over_count:
+                return code or EXIT_SOME_REFUSED
+            return code
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code

@@ -18,7 +18,7 @@ from ..files import write_json
 from ..runs import Inputs
 from ..vacc.build_config import read_build_config
 from .compile import open_data, override
-from .options import add_output, add_threads_option, progress
+from .options import add_output, add_reading_options, add_threads_option, progress
 
 __all__ = ["configure", "run"]
 
@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
     )
+    add_reading_options(parser)
     add_threads_option(parser)
     parser.add_argument(
         "--pictures",

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from ..options import add_reading_options
 from .detection import add_widerface_options, run_detection
 from .landmarks import add_landmark_options, run_landmarks
 from .quality import configure_quality
@@ -58,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     add_landmark_options(landmarks)
+    add_reading_options(landmarks)
     landmarks.set_defaults(evaluate=run_landmarks)
     people = models.add_parser(
         "verification",
@@ -68,6 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     add_people_options(people)
+    add_reading_options(people)
     people.set_defaults(evaluate=run_recognition)
     configure_quality(models, parser.formatter_class)
 

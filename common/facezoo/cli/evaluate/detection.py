@@ -25,7 +25,15 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import OVERWRITE, add_flag, add_output, add_runtime_options, progress, runtime_of
+from ..options import (
+    OVERWRITE,
+    add_flag,
+    add_output,
+    add_reading_options,
+    add_runtime_options,
+    progress,
+    runtime_of,
+)
 from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -92,7 +100,8 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="exit with 3 if photos lack predictions or are not in the ground truth",
+        help="exit with 3 if photos lack predictions or are not in the ground truth, with 1 if "
+        "files are passed over",
     )
 
 
@@ -114,6 +123,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
         help="vdsp_params file of the pre-processing",
     )
     add_runtime_options(group)
+    add_reading_options(group, folders=False)
     group.add_argument(
         "--profile", choices=PROFILES, default="eval", help="set of detection thresholds"
     )

@@ -37,7 +37,14 @@ from ...models import find_class
 from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_flag, add_model_options, add_output, progress, runtime_of
+from ..options import (
+    add_flag,
+    add_model_options,
+    add_output,
+    add_reading_options,
+    progress,
+    runtime_of,
+)
 from .html_reports import show_discards
 
 __all__ = [
@@ -114,6 +121,7 @@ def configure_quality(models: Any, formatter_class: Any) -> None:
     )
     add_recipe_option(response)
     add_model_options(response)
+    add_reading_options(response)
     response.add_argument(
         "--kinds",
         nargs="+",
