@@ -19,7 +19,7 @@ from facezoo.image.files import (
     write_image_rgb,
 )
 from facezoo.image.reading import reading
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 
 @pytest.fixture
@@ -59,6 +59,34 @@ def test_exif_orientation_is_applied(tmp_path, picture, orientation):
     image = read_image_rgb(path)
     assert image.shape == picture.shape
     assert np.abs(image.astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif", ".mpo", ".avif"])
+def test_every_format_is_turned_upright(tmp_path, picture, suffix, orientation):
+    if not features.check("avif") and suffix == ".avif":
+        pytest.skip("this Pillow writes no AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, picture, f"a{suffix}", exif=exif, quality=98)
+    with Image.open(path) as image:
+        turned = image if suffix == ".tif" else ImageOps.exif_transpose(image)
+        wanted = np.asarray(turned.convert("RGB")).astype(int)
+    image = read_image_rgb(path)
+    assert image.shape == (picture.shape if orientation < 5 else (60, 40, 3))
+    assert np.abs(image - wanted).mean() < 2
+
+
+def test_opencv_need_not_know_the_orientation_of_a_webp(tmp_path, picture, monkeypatch):
+    """Before 4.13 it ignored that of WebP, and imdecode with this flag ignores it everywhere."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, picture, "a.webp", exif=exif, lossless=True)
+    decode = cv2.imdecode
+    monkeypatch.setattr(
+        cv2, "imdecode", lambda data, flags: decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    )
+    np.testing.assert_array_equal(read_image_rgb(path), np.rot90(picture, -1))
 
 
 def test_grey_palette_16_bit_cmyk_and_alpha_become_rgb(tmp_path, picture):

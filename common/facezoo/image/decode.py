@@ -254,7 +254,7 @@ def _decode_jpeg(data: bytes, header: _Header, reduction: int) -> np.ndarray:
 def _simplejpeg() -> Any:
     try:
         import simplejpeg
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # The second if built for another NumPy.
         _log.warning(
             "JPEGs are read by OpenCV (%s), more slowly, and a damaged one is recognised only if "
             "its end is missing: pip install simplejpeg",
@@ -299,9 +299,9 @@ def _decode_by_pillow(data: bytes) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                # First, since newer versions turn a TIFF then, and remove its orientation.
-                image.load()
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+                # Turned while it is loaded, though old versions keep the orientation that it had.
+                upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+                return np.array(upright.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise anything on malformed bytes.
         raise _Damaged(f"damaged: {error}") from error
 
