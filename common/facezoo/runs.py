@@ -61,6 +61,7 @@ from .fields import (
     whole,
 )
 from .files import LARGEST_READ, read_text, write_bytes
+from .image.reading import current_reading
 from .written import (
     LIST_FILE,
     LOCK_FILE,
@@ -97,6 +98,8 @@ _RUN = record(
         "ended_at": either(NULL, STRING),
         "seconds": either(NULL, number(0, 1e12)),
         "refused": whole(0, 1 << 53),
+        "damaged": whole(0, 1 << 53),
+        "passed_over": whole(0, 1 << 53),
         "results": table(whole(-1, 1 << 63)),
         "earlier_settings": sequence(OBJECT, 1),
     },
@@ -131,12 +134,15 @@ class ItemCounts:
         Number of items, of items done by an earlier start, and of unreadable items.
     seconds
         Time for the items of this start.
+    damaged
+        Number of images that were read although they are damaged.
     """
 
     total: int
     kept: int
     refused: int
     seconds: float
+    damaged: int = 0
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -283,9 +289,11 @@ class RunFolder:
         self.folder = Path(folder)
         self._inputs = inputs
         self._beside = list(beside)
+        # Only where it differs, so that folders of earlier versions go on.
+        damaged = {"allow_damaged": True} if current_reading().allow_damaged else {}
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps(settings, allow_nan=False)),
+            "settings": json.loads(json.dumps({**settings, **damaged}, allow_nan=False)),
             "facezoo": __version__,
         }
         self._may_change = may_change
@@ -304,6 +312,7 @@ class RunFolder:
         self.finished = False
         self.refused = 0
         self.emptied: List[str] = []
+        self.damaged = 0
 
     def __enter__(self) -> RunFolder:
         self._inputs.refuse_in(self.folder)
@@ -481,7 +490,7 @@ class RunFolder:
         try:
             found: Dict[str, Any] = json.loads(read_text(path, LARGEST_READ))
             check(found, _RUN, RUN_FILE)
-            return {"inputs_state": None, "refused": 0, "results": {}, **found}
+            return {"inputs_state": None, "refused": 0, "damaged": 0, "results": {}, **found}
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{str(path)!r} cannot be read ({error}), so the run that the "
@@ -491,7 +500,7 @@ class RunFolder:
     def _check_same(self) -> None:
         found = self._read_run_file()
         self.finished = found["finished"]
-        self.refused = found["refused"]
+        self.refused, self.damaged = found["refused"], found["damaged"]
         files: List[Path] = []
         if self._has_list():
             list_in(self._real).remove_temporary()
@@ -563,7 +572,7 @@ class RunFolder:
         list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
         self.finished = False
-        self.refused = 0
+        self.refused = self.damaged = 0
         self._results = {}
         self._write_run_file(finished=False)
 
@@ -585,6 +594,9 @@ class RunFolder:
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
             "refused": self.refused,
+            # A training reads images, too, which are not its items.
+            "damaged": self.damaged or len(current_reading().damaged),
+            "passed_over": current_reading().passed_over_count,
             "results": self._results,
             **({"earlier_settings": self._earlier} if self._earlier else {}),
         }
@@ -642,7 +654,7 @@ class RunFolder:
             finish(self)
         if not self.finished:
             self.finish()
-        return ItemCounts(len(names), kept, self.refused, seconds)
+        return ItemCounts(len(names), kept, self.refused, seconds, self.damaged)
 
     def _unless_changed(self, name: str, result: Outcome) -> Outcome:
         """Return a result, or a refusal if its input is not what it was when the run started."""
@@ -691,6 +703,7 @@ class RunFolder:
                 entry = _entry_of(line)
                 if entry is None or entry.get("path") != name:
                     break
+                self.damaged += "damaged" in entry
                 if "error" in entry:
                     self.refused += 1
                 elif not all(_is(made.exists) for made in files_of(name)):
@@ -720,6 +733,11 @@ class RunFolder:
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
+            index = self._index_of.get(name)
+            path = "" if index is None else str(self._inputs.paths[index])
+            if path in current_reading().damaged:
+                entry["damaged"] = current_reading().damaged[path]
+            self.damaged += "damaged" in entry
         line = (json.dumps(entry, allow_nan=False) + "\n").encode("ascii")
         with about_file(self.folder / JOURNAL_FILE):
             if self._journal is None:

@@ -53,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe_option(quality)
     flags.add(quality, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(quality.add_argument_group("runtime"))
+    flags.add_reading(quality)
     add_people_options(quality, required=True)
     flags.add(
         quality,
@@ -165,6 +166,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
     _add_output(similarity)
     flags.add(similarity, "--seed", "random seed of the intervals")
     flags.add_runtime(similarity.add_argument_group("runtime"))
+    flags.add_reading(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 
 
@@ -247,6 +249,7 @@ def _add_appearance(kinds: Any, parser: argparse.ArgumentParser, name: str, **li
     )
     flags.add(appearance, "--fmr", "false match rate of the similarity threshold")
     flags.add_runtime(appearance.add_argument_group("runtime"))
+    flags.add_reading(appearance)
     appearance.set_defaults(calibrate=_calibrate_appearance)
 
 

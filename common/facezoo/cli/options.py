@@ -36,6 +36,7 @@ from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import DIGITS, counted, find_hashed, printable, sha256_of, write_hashed
+from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, RunFolder
 from ..written import asked_for
@@ -527,6 +528,7 @@ def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None)
     if rate is not None:
         text = f"go on with another --{rate}, as after a training that diverged"
         group.add_argument("--resume", action="store_true", help=text)
+    flags.add_reading(group)
     flags.add(group, "--overwrite")
 
 
@@ -637,9 +639,10 @@ def report_items(counts: ItemCounts, where: str) -> int:
     new = counts.total - counts.kept
     kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     refused = f", {counts.refused} refused" if counts.refused else ""
+    damaged = f", {counts.damaged} damaged" if counts.damaged else ""
     rate = f", {new / counts.seconds:.1f} images/s" if new else ""
     end = f"; {printable(where)}" if where else ""
-    print(f"{counted(counts.total, 'image')}{kept}{refused}{rate}{end}")
+    print(f"{counted(counts.total, 'image')}{kept}{refused}{damaged}{rate}{end}")
     return EXIT_SOME_REFUSED if counts.refused else 0
 
 
@@ -726,8 +729,12 @@ def run_command(
         named = asked_for([path for _, path in output_files(parser, args) if str(path) != "-"])
         to_stdout = any(str(path) == "-" for _, path in output_files(parser, args))
         printed = printing(quiet=args.quiet, to_stdout=to_stdout)
-        with named, printed, limited_cores(threads), opencv_threads(usable_cores()):
-            return function(args)
+        how = reading(getattr(args, "allow_damaged", False))
+        with named, printed, limited_cores(threads), opencv_threads(usable_cores()), how as found:
+            code = function(args)
+            if getattr(args, "strict", False) and found.passed_over_count:
+                return code or EXIT_SOME_REFUSED
+            return code
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code

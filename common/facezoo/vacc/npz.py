@@ -27,6 +27,7 @@ from ..arrays import MAX_PIXELS, load_json, read_npz, write_npz
 from ..errors import ImageError, InputError
 from ..files import open_file, read_file, write_bytes
 from ..image.files import find_images, read_image_rgb, relative_names
+from ..image.reading import current_reading
 
 __all__ = [
     "MANIFEST_FILE",
@@ -65,16 +66,20 @@ class Converted:
         Height and width of the image in pixels.
     sha256
         Hash of the npz file.
+    damaged
+        What is damaged in the image, if it was read nevertheless.
     """
 
     npz: str
     image_hw: Tuple[int, int]
     sha256: str
+    damaged: str = ""
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the manifest entry without the name of the image."""
         height, width = self.image_hw
-        return {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
+        entry = {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
+        return {**entry, "damaged": self.damaged} if self.damaged else entry
 
 
 def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, ImageError]:
@@ -102,7 +107,8 @@ def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, Im
         sha256 = write_npz(folder / npz, {INPUT_KEY: planes})
     except ImageError as error:
         return error
-    return Converted(npz, (picture.shape[0], picture.shape[1]), sha256)
+    damaged = current_reading().damaged.get(str(image), "")
+    return Converted(npz, (picture.shape[0], picture.shape[1]), sha256, damaged)
 
 
 def check_disk_space(images: Sequence[Path], folder: Path) -> None:
