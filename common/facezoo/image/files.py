@@ -195,19 +195,57 @@ def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int =
                 return image
         # This decoder is strict; OpenCV decides whether a damaged file is readable.
     buffer = np.frombuffer(data, np.uint8)
+    # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
+    flags = reduced | (cv2.IMREAD_IGNORE_ORIENTATION if header.kind == "WEBP" else 0)
     try:
         # Older OpenCV builds have no flag that decodes straight to RGB.
         decode_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)
         if decode_rgb is not None:
-            image = cv2.imdecode(buffer, decode_rgb | reduced)
+            image = cv2.imdecode(buffer, decode_rgb | flags)
         else:
-            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | reduced)
+            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | flags)
             image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
         raise ImageError(f"{str(path)!r} cannot be decoded: {error.err}") from error
     if image is None:
         raise ImageError(f"{str(path)!r} cannot be decoded; expected an intact image")
+    if header.kind == "WEBP":
+        image = _turn_upright(image, _orientation_of_webp(data))
     return np.ascontiguousarray(image)
+
+
+def _orientation_of_webp(data: bytes) -> int:
+    """Return the EXIF orientation of a WebP image, 1 to 8; 1 if it has none."""
+    chunk = 12
+    for _ in range(10_000):  # A file may consist of millions of empty ones.
+        if data[chunk : chunk + 4] in (b"EXIF", b""):
+            break
+        # An odd chunk is followed by a byte of padding.
+        chunk += 8 + (int.from_bytes(data[chunk + 4 : chunk + 8], "little") + 1) // 2 * 2
+    exif = data[chunk + 8 :]
+    if exif[:6] == b"Exif\0\0":  # The prefix of JPEGs, which some programs keep.
+        exif = exif[6:]
+    order: Any = "big" if exif[:2] == b"MM" else "little"
+    directory = int.from_bytes(exif[4:8], order)
+    count = int.from_bytes(exif[directory : directory + 2], order)
+    for index in range(count):
+        # source: TIFF 6.0, section 2; Exif 2.32, tag Orientation
+        entry = exif[directory + 2 + 12 * index :][:12]
+        if int.from_bytes(entry[:2], order) == 0x0112:
+            value = int.from_bytes(entry[8:10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an image as its EXIF orientation says."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
 
 
 def _decode_fast(data: bytes) -> Optional[np.ndarray]:
