@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser, "-o", "--output", required=True, metavar="FILE", help="the .onnx to write"
     )
     options.add_batch_option(parser)
+    options.add_threads_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ from ..fields import DEVICE_ID, SIDE, Number, whole
 from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
+from ..system import SIGPIPE
 from ..written import asked_for
 from .outputs import OutputFile, output_files, refuse_over_inputs
 
@@ -480,8 +481,10 @@ class _Size(argparse.Action):
 OVERWRITE = "remove what the earlier run wrote there and start again"
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every command that writes a folder."""
+def add_run_options(parser: argparse.ArgumentParser, threads: bool = False) -> None:
+    """Add the flags of every command that writes a folder, and that of the cores if asked for."""
+    if threads:
+        add_threads_option(parser)
     group = parser.add_argument_group("run")
     group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
@@ -684,7 +687,7 @@ def run_command(
     except BrokenPipeError:
         # The reader closed the pipe; the interpreter must not try to flush the output again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     except OSError as error:
         # Not foreseen by the library: a full disk, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""

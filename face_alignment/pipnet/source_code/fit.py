@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     options.add_normalizer_option(parser)
     options.add_settings_options(parser, FitSettings)
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
