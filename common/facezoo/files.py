@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
 
+from .system import OPEN_AT_ONCE
 from .written import writing
 
 __all__ = [
@@ -78,16 +79,13 @@ def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
     # Before it is opened, which waits for a writer of a pipe and can change a device.
     _check_regular(path, Path(path).stat(), most)
     # The file may have been exchanged in between.
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    descriptor = os.open(path, os.O_RDONLY | OPEN_AT_ONCE)
     try:
         _check_regular(path, os.fstat(descriptor), most)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
-
-
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def _check_regular(path: Path, found: os.stat_result, most: int) -> None:

@@ -39,6 +39,7 @@ from ..files import DIGITS, counted, find_hashed, printable, sha256_of, write_ha
 from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, RunFolder
+from ..system import SIGPIPE
 from ..written import asked_for
 from . import flags
 from .outputs import OutputFile, is_quiet, output_files, printing, refuse_over_inputs
@@ -514,7 +515,9 @@ def _batch(text: str) -> Optional[int]:
     return int(BATCH_SIZE(text))
 
 
-def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, rate: Optional[str] = None, threads: bool = False
+) -> None:
     """Add the flags of every command that writes a folder.
 
     Parameters
@@ -523,7 +526,11 @@ def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None)
         The command's.
     rate
         Setting of a training that ``--resume`` lets differ from that of the earlier start.
+    threads
+        Also add that of the cores.
     """
+    if threads:
+        flags.add(parser, "--threads")
     group = parser.add_argument_group("run")
     if rate is not None:
         text = f"go on with another --{rate}, as after a training that diverged"
@@ -741,7 +748,7 @@ def run_command(
     except BrokenPipeError:
         # The reader closed the pipe; the interpreter must not try to flush the output again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     except OSError as error:
         # Not foreseen by the library: a full disk, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""

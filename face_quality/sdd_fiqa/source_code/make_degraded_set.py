@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="kind of degradation")
     help_levels = "how much; blur: sigma in pixels of the 112x112 face"
     parser.add_argument("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
