@@ -34,11 +34,11 @@ from typing import (
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
-from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
+from ..files import DIGITS, check_room, find_hashed, printable, sha256_of, write_hashed
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
 from ..written import asked_for
-from .outputs import OutputFile, output_files, refuse_over_inputs
+from .outputs import OutputFile, PlotFile, check_outputs, output_files, refuse_over_inputs
 
 __all__ = [
     "BATCH_SIZE",
@@ -54,6 +54,7 @@ __all__ = [
     "add_model_options",
     "add_normalizer_option",
     "add_output",
+    "add_plot",
     "add_run_options",
     "add_runtime_options",
     "add_saturation_option",
@@ -167,6 +168,11 @@ def add_output(parser: Any, *names: str, **options: Any) -> None:
         As for :func:`add_flag`.
     """
     add_flag(parser, *names, action=OutputFile, **options)
+
+
+def add_plot(parser: Any, help_text: str) -> None:
+    """Add ``--plot``; its suffix and matplotlib are checked before the work."""
+    add_flag(parser, "--plot", action=PlotFile, metavar="FILE", help=help_text)
 
 
 def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
@@ -374,7 +380,8 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
 def add_embedding_size_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--embedding_size`` of scripts that read a list of features."""
     kind = whole(1, 65536)
-    add_flag(parser, "--embedding_size", type=kind, default=512, help="values per feature")
+    help_size = "values per feature (default: as many as the first has)"
+    add_flag(parser, "--embedding_size", type=kind, help=help_size)
 
 
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -541,6 +548,7 @@ def run_items(
     items: Optional[Sequence[Any]] = None,
     folder: Optional[Path] = None,
     files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+    room: int = 0,
     afterwards: Callable[[], Optional[str]] = lambda: None,
 ) -> int:
     """Run a resumable command over many items, show its progress and print its last line.
@@ -557,6 +565,9 @@ def run_items(
         Items to process; by default the files of ``inputs`` and their names.
     folder
         Run folder; by default ``args.save_dir``.
+    room
+        Bytes that the files of all items take; checked before the first. With ``--draw`` the
+        images drawn on are added.
     afterwards
         Called on every start after the results are complete, also if they were complete before;
         the folder is still locked. Text that it returns is printed below the last line.
@@ -567,11 +578,19 @@ def run_items(
         Exit code: 0, or 1 if an item was refused.
     """
     folder = args.save_dir if folder is None else folder
+    items = inputs.paths if items is None else items
+    if getattr(args, "draw", None):
+        room += sum(path.stat().st_size for path in inputs.paths if path.is_file())
+
+    def begin(left: Sequence[Any]) -> Iterable[Outcome]:
+        check_room(folder, room * len(left) // len(items), f"the results of {len(left)} items")
+        return results(left)
+
     with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
         counts = run.process(
             inputs.names if names is None else names,
-            inputs.paths if items is None else items,
-            results,
+            items,
+            begin,
             finish=finish,
             files_of=files_of,
             progress=progress_of(args),
@@ -674,6 +693,7 @@ def run_command(
         _log.warning("--threads %d: only %d cores may be used", threads, granted_cores())
         threads = granted_cores()
     try:
+        check_outputs(parser, args)
         refuse_over_inputs(parser, args)
         named = asked_for([path for _, path in output_files(parser, args)])
         with named, limited_cores(threads), opencv_threads(usable_cores()):

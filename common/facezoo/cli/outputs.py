@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 from ..errors import UNREADABLE, InputError
 from ..written import is_listed
 
-__all__ = ["OutputFile", "output_files", "refuse_over_inputs"]
+__all__ = ["OutputFile", "PlotFile", "check_outputs", "output_files", "refuse_over_inputs"]
 
 # Files of a folder that a command may read, besides images; a report of an earlier start is none.
 DATA_SUFFIXES = (".mat", ".npz", ".bin", ".rec", ".idx", ".onnx", ".pth")
@@ -36,6 +36,47 @@ class OutputFile(argparse.Action):
     ) -> None:
         """Store the path."""
         setattr(namespace, self.dest, values)
+
+
+class PlotFile(OutputFile):
+    """A flag that names a plot to write, as a path."""
+
+
+def check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raise an error before the work if a file cannot be written after it.
+
+    Parameters
+    ----------
+    parser, args
+        The command's, and what it parsed.
+
+    Raises
+    ------
+    InputError
+        If a file to write is a folder, lies below a file or in a folder that may not be written,
+        or a plot has no suffix of an image.
+    BackendUnavailable
+        If there is a plot, and matplotlib is not installed.
+    """
+    plots = {one.dest for one in _actions(parser, args) if isinstance(one, PlotFile)}
+    if any(getattr(args, dest, None) for dest in plots):
+        # A local import, since matplotlib is optional and slow to import.
+        from ..reports.plots import check_plot
+    for flag, output in output_files(parser, args):
+        if output.is_dir():
+            raise InputError(f"{flag} {str(output)!r} is a folder; name a file")
+        place = output.absolute().parent
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise InputError(f"{flag} {str(output)!r}: {str(place)!r} is a file, not a folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{flag} {str(output)!r}: the folder {str(place)!r} may not be written; allow it "
+                "or name another place"
+            )
+        if flag[2:] in plots:
+            check_plot(output)
 
 
 def refuse_over_inputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from ..files import write_json
 from ..runs import Inputs
 from ..vacc.build_config import read_build_config
 from .compile import open_data, override
-from .options import add_output, add_threads_option, progress
+from .options import add_output, add_plot, add_threads_option, progress
 
 __all__ = ["configure", "run"]
 
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of calibration files to measure on",
     )
-    add_output(parser, "--plot", metavar="F.png", help="also plot the errors as bars")
+    add_plot(parser, "also plot the errors as bars")
     add_output(parser, "--json", metavar="F.json", help="also write the errors to this file")
     parser.add_argument(
         "--allow-custom-code",

@@ -38,7 +38,15 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import OVERWRITE, add_flag, add_output, add_runtime_options, progress, runtime_of
+from ..options import (
+    OVERWRITE,
+    add_flag,
+    add_output,
+    add_plot,
+    add_runtime_options,
+    progress,
+    runtime_of,
+)
 from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
@@ -100,7 +108,7 @@ def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool 
     parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
     add_output(parser, "--json", metavar="FILE", help="write the report without curves as JSON")
     add_output(parser, "--csv", metavar="FILE", help="write the table of APs as CSV")
-    add_output(parser, "--plot", metavar="FILE", help="plot precision against recall")
+    add_plot(parser, "plot precision against recall")
     add_output(parser, "--html", metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--strict",

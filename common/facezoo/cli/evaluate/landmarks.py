@@ -26,6 +26,7 @@ from ..options import (
     add_flag,
     add_normalizer_option,
     add_output,
+    add_plot,
     add_runtime_options,
     progress,
     runtime_of,
@@ -71,7 +72,7 @@ def add_landmark_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the report with the error of each face as JSON",
     )
-    add_output(parser, "--plot", metavar="FILE", help="plot the cumulative error distribution")
+    add_plot(parser, "plot the cumulative error distribution")
     add_output(parser, "--html", metavar="FILE", help="write an HTML report")
     group = parser.add_argument_group("with --model_prefix_path")
     group.add_argument(

@@ -21,7 +21,7 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_model_options, add_output, progress, runtime_of
+from ..options import add_model_options, add_output, add_plot, progress, runtime_of
 from .html_reports import show_people
 from .protocol import (
     add_protocol_options,
@@ -64,7 +64,7 @@ def add_people_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the report without the curve as JSON",
     )
-    add_output(parser, "--plot", metavar="FILE", help="plot the ROC")
+    add_plot(parser, "plot the ROC")
     add_output(parser, "--html", metavar="FILE", help="write an HTML report")
     add_output(
         parser,
