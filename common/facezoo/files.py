@@ -10,14 +10,17 @@ import logging
 import math
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
 
+from .errors import InputError
 from .system import OPEN_AT_ONCE
 from .written import writing
 
 __all__ = [
+    "check_room",
     "counted",
     "csv_cell",
     "csv_name",
@@ -53,6 +56,34 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start if the disk has less space than the files to write take.
+
+    Parameters
+    ----------
+    folder
+        Where to; it need not exist yet.
+    needed
+        Bytes.
+    what
+        The files, for the error.
+
+    Raises
+    ------
+    InputError
+        If there is less space.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(
+            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {what} need {needed / 1e9:.2f} "
+            "GB; choose a folder on a larger disk, or free space there"
+        )
 
 
 def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
