@@ -339,13 +339,24 @@ def arrays(count):
     return [np.frombuffer(data, np.uint8).reshape(-1, 1) for data in pictures(count)]
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_sets_of_arrays_are_read(tmp_path, protocol):
-    path = write(tmp_path / "lfw.bin", pickle.dumps((arrays(4), [True, False]), protocol))
-    if protocol == 2:  # Python 3 cannot write bytes in it without calling a function
-        with pytest.raises(DatasetError, match=r"refers to _codecs\.encode"):
-            read_bin(path)
-        return
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "kind", [list, lambda images: [bytearray(image.tobytes()) for image in images]]
+)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [True, False],
+        [1, 0],
+        np.array([True, False]),
+        np.array([1, 0], np.uint8),
+        [np.bool_(True), np.bool_(False)],
+        [np.int64(1), np.int64(0)],
+    ],
+)
+def test_sets_of_arrays_are_read(tmp_path, protocol, kind, labels):
+    content = pickle.dumps((kind(arrays(4)), labels), protocol)
+    path = write(tmp_path / "lfw.bin", content)
     pairs = read_bin(path)
     assert pairs.images == tuple(pictures(4))
     assert pairs.is_same.tolist() == [True, False]

@@ -81,6 +81,10 @@ EXIT_SOME_REFUSED = 1
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 BATCH_SIZE = whole(1, 65536)
+# A word such as cuda is meant for another flag.
+_DEVICE = dataclasses.replace(
+    DEVICE_ID, expected=f"{DEVICE_ID.expected}; a graphics card is chosen by --provider cuda"
+)
 
 OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
 
@@ -215,7 +219,7 @@ def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
+    add_flag(group, "--device_id", "--device", type=_DEVICE, default=0, help="device number")
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -520,7 +524,7 @@ def torch_advice() -> str:
     if sys.version_info < OLDEST_OF_TORCH:
         found, needed = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_OF_TORCH))
         return f"that needs Python {needed}, and this is Python {found}: use a newer one"
-    return 'install it with: pip install "facezoo[torch]"'
+    return "install it with: pip install torch torchvision"
 
 
 def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:

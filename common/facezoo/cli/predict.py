@@ -392,4 +392,4 @@ def _summary(path: Path) -> str:
         refused += bool(face["reasons"])
         reasons.update(set(face["reasons"]))
     why = ", ".join(f"{reasons[name]} {name}" for name in REASONS if reasons[name])
-    return f"{count} faces, {refused} refused" + (f": {why}" if why else "")
+    return f"{count} faces, {refused} below the limits" + (f": {why}" if why else "")

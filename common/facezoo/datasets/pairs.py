@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import struct
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -256,8 +257,8 @@ def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
     if not np.isfinite(vector).all():
         index = int(np.argmin(np.isfinite(vector)))
         raise DatasetError(
-            f"{where}: value {index} is {values[index]!r}; expected finite numbers, extract the "
-            "features again"
+            f"{where}: value {index} is {values[index]!r}; expected finite numbers: the network "
+            "gave none (its weights are damaged, or its training diverged), or the file is damaged"
         )
     return name, vector
 
@@ -380,8 +381,8 @@ def read_bin(path: Path) -> EncodedPairs:
     """Read insightface's verification set, such as ``lfw.bin``, without executing its pickle.
 
     The file is a Python pickle, which can call any function when loaded. Only the instructions
-    that such sets use are interpreted, and the three names they refer to (NumPy's array, its type
-    and its constructor) are replaced with inert stand-ins.
+    that such sets use are interpreted, and the names they refer to (NumPy's arrays, types and
+    scalars, and the encoding of bytes) are replaced with inert stand-ins.
 
     Parameters
     ----------
@@ -410,7 +411,11 @@ def read_bin(path: Path) -> EncodedPairs:
 def _pairs_from(content: Any, path: Path) -> EncodedPairs:
     if not isinstance(content, (list, tuple)) or len(content) != 2:
         raise DatasetError(f"{str(path)!r}: expected a pickle of two lists, images and labels")
-    pictures, labels = (x if isinstance(x, (list, tuple)) else () for x in content)
+    pictures, labels = content
+    if isinstance(labels, _Array):
+        labels = labels.flags()
+    pictures, labels = (x if isinstance(x, (list, tuple)) else () for x in (pictures, labels))
+    labels = [label.flag() if isinstance(label, _Scalar) else label for label in labels]
     if not labels or len(pictures) != 2 * len(labels):
         raise DatasetError(
             f"{str(path)!r}: {len(pictures)} images and {len(labels)} labels; expected two "
@@ -433,7 +438,12 @@ def _pairs_from(content: Any, path: Path) -> EncodedPairs:
 def _encoded(picture: Any) -> bytes:
     if isinstance(picture, _Array):
         return picture.data()
-    return picture if isinstance(picture, bytes) else b""
+    return bytes(picture) if isinstance(picture, (bytes, bytearray)) else b""
+
+
+# Names of NumPy's types in a pickle.
+BYTES, FLAGS = ("u1", "|u1"), ("b1", "|b1")
+SCALARS = ("b1", "u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8")
 
 
 class _Type:
@@ -457,11 +467,48 @@ class _Array:
 
     def data(self) -> bytes:
         """Return the bytes of a byte array; empty for any other array."""
+        return self._content(BYTES)
+
+    def flags(self) -> Sequence[bool]:
+        """Return the values of an array of booleans or bytes; empty for any other array."""
+        return [bool(value) for value in self._content((*BYTES, *FLAGS))]
+
+    def _content(self, kinds: Sequence[str]) -> bytes:
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             return b""
         _, _, kind, _, content = self.state
-        is_bytes = isinstance(kind, _Type) and kind.name in ("u1", "|u1")
-        return content if is_bytes and isinstance(content, bytes) else b""
+        known = isinstance(kind, _Type) and kind.name in kinds
+        return bytes(content) if known and isinstance(content, (bytes, bytearray)) else b""
+
+
+class _Buffer(_Array):
+    """Stand-in for what protocol 5 makes an array of: its bytes, type, shape and order."""
+
+    def __init__(self, content: Any = b"", kind: Any = None, *_: Any) -> None:
+        self.state = (1, None, kind, False, content)
+
+
+class _Scalar:
+    """Stand-in for a NumPy scalar."""
+
+    def __init__(self, kind: Any = None, content: Any = b"", *_: Any) -> None:
+        self.kind, self.content = kind, content
+
+    def flag(self) -> Any:
+        """Return the value of a boolean or an integer; None for any other scalar."""
+        known = isinstance(self.kind, _Type) and str(self.kind.name).lstrip("|<=") in SCALARS
+        if not known or not isinstance(self.content, bytes) or not 0 < len(self.content) <= 8:
+            return None
+        return int.from_bytes(self.content, "little")
+
+
+def _bytes_of(content: Any = b"", encoding: Any = "latin1") -> bytes:
+    """Stand-in for what makes bytes: of bytes, or in old protocols of text in Latin-1."""
+    if isinstance(content, str) and encoding in ("latin1", "latin-1"):
+        return content.encode("latin-1")
+    if not isinstance(content, bytes):
+        raise DatasetError("rejected: it makes bytes of something else; no code was executed")
+    return content
 
 
 # Instructions of such a set: numbers, bytes, text, lists, tuples, references, and the construction
@@ -481,6 +528,7 @@ _INSTRUCTIONS: Sequence[bytes] = (
     pickle.SHORT_BINSTRING,
     pickle.BINBYTES,
     pickle.SHORT_BINBYTES,
+    pickle.BYTEARRAY8,
     pickle.BINUNICODE,
     pickle.SHORT_BINUNICODE,
     pickle.EMPTY_LIST,
@@ -514,13 +562,31 @@ class _Reader(pickle._Unpickler):
         # Sets written by Python 2 store images as strings.
         super().__init__(file, encoding="bytes")
 
+    # Set by Python's unpickler when it begins.
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
+    def load_bytearray8(self) -> None:
+        """Read a byte array; Python's method allocates what the file claims before it reads."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
         stand_ins = {
-            ("numpy.core.multiarray", "_reconstruct"): _Array,
-            ("numpy._core.multiarray", "_reconstruct"): _Array,
+            ("multiarray", "_reconstruct"): _Array,
+            ("multiarray", "scalar"): _Scalar,
+            ("numeric", "_frombuffer"): _Buffer,
             ("numpy", "ndarray"): _Array,
             ("numpy", "dtype"): _Type,
+            ("_codecs", "encode"): _bytes_of,
+            **{(place, "bytearray"): _bytes_of for place in ("builtins", "__builtin__")},
+            **{(place, "bytes"): _bytes_of for place in ("builtins", "__builtin__")},
         }
+        for package in ("numpy.core.", "numpy._core."):
+            if module.startswith(package):
+                module = module[len(package) :]
         if (module, name) not in stand_ins:
             raise DatasetError(
                 f"rejected: it refers to {module[:80]}.{name[:80]}, which no verification set "
