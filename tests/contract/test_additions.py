@@ -180,8 +180,8 @@ def test_a_metric(copy, page):
         "from facezoo.evaluation.measured import MeasuredList;"
         "from facezoo.metrics.landmarks import evaluate_subsets;"
         "errors = np.array([0.01, 0.03]);"
+        "measured = MeasuredList.of('WFLW', 'faces', ['a', 'b']);"
         "table = evaluate_subsets(errors, {});"
-        "measured = MeasuredList.of('a set', 'faces', ['1', '2']);"
         "report = LandmarkReport('annotation', 'WFLW', errors, table, measured);"
         "print(*report.lines(), sep='\\n')"
     )

@@ -160,7 +160,7 @@ def official(tmp_path, photos, monkeypatch):
 
 
 def test_photos_are_evaluated_and_recorded_by_one_command(tmp_path, official, model, capsys):
-    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run")
+    common = ("--detector", model, "--output", tmp_path / "run")
     record, report = tmp_path / "numerics.json", tmp_path / "report.json"
     assert official(*common, "--record", record, "--json", report) == 0
     assert "Easy   Val AP:" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, mo
     alone = tuple(d for d in ALONE if "input_hw" not in d.preprocess)
     monkeypatch.setattr(ledger_of, "__kwdefaults__", {**ledger_of.__kwdefaults__, "alone": alone})
     target = tmp_path / "ledger.json"
-    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run", "--ledger", target)
+    common = ("--detector", model, "--output", tmp_path / "run", "--ledger", target)
     assert official(*common, "--build", model) == 0
     entry = json.loads(target.read_text())
     assert entry["schema"] == "facezoo.ledger/1"
@@ -193,8 +193,8 @@ def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, mo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--model_prefix_path", "m.onnx"), "--images needs --model_prefix_path and --save_dir"),
-        (("--save_dir", "run"), "--images needs --model_prefix_path and --save_dir"),
+        (("--detector", "m.onnx"), "--images needs --detector and --output"),
+        (("--output", "run"), "--images needs --detector and --output"),
     ],
 )
 def test_what_an_evaluation_of_photos_needs_is_said(official, capsys, words, message):
@@ -204,7 +204,7 @@ def test_what_an_evaluation_of_photos_needs_is_said(official, capsys, words, mes
 
 def test_flags_for_photos_need_photos(capsys, tmp_path):
     words = ["evaluate", "scrfd", "--pred", str(tmp_path), "--gt", "gt"]
-    for flag in ("--record", "--save_dir"):
+    for flag in ("--record", "--output"):
         assert main([*words, flag, "x"]) == 2
         assert f"{flag} needs photos" in capsys.readouterr().err
 

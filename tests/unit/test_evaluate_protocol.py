@@ -76,7 +76,7 @@ def evaluate(run_here, tmp_path, photos, pairs, models):
         written = () if ledger else ("--json", report)
         code, said, error = run_here(
             "evaluate", "verification", "--pairs", pairs, "--photos", photos, *given,
-            "--save_dir", tmp_path / save_dir, *written, *flags,
+            "--output", tmp_path / save_dir, *written, *flags,
         )  # fmt: skip
         found = json.loads(report.read_text())["sets"][0] if report.exists() else None
         return code, said, error, found
@@ -186,7 +186,7 @@ def test_flags_that_do_not_fit(evaluate, run_here, photos, pairs, models):
     command = ("evaluate", "verification")
     embedder = ("--embedder", models["--embedder"])
     for flags, message in (
-        (("--pairs", pairs, *embedder), "--pairs needs --photos and --save_dir"),
+        (("--pairs", pairs, *embedder), "--pairs needs --photos and --output"),
         (("--images", photos, "--photos", photos, *embedder), "--photos needs a protocol"),
         (("--images", photos, "--ledger", "l.json", *embedder), "--ledger needs a protocol"),
     ):
@@ -200,7 +200,7 @@ def test_flags_that_do_not_fit(evaluate, run_here, photos, pairs, models):
 
 def test_aligned_faces_need_no_detector(run_here, tmp_path, photos, pairs, models):
     code, said, _ = run_here(
-        "evaluate", "verification", "--pairs", pairs, "--photos", photos, "--save_dir",
+        "evaluate", "verification", "--pairs", pairs, "--photos", photos, "--output",
         tmp_path / "run", "--embedder", models["--embedder"], "--record", tmp_path / "n.json",
         "--dataset", "Squares", "--html", tmp_path / "r.html",
     )  # fmt: skip
@@ -311,7 +311,7 @@ def test_all_photos_of_a_folder(run_here, tmp_path, photos, models):
     flags = [word for item in models.items() for word in item]
     report = tmp_path / "all.json"
     command = (
-        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--save_dir",
+        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--output",
         tmp_path / "run", "--json", report,
     )  # fmt: skip
     code, said, _ = run_here(*command)
@@ -330,7 +330,7 @@ def test_one_photo_per_person_has_no_pairs(run_here, tmp_path, photos, models):
         path.unlink()
     flags = [word for item in models.items() for word in item]
     code, _, error = run_here(
-        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--save_dir",
+        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--output",
         tmp_path / "run",
     )  # fmt: skip
     assert code == 2
@@ -347,7 +347,7 @@ def test_the_ledger_adds_up_to_the_published_accuracy(
     (photos / name_of(5, 3)).write_bytes((photos / name_of(0, 1)).read_bytes())
     other = tiny_scrfd(tmp_path / "other.onnx", card_id="scrfd_2.5g_bnkps")
     file = tmp_path / "ledger.json"
-    flags = ("--other_detector", other, "--build", models["--embedder"], "--dataset", "LFW")
+    flags = ("--other-detector", other, "--build", models["--embedder"], "--dataset", "LFW")
     code, said, _, _ = evaluate("--ledger", file, *flags, ledger=True)
     assert code == 0
     entry = json.loads(file.read_text())
@@ -425,7 +425,7 @@ def test_fold_10_of_lfw_is_decided_as_recorded(tmp_path, shared, golden, run_her
     (tmp_path / "fold10.csv").write_text("first,second,same\n" + table)
     code, said, _ = run_here(
         "evaluate", "verification", "--pairs", tmp_path / "fold10.csv", "--face", "central",
-        "--photos", shared / "assets" / "lfw" / "fold10", "--save_dir", tmp_path / "run",
+        "--photos", shared / "assets" / "lfw" / "fold10", "--output", tmp_path / "run",
         "--detector", shared / "assets" / "scrfd" / "scrfd_500m_bnkps.onnx",
         "--embedder", shared / "assets" / "recognition" / "w600k_mbf.onnx",
     )  # fmt: skip

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ..fields import whole
-from ..files import write_json
 from ..runs import Inputs
 from ..vacc.build_config import read_build_config
+from . import flags
 from .compile import open_data, override
-from .options import add_output, add_plot, add_threads_option, progress
+from .options import progress
+from .outputs import write_report
 
 __all__ = ["configure", "run"]
 
@@ -31,24 +32,25 @@ ROWS = 20  # rows of the table; --json has all
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("yaml", type=Path, metavar="YAML", help="a recipe's build_in/build/*.yaml")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
+    flags.add(
+        parser,
+        "--model",
+        "card's id or .onnx that overrides frontend.checkpoint (default: the YAML's)",
+        old=("--checkpoint",),
     )
-    add_threads_option(parser)
-    parser.add_argument(
+    flags.add_reading(parser)
+    flags.add(parser, "--threads")
+    flags.add(
+        parser,
         "--pictures",
+        "number of calibration files to measure on",
         type=whole(1, 100_000),
         default=8,
         metavar="N",
-        help="number of calibration files to measure on",
     )
-    add_plot(parser, "also plot the errors as bars")
-    add_output(parser, "--json", metavar="F.json", help="also write the errors to this file")
-    parser.add_argument(
-        "--allow-custom-code",
-        action="store_true",
-        help="allow running the Python code of a CustomFunc",
-    )
+    flags.add(parser, "--plot", "plot the errors as bars")
+    flags.add(parser, "--json", "write the errors as JSON; - is the standard output")
+    flags.add(parser, "--allow-custom-code")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         search_list,
     )
 
-    config = override(read_build_config(args.yaml), dtype="int8", checkpoint=args.checkpoint)
+    config = override(read_build_config(args.yaml), dtype="int8", model=args.model)
     read = Inputs((), (), config.file, config.frontend.checkpoint)
     read.refuse_file(args.json, args.plot)
     data, _ = open_data(config, None, False, args.allow_custom_code)
@@ -127,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             }
             for one in built
         ]
-        write_json(args.json, {**report, "layers": entries, "lists": measured_lists}, indent=2)
+        write_report(args.json, {**report, "layers": entries, "lists": measured_lists}, indent=2)
     if args.plot:
         from ..reports.plots import plot_sensitivity
 

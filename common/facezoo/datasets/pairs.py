@@ -5,20 +5,18 @@ In the authors' layout rows 2i and 2i + 1 of the feature list are pair i of the 
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
-import struct
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, ClassVar, Dict, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import DatasetError
 from ..files import read_file, write_bytes
 from .image_list import check_names, read_lines, read_paths
+from .pickles import bytes_of, items_of, load_inert
 
 __all__ = [
     "EncodedPairs",
@@ -380,14 +378,15 @@ def read_feature_pairs(
 def read_bin(path: Path) -> EncodedPairs:
     """Read insightface's verification set, such as ``lfw.bin``, without executing its pickle.
 
-    The file is a Python pickle, which can call any function when loaded. Only the instructions
-    that such sets use are interpreted, and the names they refer to (NumPy's arrays, types and
-    scalars, and the encoding of bytes) are replaced with inert stand-ins.
+    The file is a Python pickle, which can call any function when loaded; see
+    :mod:`facezoo.datasets.pickles` for how it is read instead.
 
     Parameters
     ----------
     path
-        A pickle of (images, whether the pairs are genuine).
+        A pickle of (images, whether the pairs are genuine), in any protocol: images as ``bytes``,
+        ``bytearray`` or arrays of bytes, such as those of ``cv2.imencode``; labels as Python's or
+        NumPy's booleans or integers, in a list or an array.
 
     Raises
     ------
@@ -395,7 +394,7 @@ def read_bin(path: Path) -> EncodedPairs:
         If the file cannot be read, has other content, or not two images per pair.
     """
     try:
-        content = _Reader(io.BytesIO(read_file(Path(path)))).load()
+        content = load_inert(read_file(Path(path)))
     except OSError as error:
         raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
     except DatasetError as error:
@@ -411,17 +410,13 @@ def read_bin(path: Path) -> EncodedPairs:
 def _pairs_from(content: Any, path: Path) -> EncodedPairs:
     if not isinstance(content, (list, tuple)) or len(content) != 2:
         raise DatasetError(f"{str(path)!r}: expected a pickle of two lists, images and labels")
-    pictures, labels = content
-    if isinstance(labels, _Array):
-        labels = labels.flags()
-    pictures, labels = (x if isinstance(x, (list, tuple)) else () for x in (pictures, labels))
-    labels = [label.flag() if isinstance(label, _Scalar) else label for label in labels]
+    pictures, labels = map(items_of, content)
     if not labels or len(pictures) != 2 * len(labels):
         raise DatasetError(
             f"{str(path)!r}: {len(pictures)} images and {len(labels)} labels; expected two "
             "images per pair, and at least one pair"
         )
-    images = tuple(map(_encoded, pictures))
+    images = tuple(map(bytes_of, pictures))
     bad = [index for index, image in enumerate(images) if not image]
     if bad:
         raise DatasetError(
@@ -433,163 +428,3 @@ def _pairs_from(content: Any, path: Path) -> EncodedPairs:
             f"{str(path)!r}: a label is neither true nor false; expected one for each pair"
         )
     return EncodedPairs(images, np.array(labels, dtype=bool))
-
-
-def _encoded(picture: Any) -> bytes:
-    if isinstance(picture, _Array):
-        return picture.data()
-    return bytes(picture) if isinstance(picture, (bytes, bytearray)) else b""
-
-
-# Names of NumPy's types in a pickle.
-BYTES, FLAGS = ("u1", "|u1"), ("b1", "|b1")
-SCALARS = ("b1", "u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8")
-
-
-class _Type:
-    """Stand-in for ``numpy.dtype`` that keeps only its name."""
-
-    def __init__(self, name: Any = "", *_: Any) -> None:
-        self.name = name.decode("latin-1") if isinstance(name, bytes) else name
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Array:
-    """Stand-in for ``numpy.ndarray`` that keeps the state from the pickle."""
-
-    def __init__(self, *_: Any) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def data(self) -> bytes:
-        """Return the bytes of a byte array; empty for any other array."""
-        return self._content(BYTES)
-
-    def flags(self) -> Sequence[bool]:
-        """Return the values of an array of booleans or bytes; empty for any other array."""
-        return [bool(value) for value in self._content((*BYTES, *FLAGS))]
-
-    def _content(self, kinds: Sequence[str]) -> bytes:
-        if not isinstance(self.state, tuple) or len(self.state) != 5:
-            return b""
-        _, _, kind, _, content = self.state
-        known = isinstance(kind, _Type) and kind.name in kinds
-        return bytes(content) if known and isinstance(content, (bytes, bytearray)) else b""
-
-
-class _Buffer(_Array):
-    """Stand-in for what protocol 5 makes an array of: its bytes, type, shape and order."""
-
-    def __init__(self, content: Any = b"", kind: Any = None, *_: Any) -> None:
-        self.state = (1, None, kind, False, content)
-
-
-class _Scalar:
-    """Stand-in for a NumPy scalar."""
-
-    def __init__(self, kind: Any = None, content: Any = b"", *_: Any) -> None:
-        self.kind, self.content = kind, content
-
-    def flag(self) -> Any:
-        """Return the value of a boolean or an integer; None for any other scalar."""
-        known = isinstance(self.kind, _Type) and str(self.kind.name).lstrip("|<=") in SCALARS
-        if not known or not isinstance(self.content, bytes) or not 0 < len(self.content) <= 8:
-            return None
-        return int.from_bytes(self.content, "little")
-
-
-def _bytes_of(content: Any = b"", encoding: Any = "latin1") -> bytes:
-    """Stand-in for what makes bytes: of bytes, or in old protocols of text in Latin-1."""
-    if isinstance(content, str) and encoding in ("latin1", "latin-1"):
-        return content.encode("latin-1")
-    if not isinstance(content, bytes):
-        raise DatasetError("rejected: it makes bytes of something else; no code was executed")
-    return content
-
-
-# Instructions of such a set: numbers, bytes, text, lists, tuples, references, and the construction
-# of arrays. The reader knows no others.
-_INSTRUCTIONS: Sequence[bytes] = (
-    pickle.PROTO,
-    pickle.FRAME,
-    pickle.STOP,
-    pickle.MARK,
-    pickle.NONE,
-    pickle.NEWTRUE,
-    pickle.NEWFALSE,
-    pickle.BININT,
-    pickle.BININT1,
-    pickle.BININT2,
-    pickle.BINSTRING,
-    pickle.SHORT_BINSTRING,
-    pickle.BINBYTES,
-    pickle.SHORT_BINBYTES,
-    pickle.BYTEARRAY8,
-    pickle.BINUNICODE,
-    pickle.SHORT_BINUNICODE,
-    pickle.EMPTY_LIST,
-    pickle.APPEND,
-    pickle.APPENDS,
-    pickle.EMPTY_TUPLE,
-    pickle.TUPLE,
-    pickle.TUPLE1,
-    pickle.TUPLE2,
-    pickle.TUPLE3,
-    pickle.BINPUT,
-    pickle.LONG_BINPUT,
-    pickle.MEMOIZE,
-    pickle.BINGET,
-    pickle.LONG_BINGET,
-    pickle.GLOBAL,
-    pickle.STACK_GLOBAL,
-    pickle.REDUCE,
-    pickle.BUILD,
-)
-
-
-# The unpickler written in Python: the one in C lets a file of 20 bytes allocate 32 GB, and its
-# instructions cannot be restricted.
-class _Reader(pickle._Unpickler):
-    dispatch: ClassVar[Dict[int, Callable[[Any], None]]] = {
-        code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS
-    }
-
-    def __init__(self, file: io.BytesIO) -> None:
-        # Sets written by Python 2 store images as strings.
-        super().__init__(file, encoding="bytes")
-
-    # Set by Python's unpickler when it begins.
-    read: Callable[[int], bytes]
-    append: Callable[[Any], None]
-
-    def load_bytearray8(self) -> None:
-        """Read a byte array; Python's method allocates what the file claims before it reads."""
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-    def find_class(self, module: str, name: str) -> Any:
-        stand_ins = {
-            ("multiarray", "_reconstruct"): _Array,
-            ("multiarray", "scalar"): _Scalar,
-            ("numeric", "_frombuffer"): _Buffer,
-            ("numpy", "ndarray"): _Array,
-            ("numpy", "dtype"): _Type,
-            ("_codecs", "encode"): _bytes_of,
-            **{(place, "bytearray"): _bytes_of for place in ("builtins", "__builtin__")},
-            **{(place, "bytes"): _bytes_of for place in ("builtins", "__builtin__")},
-        }
-        for package in ("numpy.core.", "numpy._core."):
-            if module.startswith(package):
-                module = module[len(package) :]
-        if (module, name) not in stand_ins:
-            raise DatasetError(
-                f"rejected: it refers to {module[:80]}.{name[:80]}, which no verification set "
-                "needs; no code was executed"
-            )
-        return stand_ins[module, name]

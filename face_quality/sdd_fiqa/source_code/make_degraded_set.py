@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="kind of degradation")
     help_levels = "how much; blur: sigma in pixels of the 112x112 face"
     parser.add_argument("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
         person = people.index(person_of[name])
         try:
             made = degraded_faces(path, stem_of[name], person, args.kind, args.levels)
+            for file, image in made.images.items():
+                write_image_rgb(args.save_dir / "images" / file, image)
         except ImageError as error:
             return error
-        for file, image in made.images.items():
-            write_image_rgb(args.save_dir / "images" / file, image)
         return made
 
     def finish(run):

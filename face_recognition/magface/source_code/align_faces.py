@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="largest",
         help="which faces of a photo; all are numbered: photo_0.png, photo_1.png",
     )
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 

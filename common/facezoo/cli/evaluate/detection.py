@@ -23,7 +23,6 @@ from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
 from ...evaluation.ledger import ledger_of
 from ...evaluation.measured import MeasuredList
-from ...fields import SEED, number, whole
 from ...files import csv_cell, write_bytes, write_json
 from ...image.files import find_images, relative_names
 from ...metrics.detection import (
@@ -33,25 +32,17 @@ from ...metrics.detection import (
     Predictions,
     evaluate_detections,
 )
-from ...models.scrfd.decode import PROFILES
 from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import (
-    OVERWRITE,
-    add_flag,
-    add_output,
-    add_plot,
-    add_runtime_options,
-    progress,
-    runtime_of,
-)
+from ..flags import detector_options
+from ..options import progress, runtime_of
+from ..outputs import write_report
 from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 __all__ = [
-    "add_widerface_options",
     "evaluate_widerface",
     "run_detection",
 ]
@@ -60,105 +51,9 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.widerface/1"
-_IOU = number(0, 1, without_low=True)
 NAMES_SHOWN = 10
 # Flags of ``evaluate scrfd`` that have no effect without inference.
-NEED_PHOTOS = "model_prefix_path vdsp_params_info save_dir overwrite record ledger build".split()
-
-
-def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool = False) -> None:
-    """Add the flags of :func:`evaluate_widerface`; common/eval/evaluation.py uses them too.
-
-    Parameters
-    ----------
-    parser
-        Parser of the command.
-    with_inference
-        Also allow photos and a model instead of predictions.
-    """
-    source = parser.add_mutually_exclusive_group(required=True)
-    if with_inference:
-        _add_inference_options(parser, source)
-    source.add_argument(
-        "-p",
-        "--pred",
-        type=Path,
-        metavar="PRED",
-        help="predictions: a folder of <event>/<photo>.txt, a .tar.gz or .zip of it, or a .json",
-    )
-    parser.add_argument(
-        "-g",
-        "--gt",
-        type=Path,
-        required=True,
-        metavar="GT",
-        help="folder with the four official wider_*_val.mat",
-    )
-    parser.add_argument("--iou", type=_IOU, default=0.5, metavar="T", help="smallest IoU of a hit")
-    parser.add_argument(
-        "--per-event", action="store_true", help="also compute the AP of each event"
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=whole(0, 10**6),
-        default=0,
-        metavar="N",
-        help="also compute 95 %% intervals from N resamplings of the photos",
-    )
-    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
-    add_output(parser, "--json", metavar="FILE", help="write the report without curves as JSON")
-    add_output(parser, "--csv", metavar="FILE", help="write the table of APs as CSV")
-    add_plot(parser, "plot precision against recall")
-    add_output(parser, "--html", metavar="FILE", help="write an HTML report")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="exit with 3 if photos lack predictions or are not in the ground truth",
-    )
-
-
-def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None:
-    source.add_argument("--images", type=Path, metavar="DIR", help="photos, one folder per event")
-    group = parser.add_argument_group("with --images")
-    add_flag(
-        group,
-        "--model_prefix_path",
-        type=Path,
-        metavar="PREFIX",
-        help="artifact prefix or .onnx of the model",
-    )
-    add_flag(
-        group,
-        "--vdsp_params_info",
-        type=Path,
-        metavar="JSON",
-        help="vdsp_params file of the pre-processing",
-    )
-    add_runtime_options(group)
-    group.add_argument(
-        "--profile", choices=PROFILES, default="eval", help="set of detection thresholds"
-    )
-    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="run folder, for resuming")
-    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
-    add_output(
-        group,
-        "--record",
-        metavar="FILE",
-        help="write the numbers to this numerics.json",
-    )
-    add_output(
-        group,
-        "--ledger",
-        metavar="FILE",
-        help="measure, print and write the cost of each deviation from the protocol",
-    )
-    group.add_argument(
-        "--build",
-        action="append",
-        default=[],
-        metavar="PREFIX",
-        help="with --ledger: another build of the same network; may be repeated",
-    )
+NEED_PHOTOS = "detector vdsp output overwrite record ledger build".split()
 
 
 def run_detection(args: argparse.Namespace) -> int:
@@ -169,8 +64,8 @@ def run_detection(args: argparse.Namespace) -> int:
             raise InputError(f"--{stray[0]} needs photos and a model: --images DIR")
         evaluate_widerface(args)
         return 0
-    if args.model_prefix_path is None or args.save_dir is None:
-        raise InputError("--images needs --model_prefix_path and --save_dir")
+    if args.detector is None or args.output is None:
+        raise InputError("--images needs --detector and --output")
     if args.ledger:
         return _write_ledger(args)
     started = time.perf_counter()
@@ -181,18 +76,19 @@ def run_detection(args: argparse.Namespace) -> int:
         return progress(results, total)
 
     with load(
-        args.model_prefix_path,
+        args.detector,
         kind=FaceDetector,
-        profile=args.profile,
+        profile=args.preset,
         runtime=runtime_of(args),
-        vdsp=args.vdsp_params_info,
+        vdsp=args.vdsp,
+        **detector_options(args),
     ) as detector:
         found = detect_folder(
             detector,
             args.images,
-            args.save_dir,
+            args.output,
             overwrite=args.overwrite,
-            sources=[args.model_prefix_path],
+            sources=[args.detector],
             progress=show,
         )
         seconds = time.perf_counter() - started
@@ -223,7 +119,7 @@ def _measurement(
     height, width = preprocess.input_hw
     return Measurement(
         card=detector.contract.card_id,
-        build=dtype_of(args.model_prefix_path),
+        build=dtype_of(args.detector),
         engine=engine_text(detector.backend),
         dataset=str(measured),
         settings={
@@ -239,17 +135,17 @@ def _measurement(
         images_per_second=rate,
         machine=machine_text(),
         measured=measured.to_dict(),
-        command=f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
-        f"{prefix_text(args.model_prefix_path)} --save_dir DIR{runtime_flags(args)}",
+        command=f"facezoo evaluate scrfd --images DIR --gt DIR --detector "
+        f"{prefix_text(args.detector)} --output DIR{runtime_flags(args)}",
     )
 
 
 def _write_ledger(args: argparse.Namespace) -> int:
     chosen = runtime_flags(args)
-    if chosen or args.vdsp_params_info:
+    if chosen or args.vdsp:
         raise InputError(
             "--ledger measures in ONNX Runtime on the CPU with the network's own pre-processing; "
-            f"omit{chosen or ' --vdsp_params_info'}"
+            f"omit{chosen or ' --vdsp'}"
         )
     truth = read_ground_truth(args.gt)
     names = relative_names(find_images(args.images), args.images)
@@ -259,15 +155,15 @@ def _write_ledger(args: argparse.Namespace) -> int:
         raise _other_photos(args.images, sorted(photos), truth)
     builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
     ledger = ledger_of(
-        args.model_prefix_path,
+        Path(args.detector),
         args.images,
         truth.only(photos),
-        args.save_dir,
+        args.output,
         builds=builds,
         progress=progress,
         say=_log.info,
     )
-    with load(args.model_prefix_path, kind=FaceDetector) as detector:
+    with load(args.detector, kind=FaceDetector) as detector:
         card = detector.contract.card_id
     entry = {
         "schema": LEDGER_SCHEMA,
@@ -275,8 +171,8 @@ def _write_ledger(args: argparse.Namespace) -> int:
         "dataset": str(measured),
         "measured": measured.to_dict(),
         "machine": machine_text(),
-        "command": f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
-        f"{prefix_text(args.model_prefix_path)} --save_dir DIR --ledger ledger.json",
+        "command": f"facezoo evaluate scrfd --images DIR --gt DIR --detector "
+        f"{prefix_text(args.detector)} --output DIR --ledger ledger.json",
         **ledger.to_dict(),
     }
     print(render_ledger(entry))
@@ -293,7 +189,7 @@ def evaluate_widerface(
     Parameters
     ----------
     args
-        Flags of :func:`add_widerface_options`.
+        Flags of :func:`~facezoo.cli.evaluate.flags.add_detection_options`.
     found
         Predictions to use instead of ``args.pred``.
 
@@ -342,7 +238,7 @@ def evaluate_widerface(
     if args.json:
         source = str(args.pred or args.images)
         entry = {**_entry(report, measured), "pred": source, "gt": str(args.gt), "seconds": seconds}
-        write_json(args.json, entry, indent=2)
+        write_report(args.json, entry, indent=2)
     _log.info(
         "%d boxes in %d of %d photos, %.2f s (%s kernel)",
         report.detections,

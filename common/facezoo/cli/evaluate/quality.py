@@ -28,8 +28,6 @@ from ...evaluation.quality import (
     rank_copies,
     response_curves,
 )
-from ...fields import RATE, SEED, whole
-from ...files import write_json
 from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
@@ -40,138 +38,19 @@ from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
 from ...profiles.similarity import impostor_count, person_numbers
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_flag, add_model_options, add_output, add_plot, progress, runtime_of
+from ..options import progress, runtime_of
+from ..outputs import write_report
 from .html_reports import show_discards
 
 __all__ = [
-    "add_people_options",
-    "add_recipe_option",
-    "configure_quality",
     "embeddings_of",
     "pairs_of",
+    "run_quality",
+    "run_response",
 ]
 
 
 SCHEMA, RESPONSE_SCHEMA = "facezoo.discard/1", "facezoo.response/1"
-RATES = (1e-2, 1e-3, 1e-4)
-
-
-def configure_quality(models: Any, formatter_class: Any) -> None:
-    """Add ``quality`` and ``quality-response`` to the sub-commands of ``facezoo evaluate``."""
-    quality = models.add_parser(
-        "quality",
-        help="error versus discard of quality scores",
-        description="Error that remains as the pairs of lowest quality are discarded, for any "
-        "scores in one plot, with areas and bootstrap intervals over people.",
-        formatter_class=formatter_class,
-        allow_abbrev=False,
-    )
-    quality.add_argument(
-        "--scores",
-        action="append",
-        required=True,
-        metavar="NAME=FILE",
-        help="results.json of a runner, a .csv, or lines of path and score; may be repeated",
-    )
-    add_people_options(quality, required=False)
-    quality.add_argument(
-        "--fmr",
-        type=RATE,
-        nargs="+",
-        default=list(RATES),
-        help="false match rates that fix the thresholds",
-    )
-    quality.add_argument(
-        "--resamples",
-        type=whole(1, 10**6),
-        default=1000,
-        help="bootstrap resamples of the people",
-    )
-    quality.add_argument("--seed", type=SEED, default=0, help="random seed of pairs and bootstrap")
-    add_output(quality, "--json", metavar="FILE", help="write the report as JSON")
-    add_plot(quality, "plot the curves")
-    add_output(
-        quality,
-        "--record",
-        metavar="FILE",
-        help="write the numbers of scores from our runners to this numerics.json",
-    )
-    quality.add_argument("--dataset", metavar="NAME", help="name of the faces in the report")
-    add_output(quality, "--html", metavar="FILE", help="write an HTML report")
-    quality.set_defaults(evaluate=_evaluate_quality)
-    response = models.add_parser(
-        "quality-response",
-        help="quality scores of faces under known degradations",
-        description="Scores under blur, down-scaling, JPEG, brightness and occlusion.",
-        formatter_class=formatter_class,
-        allow_abbrev=False,
-    )
-    response.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of aligned faces"
-    )
-    response.add_argument(
-        "--list",
-        type=Path,
-        metavar="FILE",
-        help="list of the images to use from the folder (default: all)",
-    )
-    add_recipe_option(response)
-    add_model_options(response)
-    response.add_argument(
-        "--kinds",
-        nargs="+",
-        choices=DEGRADATIONS,
-        default=list(DEGRADATIONS),
-        help="degradations to apply",
-    )
-    add_output(response, "--json", metavar="FILE", help="write the report as JSON")
-    add_plot(response, "plot the curves")
-    response.set_defaults(evaluate=_evaluate_response)
-
-
-def add_recipe_option(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that selects the quality of the model."""
-    parser.add_argument(
-        "--recipe",
-        choices=("sdd_fiqa", "magface"),
-        default="sdd_fiqa",
-        help="model that gives the quality: sdd_fiqa (score) or magface (norm of the embedding)",
-    )
-
-
-def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Add the flags for the people and the similarities of the faces."""
-    group = parser.add_argument_group("people")
-    group.add_argument(
-        "--embeddings",
-        type=Path,
-        metavar="NPZ",
-        help="embeddings.npz with names and vectors of the faces",
-    )
-    if not required:
-        group.add_argument(
-            "--images", type=Path, metavar="DIR", help="folder of the faces, instead of embeddings"
-        )
-    group.add_argument(
-        "--recognizer",
-        default="w600k_mbf",
-        help="recogniser for --images: an .onnx or a downloaded name",
-    )
-    add_flag(
-        group,
-        "--recognizer_card",
-        default="w600k_mbf",
-        help="card of a recogniser without a contract",
-    )
-    group.add_argument(
-        "--references",
-        type=Path,
-        metavar="FILE",
-        help="list of references; one face of each pair is in it",
-    )
-    group.add_argument(
-        "--copies", type=Path, metavar="FILE", help="list of copies, each with its original"
-    )
 
 
 def embeddings_of(
@@ -194,7 +73,7 @@ def embeddings_of(
     for one in scores:
         one.of(names)
     vectors: List[np.ndarray] = []
-    with load(args.recognizer, kind=FaceEmbedder, card=args.recognizer_card) as recognizer:
+    with load(args.embedder, kind=FaceEmbedder, card=args.embedder_card) as recognizer:
         for path, found in progress(embed_pictures(recognizer.backend, paths), len(paths)):
             if isinstance(found, ImageError):
                 raise DatasetError(
@@ -224,7 +103,8 @@ def _named_scores(words: List[str]) -> Dict[str, QualityScores]:
     return scores
 
 
-def _evaluate_quality(args: argparse.Namespace) -> int:
+def run_quality(args: argparse.Namespace) -> int:
+    """Compare the scores, print, and write the requested files."""
     scores = _named_scores(args.scores)
     if args.record and not args.dataset:
         raise InputError("--record needs --dataset, the description of the data")
@@ -255,7 +135,7 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
         if args.html:
             show_discards(args, measured, curves)
     if args.json:
-        write_json(args.json, entry)
+        write_report(args.json, entry)
     return 0
 
 
@@ -372,12 +252,13 @@ def _curves_entry(
     }
 
 
-def _evaluate_response(args: argparse.Namespace) -> int:
+def run_response(args: argparse.Namespace) -> int:
+    """Score degraded faces, print, and write the requested files."""
     paths = find_images(args.images)
     if args.list is not None:
         paths = [inside(args.images, name) for name in read_paths(args.list)]
-    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
-    with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
+    kind, vdsp = find_class(args.recipe), args.vdsp
+    with load(args.quality, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)
         card = model.contract.card_id
@@ -401,7 +282,7 @@ def _evaluate_response(args: argparse.Namespace) -> int:
             "faces": list(relative_names(paths, args.images)),
             "responses": kinds,
         }
-        write_json(args.json, entry)
+        write_report(args.json, entry)
     return 0
 
 
