@@ -34,7 +34,7 @@ from typing import (
 
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
-from ..fields import DEVICE_ID, SIDE, Number, whole
+from ..fields import DEVICE_OR_PROVIDER, SIDE, Number, whole
 from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
 from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
@@ -92,10 +92,6 @@ EXIT_SOME_REFUSED = 1
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 
 BATCH_SIZE = whole(1, 65536)
-# A word such as cuda is meant for another flag.
-_DEVICE = dataclasses.replace(
-    DEVICE_ID, expected=f"{DEVICE_ID.expected}; a graphics card is chosen by --provider cuda"
-)
 
 OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
 
@@ -286,7 +282,9 @@ def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=_DEVICE, default=0, help="device number")
+    add_flag(
+        group, "--device_id", "--device", type=DEVICE_OR_PROVIDER, default=0, help="device number"
+    )
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
