@@ -107,7 +107,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
         )
     write_quality(args.output, profile)
     if pairs:
-        print(f"{len(np.unique(pairs.people))} people")
+        print(f"{len(set(pairs.people.ravel().tolist()))} people")
     print("\n".join(_quality_lines(profile, scores.values)))
     return _finish(args, len(scores.names), profile.settings["refused"], profile.card)
 
