@@ -27,6 +27,7 @@ __all__ = [
     "find_hashed",
     "finite",
     "fitting_name",
+    "is_web_page",
     "open_file",
     "printable",
     "read_file",
@@ -56,6 +57,15 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def is_web_page(path: Path) -> bool:
+    """Return whether a file starts as a web page does; False if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+    except OSError:
+        return False
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -396,7 +396,10 @@ def joined_heads(path):
     onnx.save(model, path)
 
 
-def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog):
+def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(
+        "facezoo.cli.sensitivity._times", lambda graphs, _: dict.fromkeys(graphs, 1)
+    )
     joined_heads("joined.onnx")
     write_yaml("joined.onnx")
     with caplog.at_level(logging.WARNING):
@@ -409,8 +412,13 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     printed = capsys.readouterr().out
     assert "lint: Concat" in printed
     assert printed.splitlines()[-1] == advised
+    lists = {one["list"]: one for one in json.loads(Path("s.json").read_text())["lists"]}
+    assert lists["found"]["best"] and lists["found"]["lost"] < 0.2 * lists["of the YAML"]["lost"]
     assert Path("s.png").read_bytes().startswith(b"\x89PNG")
     write_yaml("joined.onnx", quantize=advised)
+    # A list that cannot be bettered is kept.
+    assert main(["sensitivity", "toy.yaml", "--json", "s.json"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == advised
     assert main(["compile", "toy.yaml", "--images", "held"]) == 0
     gate = read_artifact(Path("out/toy_int8/mod")).build.gate
     assert gate["measured"]["worst_channel"] < 0.5
@@ -431,3 +439,52 @@ def test_code_and_leaks_are_allowed_by_hand_only(workspace, capsys):
     capsys.readouterr()
     assert main(["compile", "toy.yaml", "--allow-leak"]) == 2
     assert "--allow-custom-code" in capsys.readouterr().err
+
+
+def with_large_values(path, *factors):
+    """Multiply the input by each factor in turn, and divide by all of them."""
+    model = onnx.load(path)
+    (entry,) = model.graph.input
+    steps = [*factors, *(1 / factor for factor in factors)]
+    names = [entry.name, *(f"step_{index}" for index in range(len(steps)))]
+    for node in model.graph.node:
+        node.input[:] = [names[-1] if name == entry.name else name for name in node.input]
+    for index, value in enumerate(steps):
+        constant = numpy_helper.from_array(np.float32(value), f"factor_{index}")
+        model.graph.initializer.append(constant)
+        node = helper.make_node(
+            "Mul", [names[index], constant.name], [names[index + 1]], name=f"times_{index}"
+        )
+        model.graph.node.insert(index, node)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("words", [(), ("--images", "held")], ids=["calibration", "held out"])
+def test_activations_beyond_float16_are_refused_with_the_layer(workspace, capsys, words):
+    with_large_values("tiny.onnx", 1000)
+    write_yaml(gate=TINY_LIMITS)
+    assert main(["compile", "toy.yaml", "--dtype", "fp16", *words]) == 0
+    assert re.search(r"activation +\d+\.\d+  at most 65504    ok", capsys.readouterr().out)
+    gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
+    assert 900 < gate["measured"]["activation"] < 1100
+    # In two steps, since each factor is a weight, which has float16's range too.
+    tiny_scrfd(Path("tiny.onnx"))
+    with_large_values("tiny.onnx", 1000, 100)
+    Path("out/toy_fp16/mod.onnx").unlink()
+    assert main(["compile", "toy.yaml", "--dtype", "fp16", *words]) == 3
+    shown = capsys.readouterr()
+    assert re.search(r"activation 9\d{4}.*, at most 65504", shown.err)
+    assert re.search(r"Mul 'times_1' gives it on '(calibration|held)/\d\.png', and", shown.err)
+    assert not Path("out/toy_fp16/mod.onnx").exists()
+
+
+def test_wrong_operations_of_the_calibration_data_are_the_reason_of_a_skipped_gate(
+    workspace, caplog
+):
+    write_yaml()
+    yaml = Path("toy.yaml")
+    yaml.write_text(yaml.read_text().replace("size: [64, -1]", "size: [32, -1]"))
+    assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
+    assert "accuracy gate skipped" in caplog.text
+    assert "no images" not in caplog.text
+    assert "process_ops" in caplog.text and "[1, 3, 64, 64]" in caplog.text

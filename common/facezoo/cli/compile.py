@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -141,8 +141,8 @@ def build(
         artifact = compile_model(config)
         print_artifact(artifact)
         return artifact
-    calibration = open_data(config, settings.eval_list, allow_leak, allow_code)
-    gate = open_gate(config, settings, calibration)
+    calibration, unusable = open_data(config, settings.eval_list, allow_leak, allow_code)
+    gate = open_gate(config, settings, calibration, unusable)
     if arithmetic == FULL and saturates(OrtBackend):
         _log.warning(
             "%s: 8-bit sums saturate on this CPU, so the accuracy gate computes them exactly, as "
@@ -165,12 +165,15 @@ def build(
 
 def open_data(
     config: BuildConfig, eval_list: Optional[Path], allow_leak: bool, allow_code: bool
-) -> Any:
+) -> Tuple[Any, str]:
     """Open the calibration data; for other dtypes than int8 only the gate uses it, if it exists.
 
     Returns
     -------
-    CalibrationSet or None
+    calibration : CalibrationSet or None
+        None if there is none, or it cannot be used.
+    reason : str
+        Why it cannot be used; empty if it can or there is none.
     """
     from ..compiler.calibration import open_calibration
     from ..contract import read_contract
@@ -178,7 +181,7 @@ def open_data(
     dataset = config.dataset
     needed = config.backend.dtype == "int8"
     if not needed and (dataset is None or dataset.path is None or not dataset.path.is_dir()):
-        return None
+        return None, ""
     try:
         base = read_contract(config.frontend.checkpoint).preprocess
     except FaceZooError:
@@ -186,11 +189,11 @@ def open_data(
     try:
         return open_calibration(
             config, base, allow_code=allow_code, eval_list=eval_list, allow_leak=allow_leak
-        )
-    except ConfigError:
+        ), ""
+    except ConfigError as error:
         if needed:
             raise
-        return None
+        return None, str(error)
 
 
 class _Judge:

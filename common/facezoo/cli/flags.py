@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..backends import ENGINES
-from ..fields import COSINE, DEVICE_ID, RATE, SEED, SIDE, number, whole
+from ..fields import COSINE, DEVICE_OR_PROVIDER, RATE, SEED, SIDE, number, whole
 from .outputs import OutputFile, PlotFile, name_of
 
 __all__ = [
@@ -119,7 +119,8 @@ SHARED: Dict[str, Flag] = {
     ),
     "--engine": Flag("runtime", {"choices": ENGINES, "default": "auto"}),
     "--device": Flag(
-        "device number", {"action": _Device, "type": DEVICE_ID, "default": 0, "metavar": "N"}
+        "device number",
+        {"action": _Device, "type": DEVICE_OR_PROVIDER, "default": 0, "metavar": "N"},
     ),
     "--provider": Flag("execution provider of ONNX Runtime", {"default": "cpu"}),
     "--precision": Flag(

@@ -34,7 +34,7 @@ from typing import (
 
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
-from ..fields import DEVICE_ID, SIDE, Number, whole
+from ..fields import DEVICE_OR_PROVIDER, SIDE, Number, whole
 from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
 from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
@@ -282,7 +282,9 @@ def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
+    add_flag(
+        group, "--device_id", "--device", type=DEVICE_OR_PROVIDER, default=0, help="device number"
+    )
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -580,7 +582,7 @@ def torch_advice() -> str:
     if sys.version_info < OLDEST_OF_TORCH:
         found, needed = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_OF_TORCH))
         return f"that needs Python {needed}, and this is Python {found}: use a newer one"
-    return 'install it with: pip install "facezoo[torch]"'
+    return "install it with: pip install torch torchvision"
 
 
 def progress(items: Iterable[Item], total: int) -> Iterator[Item]:

@@ -461,4 +461,4 @@ def _summary(path: Path) -> str:
         refused += bool(face["reasons"])
         reasons.update(set(face["reasons"]))
     why = ", ".join(f"{reasons[name]} {name}" for name in REASONS if reasons[name])
-    return f"{counted(count, 'face')}, {refused} refused" + (f": {why}" if why else "")
+    return f"{counted(count, 'face')}, {refused} below the limits" + (f": {why}" if why else "")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..backends.ort import run_graph
 from ..contract import Contract
 from ..errors import GraphError, InputError, WeightsError, WeightsMissing
-from ..files import open_file, write_bytes
+from ..files import is_web_page, open_file, write_bytes
 from .info import shapes_at
 
 __all__ = [
@@ -132,6 +132,11 @@ def _read(path: Path) -> Any:
             f"{str(path)!r} cannot be read: {error.strerror or error}; expected a .pth file"
         ) from error
     except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
+        if is_web_page(path):
+            raise WeightsError(
+                f"{str(path)!r} is a web page, not a .pth file: the address gave a page, such as a "
+                "sign-in or a warning; download the file itself"
+            ) from error
         raise WeightsError(
             f"{str(path)!r} cannot be read as tensors in plain containers ({type(error).__name__});"
             " if it contains more, save only its state dict in its original project"
