@@ -43,6 +43,33 @@ RESULT = {
 NUMERICS = {"schema": "facezoo.numerics/1", "results": [RESULT]}
 
 
+# Recorded numbers ---------------------------------------------------------------------------------
+
+
+def check_measured(entry):
+    """A recorded number says how many of which items it was measured on, and their list's hash."""
+    of = entry.get("measured", {})
+    problems = [f"no {name}" for name in ("dataset", "unit", "count", "total") if name not in of]
+    if not re.fullmatch("[0-9a-f]{64}", of.get("sha256", "")):
+        problems.append("no hash of its list")
+    if not problems and not entry["dataset"].startswith(of["dataset"]):
+        problems.append(f"{entry['dataset']!r} is not {of['dataset']!r}")
+    return problems
+
+
+@pytest.mark.parametrize(
+    "path", sorted(REPOSITORY.glob("face_*/*/[nl]*.json")), ids=lambda path: str(path.parent.name)
+)
+def test_recorded_numbers_say_what_they_were_measured_on(path):
+    content = json.loads(path.read_text("utf-8"))
+    entries = content.get("results", [content])
+    assert entries
+    for entry in entries:
+        assert check_measured(entry) == []
+        assert check_measured({**entry, "measured": {}})
+        assert check_measured({**entry, "dataset": "another"})
+
+
 # Vendor files -------------------------------------------------------------------------------------
 
 

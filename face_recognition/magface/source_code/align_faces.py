@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             Inputs(paths, names, args.photos, args.detector),
             find,
             command="align_faces",
+            room=len(paths) * 3 * args.size**2,
             settings={**detector.settings(), "size": args.size, "keep": args.keep},
             finish=lambda run: run.write_items("faces.json", "facezoo.faces/1", "images"),
         )
