@@ -68,8 +68,8 @@ HOMES = {
 NEEDS_TORCH = HOMES["torch"]
 # Names that Windows or macOS lack.
 ONE_SYSTEM = re.compile(
-    r"\b(fcntl|msvcrt|prctl|sched_\w+affinity|killpg|setsid|start_new_session|SIG(KILL|PIPE|HUP)"
-    r"|O_(NONBLOCK|CLOEXEC|BINARY|DIRECTORY|NOFOLLOW)|os\.(name|fork|uname|getuid|geteuid|fsync)"
+    r"\b(fcntl|msvcrt|prctl|sched_\w+affinity|killpg|setsid|start_new_session|signal\.SIG(KILL|PIPE|HUP)"
+    r"|O_(NONBLOCK|CLOEXEC|BINARY|DIRECTORY|NOFOLLOW)|os\.(name|fork|uname|getuid|geteuid)"
     r"|sys\.platform|/proc/self/status)\b"
 )
 SCRIPT_LINES = 90

@@ -193,6 +193,7 @@ def copy(tmp_path):
     results = Path("tests", "benchmarks", "results")
     shutil.copytree(REPOSITORY / results, tmp_path / results)
     for pattern in (
+        "tests/versions/*.json",
         "face_*/*/source_code/export_onnx.py",
         "tests/faults/*.md",
         "tests/faults/*.txt",
