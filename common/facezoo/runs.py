@@ -27,6 +27,7 @@ from typing import (
     IO,
     Any,
     Callable,
+    Collection,
     Dict,
     Iterable,
     Iterator,
@@ -55,6 +56,7 @@ from .fields import (
     number,
     one_of,
     record,
+    sequence,
     table,
     whole,
 )
@@ -96,6 +98,7 @@ _RUN = record(
         "seconds": either(NULL, number(0, 1e12)),
         "refused": whole(0, 1 << 53),
         "results": table(whole(-1, 1 << 63)),
+        "earlier_settings": sequence(OBJECT, 1),
     },
 )
 
@@ -248,6 +251,9 @@ class RunFolder:
         Remove what the earlier run wrote there, and start again.
     beside
         Files outside the folder that the run also writes.
+    may_change
+        Names of settings that may differ from those of the earlier, unfinished starts; what they
+        were is kept in ``run.json``.
 
     Raises
     ------
@@ -265,6 +271,7 @@ class RunFolder:
         inputs: Inputs,
         overwrite: bool = False,
         beside: Sequence[Path] = (),
+        may_change: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self._inputs = inputs
@@ -274,6 +281,8 @@ class RunFolder:
             "settings": json.loads(json.dumps(settings)),
             "facezoo": __version__,
         }
+        self._may_change = may_change
+        self._earlier: List[Dict[str, Any]] = []
         self._overwrite = overwrite
         self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
@@ -480,6 +489,9 @@ class RunFolder:
             list_in(self._real).remove_temporary()
             files = self._refuse_strangers(self._is_own(thorough=False))
         self._read_inputs(found["inputs_state"], found["inputs_sha256"])
+        self._earlier = found.get("earlier_settings", [])
+        replaced = {} if self.finished else self._replaced_settings(found["settings"])
+        found["settings"].update({name: self._wanted["settings"][name] for name in replaced})
         differing = [key for key, value in self._wanted.items() if found[key] != value]
         if differing:
             parts = [self._describe(key, found[key]) for key in differing]
@@ -490,12 +502,27 @@ class RunFolder:
         if not self.finished:
             self._refuse_unlisted()
         self._results = found["results"]
+        if replaced:
+            self._replace_settings(replaced)
         self._remove_emptied(files)
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
             self._start_again(f"{changed[0]!r} is missing")
         elif self.finished and self._has_list():
             list_in(self._real).final = RESERVED.union(self._results)
+
+    def _replaced_settings(self, found: Mapping[str, Any]) -> Dict[str, Any]:
+        """Return the earlier values of the settings that may change and did."""
+        wanted = self._wanted["settings"]
+        names = [name for name in self._may_change if found.get(name) != wanted[name]]
+        return {name: found.get(name) for name in names}
+
+    def _replace_settings(self, earlier: Dict[str, Any]) -> None:
+        for name, value in earlier.items():
+            now = self._wanted["settings"][name]
+            _log.warning("%s goes on with %s %r instead of %r", self.folder, name, now, value)
+        self._earlier.append(earlier)
+        self._write_run_file(finished=False)
 
     def _remove_emptied(self, files: Sequence[Path]) -> None:
         """Remove files that a power failure emptied, so that they are made again."""
@@ -550,6 +577,7 @@ class RunFolder:
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
             "refused": self.refused,
             "results": self._results,
+            **({"earlier_settings": self._earlier} if self._earlier else {}),
         }
         text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
         # A name that is not UTF-8 becomes an escape of JSON.
@@ -594,7 +622,11 @@ class RunFolder:
             stream = progress(results(items[kept:]), len(names) - kept)
             # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
-                self.record(name, self._unless_changed(name, result, files_of))
+                result = self._unless_changed(name, result)
+                if isinstance(result, ImageError):
+                    for made in files_of(name):
+                        remove_own(made)
+                self.record(name, result)
         seconds = time.perf_counter() - started
         if not self.finished:
             self._before_results = list_in(self._real).mine()
@@ -603,17 +635,13 @@ class RunFolder:
             self.finish()
         return ItemCounts(len(names), kept, self.refused, seconds)
 
-    def _unless_changed(
-        self, name: str, result: Outcome, files_of: Callable[[str], Iterable[Path]]
-    ) -> Outcome:
+    def _unless_changed(self, name: str, result: Outcome) -> Outcome:
         """Return a result, or a refusal if its input is not what it was when the run started."""
         index = self._index_of.get(name)
         if index is None or isinstance(result, ImageError):
             return result
         if not self._inputs.contents.has_changed(index):
             return result
-        for made in files_of(name):
-            remove_own(made)
         return ImageError(
             f"{str(self._inputs.paths[index])!r} was changed or replaced while the run was working"
         )

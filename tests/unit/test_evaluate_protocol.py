@@ -6,9 +6,10 @@ import facezoo
 import numpy as np
 import pytest
 from facezoo.datasets.embeddings import read_embeddings
-from facezoo.datasets.protocols import read_protocol
+from facezoo.datasets.protocols import OFFICIAL, Official, read_protocol
 from facezoo.errors import InputError
 from facezoo.evaluation import protocol as evaluation
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.evaluation.protocol import PhotoEmbeddings, evaluate_protocol
 from facezoo.image.align import align_face
 from facezoo.image.files import read_image_rgb, write_image_rgb
@@ -339,7 +340,10 @@ def test_one_photo_per_person_has_no_pairs(run_here, tmp_path, photos, models):
 # The ledger ---------------------------------------------------------------------------------------
 
 
-def test_the_ledger_adds_up_to_the_published_accuracy(evaluate, tmp_path, models, photos):
+def test_the_ledger_adds_up_to_the_published_accuracy(
+    evaluate, tmp_path, models, photos, pairs, monkeypatch
+):
+    monkeypatch.setitem(OFFICIAL, "lfw", Official(pairs=12, folds=3, photos=18))
     (photos / name_of(5, 3)).write_bytes((photos / name_of(0, 1)).read_bytes())
     other = tiny_scrfd(tmp_path / "other.onnx", card_id="scrfd_2.5g_bnkps")
     file = tmp_path / "ledger.json"
@@ -380,6 +384,15 @@ def test_the_ledger_adds_up_to_the_published_accuracy(evaluate, tmp_path, models
     _, _, _, report = evaluate("--face", "largest", save_dir="largest")
     assert rows["largest face"]["accuracy"] == pytest.approx(100 * report["accuracy"]["mean"])
     assert rows["largest face"]["wrong"] == len(report["wrong"])
+    protocol = read_protocol(pairs)
+    measured = MeasuredList.of_pairs("LFW", protocol.sides, protocol.is_same.tolist())
+    assert entry["measured"] == measured.to_dict()
+    assert measured.line() in said
+    assert report["measured"]["sha256"] == measured.sha256
+    # A published accuracy is of all pairs of LFW, and no reference for a few.
+    monkeypatch.undo()
+    evaluate("--ledger", file, *flags, ledger=True)
+    assert json.loads(file.read_text())["published"] is None
 
 
 def test_a_vector_without_a_face_is_no_part_of_the_accuracy(pairs):

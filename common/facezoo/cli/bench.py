@@ -9,6 +9,9 @@ into pre-processing, network and decoding; each row runs in a new process, warme
 measurement. MLPerf's rules on data sets and durations are not followed: these are not MLPerf
 results.
 
+With --advise, the builds of the same source in the workspace are compared on each installed engine
+for about a minute, and the fastest one whose recorded accuracy loss is within limits is named.
+
   facezoo bench --model deploy_weights/official_scrfd_fp16/mod --json bench.json
 """
 
@@ -36,6 +39,9 @@ __all__ = ["configure", "decode_outputs", "run"]
 
 SCHEMA = "facezoo.bench/1"
 
+ADVICE_SCHEMA = "facezoo.advice/1"
+
+ROW_SECONDS, ADVICE_SECONDS = 5.0, 1.0
 SWEEP_BATCHES = (1, 2, 4, 8)
 
 # The vendor's vamp gets a number of calls, since the meaning of its -t is not documented.
@@ -93,13 +99,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="[C,H,W]",
         old=("-s",),
     )
-    flags.add(work, "--sweep", "sweep instances, threads and batch sizes", action="store_true")
+    what = work.add_mutually_exclusive_group()
+    flags.add(what, "--sweep", "sweep instances, threads and batch sizes", action="store_true")
+    flags.add(
+        what,
+        "--advise",
+        "compare the builds beside MODEL and name the one to choose on this machine",
+        action="store_true",
+    )
     flags.add(
         work,
         "--seconds",
-        "duration of each row",
+        "duration of each row in seconds (default: 5; 1 with --advise)",
         type=SECONDS,
-        default=5.0,
         metavar="SECONDS",
         old=("-t",),
     )
@@ -126,6 +138,9 @@ def run(args: argparse.Namespace) -> int:
         allow_saturation=args.allow_saturation,
         decode=decode_outputs,
     )
+    if args.advise:
+        return _advise(args, job)
+    seconds = args.seconds or ROW_SECONDS
     rows: List[Dict[str, Any]] = []
     report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}
     print(_HEADER)
@@ -135,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             # Messages of the engine are shown only once.
             prog = "" if rows else "facezoo bench"
-            row = _measure_ours(job, scenario, args.seconds, prog, report)
+            row = _measure_ours(job, scenario, seconds, prog, report)
         rows.append(row)
         print(_format_row(row), flush=True)
     if args.sweep:
@@ -147,6 +162,45 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         content = {**report, "machine": describe_machine(), "model": str(model), "rows": rows}
         write_report(args.json, content, indent=2)
+    return 0
+
+
+def _advise(args: argparse.Namespace, job: Job) -> int:
+    """Compare builds, print each with its speed, and name the fastest."""
+    # Imported here because it takes most of the command's start.
+    from ..compiler.advice import find_candidates, measure_candidates
+
+    if args.vamp:
+        raise InputError("--advise measures the engines of this machine; omit --vamp")
+    candidates, left_out = find_candidates(job.model, job.engine)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
+    if not candidates:
+        raise InputError(f"no build beside {str(job.model)!r} can be chosen; see above")
+    speeds = measure_candidates(job, candidates, args.seconds or ADVICE_SECONDS)
+    rows: List[Dict[str, Any]] = [
+        {
+            "build": one.artifact.name,
+            "engine": one.engine,
+            "gate": one.gate,
+            "ms": speed.milliseconds,
+            "images_per_s": speed.images_per_s,
+        }
+        for one, speed in zip(candidates, speeds)
+    ]
+    width = max(len(one.artifact.name) for one in candidates)
+    for row in rows:
+        print(
+            f"{row['build']:{width}}  {row['engine']:8}  {row['ms']:8.2f} ms"
+            f"{row['images_per_s']:10.1f} images/s  {row['gate']}"
+        )
+    if args.json:
+        content = {"machine": describe_machine(), "rows": rows, "left_out": left_out}
+        write_report(args.json, {"schema": ADVICE_SCHEMA, **content}, indent=2)
+    quickest = min(rows, key=lambda row: row["ms"])
+    busiest = max(rows, key=lambda row: row["images_per_s"])
+    for row, work in ((quickest, "one image at a time"), (busiest, "many images")):
+        print(f"fastest for {work}: {row['build']} with --engine {row['engine']}")
     return 0
 
 

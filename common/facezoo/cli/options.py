@@ -513,9 +513,21 @@ def _batch(text: str) -> Optional[int]:
     return int(BATCH_SIZE(text))
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every command that writes a folder."""
-    flags.add(parser.add_argument_group("run"), "--overwrite")
+def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None) -> None:
+    """Add the flags of every command that writes a folder.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    rate
+        Setting of a training that ``--resume`` lets differ from that of the earlier start.
+    """
+    group = parser.add_argument_group("run")
+    if rate is not None:
+        text = f"go on with another --{rate}, as after a training that diverged"
+        group.add_argument("--resume", action="store_true", help=text)
+    flags.add(group, "--overwrite")
 
 
 def import_torch_part(module: str) -> Any:

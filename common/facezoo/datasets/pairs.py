@@ -64,11 +64,14 @@ class FeaturePairs:
         Shape (N, D), float64, not normalised.
     is_same
         Shape (N,), bool: whether both images show one person.
+    names
+        Names of the images; 2i and 2i + 1 are pair i.
     """
 
     first: np.ndarray
     second: np.ndarray
     is_same: np.ndarray
+    names: Tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -358,7 +361,7 @@ def read_feature_pairs(
             pair_list,
             feature_list,
         )
-    return FeaturePairs(features.vectors[0::2], features.vectors[1::2], is_same)
+    return FeaturePairs(features.vectors[0::2], features.vectors[1::2], is_same, features.names)
 
 
 def read_bin(path: Path) -> EncodedPairs:

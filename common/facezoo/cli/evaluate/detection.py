@@ -10,15 +10,28 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
+from typing import Any, Collection, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 from ... import __version__
-from ...datasets.widerface import read_ground_truth, read_predictions
+from ...datasets.widerface import (
+    PHOTOS_SHA256,
+    photo_name,
+    read_ground_truth,
+    read_predictions,
+)
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
 from ...evaluation.ledger import ledger_of
+from ...evaluation.measured import MeasuredList
 from ...files import csv_cell, write_bytes, write_json
-from ...metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
+from ...image.files import find_images, relative_names
+from ...metrics.detection import (
+    STEPS,
+    DetectionReport,
+    GroundTruth,
+    Predictions,
+    evaluate_detections,
+)
 from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
@@ -81,7 +94,7 @@ def run_detection(args: argparse.Namespace) -> int:
         seconds = time.perf_counter() - started
         # The speed of a resumed run is not measured.
         whole = fresh == [len(found.images)]
-        report = evaluate_widerface(args, found)
+        report, measured = evaluate_widerface(args, found)
         if args.record:
             if report.missing_images:
                 raise InputError(
@@ -89,7 +102,7 @@ def run_detection(args: argparse.Namespace) -> int:
                     "--record needs the complete set"
                 )
             rate = round(len(found.images) / seconds, 1) if whole else None
-            record_measurement(args.record, _measurement(args, detector, report, rate))
+            record_measurement(args.record, _measurement(args, detector, report, measured, rate))
     if whole:
         _log.info("%.1f s from files to boxes, %.1f images/s", seconds, len(found.images) / seconds)
     return 0
@@ -99,6 +112,7 @@ def _measurement(
     args: argparse.Namespace,
     detector: FaceDetector,
     report: DetectionReport,
+    measured: MeasuredList,
     rate: Optional[float],
 ) -> Measurement:
     preprocess, profile = detector.backend.preprocess, detector.profile
@@ -107,7 +121,7 @@ def _measurement(
         card=detector.contract.card_id,
         build=dtype_of(args.detector),
         engine=engine_text(detector.backend),
-        dataset=f"WIDER FACE val, {report.images:,} photos",
+        dataset=str(measured),
         settings={
             "scores from": profile.score_threshold,
             "NMS IoU": profile.nms_iou,
@@ -120,6 +134,7 @@ def _measurement(
         },
         images_per_second=rate,
         machine=machine_text(),
+        measured=measured.to_dict(),
         command=f"facezoo evaluate scrfd --images DIR --gt DIR --detector "
         f"{prefix_text(args.detector)} --output DIR{runtime_flags(args)}",
     )
@@ -133,11 +148,16 @@ def _write_ledger(args: argparse.Namespace) -> int:
             f"omit{chosen or ' --vdsp'}"
         )
     truth = read_ground_truth(args.gt)
+    names = relative_names(find_images(args.images), args.images)
+    photos = set(map(photo_name, names))
+    measured = _measured(truth, photos)
+    if not measured.count:
+        raise _other_photos(args.images, sorted(photos), truth)
     builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
     ledger = ledger_of(
         Path(args.detector),
         args.images,
-        truth,
+        truth.only(photos),
         args.output,
         builds=builds,
         progress=progress,
@@ -148,20 +168,22 @@ def _write_ledger(args: argparse.Namespace) -> int:
     entry = {
         "schema": LEDGER_SCHEMA,
         "card": card,
-        "dataset": f"WIDER FACE val, {len(truth.images):,} photos",
+        "dataset": str(measured),
+        "measured": measured.to_dict(),
         "machine": machine_text(),
         "command": f"facezoo evaluate scrfd --images DIR --gt DIR --detector "
         f"{prefix_text(args.detector)} --output DIR --ledger ledger.json",
         **ledger.to_dict(),
     }
     print(render_ledger(entry))
+    print(measured.line())
     write_json(args.ledger, entry, indent=2)
     return 0
 
 
 def evaluate_widerface(
     args: argparse.Namespace, found: Optional[Predictions] = None
-) -> DetectionReport:
+) -> Tuple[DetectionReport, MeasuredList]:
     """Read, evaluate, print, write.
 
     Parameters
@@ -173,8 +195,10 @@ def evaluate_widerface(
 
     Returns
     -------
-    DetectionReport
+    report : DetectionReport
         The report that was printed and written.
+    measured : MeasuredList
+        The photos of the ground truth that have predictions.
 
     Raises
     ------
@@ -197,24 +221,23 @@ def evaluate_widerface(
     )
     seconds = {"reading": read - started, "evaluation": time.perf_counter() - read}
     if len(report.missing_images) == report.images:
-        source = str(args.pred or args.images)
-        raise DatasetError(
-            f"{source!r} has other photos, such as {predictions.images[0]!r}; "
-            f"expected those of the ground truth, such as {truth.images[0]!r}"
-        )
+        raise _other_photos(args.pred or args.images, predictions.images, truth)
+    measured = _measured(truth, set(predictions.images))
     print("\n".join(_lines(report)))
+    # Standard output is the original recipe's, line by line.
+    _log.info("%s", measured.line())
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_precision_recall
 
         plot_precision_recall(report, args.plot)
     if args.html:
-        show_detections(args, report, predictions)
+        show_detections(args, report, measured, predictions)
     if args.csv:
         write_bytes(args.csv, _csv(report).encode())
     if args.json:
         source = str(args.pred or args.images)
-        entry = {**_entry(report), "pred": source, "gt": str(args.gt), "seconds": seconds}
+        entry = {**_entry(report, measured), "pred": source, "gt": str(args.gt), "seconds": seconds}
         write_report(args.json, entry, indent=2)
     _log.info(
         "%d boxes in %d of %d photos, %.2f s (%s kernel)",
@@ -229,7 +252,23 @@ def evaluate_widerface(
         raise GateError(f"--strict: {'; '.join(problems)}")
     for message in (*problems, *report.warnings):
         _log.warning("warning: %s", message)
-    return report
+    return report, measured
+
+
+def _measured(truth: GroundTruth, photos: Collection[str]) -> MeasuredList:
+    """Name the ground truth, and count and hash those of its photos that are among the given."""
+    whole = MeasuredList.of("", "photos", truth.images)
+    official = whole.sha256 == PHOTOS_SHA256
+    name = "WIDER FACE val" if official else "a ground truth other than WIDER FACE val's"
+    names = (name for name in truth.images if name in photos)
+    return MeasuredList.of(name, "photos", names, whole.count)
+
+
+def _other_photos(source: Path, photos: Sequence[str], truth: GroundTruth) -> DatasetError:
+    return DatasetError(
+        f"{str(source)!r} has other photos, such as {photos[0]!r}; expected those of the ground "
+        f"truth, such as {truth.images[0]!r}"
+    )
 
 
 def _lines(report: DetectionReport) -> Iterator[str]:
@@ -280,7 +319,7 @@ def _event(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _entry(report: DetectionReport) -> Dict[str, Any]:
+def _entry(report: DetectionReport, measured: MeasuredList) -> Dict[str, Any]:
     levels: Dict[str, Dict[str, Any]] = {}
     for level, result in report.levels.items():
         levels[level] = {"ap": _number(result.ap), "faces": result.faces}
@@ -293,6 +332,7 @@ def _entry(report: DetectionReport) -> Dict[str, Any]:
     return {
         "schema": SCHEMA,
         "facezoo": __version__,
+        "measured": measured.to_dict(),
         "levels": levels,
         "settings": {
             "iou_threshold": report.iou_threshold,

@@ -291,7 +291,7 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--dataset",
-        "with --record: description and number of the faces (default: none, so it is needed)",
+        "name of the faces in the report (default: the folder's); needed with --record",
     )
     flags.add(parser, "--html")
 

@@ -114,7 +114,7 @@ def _measurement(
         card=model.contract.card_id,
         build=dtype_of(args.landmarks),
         engine=engine_text(model.backend),
-        dataset=_dataset(report),
+        dataset=str(report.measured),
         settings=settings,
         metrics={
             "NME": Metric(round(100 * full.nme, 4), "%", False),
@@ -123,13 +123,10 @@ def _measurement(
         },
         images_per_second=None,
         machine=machine_text(),
+        measured=report.measured.to_dict(),
         command=f"facezoo evaluate landmarks --gt DIR --crop {report.crop} --landmarks "
         f"{prefix_text(args.landmarks)}{runtime_flags(args)}",
     )
-
-
-def _dataset(report: LandmarkReport) -> str:
-    return f"WFLW test, {len(report.errors) + len(report.missed):,} of 2,500 faces"
 
 
 def _deviations(args: argparse.Namespace) -> Iterator[Tuple[str, str, Optional[str], Any]]:
@@ -158,13 +155,15 @@ def _write_ledger(args: argparse.Namespace) -> int:
     entry = {
         "schema": LANDMARK_LEDGER_SCHEMA,
         "card": model.contract.card_id,
-        "dataset": _dataset(protocol),
+        "dataset": str(protocol.measured),
+        "measured": protocol.measured.to_dict(),
         "machine": machine_text(),
         "command": f"facezoo evaluate landmarks --gt DIR --crop {args.crop} --landmarks "
         f"{prefix_text(args.landmarks)} --detector M --ledger ledger.json",
         "rows": rows,
     }
     print(render_landmark_ledger(entry))
+    print(protocol.measured.line())
     write_json(args.ledger, entry, indent=2)
     return 0
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Sequence
 
 from ...datasets.image_list import list_people
-from ...datasets.protocols import LAYOUTS, PairProtocol, locate_photos, read_protocol
+from ...datasets.protocols import LAYOUTS, OFFICIAL, PairProtocol, locate_photos, read_protocol
 from ...errors import InputError
 from ...evaluation.all_against_all import SCHEMA as ALL_SCHEMA
 from ...evaluation.all_against_all import evaluate_all
+from ...evaluation.measured import MeasuredList
 from ...evaluation.protocol import (
     PhotoEmbeddings,
     ProtocolReport,
@@ -118,16 +119,21 @@ def _write_ledger(args: argparse.Namespace, protocol: PairProtocol, paths: Seque
     with load(args.embedder, kind=FaceEmbedder) as embedder:
         card = embedder.contract.card_id
     name = args.dataset or args.photos.name
+    # A published accuracy is of all pairs.
+    official = OFFICIAL.get(protocol.layout)
+    complete = official is not None and len(protocol) == official.pairs
     known = [
         {"accuracy": ref.value, "printed_in": ref.printed_in}
-        for ref in (CARDS[card].references if card in CARDS else ())
+        for ref in (CARDS[card].references if card in CARDS and complete else ())
         if name.startswith(ref.dataset)
     ]
+    measured = MeasuredList.of_pairs(name, protocol.sides, protocol.is_same.tolist())
     more = "".join(f" --other-detector {prefix_text(one)}" for one in args.other_detector)
     more += "".join(f" --build {prefix_text(one)}" for one in args.build)
     head = {
         "card": card,
         "dataset": f"{name}, {len(protocol):,} pairs of {len(paths):,} photos",
+        "measured": measured.to_dict(),
         "folds": len(protocol.edges) - 1,
         "protocol": how,
         "machine": machine_text(),
@@ -137,6 +143,7 @@ def _write_ledger(args: argparse.Namespace, protocol: PairProtocol, paths: Seque
     }
     entry = ledger_entry(ledger.to_dict(), head, known[0] if known else {})
     print(render_recognition_ledger(entry))
+    print(measured.line())
     write_json(args.ledger, entry, indent=2)
     return 0
 
@@ -244,6 +251,7 @@ def _measurement(
         # Speed is measured by facezoo bench: here reading the photos may dominate.
         images_per_second=None,
         machine=machine_text(),
+        measured=found.measured.to_dict(),
         command=f"facezoo evaluate verification --pairs LIST --photos DIR {detector}--embedder "
         f"{prefix_text(args.embedder)} --output DIR{protocol}{flip}"
         f"{runtime_flags(args)}",

@@ -18,6 +18,7 @@ from ...datasets.image_list import inside, read_lines, read_paths
 from ...datasets.scores import QualityScores, read_scores
 from ...errors import DatasetError, ImageError, InputError
 from ...evaluation.embeddings import embed_pictures
+from ...evaluation.measured import MeasuredList
 from ...evaluation.quality import (
     CopyRanking,
     FacePairs,
@@ -105,17 +106,19 @@ def run_quality(args: argparse.Namespace) -> int:
         curves, left_out = compare_scores(
             pairs, scores, args.fmr, resamples=args.resamples, seed=args.seed
         )
-        print("\n".join(_curve_lines(pairs, curves, left_out)))
-        entry.update(_curves_entry(args, pairs, curves, left_out))
+        source = args.embeddings or args.images
+        measured = MeasuredList.of(args.dataset or source.name, "faces", pairs.names)
+        print("\n".join([*_curve_lines(pairs, curves, left_out), measured.line()]))
+        entry.update(_curves_entry(args, pairs, curves, left_out), measured=measured.to_dict())
         if args.record:
-            _record(args, scores, curves)
+            _record(args, scores, curves, measured)
         if args.plot:
             # A local import, since matplotlib is optional.
             from ...reports.plots import plot_discard_curves
 
             plot_discard_curves(curves, args.plot)
         if args.html:
-            show_discards(args, curves)
+            show_discards(args, measured, curves)
     if args.json:
         write_report(args.json, entry)
     return 0
@@ -125,6 +128,7 @@ def _record(
     args: argparse.Namespace,
     scores: Mapping[str, QualityScores],
     curves: Mapping[str, Mapping[float, DiscardCurve]],
+    measured: MeasuredList,
 ) -> None:
     """Write one entry per runner's scores to a numerics.json."""
     if not args.dataset:
@@ -145,11 +149,12 @@ def _record(
             card=one.made_by["card"],
             build=one.made_by["build"],
             engine=one.made_by["engine"],
-            dataset=args.dataset,
+            dataset=str(measured),
             settings={"model sha256": str(one.made_by["model_sha256"])[:12]},
             metrics=metrics,
             images_per_second=None,
             machine=f"{machine['cores']} cores of {machine['cpu']}",
+            measured=measured.to_dict(),
             command="facezoo evaluate quality --scores NAME=results.json --embeddings NPZ "
             "--references references.txt --copies copies.txt "
             f"--fmr {' '.join(f'{rate:g}' for rate in args.fmr)}",
@@ -244,7 +249,8 @@ def run_response(args: argparse.Namespace) -> int:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)
         card = model.contract.card_id
-    print("\n".join(_response_lines(responses)))
+    measured = MeasuredList.of(args.images.name, "faces", relative_names(paths, args.images))
+    print("\n".join([*_response_lines(responses), measured.line()]))
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_responses
@@ -259,6 +265,7 @@ def run_response(args: argparse.Namespace) -> int:
             "schema": RESPONSE_SCHEMA,
             "facezoo": __version__,
             "card": card,
+            "measured": measured.to_dict(),
             "faces": list(relative_names(paths, args.images)),
             "responses": kinds,
         }

@@ -113,6 +113,7 @@ def _people_measurement(
         # Speed is measured by facezoo bench: here reading the images may dominate.
         images_per_second=None,
         machine=machine_text(),
+        measured=found.measured.to_dict(),
         command=f"facezoo evaluate verification --images DIR {detector}--embedder "
         f"{prefix_text(args.embedder)}{' --all-pairs' * args.all_pairs}"
         f"{runtime_flags(args)}",
