@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
 from .written import writing
 
 __all__ = [
+    "counted",
     "csv_cell",
     "csv_name",
     "find_hashed",
@@ -282,6 +283,17 @@ def sha256_of(path: Path) -> str:
 def write_json(path: Path, entry: Mapping[str, Any], *, indent: int = 1) -> None:
     """Write a JSON file, all or nothing, as :func:`write_bytes`; NaN and infinity are an error."""
     write_bytes(path, (json.dumps(entry, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and a noun in singular or plural.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(0, "face"), counted(2000, "photo")
+    ('1 image', '0 faces', '2000 photos')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def finite(value: Any) -> Any:

@@ -27,6 +27,7 @@ from typing import (
     IO,
     Any,
     Callable,
+    Collection,
     Dict,
     Iterable,
     Iterator,
@@ -55,6 +56,7 @@ from .fields import (
     number,
     one_of,
     record,
+    sequence,
     table,
     whole,
 )
@@ -99,6 +101,7 @@ _RUN = record(
         "damaged": whole(0, 1 << 53),
         "passed_over": whole(0, 1 << 53),
         "results": table(whole(-1, 1 << 63)),
+        "earlier_settings": sequence(OBJECT, 1),
     },
 )
 
@@ -254,6 +257,16 @@ class RunFolder:
         Remove what the earlier run wrote there, and start again.
     beside
         Files outside the folder that the run also writes.
+    may_change
+        Names of settings that may differ from those of the earlier, unfinished starts; what they
+        were is kept in ``run.json``.
+
+    Attributes
+    ----------
+    finished, refused
+        Whether an earlier start finished the run; number of refused items.
+    emptied
+        Names of its files that a power failure had emptied, and that this start removed.
 
     Raises
     ------
@@ -271,6 +284,7 @@ class RunFolder:
         inputs: Inputs,
         overwrite: bool = False,
         beside: Sequence[Path] = (),
+        may_change: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self._inputs = inputs
@@ -279,9 +293,11 @@ class RunFolder:
         damaged = {"allow_damaged": True} if current_reading().allow_damaged else {}
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps({**settings, **damaged})),
+            "settings": json.loads(json.dumps({**settings, **damaged}, allow_nan=False)),
             "facezoo": __version__,
         }
+        self._may_change = may_change
+        self._earlier: List[Dict[str, Any]] = []
         self._overwrite = overwrite
         self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
@@ -295,6 +311,7 @@ class RunFolder:
         self._open = ExitStack()
         self.finished = False
         self.refused = 0
+        self.emptied: List[str] = []
         self.damaged = 0
 
     def __enter__(self) -> RunFolder:
@@ -489,6 +506,9 @@ class RunFolder:
             list_in(self._real).remove_temporary()
             files = self._refuse_strangers(self._is_own(thorough=False))
         self._read_inputs(found["inputs_state"], found["inputs_sha256"])
+        self._earlier = found.get("earlier_settings", [])
+        replaced = {} if self.finished else self._replaced_settings(found["settings"])
+        found["settings"].update({name: self._wanted["settings"][name] for name in replaced})
         differing = [key for key, value in self._wanted.items() if found[key] != value]
         if differing:
             parts = [self._describe(key, found[key]) for key in differing]
@@ -499,6 +519,8 @@ class RunFolder:
         if not self.finished:
             self._refuse_unlisted()
         self._results = found["results"]
+        if replaced:
+            self._replace_settings(replaced)
         self._remove_emptied(files)
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
@@ -506,18 +528,32 @@ class RunFolder:
         elif self.finished and self._has_list():
             list_in(self._real).final = RESERVED.union(self._results)
 
+    def _replaced_settings(self, found: Mapping[str, Any]) -> Dict[str, Any]:
+        """Return the earlier values of the settings that may change and did."""
+        wanted = self._wanted["settings"]
+        names = [name for name in self._may_change if found.get(name) != wanted[name]]
+        return {name: found.get(name) for name in names}
+
+    def _replace_settings(self, earlier: Dict[str, Any]) -> None:
+        for name, value in earlier.items():
+            now = self._wanted["settings"][name]
+            _log.warning("%s goes on with %s %r instead of %r", self.folder, name, now, value)
+        self._earlier.append(earlier)
+        self._write_run_file(finished=False)
+
     def _remove_emptied(self, files: Sequence[Path]) -> None:
         """Remove files that a power failure emptied, so that they are made again."""
         emptied = [path for path in files if list_in(self._real).is_emptied(path)]
         for path in emptied:
             path.unlink()
+        self.emptied = [list_in(self._real).name_of(path) for path in emptied]
         if emptied:
             _log.warning(
                 "%s: removed %d damaged files, without content as after a power failure, the first "
                 "is %r; what is missing is made again",
                 self.folder,
                 len(emptied),
-                os.path.relpath(emptied[0], self._real),
+                self.emptied[0],
             )
 
     def _refuse_unlisted(self) -> None:
@@ -562,8 +598,9 @@ class RunFolder:
             "damaged": self.damaged or len(current_reading().damaged),
             "passed_over": current_reading().passed_over_count,
             "results": self._results,
+            **({"earlier_settings": self._earlier} if self._earlier else {}),
         }
-        text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # A name that is not UTF-8 becomes an escape of JSON.
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
@@ -606,7 +643,11 @@ class RunFolder:
             stream = progress(results(items[kept:]), len(names) - kept)
             # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
-                self.record(name, self._unless_changed(name, result, files_of))
+                result = self._unless_changed(name, result)
+                if isinstance(result, ImageError):
+                    for made in files_of(name):
+                        remove_own(made)
+                self.record(name, result)
         seconds = time.perf_counter() - started
         if not self.finished:
             self._before_results = list_in(self._real).mine()
@@ -615,17 +656,13 @@ class RunFolder:
             self.finish()
         return ItemCounts(len(names), kept, self.refused, seconds, self.damaged)
 
-    def _unless_changed(
-        self, name: str, result: Outcome, files_of: Callable[[str], Iterable[Path]]
-    ) -> Outcome:
+    def _unless_changed(self, name: str, result: Outcome) -> Outcome:
         """Return a result, or a refusal if its input is not what it was when the run started."""
         index = self._index_of.get(name)
         if index is None or isinstance(result, ImageError):
             return result
         if not self._inputs.contents.has_changed(index):
             return result
-        for made in files_of(name):
-            remove_own(made)
         return ImageError(
             f"{str(self._inputs.paths[index])!r} was changed or replaced while the run was working"
         )
@@ -742,7 +779,7 @@ class RunFolder:
             Further entries, in front of the list; JSON values.
         """
         target = self.folder / name
-        opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
+        opening = json.dumps({"schema": schema, **(head or {}), key: []}, allow_nan=False)[:-2]
         with writing(target) as file:
             file.write(opening.encode())
             for index, line in enumerate(self._lines()):

@@ -124,8 +124,8 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
         "run_ort.py": _run_script(_RUN_ORT, takes_faces),
         "run_vsx.py": _run_script(_RUN_VSX, takes_faces),
         "build.yaml": build_yaml,
-        "vdsp_params.json": json.dumps(render_vdsp(contract.preprocess), indent=4) + "\n",
-        "expected.json": json.dumps({"sample.png": to_json(result)}, indent=1) + "\n",
+        "vdsp_params.json": _document(render_vdsp(contract.preprocess), 4),
+        "expected.json": _document({"sample.png": to_json(result)}, 1),
         "README.md": _README.format(
             card=contract.card_id,
             licence=_licence(contract),
@@ -136,6 +136,10 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
         write_bytes(to / name, text.encode())
     write_bytes(to / "model.onnx", read_file(Path(model)))
     write_image_rgb(to / "sample.png", sample)
+
+
+def _document(entry: Any, indent: int) -> str:
+    return json.dumps(entry, indent=indent, allow_nan=False) + "\n"
 
 
 def to_json(result: Any) -> Any:
@@ -624,7 +628,7 @@ def run_or_check(args):
     image = args.image or str(HERE / "sample.png")
     result = run(session, READ)
     if args.image:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return 0
     expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
     problems = facemodel.differences(expected, result)
@@ -717,7 +721,7 @@ def main():
         print(f"run_vsx.py: {error}", file=sys.stderr)
         return 2
     model.close()
-    print(json.dumps(result))
+    print(json.dumps(result, allow_nan=False))
     if not args.image:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
         # The device computes in float16 or int8, so differences are not a failure.

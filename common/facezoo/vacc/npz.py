@@ -95,18 +95,18 @@ def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, Im
     Returns
     -------
     Converted or ImageError
-        An error if the image cannot be read.
+        An error if the image cannot be read, or the file not be written.
     """
     import cv2
 
     image, npz = work
     try:
         picture = read_image_rgb(image)
+        planes = np.empty((3, *picture.shape[:2]), np.uint8)
+        cv2.split(picture, list(planes))
+        sha256 = write_npz(folder / npz, {INPUT_KEY: planes})
     except ImageError as error:
         return error
-    planes = np.empty((3, *picture.shape[:2]), np.uint8)
-    cv2.split(picture, list(planes))
-    sha256 = write_npz(folder / npz, {INPUT_KEY: planes})
     damaged = current_reading().damaged.get(str(image), "")
     return Converted(npz, (picture.shape[0], picture.shape[1]), sha256, damaged)
 
