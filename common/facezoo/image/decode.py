@@ -523,28 +523,34 @@ def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
 
 
 def _is_webp_damaged(data: bytes) -> bool:
-    """Return whether the pixels of a WebP use less data than there is.
+    """Return whether the pixels of a WebP use less data than there is."""
+    shorter = _shorter_webp(data)
+    with suppress(_Damaged):
+        if shorter:
+            _decode_by_opencv(shorter, _Header("WEBP", 0, 0, "RGB", 1, False))
+            return True
+    return False
+
+
+def _shorter_webp(data: bytes) -> bytes:
+    """Return a suspicious WebP without the end of its pixels' data, or b"" for all others.
 
     WebP has no checksum, and its decoder takes zeros for pixels; but after damage it almost never
-    needs exactly the bytes that there are. It refuses a file with too few, so one that can do
-    without its last bytes is damaged. That costs a second decoding, so only suspicious files are
-    tried.
+    needs exactly the bytes that there are. It refuses a file with too few, so a file that can be
+    decoded without its last bytes is damaged. That costs a second decoding, so only files with
+    zeros in a row are tried.
     """
     for name, start, end in _chunks_of_webp(data):
         if name not in (b"VP8 ", b"VP8L"):
             continue
         if data.find(bytes(SUSPICIOUS_ZEROS), start, end) < 0:
-            return False
+            break
         # Even, since the decoder would also take the zero that fills an odd chunk up.
         size = max(0, end - start - WEBP_MARGIN) // 2 * 2
         # The chunk alone is a file of one image.
         chunk = name + size.to_bytes(4, "little") + data[start : start + size]
-        shorter = b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
-        with suppress(_Damaged):
-            _decode_by_opencv(shorter, _Header("WEBP", 0, 0, "RGB", 1, False))
-            return True
-        return False
-    return False
+        return b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
+    return b""
 
 
 def _chunks_of_webp(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
