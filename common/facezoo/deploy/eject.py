@@ -61,6 +61,7 @@ _GUARDS = (
     ("errors", "DecodeError"),
     ("arrays", "MAX_PIXELS"),
     ("image.files", "_is_cut_short"),
+    ("image.files", "_has_many_scans"),
 )
 _FORMULAS = {
     "EQUAL": "PIXEL",
@@ -435,6 +436,8 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, 0, 0):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    if kind == "JPEG" and _has_many_scans(data):
+        raise ImageError(f"{path!r} has more than {MOST_SCANS} scans, which take minutes to decode")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -499,7 +502,8 @@ def main():
 def run_or_check():
     options = onnxruntime.SessionOptions()
     # 0 is one thread per core of the machine, too many where a container's quota allows fewer.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
     session = onnxruntime.InferenceSession(
         str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )

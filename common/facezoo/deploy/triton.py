@@ -18,7 +18,7 @@ import numpy as np
 from ..backends.ort import run_graph
 from ..card import ModelCard
 from ..contract import read_contract
-from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError
+from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError, InputError
 from ..files import LARGEST_FILE, read_file, write_bytes
 
 __all__ = [
@@ -105,11 +105,25 @@ def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
     -------
     Path
         Folder of the model.
+
+    Raises
+    ------
+    InputError
+        If another model is there, or its configuration was edited by hand.
     """
     platform = "onnxruntime_onnx" if model.suffix == ".onnx" else "tensorrt_plan"
     folder = root / card.id
+    config = folder / "config.pbtxt"
+    ours = {render_triton(card, each).encode() for each in PLATFORMS}
+    found = read_file(config) if config.is_file() else b""
+    if found not in ours and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{str(folder)!r} holds a model whose config.pbtxt is not as this command writes it; "
+            "move it away, or name another repository"
+        )
+    # First, so that an interrupted call can be repeated.
+    write_bytes(config, render_triton(card, platform).encode())
     write_bytes(folder / "1" / PLATFORMS[platform], read_file(model, LARGEST_FILE))
-    write_bytes(folder / "config.pbtxt", render_triton(card, platform).encode())
     return folder
 
 
@@ -156,7 +170,7 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
     onnx
         A self-describing .onnx with a free batch axis.
     engine
-        Target file; removed again if the comparison fails.
+        Target file; written once the comparison has passed.
     half
         Allow half precision.
     max_batch
@@ -177,7 +191,17 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
         If the embeddings differ.
     """
     engine.parent.mkdir(parents=True, exist_ok=True)
-    _run(engine_command(onnx, engine, half=half, max_batch=max_batch))
+    # Beside the target, where it can be renamed: an engine that is there stays until then.
+    with tempfile.TemporaryDirectory(prefix=".facezoo.", dir=engine.parent) as folder:
+        part = Path(folder, engine.name)
+        _run(engine_command(onnx, part, half=half, max_batch=max_batch))
+        cosine = _compare(onnx, part)
+        part.replace(engine)
+    return cosine
+
+
+def _compare(onnx: Path, engine: Path) -> float:
+    """Return the cosine of both embeddings of a noise image; GateError if they differ."""
     contract = read_contract(onnx)
     shape = (1, 3, *contract.preprocess.input_hw)
     image = np.random.default_rng(2026).uniform(-1.0, 1.0, shape).astype(np.float32)
@@ -187,7 +211,6 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
         np.dot(expected.ravel(), found) / (np.linalg.norm(expected) * np.linalg.norm(found))
     )
     if not cosine >= LEAST_COSINE:
-        engine.unlink()
         raise GateError(
             f"the engine's embedding has a cosine of {cosine:.5f} to ONNX Runtime's, expected at "
             f"least {LEAST_COSINE}; build it without --fp16"
