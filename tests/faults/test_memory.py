@@ -15,6 +15,7 @@ from facezoo.cli.main import main
 from facezoo.datasets.embeddings import Embeddings
 from facezoo.datasets.pairs import people_pairs
 from facezoo.datasets.templates import TemplateProtocol
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.evaluation.quality import face_pairs
 from facezoo.evaluation.verification_report import verify_images, verify_templates
 from facezoo.image.files import write_image_rgb
@@ -77,7 +78,11 @@ def missed():
 
 
 def verified():
-    return verify_images("set", VECTORS, *people_pairs(NAMES_OF_PEOPLE, everything=True))
+    return verify_images(
+        MeasuredList.of("set", "images", NAMES),
+        VECTORS,
+        *people_pairs(NAMES_OF_PEOPLE, everything=True),
+    )
 
 
 def templates():

@@ -110,7 +110,8 @@ def versions() -> Dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {**found, **describe_machine()}
+    machine = describe_machine()
+    return {**found, **machine, "instruction_sets": ", ".join(machine["instruction_sets"])}
 
 
 def write_html_report(path: Path, title: str, parts: Sequence[Part]) -> None:
