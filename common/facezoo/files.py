@@ -27,6 +27,7 @@ __all__ = [
     "find_hashed",
     "finite",
     "fitting_name",
+    "is_there",
     "is_web_page",
     "open_file",
     "printable",
@@ -37,6 +38,7 @@ __all__ = [
     "write_bytes",
     "write_hashed",
     "write_json",
+    "write_missing",
 ]
 
 DIGITS = 12  # of a sha256 in a file's name
@@ -355,6 +357,42 @@ def write_bytes(path: Path, *pieces: Union[bytes, memoryview], sync: bool = True
     with writing(path, sync) as file:
         for piece in pieces:
             file.write(piece)
+
+
+def write_missing(path: Path, content: bytes) -> None:
+    """Write one of many files that are unpacked, unless it is there; not synced.
+
+    Parameters
+    ----------
+    path
+        Target file.
+    content
+        What it must hold. A file with only the beginning of it, or full of zero bytes, is what a
+        full disk or a power failure left, and is completed.
+
+    Raises
+    ------
+    InputError
+        If a file with another content is there; it stays.
+    """
+    if not is_there(path, content):
+        write_bytes(path, content, sync=False)
+
+
+def is_there(path: Path, content: bytes) -> bool:
+    """Return whether a file has a content; InputError if :func:`write_missing` would replace it."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        found = read_file(path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if not content.startswith(found) and found.strip(b"\0"):
+        raise InputError(
+            f"{str(path)!r} exists with another content, and stays; move it away, or name another "
+            "folder"
+        )
+    return found == content
 
 
 def write_hashed(folder: Path, stem: str, suffix: str, content: bytes) -> Path:

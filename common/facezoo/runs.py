@@ -17,8 +17,9 @@ import glob
 import json
 import logging
 import os
+import stat
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -68,13 +69,23 @@ from .written import (
     LOCK_FILE,
     RESERVED,
     about_file,
+    forget_list,
     list_in,
     remove_own,
     write_beside,
     writing,
 )
 
-__all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
+__all__ = [
+    "Inputs",
+    "ItemCounts",
+    "Outcome",
+    "Progress",
+    "RunFolder",
+    "fingerprint_files",
+    "locked",
+    "unpacking",
+]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = ".items.jsonl"
@@ -236,6 +247,76 @@ def _is_in(place: Path, folder: Path, within: Dict[Path, bool]) -> bool:
     return within[place]
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of an existing folder, so that no run or other command writes there.
+
+    Raises
+    ------
+    RunFolderError
+        If another one holds it, or a file has the name of the lock.
+    InputError
+        If the folder cannot be written.
+    """
+    path = folder / LOCK_FILE
+    try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise _is_reserved(path)
+        # Our lock file is empty; any other file of this name must not be truncated.
+        file = path.open("a")
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    with file:
+        if os.fstat(file.fileno()).st_size:
+            raise _is_reserved(path)
+        try:
+            lock(file)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"{str(folder)!r} is in use by another run; wait for it or name another folder"
+            ) from error
+        except OSError as error:
+            raise _not_writable(folder, error) from error
+        if _is_same_file(file, path):
+            try:
+                yield
+            finally:
+                remove_locked(file, path)
+            return
+    # A run that ended meanwhile removed its lock, and another may hold a new one.
+    with locked(folder):
+        yield
+
+
+@contextmanager
+def unpacking(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that is filled by a command without a run, made if necessary."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_made(folder, error) from error
+    with locked(folder):
+        if (folder / RUN_FILE).exists():
+            raise RunFolderError(f"{str(folder)!r} holds the results of a run; name another folder")
+        yield
+
+
+def _is_reserved(path: Path) -> RunFolderError:
+    return RunFolderError(
+        f"{str(path)!r} has a name that is reserved for runs, but no run created it; name an empty "
+        "or new folder"
+    )
+
+
+def _not_writable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{str(folder)!r} cannot be written: {error.strerror}; name another folder")
+
+
+def _not_made(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{str(folder)!r} cannot be made: {error.strerror}; name another folder")
+
+
 class RunFolder:
     """An output folder that belongs to one run; a context manager that holds its lock.
 
@@ -295,7 +376,6 @@ class RunFolder:
         self._may_change = may_change
         self._earlier: List[Dict[str, Any]] = []
         self._overwrite = overwrite
-        self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
         self._journal_bytes = 0
         self._index_of: Dict[str, int] = {}
@@ -316,53 +396,21 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{str(self.folder)!r} cannot be made: {error.strerror}; name another folder"
-            ) from error
+            raise _not_made(self.folder, error) from error
         self._real = Path(os.path.realpath(self.folder))
-        self._take_lock()
+        for name in RESERVED:
+            path = self.folder / name
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise _is_reserved(path)
+        self._open.enter_context(locked(self.folder))
         try:
-            list_in.cache_clear()
+            forget_list(self._real)
             self._open.enter_context(write_beside(self._real, self._beside))
             self._claim()
         except BaseException:
             self._open.close()
-            self._release_lock()
             raise
         return self
-
-    def _take_lock(self) -> None:
-        for name in RESERVED:
-            path = self.folder / name
-            is_odd = path.is_symlink() or (path.exists() and not path.is_file())
-            if is_odd or (name == LOCK_FILE and path.exists() and path.stat().st_size):
-                raise RunFolderError(
-                    f"{str(path)!r} has a name that is reserved for runs, but no run created "
-                    "it; name an empty or new folder"
-                )
-        try:
-            # Our lock file is empty; any other file of this name must not be truncated.
-            self._lock = (self.folder / LOCK_FILE).open("a")
-            lock(self._lock)
-            if not _is_same_file(self._lock, self.folder / LOCK_FILE):
-                # A run that ended meanwhile removed its lock, and another may hold a new one.
-                self._lock.close()
-                self._take_lock()
-        except BlockingIOError as error:
-            if self._lock is not None:
-                self._lock.close()
-            raise RunFolderError(
-                f"{str(self.folder)!r} is in use by another run; wait for it or name another folder"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"{str(self.folder)!r} cannot be written: {error.strerror}; name another folder"
-            ) from error
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            remove_locked(self._lock, self.folder / LOCK_FILE)
-            self._lock = None
 
     def _claim(self) -> None:
         if not (self.folder / RUN_FILE).exists():
@@ -394,7 +442,7 @@ class RunFolder:
 
     def _begin(self) -> None:
         (self.folder / LIST_FILE).touch()
-        list_in.cache_clear()
+        forget_list(self._real)
         list_in(self._real).remove_temporary()
         self._read_inputs()
         self._write_run_file(finished=False)
@@ -844,8 +892,8 @@ class RunFolder:
                 if self.finished and self._size_of(LIST_FILE) not in (-1, self._listed):
                     list_in(self._real).compact()
         finally:
+            forget_list(self._real)
             self._open.close()
-            self._release_lock()
 
 
 def _raise(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -313,6 +314,14 @@ def encoded(suffix):
     return cv2.imencode(suffix, NOISE)[1].tobytes()
 
 
+def many_scans(count):
+    """Return a progressive JPEG with its last scan so many times."""
+    text = io.BytesIO()
+    Image.new("L", (80, 80)).save(text, "JPEG", progressive=True)
+    data = text.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + data[-2:]
+
+
 NOISE = np.random.default_rng(8).integers(0, 256, (60, 80, 3)).astype(np.uint8)
 HUGE_PNG = bytearray(encoded(".png"))
 HUGE_PNG[16:24] = (20_000).to_bytes(4, "big") * 2
@@ -328,6 +337,7 @@ BAD_FILES = {
     "cut.jpg": (encoded(".jpg")[:-400], "is truncated: the end of the image is missing"),
     "cut.png": (encoded(".png")[:-400], "is truncated: the end of the image is missing"),
     "cut.ppm": (encoded(".ppm")[:-400], ""),
+    "scans.jpg": (many_scans(101), "has more than 100 scans, which take minutes to decode"),
     "page.jpg": (b"<!doctype html><html>not found</html>", "is not an image that can be read"),
     "empty.jpg": (b"", "is empty (0 bytes); expected an image"),
     "huge.png": (bytes(HUGE_PNG), "has more than 178 megapixels; reduce it"),

@@ -12,7 +12,7 @@ import pytest
 from facezoo import machine
 from facezoo.cli.main import main
 from facezoo.cli.options import add_threads_option, make_parser, run_command
-from facezoo.machine import granted_cores, limited_cores, usable_cores
+from facezoo.machine import SharedSetting, granted_cores, limited_cores, usable_cores
 
 V2, V1 = "cgroup2 cgroup2 rw,nsdelegate", "cgroup cgroup rw,cpu,cpuacct"
 
@@ -192,6 +192,20 @@ def test_libraries_are_told_of_the_quota(tmp_path):
     command = [sys.executable, "-c", COMMAND, str(tmp_path / "proc")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["2", "2"]
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_a_setting_of_the_program_is_restored_in_whatever_order_threads_end(first_out):
+    value = ["before"]
+    setting = SharedSetting(lambda: value[0], lambda new: value.__setitem__(0, new))
+    both = [setting.changed("one"), setting.changed("two")]
+    for each in both:
+        each.__enter__()
+    assert value == ["two"]
+    both.pop(first_out).__exit__(None, None, None)
+    assert value == [["two", "one"][first_out]]
+    both[0].__exit__(None, None, None)
+    assert value == ["before"]
 
 
 def opens_a_model(script: Path) -> bool:

@@ -50,6 +50,7 @@ PERSON, GROUP = "yaoming", "players"
 HELD_OUT = "astronaut"  # photo for the accuracy gate; int8 is calibrated on the others
 DTYPES = ("fp32", "fp16", "int8")
 ROUNDS = 7
+MARK = ".facezoo-demo"  # a file in a folder that an earlier demo made
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models.scrfd.graph import export_released
 
     folder: Path = args.to
+    begin(folder)
     print(f"1 fetch {CARD}, {EMBEDDER} and {len(PHOTOS)} photos")
     files = fetch(CARD, EMBEDDER, *PHOTOS)
     print("2 cut the released graph back to raw heads, compare both in ONNX Runtime")
@@ -108,6 +110,14 @@ def run(args: argparse.Namespace) -> int:
     write_image_rgb(sheet, contact_sheet(drawn, captions, columns=2))
     print(f"look at {sheet}; the artifacts are in {folder / 'deploy_weights'}")
     return 0
+
+
+def begin(folder: Path) -> None:
+    """Mark a new folder as the demo's; InputError if someone else's files could be replaced."""
+    if not (folder / MARK).is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{str(folder)!r} is not empty; name a new folder")
+        write_bytes(folder / MARK, b"facezoo demo replaces files in this folder.\n")
 
 
 def fetch(*names: str) -> Dict[str, Path]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -689,14 +689,14 @@ class _Shown:
     """
 
     def __init__(self, stream: Any, keep: str) -> None:
-        self._stream, self._keep = stream, keep
+        self.stream, self._keep = stream, keep
 
     def write(self, text: str) -> int:
         # A progress bar begins with a return to the start of the line.
         start = text[:1] if text[:1] == "\r" else ""
         shown = start + printable(text[len(start) :], self._keep)
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -704,25 +704,43 @@ class _Shown:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
-@contextmanager
-def shown_names() -> Iterator[None]:
-    """Escape what cannot be shown in everything that is printed."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (  # type: ignore[assignment]
-        # There is no stream if the caller closed it.
-        stream and _Shown(stream, "\n\t")
-        for stream in before
-    )
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+class _ShownNames(ContextDecorator):
+    """Escapes what cannot be shown in everything that is printed.
+
+    The streams are those of the whole program: they are replaced once while several threads run
+    commands. Python crashes if a stream is freed while another thread prints, so they are kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._shown: Any = [None, None]
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = sys.stdout, sys.stderr
+                for index, stream in enumerate(self._before):
+                    # There is no stream if the caller closed it.
+                    if getattr(self._shown[index], "stream", None) is not stream:
+                        self._shown[index] = stream and _Shown(stream, "\n\t")
+                sys.stdout, sys.stderr = self._shown
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                sys.stdout, sys.stderr = self._before
 
 
-@shown_names()
+_shown_names = _ShownNames()
+
+
+@_shown_names
 def run_command(
     function: Callable[[argparse.Namespace], int],
     parser: argparse.ArgumentParser,

@@ -18,6 +18,7 @@ import difflib
 import logging
 import math
 import os
+import reprlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 # that a channel of any output loses.
 RAW_LIMITS: Mapping[str, float] = {"cosine": 0.98, "worst_channel": 0.5}
 SETTINGS = ("images", "ground_truth", "eval_list", "limits")
+FARTHEST = 1e6  # no measure comes near it
 
 _log = logging.getLogger(__name__)
 
@@ -125,8 +127,12 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
     known = {name for of_task in (*GATE_LIMITS.values(), RAW_LIMITS) for name in of_task}
     _check_known(file, "limit", limits, sorted(known))
     for name, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{file}: limits.{name} is {value!r}; expected a number")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not -FARTHEST <= value <= FARTHEST:
+            raise ConfigError(
+                f"{file}: limits.{name} is {reprlib.repr(value)}; expected a number from "
+                f"{-FARTHEST:g} to {FARTHEST:g}"
+            )
     paths = {key: Path(entries[key]) for key in SETTINGS[:3] if key in entries}
     return GateSettings(**paths, limits={name: float(value) for name, value in limits.items()})
 

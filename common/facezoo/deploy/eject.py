@@ -64,6 +64,7 @@ _GUARDS = (
     ("errors", "DecodeError"),
     ("arrays", "MAX_PIXELS"),
     ("image.decode", "_is_cut_short"),
+    ("image.decode", "_has_many_scans"),
     ("image.decode", "_lacks_scans"),
     ("image.decode", "_shorter_webp"),
 )
@@ -571,6 +572,8 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, 0, 0):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    if kind == "JPEG" and _has_many_scans(data):
+        raise ImageError(f"{path!r} has more than {MOST_SCANS} scans, which take minutes to decode")
     if is_damaged(data, kind):
         raise ImageError(f"{path!r} is damaged; replace it by an intact copy")
     # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
@@ -659,7 +662,8 @@ def main():
 def run_or_check(args):
     options = onnxruntime.SessionOptions()
     # 0 is one thread per core of the machine, too many where a container's quota allows fewer.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
     session = onnxruntime.InferenceSession(
         str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )

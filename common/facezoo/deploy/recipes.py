@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import List
 
@@ -82,7 +83,9 @@ def lay_out(name: str, to: Path) -> Path:
         for path in _files_of(source / folder)
     }
     for path, data in files.items():
-        if path.exists() and not (path.is_file() and path.read_bytes() == data):
+        # The size first: a file of someone else's may be larger than the memory.
+        is_other = not path.is_file() or path.stat().st_size != len(data)
+        if os.path.lexists(path) and (is_other or path.read_bytes() != data):
             raise InputError(f"{str(path)!r} is not as the recipe has it; choose a new folder")
     for path, data in files.items():
         write_bytes(path, data)

@@ -48,6 +48,21 @@ PLOTTED = 4096  # the last faces of an epoch, shown in its plot
 
 _log = logging.getLogger(__name__)
 
+# Types of what a checkpoint holds besides the settings.
+_STATE = {
+    "network": dict,
+    "head": Tensor,
+    "optimizer": dict,
+    "scaler": dict,
+    "step": int,
+    "recent": list,
+    "epoch": list,
+    "seen": Tensor,
+    "history": list,
+    "epochs": list,
+    "best": (int, float),
+}
+
 Say = Callable[[str], object]
 Plot = Callable[[np.ndarray, np.ndarray, Path], None]
 
@@ -508,6 +523,24 @@ class Trainer:
                 "--resume goes on with another learning rate"
             )
         refuse_diverged(path, state, "remove it to resume from the previous one")
+        try:
+            self._restore(state)
+        except Exception as error:  # Of torch, for other names, types and shapes.
+            raise WeightsError(
+                f"{str(path)!r} is not a checkpoint of this training ({type(error).__name__}); "
+                "resume from another one, or start again with --overwrite"
+            ) from error
+        if self.processes.rank == 0:
+            for later in saved(path.parent.parent):
+                if later.name > path.name:
+                    self._remove(later)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, kind in _STATE.items():
+            if not isinstance(state[name], kind):
+                raise TypeError(f"{name} is a {type(state[name]).__name__}")
+        if not 0 <= state["step"] <= self.steps:
+            raise ValueError(f"step {state['step']}")
         self.network.load_state_dict(state["network"])
         self.head.weight.data.copy_(self._part(state["head"]))
         self._optimizer.load_state_dict(_change_first(state["optimizer"], self._part))
@@ -517,10 +550,6 @@ class Trainer:
         self._recent.restore(state["recent"])
         self._epoch.restore(state["epoch"])
         self._seen = state["seen"].to(self.processes.device)
-        if self.processes.rank == 0:
-            for later in saved(path.parent.parent):
-                if later.name > path.name:
-                    self._remove(later)
 
     def _remake(self, folder: Path, lost: Sequence[str]) -> list[str]:
         """Write lost results again, except of epochs to come; return the names of the others."""
@@ -528,7 +557,7 @@ class Trainer:
             self._write_tables(folder)
         done = self.step // self.batches.per_epoch
         left = {name: epoch for name in lost for epoch in self._epoch_of(name) if epoch <= done}
-        for path in saved(folder):
+        for path in (path for path in saved(folder) if path.stem.isdecimal()):
             epoch, begun = divmod(int(path.stem), self.batches.per_epoch)
             names = [] if begun else [name for name in left if left[name] == epoch]
             for name in names:
