@@ -115,6 +115,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kind = MEASURES["truncation"].range
     add_old_spelling(limits, "--max_cut_off", type=kind, dest="max_truncation")
     add_flag(limits, "--embed_refused", action="store_true", help="embed refused faces, too")
+    limits.add_argument(
+        "--try-rotations",
+        action="store_true",
+        help="turn photos without a sure face by 90, 180 and 270 degrees too (three more "
+        "detections each), instead of refusing their faces as upside_down",
+    )
     people = parser.add_argument_group("people")
     people.add_argument(
         "--similarity",
@@ -212,6 +218,7 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
         args.quality and load(args.quality, kind=FaceQuality, runtime=runtime),
         embedder,
         acceptance=Acceptance(limits, scores, embed_refused=args.embed_refused),
+        try_rotations=args.try_rotations,
     )
 
 

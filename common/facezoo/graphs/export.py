@@ -53,6 +53,7 @@ _STATE_DICT_KEYS = (
 TOLERANCE = 1e-4
 
 _LISTED = 10
+_MADE = "made_"
 _IR_VERSION = 8
 _OPSET = 11
 
@@ -498,10 +499,17 @@ def _trace(
             dynamo=False,
             opset_version=_OPSET,
             input_names=[contract.input_name],
-            output_names=list(contract.output_names),
+            output_names=[f"{_MADE}{name}" for name in contract.output_names],
             dynamic_axes={contract.input_name: axes},
         )
-    return onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(buffer.getvalue())
+    # Renamed only here, since torch refuses names that begin with a digit.
+    made = {f"{_MADE}{name}": name for name in contract.output_names}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = made.get(value, value)
+    return model
 
 
 def _drop_aliases(model: onnx.ModelProto) -> None:
