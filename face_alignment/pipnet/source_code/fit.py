@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     options.add_normalizer_option(parser)
     options.add_settings_options(parser, FitSettings)
-    options.add_run_options(parser, rate="learning_rate")
+    options.add_run_options(parser, rate="learning_rate", threads=True)
     return parser
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
-            fit.run(state, options.progress_of(args), args.resume)
+            fit.run(state, options.progress, args.resume)
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network, model, contract)
