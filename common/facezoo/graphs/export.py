@@ -200,12 +200,16 @@ def find_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     Parameters
     ----------
     tensors
-        Names and tensors of any type, on one device.
+        Names and tensors of any type.
     """
     values = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    if not values:
+        return None
     # A sum is faster than a test of each value. Finite values may overflow it, so the rest is sure.
-    sums = [tensor.detach().sum().double() for _, tensor in values]
-    if not sums or bool(torch.stack(sums).isfinite().all()):
+    # An optimiser counts its steps on the CPU, whatever the weights are on.
+    place = values[-1][1].device
+    sums = [tensor.detach().sum().to(place, torch.float64) for _, tensor in values]
+    if bool(torch.stack(sums).isfinite().all()):
         return None
     return next((name for name, tensor in values if not bool(tensor.isfinite().all())), None)
 
