@@ -349,9 +349,9 @@ class Predictor(FaceModel[PredictedPhoto]):
         self, image_rgb: np.ndarray, faces: FaceDetections, shared: bool
     ) -> Tuple[int, np.ndarray, FaceDetections]:
         """Return the quarter turns that make a photo upright, the turned photo, and its faces."""
-        turns = (1, 2, 3) if self.try_rotations else (2,)
-        if not self.try_rotations and (self.acceptance is None or not len(faces)):
-            turns = ()
+        turns: Tuple[int, ...] = (1, 2, 3)
+        if not self.try_rotations:
+            turns = (2,) if self.acceptance is not None and len(faces) else ()
         best, limit = (0, image_rgb, faces), _best_score(faces) + CLEARLY_HIGHER
         if _best_score(faces) < SURE_SCORE:
             for number in turns:
