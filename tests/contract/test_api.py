@@ -53,7 +53,7 @@ OPTIONS = {
     "FaceDetector": ("profile", "fast_decode", "score", "nms"),
     "FaceEmbedder": ("flip",),
     "LandmarkDetector": ("meanface",),
-    "Predictor": ("detector", "landmarks", "quality", "embedder", "acceptance"),
+    "Predictor": ("detector", "landmarks", "quality", "embedder", "acceptance", "try_rotations"),
 }
 
 

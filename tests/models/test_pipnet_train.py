@@ -1,10 +1,12 @@
 """PIPNet's losses against a literal loop, and a training that stops and goes on."""
 
 import math
+import runpy
 
 import numpy as np
 import pytest
 from facezoo.errors import InputError, WeightsError
+from facezoo.image.files import write_image_rgb
 from facezoo.models.pipnet.decode import MeanFace, decode_maps
 from facezoo.models.pipnet.settings import FitSettings
 
@@ -207,6 +209,41 @@ def test_what_the_optimiser_holds_must_be_finite_to_be_saved(tmp_path):
     with pytest.raises(InputError, match=r"step 1 .*: the optimiser"):
         fit.save(tmp_path / "state.pth")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_script_goes_on_in_its_folder_with_a_lower_rate(
+    repository, tmp_path, rng, monkeypatch, capsys
+):
+    """Adam's second step at the first rate is let overflow; the message's advice is followed."""
+    for split, count in (("train", 4), ("test", 2)):
+        lines = []
+        for number in range(count):
+            image = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+            write_image_rgb(tmp_path / "data" / f"images_{split}" / f"{number}.png", image)
+            places = " ".join(f"{place:.3f}" for place in rng.uniform(0.1, 0.9, 10))
+            lines.append(f"{number}.png {places}\n")
+        (tmp_path / "data" / f"{split}.txt").write_text("".join(lines))
+    step, steps = torch.optim.Adam.step, []
+
+    def overflowing(self, *given):
+        steps.append(self.param_groups[0]["lr"])
+        step(self, *given)
+        if len(steps) == 2:
+            self.param_groups[0]["params"][0].data[0] = float("nan")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", overflowing)
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 1)
+    main = runpy.run_path(str(repository / "face_alignment/pipnet/source_code/fit.py"))["main"]
+    words = ["--data_dir", str(tmp_path / "data"), "--save_dir", str(tmp_path / "out")]
+    words += "--backbone mobilenet_v2 --num_neighbors 3 --input_size 64 --epochs 1".split()
+    words += "--batch_size 2 --normalizer 0,1 --learning_rate".split()
+    assert main([*words, "0.1"]) == 2
+    assert "step 2 (batch 2 of 2 of epoch 1): " in capsys.readouterr().err
+    assert torch.load(tmp_path / "out" / "state.pth", weights_only=True)["batch"] == 1
+    assert main([*words, "0.001"]) == 4
+    assert main([*words, "0.001", "--resume"]) == 0
+    assert steps == [0.1, 0.1, 0.001]
+    assert "network on 2 test crops: nme " in capsys.readouterr().out
 
 
 def test_another_trainings_state_is_refused(tmp_path):

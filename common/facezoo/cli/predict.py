@@ -120,6 +120,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         text = f"{help_text} (default: that of the profile)"
         flags.add(limits, f"--{field.replace('_', '-')}", text, type=kind, old=old)
     flags.add(limits, "--embed-refused", "embed refused faces, too", action="store_true")
+    flags.add(
+        limits,
+        "--try-rotations",
+        "turn photos without a sure face by 90, 180 and 270 degrees too, which takes three more "
+        "detections each, instead of refusing their faces as upside_down",
+        action="store_true",
+    )
     people = parser.add_argument_group("people")
     flags.add(
         people,
@@ -250,6 +257,7 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
         args.quality and load(args.quality, kind=FaceQuality, runtime=runtime),
         embedder,
         acceptance=Acceptance(limits, scores, embed_refused=args.embed_refused),
+        try_rotations=args.try_rotations,
     )
 
 

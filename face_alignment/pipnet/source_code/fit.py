@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
-            fit.run(state, options.progress_of(args), args.resume)
+            fit.run(state, options.progress, args.resume)
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network, model, contract)
