@@ -182,7 +182,7 @@ def _run(
     return run_items(
         args,
         Inputs(paths, names, args.path, *stages, *limits),
-        lambda left: (photo for _, photo in model.stream(left, visit=draw)),
+        lambda left: model.stream(left, visit=draw),
         command="predict",
         settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
         files_of=files_of,

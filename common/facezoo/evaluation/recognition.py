@@ -181,7 +181,7 @@ def evaluate_people(
     paths = find_images(images)
     people, vectors = [], []
     started = time.perf_counter()
-    for path, result in progress(model.stream(paths), len(paths)):
+    for path, result in zip(paths, progress(model.stream(paths), len(paths))):
         if isinstance(result, ImageError):
             raise result
         vector = _main_vector(result)
