@@ -193,9 +193,10 @@ def test_batches_give_what_single_pictures_give(model, faces, size):
     paths.insert(3, faces / "gone.png")
     with load(model) as embedder:
         found = list(stream_batches(embedder, paths, size))
-        assert [path for path, _ in found] == paths
-        assert isinstance(found[3][1], Exception)
-        for path, embedding in found[:3] + found[4:]:
+        assert len(found) == len(paths) and isinstance(found[3], Exception)
+        for path, embedding in zip(paths, found):
+            if path == paths[3]:
+                continue
             alone = embedder(read_image_rgb(path)).vector
             np.testing.assert_allclose(embedding.vector, alone, rtol=1e-4, atol=1e-4)
         with pytest.raises(InputError, match="must be at least 1"):

@@ -41,11 +41,11 @@ def test_a_stream_equals_single_calls_and_passes_over_what_cannot_be_read(model,
     visited = []
     with load(model, profile="eval") as detector:
         results = list(detector.stream(paths, visit=lambda p, image, faces: visited.append(p)))
-        assert [path for path, _ in results] == paths
-        assert isinstance(results[2][1], ImageError)
-        for path, faces in results:
-            if path != paths[2]:
-                alone = detector(read_image_rgb(path))
+        assert [result.source for result in results] == paths
+        assert isinstance(results[2], ImageError)
+        for faces in results:
+            if faces.source != paths[2]:
+                alone = detector(read_image_rgb(faces.source))
                 assert len(faces) > 0
                 np.testing.assert_allclose(faces.boxes_xyxy, alone.boxes_xyxy, atol=1e-4)
     assert sorted(visited) == [path for path in paths if path != paths[2]]
@@ -272,11 +272,11 @@ def test_a_border_finds_every_face_of_the_close_portraits(shared, raw_heads, ste
     paths = every[::step]
     plain = dataclasses.replace(PROFILES["demo"], retry_border=0.0)
     with load(raw_heads) as detector:
-        found = [faces for _, faces in detector.stream(paths)]
+        found = list(detector.stream(paths))
         assert sum(len(faces) > 0 for faces in found) == len(paths) == 300 // step
         assert all(faces.border == 0.25 for faces in found)
         detector.profile = plain
-        assert sum(len(faces) > 0 for _, faces in detector.stream(every[:40:step])) == 0
+        assert sum(len(faces) > 0 for faces in detector.stream(every[:40:step])) == 0
 
 
 # Reading at a part of the size --------------------------------------------------------------------
@@ -290,8 +290,8 @@ def test_faces_of_a_reduced_picture_come_back_in_the_files_pixels(model, tmp_pat
     write_image_rgb(path, image)
     visited = []
     with load(model) as plain, load(model, fast_decode=True) as fast:
-        ((_, expected),) = plain.stream([path])
-        ((_, found),) = fast.stream([path], visit=lambda p, image, faces: visited.append(image))
+        (expected,) = plain.stream([path])
+        (found,) = fast.stream([path], visit=lambda p, image, faces: visited.append(image))
         assert plain.settings() != fast.settings()
     assert visited[0].shape == (80, 64, 3)
     assert found.image_hw == expected.image_hw == (320, 256)
@@ -309,8 +309,7 @@ def test_large_photos_keep_their_faces_when_read_in_part(shared, raw_heads, tmp_
         paths.append((tmp_path / name).with_suffix(".jpg"))
         write_image_rgb(paths[-1], cv2.resize(photo, None, fx=scale, fy=scale))
     with load(raw_heads) as plain, load(raw_heads, fast_decode=True) as fast:
-        results = zip(plain.stream(paths), fast.stream(paths))
-        drift = compare_detections([(full, part) for (_, full), (_, part) in results])
+        drift = compare_detections(zip(plain.stream(paths), fast.stream(paths)))
     assert drift.faces > 20
     assert drift.missed <= 0.02 * drift.faces
     assert drift.mean_iou > 0.95
@@ -325,8 +324,7 @@ def test_openvino_finds_the_same_faces(shared, raw_heads, precision, iou, score)
     paths = [shared / "assets" / "photos" / name for name in GOLDEN_PHOTOS]
     other = RuntimeOptions(engine="openvino", precision=precision)
     with load(raw_heads) as ort, load(raw_heads, runtime=other) as openvino:
-        results = zip(ort.stream(paths), openvino.stream(paths))
-        drift = compare_detections([(one, two) for (_, one), (_, two) in results])
+        drift = compare_detections(zip(ort.stream(paths), openvino.stream(paths)))
     assert drift.faces > 20
     assert max(drift.missed, drift.extra) <= 0.03 * drift.faces
     assert drift.mean_iou >= iou

@@ -406,17 +406,17 @@ def test_a_photo_is_the_same_alone_in_a_stream_and_in_any_batch(
         pytest.importorskip("openvino")
     paths = write_crowds(tmp_path / "photos", [1, 0, 7, 2, 12, 1])
     with chain_of(tmp_path, engine, **options) as model:
-        together = [photo.to_dict() for _, photo in model.stream(paths)]
-        assert [path for path, _ in model.stream(paths)] == paths
+        together = [photo.to_dict() for photo in model.stream(paths)]
+        assert [photo.source for photo in model.stream(paths)] == paths
         counts = [len(photo["faces"]) for photo in together]
         assert counts[1] == 0 and max(counts) > 4 and 1 in counts
         alone = [model(read_image_rgb(path)).to_dict() for path in paths]
         assert alone == together
-        resumed = [photo.to_dict() for _, photo in model.stream(paths[3:])]
+        resumed = [photo.to_dict() for photo in model.stream(paths[3:])]
         assert resumed == together[3:]
         for size in (1, 5, 100):
             monkeypatch.setattr("facezoo.pipeline.photo.FACES_PER_BATCH", size)
-            assert [photo.to_dict() for _, photo in model.stream(paths)] == together
+            assert [photo.to_dict() for photo in model.stream(paths)] == together
 
 
 def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monkeypatch):
@@ -425,8 +425,9 @@ def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monke
     with chain_of(tmp_path) as model:
         seen = []
         stream = model.stream(iter(paths), visit=lambda path, image, found: seen.append(path))
-        assert next(stream)[0] == paths[0]
-        assert isinstance(next(stream)[1], ImageError)
+        assert next(stream).source == paths[0]
+        error = next(stream)
+        assert isinstance(error, ImageError) and error.source == paths[1]
         threads = threading.active_count()
         stream.close()
         assert threading.active_count() < threads

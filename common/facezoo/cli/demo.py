@@ -222,6 +222,6 @@ def timed(function) -> float:  # type: ignore[no-untyped-def]
 
 def drain(detector: FaceDetector, paths: List[Path]) -> None:
     """Run a folder and discard the results."""
-    for path, result in detector.stream(paths):
+    for result in detector.stream(paths):
         if isinstance(result, Exception):
-            raise InputError(f"{str(path)!r}: {result}")
+            raise InputError(f"{str(result.source)!r}: {result}")

@@ -225,7 +225,7 @@ def _run(
     return run_items(
         args,
         Inputs(paths, names, *filter(os.path.isdir, args.inputs), *stages, *limits),
-        lambda left: (photo for _, photo in model.stream(left, visit=draw)),
+        lambda left: model.stream(left, visit=draw),
         command="predict",
         settings={**model.settings(), "draw": args.draw, "similarity": alike},
         folder=folder,

@@ -51,7 +51,7 @@ SHEET_COLUMNS, SHEET_FACES = 10, 400
 
 def stream_batches(
     model: FaceEmbedder, paths: Sequence[Path], size: int
-) -> Iterator[Tuple[Path, Union[Embedding, ImageError]]]:
+) -> Iterator[Union[Embedding, ImageError]]:
     """Embed many aligned faces in batches.
 
     Parameters
@@ -65,10 +65,8 @@ def stream_batches(
 
     Yields
     ------
-    path : Path
-        In the order given.
-    result : Embedding or ImageError
-        The error if the file cannot be read.
+    Embedding or ImageError
+        In the order given; the error if the file cannot be read.
     """
     if size < 1:
         raise InputError(f"the batch size must be at least 1, got {size}")
@@ -87,8 +85,8 @@ def stream_batches(
         images = list(map_in_order(read, chunk, usable_cores()))
         readable = [pair for pair in zip(images, chunk) if isinstance(pair[0], np.ndarray)]
         found = iter(call_naming(model.batch, *zip(*readable)) if readable else [])
-        for path, image in zip(chunk, images):
-            yield path, image if isinstance(image, ImageError) else next(found)
+        for image in images:
+            yield image if isinstance(image, ImageError) else next(found)
 
 
 def largest_face(entry: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
@@ -197,7 +195,7 @@ def extract_features(
     arrays = feature_list.with_suffix(".npz")
 
     def embed(left: Sequence[Path]) -> Iterator[Outcome]:
-        for _, result in stream_batches(model, left, batch):
+        for result in stream_batches(model, left, batch):
             if isinstance(result, ImageError) and missing == "fatal":
                 raise result
             yield result

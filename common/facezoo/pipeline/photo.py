@@ -26,7 +26,7 @@ from ..models.base import FaceModel, LandmarkModel
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
-from ..results import Compared, Embedding, FaceDetections, Landmarks, Shown
+from ..results import Compared, Embedding, FaceDetections, Landmarks, Result, Shown
 from ..workers import map_in_order
 from .acceptance import Acceptance, _check_limit
 from .load import load
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
 
 # Largest number of faces in one run of a later stage. For photos with 22 to 29 faces, a stream with
 # w600k_mbf on ONNX Runtime (1 MiB of second-level cache per core) took 1 : 0.97 : 1.04 : 1.05 :
@@ -131,7 +131,7 @@ class PredictedFace(Compared):
 
 
 @dataclass(frozen=True, eq=False)
-class PredictedPhoto(Shown, Compared):
+class PredictedPhoto(Shown, Compared, Result):
     """The faces of one photo, highest score first; ``photo[0]`` is a :class:`PredictedFace`.
 
     Attributes
@@ -239,7 +239,7 @@ class RecipePhoto:
         return entry
 
 
-def in_recipe_form(result: Result) -> Union[Result, RecipePhoto]:
+def in_recipe_form(result: Outcome) -> Union[Outcome, RecipePhoto]:
     """Convert a photo to the form of a recipe's results.json; return other results unchanged."""
     return RecipePhoto(result) if isinstance(result, PredictedPhoto) else result
 
@@ -461,8 +461,8 @@ def _open(opened: ExitStack, stage: Any, kind: Any) -> Any:
 
 
 def _in_batches(
-    stage: FaceModel[Result], crops: Sequence[np.ndarray], faces: Sequence[int], shared: bool
-) -> Dict[int, Result]:
+    stage: FaceModel[Outcome], crops: Sequence[np.ndarray], faces: Sequence[int], shared: bool
+) -> Dict[int, Outcome]:
     """Apply a stage to the crops of some faces of a photo; a face it fails on is named."""
     parts = [
         faces[start : start + FACES_PER_BATCH] for start in range(0, len(faces), FACES_PER_BATCH)
@@ -470,7 +470,7 @@ def _in_batches(
     # One core per batch is faster than one batch after the other on all cores.
     spread = not shared and len(parts) > 1
 
-    def run(part: Sequence[int]) -> List[Result]:
+    def run(part: Sequence[int]) -> List[Outcome]:
         return call_naming(
             partial(stage.batch, shared=shared or spread),
             [crops[face] for face in part],

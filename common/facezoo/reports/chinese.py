@@ -68,6 +68,7 @@ CHINESE = {
     "Weights": "权重",
     "Export": "导出",
     "Measured": "测量对象",
+    "Metric": "指标",
     "on a device": "设备",
     "not measured": "未测量",
     "no weights or data available": "手头既没有权重也没有数据",
