@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, BinaryIO, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 from .written import writing
 
@@ -28,6 +28,7 @@ __all__ = [
     "read_text",
     "sha256_of",
     "walk",
+    "walking",
     "write_bytes",
     "write_hashed",
     "write_json",
@@ -136,8 +137,12 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
     OSError
         If the folder itself cannot be read.
     """
-    found: List[Path] = []
     left_out: List[OSError] = []
+    return list(walking(folder, left_out, runs=runs)), left_out
+
+
+def walking(folder: Path, left_out: List[OSError], *, runs: bool = True) -> Iterator[Path]:
+    """Yield the files of :func:`walk` one by one; what is left out is added to the list."""
     links: List[Path] = []
     listed: Set[str] = set()
     for root, folders, files in os.walk(folder, onerror=left_out.append):
@@ -154,7 +159,9 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
             except OSError as error:
                 left_out.append(error)
             folders.remove(name)
-        found += [Path(root, name) for name in files if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(root, name)
         listed.add(os.path.realpath(root))
     if left_out and left_out[0].filename == str(folder):
         raise left_out[0]
@@ -164,7 +171,6 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
             left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
         elif not runs:
             _log.warning("left out: %r links to %r, which is listed", str(path), target)
-    return found, left_out
 
 
 def _is_run(folder: Path) -> bool:

@@ -75,7 +75,15 @@ try:
 except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
+__all__ = [
+    "Inputs",
+    "ItemCounts",
+    "Outcome",
+    "Progress",
+    "RunFolder",
+    "fingerprint_files",
+    "reason_of",
+]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = ".items.jsonl"
@@ -680,7 +688,7 @@ class RunFolder:
             self.refused += 1
             self._refused_now.add(name)
             # Without the folder, so that the record is the same wherever the data set is stored.
-            entry = {"path": name, "error": _reason(result)}
+            entry = {"path": name, "error": reason_of(result)}
         else:
             entry = {"path": name, **result.to_dict()}
         line = (json.dumps(entry, allow_nan=False) + "\n").encode("ascii")
@@ -825,7 +833,7 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
     return entry
 
 
-def _reason(error: ImageError) -> str:
-    """Remove the path from "'some/path' is empty"."""
+def reason_of(error: ImageError) -> str:
+    """Return why an image was refused, without its path: "'some/path' is empty" is "is empty"."""
     text = str(error)
     return text[text.index("' ") + 2 :] if text.startswith("'") and "' " in text else text

@@ -9,7 +9,8 @@ A stage is given by a card's id, whose published weights are used, by an artifac
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
 It writes faces.jsonl (one line per photo, see facezoo/schemas/predict.schema.json), run.json, and
-on request faces.csv, pictures/, embeddings.npz. Resumable: run the same command again.
+on request faces.csv, pictures/, embeddings.npz, and faces.parquet with photos.parquet. Resumable:
+run the same command again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import io
 import json
 from collections import Counter
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -65,12 +67,13 @@ from .options import (
     runtime_of,
 )
 
-__all__ = ["configure", "read_photos", "run"]
+__all__ = ["add_stage_options", "configure", "open_predictor", "read_photos", "run"]
 
 SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
 # Names of two measures in the first schema.
 FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
 FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
+PARQUET_FILES = "faces.parquet", "photos.parquet"
 PICTURES_SHOWN = 48
 SCORES = ("score", "quality", "magnitude")  # shown as curves
 COLUMNS = (
@@ -83,6 +86,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("path", type=Path, metavar="PHOTOS", help="a photo or a folder of them")
     add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="result folder")
+    add_stage_options(parser)
+    people = parser.add_argument_group("people")
+    people.add_argument(
+        "--similarity",
+        type=Path,
+        metavar="FILE",
+        help="profile of facezoo calibrate similarity: number the people among the embedded faces",
+    )
+    people.add_argument(
+        "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in that profile"
+    )
+    add_old_spelling(people, "--far", type=RATE, dest="fmr")
+    output = parser.add_argument_group("output")
+    output.add_argument("--draw", action="store_true", help="write annotated images")
+    add_output(
+        output,
+        "--html",
+        metavar="FILE",
+        help="write an HTML report",
+    )
+    output.add_argument("--csv", action="store_true", help="write one row per face")
+    output.add_argument(
+        "--parquet", action="store_true", help="write the tables of faces and photos as Parquet"
+    )
+    add_run_options(parser)
+
+
+def add_stage_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the stages and of the limits; :func:`open_predictor` reads them."""
     stages = parser.add_argument_group("stages")
     stages.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
     stages.add_argument("--landmarks", metavar="M", help="PIPNet or PFLD")
@@ -115,27 +147,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kind = MEASURES["truncation"].range
     add_old_spelling(limits, "--max_cut_off", type=kind, dest="max_truncation")
     add_flag(limits, "--embed_refused", action="store_true", help="embed refused faces, too")
-    people = parser.add_argument_group("people")
-    people.add_argument(
-        "--similarity",
-        type=Path,
-        metavar="FILE",
-        help="profile of facezoo calibrate similarity: number the people among the embedded faces",
-    )
-    people.add_argument(
-        "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in that profile"
-    )
-    add_old_spelling(people, "--far", type=RATE, dest="fmr")
-    output = parser.add_argument_group("output")
-    output.add_argument("--draw", action="store_true", help="write annotated images")
-    add_output(
-        output,
-        "--html",
-        metavar="FILE",
-        help="write an HTML report",
-    )
-    output.add_argument("--csv", action="store_true", help="write one row per face")
-    add_run_options(parser)
 
 
 _LIMIT_HELP = {
@@ -148,6 +159,9 @@ _LIMIT_HELP = {
 
 def run(args: argparse.Namespace) -> int:
     """Run the chain over the photos."""
+    if args.parquet:
+        # Without pyarrow it says so here, not after hours of work.
+        import_module("facezoo.scale.tables")
     paths = find_images(args.path)
     names = relative_names(paths, args.path)
     with open_predictor(args) as model:
@@ -170,6 +184,8 @@ def _run(
 
     def finish(run: RunFolder) -> None:
         write_results(args, run, alike)
+        if args.parquet:
+            _write_parquet(args, model, run, dict(zip(names, paths)))
 
     def show() -> None:
         if args.html:
@@ -184,7 +200,10 @@ def _run(
         Inputs(paths, names, args.path, *stages, *limits),
         lambda left: (photo for _, photo in model.stream(left, visit=draw)),
         command="predict",
-        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
+        settings={
+            **model.settings(),
+            **{"draw": args.draw, "csv": args.csv, "parquet": args.parquet, "similarity": alike},
+        },
         files_of=files_of,
         finish=finish,
         afterwards=show,
@@ -200,9 +219,9 @@ def _similarity(args: argparse.Namespace, model: Predictor) -> Optional[float]:
     return read_similarity(args.similarity, sha256).cosine_at(args.fmr)
 
 
-def open_predictor(args: argparse.Namespace) -> Predictor:
-    """Open the stages that the arguments name."""
-    runtime = runtime_of(args)
+def open_predictor(args: argparse.Namespace, threads: Optional[int] = None) -> Predictor:
+    """Open the stages that the arguments name, on all usable cores or on fewer."""
+    runtime = dataclasses.replace(runtime_of(args), threads=threads)
     scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
     embedder = args.embedder and load(args.embedder, kind=FaceEmbedder, runtime=runtime)
     limits = _limits_of(args, embedder)
@@ -320,6 +339,19 @@ def write_results(args: argparse.Namespace, run: RunFolder, alike: Optional[floa
             lines.write((json.dumps({"schema": SCHEMA, **photo}, allow_nan=False) + "\n").encode())
         if args.embedder is not None:
             embedded.write(folder / ARRAYS_FILE)
+
+
+def _write_parquet(
+    args: argparse.Namespace, model: Predictor, run: RunFolder, path_of: Mapping[str, Path]
+) -> None:
+    # Imported here, since few runs need pyarrow.
+    from ..scale.tables import TableWriter, columns_of
+
+    faces, photos = (args.save_dir / name for name in PARQUET_FILES)
+    with TableWriter(faces, photos, columns_of(model), model.settings()) as tables:
+        for entry in run.entries():
+            path = path_of[entry["path"]]
+            tables.add(entry, path.stat().st_size if path.is_file() else None)
 
 
 def _faces_of(

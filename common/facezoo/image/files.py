@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "check_name",
     "decode_image_rgb",
     "find_images",
     "names_with_suffix",
+    "read_encoded",
     "read_image_rgb",
     "read_reduced_rgb",
     "relative_names",
@@ -98,7 +100,7 @@ def read_image_rgb(path: Path) -> np.ndarray:
     ImageError
         If the file is missing, empty, not an image, truncated, or larger than 178 megapixels.
     """
-    return decode_image_rgb(_read(Path(path)), path)
+    return decode_image_rgb(read_encoded(Path(path)), path)
 
 
 def decode_image_rgb(data: bytes, path: Union[str, Path]) -> np.ndarray:
@@ -144,7 +146,7 @@ def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, T
     ImageError
         As for :func:`read_image_rgb`.
     """
-    data = _read(Path(path))
+    data = read_encoded(Path(path))
     header = _check_header(data, path)
     height, width = header.height, header.width
     reduction = 1
@@ -161,7 +163,8 @@ def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, T
     return image, (height, width) if upright else (width, height)
 
 
-def _read(path: Path) -> bytes:
+def read_encoded(path: Path) -> bytes:
+    """Read the encoded bytes of an image file; ImageError if it is missing or not a file."""
     if path.name == WHOLE_FOLDER:
         raise ImageError(f"{str(path)!r} cannot be read: {_why_left_out(path.parent)}")
     if path.is_dir():
@@ -336,7 +339,7 @@ def find_images(folder: Path) -> List[Path]:
     """
     folder = Path(folder)
     if folder.is_file():
-        _check_name(folder.name, folder)
+        check_name(folder.name, folder)
         return [folder]
     if not folder.exists():
         raise InputError(f"{str(folder)!r} does not exist; expected an image or a folder of them")
@@ -355,11 +358,12 @@ def find_images(folder: Path) -> List[Path]:
         )
     found += [Path(error.filename, WHOLE_FOLDER) for error in left_out]
     for path in found:
-        _check_name(str(path.relative_to(folder)), path)
+        check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
 
 
-def _check_name(name: str, path: Path) -> None:
+def check_name(name: str, path: Path) -> None:
+    """Raise InputError if the name of an image is not a line of UTF-8 text."""
     problem = "" if name.splitlines() == [name] else "has a line break"
     try:
         name.encode()

@@ -1,0 +1,225 @@
+"""The engine of several machines: Ray places the actors, restarts them and moves the messages.
+
+An actor has one core and opens the models once; photos are read where they are scored and never
+pass through Ray, whose messages are names of parts and receipts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple, Union
+
+from ..errors import BackendRunError, BackendUnavailable, FaceZooError
+from ..machine import usable_cores
+from .scorer import BulkJob
+from .work import Part, Receipt, Work
+
+__all__ = ["connected", "score_on_ray"]
+
+LOOPBACK = "127.0.0.1"
+# Without it Ray 2.60 replaces 127.0.0.1 by the address of another interface and listens on all.
+# source: ray@2.60.0 python/ray/_private/services.py get_node_ip_address
+STAY_LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Otherwise Ray reports its use to its authors.
+KEEP_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+# One part that an actor scores, and one that waits, so that it does not wait for the driver.
+IN_FLIGHT = 2
+# How often the driver looks for nodes that have joined.
+LOOK_SECONDS = 10.0
+# About the smallest that Ray takes; photos do not go there.
+STORE_BYTES = 80 << 20
+# An actor that is lost more often in a row, before it has opened the models, will not open them.
+MOST_LOST = 5
+
+
+def score_on_ray(
+    work: Work, job: BulkJob, address: str = "", gpus: float = 0.0
+) -> Iterator[Receipt]:
+    """Score what is left of the work; yield the receipts as parts are done.
+
+    Parameters
+    ----------
+    work, job
+        What to do, and with what.
+    address
+        HOST:PORT of a running cluster; "" starts Ray on this machine alone.
+    gpus
+        GPUs of each actor.
+
+    Raises
+    ------
+    BackendUnavailable
+        If Ray is missing, cannot be reached or has no core.
+    FaceZooError, OSError
+        Of an actor, where the next photo would fail too; or if the cluster is lost.
+    """
+    with connected(address) as ray:
+        try:
+            yield from _score(ray, work, job, gpus)
+        except ray.exceptions.RayError as error:
+            said = str(error).splitlines()[0]
+            raise BackendRunError(f"Ray: {said}; run the same command again") from error
+
+
+@contextmanager
+def connected(address: str = "") -> Iterator[Any]:
+    """Connect to Ray, and make sure that it is the one that was asked for.
+
+    Parameters
+    ----------
+    address
+        HOST:PORT of a running cluster; "" starts Ray on this machine, reachable from it alone.
+
+    Yields
+    ------
+    module
+        ``ray``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is none, or Ray uses another address than it was told.
+    """
+    options: Dict[str, Any] = {"address": address}
+    if not address:
+        options = {
+            "address": "local",
+            "num_cpus": usable_cores(),
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+            "_node_ip_address": LOOPBACK,
+        }
+    # Read when Ray is imported, and by the processes that it starts.
+    os.environ.update({**KEEP_QUIET, **({} if address else STAY_LOCAL)})
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendUnavailable(
+            f'--on ray needs Ray ({error}); install it with: pip install "facezoo[scale]"'
+        ) from error
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **options)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = f"at {address}" if address else "on this machine"
+        said = str(error).splitlines()[0]
+        raise BackendUnavailable(f"Ray {where} cannot be reached ({said})") from error
+    try:
+        _check_address(ray, address)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_address(ray: Any, address: str) -> None:
+    found = ray.get_runtime_context().gcs_address
+    if address and found != address:
+        raise BackendUnavailable(f"Ray connected to {found}, not to {address} as it was told")
+    if not address:
+        nodes = {node["NodeManagerAddress"] for node in ray.nodes()}
+        places = {found.rpartition(":")[0], *nodes}
+        if places != {LOOPBACK}:
+            raise BackendUnavailable(
+                f"Ray listens on {', '.join(sorted(places))}, although it was told {LOOPBACK}; "
+                "use --on local"
+            )
+
+
+class _Actor:
+    """Scores parts on one core of a node."""
+
+    def __init__(self, job: BulkJob) -> None:
+        self._error: Optional[Exception] = None
+        try:
+            self._scorer = job.open()
+        except (FaceZooError, OSError) as error:
+            # Raised here, Ray would take it for an actor that was lost, and start another.
+            self._error = error
+
+    def ready(self) -> Optional[Exception]:
+        """Return what keeps it from scoring; None if the models are open."""
+        return self._error
+
+    def score(self, part: Part) -> Union[Receipt, Exception]:
+        """Score a part; return its receipt, or the error that ends the run."""
+        return self._scorer.score(part)
+
+
+@dataclass
+class _Member:
+    """An actor, and what it was asked, in the order it answers; None is the call of ready."""
+
+    actor: Any
+    asked: Deque[Tuple[Any, Optional[Part]]] = field(default_factory=deque)
+    lost: int = 0
+
+    def open(self) -> None:
+        """Ask for its models; it gets parts once it has answered."""
+        self.asked.append((self.actor.ready.remote(), None))
+
+    @property
+    def takes_more(self) -> bool:
+        return len(self.asked) < IN_FLIGHT and all(part is not None for _, part in self.asked)
+
+
+def _score(ray: Any, work: Work, job: BulkJob, gpus: float) -> Iterator[Receipt]:
+    # Ray starts a lost actor again, also on another node; its parts are this loop's to give again.
+    kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=0)(_Actor)
+    crew: List[_Member] = []
+    while work.done < work.photos:
+        for _ in range(len(crew), _room(ray, gpus)):
+            crew.append(_Member(kind.remote(job)))
+            crew[-1].open()
+        waiting = [reference for member in crew for reference, _ in member.asked]
+        ready = set(ray.wait(waiting, timeout=LOOK_SECONDS)[0])
+        for member in crew:
+            while member.asked and member.asked[0][0] in ready:
+                yield from _take_answer(ray, work, member)
+        for member in crew:
+            while member.takes_more:
+                part = work.take()
+                if part is None:
+                    break
+                member.asked.append((member.actor.score.remote(part), part))
+
+
+def _room(ray: Any, gpus: float) -> int:
+    """Return how many actors the nodes have room for."""
+    found = ray.cluster_resources()
+    cores = int(found.get("CPU", 0))
+    room = min(cores, int(found.get("GPU", 0) / gpus)) if gpus else cores
+    if not room:
+        wanted = f"a core and {gpus:g} GPUs" if gpus else "a core"
+        raise BackendUnavailable(f"no node of Ray has {wanted}; start one, then the same command")
+    return room
+
+
+def _take_answer(ray: Any, work: Work, member: _Member) -> Iterator[Receipt]:
+    """Take the first answer of an actor; if the actor was lost, so is all that it was asked."""
+    reference, part = member.asked.popleft()
+    try:
+        answer = ray.get(reference)
+    except ray.exceptions.RayActorError as error:
+        member.lost += 1
+        if part is None and member.lost > MOST_LOST:
+            raise
+        for _, other in reversed(member.asked):
+            if other is not None:
+                work.give_back(other)
+        member.asked.clear()
+        member.open()
+        if part is None:
+            return
+        # It may have been lost after it wrote the part.
+        answer = work.scores.receipt_of(part)
+        if answer is None:
+            work.lost(part, str(error).splitlines()[0])
+            return
+    if isinstance(answer, Exception):
+        raise answer
+    member.lost = 0
+    if part is not None:
+        work.finished(answer)
+        yield answer
