@@ -25,6 +25,10 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
 	$(BIN)/facezoo shims install
 	touch $@
 
+$(VENV)/.scale: $(VENV)/.demo
+	$(PIP) -e ".[plot,scale]"
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) -e ".[openvino,plot,dev]"
 	touch $@

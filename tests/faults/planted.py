@@ -5,12 +5,14 @@ A photo says what happens when it is decoded: with ``ABORT`` in its bytes it end
 byte to a file.
 """
 
+import base64
 import os
 import pickle
 import time
 from pathlib import Path
 
 from facezoo.image import files
+from facezoo.scale.scorer import Scorer
 
 SECONDS = 0.05
 
@@ -47,3 +49,32 @@ class Planted:
 def in_job(job, log):
     """Return a job whose processes have the faulty decoder."""
     return type(job)(job.run, job.identity, pickle.dumps(Planted(job.model, str(log))), job.seconds)
+
+
+FACE = {
+    "box_xyxy": [10.0, 20.0, 110.0, 120.0],
+    "score": 0.9,
+    "landmarks_xy": [[30.0, 50.0]] * 5,
+    "reasons": [],
+    "vector": base64.b64encode(bytes(4 * 512)).decode(),
+}
+
+
+class Stub:
+    """A chain without networks: every photo has one face, and none is read."""
+
+    def settings(self):
+        return {"detector": {"model": "stub"}}
+
+    def to_dict(self):
+        return {"width": 640, "height": 480, "faces": [FACE]}
+
+    def __reduce__(self):
+        return stub, ()
+
+
+def stub():
+    """Let a process score photos that do not exist."""
+    Scorer.read = staticmethod(lambda root, row: b"photo")
+    Scorer.predict = lambda self, data, address: self._model
+    return Stub()

@@ -1,6 +1,7 @@
 """Bulk runs whose processes are killed, hang, or find the disk full: every photo is there once."""
 
 import os
+import pickle
 import random
 import re
 import resource
@@ -15,14 +16,21 @@ import pytest
 pytest.importorskip("pyarrow", reason="needs the extra scale")
 from bulk import make_job, make_run, parts, receipts, start, tables, write_run
 from facezoo.cli.main import main
+from facezoo.scale.addresses import Found
 from facezoo.scale.local import score_locally
+from facezoo.scale.manifest import Cut, write_manifest
 from facezoo.scale.outcome import check, failures, merge
-from facezoo.scale.work import Work
+from facezoo.scale.scorer import BulkJob
+from facezoo.scale.tables import Columns
+from facezoo.scale.work import Scores, Work
 from fault_table import HERE
+from planted import Stub
 
 PHOTOS, PER_SHARD, PROCESSES, TIMES = 60, 5, 2, 20
 # What was killed twenty times each, and resumed; rewritten by that test.
 RECORD = HERE / "bulk_kills.txt"
+# What a run of a million rows measured, with a stub in place of the networks.
+STUBS = HERE / "bulk_rows.txt"
 VICTIMS = {
     "local": ("worker", "driver"),
     "ray": ("worker", "raylet", "driver"),
@@ -229,3 +237,40 @@ def test_killed_twenty_times_each_it_is_finished(tmp_path_factory):
             again = killed_and_finished(made, engine, kind, TIMES)
             lines.append(f"{engine:6}  {kind:6}  {TIMES:5}  {'yes':>15}  {again:19}")
     RECORD.write_text("\n".join(lines) + "\n")
+
+
+def resident():
+    """Return the memory of this process in MiB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def run_stubs(folder, rows, per_shard):
+    """Score photos that do not exist; yield this process's memory after each part."""
+    photos = (Found(f"camera/{index:07d}.jpg", 100_000, index) for index in range(rows))
+    write_manifest(folder, "", photos, Cut(None, per_shard))
+    scores = Scores.create(folder, Stub().settings(), Columns(0, 512, "float16"))
+    work = Work(scores)
+    for _ in score_locally(work, BulkJob(folder, scores.identity, pickle.dumps(Stub()), 60.0), 2):
+        yield resident()
+    assert work.counts["scored"] == rows
+    assert sum(one["faces"] for one in receipts(folder)) == rows
+
+
+def test_the_driver_holds_no_rows(tmp_path):
+    measured = list(run_stubs(tmp_path / "run", 20_000, 1000))
+    assert len(measured) == 20
+    assert max(measured) - measured[0] < 50
+
+
+@pytest.mark.long
+def test_a_million_rows_leave_the_drivers_memory_flat(tmp_path):
+    started = time.monotonic()
+    measured = list(run_stubs(tmp_path / "run", 1_000_000, 2000))
+    seconds = time.monotonic() - started
+    assert max(measured) - measured[0] < 50
+    line = (
+        f"1,000,000 rows: {1e6 / seconds:,.0f} rows/s with the manifest; driver "
+        f"{measured[0]:.0f} MiB at first, {max(measured):.0f} at most\n"
+    )
+    print(line)
+    STUBS.write_text(line)

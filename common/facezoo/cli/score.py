@@ -22,9 +22,10 @@ import re
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..errors import InputError
 from ..fields import number, whole
@@ -138,7 +139,8 @@ def _add_run(step: argparse.ArgumentParser) -> None:
     add_stage_options(step)
 
 
-class _Engine(NamedTuple):
+@dataclass(frozen=True)
+class _Engine:
     name: str
     address: str = ""
     index: int = 0

@@ -1,5 +1,7 @@
 """Bulk scoring: a manifest of photos cut into shards that any engine can score; needs pyarrow."""
 
+from typing import List
+
 from ..errors import BackendUnavailable
 
 try:
@@ -9,4 +11,4 @@ except ImportError as error:
         f'this needs pyarrow ({error}); install it with: pip install "facezoo[scale]"'
     ) from error
 
-__all__: list = []
+__all__: List[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Generator, List, Optional
 
 from ..errors import BackendRunError, FaceZooError
 from ..machine import limited_cores
@@ -15,7 +15,7 @@ from .work import Part, Receipt, Work
 __all__ = ["score_locally"]
 
 
-def score_locally(work: Work, job: BulkJob, processes: int) -> Iterator[Receipt]:
+def score_locally(work: Work, job: BulkJob, processes: int) -> Generator[Receipt, None, None]:
     """Score what is left of the work; yield the receipts as parts are done.
 
     Parameters

@@ -150,12 +150,16 @@ def _of_path(path: Path, below: bool) -> Iterator[Found]:
         yield stat_of(str(path))
         return
     left_out: List[OSError] = []
+    is_empty = True
     try:
         for file in walking(path, left_out, runs=False):
             if file.suffix.lower() in IMAGE_SUFFIXES:
+                is_empty = False
                 yield _named(file, path, below)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if is_empty and not left_out:
+        raise InputError(f"{str(path)!r} contains no image ({', '.join(IMAGE_SUFFIXES)})")
     for failed in left_out:
         # Reading it will say why.
         yield _named(Path(failed.filename, WHOLE_FOLDER), path, below)
@@ -213,7 +217,8 @@ def _of_table(path: str, column: str) -> Iterator[Found]:
             etags = table.column("etag").to_pylist() if "etag" in table.column_names else None
             for index, name in enumerate(names):
                 if name:
-                    yield Found(_checked(name), *(one and one[index] for one in (*rest, etags)))
+                    known = [one and one[index] for one in (*rest, etags)]
+                    yield Found._make([_checked(name), *known])
     except (pa.ArrowException, *UNREADABLE) as error:
         if isinstance(error, InputError):
             raise

@@ -7,10 +7,13 @@ pass through Ray, whose messages are names of parts and receipts.
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Deque, Dict, Generator, Iterator, List, Optional, Tuple, Union
 
 from ..errors import BackendRunError, BackendUnavailable, FaceZooError
 from ..machine import usable_cores
@@ -29,6 +32,7 @@ KEEP_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 IN_FLIGHT = 2
 # How often the driver looks for nodes that have joined.
 LOOK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 # About the smallest that Ray takes; photos do not go there.
 STORE_BYTES = 80 << 20
 # An actor that is lost more often in a row, before it has opened the models, will not open them.
@@ -37,7 +41,7 @@ MOST_LOST = 5
 
 def score_on_ray(
     work: Work, job: BulkJob, address: str = "", gpus: float = 0.0
-) -> Iterator[Receipt]:
+) -> Generator[Receipt, None, None]:
     """Score what is left of the work; yield the receipts as parts are done.
 
     Parameters
@@ -100,9 +104,17 @@ def connected(address: str = "") -> Iterator[Any]:
         raise BackendUnavailable(
             f'--on ray needs Ray ({error}); install it with: pip install "facezoo[scale]"'
         ) from error
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address:
+            # Ray would try for minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(log_to_driver=False, logging_level="error", **options)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        if threading.current_thread() is threading.main_thread():
+            # Ray exits with a code of its own.
+            signal.signal(signal.SIGTERM, handler)
+    except (ConnectionError, OSError, RuntimeError, ValueError, OverflowError) as error:
         where = f"at {address}" if address else "on this machine"
         said = str(error).splitlines()[0]
         raise BackendUnavailable(f"Ray {where} cannot be reached ({said})") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import pickle
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ __all__ = ["BulkJob", "Scorer"]
 
 # Photos are read ahead, so that the processor does not wait; an object store answers slowly.
 READERS, REMOTE_READERS = 2, 8
+STDERR = 2  # by its number: a stream may have been replaced or closed
 
 
 class _Changed(ImageError):
@@ -113,7 +113,7 @@ class Scorer:
 
     def _watch(self) -> None:
         """End the process if the next photo takes too long, also if a runtime hangs in C."""
-        faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=STDERR)
 
     @staticmethod
     def read(root: str, row: Found) -> Union[bytes, ImageError]:

@@ -37,7 +37,6 @@ from typing import (
     Iterator,
     List,
     Mapping,
-    NamedTuple,
     Optional,
     Tuple,
 )
@@ -91,7 +90,8 @@ Receipt = Dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """One of several equal parts of the shards: those with ``shard % count == index``."""
 
     index: int = 0
@@ -282,7 +282,8 @@ class Scores:
         """
         started = time.monotonic()
         paths = {name: self.path_of(name, part.name) for name in TABLES}
-        with TableWriter(*paths.values(), self.columns, self.settings) as tables:
+        faces, rest = paths["faces"], paths["photos"]
+        with TableWriter(faces, rest, self.columns, self.settings) as tables:
             for photo in photos:
                 tables.add(*photo)
         receipt = {
