@@ -31,6 +31,8 @@ $(VENV)/.scale: $(VENV)/.demo
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) -e ".[openvino,plot,dev]"
+	# BSD-3-Clause; only its messages are used, and what it requires has other versions than onnx.
+	$(PIP) --no-deps tritonclient || echo "no tritonclient: the test that needs it is skipped"
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.dev

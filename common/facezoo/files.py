@@ -12,11 +12,12 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .written import writing
 
 __all__ = [
+    "counted",
     "csv_cell",
     "csv_name",
     "find_hashed",
@@ -42,7 +43,7 @@ LARGEST_FILE = 16 << 30  # read in pieces, such as a checkpoint
 LARGEST_READ = 2 << 30  # read at once: results, lists, verification sets
 LARGEST_DOCUMENT = 64 << 20  # settings and measurements: profiles, records, contracts
 
-LINKED = "it is a link to a folder, which is not followed; give that folder, or copy its files"
+LINKED = "it is a link to a folder that contains it, which would never end; remove the link"
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ def read_text(path: Path, most: int = LARGEST_DOCUMENT) -> str:
 def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]:
     """List the files below a folder at any depth.
 
-    Hidden files and folders are left out. Links to folders are not followed, so that loops end.
+    Hidden files and folders are left out. Links to folders are followed, but each folder is listed
+    once, so that loops end.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
         In the order of the file system.
     left_out : list of OSError
         One per folder that was not listed: it cannot be read, its path is too long, or it is a
-        link to a folder that is not listed either. ``filename`` names it, ``strerror`` says why.
+        link to a folder that contains the given one. ``filename`` names it, ``strerror`` says why.
 
     Raises
     ------
@@ -143,9 +145,41 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
 
 def walking(folder: Path, left_out: List[OSError], *, runs: bool = True) -> Iterator[Path]:
     """Yield the files of :func:`walk` one by one; what is left out is added to the list."""
-    links: List[Path] = []
-    listed: Set[str] = set()
-    for root, folders, files in os.walk(folder, onerror=left_out.append):
+    listed: Dict[str, Path] = {}
+    top = os.path.realpath(folder)
+    waiting = [Path(folder)]
+    while waiting:
+        links: List[Path] = []
+        for start in waiting:
+            yield from _list_below(start, runs, left_out, links, listed)
+        # Only now, so that a folder goes by its own name rather than by that of a link to it.
+        waiting = []
+        for path in sorted(links):
+            target = os.path.realpath(path)
+            if os.path.commonpath([top, target]) == target != top:
+                left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
+            else:
+                waiting.append(path)
+    if left_out and left_out[0].filename == str(folder):
+        raise left_out[0]
+
+
+def _list_below(
+    start: Path,
+    runs: bool,
+    left_out: List[OSError],
+    links: List[Path],
+    listed: Dict[str, Path],
+) -> Iterator[Path]:
+    """Yield what is below a folder, but for folders that are listed elsewhere."""
+    for root, folders, files in os.walk(start, onerror=left_out.append):
+        place = os.path.realpath(root)
+        if place in listed:
+            if not runs:
+                _log.warning("left out: %r is %r, which is listed", root, str(listed[place]))
+            folders.clear()
+            continue
+        listed[place] = Path(root)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in list(folders):
             path = Path(root, name)
@@ -162,15 +196,6 @@ def walking(folder: Path, left_out: List[OSError], *, runs: bool = True) -> Iter
         for name in files:
             if not name.startswith("."):
                 yield Path(root, name)
-        listed.add(os.path.realpath(root))
-    if left_out and left_out[0].filename == str(folder):
-        raise left_out[0]
-    for path in links:
-        target = os.path.realpath(path)
-        if target not in listed:
-            left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
-        elif not runs:
-            _log.warning("left out: %r links to %r, which is listed", str(path), target)
 
 
 def _is_run(folder: Path) -> bool:
@@ -263,6 +288,17 @@ def sha256_of(path: Path) -> str:
 def write_json(path: Path, entry: Mapping[str, Any], *, indent: int = 1) -> None:
     """Write a JSON file, all or nothing, as :func:`write_bytes`; NaN and infinity are an error."""
     write_bytes(path, (json.dumps(entry, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and a noun in singular or plural.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(0, "face"), counted(2000, "photo")
+    ('1 image', '0 faces', '2000 photos')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def finite(value: Any) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "describe_machine",
     "granted_cores",
     "has_bf16",
+    "instruction_sets",
     "limited_cores",
     "opencv_threads",
     "usable_cores",
@@ -38,6 +39,15 @@ OPENCV_VARIABLE = "OPENCV_FOR_THREADS_NUM"
 VNNI = ("avx512_vnni", "avx_vnni")
 # Flags of bfloat16 instructions of x86 and ARM; without them it is computed in software, slowly.
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+# What decides the speed of a network, from narrow to wide: name to flags, any of which is enough.
+INSTRUCTION_SETS = {
+    "AVX2": ("avx2",),
+    "dot product": ("asimddp",),
+    "AVX-512": ("avx512f",),
+    "VNNI": VNNI,
+    "BF16": BF16,
+    "AMX": ("amx_tile",),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -179,7 +189,13 @@ def _quota_of(group: Path) -> Optional[float]:
 def describe_machine() -> Dict[str, Any]:
     """Name the processor and count the cores this process may use, for reports."""
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    return {"cpu": name, "cores": usable_cores()}
+    return {"cpu": name, "instruction_sets": list(instruction_sets()), "cores": usable_cores()}
+
+
+def instruction_sets() -> Tuple[str, ...]:
+    """Return the instruction sets that decide the speed of a network; none if unknown."""
+    flags = cpu_flags()
+    return tuple(name for name, any_of in INSTRUCTION_SETS.items() if not flags.isdisjoint(any_of))
 
 
 def cpu_flags() -> FrozenSet[str]:

@@ -40,7 +40,7 @@ from typing import (
     cast,
 )
 
-from .errors import InputError, RunFolderError
+from .errors import ImageError, InputError, RunFolderError
 from .fields import STRING, check, matching, record, whole
 
 try:
@@ -64,6 +64,7 @@ __all__ = [
 LIST_FILE, LOCK_FILE = ".files.jsonl", ".lock"
 RESERVED = frozenset({"run.json", ".items.jsonl", LIST_FILE, LOCK_FILE})
 CHUNK_BYTES = 1 << 20
+LONGEST_PATH = 4095  # bytes; source: limits(5) of Linux, PATH_MAX, which counts a final NUL
 # On resume, files up to this size are compared by content, larger ones by size.
 SMALL_BYTES = 1 << 16
 # Calls at the same time share one flush of the disk.
@@ -268,8 +269,15 @@ def _sync_files(paths: Sequence[Path]) -> None:
     if len(paths) == 1:
         _sync(paths[0])
     elif paths:
+        # One task per thread: one per file would take more memory than all the names.
+        shares = [paths[rank::SYNC_THREADS] for rank in range(SYNC_THREADS)]
         with ThreadPoolExecutor(SYNC_THREADS) as pool:
-            list(pool.map(_sync, paths))
+            list(pool.map(_sync_share, shares))
+
+
+def _sync_share(paths: Sequence[Path]) -> None:
+    for path in paths:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:
@@ -463,10 +471,17 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
         If a run works there and the existing file is not as the run wrote it.
     InputError
         If it was asked for by name, and is a result of a finished run or one of its own files.
+    ImageError
+        If its path is too long, as one of many images may have it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     real = _real(path)
     temporary = real.with_name(_temporary_name())
+    if max(len(os.fsencode(each)) for each in (path, real, temporary)) > LONGEST_PATH:
+        raise ImageError(
+            f"{str(path)!r} would be longer than a path may be, {LONGEST_PATH} bytes; name a "
+            "folder with a shorter path for the results"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     run = _run_of(real)
     is_bookkeeping = run is not None and real.parent == run.folder and real.name in RESERVED
     replaces = os.path.lexists(real)
@@ -518,7 +533,7 @@ def remove_own(path: Path) -> bool:
         Whether it was removed.
     """
     real = _real(path)
-    run = _run_of(real)
+    run = _run_of(real) if os.path.lexists(real) else None
     if run is None or not run.holds(real):
         return False
     # What takes its place is on the disk before it is gone.

@@ -35,7 +35,7 @@ def forgotten(model, files=FILES, changes=CHANGES):
     cards = [card for card in CARDS.values() if card.model == model]
     wanted = wanted_files(model, cards[0].task)
     if any(map(at_hand, cards)):
-        how = "what the weights say to drawn pictures: facezoo doctor CARD --onnx F --record"
+        how = "facezoo doctor CARD --model F --print-reference, with the file as published"
         wanted[f"common/facezoo/models/{model}/data/reference.json"] = how
     missing = [
         names for names in wanted if not any(fnmatch.filter(files, n) for n in names.split())

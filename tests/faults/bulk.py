@@ -69,7 +69,7 @@ def predicted(folder):
     out = folder / "predicted"
     shutil.rmtree(out, ignore_errors=True)
     words = [str(folder / word) if word.endswith(".onnx") else word for word in STAGES]
-    command = ["predict", str(folder / "photos"), "--save_dir", str(out), "--parquet", "--quiet"]
+    command = ["predict", str(folder / "photos"), "--output", str(out), "--parquet", "--quiet"]
     main([*command, *words, *LIMITS])
     return tables(out)
 

@@ -11,7 +11,7 @@ import pickle
 import time
 from pathlib import Path
 
-from facezoo.image import files
+from facezoo.image import decode as files
 from facezoo.scale.scorer import Scorer
 
 SECONDS = 0.05

@@ -22,6 +22,16 @@ def write_results(path, crop, entries):
     return path
 
 
+def written_list(folder, sha256):
+    return {
+        "dataset": f"test.txt in {folder}",
+        "unit": "faces",
+        "count": 4,
+        "total": 4,
+        "sha256": sha256,
+    }
+
+
 def marks(points, image_hw):
     return Landmarks(np.float32(points), np.ones(len(points), np.float32), image_hw)
 
@@ -67,11 +77,17 @@ def test_the_report_prints_what_the_authors_print(crops):
         f"auc: {report.table['full'].auc}",
     ]
     assert lines[6].split()[:3] == ["full", "4", "7.00"]
-    assert len({len(line) for line in lines[5:]}) == 1
+    assert len({len(line) for line in lines[5:-1]}) == 1
+    measured = written_list(crops.name, report.measured.sha256)
+    assert lines[-1] == (
+        f"measured on: test.txt in {crops.name}, 4 faces; sha256 of their list "
+        f"{measured['sha256'][:12]}"
+    )
     written = json.loads((crops / "metrics.json").read_text())
     assert written["schema"] == "facezoo.nme/1"
     assert written["table"]["full"]["nme"] == report.table["full"].nme
     assert written["errors"] == report.errors.tolist()
+    assert written["measured"] == measured
 
 
 def test_results_that_are_not_there(crops):

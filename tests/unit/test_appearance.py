@@ -139,9 +139,9 @@ def test_folders_of_people_to_limits(tmp_path, capsys):
     words = [
         "calibrate",
         "appearance",
-        "--identities",
+        "--images",
         str(tmp_path / "people"),
-        "--model",
+        "--embedder",
         str(model),
     ]
     words += ["--detector", str(detector), "--output", str(profile), "--fmr", "0.2"]

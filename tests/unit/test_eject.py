@@ -73,7 +73,7 @@ def detector(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eject")
     model = tiny_scrfd(folder / "tiny.onnx")
     write_image_rgb(folder / "bright.png", BRIGHT)
-    words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(folder / "out")]
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(model), "--to", str(folder / "out")]
     assert main([*words, "--image", str(folder / "bright.png")]) == 0
     return folder / "out"
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_ejected_is_refused(detector, tmp_path):
     with pytest.raises(InputError, match="none"):
         eject(model, dataclasses.replace(contract, preprocess=none), "", BRIGHT, tmp_path / "a")
     assert not (tmp_path / "a").exists()
-    words = ["eject", "scrfd_2.5g_bnkps", "--onnx", str(model), "--to", str(tmp_path / "a")]
+    words = ["eject", "scrfd_2.5g_bnkps", "--model", str(model), "--to", str(tmp_path / "a")]
     assert main(words) == 2
 
 
@@ -227,7 +227,7 @@ def test_code_in_a_contract_becomes_no_product(name, tmp_path, monkeypatch, caps
     entry.value = json.dumps(content)
     onnx.save(model, "evil.onnx")
     write_image_rgb(tmp_path / "bright.png", BRIGHT)
-    words = ["eject", "scrfd_500m_bnkps", "--onnx", "evil.onnx", "--to", "out"]
+    words = ["eject", "scrfd_500m_bnkps", "--model", "evil.onnx", "--to", "out"]
     assert main([*words, "--image", "bright.png"]) == 2
     said = capsys.readouterr().err
     assert "evil.onnx" in said and f"{name}" in said and "expected" in said
@@ -399,7 +399,7 @@ def test_the_sample_is_the_downloaded_astronaut(tmp_path, monkeypatch, capsys):
     model = tiny_scrfd(tmp_path / "tiny.onnx")
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
     monkeypatch.delenv("FACEZOO_OFFLINE", raising=False)
-    words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(tmp_path / "out")]
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(model), "--to", str(tmp_path / "out")]
     assert main(words) == 2
     assert "facezoo download astronaut" in capsys.readouterr().err
 

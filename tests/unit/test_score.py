@@ -153,7 +153,13 @@ def test_photos_that_changed_since_the_manifest_are_not_scored(folder):
         os.utime(photos[1], (1, 1))
         work = Work(scores)
         score(work, job)
-        assert work.counts == {"scored": 10, "unreadable": 1, "changed": 2, "killed": 0}
+        assert work.counts == {
+            "scored": 10,
+            "damaged": 0,
+            "unreadable": 1,
+            "changed": 2,
+            "killed": 0,
+        }
     finally:
         photos[0].write_bytes(before[0])
         os.utime(photos[1], ns=(before[1].st_atime_ns, before[1].st_mtime_ns))

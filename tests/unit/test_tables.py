@@ -31,7 +31,7 @@ def predicted(tmp_path_factory):
     words = [word for pair in stages.items() for word in map(str, pair)]
     limits = ["--min-size", "0", "--min-sharpness", "0", "--max-yaw", "1.5"]
     limits += ["--max-truncation", "1"]
-    command = ["predict", str(folder / "photos"), "--save_dir", str(folder / "out"), "--parquet"]
+    command = ["predict", str(folder / "photos"), "--output", str(folder / "out"), "--parquet"]
     assert main([*command, *words, *limits, "--quiet"]) == 1
     return folder
 

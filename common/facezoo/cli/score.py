@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Dict, List
 from ..errors import InputError
 from ..fields import number, whole
 from ..machine import usable_cores
-from .options import EXIT_SOME_REFUSED, add_output
+from . import flags
+from .options import EXIT_SOME_REFUSED
 from .predict import add_stage_options, open_predictor
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--watch", action="store_true", help="follow it until it is finished")
     check = add("check", "check that every photo is there once, and remove temporary files")
     merge = add("merge", "write all results as one table of faces and one of photos")
-    add_output(merge, "--output", "-o", required=True, metavar="DIR", help="folder of the tables")
+    flags.add(merge, "--output", "folder of the tables", type=Path, metavar="DIR", required=True)
     merge.add_argument(
         "--photos-per-file",
         type=whole(1, 1 << 40),
@@ -92,7 +93,7 @@ def _add_manifest(step: argparse.ArgumentParser) -> None:
         help="photos, folders, addresses such as s3://bucket/photos, tables (.parquet, .csv), or "
         "- for a list on standard input",
     )
-    step.add_argument("--to", type=Path, required=True, metavar="RUN", help="folder of the run")
+    flags.add(step, "--to", "folder of the run", metavar="RUN", required=True)
     step.add_argument("--column", default="path", metavar="NAME", help="addresses in a table")
     shards = step.add_argument_group("a shard ends at")
     shards.add_argument(
@@ -127,7 +128,7 @@ def _add_run(step: argparse.ArgumentParser) -> None:
         help="a photo that takes longer ends its process",
     )
     step.add_argument(
-        "--dtype",
+        "--embedding-dtype",
         choices=("float32", "float16"),
         default="float32",
         help="type of the embeddings in the tables",
@@ -135,7 +136,6 @@ def _add_run(step: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--retry-failed", action="store_true", help="score parts with failed photos again"
     )
-    step.add_argument("--quiet", action="store_true", help="no progress, no summary")
     add_stage_options(step)
 
 
@@ -190,7 +190,9 @@ def _run(args: argparse.Namespace) -> int:
     share = Share(engine.index, engine.count)
     with holding(args.folder, share):
         with open_predictor(args, threads=1) as model:
-            scores = Scores.create(args.folder, model.settings(), columns_of(model, args.dtype))
+            scores = Scores.create(
+                args.folder, model.settings(), columns_of(model, args.embedding_dtype)
+            )
             job = BulkJob(
                 args.folder.absolute(), scores.identity, pickle.dumps(model), args.photo_seconds
             )
@@ -228,12 +230,11 @@ def _score(args: argparse.Namespace, engine: _Engine, work: Work, job: Any) -> N
 
 def _report(args: argparse.Namespace, scores: Scores, work: Work, seconds: float) -> int:
     failed = {name: count for name, count in work.counts.items() if name != "scored" and count}
-    if not args.quiet:
-        new = work.photos - work.kept
-        kept = f", {work.kept} kept from an earlier start" if work.kept else ""
-        rate = f", {new / seconds:.1f} images/s" if new else ""
-        said = "".join(f", {count} {name}" for name, count in failed.items())
-        print(f"{work.photos} photos{kept}{said}{rate}; settings {scores.identity}")
+    new = work.photos - work.kept
+    kept = f", {work.kept} kept from an earlier start" if work.kept else ""
+    rate = f", {new / seconds:.1f} images/s" if new else ""
+    said = "".join(f", {count} {name}" for name, count in failed.items())
+    print(f"{work.photos} photos{kept}{said}{rate}; settings {scores.identity}")
     if failed:
         _name_failures(scores)
     return EXIT_SOME_REFUSED if failed else 0

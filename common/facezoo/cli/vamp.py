@@ -25,16 +25,16 @@ from ..fields import DEVICE_ID, SIDE, number, whole
 from ..pipeline.load import warn_of_differences
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
+from . import flags
 from .options import (
     BATCH_SIZE,
-    OVERWRITE,
     add_flag,
     add_saturation_option,
     add_threads_option,
     progress,
 )
 
-__all__ = ["SECONDS", "add_job_options", "configure", "job_from", "run"]
+__all__ = ["SECONDS", "configure", "picture_hw", "run"]
 
 DEFAULT_SECONDS = 10.0
 SECONDS = number(0, 86400, without_low=True)
@@ -94,7 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--datalist", nargs="+", metavar="TXT", help="list of npz files, one per line"
     )
     add_flag(files, "--path_output", type=Path, metavar="DIR", help="output folder of npz files")
-    files.add_argument("--overwrite", action="store_true", help=OVERWRITE)
+    flags.add(files, "--overwrite")
     card = parser.add_argument_group("only with the vendor's vamp")
     for name, why in VENDORS_OWN.items():
         card.add_argument(f"--{name}", metavar="X", help=why)
@@ -127,7 +127,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-s",
         "--shape",
-        type=_picture_hw,
+        type=picture_hw,
         metavar="[C,H,W]",
         help="shape of synthetic images (default: the model's input)",
     )
@@ -250,7 +250,7 @@ def _datalist(datalist: Optional[List[str]], output: Optional[Path]) -> Optional
     return Path(datalist[0])
 
 
-def _picture_hw(text: str) -> Tuple[int, int]:
+def picture_hw(text: str) -> Tuple[int, int]:
     """Parse ``[3,640,640]`` or ``3,640,640``."""
     sizes = text.strip().strip("[]").split(",")
     kinds = (whole(3, 3), SIDE, SIDE)

@@ -39,6 +39,7 @@ __all__ = [
     "GROUND_TRUTH",
     "LEVELS",
     "PHOTOS",
+    "PHOTOS_SHA256",
     "SCHEMA",
     "check_dataset",
     "format_widerface",
@@ -56,6 +57,8 @@ ANY_MODEL = "facezoo.results/1"  # The same faces, written by the commands for a
 
 # source: wider_face_val.mat of the official eval_tools.zip
 EVENTS, PHOTOS, FACES = 61, 3226, 39708
+# Of the names of the photos, as facezoo.evaluation.measured hashes a list.
+PHOTOS_SHA256 = "7de7edd4ccf76e6c5a674bf16b3703a6ceb37906078f4d89de0d758a413fff2f"
 
 GROUND_TRUTH = ("wider_face_val.mat", *(f"wider_{level}_val.mat" for level in LEVELS))
 

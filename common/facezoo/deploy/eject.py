@@ -109,14 +109,18 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
         "run_ort.py": _RUN_ORT,
         "run_vsx.py": _RUN_VSX,
         "build.yaml": build_yaml,
-        "vdsp_params.json": json.dumps(render_vdsp(contract.preprocess), indent=4) + "\n",
-        "expected.json": json.dumps({"sample.png": to_json(result)}, indent=1) + "\n",
+        "vdsp_params.json": _document(render_vdsp(contract.preprocess), 4),
+        "expected.json": _document({"sample.png": to_json(result)}, 1),
         "README.md": _README.format(card=contract.card_id, licence=_licence(contract)),
     }
     for name, text in files.items():
         write_bytes(to / name, text.encode())
     write_bytes(to / "model.onnx", read_file(Path(model)))
     write_image_rgb(to / "sample.png", sample)
+
+
+def _document(entry: Any, indent: int) -> str:
+    return json.dumps(entry, indent=indent, allow_nan=False) + "\n"
 
 
 def to_json(result: Any) -> Any:
@@ -500,7 +504,7 @@ def run_or_check():
         str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
     if sys.argv[1:]:
-        print(json.dumps(run(session, sys.argv[1])))
+        print(json.dumps(run(session, sys.argv[1]), allow_nan=False))
         return 0
     expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
     problems = facemodel.differences(expected, run(session, HERE / "sample.png"))
@@ -576,7 +580,7 @@ def main():
         print(f"run_vsx.py: {error}", file=sys.stderr)
         return 2
     model.close()
-    print(json.dumps(result))
+    print(json.dumps(result, allow_nan=False))
     if not sys.argv[2:]:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
         # The device computes in float16 or int8, so differences are not a failure.

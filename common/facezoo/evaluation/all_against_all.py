@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..metrics.all_pairs import PeoplePoint, compare_all, people_points
+from .measured import MeasuredList
 from .protocol import PhotoEmbeddings
 
 __all__ = ["FMRS", "SCHEMA", "AllAgainstAllReport", "evaluate_all"]
@@ -36,6 +37,8 @@ class AllAgainstAllReport:
         Numbers of pairs.
     points
         One per rate of ``FMRS``.
+    measured
+        The photos with a face.
     """
 
     name: str
@@ -45,6 +48,7 @@ class AllAgainstAllReport:
     genuine: int
     impostors: int
     points: Tuple[PeoplePoint, ...]
+    measured: MeasuredList
 
     def lines(self) -> List[str]:
         """Return the printed lines."""
@@ -67,7 +71,7 @@ class AllAgainstAllReport:
         measured = [(p.fmr, p.misses) for p in self.points if p.misses is not None]
         for fmr, misses in measured[-1:]:
             lines.append(f"    most misses at FMR {fmr:g}: {self._worst(misses)}")
-        return lines
+        return [*lines, f"    {self.measured.line()}"]
 
     def _worst(self, misses: np.ndarray) -> str:
         order = np.argsort(-misses, kind="stable")[:PEOPLE_SHOWN]
@@ -98,6 +102,7 @@ class AllAgainstAllReport:
                 people.append({"person": name, **pairs, "at_fmr": errors})
         return {
             "name": self.name,
+            "measured": self.measured.to_dict(),
             "face": self.photos.choice,
             "photos": {
                 "total": len(self.photos.found),
@@ -157,4 +162,10 @@ def evaluate_all(photos: PhotoEmbeddings, name: str, *, seed: int = 0) -> AllAga
         genuine=len(pairs.genuine),
         impostors=pairs.impostors,
         points=tuple(people_points(pairs, FMRS, seed=seed)),
+        measured=MeasuredList.of(
+            name,
+            "photos",
+            (one for one, found in zip(photos.names, photos.found) if found),
+            len(photos.names),
+        ),
     )

@@ -33,6 +33,7 @@ from ..models.base import FaceCrop, LandmarkModel
 from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections, Landmarks
 from ..runs import Progress
+from .measured import MeasuredList
 
 __all__ = [
     "CROPS",
@@ -87,12 +88,15 @@ class LandmarkReport:
         Lines of the test list whose face the detector did not find; they are not counted.
     unit
         Unit of the distances: ``shares of the crop`` or ``pixels``.
+    measured
+        The faces of the test list; those in ``missed`` are among them.
     """
 
     crop: str
     normalizer: str
     errors: np.ndarray
     table: Mapping[str, LandmarkMetrics]
+    measured: MeasuredList
     missed: Tuple[str, ...] = ()
     unit: str = "shares of the crop"
 
@@ -121,6 +125,7 @@ class LandmarkReport:
                 f"{100 * value:>8.2f} [{100 * low:5.2f},{100 * high:6.2f}]"
                 for value, (low, high) in cells
             )
+        yield self.measured.line()
 
     def to_dict(self) -> Dict[str, Any]:
         """Return all fields as JSON values."""
@@ -129,6 +134,7 @@ class LandmarkReport:
             "crop": self.crop,
             "normalizer": self.normalizer,
             "unit": self.unit,
+            "measured": self.measured.to_dict(),
             "table": {name: dataclasses.asdict(row) for name, row in self.table.items()},
             "missed": list(self.missed),
             "errors": self.errors.tolist(),
@@ -297,7 +303,20 @@ def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer) 
     predicted = [_unit_points(_pick(found, name)) for name in truth.names]
     errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer, truth.names)
     table = evaluate_subsets(errors, wflw.read_subsets(data_dir, truth))
-    return LandmarkReport("annotation", _named(normalizer), errors, table)
+    measured = _measured(truth.names, truth.points_xy, data_dir / TEST_LIST)
+    return LandmarkReport("annotation", _named(normalizer), errors, table, measured)
+
+
+def _measured(images: Sequence[str], points_xy: np.ndarray, listed_in: Path) -> MeasuredList:
+    """Name the test list: WFLW's if it is known to be, or has as many faces and landmarks."""
+    name = f"{listed_in.name} in {listed_in.resolve().parent.name}"
+    found = MeasuredList.of(name, "faces", images)
+    is_wflw = found.sha256 == wflw.FACES_ON_WIDER_SHA256 or (
+        points_xy.shape[:2] == (wflw.TEST_FACES, wflw.LANDMARKS)
+    )
+    if not is_wflw:
+        return found
+    return dataclasses.replace(found, name="WFLW test", total=wflw.TEST_FACES)
 
 
 def _named(normalizer: Normalizer) -> str:
@@ -332,7 +351,13 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer)
     )
     table = evaluate_subsets(errors, _subsets(lists, faces, counted))
     missed = tuple(face.source for i, face in enumerate(faces) if i not in predicted)
-    return LandmarkReport("detector", _named(normalizer), errors, table, missed)
+    measured = _measured_faces(faces, lists["test"])
+    return LandmarkReport("detector", _named(normalizer), errors, table, measured, missed)
+
+
+def _measured_faces(faces: Sequence[wflw.WflwFace], listed_in: Path) -> MeasuredList:
+    points_xy = np.stack([face.points_xy for face in faces])
+    return _measured([face.image for face in faces], points_xy, listed_in)
 
 
 def measure_faces(
@@ -408,6 +433,7 @@ def measure_faces(
         _named(normalizer),
         errors,
         evaluate_subsets(errors, _subsets(lists, faces, counted)),
+        _measured_faces(faces, lists["test"]),
         tuple(face.source for i, face in enumerate(faces) if i not in predicted),
         unit="pixels",
     )

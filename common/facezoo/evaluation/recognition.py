@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import logging
 import time
@@ -27,6 +28,7 @@ from ..pipeline.photo import PredictedPhoto, Predictor
 from ..results import Embedding
 from ..runs import Progress
 from .features import ARRAYS_FILE, FEATURES_FILE, extract_features
+from .measured import MeasuredList
 from .verification_report import VerificationReport, verify_images, verify_pairs
 
 __all__ = [
@@ -180,6 +182,7 @@ def evaluate_people(
     """
     paths = find_images(images)
     people, vectors = [], []
+    names: List[str] = []
     started = time.perf_counter()
     for path, result in progress(model.stream(paths), len(paths)):
         if isinstance(result, ImageError):
@@ -188,13 +191,15 @@ def evaluate_people(
         if vector is None:
             _log.warning("no face in %s", path)
             continue
-        people.append(relative_names([path], images)[0].rpartition("/")[0])
+        names += relative_names([path], images)
+        people.append(names[-1].rpartition("/")[0])
         vectors.append(vector)
     seconds = time.perf_counter() - started
     if not vectors:
         raise DatasetError(f"no face was found in any of {len(paths)} images of {str(images)!r}")
     pairs, is_same = people_pairs(people, seed, everything=everything)
-    report = verify_images(name, np.stack(vectors), pairs, is_same)
+    measured = MeasuredList.of(name, "images", names, len(paths))
+    report = verify_images(measured, np.stack(vectors), pairs, is_same)
     return PeopleReport(len(paths), len(vectors), len(set(people)), report, len(paths) / seconds)
 
 
@@ -249,9 +254,8 @@ def evaluate_set(
         progress=progress,
     )
     pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")
-    return verify_pairs(
-        Path(folder).name, pairs.first, pairs.second, pairs.is_same, protocol=protocol
-    )
+    vectors = pairs.first, pairs.second
+    return verify_pairs(Path(folder).name, *vectors, pairs.is_same, pairs.names, protocol=protocol)
 
 
 def evaluate_encoded(
@@ -291,6 +295,8 @@ def evaluate_encoded(
 
     found = model.backend.map(one, range(len(encoded.images)))
     vectors = np.array(list(progress(found, len(encoded.images))), np.float64)
+    # The images have no names; their content says which ones they are.
+    names = [hashlib.sha256(image).hexdigest() for image in encoded.images]
     return verify_pairs(
-        Path(path).stem, vectors[0::2], vectors[1::2], encoded.is_same, protocol=protocol
+        Path(path).stem, vectors[0::2], vectors[1::2], encoded.is_same, names, protocol=protocol
     )

@@ -169,7 +169,7 @@ class FaceModel(ABC, Generic[Result]):
         image : path, PIL image or array
             As given, in the given order.
         result : Result or ImageError
-            The error if the image cannot be read; the stream continues.
+            The error if the image cannot be read, or what ``visit`` raised; the stream continues.
 
         Raises
         ------
@@ -192,10 +192,10 @@ class FaceModel(ABC, Generic[Result]):
             try:
                 with naming(_name_of(given, number)):
                     image, result = self._apply_to(given, bgr)
+                if visit is not None:
+                    visit(given, image, result)
             except ImageError as error:
                 return given, error
-            if visit is not None:
-                visit(given, image, result)
             return given, result
 
         return self.backend.map(one, enumerate(images))

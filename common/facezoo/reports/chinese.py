@@ -103,7 +103,15 @@ CHINESE = {
     "ours": "我们",
     "theirs": "对方",
     "times": "倍数",
-    "of the roofline": "占上限",
+    "Share of the roofline:": "占上限的比例：",
+    "Told of 64 cores with a quota of 2, against one that sees 2: times": (
+        "被告知有 64 核而配额为 2 的进程，与只看到 2 核的进程相比：倍数"
+    ),
+    "time": "用时",
+    "processor time": "处理器时间",
+    "peak memory": "峰值内存",
+    "choose": "选用",
+    "cores": "核",
     "with": "安装工具",
     "installed in, s": "安装用时，秒",
     "MB with all packages": "全部软件包，MB",

@@ -17,6 +17,7 @@ import heapq
 import json
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +31,8 @@ import pyarrow.csv
 from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import STRING, check, one_of, record, whole
 from ..files import LARGEST_DOCUMENT, open_file, read_text, walking, write_json
-from ..image.files import IMAGE_SUFFIXES, WHOLE_FOLDER, check_name
+from ..image.files import IMAGE_SUFFIXES, WHOLE_FOLDER, check_name, is_image_file
+from ..image.reading import current_reading
 from ..workers import map_in_order
 from .addresses import Found, is_remote, list_remote, stat_of
 from .tables import ParquetFile, open_parquet
@@ -151,15 +153,19 @@ def _of_path(path: Path, below: bool) -> Iterator[Found]:
         return
     left_out: List[OSError] = []
     is_empty = True
+    others: Counter[str] = Counter()
     try:
         for file in walking(path, left_out, runs=False):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
+            if is_image_file(file):
                 is_empty = False
                 yield _named(file, path, below)
+            else:
+                others[file.suffix.lower()] += 1
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     if is_empty and not left_out:
-        raise InputError(f"{str(path)!r} contains no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise InputError(f"{str(path)!r} contains no image, at any depth")
+    current_reading().pass_over(path, others)
     for failed in left_out:
         # Reading it will say why.
         yield _named(Path(failed.filename, WHOLE_FOLDER), path, below)

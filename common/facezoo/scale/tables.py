@@ -34,7 +34,7 @@ size           int64     bytes of the file; null if it cannot be read
 width, height  int32     in pixels, upright; null if it cannot be read
 faces          int32     number of its rows in the other table
 status         string    one of ``STATUSES``
-error          string    why it was not scored; null if it was
+error          string    why it was not scored, or what is damaged; null otherwise
 =============  ========  ========================================================================
 
 Neither contains times, so the tables do not depend on who made them, nor on where.
@@ -74,9 +74,9 @@ __all__ = [
 
 FACES, PHOTOS = "facezoo.faces/1", "facezoo.photos/1"
 SCHEMA_KEY, SETTINGS_KEY = b"facezoo.schema", b"facezoo.settings"
-# Scored; not an image that can be read; another file than when it was listed; ended its process
-# each time it was tried.
-STATUSES = ("scored", "unreadable", "changed", "killed")
+# Scored; scored, but read with damage; not an image that can be read; another file than when it was
+# listed; ended its process each time it was tried.
+STATUSES = ("scored", "damaged", "unreadable", "changed", "killed")
 DTYPES = ("float32", "float16")
 
 # Rows of a row group: 16 MiB of embeddings of 512 float32 values.
@@ -266,10 +266,12 @@ class TableWriter:
         size
             Bytes of the file; None if it cannot be read.
         status
-            One of ``STATUSES``; by default ``unreadable`` with an error and ``scored`` without.
+            One of ``STATUSES``; by default what the entry says.
         """
-        faces, error = entry.get("faces", ()), entry.get("error")
-        status = status or ("scored" if error is None else "unreadable")
+        faces, error = entry.get("faces", ()), entry.get("error", entry.get("damaged"))
+        if status is None:
+            is_read = "damaged" if "damaged" in entry else "scored"
+            status = "unreadable" if "error" in entry else is_read
         photo = {"photo": entry["path"], "size": size, "status": status, "error": error}
         for name in ("width", "height"):
             photo[name] = entry.get(name)

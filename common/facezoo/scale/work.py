@@ -17,7 +17,6 @@ twice, a half when it was lost once, down to one photo, which is given up when i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -40,6 +39,11 @@ from typing import (
     Optional,
     Tuple,
 )
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (Windows has no fcntl, and no lock of a run either)
+    fcntl = None  # type: ignore[assignment]
 
 from .. import __version__
 from ..errors import UNREADABLE, InputError, RunFolderError
@@ -450,6 +454,9 @@ def holding(run: Path, share: Share = _EVERYTHING) -> Iterator[None]:
     InputError
         If the folder cannot be written.
     """
+    if fcntl is None:  # pragma: no cover (Windows)
+        yield
+        return
     alone = share.count == 1
     locks = [(LOCK_FILE, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)]
     if not alone:

@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
         person = people.index(person_of(name))
         try:
             made = degraded_faces(path, stem_of[name], person, args.kind, args.levels)
+            for file, image in made.images.items():
+                write_image_rgb(args.save_dir / "images" / file, image)
         except ImageError as error:
             return error
-        for file, image in made.images.items():
-            write_image_rgb(args.save_dir / "images" / file, image)
         return made
 
     def finish(run):

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"IJB{args.type} 1v1 verification: " + "\n".join(report.lines()))
     if args.json:
         entry = {"schema": "facezoo.ijb/2", "magface_qlt": args.magface_qlt}
+        entry = {**entry, "measured": report.measured.to_dict()}
         write_json(args.json, {**entry, "rates": report.rates()})
     if args.plot:
         # Imported here because matplotlib is an extra.

@@ -46,7 +46,8 @@ def of_features(args: argparse.Namespace):
         raise InputError("--feat-list needs --pair-list: which pairs show one person")
     pairs = read_feature_pairs(args.feat_list, args.pair_list)
     name, protocol = args.feat_list.stem, args.protocol
-    yield verify_pairs(name, pairs.first, pairs.second, pairs.is_same, protocol=protocol)
+    vectors = pairs.first, pairs.second
+    yield verify_pairs(name, *vectors, pairs.is_same, pairs.names, protocol=protocol)
 
 
 def of_sets(args: argparse.Namespace):
