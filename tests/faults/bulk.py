@@ -3,21 +3,22 @@
 import json
 import pickle
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
-from facezoo.cli.main import main
+from facezoo.cli.main import main as facezoo
+from facezoo.cli.options import make_parser, run_command
 from facezoo.image.files import write_image_rgb
+from facezoo.machine import limited_cores
 from facezoo.pipeline.acceptance import Acceptance
 from facezoo.pipeline.load import load
 from facezoo.pipeline.photo import Predictor
 from facezoo.profiles.appearance import AppearanceLimits
-from facezoo.scale.local import score_locally
+from facezoo.scale.engine import Engine, score_run
 from facezoo.scale.manifest import Cut, Sources, find_photos, write_manifest
 from facezoo.scale.scorer import BulkJob
 from facezoo.scale.tables import columns_of
-from facezoo.scale.work import Scores, Work, holding
+from facezoo.scale.work import Scores
 from facezoo.testing import tiny_magface, tiny_scrfd
 from planted import in_job
 
@@ -70,7 +71,7 @@ def predicted(folder):
     shutil.rmtree(out, ignore_errors=True)
     words = [str(folder / word) if word.endswith(".onnx") else word for word in STAGES]
     command = ["predict", str(folder / "photos"), "--output", str(out), "--parquet", "--quiet"]
-    main([*command, *words, *LIMITS])
+    facezoo([*command, *words, *LIMITS])
     return tables(out)
 
 
@@ -90,22 +91,19 @@ def receipts(run):
 
 def start(run, engine, seconds=60.0):
     """Do what ``facezoo score run`` does, with the faulty decoder; return the work."""
-    scores, job = make_job(run, seconds)
-    job = in_job(job, run.parent / "decoded")
-    with holding(run):
-        scores.clean()
-        work = Work(scores)
-        if engine == "local":
-            receipts = score_locally(work, job, 2)
-        else:
-            from facezoo.scale.on_ray import score_on_ray
+    _, job = make_job(run, seconds)
+    name, _, address = engine.partition(":")
+    with limited_cores(2):
+        return score_run(in_job(job, run.parent / "decoded"), Engine(name, address))
 
-            receipts = score_on_ray(work, job, engine.partition(":")[2])
-        for _ in receipts:
-            pass
-        scores.clean()
-    return work
+
+def main():
+    """Be the command, as a process that can be killed."""
+    parser = make_parser(__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("on")
+    return run_command(lambda args: start(args.run, args.on) and 0, parser)
 
 
 if __name__ == "__main__":
-    start(Path(sys.argv[1]), sys.argv[2])
+    raise SystemExit(main())

@@ -629,7 +629,7 @@ COMMANDS = {
         Command(
             "score run",
             ("score", "run", "run", "--detector", "net.onnx", "--engine", "ort", "--threads", "1")
-            + ("--retry-failed", "--quiet"),
+            + ("--retry-failed",),
             inputs=scrfd,
             prepare=("score manifest",),
             needs=("net.onnx", "run/manifest.json", "run/shards.parquet", SHARDS),

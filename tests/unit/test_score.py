@@ -60,7 +60,7 @@ def test_the_merged_tables_are_those_of_predict(whole, folder, capsys):
 
 def test_a_finished_run_does_nothing_more(whole, folder, caplog):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")}
-    command = ["score", "run", str(whole), "--quiet"]
+    command = ["score", "run", str(whole)]
     assert main([*command, *words(folder)]) == 1
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")} == before
     assert "'1/x.png' is not a readable image" in caplog.text

@@ -152,22 +152,14 @@ def add_stage_options(parser: argparse.ArgumentParser) -> None:
         old=("--looks",),
     )
     for field, kind, _ in MEASURES.values():
-        help_text, old = _LIMITS[field]
-        text = f"{help_text} (default: that of the profile)"
-        flags.add(limits, f"--{field.replace('_', '-')}", text, type=kind, old=old)
-    flags.add(limits, "--embed-refused", "embed refused faces, too", action="store_true")
+        name = f"--{field.replace('_', '-')}"
+        text = f"{flags.SHARED[name].meaning} (default: that of the profile)"
+        flags.add(limits, name, text, type=kind, old=_OLD_LIMITS.get(name, ()))
+    flags.add(limits, "--embed-refused")
 
 
 _IN_FOLDER = Path("the result folder", CSV_FILE)
-_LIMITS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
-    "min_size": ("too_small: shorter side of the box in pixels", ()),
-    "min_sharpness": ("blurred: variance of the Laplacian of the aligned face", ()),
-    "max_yaw": (
-        "turned: offset of the nose from the eyes' middle, in distances of the eyes",
-        ("--max_turn",),
-    ),
-    "max_truncation": ("cut_off: share of the aligned face outside the photo", ("--max_cut_off",)),
-}
+_OLD_LIMITS = {"--max-yaw": ("--max_turn",), "--max-truncation": ("--max_cut_off",)}
 
 
 def run(args: argparse.Namespace) -> int:

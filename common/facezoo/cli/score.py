@@ -21,7 +21,6 @@ import pickle
 import re
 import sys
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..errors import InputError
 from ..fields import number, whole
-from ..machine import usable_cores
 from . import flags
 from .options import EXIT_SOME_REFUSED
 from .predict import add_stage_options, open_predictor
@@ -74,14 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--photos-per-file",
         type=whole(1, 1 << 40),
         metavar="N",
-        help="write folders of numbered files, each of so many photos",
+        help="write folders of numbered files, each of so many photos (default: one file)",
     )
     for step in (status, check, merge):
         step.add_argument(
             "--settings",
-            default="",
             metavar="ID",
-            help="those of several that status lists, by the beginning of their name",
+            help="beginning of one of the names that status lists (default: the only one)",
         )
 
 
@@ -93,7 +90,7 @@ def _add_manifest(step: argparse.ArgumentParser) -> None:
         help="photos, folders, addresses such as s3://bucket/photos, tables (.parquet, .csv), or "
         "- for a list on standard input",
     )
-    flags.add(step, "--to", "folder of the run", metavar="RUN", required=True)
+    flags.add(step, "--to", "folder of the run", required=True)
     step.add_argument("--column", default="path", metavar="NAME", help="addresses in a table")
     shards = step.add_argument_group("a shard ends at")
     shards.add_argument(
@@ -182,53 +179,33 @@ def _manifest(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..scale.scorer import BulkJob
-    from ..scale.tables import columns_of
-    from ..scale.work import Scores, Share, Work, holding
-
-    engine: _Engine = args.on
-    share = Share(engine.index, engine.count)
-    with holding(args.folder, share):
-        with open_predictor(args, threads=1) as model:
-            scores = Scores.create(
-                args.folder, model.settings(), columns_of(model, args.embedding_dtype)
-            )
-            job = BulkJob(
-                args.folder.absolute(), scores.identity, pickle.dumps(model), args.photo_seconds
-            )
-        if share.count == 1:
-            scores.clean()
-        work = Work(scores, share, args.retry_failed)
-        started = time.monotonic()
-        _score(args, engine, work, job)
-        seconds = time.monotonic() - started
-        if share.count == 1:
-            scores.clean()
-    return _report(args, scores, work, seconds)
-
-
-def _score(args: argparse.Namespace, engine: _Engine, work: Work, job: Any) -> None:
     from tqdm import tqdm
 
-    if work.kept == work.photos:
-        return
-    if engine.name == "ray":
-        from ..scale.on_ray import score_on_ray
+    from ..scale.engine import Engine, score_run
+    from ..scale.scorer import BulkJob
+    from ..scale.tables import columns_of
+    from ..scale.work import Scores, Share
 
-        receipts = score_on_ray(work, job, engine.address, args.num_gpus)
-    else:
-        from ..scale.local import score_locally
+    with open_predictor(args, threads=1) as model:
+        columns = columns_of(model, args.embedding_dtype)
+        scores = Scores.create(args.folder, model.settings(), columns)
+        chain = pickle.dumps(model)
+    job = BulkJob(args.folder.absolute(), scores.identity, chain, args.photo_seconds)
+    share = Share(args.on.index, args.on.count)
+    engine = Engine(args.on.name, args.on.address, share, args.num_gpus)
+    with tqdm(unit="img", disable=True if args.quiet else None) as bar:
 
-        receipts = score_locally(work, job, usable_cores())
-    hidden = True if args.quiet else None
-    # Closed here, so that an interruption ends the processes before the run is free for others.
-    with closing(receipts), tqdm(total=work.photos, unit="img", disable=hidden) as bar:
-        bar.update(work.done)
-        for _ in receipts:
+        def show(work: Work) -> None:
+            bar.total = work.photos
             bar.update(work.done - bar.n)
 
+        started = time.monotonic()
+        work = score_run(job, engine, again=args.retry_failed, visit=show)
+        seconds = time.monotonic() - started
+    return _report(scores, work, seconds)
 
-def _report(args: argparse.Namespace, scores: Scores, work: Work, seconds: float) -> int:
+
+def _report(scores: Scores, work: Work, seconds: float) -> int:
     failed = {name: count for name, count in work.counts.items() if name != "scored" and count}
     new = work.photos - work.kept
     kept = f", {work.kept} kept from an earlier start" if work.kept else ""
@@ -251,7 +228,7 @@ def _status(args: argparse.Namespace) -> int:
     from ..scale.outcome import progress_of
     from ..scale.work import find_scores
 
-    found = find_scores(args.folder, args.settings)
+    found = find_scores(args.folder, args.settings or "")
     if not found:
         print("nothing is scored yet: facezoo score run")
         return 0
@@ -312,7 +289,7 @@ def _failed(now: Progress) -> int:
 def _one_of(args: argparse.Namespace) -> Scores:
     from ..scale.work import find_scores
 
-    found = find_scores(args.folder, args.settings)
+    found = find_scores(args.folder, args.settings or "")
     if len(found) != 1:
         names = ", ".join(scores.identity for scores in found) or "none; run facezoo score run"
         raise InputError(f"{str(args.folder)!r}: which settings? --settings is one of {names}")

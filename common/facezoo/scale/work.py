@@ -316,22 +316,23 @@ class Scores:
         """
         done = {part.name for part, receipt in self.leaves(self.deaths()) if receipt is not None}
         folders = [self.path_of(table, "x").parent for table in TABLES]
-        folders += [self._receipt("x").parent, self.run / "settings"]
+        folders.append(self._receipt("x").parent)
         files = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
         removed = [path for path in files if _is_part(path) and path.stem not in done]
-        removed += [path for path in files if _is_temporary(path)]
         for path in removed:
             path.unlink()
-        return removed
+        return removed + self.remove_temporary()
+
+    def remove_temporary(self) -> List[Path]:
+        """Remove, and return, the files that killed processes were writing; as :meth:`clean`."""
+        found = [path for path in self.run.rglob(".facezoo.*.tmp") if path.is_file()]
+        for path in found:
+            path.unlink()
+        return found
 
 
 def _is_part(path: Path) -> bool:
-    named = len(path.stem) == DIGITS and not set(path.stem) - set("0123456789abcdef")
-    return named and path.parent.name != "settings"
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".facezoo.") and path.suffix == ".tmp"
+    return len(path.stem) == DIGITS and not set(path.stem) - set("0123456789abcdef")
 
 
 def _document(settings: Mapping[str, Any], columns: Columns) -> Dict[str, Any]:
