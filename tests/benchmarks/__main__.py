@@ -5,9 +5,10 @@
 
 Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, folders of photos
 to score in bulk through FACEZOO_PHOTOS (with : between them), the interpreter of an environment
-with insightface and uniface through FACEZOO_PEERS. Results go to this machine's folder below tests/benchmarks/results, from where ``facezoo docs`` puts them into the pages beside
-those of other machines; each is a ratio of medians taken in one run, so that a busy machine shows
-as a wider spread and not as another ratio.
+with insightface and uniface through FACEZOO_PEERS. Results go to this machine's folder below
+tests/benchmarks/results, from where ``facezoo docs`` puts them into the pages beside those of other
+machines; each is a ratio of medians taken in one run, so that a busy machine shows as a wider
+spread and not as another ratio.
 """
 
 import argparse
