@@ -144,8 +144,9 @@ class Answers:
         class RayActorError(Exception):
             pass
 
-    def __init__(self, scores, losses):
-        self.scores, self.losses = scores, set(losses)
+    def __init__(self, scores, losses, tells):
+        self.scores, self.losses, self.tells = scores, set(losses), tells
+        self.gone, self.silent = set(), set()
         self.in_flight, self.most, self.started, self.asked = {}, 0, 0, []
 
     def cluster_resources(self):
@@ -168,38 +169,45 @@ class Answers:
             reference = (number, len(self.asked))
             self.asked.append(part)
             self.in_flight[reference] = part
-            mine = [one for one in self.in_flight if one[0] == number]
+            lost = self.gone | self.silent
+            mine = [one for one in self.in_flight if one[0] == number and one not in lost]
             self.most = max(self.most, len(mine))
             return reference
 
-        method = types.SimpleNamespace(remote=ask)
+        method = types.SimpleNamespace(remote=ask, options=lambda max_task_retries: method)
         return types.SimpleNamespace(ready=method, score=method)
 
     def wait(self, waiting, timeout):
         assert waiting and set(waiting) <= set(self.in_flight)
         # An actor answers in the order that it was asked.
-        first = next(one for one in waiting if one[0] == waiting[-1][0])
+        answering = [one for one in waiting if one not in self.silent]
+        first = next(one for one in answering if one[0] == answering[-1][0])
         return [first], [one for one in waiting if one != first]
 
     def get(self, reference):
         part = self.in_flight.pop(reference)
-        if len(self.asked) in self.losses:
-            self.losses.discard(len(self.asked))
-            for other in [one for one in self.in_flight if one[0] == reference[0]]:
-                del self.in_flight[other]
-            raise self.exceptions.RayActorError("lost")
         if part is None:
             return None
-        rows = self.scores.rows(part)
-        return self.scores.write(
-            part, [({"path": row.photo, "faces": []}, 1, None) for row in rows]
-        )
+        if reference in self.gone:
+            raise self.exceptions.RayActorError("lost")
+        if len(self.asked) in self.losses:
+            self.losses.discard(len(self.asked))
+            # What else it was asked is lost too, and not always said to be.
+            others = [
+                o for o, p in self.in_flight.items() if o[0] == reference[0] and p is not None
+            ]
+            self.gone.update(others if self.tells else ())
+            self.silent.update(() if self.tells else others)
+            raise self.exceptions.RayActorError("lost")
+        empty = [{"path": row.photo, "faces": []} for row in self.scores.rows(part)]
+        return self.scores.write(part, [(entry, 1, None) for entry in empty])
 
 
+@pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize("losses", [(), (3, 5, 8), range(2, 30, 2)])
-def test_an_actor_has_two_parts_at_most_and_a_lost_one_loses_none(tmp_path, losses):
+def test_an_actor_has_two_parts_at_most_and_a_lost_one_loses_none(tmp_path, losses, tells):
     scores, job = make_job(make_run(tmp_path, 24, 3))
-    work, ray = Work(scores), Answers(scores, losses)
+    work, ray = Work(scores), Answers(scores, losses, tells)
     list(on_ray._score(ray, work, job, 0.0))
     assert ray.most == on_ray.IN_FLIGHT == 2
     assert ray.started == 2

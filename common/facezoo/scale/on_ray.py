@@ -10,10 +10,10 @@ import os
 import signal
 import socket
 import threading
-from collections import deque
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Deque, Dict, Generator, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Generator, Iterator, List, Optional, Set, Tuple, Union
 
 from ..errors import BackendRunError, BackendUnavailable, FaceZooError
 from ..machine import usable_cores
@@ -35,7 +35,7 @@ LOOK_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 # About the smallest that Ray takes; photos do not go there.
 STORE_BYTES = 80 << 20
-# An actor that is lost more often in a row, before it has opened the models, will not open them.
+# An actor that is lost so often before it has opened the models will not open them.
 MOST_LOST = 5
 
 
@@ -164,33 +164,38 @@ class _Member:
     """An actor, and what it was asked, in the order it answers; None is the call of ready."""
 
     actor: Any
-    asked: Deque[Tuple[Any, Optional[Part]]] = field(default_factory=deque)
-    lost: int = 0
+    asked: List[Tuple[Any, Optional[Part]]] = field(default_factory=list)
+    # Whether it was lost, and has answered nothing since.
+    is_lost: bool = False
 
     def open(self) -> None:
         """Ask for its models; it gets parts once it has answered."""
-        self.asked.append((self.actor.ready.remote(), None))
+        # Repeated by Ray while it starts a lost actor anew; parts are not.
+        ready = self.actor.ready.options(max_task_retries=MOST_LOST)
+        self.asked.append((ready.remote(), None))
 
     @property
-    def takes_more(self) -> bool:
-        return len(self.asked) < IN_FLIGHT and all(part is not None for _, part in self.asked)
+    def is_open(self) -> bool:
+        return all(part is not None for _, part in self.asked)
 
 
 def _score(ray: Any, work: Work, job: BulkJob, gpus: float) -> Iterator[Receipt]:
     # Ray starts a lost actor again, also on another node; its parts are this loop's to give again.
     kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=0)(_Actor)
     crew: List[_Member] = []
+    look = 0.0
     while work.done < work.photos:
-        for _ in range(len(crew), _room(ray, gpus)):
-            crew.append(_Member(kind.remote(job)))
-            crew[-1].open()
+        if time.monotonic() >= look:
+            for _ in range(len(crew), _room(ray, gpus)):
+                crew.append(_Member(kind.remote(job)))
+                crew[-1].open()
+            look = time.monotonic() + LOOK_SECONDS
         waiting = [reference for member in crew for reference, _ in member.asked]
         ready = set(ray.wait(waiting, timeout=LOOK_SECONDS)[0])
         for member in crew:
-            while member.asked and member.asked[0][0] in ready:
-                yield from _take_answer(ray, work, member)
+            yield from _take_answers(ray, work, member, ready)
         for member in crew:
-            while member.takes_more:
+            while member.is_open and len(member.asked) < IN_FLIGHT:
                 part = work.take()
                 if part is None:
                     break
@@ -208,30 +213,45 @@ def _room(ray: Any, gpus: float) -> int:
     return room
 
 
-def _take_answer(ray: Any, work: Work, member: _Member) -> Iterator[Receipt]:
-    """Take the first answer of an actor; if the actor was lost, so is all that it was asked."""
-    reference, part = member.asked.popleft()
-    try:
-        answer = ray.get(reference)
-    except ray.exceptions.RayActorError as error:
-        member.lost += 1
-        if part is None and member.lost > MOST_LOST:
-            raise
-        for _, other in reversed(member.asked):
-            if other is not None:
-                work.give_back(other)
-        member.asked.clear()
-        member.open()
-        if part is None:
+def _take_answers(ray: Any, work: Work, member: _Member, ready: Set[Any]) -> Iterator[Receipt]:
+    """Take the answers of an actor that are there; some may say that it was lost."""
+    while True:
+        answered = [n for n, (reference, _) in enumerate(member.asked) if reference in ready]
+        if not answered:
             return
-        # It may have been lost after it wrote the part.
-        answer = work.scores.receipt_of(part)
-        if answer is None:
-            work.lost(part, str(error).splitlines()[0])
-            return
-    if isinstance(answer, Exception):
-        raise answer
-    member.lost = 0
-    if part is not None:
-        work.finished(answer)
-        yield answer
+        # It answers in order: what comes before was lost with it, and Ray does not say so.
+        for _, part in member.asked[: answered[0]]:
+            yield from _again(work, part, "" if member.is_lost else "the actor was started anew")
+            member.is_lost = True
+        reference, part = member.asked[answered[0]]
+        del member.asked[: answered[0] + 1]
+        try:
+            answer = ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            if part is None:
+                raise
+            # Of what is lost at once, it was at the first; the rest waited.
+            why = "" if member.is_lost else str(error).splitlines()[0]
+            yield from _again(work, part, why)
+            member.is_lost = True
+            if member.is_open:
+                member.open()
+            continue
+        if isinstance(answer, Exception):
+            raise answer
+        member.is_lost = False
+        if part is not None:
+            work.finished(answer)
+            yield answer
+
+
+def _again(work: Work, part: Optional[Part], why: str) -> Iterator[Receipt]:
+    """Give a part of a lost actor again, unless it was lost after it wrote the part."""
+    receipt = part and work.scores.receipt_of(part)
+    if receipt:
+        work.finished(receipt)
+        yield receipt
+    elif part is not None and why:
+        work.lost(part, why)
+    elif part is not None:
+        work.give_back(part)
