@@ -61,6 +61,8 @@ _GUARDS = (
     ("errors", "DecodeError"),
     ("arrays", "MAX_PIXELS"),
     ("image.files", "_is_cut_short"),
+    ("image.files", "_orientation_of_webp"),
+    ("image.files", "_turn_upright"),
 )
 _FORMULAS = {
     "EQUAL": "PIXEL",
@@ -435,8 +437,11 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, 0, 0):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
+    is_webp = data[:4] + data[8:12] == b"RIFFWEBP"
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if is_webp else 0)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         # OpenCV reads the limit from the environment, above.
         known = "MAX_IMAGE" in str(error)
@@ -447,6 +452,8 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, image.shape[1], image.shape[0]):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    if is_webp:
+        image = _turn_upright(image, _orientation_of_webp(data))
     return np.ascontiguousarray(image[:, :, ::-1])
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import socket
 import time
 from collections import Counter, deque
@@ -40,15 +39,11 @@ from typing import (
     Tuple,
 )
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows has no fcntl, and no lock of a run either)
-    fcntl = None  # type: ignore[assignment]
-
 from .. import __version__
 from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import OBJECT, STRING, check, matching, number, one_of, record, whole
 from ..files import LARGEST_DOCUMENT, read_text, sha256_of, write_json
+from ..system import lock, sync_path
 from .addresses import Found
 from .manifest import Manifest, sha256_of_rows
 from .tables import DTYPES, STATUSES, Columns, TableWriter
@@ -247,8 +242,7 @@ class Scores:
         with path.open("a", encoding="utf-8") as file:
             # On a line of its own, whatever became of the line before.
             file.write(f"\n{json.dumps({'part': part.name, **where, 'why': why})}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        sync_path(path)
 
     def leaves(
         self, deaths: Mapping[str, int], share: Share = _EVERYTHING
@@ -455,19 +449,16 @@ def holding(run: Path, share: Share = _EVERYTHING) -> Iterator[None]:
     InputError
         If the folder cannot be written.
     """
-    if fcntl is None:  # pragma: no cover (Windows)
-        yield
-        return
     alone = share.count == 1
-    locks = [(LOCK_FILE, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)]
+    locks = [(LOCK_FILE, not alone)]
     if not alone:
-        locks.append((f"{LOCK_FILE}.{share.index}-of-{share.count}", fcntl.LOCK_EX))
+        locks.append((f"{LOCK_FILE}.{share.index}-of-{share.count}", False))
     files = []
     try:
-        for name, kind in locks:
+        for name, shared in locks:
             try:
                 files.append((Path(run) / name).open("a"))
-                fcntl.flock(files[-1], kind | fcntl.LOCK_NB)
+                lock(files[-1], shared)
             except BlockingIOError as error:
                 raise RunFolderError(
                     f"{str(run)!r} is in use by another start; wait for its end"

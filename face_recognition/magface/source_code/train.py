@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")
     add("--resume", type=Path, nargs="?", const=False, help="the newest checkpoint, or this one")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
