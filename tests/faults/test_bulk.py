@@ -224,6 +224,7 @@ def killed_and_finished(slow, engine, kind, times, processes=PROCESSES):
     return again
 
 
+@pytest.mark.scale
 @pytest.mark.parametrize("kind", VICTIMS["local"])
 def test_killed_at_random_moments_it_is_finished_by_the_same_command(slow, kind):
     killed_and_finished(slow, "local", kind, 3)
