@@ -84,6 +84,7 @@ __all__ = [
     "RunFolder",
     "fingerprint_files",
     "locked",
+    "reason_of",
     "unpacking",
 ]
 
@@ -772,7 +773,7 @@ class RunFolder:
             self.refused += 1
             self._refused_now.add(name)
             # Without the folder, so that the record is the same wherever the data set is stored.
-            entry = {"path": name, "error": _reason(result)}
+            entry = {"path": name, "error": reason_of(result)}
         else:
             entry = {"path": name, **result.to_dict()}
             index = self._index_of.get(name)
@@ -922,7 +923,7 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
     return entry
 
 
-def _reason(error: ImageError) -> str:
-    """Remove the path from "'some/path' is empty"."""
+def reason_of(error: ImageError) -> str:
+    """Return why an image was refused, without its path: "'some/path' is empty" is "is empty"."""
     text = str(error)
     return text[text.index("' ") + 2 :] if text.startswith("'") and "' " in text else text

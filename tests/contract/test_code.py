@@ -46,6 +46,7 @@ LAYERS = (
     ("evaluation.*",),
     ("compiler.*", "reports.*"),
     ("doctor.*",),
+    ("scale.*",),
     ("cli.*", "__main__"),
 )
 TORCH_PARTS = (
@@ -64,6 +65,8 @@ HOMES = {
     "torch": TORCH_PARTS,
     "torchvision": TORCH_PARTS,
     "matplotlib": ("reports.plots",),
+    "pyarrow": ("scale.*",),
+    "ray": ("scale.*",),
 }
 NEEDS_TORCH = HOMES["torch"]
 # Names that Windows or macOS lack.

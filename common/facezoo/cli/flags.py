@@ -161,6 +161,13 @@ SHARED: Dict[str, Flag] = {
         {"choices": ("sdd_fiqa", "magface"), "default": "sdd_fiqa"},
     ),
     "--profile": Flag("profile of facezoo calibrate quality", _FILE),
+    "--min-quality": Flag("low_quality: name of a threshold in the profile", {"metavar": "NAME"}),
+    "--appearance": Flag("profile of facezoo calibrate appearance", _FILE),
+    "--min-size": Flag("too_small: shorter side of the box in pixels"),
+    "--min-sharpness": Flag("blurred: variance of the Laplacian of the aligned face"),
+    "--max-yaw": Flag("turned: offset of the nose from the eyes' middle, in distances of the eyes"),
+    "--max-truncation": Flag("cut_off: share of the aligned face outside the photo"),
+    "--embed-refused": Flag("embed refused faces, too", {"action": "store_true"}),
     "--similarity": Flag("profile of facezoo calibrate similarity", _FILE),
     "--threshold": Flag(
         "smallest cosine of two faces of one person, -1 to 1", {"type": COSINE, "metavar": "X"}
