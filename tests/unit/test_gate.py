@@ -17,6 +17,7 @@ from facezoo.compiler.calibration import open_calibration
 from facezoo.compiler.gate import Check, Gate, GateSettings, open_gate, read_gate_settings
 from facezoo.contract import read_contract
 from facezoo.errors import ConfigError, GateError, InputError
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.image.files import write_image_rgb
 from facezoo.models import find_card
 from facezoo.testing import tiny_scrfd
@@ -362,6 +363,8 @@ def test_fp16_passes_through_the_gate(workspace, capsys):
     assert "4 held-out images" in capsys.readouterr().out
     gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
     assert gate["measured"]["mean_iou"] > 0.99
+    measured = MeasuredList.of("held", "images", [f"held/{index}.png" for index in range(4)])
+    assert gate["measured_on"] == measured.to_dict()
     assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
     assert "4 calibration images" in capsys.readouterr().out
     for path in Path("calibration").iterdir():

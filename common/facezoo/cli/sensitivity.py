@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
@@ -24,6 +25,8 @@ from .options import progress
 from .outputs import write_report
 
 __all__ = ["configure", "run"]
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.sensitivity/1"
 BAR = 30  # characters of the longest bar
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         lost = measure_error(calibrated.model, model, few)
         return sum(lost.values()) / len(lost)
 
-    found = search_list(errors, lost_without, longest_list(errors, shipped))
+    found = search_list(errors, lost_without, longest_list(errors, shipped), _log.info)
     lists = {"of the YAML": shipped, "none": [], "found": found}
     graphs = {
         label: insert_qdq(

@@ -32,6 +32,7 @@ from ..contract import Contract, load_graph, metadata_of, read_contract
 from ..datasets.widerface import read_ground_truth
 from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError, ImageError
 from ..evaluation.drift import compare_backends
+from ..evaluation.measured import MeasuredList
 from ..files import open_file, sha256_of
 from ..image.files import find_images, read_image_rgb
 from ..image.preprocess import VdspOperation
@@ -267,6 +268,7 @@ class Gate:
         finite = {n: round(v, 6) if math.isfinite(v) else None for n, v in measured.items()}
         return {
             "pictures": len(self.pictures),
+            "measured_on": MeasuredList.of_files(self.pictures).to_dict(),
             "held_out": self.held_out,
             "measured": finite,
             "limits": {check.name: check.limit for check in self.checks},

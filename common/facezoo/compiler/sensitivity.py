@@ -145,7 +145,10 @@ def _drift_from(
 
 
 def search_list(
-    errors: Sequence[LayerError], lost_without: Callable[[Sequence[Layer]], float], most: int
+    errors: Sequence[LayerError],
+    lost_without: Callable[[Sequence[Layer]], float],
+    most: int,
+    say: Callable[[str], None] = lambda line: None,
 ) -> List[Layer]:
     """Search the list of layers to keep in float that loses least.
 
@@ -160,6 +163,8 @@ def search_list(
         Measures the loss of the whole network with some layers in float.
     most
         Largest number of layers.
+    say
+        Called with a line after each step.
 
     Returns
     -------
@@ -169,6 +174,7 @@ def search_list(
     rest = [entry.layer for entry in sorted(errors, key=lambda entry: -entry.error)]
     chosen: List[Layer] = []
     current = all_quantised = lost_without([])
+    say(f"all layers in int8: {current:.3%} of the outputs' variance is lost")
     while rest and len(chosen) < most:
         tried = [(lost_without([*chosen, layer]), layer) for layer in rest[:TRIED]]
         lowest, best = min(tried, key=lambda one: one[0])
@@ -177,6 +183,7 @@ def search_list(
         current = lowest
         chosen.append(best)
         rest.remove(best)
+        say(f"{best.op_type} {best.key_number} in float too: {current:.3%}")
     return sorted(chosen, key=lambda layer: layer.number)
 
 

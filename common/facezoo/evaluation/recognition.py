@@ -247,6 +247,7 @@ def evaluate_set(
         If an image cannot be read, since a pair needs both images.
     """
     faces = read_set(folder)
+    check_folds(len(faces.is_same))
     extract_features(
         model,
         faces.paths,
@@ -291,6 +292,7 @@ def evaluate_encoded(
         If an image in it cannot be decoded.
     """
     encoded = read_bin(path)
+    check_folds(len(encoded.is_same))
 
     def one(_: Infer, index: int) -> np.ndarray:
         name = f"{Path(path).name}: image {index}"
