@@ -19,6 +19,7 @@ from facezoo.contract import read_contract
 from facezoo.errors import ConfigError, GateError, InputError
 from facezoo.image.files import write_image_rgb
 from facezoo.models import find_card
+from facezoo.reports import plots
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.build_config import read_build_config
 from onnx import TensorProto, helper, numpy_helper
@@ -396,7 +397,7 @@ def joined_heads(path):
     onnx.save(model, path)
 
 
-def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog):
+def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog, monkeypatch):
     joined_heads("joined.onnx")
     write_yaml("joined.onnx")
     with caplog.at_level(logging.WARNING):
@@ -405,11 +406,15 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     assert not Path("out").exists()
     (line,) = [r.getMessage() for r in caplog.records if "different ranges" in r.getMessage()]
     advised = re.search(r"exclude_layers: \[\d+\]", line)[0]
+    draw, drawn = plots.plot_sensitivity, []
+    monkeypatch.setattr(plots, "plot_sensitivity", lambda *a: drawn.append(a) or draw(*a))
     assert main(["sensitivity", "toy.yaml", "--json", "s.json", "--plot", "s.png"]) == 0
     printed = capsys.readouterr().out
     assert "lint: Concat" in printed
     assert printed.splitlines()[-1] == advised
     assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    assert (drawn[0][2], len(drawn[0][3])) == ("joined", advised.count(",") + 1)
+    assert drawn[0][3] <= set(drawn[0][0])
     write_yaml("joined.onnx", quantize=advised)
     assert main(["compile", "toy.yaml", "--images", "held"]) == 0
     gate = read_artifact(Path("out/toy_int8/mod")).build.gate

@@ -90,7 +90,10 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         from ..reports.plots import plot_sensitivity
 
-        plot_sensitivity({_label(e): e["error"] for e in entries}, args.plot)
+        names = {layer.name for layer in chosen}
+        proposed = {_label(entry) for entry in entries if entry["name"] in names}
+        lost = {_label(entry): entry["error"] for entry in entries}
+        plot_sensitivity(lost, args.plot, Path(config.frontend.checkpoint).stem, proposed)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -119,7 +119,9 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
     _finish(figure, path)
 
 
-def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
+def plot_sensitivity(
+    errors: Mapping[str, float], path: Path, model: str, proposed: Collection[str]
+) -> None:
     """Draw the loss from quantising each layer alone, one bar per layer.
 
     Parameters
@@ -128,6 +130,10 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         Layer to the share of output variance lost, in graph order.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
+    model
+        Name of the network, for the title.
+    proposed
+        The layers that are proposed to stay in float; their bars get another colour.
 
     Raises
     ------
@@ -137,10 +143,23 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         If the format is not supported.
     """
     figure, axes = _new_figure((max(6.0, 0.14 * len(errors)), 3.5))
-    axes.bar(range(len(errors)), [100 * error for error in errors.values()], color=STYLES[0][0])
+    for label, chosen, style in (
+        ("int8", False, STYLES[0]),
+        (f"proposed to stay in float: {len(proposed)}", True, STYLES[1]),
+    ):
+        bars = {
+            index: 100 * error
+            for index, (name, error) in enumerate(errors.items())
+            if (name in proposed) == chosen
+        }
+        axes.bar(list(bars), list(bars.values()), color=style[0], label=label)
     axes.set_xticks(range(len(errors)), list(errors), rotation=90, fontsize=6)
+    for tick, name in zip(axes.get_xticklabels(), errors):
+        if name in proposed:
+            tick.set(color=STYLES[1][0], fontweight="bold")
+    axes.legend()
     axes.set(
-        title="Each layer in int8 alone",
+        title=f"{model}: each layer in int8 alone",
         ylabel="output variance lost, %",
         xlim=(-1, len(errors)),
     )
