@@ -452,9 +452,7 @@ def _problem_of(data: bytes, header: _Header) -> str:
     if _is_cut_short(data, header.kind, header.width, header.height):
         return "truncated: the end of the image is missing"
     if header.kind in ("JPEG", "MPO") and _lacks_scans(data):
-        return (
-            "truncated: some of its scans are missing, so it is blurred or has wrong colours"
-        )
+        return "truncated: some of its scans are missing, so it is blurred or has wrong colours"
     if header.kind == "WEBP" and _is_webp_damaged(data):
         return "damaged: its pixels take less data than there is, since zeros are written over it"
     return ""

@@ -179,7 +179,7 @@ def draw_predicted(
 
 def _thickness(box_xyxy: np.ndarray, image_hw: Tuple[int, int]) -> int:
     """Return the width of a face's lines: a sixtieth of its side, at most that of large photos."""
-    side = min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1])
+    side = int(min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]))
     return max(1, min(round(side / 60), round(max(image_hw) / 250)))
 
 
