@@ -10,13 +10,17 @@ import logging
 import math
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
 
+from .errors import InputError
+from .system import OPEN_AT_ONCE
 from .written import writing
 
 __all__ = [
+    "check_room",
     "counted",
     "csv_cell",
     "csv_name",
@@ -54,6 +58,34 @@ _KINDS = (
 )
 
 
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start if the disk has less space than the files to write take.
+
+    Parameters
+    ----------
+    folder
+        Where to; it need not exist yet.
+    needed
+        Bytes.
+    what
+        The files, for the error.
+
+    Raises
+    ------
+    InputError
+        If there is less space.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(
+            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {what} need {needed / 1e9:.2f} "
+            "GB; choose a folder on a larger disk, or free space there"
+        )
+
+
 def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
     """Open a regular file of limited size for reading; every file of a user is opened here.
 
@@ -78,16 +110,13 @@ def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
     # Before it is opened, which waits for a writer of a pipe and can change a device.
     _check_regular(path, Path(path).stat(), most)
     # The file may have been exchanged in between.
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    descriptor = os.open(path, os.O_RDONLY | OPEN_AT_ONCE)
     try:
         _check_regular(path, os.fstat(descriptor), most)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
-
-
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def _check_regular(path: Path, found: os.stat_result, most: int) -> None:

@@ -62,6 +62,7 @@ from .fields import (
 )
 from .files import LARGEST_READ, read_text, write_bytes
 from .image.reading import current_reading
+from .system import lock, remove_locked
 from .written import (
     LIST_FILE,
     LOCK_FILE,
@@ -72,11 +73,6 @@ from .written import (
     write_beside,
     writing,
 )
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
 
@@ -351,12 +347,11 @@ class RunFolder:
         try:
             # Our lock file is empty; any other file of this name must not be truncated.
             self._lock = (self.folder / LOCK_FILE).open("a")
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _is_same_file(self._lock, self.folder / LOCK_FILE):
-                    # A run that ended meanwhile removed its lock, and another may hold a new one.
-                    self._lock.close()
-                    self._take_lock()
+            lock(self._lock)
+            if not _is_same_file(self._lock, self.folder / LOCK_FILE):
+                # A run that ended meanwhile removed its lock, and another may hold a new one.
+                self._lock.close()
+                self._take_lock()
         except BlockingIOError as error:
             if self._lock is not None:
                 self._lock.close()
@@ -370,8 +365,7 @@ class RunFolder:
 
     def _release_lock(self) -> None:
         if self._lock is not None:
-            (self.folder / LOCK_FILE).unlink()
-            self._lock.close()
+            remove_locked(self._lock, self.folder / LOCK_FILE)
             self._lock = None
 
     def _claim(self) -> None:

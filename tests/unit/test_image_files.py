@@ -46,16 +46,17 @@ def test_formats_are_read_in_rgb(tmp_path, picture, suffix):
     assert image[4, 8, 0] > 200 > 60 > image[4, 8, 2]
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, picture, orientation):
+def test_exif_orientation_is_applied(tmp_path, picture, orientation, suffix):
     undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}
     turned = Image.fromarray(picture)
     for operation in undo.get(orientation, []):
         turned = turned.transpose(Image.Transpose(operation))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "a.jpg"
-    turned.save(path, exif=exif, quality=98)
+    path = tmp_path / f"a{suffix}"
+    turned.save(path, exif=exif.tobytes(), quality=98)
     image = read_image_rgb(path)
     assert image.shape == picture.shape
     assert np.abs(image.astype(int) - picture).mean() < 4
@@ -87,6 +88,34 @@ def test_opencv_need_not_know_the_orientation_of_a_webp(tmp_path, picture, monke
         cv2, "imdecode", lambda data, flags: decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     )
     np.testing.assert_array_equal(read_image_rgb(path), np.rot90(picture, -1))
+
+
+ENTRY = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # Orientation, a short integer, 6
+MOTOROLA = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"II*\0\x08\0\0\0\x01\0" + ENTRY, True),
+        (b"Exif\0\0II*\0\x08\0\0\0\x01\0" + ENTRY, True),
+        (MOTOROLA, True),
+        (MOTOROLA.replace(b"\x06", b"\x09"), False),
+        (b"II*\0\x08\0\0\0\xff\xff", False),
+        (b"II*\0\xff\xff\xff\xff", False),
+        (b"II", False),
+        (b"", False),
+    ],
+)
+def test_the_orientation_of_a_webp_is_read_from_any_writing_of_it(picture, exif, turned):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", exif=b"II*\0\x08\0\0\0\0\0")
+    data = buffer.getvalue()
+    head, _, _ = data.partition(b"EXIF")
+    chunk = b"EXIF" + len(exif).to_bytes(4, "little") + exif + b"\0" * (len(exif) % 2)
+    data = b"RIFF" + (len(head + chunk) - 8).to_bytes(4, "little") + head[8:] + chunk
+    upright = decode_image_rgb(data, "a.webp").shape == picture.shape
+    assert upright != turned
 
 
 def test_grey_palette_16_bit_cmyk_and_alpha_become_rgb(tmp_path, picture):

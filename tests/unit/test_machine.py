@@ -2,6 +2,7 @@
 
 import logging
 import os
+import runpy
 import subprocess
 import sys
 from argparse import Namespace
@@ -11,6 +12,7 @@ import cv2
 import pytest
 from facezoo import machine
 from facezoo.cli import options
+from facezoo.cli.main import main
 from facezoo.cli.options import add_threads_option, make_parser, run_command
 from facezoo.machine import granted_cores, limited_cores, usable_cores
 
@@ -216,3 +218,29 @@ def test_progress_is_a_line_a_minute_where_there_is_no_terminal(caplog, monkeypa
     caplog.clear()
     assert run_command(run, parser, ["--quiet"]) == 0
     assert caplog.records == []
+
+
+def opens_a_model(script: Path) -> bool:
+    text = script.read_text("utf-8")
+    return "facezoo.load(" in text or "open_backend(" in text or "map_in_order(" in text
+
+
+REPOSITORY = Path(__file__).parent.parent.parent
+SCRIPTS = [path for path in REPOSITORY.glob("face_*/*/*/*.py") if opens_a_model(path)]
+# What opens a model itself, or by a function that it calls.
+VERBS = """
+    bench calibrate_similarity compare compile demo doctor eject evaluate_scrfd export
+    image2npz match predict sensitivity vacc_selftest vamp
+""".split()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_every_script_that_opens_a_model_can_be_limited(script):
+    assert "--threads N" in runpy.run_path(str(script))["build_parser"]().format_help()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_opens_a_model_can_be_limited(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([*verb.split("_"), "--help"])
+    assert "--threads N" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import pickletools
 import cv2
 import numpy as np
 import pytest
+from facezoo.datasets.degraded import read_references
 from facezoo.datasets.image_list import (
     MAX_LINE,
     ImageList,
@@ -115,10 +116,22 @@ def test_lines_of_long_texts_are_counted_over_what_is_read_at_once(tmp_path, res
         assert list(read_lines(path)) == list(enumerate([*lines, "end"], start=1))
 
 
-def test_five_hundred_and_eleven_values_are_one_too_few(tmp_path):
-    path = write(tmp_path / "f", "a.jpg " + "0.5 " * 511 + "\n")
-    with pytest.raises(DatasetError, match="line 1 has 511 values after the path; expected 512"):
+@pytest.mark.parametrize("size", [1, 64, 512, 1024])
+def test_lists_of_any_length_are_read_and_one_length_a_file(tmp_path, size):
+    line = "a b.jpg " + "0.5 " * size + "\n"
+    found = read_feature_list(write(tmp_path / "f", line * 3))
+    assert found.names == ("a b.jpg",) * 3
+    assert found.vectors.shape == (3, size)
+    path = write(tmp_path / "f", line * 2 + line.rstrip()[:-4] + "\n" + line)
+    with pytest.raises(DatasetError, match=rf"line 3 .*{size}"):
         read_feature_list(path)
+    with pytest.raises(DatasetError, match=rf"line 1 must be a path and {size + 1} numbers"):
+        read_feature_list(write(tmp_path / "f", line), size=size + 1)
+
+
+def test_a_line_without_numbers_is_no_feature(tmp_path):
+    with pytest.raises(DatasetError, match="line 1 must be a path and 1 numbers"):
+        read_feature_list(write(tmp_path / "f", "a.jpg b.jpg\n"))
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path):
@@ -533,3 +546,17 @@ def test_the_instructions_allowed_are_those_that_sets_are_made_of():
     assert used <= allowed
     # Numbers of any length, and every other way to call or look up something.
     assert not allowed & set("L\x8a\x8bioPQ\x81\x92\x82\x83\x84\x97\x98")
+
+
+def test_an_img_list_of_other_pairs_is_refused(tmp_path):
+    message = r"img.list' names 6 images for the 2 pairs of .*pair.list'; expected 4, two per pair"
+    with pytest.raises(DatasetError, match=message):
+        of_names(tmp_path, PAIR_NAMES, "0 1\n1 0\n", [*PAIR_NAMES, "x/1.jpg", "x/2.jpg"])
+
+
+def test_references_that_are_not_among_the_images_are_counted(tmp_path, caplog):
+    listed = write(tmp_path / "references.txt", "a/1.png\nc/1.png\nd/1.png\n")
+    assert read_references(listed, ["b/1.png", "a/1.png"]).tolist() == [False, True]
+    assert "2 of 3 references are not among the images, such as 'c/1.png'" in caplog.text
+    with pytest.raises(DatasetError, match=r"names none of the images, such as 'b/1\.png'"):
+        read_references(listed, ["b/1.png"])

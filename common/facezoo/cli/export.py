@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
     )
     options.add_batch_option(parser)
+    options.add_threads_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tup
 
 from ..backends import ENGINES
 from ..fields import COSINE, DEVICE_ID, RATE, SEED, SIDE, number, whole
-from .outputs import OutputFile, name_of
+from .outputs import OutputFile, PlotFile, name_of
 
 __all__ = [
     "SHARED",
@@ -183,7 +183,7 @@ SHARED: Dict[str, Flag] = {
     ),
     "--csv": Flag("write a table as CSV", _OUTPUT),
     "--html": Flag("write an HTML report", _OUTPUT),
-    "--plot": Flag("plot the results", _OUTPUT),
+    "--plot": Flag("plot the results", {"action": PlotFile, "metavar": "FILE"}),
     "--ledger": Flag("measure, print and write the cost of each deviation", _OUTPUT),
     "--record": Flag("write the numbers to this file of a recipe", _OUTPUT),
     "--dataset": Flag("name of the data in the report", {"metavar": "NAME"}),

@@ -36,13 +36,22 @@ from typing import (
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
-from ..files import DIGITS, counted, find_hashed, printable, sha256_of, write_hashed
+from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
 from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, RunFolder
+from ..system import SIGPIPE
 from ..written import asked_for
 from . import flags
-from .outputs import OutputFile, is_quiet, output_files, printing, refuse_over_inputs
+from .outputs import (
+    OutputFile,
+    PlotFile,
+    check_outputs,
+    is_quiet,
+    output_files,
+    printing,
+    refuse_over_inputs,
+)
 
 __all__ = [
     "BATCH_SIZE",
@@ -58,6 +67,7 @@ __all__ = [
     "add_model_options",
     "add_normalizer_option",
     "add_output",
+    "add_plot",
     "add_run_options",
     "add_runtime_options",
     "add_saturation_option",
@@ -244,6 +254,11 @@ def add_output(parser: Any, *names: str, **options: Any) -> None:
         As for :func:`add_flag`.
     """
     add_flag(parser, *names, action=OutputFile, **options)
+
+
+def add_plot(parser: Any, help_text: str) -> None:
+    """Add ``--plot``; its suffix and matplotlib are checked before the work."""
+    add_flag(parser, "--plot", action=PlotFile, metavar="FILE", help=help_text)
 
 
 def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
@@ -435,7 +450,8 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
 def add_embedding_size_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--embedding_size`` of scripts that read a list of features."""
     kind = whole(1, 65536)
-    add_flag(parser, "--embedding_size", type=kind, default=512, help="values per feature")
+    help_size = "values per feature (default: as many as the first has)"
+    add_flag(parser, "--embedding_size", type=kind, help=help_size)
 
 
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -518,7 +534,9 @@ def _batch(text: str) -> Optional[int]:
     return int(BATCH_SIZE(text))
 
 
-def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, rate: Optional[str] = None, threads: bool = False
+) -> None:
     """Add the flags of every command that writes a folder.
 
     Parameters
@@ -527,7 +545,11 @@ def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None)
         The command's.
     rate
         Setting of a training that ``--resume`` lets differ from that of the earlier start.
+    threads
+        Also add that of the cores.
     """
+    if threads:
+        flags.add(parser, "--threads")
     group = parser.add_argument_group("run")
     if rate is not None:
         text = f"go on with another --{rate}, as after a training that diverged"
@@ -612,6 +634,7 @@ def run_items(
     folder: Optional[Path] = None,
     where: Optional[str] = None,
     files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+    room: int = 0,
     afterwards: Callable[[], Optional[str]] = lambda: None,
 ) -> int:
     """Run a resumable command over many items, show its progress and print its last line.
@@ -630,6 +653,9 @@ def run_items(
         Run folder; by default ``args.save_dir``.
     where
         End of the last line; by default it names the folder.
+    room
+        Bytes that the files of all items take; checked before the first. With ``--draw`` the
+        images drawn on are added.
     afterwards
         Called on every start after the results are complete, also if they were complete before;
         the folder is still locked. Text that it returns is printed below the last line.
@@ -640,11 +666,19 @@ def run_items(
         Exit code: 0, or 1 if an item was refused.
     """
     folder = args.save_dir if folder is None else folder
+    items = inputs.paths if items is None else items
+    if getattr(args, "draw", None):
+        room += sum(path.stat().st_size for path in inputs.paths if path.is_file())
+
+    def begin(left: Sequence[Any]) -> Iterable[Outcome]:
+        check_room(folder, room * len(left) // len(items), f"the results of {len(left)} items")
+        return results(left)
+
     with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
         counts = run.process(
             inputs.names if names is None else names,
-            inputs.paths if items is None else items,
-            results,
+            items,
+            begin,
             finish=finish,
             files_of=files_of,
             progress=progress,
@@ -755,6 +789,7 @@ def run_command(
         _log.warning("--threads %d: only %d cores may be used", threads, granted_cores())
         threads = granted_cores()
     try:
+        check_outputs(parser, args)
         refuse_over_inputs(parser, args)
         named = asked_for([path for _, path in output_files(parser, args) if str(path) != "-"])
         to_stdout = any(str(path) == "-" for _, path in output_files(parser, args))
@@ -771,7 +806,7 @@ def run_command(
     except BrokenPipeError:
         # The reader closed the pipe; the interpreter must not try to flush the output again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     except OSError as error:
         # Not foreseen by the library: a full disk, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""

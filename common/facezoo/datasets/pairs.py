@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -34,7 +35,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 IMAGE_LIST = "img.list"  # lies beside a pair list; its lines 2i and 2i + 1 are pair i
-EMBEDDING_SIZE = 512  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py, columns 1 to 512
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def feature_line(name: str, vector: np.ndarray) -> str:
     return " ".join([name, *map(repr, np.asarray(vector, np.float32).tolist())]) + " \n"
 
 
-def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
+def read_feature_list(path: Path, size: Optional[int] = None) -> FeatureList:
     """Read a feature list: ``path v0 v1 …``, one image per line.
 
     Parameters
@@ -123,7 +123,7 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
     path
         The list.
     size
-        Number of values per line.
+        Number of values per line; None: as many as the first line has.
 
     Returns
     -------
@@ -139,6 +139,7 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
     names: List[str] = []
     vectors: List[np.ndarray] = []
     for number, line in read_lines(path):
+        size = _count_values(line) if size is None else size
         name, vector = _parse_feature(line, size, f"{str(path)!r}: line {number}")
         names.append(name)
         vectors.append(vector)
@@ -229,6 +230,12 @@ def _pairs_of_two(numbers: np.ndarray, count: int, rng: np.random.Generator) -> 
         keys = np.concatenate([keys, (low * len(numbers) + high)[differ]])
         keys = keys[np.sort(np.unique(keys, return_index=True)[1])]
     return np.stack(np.divmod(keys[:count], len(numbers)), axis=1)
+
+
+def _count_values(line: str) -> int:
+    """Return how many numbers end a line, at least one; its first word is part of the path."""
+    words = line.split()[1:]
+    return max(1, sum(1 for _ in takewhile(_is_number, reversed(words))))
 
 
 def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
@@ -327,7 +334,7 @@ def names_of_pairs(pair_list: Path) -> Tuple[Tuple[str, ...], Path]:
 
 
 def read_feature_pairs(
-    feature_list: Path, pair_list: Path, size: int = EMBEDDING_SIZE
+    feature_list: Path, pair_list: Path, size: Optional[int] = None
 ) -> FeaturePairs:
     """Read the features of pairs in the authors' layout.
 
@@ -336,7 +343,7 @@ def read_feature_pairs(
     feature_list, pair_list
         Rows 2i and 2i + 1 of the first are pair i of the second.
     size
-        Number of values per feature.
+        As for :func:`read_feature_list`.
 
     Raises
     ------
@@ -352,7 +359,12 @@ def read_feature_pairs(
             f"of {str(pair_list)!r}; expected {2 * len(is_same)}, exactly two per pair"
         )
     listed, listed_in = names_of_pairs(pair_list)
-    if len(listed) == len(features.names):
+    if listed and len(listed) != len(features.names):
+        raise DatasetError(
+            f"{str(listed_in)!r} names {len(listed)} images for the {len(is_same)} pairs of "
+            f"{str(pair_list)!r}; expected {len(features.names)}, two per pair"
+        )
+    if listed:
         check_names(features.names, listed, feature_list, listed_in)
     else:
         _log.warning(

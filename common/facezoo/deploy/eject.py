@@ -65,7 +65,9 @@ _GUARDS = (
     ("arrays", "MAX_PIXELS"),
     ("image.decode", "_is_cut_short"),
     ("image.decode", "_lacks_scans"),
+    ("image.decode", "_orientation_of_webp"),
     ("image.decode", "_shorter_webp"),
+    ("image.decode", "_upright"),
 )
 _FORMULAS = {
     "EQUAL": "PIXEL",
@@ -540,8 +542,11 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
     if is_damaged(data, kind):
         raise ImageError(f"{path!r} is damaged; replace it by an intact copy")
+    # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
+    is_webp = data[:4] + data[8:12] == b"RIFFWEBP"
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if is_webp else 0)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         # OpenCV reads the limit from the environment, above.
         known = "MAX_IMAGE" in str(error)
@@ -552,6 +557,8 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, image.shape[1], image.shape[0]):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    if is_webp:
+        image = _upright(image, _orientation_of_webp(data))
     return np.ascontiguousarray(image[:, :, ::-1])
 
 

@@ -110,6 +110,8 @@ _SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduc
 # Zero bytes in a row that make a WebP suspicious. Photos have up to 50 in a row, a plain area up
 # to 300; so this only decides which files are tried without their end.
 SUSPICIOUS_ZEROS = 16
+# A file may consist of millions of empty ones; an animation has a few per frame.
+MOST_CHUNKS = 100_000
 # The decoder of WebP notices that its input is missing up to this many bytes late.
 WEBP_MARGIN = 8
 
@@ -408,11 +410,31 @@ def _header_of(opened: Image.Image, data: bytes) -> _Header:
         )
     orientation = 1
     # For a PNG without it, Pillow would decode all of it.
-    if kind != "PNG" or b"eXIf" in data:
+    if kind == "WEBP":
+        orientation = _orientation_of_webp(data)
+    elif kind != "PNG" or b"eXIf" in data:
         # Broken metadata does not make an image unreadable.
         with suppress(Exception):
             orientation = int(opened.getexif().get(_ORIENTATION, 1))
     return _Header(kind, *opened.size, opened.mode, orientation, animated)
+
+
+def _orientation_of_webp(data: bytes) -> int:
+    """Return the Exif orientation of a WebP image, 1 to 8; 1 if it has none."""
+    found = (data[start:end] for name, start, end in _chunks_of_webp(data) if name == b"EXIF")
+    exif = next(found, b"")
+    if exif[:6] == b"Exif\0\0":  # The prefix of JPEGs, which some programs keep.
+        exif = exif[6:]
+    order: Any = "big" if exif[:2] == b"MM" else "little"
+    directory = int.from_bytes(exif[4:8], order)
+    count = int.from_bytes(exif[directory : directory + 2], order)
+    for index in range(count):
+        # source: TIFF 6.0, section 2; Exif 2.32, tag Orientation
+        entry = exif[directory + 2 + 12 * index :][:12]
+        if int.from_bytes(entry[:2], order) == _ORIENTATION:
+            value = int.from_bytes(entry[8:10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def _size_of_avif(data: bytes) -> Optional[Tuple[int, int]]:
@@ -576,7 +598,9 @@ def _shorter_webp(data: bytes) -> bytes:
 def _chunks_of_webp(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
     """Yield name, start and end of the chunks of a WebP, those within the first frame too."""
     position = 12
-    while position + 8 <= len(data):
+    for _ in range(MOST_CHUNKS):
+        if position + 8 > len(data):
+            return
         name = data[position : position + 4]
         size = int.from_bytes(data[position + 4 : position + 8], "little")
         start = position + 8

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ import numpy as np
 
 from ..arrays import MAX_PIXELS, load_json, read_npz, write_npz
 from ..errors import ImageError, InputError
-from ..files import open_file, read_file, write_bytes
+from ..files import check_room, open_file, read_file, write_bytes
 from ..image.files import find_images, read_image_rgb, relative_names
 from ..image.reading import current_reading
 
@@ -135,12 +134,7 @@ def check_disk_space(images: Sequence[Path], folder: Path) -> None:
                 total += 3 * header.width * header.height + 512
         except Exception:  # The conversion reports unreadable images.
             continue
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        raise InputError(
-            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {len(images)} images as npz need "
-            f"{total / 1e9:.2f} GB; choose a folder on a larger disk"
-        )
+    check_room(folder, total, f"{len(images)} images as npz")
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             items=keys,
             command="rec2images",
             settings={},
+            room=args.rec.stat().st_size,
             finish=finish,
         )
 

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")
     add("--resume", type=Path, nargs="?", const=False, help="the newest checkpoint, or this one")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if is_first:
         state = "done" if done else "stopped"
         print(f"{state}: {trainer.step} of {trainer.steps} batches; in {to}")
-    return 0 if done else 128 + trainer.stopped_by
+    return trainer.deliver()
 
 
 def main(argv=None) -> int:

@@ -352,6 +352,12 @@ class Trainer:
                 signal.signal(number, handler)
         return self.step == self.steps
 
+    def deliver(self) -> int:
+        """Deliver the signal that ended :meth:`run` early, which it held back; 0 without one."""
+        if self.stopped_by:
+            signal.raise_signal(self.stopped_by)
+        return 0
+
     def _on_signal(self, number: int, frame: Any) -> None:
         self.stopped_by = number
         # A second signal ends the program immediately.
