@@ -1,7 +1,9 @@
 """PIPNet's losses against a literal loop, and a training that stops and goes on."""
 
 import math
+import os
 import runpy
+import signal
 
 import numpy as np
 import pytest
@@ -157,6 +159,43 @@ def test_the_map_weighs_ten_times_as_much():
     parts = {name: 2 * value for name, value in fit.epochs[0].to_dict().items()}
     expected = 10 * parts.pop("map") + sum(parts.values())
     assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_more_epochs_are_a_continuation(tmp_path):
+    state = tmp_path / "state.pth"
+    make_fit(epochs=2).run(state, lambda batches, count: batches)
+    more, counts = make_fit(epochs=3), []
+    more.run(state, lambda batches, count: counts.append(count) or batches)
+    assert (counts, more.batch, len(more.epochs)) == ([2], 6, 3)
+    with pytest.raises(WeightsError, match=r"another training \(epochs was 3, is 2\); delete it"):
+        make_fit(epochs=2).run(state, lambda batches, count: batches)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_stopped_is_saved_first(tmp_path, number):
+    """After the batch it is in, whose changes of the weights are complete."""
+    state, fit, seen = tmp_path / "state.pth", make_fit(), []
+    before = signal.signal(number, lambda *given: seen.append(given[0]))
+    step = fit.step
+
+    def stopped():
+        if fit.batch == 2:
+            os.kill(os.getpid(), number)
+        return step()
+
+    fit.step = stopped
+    try:
+        fit.run(state, lambda batches, count: batches)
+    finally:
+        signal.signal(number, before)
+    assert seen == [number]
+    again = make_fit()
+    again.run(state, lambda batches, count: batches)
+    whole = make_fit()
+    whole.run(tmp_path / "whole.pth", lambda batches, count: batches)
+    assert (fit.batch, again.batch) == (3, 4)
+    for name, values in weights_of(again).items():
+        np.testing.assert_array_equal(values, weights_of(whole)[name], err_msg=name)
 
 
 def test_a_training_that_diverges_stops_and_goes_on_with_a_lower_rate(tmp_path, monkeypatch):

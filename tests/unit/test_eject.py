@@ -181,7 +181,7 @@ def test_faces_equal_the_package(card_id, tmp_path):
     model, contract = recogniser(tmp_path / "tiny.onnx", card_id)
     room = importlib.import_module(f"facezoo.models.{contract.model}.decode")
     eject(model, contract, "", FACE, tmp_path / "out")
-    same(tmp_path / "out", model, contract, room, sizes=[(112, 112)])
+    same(tmp_path / "out", model, contract, room, sizes=[(112, 112)] * 4)
     points = np.array([[40, 50], [70, 52], [55, 70], [42, 90], [68, 91]], np.float32)
     module = load_module(tmp_path / "out")
     from facezoo.image.align import align_face
@@ -333,7 +333,7 @@ BAD_FILES = {
     "hole.jpg": (PHOTO[:9000] + PHOTO[12000:], DAMAGED),
     "closed.jpg": (PHOTO[:9000] + b"\xff\xd9", DAMAGED),
     "zeros.jpg": (PHOTO[:9000] + bytes(400) + PHOTO[9400:], DAMAGED),
-    "zeros.webp": (WEBP[:4000] + bytes(400) + WEBP[4400:], DAMAGED),
+    "zeros.webp": (WEBP[: len(WEBP) // 2] + bytes(len(WEBP) // 2), DAMAGED),
     "cut.jpg": (encoded(".jpg")[:-400], "is truncated: the end of the image is missing"),
     "cut.png": (encoded(".png")[:-400], "is truncated: the end of the image is missing"),
     "cut.ppm": (encoded(".ppm")[:-400], ""),

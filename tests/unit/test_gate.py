@@ -20,6 +20,7 @@ from facezoo.errors import ConfigError, GateError, InputError
 from facezoo.evaluation.measured import MeasuredList
 from facezoo.image.files import write_image_rgb
 from facezoo.models import find_card
+from facezoo.reports import plots
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.build_config import read_build_config
 from onnx import TensorProto, helper, numpy_helper
@@ -414,6 +415,8 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     assert not Path("out").exists()
     (line,) = [r.getMessage() for r in caplog.records if "different ranges" in r.getMessage()]
     advised = re.search(r"exclude_layers: \[\d+\]", line)[0]
+    draw, drawn = plots.plot_sensitivity, []
+    monkeypatch.setattr(plots, "plot_sensitivity", lambda *a: drawn.append(a) or draw(*a))
     assert main(["sensitivity", "toy.yaml", "--json", "s.json", "--plot", "s.png"]) == 0
     printed = capsys.readouterr().out
     assert "lint: Concat" in printed
@@ -421,6 +424,8 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     lists = {one["list"]: one for one in json.loads(Path("s.json").read_text())["lists"]}
     assert lists["found"]["best"] and lists["found"]["lost"] < 0.2 * lists["of the YAML"]["lost"]
     assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    assert (drawn[0][2], len(drawn[0][3])) == ("joined", advised.count(",") + 1)
+    assert drawn[0][3] <= set(drawn[0][0])
     image = next(Path("calibration").iterdir())
     before = image.read_bytes()
     for flag in ("--json", "--plot"):

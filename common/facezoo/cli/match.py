@@ -21,6 +21,7 @@ from ..files import counted, printable
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
+from ..image.reading import current_reading
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..models.magface.model import FaceEmbedder
@@ -101,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
     if args.output:
-        write_drawing(args.output, draw_match(match, photos, [args.first.name, args.second.name]))
+        names = [args.first.name, args.second.name]
+        answer = f"{'one person' if one_person else 'two people'} (threshold {threshold:.4f})"
+        write_drawing(args.output, draw_match(match, photos, names, answer))
         print(f"look at {args.output}")
     if args.json:
         entry = {
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
             "first": match.first.detections.to_dict(),
             "second": match.second.detections.to_dict(),
         }
+        if current_reading().damaged:
+            entry["damaged"] = current_reading().damaged
         write_report(args.json, entry)
     return EXIT_DIFFERENT if args.exit_code and not one_person else 0
 
@@ -136,7 +141,9 @@ def _count(found: PredictedPhoto) -> str:
     return counted(len(found), "face")
 
 
-def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.ndarray:
+def draw_match(
+    match: Match, photos: List[np.ndarray], names: List[str], verdict: str
+) -> np.ndarray:
     """Draw the two faces that were compared, each in its photo and, below, as the network saw it.
 
     Parameters
@@ -146,7 +153,9 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     photos
         The two photos, uint8, RGB.
     names
-        Captions.
+        Captions of the photos.
+    verdict
+        Written below the aligned faces, after their cosine.
 
     Returns
     -------
@@ -156,7 +165,7 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     sides = ((match.first.detections, match.index), (match.second.detections, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
     aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
-    cosine = f"aligned, cosine {match.cosines[match.best]:.4f}"
+    cosine = f"aligned, cosine {match.cosines[match.best]:.4f}: {verdict}"
     return contact_sheet([*drawn, *aligned], [*names, cosine, cosine], columns=2)
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from contextlib import ContextDecorator
 from pathlib import Path
@@ -94,6 +95,9 @@ EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 BATCH_SIZE = whole(1, 65536)
 
 OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
+
+# Between two lines of progress where there is no terminal.
+SECONDS_PER_LINE = 60.0
 
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
@@ -585,12 +589,38 @@ def torch_advice() -> str:
     return "install it with: pip install torch torchvision"
 
 
-def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
-    """Show progress while items pass, on a terminal only, and not with ``--quiet``."""
-    # Imported here because it takes a sixth of a command's start.
-    from tqdm import tqdm
+def progress(items: Iterable[Item], total: Optional[int]) -> Iterator[Item]:
+    """Show progress while items pass: as a bar on a terminal, elsewhere as a line a minute.
 
-    return iter(tqdm(items, total=total, unit="img", disable=True if is_quiet() else None))
+    Parameters
+    ----------
+    items
+        What passes.
+    total
+        Their number; None if it is not known.
+
+    Yields
+    ------
+    object
+        The items. With ``--quiet`` nothing is shown.
+    """
+    if is_quiet():
+        yield from items
+    elif sys.stderr is not None and sys.stderr.isatty():
+        # Imported here because it takes a sixth of a command's start.
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total)
+    else:
+        started = said = time.monotonic()
+        for count, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - said >= SECONDS_PER_LINE and count != total:
+                said, rate = now, count / (now - started)
+                left = "" if total is None else f", {(total - count) / rate / 60:.1f} minutes left"
+                of = "" if total is None else f" of {total}"
+                _log.info("%d%s done, %.3g a second%s", count, of, rate, left)
 
 
 def run_items(

@@ -140,7 +140,10 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         from ..reports.plots import plot_sensitivity
 
-        plot_sensitivity({_label(e): e["error"] for e in entries}, args.plot)
+        kept = {layer.name for layer in best.layers}
+        proposed = {_label(entry) for entry in entries if entry["name"] in kept}
+        lost = {_label(entry): entry["error"] for entry in entries}
+        plot_sensitivity(lost, args.plot, Path(config.frontend.checkpoint).stem, proposed)
     return 0
 
 

@@ -66,7 +66,9 @@ _GUARDS = (
     ("image.decode", "_is_cut_short"),
     ("image.decode", "_has_many_scans"),
     ("image.decode", "_lacks_scans"),
+    ("image.decode", "_orientation_of_webp"),
     ("image.decode", "_shorter_webp"),
+    ("image.decode", "_upright"),
 )
 _FORMULAS = {
     "EQUAL": "PIXEL",
@@ -512,47 +514,14 @@ def is_damaged(data: bytes, kind: str) -> bool:
             # As small as possible, in a fraction of the time.
             simplejpeg and simplejpeg.decode_jpeg(data, "GRAY", min_factor=8)
         except ValueError as error:
-            # Of four colours there is no grey.
-            return "olor" not in str(error)
+            # Of four colours there is no grey, and a scan may be there twice.
+            return "olor" not in str(error) and "progression" not in str(error)
         return False
     shorter = _shorter_webp(data) if data[:4] == b"RIFF" else b""
     try:
         return bool(shorter) and cv2.imdecode(np.frombuffer(shorter, np.uint8), 1) is not None
     except cv2.error:
         return False
-
-
-def orientation_of_webp(data: bytes) -> int:
-    """Return the EXIF orientation of a WebP image, 1 to 8; 1 if it has none."""
-    chunk = 12
-    for _ in range(10_000):  # A file may consist of millions of empty ones.
-        if data[chunk : chunk + 4] in (b"EXIF", b""):
-            break
-        # An odd chunk is followed by a byte of padding.
-        chunk += 8 + (int.from_bytes(data[chunk + 4 : chunk + 8], "little") + 1) // 2 * 2
-    exif = data[chunk + 8 :]
-    if exif[:6] == b"Exif\\0\\0":  # The prefix of JPEGs, which some programs keep.
-        exif = exif[6:]
-    order: Any = "big" if exif[:2] == b"MM" else "little"
-    directory = int.from_bytes(exif[4:8], order)
-    for index in range(int.from_bytes(exif[directory : directory + 2], order)):
-        # source: TIFF 6.0, section 2; Exif 2.32, tag Orientation
-        entry = exif[directory + 2 + 12 * index :][:12]
-        if int.from_bytes(entry[:2], order) == 0x0112:
-            value = int.from_bytes(entry[8:10], order)
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
-def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror an image as its EXIF orientation says."""
-    if orientation >= 5:
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
 
 
 def read_rgb(path: str) -> np.ndarray:
@@ -592,7 +561,7 @@ def read_rgb(path: str) -> np.ndarray:
     if _is_cut_short(data, kind, image.shape[1], image.shape[0]):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
     if is_webp:
-        image = turn_upright(image, orientation_of_webp(data))
+        image = _upright(image, _orientation_of_webp(data))
     return np.ascontiguousarray(image[:, :, ::-1])
 
 

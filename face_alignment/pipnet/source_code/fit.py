@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     inputs = Inputs([args.data_dir / "train.txt", *crops], ["", *train.names], args.data_dir)
     started = (args.save_dir, "fit", dataclasses.asdict(settings), inputs, args.overwrite)
-    with RunFolder(*started, may_change=["learning_rate"] * args.resume) as folder:
+    rate = ["learning_rate"] * args.resume
+    with RunFolder(*started, may_change=rate, may_grow=["epochs"]) as folder:
         state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         inputs=Inputs(paths, names, args.image_dir, args.val_image_dir, *files.values()),
         overwrite=args.overwrite,
         may_change=["learning_rate"] * args.resume,
+        may_grow=["epochs"],
     ) as folder:
         state = args.save_dir / "state.pth"
         if not folder.finished:
