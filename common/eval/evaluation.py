@@ -6,13 +6,14 @@ The same as ``facezoo evaluate scrfd``. The metric is facezoo.metrics.detection.
 the files are read by facezoo.datasets.widerface.
 """
 
-from facezoo.cli.evaluate.detection import add_widerface_options, evaluate_widerface
+from facezoo.cli.evaluate.detection import evaluate_widerface
+from facezoo.cli.evaluate.flags import add_detection_options
 from facezoo.cli.options import make_parser, run_command
 
 
 def build_parser():
     parser = make_parser(__doc__)
-    add_widerface_options(parser)
+    add_detection_options(parser)
     return parser
 
 

@@ -4,7 +4,7 @@
 
     FaceZooError
     ├── InputError (also a ValueError)   a value, flag or file content that cannot be used
-    │   └── ImageError                   one image that cannot be read
+    │   └── ImageError                   one image that cannot be read, or its result written
     ├── CardError                        a model, variant or fact that is in no card
     ├── WeightsError
     │   ├── WeightsMissing               not on this machine, and cannot or may not be fetched
@@ -80,7 +80,7 @@ class InputError(FaceZooError, ValueError):
 
 
 class ImageError(InputError):
-    """One image that cannot be read; a folder run reports it and continues.
+    """One image that cannot be read, or its result written; a folder run goes on without it.
 
     Attributes
     ----------

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterator, Optional, Tuple
 
+from .system import affine_cores
+
 __all__ = [
     "OPENCV_VARIABLE",
     "THREADS_VARIABLE",
@@ -21,6 +23,7 @@ __all__ = [
     "describe_machine",
     "granted_cores",
     "has_bf16",
+    "instruction_sets",
     "limited_cores",
     "opencv_threads",
     "usable_cores",
@@ -38,6 +41,15 @@ OPENCV_VARIABLE = "OPENCV_FOR_THREADS_NUM"
 VNNI = ("avx512_vnni", "avx_vnni")
 # Flags of bfloat16 instructions of x86 and ARM; without them it is computed in software, slowly.
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+# What decides the speed of a network, from narrow to wide: name to flags, any of which is enough.
+INSTRUCTION_SETS = {
+    "AVX2": ("avx2",),
+    "dot product": ("asimddp",),
+    "AVX-512": ("avx512f",),
+    "VNNI": VNNI,
+    "BF16": BF16,
+    "AMX": ("amx_tile",),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -71,10 +83,7 @@ def granted_cores() -> int:
         The smaller of the CPU affinity and the CPU quota of its cgroups (version 1 or 2, the
         smallest of nested ones), which is rounded up; at least 1.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = affine_cores()
     quota = _quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
@@ -179,7 +188,13 @@ def _quota_of(group: Path) -> Optional[float]:
 def describe_machine() -> Dict[str, Any]:
     """Name the processor and count the cores this process may use, for reports."""
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    return {"cpu": name, "cores": usable_cores()}
+    return {"cpu": name, "instruction_sets": list(instruction_sets()), "cores": usable_cores()}
+
+
+def instruction_sets() -> Tuple[str, ...]:
+    """Return the instruction sets that decide the speed of a network; none if unknown."""
+    flags = cpu_flags()
+    return tuple(name for name, any_of in INSTRUCTION_SETS.items() if not flags.isdisjoint(any_of))
 
 
 def cpu_flags() -> FrozenSet[str]:

@@ -27,6 +27,7 @@ from typing import (
     IO,
     Any,
     Callable,
+    Collection,
     Dict,
     Iterable,
     Iterator,
@@ -55,10 +56,13 @@ from .fields import (
     number,
     one_of,
     record,
+    sequence,
     table,
     whole,
 )
 from .files import LARGEST_READ, read_text, write_bytes
+from .image.reading import current_reading
+from .system import lock, remove_locked
 from .written import (
     LIST_FILE,
     LOCK_FILE,
@@ -69,11 +73,6 @@ from .written import (
     write_beside,
     writing,
 )
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
 
@@ -95,7 +94,10 @@ _RUN = record(
         "ended_at": either(NULL, STRING),
         "seconds": either(NULL, number(0, 1e12)),
         "refused": whole(0, 1 << 53),
+        "damaged": whole(0, 1 << 53),
+        "passed_over": whole(0, 1 << 53),
         "results": table(whole(-1, 1 << 63)),
+        "earlier_settings": sequence(OBJECT, 1),
     },
 )
 
@@ -128,12 +130,15 @@ class ItemCounts:
         Number of items, of items done by an earlier start, and of unreadable items.
     seconds
         Time for the items of this start.
+    damaged
+        Number of images that were read although they are damaged.
     """
 
     total: int
     kept: int
     refused: int
     seconds: float
+    damaged: int = 0
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -248,6 +253,16 @@ class RunFolder:
         Remove what the earlier run wrote there, and start again.
     beside
         Files outside the folder that the run also writes.
+    may_change
+        Names of settings that may differ from those of the earlier, unfinished starts; what they
+        were is kept in ``run.json``.
+
+    Attributes
+    ----------
+    finished, refused
+        Whether an earlier start finished the run; number of refused items.
+    emptied
+        Names of its files that a power failure had emptied, and that this start removed.
 
     Raises
     ------
@@ -265,15 +280,20 @@ class RunFolder:
         inputs: Inputs,
         overwrite: bool = False,
         beside: Sequence[Path] = (),
+        may_change: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self._inputs = inputs
         self._beside = list(beside)
+        # Only where it differs, so that folders of earlier versions go on.
+        damaged = {"allow_damaged": True} if current_reading().allow_damaged else {}
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps(settings)),
+            "settings": json.loads(json.dumps({**settings, **damaged}, allow_nan=False)),
             "facezoo": __version__,
         }
+        self._may_change = may_change
+        self._earlier: List[Dict[str, Any]] = []
         self._overwrite = overwrite
         self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
@@ -287,6 +307,8 @@ class RunFolder:
         self._open = ExitStack()
         self.finished = False
         self.refused = 0
+        self.emptied: List[str] = []
+        self.damaged = 0
 
     def __enter__(self) -> RunFolder:
         self._inputs.refuse_in(self.folder)
@@ -321,12 +343,11 @@ class RunFolder:
         try:
             # Our lock file is empty; any other file of this name must not be truncated.
             self._lock = (self.folder / LOCK_FILE).open("a")
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _is_same_file(self._lock, self.folder / LOCK_FILE):
-                    # A run that ended meanwhile removed its lock, and another may hold a new one.
-                    self._lock.close()
-                    self._take_lock()
+            lock(self._lock)
+            if not _is_same_file(self._lock, self.folder / LOCK_FILE):
+                # A run that ended meanwhile removed its lock, and another may hold a new one.
+                self._lock.close()
+                self._take_lock()
         except BlockingIOError as error:
             if self._lock is not None:
                 self._lock.close()
@@ -340,8 +361,7 @@ class RunFolder:
 
     def _release_lock(self) -> None:
         if self._lock is not None:
-            (self.folder / LOCK_FILE).unlink()
-            self._lock.close()
+            remove_locked(self._lock, self.folder / LOCK_FILE)
             self._lock = None
 
     def _claim(self) -> None:
@@ -464,7 +484,7 @@ class RunFolder:
         try:
             found: Dict[str, Any] = json.loads(read_text(path, LARGEST_READ))
             check(found, _RUN, RUN_FILE)
-            return {"inputs_state": None, "refused": 0, "results": {}, **found}
+            return {"inputs_state": None, "refused": 0, "damaged": 0, "results": {}, **found}
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{str(path)!r} cannot be read ({error}), so the run that the "
@@ -474,12 +494,15 @@ class RunFolder:
     def _check_same(self) -> None:
         found = self._read_run_file()
         self.finished = found["finished"]
-        self.refused = found["refused"]
+        self.refused, self.damaged = found["refused"], found["damaged"]
         files: List[Path] = []
         if self._has_list():
             list_in(self._real).remove_temporary()
             files = self._refuse_strangers(self._is_own(thorough=False))
         self._read_inputs(found["inputs_state"], found["inputs_sha256"])
+        self._earlier = found.get("earlier_settings", [])
+        replaced = {} if self.finished else self._replaced_settings(found["settings"])
+        found["settings"].update({name: self._wanted["settings"][name] for name in replaced})
         differing = [key for key, value in self._wanted.items() if found[key] != value]
         if differing:
             parts = [self._describe(key, found[key]) for key in differing]
@@ -490,6 +513,8 @@ class RunFolder:
         if not self.finished:
             self._refuse_unlisted()
         self._results = found["results"]
+        if replaced:
+            self._replace_settings(replaced)
         self._remove_emptied(files)
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
@@ -497,18 +522,32 @@ class RunFolder:
         elif self.finished and self._has_list():
             list_in(self._real).final = RESERVED.union(self._results)
 
+    def _replaced_settings(self, found: Mapping[str, Any]) -> Dict[str, Any]:
+        """Return the earlier values of the settings that may change and did."""
+        wanted = self._wanted["settings"]
+        names = [name for name in self._may_change if found.get(name) != wanted[name]]
+        return {name: found.get(name) for name in names}
+
+    def _replace_settings(self, earlier: Dict[str, Any]) -> None:
+        for name, value in earlier.items():
+            now = self._wanted["settings"][name]
+            _log.warning("%s goes on with %s %r instead of %r", self.folder, name, now, value)
+        self._earlier.append(earlier)
+        self._write_run_file(finished=False)
+
     def _remove_emptied(self, files: Sequence[Path]) -> None:
         """Remove files that a power failure emptied, so that they are made again."""
         emptied = [path for path in files if list_in(self._real).is_emptied(path)]
         for path in emptied:
             path.unlink()
+        self.emptied = [list_in(self._real).name_of(path) for path in emptied]
         if emptied:
             _log.warning(
                 "%s: removed %d damaged files, without content as after a power failure, the first "
                 "is %r; what is missing is made again",
                 self.folder,
                 len(emptied),
-                os.path.relpath(emptied[0], self._real),
+                self.emptied[0],
             )
 
     def _refuse_unlisted(self) -> None:
@@ -527,7 +566,7 @@ class RunFolder:
         list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
         self.finished = False
-        self.refused = 0
+        self.refused = self.damaged = 0
         self._results = {}
         self._write_run_file(finished=False)
 
@@ -549,9 +588,13 @@ class RunFolder:
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
             "refused": self.refused,
+            # A training reads images, too, which are not its items.
+            "damaged": self.damaged or len(current_reading().damaged),
+            "passed_over": current_reading().passed_over_count,
             "results": self._results,
+            **({"earlier_settings": self._earlier} if self._earlier else {}),
         }
-        text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # A name that is not UTF-8 becomes an escape of JSON.
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
@@ -594,26 +637,26 @@ class RunFolder:
             stream = progress(results(items[kept:]), len(names) - kept)
             # In this order, so that the stream is read to its end.
             for result, name in zip(stream, names[kept:]):
-                self.record(name, self._unless_changed(name, result, files_of))
+                result = self._unless_changed(name, result)
+                if isinstance(result, ImageError):
+                    for made in files_of(name):
+                        remove_own(made)
+                self.record(name, result)
         seconds = time.perf_counter() - started
         if not self.finished:
             self._before_results = list_in(self._real).mine()
             finish(self)
         if not self.finished:
             self.finish()
-        return ItemCounts(len(names), kept, self.refused, seconds)
+        return ItemCounts(len(names), kept, self.refused, seconds, self.damaged)
 
-    def _unless_changed(
-        self, name: str, result: Outcome, files_of: Callable[[str], Iterable[Path]]
-    ) -> Outcome:
+    def _unless_changed(self, name: str, result: Outcome) -> Outcome:
         """Return a result, or a refusal if its input is not what it was when the run started."""
         index = self._index_of.get(name)
         if index is None or isinstance(result, ImageError):
             return result
         if not self._inputs.contents.has_changed(index):
             return result
-        for made in files_of(name):
-            remove_own(made)
         return ImageError(
             f"{str(self._inputs.paths[index])!r} was changed or replaced while the run was working"
         )
@@ -654,6 +697,7 @@ class RunFolder:
                 entry = _entry_of(line)
                 if entry is None or entry.get("path") != name:
                     break
+                self.damaged += "damaged" in entry
                 if "error" in entry:
                     self.refused += 1
                 elif not all(_is(made.exists) for made in files_of(name)):
@@ -683,6 +727,11 @@ class RunFolder:
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
+            index = self._index_of.get(name)
+            path = "" if index is None else str(self._inputs.paths[index])
+            if path in current_reading().damaged:
+                entry["damaged"] = current_reading().damaged[path]
+            self.damaged += "damaged" in entry
         line = (json.dumps(entry, allow_nan=False) + "\n").encode("ascii")
         with about_file(self.folder / JOURNAL_FILE):
             if self._journal is None:
@@ -724,7 +773,7 @@ class RunFolder:
             Further entries, in front of the list; JSON values.
         """
         target = self.folder / name
-        opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
+        opening = json.dumps({"schema": schema, **(head or {}), key: []}, allow_nan=False)[:-2]
         with writing(target) as file:
             file.write(opening.encode())
             for index, line in enumerate(self._lines()):

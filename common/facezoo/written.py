@@ -40,13 +40,9 @@ from typing import (
     cast,
 )
 
-from .errors import InputError, RunFolderError
+from .errors import ImageError, InputError, RunFolderError
 from .fields import STRING, check, matching, record, whole
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
-    fcntl = None  # type: ignore[assignment]
+from .system import lock, sync_path
 
 __all__ = [
     "FileList",
@@ -64,6 +60,7 @@ __all__ = [
 LIST_FILE, LOCK_FILE = ".files.jsonl", ".lock"
 RESERVED = frozenset({"run.json", ".items.jsonl", LIST_FILE, LOCK_FILE})
 CHUNK_BYTES = 1 << 20
+LONGEST_PATH = 4095  # bytes; source: limits(5) of Linux, PATH_MAX, which counts a final NUL
 # On resume, files up to this size are compared by content, larger ones by size.
 SMALL_BYTES = 1 << 16
 # Calls at the same time share one flush of the disk.
@@ -266,25 +263,17 @@ def _is_blank(path: Path) -> bool:
 
 def _sync_files(paths: Sequence[Path]) -> None:
     if len(paths) == 1:
-        _sync(paths[0])
+        sync_path(paths[0])
     elif paths:
+        # One task per thread: one per file would take more memory than all the names.
+        shares = [paths[rank::SYNC_THREADS] for rank in range(SYNC_THREADS)]
         with ThreadPoolExecutor(SYNC_THREADS) as pool:
-            list(pool.map(_sync, paths))
+            list(pool.map(_sync_share, shares))
 
 
-def _sync(path: Path) -> None:
-    try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
-        return  # Removed since, or a folder of a system that cannot open one.
-    try:
-        os.fsync(file)
-    except OSError as error:
-        # Some file systems cannot sync folders.
-        if error.errno not in (errno.EINVAL, errno.EBADF):
-            raise
-    finally:
-        os.close(file)
+def _sync_share(paths: Sequence[Path]) -> None:
+    for path in paths:
+        sync_path(path)
 
 
 def _sync_open(file: IO[Any]) -> None:
@@ -419,10 +408,8 @@ def _is_held(folder: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Tell whether a run holds a lock."""
     with path.open("rb") as file:
-        if fcntl is None:  # pragma: no cover (Windows)
-            return True
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
         except BlockingIOError:
             return True
     return False
@@ -463,10 +450,17 @@ def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
         If a run works there and the existing file is not as the run wrote it.
     InputError
         If it was asked for by name, and is a result of a finished run or one of its own files.
+    ImageError
+        If its path is too long, as one of many images may have it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     real = _real(path)
     temporary = real.with_name(_temporary_name())
+    if max(len(os.fsencode(each)) for each in (path, real, temporary)) > LONGEST_PATH:
+        raise ImageError(
+            f"{str(path)!r} would be longer than a path may be, {LONGEST_PATH} bytes; name a "
+            "folder with a shorter path for the results"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     run = _run_of(real)
     is_bookkeeping = run is not None and real.parent == run.folder and real.name in RESERVED
     replaces = os.path.lexists(real)
@@ -518,7 +512,7 @@ def remove_own(path: Path) -> bool:
         Whether it was removed.
     """
     real = _real(path)
-    run = _run_of(real)
+    run = _run_of(real) if os.path.lexists(real) else None
     if run is None or not run.holds(real):
         return False
     # What takes its place is on the disk before it is gone.

@@ -4,10 +4,10 @@
     python -m tests.benchmarks latency prelu   some
 
 Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, the interpreter of
-an environment with insightface and uniface through FACEZOO_PEERS, an int8 artifact of scrfd_2.5g
-through FACEZOO_INT8. Results go to tests/benchmarks/results, from where ``facezoo docs`` puts them
-into the pages; each is a ratio of medians taken in one run, so that a busy machine shows as a wider
-spread and not as another ratio.
+an environment with insightface and uniface through FACEZOO_PEERS. Results go to this machine's
+folder below tests/benchmarks/results, from where ``facezoo docs`` puts them into the pages beside
+those of other machines; each is a ratio of medians taken in one run, so that a busy machine shows
+as a wider spread and not as another ratio.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from facezoo import weights
 
+from .records import folder_of_this_machine
+
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 
 
 def shared(*parts):
@@ -47,8 +48,7 @@ def latency():
 
 def peers():
     words = ["--photos", shared("assets", "photos"), "--weights", shared("assets", "scrfd")]
-    for flag, name in (("--peers", "FACEZOO_PEERS"), ("--int8", "FACEZOO_INT8")):
-        words += [flag, os.environ[name]] if os.environ.get(name) else []
+    words += ["--peers", os.environ["FACEZOO_PEERS"]] if os.environ.get("FACEZOO_PEERS") else []
     needs("openvino")
     return words
 
@@ -82,12 +82,13 @@ def predict():
 
 def training():
     needs("torch")
-    return []
+    return ["--text", str(folder_of_this_machine() / "training.txt")]
 
 
 def long_run():
-    pictures = HERE.parent.parent / "images"
-    where = ["--text", str(RESULTS / "long_run.txt"), "--plot", str(pictures / "plot_long_run.png")]
+    results = folder_of_this_machine()
+    plot = HERE.parent.parent / "images" / f"plot_long_run-{results.name}.png"
+    where = ["--text", str(results / "long_run.txt"), "--plot", str(plot)]
     return ["--photos", shared("assets", "photos"), *where]
 
 
@@ -95,6 +96,15 @@ def int8():
     needs("openvino")
     large = shared("assets", "scrfd", "scrfd_2.5g.onnx")
     return [shared("assets", "photos"), "--large", large]
+
+
+def photos():
+    return [shared("assets", "photos")]
+
+
+def quota():
+    needs("openvino")
+    return photos()
 
 
 # Name of the file after bench_ to what gives its arguments.
@@ -113,6 +123,8 @@ BENCHMARKS = {
     "predict": predict,
     "training": training,
     "long_run": long_run,
+    "quota": quota,
+    "saturation": photos,
 }
 
 
@@ -123,8 +135,7 @@ def main() -> int:
     unknown = set(args.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
-    RESULTS.mkdir(exist_ok=True)
-    failed = 0
+    results, failed = folder_of_this_machine(), 0
     for name in args.names or BENCHMARKS:
         print(f"== {name}", flush=True)
         try:
@@ -133,7 +144,7 @@ def main() -> int:
             print(f"skipped: {error}")
             continue
         command = [sys.executable, str(HERE / f"bench_{name}.py"), *words]
-        failed += subprocess.call([*command, "--json", str(RESULTS / f"{name}.json")]) != 0
+        failed += subprocess.call([*command, "--json", str(results / f"{name}.json")]) != 0
     return 1 if failed else 0
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from facezoo.machine import describe_machine
+from records import folder_of_this_machine
 from scipy.io import savemat
 
-RESULT = Path(__file__).parent / "results" / "install.json"
 PHOTOS = ("astronaut", "players", "gdp", "yaoming")
 MODEL, EMBEDDER = "scrfd_500m_bnkps", "w600k_mbf"
 LOAD = f"""
@@ -185,7 +185,7 @@ def build_parser():
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--python", nargs="+", default=[sys.executable], metavar="PYTHON")
     parser.add_argument("--uv", default="", help="uv, for an environment without pip")
-    parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--json", type=Path, help="by default in the results of this machine")
     return parser
 
 
@@ -200,7 +200,8 @@ def main(argv=None):
         print(json.dumps(rows[-1]), flush=True)
     result = {"wheel": wheel.name, "megabytes": round(wheel.stat().st_size / 1e6, 1)}
     result.update(machine=describe_machine(), environments=rows)
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    path = args.json or folder_of_this_machine() / "install.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

@@ -24,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench_int8 import Network
 from facezoo.machine import describe_machine
 
 HERE = Path(__file__).parent
@@ -135,8 +136,10 @@ def open_sides(args, folder, log):
         if not raw.exists():
             export_released(args.weights / f"{network}.onnx", raw)
         sides[name] = Side(sys.executable, ["facezoo", "--model", raw, *shared, *words], log)
-    if args.int8:
-        sides[INT8] = Side(sys.executable, ["facezoo", "--model", args.int8, *shared], log)
+    # Its speed does not depend on the photos that it is calibrated on.
+    network = Network(LARGE, folder, args.weights / f"{LARGE}.onnx")
+    built = network.build("int8", args.photos)
+    sides[INT8] = Side(sys.executable, ["facezoo", "--model", built.prefix, *shared], log)
     for name, (package, network) in THEIRS.items() if args.peers else ():
         released = args.weights / f"{network}.onnx"
         sides[name] = Side(args.peers, [package, "--model", released, *shared], log)
@@ -246,7 +249,6 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, required=True, help="folder; its JPEGs are taken")
     parser.add_argument("--weights", type=Path, required=True, help="folder of released files")
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter that has both packages")
-    parser.add_argument("--int8", metavar="PREFIX", help="artifact of scrfd_2.5g in int8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--score", type=float, default=0.5)
     parser.add_argument("--nms", type=float, default=0.4)

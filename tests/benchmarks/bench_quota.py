@@ -2,9 +2,9 @@
 
 Three processes run the same command on the same two cores, in turns: one sees 2 cores; one is told
 of 64 by the system (a library loaded before it answers affinity and core counts) and of a quota of
-2 by a made-up cgroup tree; one is told of 64 and of no quota, as before quotas were read. Where
-other programs take the cores, compare the seconds of CPU, not of the clock. Needs Linux and a C
-compiler.
+2 by a made-up cgroup tree; one is told of 64 and of no quota, as before quotas were read. It fails
+if the second takes more than 1.1 times the seconds or the memory of the first. Where other programs
+take the cores, compare the seconds of CPU, not of the clock. Needs Linux and a C compiler.
 
   python tests/benchmarks/bench_quota.py photos/ --json quota.json
 """
@@ -23,6 +23,8 @@ from pathlib import Path
 from facezoo.machine import describe_machine
 
 CORES, TOLD = 2, 64
+LIMITED = "told of 64, quota 2"
+LIMIT = 1.1  # times the seconds and the memory of a process that sees 2
 ANSWERS = f"""
 #define _GNU_SOURCE
 #include <sched.h>
@@ -101,7 +103,7 @@ def measure(photos, rounds, folder):
     limited, free = make_tree(folder / "2", CORES * 100000), make_tree(folder / "max", "max")
     sides = {
         "sees 2": (plain, free),
-        "told of 64, quota 2": (told, limited),
+        LIMITED: (told, limited),
         "told of 64, no quota": (told, free),
     }
     found = {}
@@ -144,7 +146,14 @@ def main() -> int:
     print(text, end="")
     if args.json:
         args.json.write_text(text, encoding="utf-8")
-    return 0
+    above = [
+        f"{engine}: {name} {sides[LIMITED][name]} > {LIMIT}"
+        for engine, sides in found.items()
+        for name in ("seconds_ratio", "mib_ratio")
+        if sides[LIMITED][name] > LIMIT
+    ]
+    print("; ".join(above) or f"at most {LIMIT} times the seconds and the memory")
+    return 1 if above else 0
 
 
 if __name__ == "__main__":

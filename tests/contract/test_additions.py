@@ -177,9 +177,12 @@ def test_a_metric(copy, page):
     code = (
         "import numpy as np;"
         "from facezoo.evaluation.landmarks import LandmarkReport;"
+        "from facezoo.evaluation.measured import MeasuredList;"
         "from facezoo.metrics.landmarks import evaluate_subsets;"
         "errors = np.array([0.01, 0.03]);"
-        "report = LandmarkReport('annotation', 'WFLW', errors, evaluate_subsets(errors, {}));"
+        "measured = MeasuredList.of('WFLW', 'faces', ['a', 'b']);"
+        "table = evaluate_subsets(errors, {});"
+        "report = LandmarkReport('annotation', 'WFLW', errors, table, measured);"
         "print(*report.lines(), sep='\\n')"
     )
     assert "spread: 0.5" in copy.run("-c", code)

@@ -35,7 +35,7 @@ def forgotten(model, files=FILES, changes=CHANGES):
     cards = [card for card in CARDS.values() if card.model == model]
     wanted = wanted_files(model, cards[0].task)
     if any(map(at_hand, cards)):
-        how = "what the weights say to drawn pictures: facezoo doctor CARD --onnx F --record"
+        how = "facezoo doctor CARD --model F --print-reference, with the file as published"
         wanted[f"common/facezoo/models/{model}/data/reference.json"] = how
     missing = [
         names for names in wanted if not any(fnmatch.filter(files, n) for n in names.split())
@@ -105,7 +105,8 @@ def typed_cards(source):
     literals = {
         node.targets[0].id: ast.literal_eval(node.value.slice)
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
+        if isinstance(node, ast.Assign)
+        and ast.get_source_segment(source, node.value).startswith("Literal[")
     }
     return {
         node.returns.id: literals[node.args.args[0].annotation.id]

@@ -59,6 +59,7 @@ def unknown_outputs(parser):
         and action.option_strings
         and not isinstance(action, OutputFile)
         and action.dest not in FOLDERS
+        and action.metavar != "DIR"
         and (action.dest in ("json", "csv", "html", "plot", "output", "out") or says_so(action))
     ]
 
@@ -131,7 +132,8 @@ def test_no_input_of_any_command_is_replaced(tmp_path, name, output):
     # A report of an earlier start is replaced, wherever it lies.
     report = folder / "report.html"
     report.write_text("old")
-    parser, args = parsed(name, **{inputs[0].dest: str(folder) if inputs else None, output: report})
+    read = {inputs[0].dest: str(folder)} if inputs else {}
+    parser, args = parsed(name, **read, **{output: report})
     refuse_over_inputs(parser, args)
 
 

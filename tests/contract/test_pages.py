@@ -247,12 +247,12 @@ def refused(parser, arguments):
 
     original, argparse.ArgumentParser.error = argparse.ArgumentParser.error, fail
     try:
-        parser.parse_args(arguments)
+        old = parser.parse_args(arguments).old_spellings
     except SystemExit as end:
         return None if end.code in (0, None) else said[-1]
     finally:
         argparse.ArgumentParser.error = original
-    return None
+    return old[0] if old else None
 
 
 def why_not_made(arguments, where):

@@ -1,6 +1,7 @@
 """What is rendered is current: card = build YAML = vdsp JSON, and every block of the pages."""
 
 import dataclasses
+import importlib.util
 import json
 import re
 import shutil
@@ -40,6 +41,33 @@ RESULT = {
     "command": "facezoo evaluate scrfd",
 }
 NUMERICS = {"schema": "facezoo.numerics/1", "results": [RESULT]}
+
+
+# Recorded numbers ---------------------------------------------------------------------------------
+
+
+def check_measured(entry):
+    """A recorded number says how many of which items it was measured on, and their list's hash."""
+    of = entry.get("measured", {})
+    problems = [f"no {name}" for name in ("dataset", "unit", "count", "total") if name not in of]
+    if not re.fullmatch("[0-9a-f]{64}", of.get("sha256", "")):
+        problems.append("no hash of its list")
+    if not problems and not entry["dataset"].startswith(of["dataset"]):
+        problems.append(f"{entry['dataset']!r} is not {of['dataset']!r}")
+    return problems
+
+
+@pytest.mark.parametrize(
+    "path", sorted(REPOSITORY.glob("face_*/*/[nl]*.json")), ids=lambda path: str(path.parent.name)
+)
+def test_recorded_numbers_say_what_they_were_measured_on(path):
+    content = json.loads(path.read_text("utf-8"))
+    entries = content.get("results", [content])
+    assert entries
+    for entry in entries:
+        assert check_measured(entry) == []
+        assert check_measured({**entry, "measured": {}})
+        assert check_measured({**entry, "dataset": "another"})
 
 
 # Vendor files -------------------------------------------------------------------------------------
@@ -410,29 +438,114 @@ SCALING = {
 }
 
 
-def speed(tmp_path, **results):
-    folder = tmp_path / "tests" / "benchmarks" / "results"
+RATIOS = {"seconds_ratio": 1.04, "cpu_seconds_ratio": 1.02, "mib_ratio": 1.006}
+QUOTA = {
+    "predict": {"ort": {"told of 64, quota 2": RATIOS}},
+}
+INT8 = {
+    "times": {
+        "m": {"milliseconds": {"fp32": 12.0, "int8": 6.04, "int8, s8/s8": 1.0}},
+    }
+}
+A = {"cpu": "CPU A", "instruction_sets": ["AVX2"], "cores": 2}
+B = {"cpu": "CPU B", "instruction_sets": ["AVX2", "AMX"], "cores": 4}
+
+
+def speed(tmp_path, machine=A, block="speed", **results):
+    folder = tmp_path / "tests" / "benchmarks" / "results" / machine["cpu"]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, result in results.items():
+    for name, result in {"machine": machine, **results}.items():
         (folder / f"{name}.json").write_text(json.dumps(result))
-    return render_block(tmp_path, ["speed"])
+    return render_block(tmp_path, [block])
 
 
 def test_the_two_kinds_of_speed_stand_apart(tmp_path):
+    assert render_block(tmp_path, ["speed"]) == "not measured"
     assert speed(tmp_path) == "not measured"
-    text = speed(tmp_path, peers=PEERS, embedding=EMBEDDING, latency=LATENCY, scaling=SCALING)
+    results = {"peers": PEERS, "embedding": EMBEDDING, "latency": LATENCY, "scaling": SCALING}
+    text = speed(tmp_path, **results, quota=QUOTA)
     same, rest = text.split("What choosing the backend buys:")
-    backend, amounts = rest.split("By amount of work:")
+    backend, rest = rest.split("Share of the roofline:")
+    roofline, rest = rest.split("By amount of work:")
+    amounts, rest = rest.split("Told of 64 cores")
     cells = [rows(part)[2:] for part in (same, backend)]
     assert [[row[0].split(", ", 1)[-1], *row[1:]] for row in cells[0]] == [
-        ["fp32", "60.0 images/s", "theirs", "40.0 images/s", "1.50", "0.93"],
-        ["m.onnx, rewritten, ONNX Runtime fp32", "170/s, 2 x 8", "released, ONNX Runtime fp32"]
-        + ["100/s, 2 x 8", "1.70", "–"],
-        ["640x480, 1 face", "13.0 ms", "session.run", "12.0 ms", "0.93", "–"],
+        ["fp32", "theirs", "1.50 (60.0 : 40.0 images/s)"],
+        ["m.onnx, rewritten, ONNX Runtime fp32", "released, ONNX Runtime fp32"]
+        + ["1.70 (170/s, 2 x 8 : 100/s, 2 x 8)"],
+        ["640x480, 1 face", "session.run", "0.93 (13.0 : 12.0 ms)"],
     ]
-    assert [row[4] for row in cells[1]] == ["1.50", "4.00"]
-    assert "insightface 2.1" in backend and "others 4.0 %" in backend and "void" not in backend
-    assert [row[2] for row in rows(amounts)[2:]] == ["50.0", "50.0", "50.0", "80.0"]
+    assert [row[2][:4] for row in cells[1]] == ["1.50", "4.00"]
+    assert rows(roofline)[2:] == [["fp32", "0.93"]]
+    assert [row[2] for row in rows(amounts)[2:]] == [*["50.0 (200)"] * 3, "80.0 (200)"]
+    assert [row[1:] for row in rows(rest)[2:]] == [
+        ["time", "1.04"],
+        ["processor time", "1.02"],
+        ["peak memory", "1.01"],
+    ]
+    assert "insightface 2.1" in rest and "others 4.0 %" in rest and "void" not in rest
+    assert "CPU A, AVX2, 2 cores" in rest
+
+
+def test_machines_stand_side_by_side(tmp_path):
+    more = {**PEERS, "rows": [*PEERS["rows"], {**PEERS["rows"][0], "theirs": "others"}]}
+    speed(tmp_path, peers=PEERS)
+    table = rows(speed(tmp_path, B, peers=more, scaling=SCALING).split("What choosing")[0])
+    assert table[0][2:] == ["CPU A, AVX2, 2 cores", "CPU B, AMX, 4 cores"]
+    assert [row[1:] for row in table[2:]] == [
+        ["theirs", *["1.50 (60.0 : 40.0 images/s)"] * 2],
+        ["others", "not measured", "1.50 (60.0 : 40.0 images/s)"],
+    ]
+    assert "CPU B, AVX2, AMX, 4 cores" in render_block(tmp_path, ["speed"])
+
+
+def test_the_build_to_choose_is_the_fastest_of_the_machine(tmp_path):
+    assert speed(tmp_path, block="builds") == "not measured"
+    slow = {"times": {"m": {"milliseconds": {"fp32": 9.0, "int8": 9.5}}}}
+    speed(tmp_path, int8=INT8)
+    assert rows(speed(tmp_path, B, block="builds", int8=slow))[2:] == [
+        ["m", "fp32", "12.0", "9.0"],
+        ["m", "int8", "6.0", "9.5"],
+        ["m", "**choose**", "**int8**", "**fp32**"],
+    ]
+
+
+def test_the_text_of_a_benchmark_is_shown_by_machine(tmp_path):
+    words = ["benchmark", "int8"]
+    assert render_block(tmp_path, words) == "not measured"
+    speed(tmp_path), speed(tmp_path, B)
+    (tmp_path / "tests" / "benchmarks" / "results" / "CPU B" / "int8.txt").write_text("1 ms\n")
+    assert render_block(tmp_path, words) == (
+        "CPU B, AMX, 4 cores:\n\n```text\n1 ms\n```\n\nCPU A, AVX2, 2 cores: not measured"
+    )
+
+
+def test_results_lie_in_the_folder_of_their_machine(tmp_path, monkeypatch):
+    file = REPOSITORY / "tests" / "benchmarks" / "records.py"
+    spec = importlib.util.spec_from_file_location("records", file)
+    records = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(records)
+    found = {}
+    for name, cpu, sets in (
+        ("a", "A(R) CPU", ["AVX2"]),
+        ("other sets", "A(R) CPU", ["VNNI", "AVX2"]),
+        ("again", "A(R) CPU", ["AVX2"]),
+    ):
+        machine = {"cpu": cpu, "instruction_sets": sets, "cores": 2}
+        monkeypatch.setattr(records, "describe_machine", lambda machine=machine: machine)
+        found[name] = records.folder_of_this_machine(tmp_path)
+    assert found["a"] == found["again"] != found["other sets"]
+    assert found["a"].name == "a-cpu-avx2-2-cores"
+    assert json.loads((found["other sets"] / "machine.json").read_text()) == {
+        "cpu": "A(R) CPU", "instruction_sets": ["VNNI", "AVX2"], "cores": 2,
+    }  # fmt: skip
+
+
+def test_every_recorded_result_has_its_machine():
+    results = REPOSITORY / "tests" / "benchmarks" / "results"
+    assert {path.parent.name for path in results.rglob("*.json")} == {
+        path.parent.name for path in results.glob("*/machine.json")
+    }
 
 
 def test_a_void_run_says_so(tmp_path):
@@ -442,7 +555,7 @@ def test_a_void_run_says_so(tmp_path):
 def test_a_result_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="run it again"):
         speed(tmp_path, peers={"rows": [{"table": "same"}]})
-    (tmp_path / "tests" / "benchmarks" / "results" / "peers.json").write_text("{")
+    (tmp_path / "tests" / "benchmarks" / "results" / "CPU A" / "peers.json").write_text("{")
     with pytest.raises(InputError, match="not a benchmark result"):
         render_block(tmp_path, ["speed"])
 
@@ -457,11 +570,10 @@ def test_what_an_installation_took_is_shown(tmp_path):
         "load": 3,
     }
     row.update(use_seconds=45.6, start_cpu_seconds={"facezoo list": 0.12})
-    result = {"wheel": "x.whl", "machine": {"cpu": "a CPU", "cores": 2}, "environments": [row]}
-    speed(tmp_path, install=result)
+    speed(tmp_path, install={"wheel": "x.whl", "environments": [row]})
     text = render_block(tmp_path, ["install"])
     assert rows(text)[2] == ["3.8.18", "uv", "3", "12", "382", "46", "0.12"]
-    assert "a CPU, 2 cores; x.whl" in text
+    assert "CPU A, AVX2, 2 cores; x.whl" in text
     speed(tmp_path, install={"environments": [{}]})
-    with pytest.raises(InputError, match=r"install\.json' has another form"):
+    with pytest.raises(InputError, match="has another form"):
         render_block(tmp_path, ["install"])

@@ -35,11 +35,13 @@ CONTENT = {
     "a list": saved([1, 2]),
     "other shapes": saved({name: value[:1] for name, value in TENSORS.items()}),
     "NUL instead of a name": saved({"\0": torch.zeros(2)}),
+    "NaN": saved({**TENSORS, "bias": torch.tensor([0.0, float("nan")])}),
+    "infinity": saved({**TENSORS, "weight": torch.full((2, 2), float("-inf"))}),
 }
 
 
 # Of another network, which a training's own reader may take.
-PLAIN = ("a list", "other shapes", "NUL instead of a name")
+PLAIN = ("a list", "other shapes", "NUL instead of a name", "NaN", "infinity")
 
 
 @pytest.fixture
@@ -81,6 +83,31 @@ def test_a_checkpoint_that_never_ends_is_refused(checkpoint, what):
     FAULTS[what](checkpoint)
     refused(lambda path: load_checkpoint(torch.nn.Linear(2, 2), path), checkpoint, what)
     refused(_read, checkpoint, what)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(tmp_path, value):
+    from facezoo.contract import Contract
+    from facezoo.graphs.export import export_network, save_checkpoint
+    from facezoo.models.sdd_fiqa.card import CARDS
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 112 * 112, 1))
+    network[1].bias.data[0] = value
+    with pytest.raises(FaceZooError, match=r"'1\.bias' is not finite"):
+        save_checkpoint(network, tmp_path / "net.pth")
+    contract = Contract.from_card(CARDS["sdd_fiqa_mobilefacenet"])
+    with pytest.raises(FaceZooError, match=r"'1\.bias' of the network is not finite"):
+        export_network(network, tmp_path / "net.onnx", contract)
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_weights_are_finite():
+    from facezoo.graphs.export import find_not_finite
+
+    large = torch.full((100,), 3e38)
+    assert find_not_finite([("large", large), ("count", torch.tensor([1]))]) is None
+    large[7] = float("nan")
+    assert find_not_finite([("fine", torch.zeros(2)), ("large", large)]) == "large"
 
 
 def test_a_networks_own_tensors_are_taken(checkpoint):

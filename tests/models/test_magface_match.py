@@ -38,7 +38,7 @@ def photos(tmp_path):
 
 def run(capsys, photos, models, *flags):
     detector, recogniser = models
-    where = ("--detector", detector, "--recogniser", recogniser)
+    where = ("--detector", detector, "--embedder", recogniser)
     capsys.readouterr()
     code = main(["match", *map(str, (*photos, *where, *flags))])
     return code, *capsys.readouterr()
@@ -46,7 +46,7 @@ def run(capsys, photos, models, *flags):
 
 def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, photos):
     sheet, report = tmp_path / "m.png", tmp_path / "m.json"
-    flags = ("--draw", sheet, "--json", report)
+    flags = ("--output", sheet, "--json", report)
     code, said, _ = run(capsys, photos[:2], models, *flags)
     assert code == 0
     entry = json.loads(report.read_text())
@@ -101,7 +101,7 @@ def test_the_largest_face_of_the_first_photo_is_meant_by_hand():
 
 
 def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
-    flags = ("--draw", tmp_path / "m.png")
+    flags = ("--output", tmp_path / "m.png")
     code, said, _ = run(capsys, photos[:2], models, *flags, "--threshold", "1")
     assert code == 0
     assert "the threshold is yours" in said
@@ -112,11 +112,12 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
         run(capsys, photos[:2], models, *flags, "--threshold", "1.2")
     assert end.value.code == 2
     with pytest.raises(SystemExit):
-        run(capsys, photos[:2], models, *flags, "--threshold", "0", "--profile", "p.json")
+        run(capsys, photos[:2], models, *flags, "--threshold", "0", "--similarity", "p.json")
     unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")
     code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
     assert code == 2
-    assert "no threshold was measured for magface_iresnet50; give a --profile" in error
+    said = "no threshold was measured for magface_iresnet50; give a profile as --similarity"
+    assert said in error
     assert run(capsys, photos[:2], (models[0], unknown), *flags, "--threshold", "0")[0] == 0
 
 
@@ -136,7 +137,7 @@ def test_two_photos_of_one_person(tmp_path, capsys, shared, monkeypatch):
         source = shared / "assets" / folder / f"{name}.onnx"
         (tmp_path / source.name).symlink_to(source)
     rob = [str(shared / "assets" / "photos" / f"Rob_Lowe_000{n}.jpg") for n in (1, 2)]
-    flags = ["--draw", str(tmp_path / "m.jpg")]
+    flags = ["--output", str(tmp_path / "m.jpg")]
     assert main(["match", *rob, *flags]) == 0
     said = capsys.readouterr().out
     assert "cosine 0.58" in said or "cosine 0.59" in said

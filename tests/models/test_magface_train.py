@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from facezoo.errors import InputError, WeightsError
-from facezoo.models.magface.faces import Batches
+from facezoo.models.magface.faces import Batches, ValidationPairs
 from facezoo.models.magface.settings import LossSettings, RunSettings, TrainSettings
 
 torch = pytest.importorskip("torch")
@@ -230,19 +230,104 @@ def test_foreign_and_torn_checkpoints_are_refused(whole):
     torn.unlink()
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    trainer = make()
+def spoil_centres(trainer):
+    trainer.head.weight.data[0, 0] = float("inf")
+
+
+def spoil_gradient(trainer):
+    trainer.network[5].weight.register_hook(lambda gradient: gradient * float("nan"))
+
+
+def spoil_weight(trainer):
+    """Gradient and momentum are finite, and their sum is not."""
+    bias = trainer.network[5].bias
+    bias.register_hook(lambda gradient: torch.full_like(gradient, 3e38))
+    trainer._optimizer.state[bias]["momentum_buffer"].fill_(3e38)
+
+
+def spoil_statistics(trainer):
+    """A variance that overflows leaves loss and gradients finite."""
+    trainer.network[0].weight.data *= 1e25
+
+
+SPOILT = {
+    "the loss": spoil_centres,
+    "the gradient of 5.weight": spoil_gradient,
+    "5.bias": spoil_weight,
+    "1.running_var": spoil_statistics,
+}
+
+
+def spoilt_at(trainer, step, how):
     learn = trainer.learn
 
     def spoiled(*batch):
-        if trainer.step == 6:
-            trainer.head.weight.data[0, 0] = float("inf")
+        if trainer.step == step:
+            how(trainer)
         return learn(*batch)
 
     trainer.learn = spoiled
-    with pytest.raises(InputError, match="weights at step 8 are not finite"):
-        go(trainer, tmp_path)
-    assert [path.stem for path in train.saved(tmp_path)] == ["00000004"]
+    return trainer
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_the_first_number_that_is_not_finite_stops_the_run(tmp_path, what):
+    trainer = spoilt_at(make(lr=1.0), 6, SPOILT[what])
+    with pytest.raises(InputError) as caught:
+        go(trainer, tmp_path, save_every=1, keep=9)
+    assert f"step 7 (batch 3 of 4 of epoch 2): {what} is not finite" in str(caught.value)
+    assert "--resume and a lower --learning-rate" in str(caught.value)
+    assert [path.stem for path in train.saved(tmp_path)][-1] == "00000006"
+    assert [path.stem for path in (tmp_path / "weights").iterdir()] == ["00001"]
+    for path in tmp_path.rglob("*.pth"):
+        state = torch.load(path, weights_only=True)
+        for name, value in (state.get("state_dict") or state["network"]).items():
+            assert bool(value.isfinite().all()), (path, name)
+
+
+def test_a_momentum_that_is_not_finite_is_not_saved(tmp_path):
+    trainer = make()
+    go(trainer, tmp_path)
+    kept = train.saved(tmp_path)
+    trainer._optimizer.state[trainer.head.weight]["momentum_buffer"][0, 0] = float("inf")
+    with pytest.raises(InputError, match=r"step 20 .* of epoch 5\): the optimiser"):
+        trainer.save(tmp_path)
+    assert train.saved(tmp_path) == kept
+
+
+def test_with_a_lower_rate_it_goes_on_from_the_last_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="step 7"):
+        go(spoilt_at(make(), 6, spoil_centres), tmp_path)
+    again = make(lr=0.01)
+    with pytest.raises(WeightsError, match="--resume goes on with another learning rate"):
+        again.go_on(tmp_path)
+    again.go_on(tmp_path, other_rate=True)
+    assert again.step == 4
+    assert go(again, tmp_path)[0]
+    assert [row["lr"] for row in again.epochs] == pytest.approx([0.05, 0.01, 0.01, 0.001, 0.001])
+    with pytest.raises(WeightsError, match="belongs to another training"):
+        make(lr=0.01, seed=1).go_on(tmp_path, other_rate=True)
+
+
+def test_a_checkpoint_of_a_diverged_training_is_refused(tmp_path):
+    """As earlier versions wrote them."""
+    trainer = make(epochs=1)
+    go(trainer, tmp_path)
+    (path,) = train.saved(tmp_path)
+    state = torch.load(path, weights_only=True)
+    state["network"]["1.running_var"][0] = float("inf")
+    torch.save(state, path)
+    with pytest.raises(WeightsError, match=r"network\.1\.running_var is not finite; remove it"):
+        make(epochs=1).go_on(tmp_path)
+
+
+def test_embeddings_that_overflow_in_the_verification_stop_the_run(tmp_path, monkeypatch):
+    found = np.full((4, EMBEDDING), np.inf)
+    monkeypatch.setattr(train, "embed", lambda *given: found)
+    pairs = ValidationPairs([], np.array([[0, 1], [2, 3]]), np.array([True, False]))
+    with pytest.raises(InputError, match=r"step 4 .* an embedding of --val_pairs is not finite"):
+        make().run(tmp_path, RunSettings(), say=lambda line: None, pairs=pairs)
+    assert not train.saved(tmp_path)
 
 
 @pytest.mark.parametrize(("precision", "steps"), [("bf16", 4), ("fp16", 1)])
@@ -307,6 +392,27 @@ def test_batches_that_do_not_fit_are_refused(size, world):
 
 
 # Two processes ------------------------------------------------------------------------------------
+
+
+def diverging_rank(rank, folder):
+    """A gradient that is not finite in one slice of the classes stops both processes."""
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
+    trainer = make(processes=Processes(rank, 2), head="sharded")
+    if rank == 1:
+        trainer.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    what = "the gradient of the class centres" if rank == 1 else "a number of another process"
+    with pytest.raises(InputError, match=f"step 1 .*: {what} is not finite"):
+        go(trainer, folder)
+    torch.distributed.destroy_process_group()
+
+
+def test_all_processes_stop_at_one_that_diverged(tmp_path):
+    processes = [start(diverging_rank, rank, tmp_path) for rank in (0, 1)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def child_rank(rank, folder, settings, change):

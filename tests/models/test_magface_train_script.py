@@ -146,6 +146,32 @@ def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(main, data, trained, tm
     assert (tmp_path / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
 
 
+def test_the_advice_after_a_diverged_training_works(main, data, tmp_path, capsys, monkeypatch):
+    """In the same folder, from the newest checkpoint or from the start."""
+    learn = Trainer.learn
+
+    def diverging(self, *batch):
+        if self.settings.lr == 10.0 and self.step == stop_at:
+            self.head.weight.data[0, 0] = float("nan")
+        return learn(self, *batch)
+
+    monkeypatch.setattr(Trainer, "learn", diverging)
+    for stop_at, kept in ((0, []), (1, ["00000001.pth"])):
+        to = tmp_path / str(stop_at)
+        words = arguments(data, to, "two", "--save-every", 1, "--learning-rate")
+        assert main([*words, "10"]) == 2
+        error = capsys.readouterr().err
+        assert f"step {stop_at + 1} (batch {stop_at + 1} of 2 of epoch 1): the loss is not" in error
+        assert "--resume and a lower --learning-rate" in error
+        assert [path.name for path in to.glob("*/*.pth")] == kept
+        assert main([*words, "0.01"]) == 4
+        assert "lr was 10.0, is 0.01" in capsys.readouterr().err
+        assert main([*words, "0.01", "--resume"]) == 0
+        assert capsys.readouterr().out.endswith(f"done: 2 of 2 batches; in {to}\n")
+        assert json.loads((to / "run.json").read_text())["earlier_settings"] == [{"lr": 10.0}]
+        assert main([*words, "0.01"]) == 0
+
+
 def test_lengths_are_measured_and_bounds_proposed(main, data, trained, capsys, tmp_path):
     more = ("--measure-norms", 5, "--pretrained", trained / "weights/00001.pth")
     assert main(arguments(data, tmp_path / "none", "semicolon", *more)) == 0

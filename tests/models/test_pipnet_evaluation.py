@@ -22,6 +22,16 @@ def write_results(path, crop, entries):
     return path
 
 
+def written_list(folder, sha256):
+    return {
+        "dataset": f"test.txt in {folder}",
+        "unit": "faces",
+        "count": 4,
+        "total": 4,
+        "sha256": sha256,
+    }
+
+
 def marks(points, image_hw):
     return Landmarks(np.float32(points), np.ones(len(points), np.float32), image_hw)
 
@@ -67,11 +77,17 @@ def test_the_report_prints_what_the_authors_print(crops):
         f"auc: {report.table['full'].auc}",
     ]
     assert lines[6].split()[:3] == ["full", "4", "7.00"]
-    assert len({len(line) for line in lines[5:]}) == 1
+    assert len({len(line) for line in lines[5:-1]}) == 1
+    measured = written_list(crops.name, report.measured.sha256)
+    assert lines[-1] == (
+        f"measured on: test.txt in {crops.name}, 4 faces; sha256 of their list "
+        f"{measured['sha256'][:12]}"
+    )
     written = json.loads((crops / "metrics.json").read_text())
     assert written["schema"] == "facezoo.nme/1"
     assert written["table"]["full"]["nme"] == report.table["full"].nme
     assert written["errors"] == report.errors.tolist()
+    assert written["measured"] == measured
 
 
 def test_results_that_are_not_there(crops):
@@ -203,3 +219,19 @@ def test_a_crop_that_cannot_be_cut_is_refused(crops, photos):
     write_normalised_list(folder / "test.txt", NormalisedList(("a.jpg",), MEANFACE[None]))
     with pytest.raises(InputError, match="contains crops"):
         find_pictures(folder, "detector")
+
+
+def test_results_of_other_crops_are_counted_and_two_of_one_name_refused(crops, caplog):
+    path = crops / "results.json"
+    content = json.loads(path.read_text())
+    extra = {**content["images"][0], "path": "images_test/other.jpg"}
+    path.write_text(json.dumps({**content, "images": [*content["images"], extra]}))
+    report = evaluate_results(path, crops)
+    assert report.table["full"].faces == 4
+    assert "1 of 5 images of the results are not in the test list, such as 'other.jpg'" in (
+        caplog.text
+    )
+    extra["path"] = "elsewhere/wflw_test_0001.jpg"
+    path.write_text(json.dumps({**content, "images": [*content["images"], extra]}))
+    with pytest.raises(DatasetError, match=r"5 images of 4 names, such as 'images_test/wflw_test"):
+        evaluate_results(path, crops)

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from facezoo.errors import WeightsError
+from facezoo.errors import InputError, WeightsError
 from facezoo.models.pipnet.decode import MeanFace, decode_maps
 from facezoo.models.pipnet.settings import FitSettings
 
 torch = pytest.importorskip("torch")
+from facezoo.models import resumable  # noqa: E402
 from facezoo.models.pipnet.train import Fit, pip_losses  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
@@ -75,7 +76,7 @@ def test_losses_equal_a_loop_over_the_authors_targets(faces, rng):
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
 
 
-def make_fit(seed=0, epochs=2):
+def make_fit(seed=0, epochs=2, learning_rate=1e-3):
     """A training on noise: 4 landmarks, 10 crops."""
     rng = np.random.default_rng(3)
     images = rng.normal(size=(10, 3, 32, 32)).astype(np.float32)
@@ -88,7 +89,7 @@ def make_fit(seed=0, epochs=2):
         epochs=epochs,
         batch_size=4,
         seed=seed,
-        learning_rate=1e-3,
+        learning_rate=learning_rate,
     )
     return Fit(settings, lambda indices: images[indices], points, neighbors)
 
@@ -154,6 +155,58 @@ def test_the_map_weighs_ten_times_as_much():
     parts = {name: 2 * value for name, value in fit.epochs[0].to_dict().items()}
     expected = 10 * parts.pop("map") + sum(parts.values())
     assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_training_that_diverges_stops_and_goes_on_with_a_lower_rate(tmp_path, monkeypatch):
+    """From the first number that is not finite nothing is written."""
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 1)
+    state, seen = tmp_path / "state.pth", []
+    fit = make_fit()
+    read = fit._read
+
+    def spoiled(indices):
+        seen.append(indices)
+        return read(indices) * np.float32(1.0 if len(seen) < 4 else 1e30)
+
+    fit._read = spoiled
+    with pytest.raises(InputError) as caught:
+        fit.run(state, lambda batches, count: batches)
+    said = str(caught.value)
+    assert said.startswith("step 4 (batch 2 of 2 of epoch 2): ") and "is not finite" in said
+    assert "--resume and a lower --learning_rate" in said
+    saved = torch.load(state, weights_only=True)
+    assert saved["batch"] == 3
+    assert all(bool(value.isfinite().all()) for value in saved["state_dict"].values())
+    again = make_fit(learning_rate=1e-5)
+    with pytest.raises(WeightsError, match="--resume to go on with another learning rate"):
+        again.run(state, lambda batches, count: batches)
+    again.run(state, lambda batches, count: batches, other_rate=True)
+    assert again.batch == 4
+    assert again._optimizer.param_groups[0]["lr"] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("what", ["state_dict", "optimizer"])
+def test_a_state_of_a_diverged_training_is_not_gone_on_with(tmp_path, what):
+    """As earlier versions wrote it."""
+    fit, state = make_fit(), tmp_path / "state.pth"
+    fit.step()
+    fit.save(state)
+    saved = torch.load(state, weights_only=True)
+    values = saved[what]["state"][0]["exp_avg"] if what == "optimizer" else saved[what]
+    values = values if what == "optimizer" else next(iter(values.values()))
+    values.view(-1)[0] = float("nan")
+    torch.save(saved, state)
+    with pytest.raises(WeightsError, match=f"{what}.* is not finite; delete it to start again"):
+        make_fit().resume(state)
+
+
+def test_what_the_optimiser_holds_must_be_finite_to_be_saved(tmp_path):
+    fit = make_fit()
+    fit.step()
+    next(iter(fit._optimizer.state.values()))["exp_avg_sq"].fill_(float("inf"))
+    with pytest.raises(InputError, match=r"step 1 .*: the optimiser"):
+        fit.save(tmp_path / "state.pth")
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_trainings_state_is_refused(tmp_path):

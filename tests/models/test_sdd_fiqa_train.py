@@ -10,6 +10,7 @@ from facezoo.image.files import write_image_rgb
 from facezoo.models.sdd_fiqa.settings import TrainSettings
 
 torch = pytest.importorskip("torch")
+from facezoo.models import resumable  # noqa: E402
 from facezoo.models.sdd_fiqa.network import build, load_trunk  # noqa: E402
 from facezoo.models.sdd_fiqa.train import LabelledFaces, Training, has_bf16  # noqa: E402
 
@@ -163,6 +164,47 @@ def test_the_script_leaves_a_model_that_the_others_take(script, tmp_path, rng):
     code, _, error = script("source_code/train.py", *words, "--val_labels", tmp_path / "labels.txt")
     assert code == 2
     assert "go together" in error
+
+
+def test_a_diverged_training_goes_on_in_its_folder_with_a_lower_rate(
+    script, tmp_path, rng, monkeypatch
+):
+    """Adam's step at the first rate is let overflow; the advice of the message is then followed."""
+    for number in range(4):
+        image = rng.integers(0, 256, (112, 112, 3)).astype(np.uint8)
+        write_image_rgb(tmp_path / "faces" / f"{number}.png", image)
+    (tmp_path / "labels.txt").write_text("".join(f"{n}.png {n * 20}.5\n" for n in range(4)))
+    step, steps = torch.optim.Adam.step, []
+
+    def overflowing(self, *given):
+        steps.append(self.param_groups[0]["lr"])
+        step(self, *given)
+        if len(steps) == 4 and steps[-1] > 1e-3:
+            self.param_groups[0]["params"][0].data[0] = float("inf")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", overflowing)
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 1)
+    out = tmp_path / "out"
+    words = ["--image_dir", tmp_path / "faces", "--labels", tmp_path / "labels.txt"]
+    words += ["--save_dir", out, "--epochs", "3", "--batch_size", "2", "--learning_rate"]
+    code, _, error = script("source_code/train.py", *words, "1.0")
+    assert code == 2
+    assert "step 4 (batch 2 of 2 of epoch 2): conv1.conv.weight is not finite" in error
+    assert "--resume and a lower --learning_rate" in error
+    assert {path.name for path in out.iterdir()} == {".files.jsonl", "run.json", "state.pth"}
+    code, _, error = script("source_code/train.py", *words, "0.001")
+    assert (code, "learning_rate was 1.0, is 0.001" in error) == (4, True)
+    code, said, error = script("source_code/train.py", *words, "0.001", "--resume")
+    assert code == 0, error
+    assert len(steps) == 4 + 3
+    rates = [epoch["learning_rate"] for epoch in json.loads(said)["epochs"]]
+    assert rates == pytest.approx([1.0, 0.1, 1e-5])
+    written = json.loads((out / "run.json").read_text())
+    assert written["settings"]["learning_rate"] == 0.001
+    assert written["earlier_settings"] == [{"learning_rate": 1.0}]
+    # Finished, it has nothing to do, and is no longer given another rate.
+    assert script("source_code/train.py", *words, "0.001")[0] == 0
+    assert script("source_code/train.py", *words, "0.0001", "--resume")[0] == 4
 
 
 def measure(script, shared, tmp_path, people, pictures, levels, training):

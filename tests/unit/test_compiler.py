@@ -557,7 +557,7 @@ def test_vamc_writes_where_the_yaml_says(workspace, capsys, verb):
 def test_a_dtype_given_by_hand_renames_the_artifact(workspace, capsys):
     assert main(["compile", "toy.yaml", "--dtype", "fp32"]) == 0
     assert read_artifact(Path("deploy_weights/toy_fp32/mod")).dtype == "fp32"
-    assert main(["compile", "toy.yaml", "--name", "mine", "--checkpoint", "toy.onnx"]) == 0
+    assert main(["compile", "toy.yaml", "--name", "mine", "--model", "toy.onnx"]) == 0
     assert read_artifact(Path("deploy_weights/mine/mod")).dtype == "fp16"
 
 

@@ -440,7 +440,7 @@ def test_wrong_landmarks_are_explained(change, mistake, tmp_path, capsys):
     tensor = normalise(image, change.pop("norm", "mean-std"))
     outputs = dict(zip(names, session.run(names, {session.get_inputs()[0].name: tensor})))
     meanface = load_meanface("WFLW", 10).points_xy
-    words = ["doctor", "--onnx", str(path), "--image", str(tmp_path / "crop.png")]
+    words = ["doctor", "--model", str(path), "--image", str(tmp_path / "crop.png")]
     if change.pop("meanface", False):
         meanface = meanface[np.random.default_rng(1).permutation(98)]
         (tmp_path / "mine.txt").write_text(format_meanface(meanface))
@@ -606,7 +606,7 @@ def test_a_quality_networks_mistakes_are_named(change, mistake, stages, tmp_path
     np.savez(tmp_path / "tensor.npz", tensor)
     np.savez(tmp_path / "score.npz", open_session(path, 1).run(None, {"input": tensor})[0])
     for name in ("tensor.npz", "score.npz")[:stages]:
-        words = ["doctor", "--onnx", str(path), "--image", str(tmp_path / "crop.png")]
+        words = ["doctor", "--model", str(path), "--image", str(tmp_path / "crop.png")]
         assert main([*words, "--observed", str(tmp_path / name)]) == 3 * (mistake != "consistent")
         said = capsys.readouterr().out
         assert f" {name} " in said and mistake in said.split(f" {name} ")[1].splitlines()[0]
@@ -623,9 +623,9 @@ def test_a_community_pipnet_gets_its_names_first(tmp_path, monkeypatch, capsys):
     path = tmp_path / "community.onnx"
     onnx.save(model, str(path))
     monkeypatch.setattr("facezoo.models.pipnet.graph.BACKBONE_OF", {5: "resnet18"})
-    assert main(["doctor", "pip_resnet18", "--onnx", str(path)]) == 0
+    assert main(["doctor", "pip_resnet18", "--model", str(path)]) == 0
     assert "neighbours lie where the mean face has them" in capsys.readouterr().out
-    assert main(["doctor", "pip_resnet101", "--onnx", str(path)]) == 2
+    assert main(["doctor", "pip_resnet101", "--model", str(path)]) == 2
     assert "is pip_resnet18, not pip_resnet101" in capsys.readouterr().err
 
 
@@ -665,7 +665,7 @@ def tiny(tmp_path):
 
 
 def test_a_file_and_its_findings(tiny, tmp_path, capsys):
-    assert main(["doctor", "--onnx", str(tiny), "--json", str(tmp_path / "d.json")]) == 0
+    assert main(["doctor", "--model", str(tiny), "--json", str(tmp_path / "d.json")]) == 0
     said = capsys.readouterr().out
     assert "scrfd_500m_bnkps, outputs score_8" in said
     assert "no values are recorded" in said
@@ -703,7 +703,7 @@ def test_a_users_vdsp_file_is_explained(change, mistake, tiny, tmp_path, capsys)
     entry["OpConfig"].update(change)
     path = tmp_path / "my.json"
     path.write_text(json.dumps(entry))
-    assert main(["doctor", "--onnx", str(tiny), "--vdsp_params_info", str(path)]) == 3
+    assert main(["doctor", "--model", str(tiny), "--vdsp", str(path)]) == 3
     said = capsys.readouterr().out
     assert f"FAIL  its tensors (vdsp JSON)  {mistake}:" in said
 
@@ -720,7 +720,7 @@ def test_observed_files_are_read(scrfd, session, shared, tmp_path, capsys):
     entry = [{"box_xyxy": b, "score": s, "landmarks_xy": k} for b, s, k in rows]
     (tmp_path / "faces.json").write_text(json.dumps({"faces": entry}))
     for name in ("tensor.npz", "outputs.npz", "faces.json"):
-        words = ["doctor", "--onnx", str(scrfd.model), "--image", str(photo)]
+        words = ["doctor", "--model", str(scrfd.model), "--image", str(photo)]
         assert main([*words, "--observed", str(tmp_path / name)]) == 3
         said = capsys.readouterr()
         assert f"FAIL  {name}" in said.out
@@ -737,7 +737,7 @@ def test_a_photo_is_aligned_for_a_recogniser(recogniser, scrfd, shared, tmp_path
     image = cv2.imread(str(photo))
     _, vector = embed(session, align_face(image, faces.landmarks_xy[0]), order="BGR")
     np.savez(tmp_path / "mine.npz", vector[0])
-    words = ["doctor", "w600k_mbf", "--onnx", str(shared / "assets/recognition/w600k_mbf.onnx")]
+    words = ["doctor", "w600k_mbf", "--model", str(shared / "assets/recognition/w600k_mbf.onnx")]
     words += ["--image", str(photo), "--observed", str(tmp_path / "mine.npz")]
     assert main([*words, "--detector", str(scrfd.model)]) == 3
     assert "mine.npz                BGR:" in capsys.readouterr().out
@@ -762,7 +762,7 @@ def test_what_cannot_be_compared_is_said(name, content, says, tiny, tmp_path, ca
     cv2.imwrite(str(photo), drawn_pictures()[0])
     if content is not None:
         (tmp_path / name).write_text(content)
-    words = ["doctor", "--onnx", str(tiny), "--image", str(photo)]
+    words = ["doctor", "--model", str(tiny), "--image", str(photo)]
     assert main([*words, "--observed", str(tmp_path / name)]) == 2
     assert says in capsys.readouterr().err
 
@@ -777,13 +777,13 @@ def test_landmarks_that_are_no_numbers_are_refused(points, tmp_path):
 
 
 def test_what_is_missing_is_asked_for(tiny, tmp_path, capsys):
-    assert main(["doctor", "--onnx", str(tiny), "--observed", "x.npz"]) == 2
+    assert main(["doctor", "--model", str(tiny), "--observed", "x.npz"]) == 2
     assert "--image" in capsys.readouterr().err
     assert main(["doctor", "--image", "x.png"]) == 2
     said = capsys.readouterr()
     assert "name the network" in said.err
     assert "environment" in said.out
-    assert main(["doctor", "scrfd_2.5g_bnkps", "--onnx", str(tiny)]) == 2
+    assert main(["doctor", "scrfd_2.5g_bnkps", "--model", str(tiny)]) == 2
     assert "says it is scrfd_500m_bnkps" in capsys.readouterr().err
     bare = onnx.load(str(tiny))
     del bare.metadata_props[:]
@@ -811,11 +811,11 @@ def test_the_record_is_made_by_the_command(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "facezoo.doctor.reference.reference_file", lambda card_id: tmp_path / "r.json"
     )
-    assert main(["doctor", "--onnx", str(tiny), "--record"]) == 0
+    assert main(["doctor", "--model", str(tiny), "--print-reference"]) == 0
     assert doctor_cli.SCHEMA == "facezoo.doctor/1"
     pictures = read_reference("scrfd_500m_bnkps", "")
     assert len(pictures) == 2
-    assert main(["doctor", "--onnx", str(tiny)]) == 0
+    assert main(["doctor", "--model", str(tiny)]) == 0
     assert "as recorded" in capsys.readouterr().out
 
 

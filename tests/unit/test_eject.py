@@ -26,6 +26,7 @@ from facezoo.models.pipnet import decode as pipnet
 from facezoo.models.scrfd import decode as scrfd
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 FAKE_CARD = Path(__file__).with_name("fake_vaststreamx.py")
 # Started so, a script finds no facezoo, whatever is installed.
@@ -73,7 +74,7 @@ def detector(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eject")
     model = tiny_scrfd(folder / "tiny.onnx")
     write_image_rgb(folder / "bright.png", BRIGHT)
-    words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(folder / "out")]
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(model), "--to", str(folder / "out")]
     assert main([*words, "--image", str(folder / "bright.png")]) == 0
     return folder / "out"
 
@@ -199,7 +200,7 @@ def test_what_cannot_be_ejected_is_refused(detector, tmp_path):
     with pytest.raises(InputError, match="none"):
         eject(model, dataclasses.replace(contract, preprocess=none), "", BRIGHT, tmp_path / "a")
     assert not (tmp_path / "a").exists()
-    words = ["eject", "scrfd_2.5g_bnkps", "--onnx", str(model), "--to", str(tmp_path / "a")]
+    words = ["eject", "scrfd_2.5g_bnkps", "--model", str(model), "--to", str(tmp_path / "a")]
     assert main(words) == 2
 
 
@@ -227,7 +228,7 @@ def test_code_in_a_contract_becomes_no_product(name, tmp_path, monkeypatch, caps
     entry.value = json.dumps(content)
     onnx.save(model, "evil.onnx")
     write_image_rgb(tmp_path / "bright.png", BRIGHT)
-    words = ["eject", "scrfd_500m_bnkps", "--onnx", "evil.onnx", "--to", "out"]
+    words = ["eject", "scrfd_500m_bnkps", "--model", "evil.onnx", "--to", "out"]
     assert main([*words, "--image", "bright.png"]) == 2
     said = capsys.readouterr().err
     assert "evil.onnx" in said and f"{name}" in said and "expected" in said
@@ -330,6 +331,16 @@ def test_the_product_reads_what_is_whole(detector, tmp_path, suffix):
     assert (load_module(detector).read_rgb(str(path)) == image[:, :, ::-1]).all()
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_product_turns_images_as_facezoo_does(detector, tmp_path, suffix, orientation):
+    path = tmp_path / f"turned{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(NOISE[:, :10]).save(path, exif=exif.tobytes())
+    assert (load_module(detector).read_rgb(str(path)) == read_image_rgb(path)).all()
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -399,7 +410,7 @@ def test_the_sample_is_the_downloaded_astronaut(tmp_path, monkeypatch, capsys):
     model = tiny_scrfd(tmp_path / "tiny.onnx")
     monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "empty"))
     monkeypatch.delenv("FACEZOO_OFFLINE", raising=False)
-    words = ["eject", "scrfd_500m_bnkps", "--onnx", str(model), "--to", str(tmp_path / "out")]
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(model), "--to", str(tmp_path / "out")]
     assert main(words) == 2
     assert "facezoo download astronaut" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Inference and evaluation in one go, and the ledger of deviations."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from facezoo.datasets.widerface import predictions_from_faces
 from facezoo.errors import DatasetError, RunFolderError
 from facezoo.evaluation.detection import detect_folder
 from facezoo.evaluation.ledger import ALONE, VENDOR_CHAIN, Deviation, ledger_of
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.metrics.detection import GroundTruth, evaluate_detections
 from facezoo.pipeline.load import load
@@ -158,7 +160,7 @@ def official(tmp_path, photos, monkeypatch):
 
 
 def test_photos_are_evaluated_and_recorded_by_one_command(tmp_path, official, model, capsys):
-    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run")
+    common = ("--detector", model, "--output", tmp_path / "run")
     record, report = tmp_path / "numerics.json", tmp_path / "report.json"
     assert official(*common, "--record", record, "--json", report) == 0
     assert "Easy   Val AP:" in capsys.readouterr().out
@@ -177,7 +179,7 @@ def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, mo
     alone = tuple(d for d in ALONE if "input_hw" not in d.preprocess)
     monkeypatch.setattr(ledger_of, "__kwdefaults__", {**ledger_of.__kwdefaults__, "alone": alone})
     target = tmp_path / "ledger.json"
-    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run", "--ledger", target)
+    common = ("--detector", model, "--output", tmp_path / "run", "--ledger", target)
     assert official(*common, "--build", model) == 0
     entry = json.loads(target.read_text())
     assert entry["schema"] == "facezoo.ledger/1"
@@ -191,8 +193,8 @@ def test_the_ledger_is_printed_and_written(tmp_path, official, model, capsys, mo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--model_prefix_path", "m.onnx"), "--images needs --model_prefix_path and --save_dir"),
-        (("--save_dir", "run"), "--images needs --model_prefix_path and --save_dir"),
+        (("--detector", "m.onnx"), "--images needs --detector and --output"),
+        (("--output", "run"), "--images needs --detector and --output"),
     ],
 )
 def test_what_an_evaluation_of_photos_needs_is_said(official, capsys, words, message):
@@ -202,7 +204,7 @@ def test_what_an_evaluation_of_photos_needs_is_said(official, capsys, words, mes
 
 def test_flags_for_photos_need_photos(capsys, tmp_path):
     words = ["evaluate", "scrfd", "--pred", str(tmp_path), "--gt", "gt"]
-    for flag in ("--record", "--save_dir"):
+    for flag in ("--record", "--output"):
         assert main([*words, flag, "x"]) == 2
         assert f"{flag} needs photos" in capsys.readouterr().err
 
@@ -222,3 +224,51 @@ def test_cutting_after_the_suppression_equals_cutting_before(tmp_path, photos, m
     ]
     ledger = ledger_of(model, images, truth, tmp_path / "l", builds={}, alone=both, **kwargs)
     assert ledger.alone[0].ap == pytest.approx(ledger.alone[1].ap)
+
+
+def test_a_ledger_of_a_few_photos_says_so_and_counts_only_them(
+    tmp_path, photos, official, model, caplog, capsys, monkeypatch
+):
+    images, truth = photos
+    alone = ()
+    monkeypatch.setattr(ledger_of, "__kwdefaults__", {**ledger_of.__kwdefaults__, "alone": alone})
+    whole = MeasuredList.of("", "photos", truth.images)
+    monkeypatch.setattr("facezoo.cli.evaluate.detection.PHOTOS_SHA256", whole.sha256)
+    few = truth.images[:3]
+    for path in images.rglob("*.png"):
+        if path.relative_to(images).with_suffix("").as_posix() not in few:
+            path.unlink()
+    target = tmp_path / "ledger.json"
+    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run")
+    assert official(*common, "--ledger", target) == 0
+    entry = json.loads(target.read_text())
+    assert entry["dataset"] == "WIDER FACE val, 3 of 8 photos"
+    expected = MeasuredList.of("WIDER FACE val", "photos", few, 8)
+    assert entry["measured"] == expected.to_dict()
+    said = capsys.readouterr().out
+    assert expected.line() in said
+    assert "3 of 8 photos, a subset" in said
+    # Photos that are not there are no misses.
+    points = evaluate_detections(direct(model, images), truth.only(few))
+    assert entry["protocol"]["ap"]["easy"] == pytest.approx(100 * points.levels["easy"].ap)
+    # An evaluation counts them as missed, and says on what it was measured.
+    with caplog.at_level("INFO"):
+        assert official(*common[:2], "--save_dir", tmp_path / "all", "--json", target) == 0
+    assert expected.line() in caplog.text
+    assert json.loads(target.read_text())["measured"] == expected.to_dict()
+
+
+def test_another_ground_truth_is_not_called_wider_face(tmp_path, official, model):
+    record = tmp_path / "numerics.json"
+    common = ("--model_prefix_path", model, "--save_dir", tmp_path / "run", "--record", record)
+    assert official(*common) == 0
+    (entry,) = read_numerics(record)
+    assert entry.dataset == "a ground truth other than WIDER FACE val's, 8 photos"
+    assert entry.measured["count"] == 8
+
+
+def test_a_list_has_one_hash_in_any_order():
+    one = MeasuredList.of("set", "photos", ["b", "a"])
+    assert one == MeasuredList.of("set", "photos", ["a", "b"])
+    assert one.sha256 == hashlib.sha256(b"a\nb\n").hexdigest()
+    assert one.line() == f"measured on: set, 2 photos; sha256 of their list {one.sha256[:12]}"

@@ -6,9 +6,10 @@ import facezoo
 import numpy as np
 import pytest
 from facezoo.datasets.embeddings import read_embeddings
-from facezoo.datasets.protocols import read_protocol
+from facezoo.datasets.protocols import OFFICIAL, Official, read_protocol
 from facezoo.errors import InputError
 from facezoo.evaluation import protocol as evaluation
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.evaluation.protocol import PhotoEmbeddings, evaluate_protocol
 from facezoo.image.align import align_face
 from facezoo.image.files import read_image_rgb, write_image_rgb
@@ -75,7 +76,7 @@ def evaluate(run_here, tmp_path, photos, pairs, models):
         written = () if ledger else ("--json", report)
         code, said, error = run_here(
             "evaluate", "verification", "--pairs", pairs, "--photos", photos, *given,
-            "--save_dir", tmp_path / save_dir, *written, *flags,
+            "--output", tmp_path / save_dir, *written, *flags,
         )  # fmt: skip
         found = json.loads(report.read_text())["sets"][0] if report.exists() else None
         return code, said, error, found
@@ -185,7 +186,7 @@ def test_flags_that_do_not_fit(evaluate, run_here, photos, pairs, models):
     command = ("evaluate", "verification")
     embedder = ("--embedder", models["--embedder"])
     for flags, message in (
-        (("--pairs", pairs, *embedder), "--pairs needs --photos and --save_dir"),
+        (("--pairs", pairs, *embedder), "--pairs needs --photos and --output"),
         (("--images", photos, "--photos", photos, *embedder), "--photos needs a protocol"),
         (("--images", photos, "--ledger", "l.json", *embedder), "--ledger needs a protocol"),
     ):
@@ -199,7 +200,7 @@ def test_flags_that_do_not_fit(evaluate, run_here, photos, pairs, models):
 
 def test_aligned_faces_need_no_detector(run_here, tmp_path, photos, pairs, models):
     code, said, _ = run_here(
-        "evaluate", "verification", "--pairs", pairs, "--photos", photos, "--save_dir",
+        "evaluate", "verification", "--pairs", pairs, "--photos", photos, "--output",
         tmp_path / "run", "--embedder", models["--embedder"], "--record", tmp_path / "n.json",
         "--dataset", "Squares", "--html", tmp_path / "r.html",
     )  # fmt: skip
@@ -310,7 +311,7 @@ def test_all_photos_of_a_folder(run_here, tmp_path, photos, models):
     flags = [word for item in models.items() for word in item]
     report = tmp_path / "all.json"
     command = (
-        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--save_dir",
+        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--output",
         tmp_path / "run", "--json", report,
     )  # fmt: skip
     code, said, _ = run_here(*command)
@@ -329,7 +330,7 @@ def test_one_photo_per_person_has_no_pairs(run_here, tmp_path, photos, models):
         path.unlink()
     flags = [word for item in models.items() for word in item]
     code, _, error = run_here(
-        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--save_dir",
+        "evaluate", "verification", "--images", photos, *flags, "--all-pairs", "--output",
         tmp_path / "run",
     )  # fmt: skip
     assert code == 2
@@ -339,11 +340,14 @@ def test_one_photo_per_person_has_no_pairs(run_here, tmp_path, photos, models):
 # The ledger ---------------------------------------------------------------------------------------
 
 
-def test_the_ledger_adds_up_to_the_published_accuracy(evaluate, tmp_path, models, photos):
+def test_the_ledger_adds_up_to_the_published_accuracy(
+    evaluate, tmp_path, models, photos, pairs, monkeypatch
+):
+    monkeypatch.setitem(OFFICIAL, "lfw", Official(pairs=12, folds=3, photos=18))
     (photos / name_of(5, 3)).write_bytes((photos / name_of(0, 1)).read_bytes())
     other = tiny_scrfd(tmp_path / "other.onnx", card_id="scrfd_2.5g_bnkps")
     file = tmp_path / "ledger.json"
-    flags = ("--other_detector", other, "--build", models["--embedder"], "--dataset", "LFW")
+    flags = ("--other-detector", other, "--build", models["--embedder"], "--dataset", "LFW")
     code, said, _, _ = evaluate("--ledger", file, *flags, ledger=True)
     assert code == 0
     entry = json.loads(file.read_text())
@@ -380,6 +384,15 @@ def test_the_ledger_adds_up_to_the_published_accuracy(evaluate, tmp_path, models
     _, _, _, report = evaluate("--face", "largest", save_dir="largest")
     assert rows["largest face"]["accuracy"] == pytest.approx(100 * report["accuracy"]["mean"])
     assert rows["largest face"]["wrong"] == len(report["wrong"])
+    protocol = read_protocol(pairs)
+    measured = MeasuredList.of_pairs("LFW", protocol.sides, protocol.is_same.tolist())
+    assert entry["measured"] == measured.to_dict()
+    assert measured.line() in said
+    assert report["measured"]["sha256"] == measured.sha256
+    # A published accuracy is of all pairs of LFW, and no reference for a few.
+    monkeypatch.undo()
+    evaluate("--ledger", file, *flags, ledger=True)
+    assert json.loads(file.read_text())["published"] is None
 
 
 def test_a_vector_without_a_face_is_no_part_of_the_accuracy(pairs):
@@ -412,7 +425,7 @@ def test_fold_10_of_lfw_is_decided_as_recorded(tmp_path, shared, golden, run_her
     (tmp_path / "fold10.csv").write_text("first,second,same\n" + table)
     code, said, _ = run_here(
         "evaluate", "verification", "--pairs", tmp_path / "fold10.csv", "--face", "central",
-        "--photos", shared / "assets" / "lfw" / "fold10", "--save_dir", tmp_path / "run",
+        "--photos", shared / "assets" / "lfw" / "fold10", "--output", tmp_path / "run",
         "--detector", shared / "assets" / "scrfd" / "scrfd_500m_bnkps.onnx",
         "--embedder", shared / "assets" / "recognition" / "w600k_mbf.onnx",
     )  # fmt: skip

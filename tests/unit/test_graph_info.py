@@ -239,7 +239,7 @@ def test_the_verb_says_in_one_line_what_is_wrong(capsys, arguments, message):
 def test_a_size_out_of_range_is_refused_by_its_flag(capsys):
     with pytest.raises(SystemExit):
         main(["info", "scrfd_1g", "--size", "0", "640"])
-    assert "argument --size: is '0'; expected a whole number from 1 to" in capsys.readouterr().err
+    assert "--size 0x640 must be a side such as 640" in capsys.readouterr().err
 
 
 def test_the_verb_says_what_a_card_without_a_file_needs(capsys, monkeypatch, tmp_path):

@@ -270,7 +270,7 @@ def test_a_contract_unlike_its_card_is_named(tmp_path, caplog, capsys, part, cha
     assert "odd.onnx' says it is scrfd_500m_bnkps, but its contract differs" in caplog.text
     assert says in caplog.text
     if part == "decode":
-        main(["doctor", "--onnx", str(path)])
+        main(["doctor", "--model", str(path)])
         assert says in capsys.readouterr().out
 
 

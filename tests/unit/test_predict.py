@@ -386,8 +386,8 @@ def run(tmp_path):
 
     def command(*more, folder="out"):
         return main(
-            ["predict", str(tmp_path / "photos"), "--save_dir", str(tmp_path / folder), *words]
-            + ["--min_size", "0", "--max_yaw", "10", "--max_truncation", "1", *more]
+            ["predict", str(tmp_path / "photos"), "--output", str(tmp_path / folder), *words]
+            + ["--min-size", "0", "--max-yaw", "10", "--max-truncation", "1", *more]
         )
 
     return command, tmp_path
@@ -423,7 +423,7 @@ def test_a_folder_from_photos_to_files(run, capsys):
 
 def test_the_chain_gives_what_its_stages_give(run):
     command, folder = run
-    command("--embed_refused", "--quiet")
+    command("--embed-refused", "--quiet")
     detector = facezoo.load(folder / "models/detector.onnx")
     embedder = facezoo.load(folder / "models/embedder.onnx")
     points = facezoo.load(folder / "models/points.onnx")
@@ -448,7 +448,7 @@ def test_embeddings_of_photos_are_evaluated(run, capsys):
     for index in range(3):
         again = folder / "photos" / f"set {index}" / "again.png"
         again.write_bytes((folder / "photos" / f"set {index}" / "a<b>.png").read_bytes())
-    assert command("--embed_refused", "--quiet") == 1
+    assert command("--embed-refused", "--quiet") == 1
     names = [path.relative_to(folder / "photos").as_posix() for path in folder.rglob("*.png")]
     (folder / "scores.csv").write_text(
         "path,quality\n" + "".join(f"{name},{index}\n" for index, name in enumerate(names))
@@ -483,7 +483,8 @@ def test_limits_of_another_recogniser_are_refused(run, capsys):
     assert command("--appearance", str(folder / "appearance.json"), folder="own") == 1
     # The former spellings of the flags, and of the file.
     assert (
-        command("--looks", str(folder / "appearance.json"), "--max_turn", "9", folder="own2") == 1
+        command("--appearance", str(folder / "appearance.json"), "--max-yaw", "9", folder="own2")
+        == 1
     )
     run_file = json.loads((folder / "own2/run.json").read_text())
     assert run_file["settings"]["acceptance"]["appearance"]["max_yaw"] == 9
@@ -497,11 +498,11 @@ def test_a_calibrated_quality_refuses_faces(run, capsys):
         picture = rng.integers(0, 40 + 7 * index, (112, 112, 3)).astype(np.uint8)
         write_image_rgb(folder / "faces" / f"{index}.png", picture)
     words = ["calibrate", "quality", "--images", str(folder / "faces")]
-    words += ["--model_prefix_path", str(quality), "--output", str(folder / "quality.json")]
+    words += ["--quality", str(quality), "--output", str(folder / "quality.json")]
     assert main(words) == 0
     profile = json.loads((folder / "quality.json").read_text())
     asked = ["--quality", str(quality), "--profile", str(folder / "quality.json")]
-    assert command(*asked, "--threshold", "drop 10 %", "--min_sharpness", "0", folder="q") == 1
+    assert command(*asked, "--min-quality", "drop 10 %", "--min-sharpness", "0", folder="q") == 1
     lines = (folder / "q/faces.jsonl").read_text().splitlines()
     faces = [face for line in lines for face in json.loads(line).get("faces", ())]
     limit = profile["thresholds"]["drop 10 %"]
@@ -521,7 +522,7 @@ def test_a_second_start_keeps_what_is_done_and_refuses_other_settings(run, capsy
     assert command() == 1
     assert "4 kept from an earlier run" in capsys.readouterr().out
     assert (folder / "out/faces.jsonl").read_bytes() == first
-    assert command("--embed_refused") == 4
+    assert command("--embed-refused") == 4
     assert "acceptance was" in capsys.readouterr().err
 
 
@@ -559,12 +560,12 @@ def test_photos_are_predicted_with_published_weights(shared, tmp_path, monkeypat
     published(shared, tmp_path, monkeypatch)
     for name in ("src_meeting.jpg", "left_face.jpeg", "blur.jpg", "view_noface.jpg"):
         (tmp_path / name).symlink_to(shared / "assets/photos" / name)
-    words = ["predict", str(tmp_path), "--save_dir", str(tmp_path / "out"), "--quiet"]
+    words = ["predict", str(tmp_path), "--output", str(tmp_path / "out"), "--quiet"]
     (tmp_path / "photos").mkdir()
     for path in tmp_path.glob("*.j*"):
         path.rename(tmp_path / "photos" / path.name)
     words[1] = str(tmp_path / "photos")
-    assert main([*words, "--embedder", "w600k_mbf", "--max_truncation", "0.15"]) == 0
+    assert main([*words, "--embedder", "w600k_mbf", "--max-truncation", "0.15"]) == 0
     lines = (tmp_path / "out/faces.jsonl").read_text().splitlines()
     entries = {entry["path"]: entry for entry in map(json.loads, lines)}
     assert [problem for entry in entries.values() for problem in wrong(entry, SCHEMA)] == []

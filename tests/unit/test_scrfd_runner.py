@@ -191,9 +191,9 @@ def test_export_needs_a_scrfd_graph(tmp_path, repository, model):
     missing = export("scrfd_500m_bnkps")
     assert missing.returncode == 2
     assert "scrfd_500m_bnkps" in missing.stderr
-    wrong = export(model, "--size", "640")
+    wrong = export(model, "--size", "640x")
     assert wrong.returncode == 2
-    assert "must be a height and a width" in wrong.stderr
+    assert "must be a side such as 640, or a height and a width" in wrong.stderr
     assert not (tmp_path / "raw.onnx").exists()
 
 

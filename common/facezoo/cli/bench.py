@@ -9,7 +9,10 @@ into pre-processing, network and decoding; each row runs in a new process, warme
 measurement. MLPerf's rules on data sets and durations are not followed: these are not MLPerf
 results.
 
-  facezoo bench -m deploy_weights/official_scrfd_fp16/mod --json bench.json
+With --advise, the builds of the same source in the workspace are compared on each installed engine
+for about a minute, and the fastest one whose recorded accuracy loss is within limits is named.
+
+  facezoo bench --model deploy_weights/official_scrfd_fp16/mod --json bench.json
 """
 
 from __future__ import annotations
@@ -21,21 +24,24 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Dict, Iterator, List, Optional
 
-from .. import __version__
+from .. import __version__, models
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
-from ..files import write_json
 from ..machine import describe_machine, usable_cores
 from ..pipeline.load import resolve
 from ..results import RawOutputs
-from .options import add_output
-from .vamp import SECONDS, add_job_options, job_from
+from . import flags
+from .outputs import write_report
+from .vamp import SECONDS, picture_hw
 
 __all__ = ["configure", "decode_outputs", "run"]
 
 SCHEMA = "facezoo.bench/1"
 
+ADVICE_SCHEMA = "facezoo.advice/1"
+
+ROW_SECONDS, ADVICE_SECONDS = 5.0, 1.0
 SWEEP_BATCHES = (1, 2, 4, 8)
 
 # The vendor's vamp gets a number of calls, since the meaning of its -t is not documented.
@@ -77,30 +83,64 @@ def sweep() -> Iterator[Scenario]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    add_job_options(parser)
-    group = parser.add_argument_group("work")
-    group.add_argument(
-        "--sweep", action="store_true", help="sweep instances, threads and batch sizes"
+    group = parser.add_argument_group("model")
+    flags.add(group, "--model", required=True, old=("-m",))
+    flags.add(group, "--vdsp", old=("--vdsp_params",))
+    flags.add(group, "--engine", "runtime; one after @ in the name of a model comes first")
+    flags.add(group, "--device", old=("-d",))
+    flags.add(group, "--allow-saturation")
+    flags.add(group, "--threads")
+    work = parser.add_argument_group("work")
+    flags.add(
+        work,
+        "--shape",
+        "shape of synthetic images (default: the model's input)",
+        type=picture_hw,
+        metavar="[C,H,W]",
+        old=("-s",),
     )
-    group.add_argument(
-        "-t",
+    what = work.add_mutually_exclusive_group()
+    flags.add(what, "--sweep", "sweep instances, threads and batch sizes", action="store_true")
+    flags.add(
+        what,
+        "--advise",
+        "compare the builds beside MODEL and name the one to choose on this machine",
+        action="store_true",
+    )
+    flags.add(
+        work,
+        "--seconds",
+        "duration of each row in seconds (default: 5; 1 with --advise)",
         type=SECONDS,
-        default=5.0,
         metavar="SECONDS",
-        help="duration of each row in seconds",
+        old=("-t",),
     )
-    add_output(group, "--json", metavar="F", help="also write the numbers to this JSON file")
-    group.add_argument(
-        "--vamp", metavar="COMMAND", help="vendor's vamp command to measure with, instead of ours"
+    flags.add(
+        work,
+        "--vamp",
+        "vendor's vamp command to measure with (default: ours)",
+        metavar="COMMAND",
     )
+    flags.add(work, "--json", "write the numbers as JSON; - is the standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure row by row, print each row when it is finished, and write the JSON."""
     # The vendor's vamp accepts only prefixes; here any model can be measured.
-    args.model, engine = resolve(args.model)
-    args.engine = engine or args.engine
-    job = job_from(args, decode=decode_outputs)
+    model, engine = resolve(args.model)
+    job = Job(
+        model=model,
+        vdsp=args.vdsp,
+        engine=engine or args.engine,
+        device_id=args.device,
+        cards=tuple(models.CARDS.values()),
+        picture_hw=args.shape,
+        allow_saturation=args.allow_saturation,
+        decode=decode_outputs,
+    )
+    if args.advise:
+        return _advise(args, job)
+    seconds = args.seconds or ROW_SECONDS
     rows: List[Dict[str, Any]] = []
     report: Dict[str, Any] = {"schema": SCHEMA, "tool": args.vamp or f"facezoo {__version__}"}
     print(_HEADER)
@@ -110,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             # Messages of the engine are shown only once.
             prog = "" if rows else "facezoo bench"
-            row = _measure_ours(job, scenario, args.t, prog, report)
+            row = _measure_ours(job, scenario, seconds, prog, report)
         rows.append(row)
         print(_format_row(row), flush=True)
     if args.sweep:
@@ -120,8 +160,47 @@ def run(args: argparse.Namespace) -> int:
             f"{best['batch']}: {best['images_per_s']:.1f} images/s"
         )
     if args.json:
-        content = {**report, "machine": describe_machine(), "model": str(args.model), "rows": rows}
-        write_json(args.json, content, indent=2)
+        content = {**report, "machine": describe_machine(), "model": str(model), "rows": rows}
+        write_report(args.json, content, indent=2)
+    return 0
+
+
+def _advise(args: argparse.Namespace, job: Job) -> int:
+    """Compare builds, print each with its speed, and name the fastest."""
+    # Imported here because it takes most of the command's start.
+    from ..compiler.advice import find_candidates, measure_candidates
+
+    if args.vamp:
+        raise InputError("--advise measures the engines of this machine; omit --vamp")
+    candidates, left_out = find_candidates(job.model, job.engine)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
+    if not candidates:
+        raise InputError(f"no build beside {str(args.model)!r} can be chosen; see above")
+    speeds = measure_candidates(job, candidates, args.seconds or ADVICE_SECONDS)
+    rows: List[Dict[str, Any]] = [
+        {
+            "build": one.artifact.name,
+            "engine": one.engine,
+            "gate": one.gate,
+            "ms": speed.milliseconds,
+            "images_per_s": speed.images_per_s,
+        }
+        for one, speed in zip(candidates, speeds)
+    ]
+    width = max(len(one.artifact.name) for one in candidates)
+    for row in rows:
+        print(
+            f"{row['build']:{width}}  {row['engine']:8}  {row['ms']:8.2f} ms"
+            f"{row['images_per_s']:10.1f} images/s  {row['gate']}"
+        )
+    if args.json:
+        content = {"machine": describe_machine(), "rows": rows, "left_out": left_out}
+        write_report(args.json, {"schema": ADVICE_SCHEMA, **content}, indent=2)
+    quickest = min(rows, key=lambda row: row["ms"])
+    busiest = max(rows, key=lambda row: row["images_per_s"])
+    for row, work in ((quickest, "one image at a time"), (busiest, "many images")):
+        print(f"fastest for {work}: {row['build']} with --engine {row['engine']}")
     return 0
 
 

@@ -1,12 +1,12 @@
 r"""Measure thresholds and limits on your own images, and save them as a profile.
 
-  facezoo calibrate quality --images DIR --model_prefix_path PREFIX --output quality.json
-  facezoo calibrate quality --images DIR --model_prefix_path PREFIX --output quality.json \
-      --recognizer w600k_mbf --fnmr 0.05 --fmr 1e-3
-  facezoo calibrate similarity --identities DIR --model w600k_mbf --output similarity.json
-  facezoo calibrate similarity --pairs pairs.txt --model onnx/magface_iresnet50.onnx \
+  facezoo calibrate quality --images faces --quality deploy_weights/x/mod --output quality.json
+  facezoo calibrate quality --images faces --quality deploy_weights/x/mod --output quality.json \
+      --embedder w600k_mbf --fnmr 0.05 --fmr 1e-3
+  facezoo calibrate similarity --images people --embedder w600k_mbf --output similarity.json
+  facezoo calibrate similarity --pairs pairs.txt --embedder onnx/magface_iresnet50.onnx \
       --detector scrfd_500m_bnkps --output similarity.json
-  facezoo calibrate appearance --identities DIR --model w600k_mbf --output appearance.json
+  facezoo calibrate appearance --images people --embedder w600k_mbf --output appearance.json
 
 A profile belongs to one model file and is refused for another.
 """
@@ -14,38 +14,23 @@ A profile belongs to one model file and is refused for another.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-import numpy as np
-
-from ..datasets.scores import QualityScores
 from ..errors import InputError
-from ..fields import RATE, SEED, number
-from ..models import find_class
-from ..models.magface.model import FaceEmbedder
-from ..models.scrfd.model import FaceDetector
-from ..pipeline.calibrate import (
-    calibrate_appearance,
-    calibrate_quality,
-    calibrate_similarity,
-    pairs_of_folders,
-    read_pairs,
-)
-from ..pipeline.load import load
-from ..profiles.appearance import MEASURES, write_appearance
-from ..profiles.quality import QualityProfile, quality_at_fnmr, write_quality
-from ..profiles.similarity import SimilarityProfile, write_similarity
-from ..runs import Inputs
-from .evaluate.quality import add_people_options, add_recipe_option, embeddings_of, pairs_of
-from .options import (
-    EXIT_SOME_REFUSED,
-    add_model_options,
-    add_output,
-    add_runtime_options,
-    progress,
-    runtime_of,
-)
+from ..fields import number
+from ..files import counted
+from . import flags
+from .evaluate.flags import add_people_options, add_recipe_option
+from .options import EXIT_SOME_REFUSED, progress, runtime_of
+from .outputs import OutputFile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..datasets.scores import QualityScores
+    from ..evaluation.quality import FacePairs
+    from ..profiles.quality import QualityProfile
+    from ..profiles.similarity import SimilarityProfile
 
 __all__ = ["configure", "run"]
 
@@ -64,14 +49,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
-    quality.add_argument("--images", type=Path, required=True, metavar="DIR", help="aligned faces")
+    flags.add(quality, "--images", "aligned faces", required=True)
     _add_output(quality)
     add_recipe_option(quality)
-    add_model_options(quality)
+    flags.add(quality, "--vdsp", old=("--vdsp_params_info",))
+    flags.add_runtime(quality.add_argument_group("runtime"))
+    flags.add_reading(quality)
     add_people_options(quality, required=True)
-    quality.add_argument("--fnmr", type=_FNMR, help="wanted false non-match rate; needs people")
-    quality.add_argument("--fmr", type=RATE, default=1e-3, help="false match rate for --fnmr")
-    quality.add_argument("--seed", type=SEED, default=0, help="random seed of impostor pairs")
+    flags.add(
+        quality,
+        "--fnmr",
+        "wanted false non-match rate; needs people (default: no threshold for one)",
+        type=_FNMR,
+    )
+    flags.add(quality, "--fmr", "false match rate for --fnmr")
+    flags.add(quality, "--seed", "random seed of impostor pairs")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
@@ -80,7 +72,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    add_output(parser, "--output", required=True, metavar="FILE", help="the profile to write")
+    flags.add(
+        parser,
+        "--output",
+        "the profile to write",
+        action=OutputFile,
+        required=True,
+        metavar="FILE",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,27 +88,53 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _calibrate_quality(args: argparse.Namespace) -> int:
+    from ..models import find_class
+    from ..pipeline.calibrate import calibrate_quality
+    from ..pipeline.load import load
+    from ..profiles.quality import write_quality
+
     wants_rate = args.fnmr is not None
-    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
-    with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
+    kind, vdsp = find_class(args.recipe), args.vdsp
+    with load(args.quality, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
+        # Before the scores, since the pairs may be too few for the rates.
+        pairs = _pairs_for(args) if wants_rate else None
         profile, scores = calibrate_quality(
             model,
             args.images,
-            thresholds=(lambda found: _at_fnmr(args, found)) if wants_rate else None,
+            thresholds=(lambda found: _at_fnmr(args, pairs, found)) if pairs else None,
             settings={"fnmr": args.fnmr, "fmr": args.fmr if wants_rate else None},
             progress=progress,
         )
     write_quality(args.output, profile)
+    if pairs:
+        print(f"{len(np.unique(pairs.people))} people")
     print("\n".join(_quality_lines(profile, scores.values)))
     return _finish(args, len(scores.names), profile.settings["refused"], profile.card)
 
 
-def _at_fnmr(args: argparse.Namespace, scores: QualityScores) -> Dict[str, float]:
-    """Return the threshold at the requested false non-match rate."""
+def _pairs_for(args: argparse.Namespace) -> FacePairs:
+    """Pair the faces for a false non-match rate; check that the images to score are theirs."""
+    import numpy as np
+
+    from ..datasets.scores import QualityScores
+    from ..image.files import find_images, relative_names
+    from ..metrics.verification import check_impostors
+    from .evaluate.quality import embeddings_of, pairs_of
+
     embeddings = embeddings_of(args)
     if embeddings is None:
         raise InputError("--fnmr needs --embeddings or --images")
     pairs = pairs_of(args, embeddings)
+    check_impostors(args.fmr, int(np.count_nonzero(~pairs.is_same)))
+    names = relative_names(find_images(args.images), args.images)
+    QualityScores(names, np.zeros(len(names))).of(pairs.names)
+    return pairs
+
+
+def _at_fnmr(args: argparse.Namespace, pairs: FacePairs, scores: QualityScores) -> Dict[str, float]:
+    """Return the threshold at the requested false non-match rate."""
+    from ..profiles.quality import quality_at_fnmr
+
     threshold = quality_at_fnmr(
         pairs.distances, pairs.is_same, pairs.quality(scores), args.fmr, args.fnmr
     )
@@ -126,7 +151,7 @@ def _quality_lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
 
 
 def _finish(args: argparse.Namespace, used: int, refused: int, card: str) -> int:
-    print(f"{used} images, {refused} refused; profile of {card} in {args.output}")
+    print(f"{counted(used, 'image')}, {refused} refused; profile of {card} in {args.output}")
     return EXIT_SOME_REFUSED if refused else 0
 
 
@@ -145,35 +170,51 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     source = similarity.add_mutually_exclusive_group(required=True)
-    source.add_argument("--identities", type=Path, metavar="DIR", help="one folder per person")
-    source.add_argument(
+    _add_people(source, default=" (default: the pairs of a list)")
+    flags.add(
+        source,
         "--pairs",
-        type=Path,
-        metavar="FILE",
-        help="list: two images per line, then 1 for one person, 0 for two",
+        "list: two images per line, then 1 for one person, 0 for two (default: those of the "
+        "folders)",
     )
-    similarity.add_argument(
-        "--model", required=True, metavar="M", help="recogniser: a card's id, or a file"
-    )
-    similarity.add_argument(
-        "--detector",
-        metavar="M",
-        help="find and align the largest face first; without it images are aligned faces",
+    _add_embedder(similarity)
+    flags.add_detector_options(
+        similarity,
+        meaning="find and align the largest face first (default: images are aligned faces)",
     )
     _add_output(similarity)
-    similarity.add_argument("--seed", type=SEED, default=0, help="random seed of the intervals")
-    add_runtime_options(similarity)
+    flags.add(similarity, "--seed", "random seed of the intervals")
+    flags.add_runtime(similarity.add_argument_group("runtime"))
+    flags.add_reading(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 
 
+def _add_people(parser: Any, default: str = "", **options: Any) -> None:
+    text = f"one folder of images per person{default}"
+    flags.add(parser, "--images", text, old=("--identities",), **options)
+
+
+def _add_embedder(parser: argparse.ArgumentParser) -> None:
+    flags.add(parser, "--embedder", "recogniser to calibrate", required=True, old=("--model",))
+
+
 def _calibrate_similarity(args: argparse.Namespace) -> int:
+    from ..models.magface.model import FaceEmbedder
+    from ..models.scrfd.model import FaceDetector
+    from ..pipeline.calibrate import calibrate_similarity, pairs_of_folders, read_pairs
+    from ..pipeline.load import load
+    from ..profiles.similarity import write_similarity
+    from ..runs import Inputs
+
     runtime = runtime_of(args)
-    pairs = pairs_of_folders(args.identities) if args.identities else read_pairs(args.pairs)
+    pairs = pairs_of_folders(args.images) if args.images else read_pairs(args.pairs)
     Inputs(pairs.paths, pairs.names).refuse_file(args.output)
-    with load(args.model, kind=FaceEmbedder, runtime=runtime) as embedder:
+    with load(args.embedder, kind=FaceEmbedder, runtime=runtime) as embedder:
         detector: Optional[FaceDetector] = None
         if args.detector:
-            detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+            detector = load(
+                args.detector, kind=FaceDetector, runtime=runtime, **flags.detector_options(args)
+            )
         profile = calibrate_similarity(
             embedder,
             pairs,
@@ -191,7 +232,11 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
 
 
 def _similarity_lines(profile: SimilarityProfile) -> List[str]:
-    lines = [f"{profile.genuine} pairs of one person, {profile.impostors} of two"]
+    people = profile.settings.get("people")
+    lines = [
+        f"{people} people: " * (people is not None)
+        + f"{profile.genuine} pairs of one person, {profile.impostors} of two"
+    ]
     for point in profile.points:
         if point.refusal:
             lines.append(f"FMR {point.fmr:g}: refused, {point.refusal}")
@@ -218,39 +263,39 @@ def _add_appearance(kinds: Any, parser: argparse.ArgumentParser, name: str, **li
         allow_abbrev=False,
         **listed,
     )
-    appearance.add_argument(
-        "--identities",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="one folder of photos per person",
-    )
-    appearance.add_argument(
-        "--model", required=True, metavar="M", help="recogniser: a card's id, or a file"
-    )
-    appearance.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
+    _add_people(appearance, required=True)
+    _add_embedder(appearance)
+    flags.add_detector_options(appearance, default="scrfd_500m_bnkps")
     _add_output(appearance)
-    appearance.add_argument(
-        "--fnmr", type=number(0, 1), default=0.01, help="share of pairs that may be missed"
+    flags.add(
+        appearance, "--fnmr", "share of pairs that may be missed", type=number(0, 1), default=0.01
     )
-    appearance.add_argument(
-        "--fmr", type=RATE, default=1e-3, help="false match rate of the similarity threshold"
-    )
-    add_runtime_options(appearance)
+    flags.add(appearance, "--fmr", "false match rate of the similarity threshold")
+    flags.add_runtime(appearance.add_argument_group("runtime"))
+    flags.add_reading(appearance)
     appearance.set_defaults(calibrate=_calibrate_appearance)
 
 
 def _calibrate_appearance(args: argparse.Namespace) -> int:
+    from ..models.magface.model import FaceEmbedder
+    from ..models.scrfd.model import FaceDetector
+    from ..pipeline.calibrate import calibrate_appearance
+    from ..pipeline.load import load
+    from ..profiles.appearance import MEASURES, write_appearance
+
     runtime = runtime_of(args)
-    detector = load(args.detector, kind=FaceDetector, runtime=runtime)
-    embedder = load(args.model, kind=FaceEmbedder, runtime=runtime)
+    detector = load(
+        args.detector, kind=FaceDetector, runtime=runtime, **flags.detector_options(args)
+    )
+    embedder = load(args.embedder, kind=FaceEmbedder, runtime=runtime)
     with detector, embedder:
         profile = calibrate_appearance(
-            detector, embedder, args.identities, fmr=args.fmr, fnmr=args.fnmr, progress=progress
+            detector, embedder, args.images, fmr=args.fmr, fnmr=args.fnmr, progress=progress
         )
     write_appearance(args.output, profile)
     for name, found in profile.found.items():
         why = "worse faces are missed" if found.reached else "the worst value in the images"
         print(f"{MEASURES[name].limit:14} {found.limit:8.3f}  {why}")
     settings = profile.settings
+    print(f"{settings['people']} people")
     return _finish(args, settings["pictures"], settings["refused"], profile.card)

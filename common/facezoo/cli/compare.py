@@ -1,14 +1,14 @@
 """Compare two builds of one model on images: outputs, results, time.
 
-A and B are artifact prefixes or .onnx files, optionally with a runtime before a colon (ort:,
-openvino:, vsx:), or folders of vamp's outputs together with their datalist.
+A and B are card ids, artifact prefixes or .onnx files, optionally followed by @ort, @openvino or
+@vsx to choose the runtime, or folders of vamp's outputs together with their datalist.
 
 "lost" is the energy of the difference as a share of a channel's variance, mean over the channels;
 it is large for nearly constant channels. worst_corner is in pixels of the photo; times are medians
 over the images.
 
   facezoo compare deploy_weights/x_fp32/mod deploy_weights/x_int8/mod --images photos/ --html x.html
-  facezoo compare x.onnx openvino:x.onnx --images photos/
+  facezoo compare x.onnx x.onnx@openvino --images photos/
   facezoo compare x.onnx vamp_out/ --images photos/ --datalist list.txt
 """
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import argparse
 import base64
-import dataclasses
 import html
+import logging
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -27,22 +27,20 @@ from ..backends.replay import ReplayBackend
 from ..datasets.widerface import read_ground_truth
 from ..errors import InputError
 from ..evaluation.drift import Comparison, Pair, compare_backends
-from ..files import write_bytes, write_json
+from ..files import counted, write_bytes
 from ..image.draw import draw_faces, draw_landmarks
 from ..image.files import find_images, read_image_rgb
 from ..pipeline.load import load
 from ..results import Embedding, FaceDetections, Landmarks, QualityScore
 from ..vacc.npz import read_pictures
 from ..vacc.outputs import OutputFolder, output_name
-from .options import (
-    EXIT_SOME_REFUSED,
-    add_output,
-    add_saturation_option,
-    add_threads_option,
-    progress,
-)
+from . import flags
+from .options import EXIT_SOME_REFUSED, progress
+from .outputs import write_report
 
 __all__ = ["configure", "render_html", "render_text", "run"]
+
+_log = logging.getLogger(__name__)
 
 SHOWN = 12  # images in the HTML report
 SIDE = 560  # longer side in pixels
@@ -52,38 +50,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("reference", metavar="A", help="reference build")
     parser.add_argument("other", metavar="B", help="build to compare with the reference")
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="an image or a folder of them"
-    )
-    parser.add_argument(
-        "--ground-truth",
-        type=Path,
-        metavar="DIR",
-        help="ground truth of WIDER FACE, to compare AP too",
-    )
-    parser.add_argument(
-        "--datalist", type=Path, metavar="LIST", help="datalist of a folder of vamp's outputs"
-    )
-    add_saturation_option(parser)
-    add_threads_option(parser)
-    add_output(parser, "--json", metavar="F.json", help="also write the numbers to this file")
-    add_output(
+    flags.add(parser, "--images", "an image or a folder of them", required=True)
+    flags.add(
         parser,
-        "--html",
-        metavar="F.html",
-        help="also write an HTML report with the images",
+        "--gt",
+        "ground truth of WIDER FACE, to compare AP too (default: only the outputs are compared)",
+        old=("--ground-truth", "--ground_truth"),
     )
+    flags.add(
+        parser,
+        "--datalist",
+        "list of a folder of vamp's outputs (default: none is compared)",
+        type=Path,
+        metavar="LIST",
+    )
+    flags.add_reading(parser)
+    flags.add(parser, "--allow-saturation")
+    flags.add(parser, "--threads")
+    flags.add(parser, "--json", "write the numbers as JSON; - is the standard output")
+    flags.add(parser, "--html", "write an HTML report with the images")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare the builds and print the result."""
     paths = _list_pictures(args.images, args.datalist)
-    truth = read_ground_truth(args.ground_truth) if args.ground_truth else None
+    truth = read_ground_truth(args.gt) if args.gt else None
     with _open(args.reference, args) as reference, _open(args.other, args) as other:
         found = compare_backends(reference, other, progress(paths, len(paths)), truth)
     print(render_text(found))
     if args.json:
-        write_json(args.json, found.to_dict(), indent=2)
+        write_report(args.json, found.to_dict(), indent=2)
     if args.html:
         write_bytes(args.html, render_html(found).encode("utf-8", "backslashreplace"))
     return EXIT_SOME_REFUSED if found.refused else 0
@@ -101,7 +97,8 @@ def _open(source: str, args: argparse.Namespace) -> Backend:
     engine, colon, rest = source.partition(":")
     runtime = RuntimeOptions(allow_saturation=args.allow_saturation)
     if colon and engine in ENGINES:
-        return load(rest, runtime=dataclasses.replace(runtime, engine=engine)).backend
+        _log.warning("%s is spelled %s@%s now", source, rest, engine)
+        return load(rest, runtime=runtime, engine=engine).backend
     if not Path(source, output_name(0)).is_file():
         return load(source, runtime=runtime).backend
     if args.datalist is None:
@@ -185,7 +182,7 @@ def _draw(image: Any, result: Any) -> Tuple[str, str]:
 
     words = repr(result)
     if isinstance(result, FaceDetections):
-        image, words = draw_faces(image, result), f"{len(result)} face{'s' * (len(result) != 1)}"
+        image, words = draw_faces(image, result), counted(len(result), "face")
     elif isinstance(result, Landmarks):
         image = draw_landmarks(image, [result])
     elif isinstance(result, Embedding):

@@ -21,7 +21,7 @@ import numpy as np
 from ..artifact import FULL, PORTABLE, Artifact, BuildInfo
 from ..errors import ConfigError, FaceZooError, GateError, InputError
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
-from .options import add_threads_option
+from . import flags
 
 __all__ = ["build", "configure", "open_data", "override", "print_artifact", "run"]
 
@@ -31,49 +31,63 @@ _log = logging.getLogger(__name__)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("yaml", type=Path, metavar="YAML", help="a recipe's build_in/build/*.yaml")
-    parser.add_argument(
+    flags.add(
+        parser,
         "--dtype",
+        "type that overrides backend.dtype (default: the YAML's); the artifact is named "
+        "<YAML's name>_<dtype>",
         choices=DTYPES,
-        help="type that overrides backend.dtype; the artifact is named <YAML's name>_<dtype>",
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
+    flags.add(
+        parser,
+        "--model",
+        "card's id or .onnx that overrides frontend.checkpoint (default: the YAML's)",
+        old=("--checkpoint",),
     )
-    parser.add_argument("--name", help="name of the artifact's folder that overrides name")
-    add_threads_option(parser)
-    parser.add_argument(
+    flags.add(
+        parser,
+        "--name",
+        "name of the artifact's folder that overrides name (default: the YAML's)",
+        metavar="NAME",
+    )
+    flags.add_reading(parser)
+    flags.add(parser, "--threads")
+    flags.add(
+        parser,
         "--arithmetic",
+        "int8 weights of 7 bits, right on every CPU; of 8, for CPUs with exact 8-bit sums; or "
+        "what is right on this one",
         choices=("auto", PORTABLE, FULL),
         default="auto",
-        help="int8 weights of 7 bits, right on every CPU; of 8, for CPUs with exact 8-bit sums; or "
-        "what is right on this one",
     )
     group = parser.add_argument_group("calibration and accuracy gate")
-    group.add_argument(
-        "--images", type=Path, metavar="DIR", help="held-out images for the accuracy gate"
+    flags.add(
+        group,
+        "--images",
+        "held-out images for the accuracy gate (default: those of the YAML's .gate.yaml, else the "
+        "calibration images)",
     )
-    group.add_argument(
+    flags.add(
+        group,
         "--eval-list",
+        "images to evaluate later, which must not be used for calibration (default: that of the "
+        "YAML's .gate.yaml)",
         type=Path,
         metavar="LIST",
-        help="images to evaluate later, which must not be used for calibration",
     )
-    group.add_argument(
+    flags.add(
+        group,
         "--allow-leak",
+        "only warn if calibration files are in --eval-list",
         action="store_true",
-        help="only warn if calibration files are in --eval-list",
     )
-    group.add_argument(
-        "--allow-custom-code",
-        action="store_true",
-        help="allow running the Python code of a CustomFunc",
-    )
+    flags.add(group, "--allow-custom-code")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile and print the result."""
     config = override(
-        read_build_config(args.yaml), dtype=args.dtype, checkpoint=args.checkpoint, name=args.name
+        read_build_config(args.yaml), dtype=args.dtype, model=args.model, name=args.name
     )
     if args.arithmetic != "auto" and config.backend.dtype != "int8":
         raise InputError(
@@ -241,15 +255,15 @@ def _time_builds(
 def override(
     config: BuildConfig,
     dtype: Optional[str] = None,
-    checkpoint: Optional[Path] = None,
+    model: Optional[str] = None,
     name: Optional[str] = None,
 ) -> BuildConfig:
     """Return the configuration with the overridden values; a dtype also renames the artifact."""
     if dtype is not None:
         backend = dataclasses.replace(config.backend, dtype=dtype)
         config = dataclasses.replace(config, backend=backend, name=f"{config.file.stem}_{dtype}")
-    if checkpoint is not None:
-        frontend = dataclasses.replace(config.frontend, checkpoint=checkpoint)
+    if model is not None:
+        frontend = dataclasses.replace(config.frontend, checkpoint=_graph_of(model))
         config = dataclasses.replace(config, frontend=frontend)
     if name is not None:
         config = dataclasses.replace(config, name=name)
@@ -282,3 +296,17 @@ def _graph_line(build: BuildInfo) -> str:
     if build.graph.get("prelu_rewritten"):
         parts.append(f"{build.graph['prelu_rewritten']} PRelu rewritten as convolutions")
     return "; ".join(parts)
+
+
+def _graph_of(model: str) -> Path:
+    """Return the .onnx to compile; the compiler checks a file that is named."""
+    # Imported here, since the help needs none of it.
+    from ..models import CARDS
+    from ..pipeline.load import resolve
+
+    name, at, _ = model.rpartition("@")
+    if model in CARDS:
+        return resolve(model)[0]
+    if at and (name in CARDS or name.endswith(".onnx")):
+        raise InputError(f"--model {model}: a build is for every engine; omit what follows @")
+    return Path(model)

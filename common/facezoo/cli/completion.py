@@ -1,17 +1,36 @@
-"""Print a script for shell completion of verbs and flags.
+"""Print a script for shell completion of verbs, flags and their values.
 
 eval "$(facezoo completion bash)"      in ~/.bashrc; the same in ~/.zshrc for zsh
 facezoo completion fish > ~/.config/fish/completions/facezoo.fish
+
+Values are models, variants, engines, downloads and files. The shell asks facezoo at each Tab.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Dict, Iterator, List, Tuple
+import os
+import sys
+from typing import Any, Callable, Dict, List, Tuple
 
-__all__ = ["configure", "run", "words_after"]
+from ..backends import ENGINES
+from ..models import CARDS, MODELS, WEIGHTS
+
+__all__ = ["answer", "configure", "run"]
 
 SHELLS = ("bash", "zsh", "fish")
+# Tasks of the models that a flag or an argument may name; None for any.
+TASKS: Dict[str, Tuple[str, ...]] = {
+    "detector": ("face_detection",),
+    "landmarks": ("face_alignment",),
+    "quality": ("face_quality", "face_recognition"),
+    "embedder": ("face_recognition",),
+    "embedder_card": ("face_recognition",),
+    "model": (),
+    "build": (),
+    "other_detector": ("face_detection",),
+    "card": (),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,89 +40,63 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the script."""
-    # A local import: the module of the parser imports this one.
-    from .main import build_parser
+    # Imported here and below, since only completion needs it.
+    from argcomplete import shellcode  # type: ignore[attr-defined, unused-ignore]
 
-    words = words_after(build_parser())
-    if args.shell == "fish":
-        print("\n".join(_fish(words)))
-        return 0
-    if args.shell == "zsh":
-        print("autoload -U +X bashcompinit && bashcompinit")
-    print(_bash(words))
+    print(shellcode(["facezoo"], shell=args.shell))
     return 0
 
 
-def words_after(parser: argparse.ArgumentParser) -> Dict[Tuple[str, ...], List[str]]:
-    """Return the completions after each verb.
+def answer(build_parser: Callable[[str], argparse.ArgumentParser]) -> None:
+    """Answer the shell with what may follow the words of its line, and end the process.
 
     Parameters
     ----------
-    parser
-        Parser of the whole command.
-
-    Returns
-    -------
-    dict
-        Verbs so far, such as ``()`` or ``("evaluate", "scrfd")``, to further verbs, choices and
-        long flags.
+    build_parser
+        Makes the parser with the verb's flags; see :func:`facezoo.cli.main.build_parser`.
     """
-    found: Dict[Tuple[str, ...], List[str]] = {}
-    _collect(parser, (), found)
-    return found
+    import argcomplete
+
+    words = os.environ.get("COMP_LINE", "").split()[1:]
+    verb = next((word for word in words if not word.startswith("-")), "")
+    parser = build_parser(verb)
+    complete_values(parser)
+    argcomplete.autocomplete(parser)
+    sys.exit(0)
 
 
-def _collect(
-    parser: argparse.ArgumentParser,
-    verbs: Tuple[str, ...],
-    found: Dict[Tuple[str, ...], List[str]],
-) -> None:
-    words: List[str] = []
+def complete_values(parser: argparse.ArgumentParser) -> None:
+    """Tell the flags and arguments of a parser and its sub-commands which values they may have."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            # Old names of a verb are not listed.
-            shown = {listed.dest for listed in action._choices_actions}
-            for name, sub in action.choices.items():
-                if name in shown:
-                    words.append(name)
-                    _collect(sub, (*verbs, name), found)
-        elif not action.option_strings and action.choices:
-            words += [str(choice) for choice in action.choices]
-        elif action.help != argparse.SUPPRESS:
-            words += [flag for flag in action.option_strings if flag.startswith("--")]
-    found[verbs] = words
+            for inner in set(action.choices.values()):
+                complete_values(inner)
+        elif not action.choices:
+            action.completer = _completer(action)  # type: ignore[attr-defined]
 
 
-def _bash(words: Dict[Tuple[str, ...], List[str]]) -> str:
-    cases = "\n".join(
-        f'    "{" ".join(verbs)}") words="{" ".join(after)}" ;;' for verbs, after in words.items()
-    )
-    known = " ".join(sorted({verb for verbs in words for verb in verbs}))
-    return _BASH.replace("CASES", cases).replace("KNOWN", known)
+def _completer(action: argparse.Action) -> Any:
+    from argcomplete.completers import FilesCompleter  # type: ignore[attr-defined, unused-ignore]
+
+    files = FilesCompleter()
+
+    def complete(prefix: str, **others: Any) -> List[str]:
+        return [*_names(action, prefix), *files(prefix, **others)]
+
+    takes_value = action.nargs != 0
+    return complete if takes_value else None
 
 
-# Any known verb before the cursor counts as one; a path with such a name is rare.
-_BASH = """\
-_facezoo() {
-  local word verbs="" words=""
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case " KNOWN " in *" $word "*) verbs="${verbs:+$verbs }$word" ;; esac
-  done
-  case "$verbs" in
-CASES
-  esac
-  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
-}
-complete -o default -F _facezoo facezoo"""
-
-
-def _fish(words: Dict[Tuple[str, ...], List[str]]) -> Iterator[str]:
-    for verbs, after in words.items():
-        seen = "; and ".join(f"__fish_seen_subcommand_from {verb}" for verb in verbs)
-        condition = seen or "__fish_use_subcommand"
-        flags = [word[2:] for word in after if word.startswith("--")]
-        names = [word for word in after if not word.startswith("--")]
-        if names:
-            yield f'complete -c facezoo -n "{condition}" -a "{" ".join(names)}"'
-        for flag in flags:
-            yield f'complete -c facezoo -n "{condition}" -l {flag}'
+def _names(action: argparse.Action, prefix: str) -> List[str]:
+    if action.dest == "names":
+        return sorted({*WEIGHTS, *CARDS})
+    if action.dest == "recipe_of":
+        return sorted({*MODELS, *CARDS})
+    if action.dest not in TASKS:
+        return []
+    tasks = TASKS[action.dest]
+    cards = sorted(card.id for card in CARDS.values() if not tasks or card.task in tasks)
+    text, at, _ = prefix.partition("@")
+    if at and action.option_strings and text:
+        return [f"{text}@{engine}" for engine in ENGINES if engine != "auto"]
+    return cards

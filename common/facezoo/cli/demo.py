@@ -37,9 +37,9 @@ from ..pipeline.people import match_photos
 from ..pipeline.photo import Predictor
 from ..results import FaceDetections
 from ..vacc.build_config import parse_build_config
+from . import flags
 from .compile import override
-from .match import DETECTOR, RECOGNISER
-from .options import add_threads_option
+from .match import DETECTOR, EMBEDDER
 from .render import render_build
 
 __all__ = ["configure", "run"]
@@ -54,8 +54,8 @@ ROUNDS = 7
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the verb."""
-    parser.add_argument("--to", type=Path, default=Path(".demo"), help="output folder")
-    add_threads_option(parser)
+    flags.add(parser, "--to", "folder of the results", default=Path(".demo"))
+    flags.add(parser, "--threads")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from ..models.scrfd.graph import export_released
 
     folder: Path = args.to
-    print(f"1 fetch {CARD}, {RECOGNISER} and {len(PHOTOS)} photos")
-    files = fetch(CARD, RECOGNISER, *PHOTOS)
+    print(f"1 fetch {CARD}, {EMBEDDER} and {len(PHOTOS)} photos")
+    files = fetch(CARD, EMBEDDER, *PHOTOS)
     print("2 cut the released graph back to raw heads, compare both in ONNX Runtime")
     onnx = folder / "onnx" / f"{CARD}.onnx"
     card, worst = export_released(files[CARD], onnx)
@@ -92,12 +92,12 @@ def run(args: argparse.Namespace) -> int:
     npz_route(folder, artifacts[0], [files[name] for name in PHOTOS])
     print(f"7 match: the face of {PERSON} among those of {GROUP}")
     detector = load(DETECTOR, kind=FaceDetector)
-    with Predictor(detector, embedder=load(RECOGNISER, kind=FaceEmbedder)) as model:
+    with Predictor(detector, embedder=load(EMBEDDER, kind=FaceEmbedder)) as model:
         match = match_photos(model, *(read_image_rgb(files[name]) for name in (PERSON, GROUP)))
     print(
         f"  face {match.best} of {len(match.second)}, counted from 0: cosine "
         f"{match.cosines.max():.2f}, the next one {match.next_cosine:.2f}; one person from "
-        f"{MATCH_THRESHOLDS[RECOGNISER].cosine:.2f} on"
+        f"{MATCH_THRESHOLDS[EMBEDDER].cosine:.2f} on"
     )
     sheet = folder / "faces.png"
     drawn = [draw_faces(image, faces) for image, faces in zip(images, found[0][0])]
@@ -138,7 +138,7 @@ def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
     text = text.replace("path: calibration/", f"path: {folder.as_posix()}/calibration/")
     text = text.replace("suffix: jpg, get_data_num: 50", f"get_data_num: {len(PHOTOS) - 1}")
     write_bytes(recipe, text.encode())
-    config = override(parse_build_config(text.encode(), recipe), dtype=dtype, checkpoint=onnx)
+    config = override(parse_build_config(text.encode(), recipe), dtype=dtype, model=str(onnx))
     calibration = gate = None
     if dtype == "int8":
         calibration = open_calibration(config, find_card(CARD).preprocess)

@@ -13,6 +13,7 @@ from typing import Dict
 from ..errors import GateError, InputError
 from ..files import write_bytes
 from ..reports.readme import render_block, render_blocks
+from . import flags
 
 __all__ = ["configure", "render_pages", "run"]
 
@@ -29,10 +30,8 @@ PAGES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing, exit 3 on a difference"
-    )
-    parser.add_argument("--root", type=Path, default=Path(), help="the repository's folder")
+    flags.add(parser, "--check", "write nothing, exit 3 on a difference")
+    flags.add(parser, "--root")
 
 
 def render_pages(root: Path) -> Dict[Path, str]:

@@ -5,10 +5,10 @@ recorded ones of these weights. With data of your own program for an image, the 
 explains them is named: in the network's input, in its raw outputs, or in the faces.
 
   facezoo doctor
-  facezoo doctor scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx
-  facezoo doctor --model_prefix_path deploy_weights/scrfd/mod --vdsp_params_info my.json
-  facezoo doctor --onnx onnx/scrfd_500m_bnkps.onnx --image photo.jpg --observed my_input.npz
-  facezoo doctor w600k_mbf --onnx w600k_mbf.onnx --image photo.jpg --observed my_embedding.npz
+  facezoo doctor scrfd_500m_bnkps
+  facezoo doctor --model deploy_weights/scrfd/mod --vdsp my.json
+  facezoo doctor --model onnx/scrfd_500m_bnkps.onnx --image photo.jpg --observed my_input.npz
+  facezoo doctor w600k_mbf --image photo.jpg --observed my_embedding.npz
 
 Files that --observed accepts, made by your program from the same image:
 
@@ -45,16 +45,18 @@ from ..doctor.mistakes import (
 )
 from ..doctor.reference import drawn_pictures, write_reference
 from ..errors import UNREADABLE, GateError, InputError
-from ..files import finite, read_text, write_json
+from ..files import counted, finite, read_text
 from ..image.align import align_face
 from ..image.files import read_image_rgb
 from ..image.preprocess import VdspOperation
-from ..models import find_card
+from ..models import CARDS, find_card
 from ..models.pipnet.decode import read_meanface
 from ..models.scrfd.model import FaceDetector
-from ..pipeline.load import load
+from ..pipeline.load import load, split_engine
 from ..vacc.vdsp import read_vdsp
-from .options import add_flag, add_output, add_runtime_options, runtime_of
+from . import flags
+from .options import runtime_of
+from .outputs import write_report
 
 if TYPE_CHECKING:
     from ..doctor.checks import Finding, ModelFile
@@ -70,40 +72,55 @@ ALIGNED = ("magface", "sdd_fiqa")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a card's id; not needed if the file contains it"
+        "card",
+        metavar="CARD",
+        nargs="?",
+        help="a variant that facezoo list shows; not needed if the file contains it",
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--onnx", type=Path, metavar="F", help="raw-head or released .onnx")
-    add_flag(source, "--model_prefix_path", type=Path, metavar="P", help="artifact prefix")
-    add_flag(
+    flags.add(
         parser,
-        "--vdsp_params_info",
-        "--vdsp_params",
+        "--model",
+        "file to check: a card's id, an artifact prefix, or an exported or released .onnx "
+        "(default: the card's download)",
+        old=("--onnx", "--model_prefix_path"),
+    )
+    flags.add(
+        parser,
+        "--vdsp",
+        "vdsp_params JSON that you use, to compare it with the card's (default: none is compared)",
+        old=("--vdsp_params_info", "--vdsp_params"),
+    )
+    flags.add(parser, "--image", "image that --observed was made from (default: a synthetic one)")
+    flags.add(
+        parser,
+        "--observed",
+        "data of your program for it, see above (default: only the model is checked)",
         type=Path,
-        metavar="JSON",
-        help="pre-processing that you use, to compare it with the card's",
+        metavar="FILE",
     )
-    parser.add_argument(
-        "--image", type=Path, metavar="I", help="image that --observed was made from"
-    )
-    parser.add_argument(
-        "--observed", type=Path, metavar="FILE", help="data of your program for it, see above"
-    )
-    parser.add_argument(
+    flags.add(
+        parser,
         "--detector",
+        "SCRFD that finds the face to align, for networks of aligned faces. An image of the "
+        "network's own size counts as aligned",
+        default=DETECTOR,
+    )
+    flags.add(
+        parser,
+        "--meanface",
+        "the mean face your PIPNet program uses (default: the model's)",
         type=Path,
-        metavar="F",
-        help="SCRFD that finds the face to align, for networks of aligned faces; by default the "
-        f"downloaded {DETECTOR}. An image of the network's own size counts as aligned",
+        metavar="FILE",
     )
-    parser.add_argument(
-        "--meanface", type=Path, metavar="FILE", help="the mean face your PIPNet program uses"
+    flags.add(parser, "--json", "write all findings as JSON; - is the standard output")
+    flags.add(
+        parser,
+        "--print-reference",
+        "for developers: print the values to compare with, to record them",
+        action="store_true",
+        old=("--record",),
     )
-    add_output(parser, "--json", metavar="FILE", help="write all findings")
-    parser.add_argument(
-        "--record", action="store_true", help="for developers: record the values to compare with"
-    )
-    add_runtime_options(parser.add_argument_group("runtime"))
+    flags.add_runtime(parser.add_argument_group("runtime"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
     findings = check_environment()
     # The machine is shown even if a later check fails.
-    if not args.record:
+    if not args.print_reference:
         _print(findings)
     shown = len(findings)
     diagnosis: Optional[Diagnosis] = None
@@ -122,20 +139,20 @@ def run(args: argparse.Namespace) -> int:
         findings += check_weights(model_file)
         backend = OrtBackend(model_file.model, model_file.contract, exact=True)
         with backend:
-            if args.record:
+            if args.print_reference:
                 return _record(model_file, backend)
             behaviour, diagnosis = _behaviour(args, model_file, backend)
             findings += behaviour
-    elif args.observed or args.image or args.vdsp_params_info or args.record:
-        raise InputError("name the network: MODEL, --onnx or --model_prefix_path")
+    elif args.observed or args.image or args.vdsp or args.print_reference:
+        raise InputError("name the network: CARD or --model")
     _print(findings[shown:])
     if args.json:
         entry: Dict[str, Any] = {"schema": SCHEMA, "findings": [one.to_dict() for one in findings]}
         entry["diagnosis"] = diagnosis and diagnosis.to_dict()
-        write_json(args.json, finite(entry), indent=2)
+        write_report(args.json, finite(entry), indent=2)
     problems = sum(finding.status == "problem" for finding in findings)
     if problems:
-        raise GateError(f"{problems} problem{'s' * (problems > 1)} found")
+        raise GateError(f"{counted(problems, 'problem')} found")
     return 0
 
 
@@ -159,15 +176,20 @@ def _lines(findings: List[Finding]) -> Iterator[str]:
 def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
     from ..doctor.checks import read_model_file
 
-    card: Optional[ModelCard] = find_card(args.model) if args.model else None
-    path: Optional[Path] = args.onnx
-    if args.model_prefix_path is not None:
-        path = read_artifact(args.model_prefix_path).model
-        if path is None:
-            raise InputError(
-                f"{str(args.model_prefix_path)!r} holds only the vendor's files; keep the "
-                "mod.onnx of facezoo compile beside them, with which they are compared"
-            )
+    card: Optional[ModelCard] = find_card(args.card) if args.card else None
+    path: Optional[Path] = None
+    if args.model is not None:
+        text, _ = split_engine(args.model)
+        if card is None and text in CARDS:
+            card = CARDS[text]
+        path = None if text in CARDS else Path(text)
+        if path is not None and path.suffix != ".onnx":
+            path = read_artifact(path).model
+            if path is None:
+                raise InputError(
+                    f"{text!r} holds only the vendor's files; keep the mod.onnx of facezoo "
+                    "compile beside them, with which they are compared"
+                )
     if path is None and card is not None:
         path = weights.find(card.weights or card.id)
     return read_model_file(path, card) if path is not None else None
@@ -202,15 +224,15 @@ def _behaviour(
         findings += check_invariants(model_file, backend, image if args.image else None)
     setup = reference_setup(model_file, backend, image, unaligned)
     own = model_file.contract.preprocess
-    given = read_vdsp(args.vdsp_params_info, own) if args.vdsp_params_info else own
-    what = "vdsp JSON" if args.vdsp_params_info else "contract"
+    given = read_vdsp(args.vdsp, own) if args.vdsp else own
+    what = "vdsp JSON" if args.vdsp else "contract"
     findings += check_preprocess(model_file, given, what)
     if given.input_hw == setup.preprocess.input_hw:
         diagnosis = diagnose_tensor(setup, VdspOperation(given)(image)[0][None])
         findings += describe_diagnosis(f"its tensors ({what})", diagnosis)
-    if args.model_prefix_path is not None:
-        runtime, vdsp = runtime_of(args), args.vdsp_params_info
-        with load(args.model_prefix_path, runtime=runtime, vdsp=vdsp) as model:
+    if args.model is not None and _is_run(args.model):
+        runtime, vdsp = runtime_of(args), args.vdsp
+        with load(args.model, runtime=runtime, vdsp=vdsp) as model:
             outputs = model.backend.infer(image).arrays
             name = f"outputs of {model.backend.name} on {model.backend.device}"
         diagnosis = diagnose_outputs(setup, outputs)
@@ -223,6 +245,12 @@ def _behaviour(
     return findings, diagnosis
 
 
+def _is_run(model: str) -> bool:
+    """Return whether a model is a build, or one whose engine is named, to compare its outputs."""
+    text, engine = split_engine(model)
+    return bool(engine) or not (text in CARDS or text.endswith(".onnx"))
+
+
 def _picture(
     args: argparse.Namespace, model_file: ModelFile
 ) -> Tuple[np.ndarray, Mapping[str, np.ndarray]]:
@@ -233,7 +261,7 @@ def _picture(
     input_hw = model_file.contract.preprocess.input_hw
     if model_file.card.model not in ALIGNED or image.shape[:2] == input_hw:
         return image, {}
-    with load(args.detector or DETECTOR, kind=FaceDetector) as detector:
+    with load(args.detector, kind=FaceDetector) as detector:
         faces = detector(image)
     if not len(faces):
         raise InputError(

@@ -3,14 +3,14 @@
 One NumPy file with pre-processing and decode, runners for ONNX Runtime and the device, the ONNX,
 the vendor's YAML and JSON, an image and its expected result.
 
-  facezoo eject scrfd_500m_bnkps --onnx onnx/scrfd_500m_bnkps.onnx --to product/detector
+  facezoo eject scrfd_500m_bnkps --to product/detector
+  facezoo eject scrfd_500m_bnkps --model onnx/scrfd_500m_bnkps.onnx --to product/other
   facezoo eject w600k_mbf --to product/recogniser --image aligned_face.png
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from .. import weights
 from ..contract import Contract, read_contract
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..image.files import read_image_rgb
 from ..models import find_card
 from ..pipeline.load import resolve, warn_of_differences
-from .options import add_threads_option
+from . import flags
 from .render import render_build
 
 __all__ = ["configure", "run"]
@@ -28,29 +28,24 @@ SAMPLE = "astronaut"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("model", metavar="MODEL", help="a card's id, as facezoo list prints it")
-    parser.add_argument(
-        "--onnx",
-        type=Path,
-        metavar="F",
-        help="graph written by export_onnx.py; by default made from the downloaded weights",
+    parser.add_argument("card", metavar="CARD", help="a variant that facezoo list shows")
+    flags.add(
+        parser,
+        "--model",
+        "graph that facezoo export wrote (default: made from the downloaded weights)",
+        old=("--onnx",),
     )
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new or empty folder")
-    add_threads_option(parser)
-    parser.add_argument(
-        "--image",
-        type=Path,
-        metavar="I",
-        help="image of the expected result; by default the downloaded astronaut",
-    )
+    flags.add(parser, "--to", "new or empty folder", required=True)
+    flags.add(parser, "--threads")
+    flags.add(parser, "--image", "image of the expected result (default: the downloaded astronaut)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder and list it."""
     from ..deploy.eject import EJECTED_FILES, eject
 
-    card = find_card(args.model)
-    graph, _ = resolve(args.onnx or card.id, card=card.id)
+    card = find_card(args.card)
+    graph, _ = resolve(args.model or card.id, card=card.id)
     contract = read_contract(graph)
     if contract.card_id != card.id:
         raise InputError(f"{str(graph)!r} says it is {contract.card_id}, not {card.id}")

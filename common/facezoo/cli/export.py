@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import InputError
-from . import options
+from . import flags, options
+from .outputs import OutputFile
 
 __all__ = ["configure", "export", "run"]
 
@@ -28,10 +29,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="published .onnx, or checkpoint, which needs torch (default: the downloaded weights)",
     )
-    options.add_output(
-        parser, "-o", "--output", required=True, metavar="FILE", help="the .onnx to write"
+    flags.add(
+        parser,
+        "--output",
+        "the .onnx to write",
+        action=OutputFile,
+        suffix=".onnx",
+        required=True,
+        metavar="FILE",
     )
     options.add_batch_option(parser)
+    options.add_threads_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,8 +87,6 @@ def export(card_id: str, source: Optional[str], output: Path, batch: Optional[in
         if not has_part(card.model, "checkpoint"):
             raise InputError(f"{card.id} is made from an .onnx file, not from {str(file)!r}")
         part = options.import_torch_part(f"facezoo.models.{card.model}.checkpoint")
-        if card.id not in part.NETWORKS:
-            raise InputError(f"{card.id} is published as .onnx only, not as {str(file)!r}")
         part.export_checkpoint(file, part.NETWORKS[card.id], output, batch=batch)
     found = read_contract(output)
     print(f"{output}: {found.card_id}, outputs {' '.join(found.output_names)}")

@@ -2,7 +2,7 @@
 
 A card is counted from its downloaded graph, or from the PyTorch network without one.
 
-    facezoo info scrfd_2.5g --size 480 640
+    facezoo info scrfd_2.5g --size 480x640
     facezoo info onnx/scrfd_500m_bnkps.onnx
     facezoo info --record face_detection/scrfd/counts.json scrfd_1g scrfd_34g
 """
@@ -17,11 +17,11 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 from .. import weights
 from ..card import ModelCard
 from ..errors import CardError, FaceZooError, GraphError, InputError, WeightsMissing
-from ..fields import SIDE
 from ..files import write_json
 from ..models import CARDS, find_card, find_weights
 from ..reports.numerics import COUNTS_SCHEMA, read_counts
-from .options import add_output, torch_advice
+from . import flags
+from .options import torch_advice
 
 __all__ = ["configure", "run"]
 
@@ -33,18 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names", metavar="NAME_OR_ONNX", nargs="+", help="id of a card, or an .onnx file"
     )
-    parser.add_argument(
+    flags.add(
+        parser,
         "--size",
-        nargs=2,
-        type=SIDE,
-        metavar=("H", "W"),
-        help="height and width to count at (default: those of the model)",
+        "a side, or HEIGHTxWIDTH, to count at (default: that of the model)",
+        pair=True,
     )
-    add_output(
+    flags.add(
         parser,
         "--record",
-        metavar="FILE",
-        help="write the counts of these cards' PyTorch networks to a recipe's counts.json",
+        "write the counts of these cards' PyTorch networks to a recipe's counts.json",
     )
 
 
@@ -61,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     int
         0.
     """
-    size = (args.size[0], args.size[1]) if args.size else None
+    size = args.size
     if args.record:
         cards = [find_card(name) for name in args.names]
         _record(args.record, {card.id: _count(card, size) for card in cards})

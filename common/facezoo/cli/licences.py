@@ -9,13 +9,15 @@ the weight file, not to the code of its authors.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from importlib.metadata import PackageNotFoundError, metadata, requires
+from pathlib import Path
 from typing import Dict, List
 
 from .. import models
+from . import flags
 from .list import table_of
+from .outputs import write_report
 
 __all__ = ["configure", "run"]
 
@@ -25,7 +27,13 @@ OURS = "Apache-2.0"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the verb."""
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    flags.add(
+        parser,
+        "--json",
+        "write JSON instead of the tables; - is the standard output, also if left out",
+        nargs="?",
+        const=Path("-"),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.json:
         content = {"schema": SCHEMA, "facezoo": OURS, "packages": packages, "weights": weights}
-        print(json.dumps(content, indent=2, allow_nan=False))
+        write_report(args.json, content, indent=2)
         return 0
     print(f"facezoo: {OURS}; see LICENSE and NOTICE\n")
     if packages:

@@ -9,11 +9,13 @@ Commercial use and licence refer to the file, not to the code of its authors.
 from __future__ import annotations
 
 import argparse
-import json
+from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from .. import models, weights
 from ..card import WeightFile
+from . import flags
+from .outputs import write_report
 
 __all__ = ["configure", "run", "table_of"]
 
@@ -22,7 +24,13 @@ SCHEMA = "facezoo.list/1"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the verb."""
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    flags.add(
+        parser,
+        "--json",
+        "write JSON instead of the tables; - is the standard output, also if left out",
+        nargs="?",
+        const=Path("-"),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         catalogue = {"schema": SCHEMA, "home": str(weights.home())}
         content = {**catalogue, "variants": variants, "files": files}
-        print(json.dumps(content, indent=2, allow_nan=False))
+        write_report(args.json, content, indent=2)
         return 0
     print(table_of([{k: v or "-" for k, v in variant.items()} for variant in variants]))
     print()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import Optional, Sequence
 
 from .. import __version__
+from ..errors import InputError
 from ..vacc.toolchain import TOOLS, hand_over
 from .options import CommandParser, _HelpFormatter, report_unexpected, run_command
 
@@ -90,7 +92,7 @@ def build_parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, summary in VERBS.items():
         sub = verbs.add_parser(
             name, help=summary, formatter_class=_HelpFormatter, allow_abbrev=False
@@ -117,6 +119,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """
     as_command = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
+    if "_ARGCOMPLETE" in os.environ:  # The shell asks what may follow.
+        from .completion import answer
+
+        answer(build_parser)
     chosen = next((one for one in argv if not one.startswith("-")), "")
     ours = argv[:1] != [chosen] or any(one.startswith("--engine") for one in argv)
     try:
@@ -128,7 +134,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except Exception as error:
         # Such as a package that is installed and cannot be imported.
         return report_unexpected("facezoo", error, "--verbose" in argv)
-    return run_command(lambda args: int(args.run(args)), parser, argv)
+    if not argv:
+        parser.print_help()
+        return 0
+    return run_command(_run, parser, argv)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.verb is None:
+        raise InputError("which verb? facezoo --help lists them")
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

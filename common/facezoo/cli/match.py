@@ -2,8 +2,10 @@
 
 The largest face of the first photo is aligned, embedded and compared with every face of the second.
 
-    facezoo download scrfd_500m_bnkps w600k_mbf
     facezoo match A.jpg B.jpg
+    facezoo match A.jpg B.jpg --output faces.jpg --json -
+
+With --exit-code it ends with 1 if they are two people.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from typing import Any, List, Tuple
 import numpy as np
 
 from ..errors import InputError
-from ..fields import COSINE, RATE
-from ..files import printable, write_json
+from ..files import counted, printable
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
@@ -29,11 +30,14 @@ from ..pipeline.people import Match, match_photos
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections
-from .options import add_old_spelling, add_output, add_runtime_options, runtime_of
+from . import flags
+from .options import runtime_of
+from .outputs import OutputFile, write_report
 
 __all__ = ["configure", "draw_match", "run"]
 
-DETECTOR, RECOGNISER = "scrfd_500m_bnkps", "w600k_mbf"
+EXIT_DIFFERENT = 1
+DETECTOR, EMBEDDER = "scrfd_500m_bnkps", "w600k_mbf"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,41 +45,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is used")
     parser.add_argument("second", type=Path, metavar="B", help="a photo with any number of faces")
     threshold = parser.add_mutually_exclusive_group()
-    threshold.add_argument(
+    flags.add(
+        threshold,
         "--threshold",
-        type=COSINE,
-        metavar="COSINE",
-        help="smallest cosine of two faces of one person, -1 to 1",
+        f"{flags.SHARED['--threshold'].meaning} (default: the built-in one)",
     )
-    threshold.add_argument(
-        "--profile",
-        type=Path,
-        metavar="FILE",
-        help="threshold of facezoo calibrate similarity, in place of the built-in one",
+    flags.add(
+        threshold,
+        "--similarity",
+        "profile of facezoo calibrate similarity, whose threshold to use (default: the built-in "
+        "one)",
+        old=("--profile",),
     )
-    parser.add_argument(
-        "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in the profile"
-    )
-    add_old_spelling(parser, "--far", type=RATE, dest="fmr")
-    add_output(
+    flags.add(parser, "--fmr", "false match rate, one of those in the profile", old=("--far",))
+    flags.add(parser, "--exit-code", "end with 1 if they are two people", action="store_true")
+    flags.add(
         parser,
-        "--draw",
-        default=Path("match.jpg"),
+        "--output",
+        "image of both faces",
+        action=OutputFile,
         metavar="FILE",
-        help="image of both faces",
+        old=("--draw",),
     )
-    add_output(parser, "--json", metavar="FILE", help="write faces and cosines")
-    parser.add_argument("--detector", default=DETECTOR, metavar="M", help="SCRFD")
-    parser.add_argument("--recogniser", default=RECOGNISER, metavar="M", help="recogniser")
-    add_runtime_options(parser)
+    flags.add(parser, "--json", "write faces and cosines as JSON; - is the standard output")
+    stages = parser.add_argument_group("stages")
+    flags.add_detector_options(stages, default=DETECTOR)
+    flags.add(stages, "--embedder", default=EMBEDDER, old=("--recogniser", "--recognizer"))
+    flags.add_runtime(stages)
+    flags.add_reading(parser, folders=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
     photos = [read_image_rgb(path) for path in (args.first, args.second)]
     runtime = runtime_of(args)
-    detector = load(args.detector, kind=FaceDetector, runtime=runtime)
-    embedder = load(args.recogniser, kind=FaceEmbedder, runtime=runtime)
+    detector = load(
+        args.detector, kind=FaceDetector, runtime=runtime, **flags.detector_options(args)
+    )
+    embedder = load(args.embedder, kind=FaceEmbedder, runtime=runtime)
     with Predictor(detector, embedder=embedder) as model:
         card_id = embedder.contract.card_id
         sha256 = embedder.settings().get("model_sha256")
@@ -89,42 +96,44 @@ def run(args: argparse.Namespace) -> int:
     print(f"{where} is the nearest to the largest of {first}")
     following = "" if match.next_cosine is None else f"; the next one has {match.next_cosine:.4f}"
     print(f"cosine {cosine:.4f}, angle {angle:.2f} degrees{following}")
-    verdict = "above: one person" if cosine >= threshold else "below: two people, or a bad image"
+    one_person = cosine >= threshold
+    verdict = "above: one person" if one_person else "below: two people, or a bad image"
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
-    write_drawing(args.draw, draw_match(match, photos, [args.first.name, args.second.name]))
-    print(f"look at {args.draw}")
+    if args.output:
+        write_drawing(args.output, draw_match(match, photos, [args.first.name, args.second.name]))
+        print(f"look at {args.output}")
     if args.json:
         entry = {
             "schema": "facezoo.match/1",
             "card": card_id,
             "threshold": threshold,
-            "one_person": cosine >= threshold,
+            "one_person": one_person,
             "cosines": match.cosines.tolist(),
             "first": match.first.detections.to_dict(),
             "second": match.second.detections.to_dict(),
         }
-        write_json(args.json, entry)
-    return 0
+        write_report(args.json, entry)
+    return EXIT_DIFFERENT if args.exit_code and not one_person else 0
 
 
 def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:
     if args.threshold is not None:
         return Threshold.from_cosine(args.threshold).cosine, "yours"
-    if args.profile is not None:
-        cosine = read_similarity(args.profile, sha256).cosine_at(args.fmr)
-        return cosine, f"that of {args.profile} at FMR {args.fmr:g}"
+    if args.similarity is not None:
+        cosine = read_similarity(args.similarity, sha256).cosine_at(args.fmr)
+        return cosine, f"that of {args.similarity} at FMR {args.fmr:g}"
     if card_id not in MATCH_THRESHOLDS:
         raise InputError(
-            f"no threshold was measured for {card_id}; give a --profile, which "
-            "facezoo calibrate similarity measures on your images, or --threshold"
+            f"no threshold was measured for {card_id}; give a profile as --similarity, which "
+            "facezoo calibrate similarity measures on your images, or a --threshold"
         )
     found = MATCH_THRESHOLDS[card_id]
     return found.cosine, found.origin
 
 
 def _count(found: PredictedPhoto) -> str:
-    return f"{len(found)} face{'s' * (len(found) != 1)}"
+    return counted(len(found), "face")
 
 
 def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import (
     Callable,
     Iterable,
     Iterator,
+    List,
     Mapping,
     Optional,
     Sequence,
@@ -34,11 +35,22 @@ from typing import (
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
-from ..files import DIGITS, find_hashed, printable, sha256_of, write_hashed
+from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
+from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
-from ..runs import Inputs, ItemCounts, Outcome, Progress, RunFolder
+from ..runs import Inputs, ItemCounts, Outcome, RunFolder
+from ..system import SIGPIPE
 from ..written import asked_for
-from .outputs import OutputFile, output_files, refuse_over_inputs
+from . import flags
+from .outputs import (
+    OutputFile,
+    PlotFile,
+    check_outputs,
+    is_quiet,
+    output_files,
+    printing,
+    refuse_over_inputs,
+)
 
 __all__ = [
     "BATCH_SIZE",
@@ -54,6 +66,7 @@ __all__ = [
     "add_model_options",
     "add_normalizer_option",
     "add_output",
+    "add_plot",
     "add_run_options",
     "add_runtime_options",
     "add_saturation_option",
@@ -66,7 +79,6 @@ __all__ = [
     "import_torch_part",
     "make_parser",
     "progress",
-    "progress_of",
     "report_items",
     "report_unexpected",
     "run_command",
@@ -113,6 +125,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
             return action.help
         return super()._get_help_string(action)
 
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.option_strings and action.nargs == argparse.OPTIONAL:
+            return str(action.metavar or default_metavar)
+        return super()._format_args(action, default_metavar)
+
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if isinstance(action.type, Number):
             return "N" if action.type.parse is int else "X"
@@ -120,17 +137,83 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser with the flags that every command and sub-command has."""
+    """A parser with the flags that every command and sub-command has.
+
+    Old spellings of flags are replaced before they are parsed. A wrong flag or word is answered by
+    the usage of the verb it was given to, and by what was probably meant.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         # Without a default, so that a sub-command does not overwrite what its command was given.
-        self.add_argument(
-            "--verbose",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="show the traceback of an unexpected error",
-        )
+        for name in ("--quiet", "--verbose"):
+            flags.add(self, name, action="store_true", default=argparse.SUPPRESS)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; what is left over is reported by the sub-command that it was given to."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            chosen = chosen_parser(self, found)
+            flag = next((word for word in rest if word.startswith("-")), "")
+            near = chosen.near(flag) if flag and isinstance(chosen, CommandParser) else ""
+            chosen.error(f"unrecognized arguments: {' '.join(rest)}{near}")
+        return found
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> Tuple[argparse.Namespace, List[str]]:
+        """Parse with old spellings of flags replaced; they are listed in ``old_spellings``."""
+        words, old = flags.renamed(sys.argv[1:] if args is None else args, self)
+        self._refuse_unknown(words)
+        found, rest = super().parse_known_args(words, namespace)
+        said = [f"{self.prog}: {was} is spelled {now} now" for was, now in old]
+        found.old_spellings = [*getattr(found, "old_spellings", ()), *said]
+        return found, rest
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        if self._subparsers is not None:
+            return  # The words after the verb are the verb's.
+        for word in words:
+            name = word.partition("=")[0]
+            if name == "--":
+                return
+            if name.startswith("--") and name not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {word}{self.near(name)}")
+
+    def near(self, flag: str) -> str:
+        """Return the most similar flags of this parser as a question to append to a message."""
+        spelled = {name: name for action in self._actions for name in action.option_strings}
+        return nearest(flag.partition("=")[0], {**flags.old_spellings(self), **spelled})
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = {str(choice): str(choice) for choice in action.choices}
+            near = nearest(str(value), choices)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}{near} (choose from {', '.join(choices)})"
+            )
+
+
+def chosen_parser(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> argparse.ArgumentParser:
+    """Return the parser of the verb and sub-command that were chosen."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            inner = action.choices.get(getattr(args, action.dest, None) or "")
+            if inner is not None:
+                return chosen_parser(inner, args)
+    return parser
+
+
+def nearest(word: str, known: Mapping[str, str]) -> str:
+    """Return what the most similar words mean, as a question to append to a message."""
+    # Imported here because only a wrong word needs it.
+    import difflib
+
+    found = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    near = list(dict.fromkeys(known[one] for one in found))
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def make_parser(doc: Optional[str]) -> CommandParser:
@@ -169,19 +252,9 @@ def add_output(parser: Any, *names: str, **options: Any) -> None:
     add_flag(parser, *names, action=OutputFile, **options)
 
 
-def add_old_spelling(parser: Any, *names: str, **options: Any) -> None:
-    """Add old spellings of a flag; they work like it and are not shown in the help.
-
-    Parameters
-    ----------
-    parser
-        As for :func:`add_flag`.
-    names
-        The old spellings.
-    options
-        ``dest`` of the flag, and its ``type``.
-    """
-    add_flag(parser, *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+def add_plot(parser: Any, help_text: str) -> None:
+    """Add ``--plot``; its suffix and matplotlib are checked before the work."""
+    add_flag(parser, "--plot", action=PlotFile, metavar="FILE", help=help_text)
 
 
 def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
@@ -328,7 +401,7 @@ def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
     """Return the values of the flags of :func:`add_runtime_options`."""
     return RuntimeOptions(
         engine=args.engine,
-        device_id=args.device_id,
+        device_id=args.device if "device" in args else args.device_id,
         provider=args.provider,
         precision=args.precision,
         allow_saturation=args.allow_saturation,
@@ -338,13 +411,12 @@ def runtime_of(args: argparse.Namespace) -> RuntimeOptions:
 def add_shape_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch`` and ``--size`` of the export scripts; None means free."""
     add_batch_option(parser)
-    parser.add_argument(
+    flags.add(
+        parser,
         "--size",
-        nargs="+",
-        action=_Size,
-        default=None,
-        metavar="N",
-        help="height and width, or dynamic",
+        "a side, or HEIGHTxWIDTH, or dynamic (default: dynamic)",
+        dynamic=True,
+        pair=True,
     )
 
 
@@ -374,7 +446,8 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
 def add_embedding_size_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--embedding_size`` of scripts that read a list of features."""
     kind = whole(1, 65536)
-    add_flag(parser, "--embedding_size", type=kind, default=512, help="values per feature")
+    help_size = "values per feature (default: as many as the first has)"
+    add_flag(parser, "--embedding_size", type=kind, help=help_size)
 
 
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -416,17 +489,18 @@ def add_image_dir_option(parser: argparse.ArgumentParser) -> None:
 
 def add_normalizer_option(parser: Any) -> None:
     """Add ``--normalizer``: a data set's two landmarks, or those of one's own points."""
-    # Imported here, since NumPy takes most of a command's start.
-    from ..metrics.landmarks import NORMALIZERS
-
     parser.add_argument(
         "--normalizer",
         type=_normalizer,
         default="WFLW",
         metavar="SET",
-        help=f"unit of the NME: the two landmarks of {', '.join(NORMALIZERS)} (there the box), or "
+        help=f"unit of the NME: the two landmarks of {', '.join(_NORMALIZERS)} (there the box), or "
         "two of your own, such as 60,72",
     )
+
+
+# The names in facezoo.metrics.landmarks, whose import takes longer than the help.
+_NORMALIZERS = ("WFLW", "300W", "COFW", "AFLW")
 
 
 def _normalizer(text: str) -> Union[str, Tuple[int, int]]:
@@ -445,7 +519,9 @@ def _normalizer(text: str) -> Union[str, Tuple[int, int]]:
 
 def add_batch_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch`` of the export scripts; None means free."""
-    parser.add_argument("--batch", type=_batch, default=None, help="batch size, or dynamic")
+    parser.add_argument(
+        "--batch", type=_batch, default=None, help="batch size, or dynamic (default: dynamic)"
+    )
 
 
 def _batch(text: str) -> Optional[int]:
@@ -454,37 +530,28 @@ def _batch(text: str) -> Optional[int]:
     return int(BATCH_SIZE(text))
 
 
-class _Size(argparse.Action):
-    """Takes ``dynamic`` or two whole numbers."""
+def add_run_options(
+    parser: argparse.ArgumentParser, rate: Optional[str] = None, threads: bool = False
+) -> None:
+    """Add the flags of every command that writes a folder.
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: Optional[str] = None,
-    ) -> None:
-        size = None
-        if values != ["dynamic"]:
-            try:
-                height, width = map(SIDE, values)
-            except (ValueError, argparse.ArgumentTypeError):
-                parser.error(
-                    f"--size {' '.join(values)} must be a height and a width, each "
-                    f"{SIDE.expected}, or dynamic"
-                )
-            size = (height, width)
-        setattr(namespace, self.dest, size)
-
-
-OVERWRITE = "remove what the earlier run wrote there and start again"
-
-
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every command that writes a folder."""
+    Parameters
+    ----------
+    parser
+        The command's.
+    rate
+        Setting of a training that ``--resume`` lets differ from that of the earlier start.
+    threads
+        Also add that of the cores.
+    """
+    if threads:
+        flags.add(parser, "--threads")
     group = parser.add_argument_group("run")
-    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
-    group.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    if rate is not None:
+        text = f"go on with another --{rate}, as after a training that diverged"
+        group.add_argument("--resume", action="store_true", help=text)
+    flags.add_reading(group)
+    flags.add(group, "--overwrite")
 
 
 def import_torch_part(module: str) -> Any:
@@ -516,17 +583,12 @@ def torch_advice() -> str:
     return 'install it with: pip install "facezoo[torch]"'
 
 
-def progress(items: Iterable[Item], total: int, quiet: bool = False) -> Iterator[Item]:
-    """Show progress while items pass, on a terminal only."""
+def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
+    """Show progress while items pass, on a terminal only, and not with ``--quiet``."""
     # Imported here because it takes a sixth of a command's start.
     from tqdm import tqdm
 
-    return iter(tqdm(items, total=total, unit="img", disable=True if quiet else None))
-
-
-def progress_of(args: argparse.Namespace) -> Progress:
-    """Return :func:`progress` as ``--quiet`` of :func:`add_run_options` asks for it."""
-    return lambda items, total: progress(items, total, args.quiet)
+    return iter(tqdm(items, total=total, unit="img", disable=True if is_quiet() else None))
 
 
 def run_items(
@@ -540,7 +602,9 @@ def run_items(
     names: Optional[Sequence[str]] = None,
     items: Optional[Sequence[Any]] = None,
     folder: Optional[Path] = None,
+    where: Optional[str] = None,
     files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+    room: int = 0,
     afterwards: Callable[[], Optional[str]] = lambda: None,
 ) -> int:
     """Run a resumable command over many items, show its progress and print its last line.
@@ -557,6 +621,11 @@ def run_items(
         Items to process; by default the files of ``inputs`` and their names.
     folder
         Run folder; by default ``args.save_dir``.
+    where
+        End of the last line; by default it names the folder.
+    room
+        Bytes that the files of all items take; checked before the first. With ``--draw`` the
+        images drawn on are added.
     afterwards
         Called on every start after the results are complete, also if they were complete before;
         the folder is still locked. Text that it returns is printed below the last line.
@@ -567,17 +636,25 @@ def run_items(
         Exit code: 0, or 1 if an item was refused.
     """
     folder = args.save_dir if folder is None else folder
+    items = inputs.paths if items is None else items
+    if getattr(args, "draw", None):
+        room += sum(path.stat().st_size for path in inputs.paths if path.is_file())
+
+    def begin(left: Sequence[Any]) -> Iterable[Outcome]:
+        check_room(folder, room * len(left) // len(items), f"the results of {len(left)} items")
+        return results(left)
+
     with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
         counts = run.process(
             inputs.names if names is None else names,
-            inputs.paths if items is None else items,
-            results,
+            items,
+            begin,
             finish=finish,
             files_of=files_of,
-            progress=progress_of(args),
+            progress=progress,
         )
         text = afterwards()
-    code = report_items(counts, f"results in {folder}")
+    code = report_items(counts, f"results in {folder}" if where is None else where)
     if text:
         print(text)
     return code
@@ -591,13 +668,15 @@ def report_items(counts: ItemCounts, where: str) -> int:
     counts
         Counts and time of this run.
     where
-        Text that says where the results are.
+        Text that says where the results are; empty if they are nowhere.
     """
     new = counts.total - counts.kept
     kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     refused = f", {counts.refused} refused" if counts.refused else ""
+    damaged = f", {counts.damaged} damaged" if counts.damaged else ""
     rate = f", {new / counts.seconds:.1f} images/s" if new else ""
-    print(f"{counts.total} images{kept}{refused}{rate}; {printable(where)}")
+    end = f"; {printable(where)}" if where else ""
+    print(f"{counted(counts.total, 'image')}{kept}{refused}{damaged}{rate}{end}")
     return EXIT_SOME_REFUSED if counts.refused else 0
 
 
@@ -666,7 +745,13 @@ def run_command(
         143 interrupted.
     """
     args = parser.parse_args(argv)
-    logging.basicConfig(format=f"{parser.prog}: %(message)s", level=logging.INFO)
+    args.quiet, verbose = "quiet" in args, "verbose" in args
+    level = logging.ERROR if args.quiet else logging.INFO
+    logging.basicConfig(format=f"{parser.prog}: %(message)s", level=level)
+    if verbose or "asks_for_device" in args:
+        logging.getLogger("facezoo").setLevel(logging.DEBUG)
+    for said in () if args.quiet else args.old_spellings:
+        print(f"{said}; the old spelling goes with the next version", file=sys.stderr)
     stop = _Stop(parser.prog)
     previous = {number: signal.signal(number, stop) for number in stop.numbers()}
     threads = getattr(args, "threads", None)
@@ -674,17 +759,24 @@ def run_command(
         _log.warning("--threads %d: only %d cores may be used", threads, granted_cores())
         threads = granted_cores()
     try:
+        check_outputs(parser, args)
         refuse_over_inputs(parser, args)
-        named = asked_for([path for _, path in output_files(parser, args)])
-        with named, limited_cores(threads), opencv_threads(usable_cores()):
-            return function(args)
+        named = asked_for([path for _, path in output_files(parser, args) if str(path) != "-"])
+        to_stdout = any(str(path) == "-" for _, path in output_files(parser, args))
+        printed = printing(quiet=args.quiet, to_stdout=to_stdout)
+        how = reading(getattr(args, "allow_damaged", False))
+        with named, printed, limited_cores(threads), opencv_threads(usable_cores()), how as found:
+            code = function(args)
+            if getattr(args, "strict", False) and found.passed_over_count:
+                return code or EXIT_SOME_REFUSED
+            return code
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader closed the pipe; the interpreter must not try to flush the output again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     except OSError as error:
         # Not foreseen by the library: a full disk, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""
@@ -698,7 +790,7 @@ def run_command(
         print(f"{parser.prog}: terminated; run the same command again to resume", file=sys.stderr)
         return 143
     except Exception as error:
-        return report_unexpected(parser.prog, error, "verbose" in args)
+        return report_unexpected(parser.prog, error, verbose)
     finally:
         stop.done()
         for number, handler in previous.items():

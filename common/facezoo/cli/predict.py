@@ -3,13 +3,15 @@ r"""The whole chain on photos: detect, landmarks, align, quality, embed; and why
 A stage is given by a card's id, whose published weights are used, by an artifact prefix or by an
 .onnx file, followed by @ort, @openvino or @vsx to choose its engine. Only the detector is needed.
 
-  facezoo predict photos --save_dir out --draw
-  facezoo predict photos --save_dir out --embedder w600k_mbf --html out.html --csv
-  facezoo predict photo.jpg --save_dir out --landmarks onnx/pip_resnet18.onnx \
+  facezoo predict photo.jpg
+  facezoo predict photo.jpg --json -
+  facezoo predict photos --output out --draw
+  facezoo predict photos --output out --embedder w600k_mbf --html out.html --csv out.csv
+  facezoo predict photo.jpg --output out --landmarks onnx/pip_resnet18.onnx \
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
-It writes faces.jsonl (one line per photo, see facezoo/schemas/predict.schema.json), run.json, and
-on request faces.csv, pictures/, embeddings.npz. Resumable: run the same command again.
+OUTPUT gets faces.jsonl (one line per photo, see facezoo/schemas/predict.schema.json), run.json,
+with --embedder embeddings.npz, and with --draw pictures/. Resumable: run the same command again.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ import csv
 import dataclasses
 import io
 import json
+import logging
+import os
+import tempfile
+from array import array
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from ..datasets.embeddings import EmbeddingFile
 from ..errors import UNREADABLE, InputError
-from ..fields import RATE
-from ..files import csv_cell, open_file
+from ..files import counted, csv_cell, open_file, printable
 from ..image.draw import draw_predicted, write_drawing
-from ..image.files import find_images, names_with_suffix, read_image_rgb, relative_names
+from ..image.files import names_with_suffix, read_image_rgb
 from ..models.base import FaceModel, LandmarkModel
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
@@ -55,22 +60,20 @@ from ..reports.html import (
 )
 from ..runs import Inputs, RunFolder
 from ..written import writing
-from .options import (
-    add_flag,
-    add_old_spelling,
-    add_output,
-    add_run_options,
-    add_runtime_options,
-    run_items,
-    runtime_of,
-)
+from . import flags
+from .inputs import add_inputs, find_inputs, named
+from .options import add_run_options, run_items, runtime_of
+from .outputs import result_stream
 
 __all__ = ["configure", "read_photos", "run"]
 
+DETECTOR = "scrfd_500m_bnkps"
 SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
 # Names of two measures in the first schema.
 FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
 FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
+_log = logging.getLogger(__name__)
+
 PICTURES_SHOWN = 48
 SCORES = ("score", "quality", "magnitude")  # shown as curves
 COLUMNS = (
@@ -81,110 +84,145 @@ COLUMNS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("path", type=Path, metavar="PHOTOS", help="a photo or a folder of them")
-    add_flag(parser, "--save_dir", type=Path, required=True, metavar="DIR", help="result folder")
+    add_inputs(parser)
     stages = parser.add_argument_group("stages")
-    stages.add_argument("--detector", default="scrfd_500m_bnkps", metavar="M", help="SCRFD")
-    stages.add_argument("--landmarks", metavar="M", help="PIPNet or PFLD")
-    stages.add_argument("--quality", metavar="M", help="SDD-FIQA")
-    stages.add_argument("--embedder", metavar="M", help="MagFace or another recogniser")
-    add_runtime_options(stages)
+    flags.add_detector_options(stages, default=DETECTOR)
+    for name in ("landmarks", "quality", "embedder"):
+        flags.add(stages, f"--{name}", f"{flags.SHARED[f'--{name}'].meaning} (default: none)")
+    flags.add_runtime(stages)
     limits = parser.add_argument_group("acceptance limits of a face")
-    limits.add_argument(
+    flags.add(
+        limits,
         "--profile",
-        type=Path,
+        "profile of facezoo calibrate quality, to refuse low_quality faces; repeatable",
         action="append",
         default=[],
-        metavar="FILE",
-        help="profile of facezoo calibrate quality, to refuse low_quality faces; repeatable",
     )
-    limits.add_argument(
-        "--threshold", default="drop 5 %", help="name of a threshold in the profile"
+    flags.add(
+        limits,
+        "--min-quality",
+        "low_quality: name of a threshold in the profile",
+        default="drop 5 %",
+        metavar="NAME",
+        old=("--threshold",),
     )
-    limits.add_argument(
+    flags.add(
+        limits,
         "--appearance",
-        type=Path,
-        metavar="FILE",
-        help="profile of facezoo calibrate appearance, for the other reasons (default: that of the "
+        "profile of facezoo calibrate appearance, for the other reasons (default: that of the "
         "package); the next flags replace single limits of it",
-    )
-    add_old_spelling(limits, "--looks", type=Path, dest="appearance")
-    for field, kind, _ in MEASURES.values():
-        add_flag(limits, f"--{field}", type=kind, help=_LIMIT_HELP[field])
-    add_old_spelling(limits, "--max_turn", type=MEASURES["yaw"].range, dest="max_yaw")
-    kind = MEASURES["truncation"].range
-    add_old_spelling(limits, "--max_cut_off", type=kind, dest="max_truncation")
-    add_flag(limits, "--embed_refused", action="store_true", help="embed refused faces, too")
-    people = parser.add_argument_group("people")
-    people.add_argument(
-        "--similarity",
         type=Path,
         metavar="FILE",
-        help="profile of facezoo calibrate similarity: number the people among the embedded faces",
+        old=("--looks",),
     )
-    people.add_argument(
-        "--fmr", type=RATE, default=1e-3, help="false match rate, one of those in that profile"
+    for field, kind, _ in MEASURES.values():
+        help_text, old = _LIMITS[field]
+        text = f"{help_text} (default: that of the profile)"
+        flags.add(limits, f"--{field.replace('_', '-')}", text, type=kind, old=old)
+    flags.add(limits, "--embed-refused", "embed refused faces, too", action="store_true")
+    people = parser.add_argument_group("people")
+    flags.add(
+        people,
+        "--similarity",
+        "profile of facezoo calibrate similarity: number the people among the embedded faces "
+        "(default: they are not numbered)",
     )
-    add_old_spelling(people, "--far", type=RATE, dest="fmr")
+    flags.add(people, "--fmr", "false match rate, one of those in that profile", old=("--far",))
     output = parser.add_argument_group("output")
-    output.add_argument("--draw", action="store_true", help="write annotated images")
-    add_output(
+    flags.add(
         output,
-        "--html",
-        metavar="FILE",
-        help="write an HTML report",
+        "--output",
+        "folder of results (default: none, the faces are printed)",
+        type=Path,
+        metavar="DIR",
+        old=("--save_dir",),
     )
-    output.add_argument("--csv", action="store_true", help="write one row per face")
+    flags.add(output, "--draw")
+    flags.add(output, "--json", "write the faces as JSON; - is the standard output")
+    # Without a value it meant faces.csv in the folder.
+    flags.add(output, "--csv", "write one row per face", nargs="?", const=_IN_FOLDER)
+    flags.add(output, "--html")
     add_run_options(parser)
 
 
-_LIMIT_HELP = {
-    "min_size": "too_small: shorter side of the box in pixels",
-    "min_sharpness": "blurred: variance of the Laplacian of the aligned face",
-    "max_yaw": "turned: offset of the nose from the eyes' middle, in distances of the eyes",
-    "max_truncation": "cut_off: share of the aligned face outside the photo",
+_IN_FOLDER = Path("the result folder", CSV_FILE)
+_LIMITS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
+    "min_size": ("too_small: shorter side of the box in pixels", ()),
+    "min_sharpness": ("blurred: variance of the Laplacian of the aligned face", ()),
+    "max_yaw": (
+        "turned: offset of the nose from the eyes' middle, in distances of the eyes",
+        ("--max_turn",),
+    ),
+    "max_truncation": ("cut_off: share of the aligned face outside the photo", ("--max_cut_off",)),
 }
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chain over the photos."""
-    paths = find_images(args.path)
-    names = relative_names(paths, args.path)
-    with open_predictor(args) as model:
-        return _run(args, model, paths, names)
+    if args.csv is _IN_FOLDER:
+        if args.output is None:
+            raise InputError("--csv needs a file; name it: --csv faces.csv")
+        args.csv = args.output / CSV_FILE
+        _log.warning("--csv without a file goes with the next version; write --csv %s", args.csv)
+    if args.draw and args.output is None:
+        raise InputError("--draw writes images to the result folder; name it: --output DIR")
+    paths, names = find_inputs(args.inputs)
+    with open_predictor(args) as model, _result_folder(args.output) as folder:
+        return _run(args, model, paths, names, folder)
+
+
+@contextmanager
+def _result_folder(output: Optional[Path]) -> Iterator[Path]:
+    """Yield the folder of results; one that is removed again if none was asked for."""
+    if output is not None:
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="facezoo-") as folder:
+        yield Path(folder)
 
 
 def _run(
-    args: argparse.Namespace, model: Predictor, paths: Sequence[Path], names: Sequence[str]
+    args: argparse.Namespace,
+    model: Predictor,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    folder: Path,
 ) -> int:
     name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
     alike = _similarity(args, model)
 
     def files_of(name: str) -> Iterator[Path]:
         if args.draw:
-            yield args.save_dir / "pictures" / picture_of[name]
+            yield folder / "pictures" / picture_of[name]
 
     def draw(path: Path, image: np.ndarray, photo: PredictedPhoto) -> None:
         for picture in files_of(name_of[path]):
             write_drawing(picture, _drawn_entry(image, photo.to_dict()))
 
     def finish(run: RunFolder) -> None:
-        write_results(args, run, alike)
+        write_results(folder, run, alike, with_embeddings=args.embedder is not None)
 
     def show() -> None:
         if args.html:
-            _write_html(args, model.settings(), dict(zip(names, paths)))
-        if not args.quiet:
-            print(_summary(args.save_dir / FACES_FILE))
+            _write_html(args, folder, model.settings(), dict(zip(names, paths)))
+        if args.csv:
+            _write_csv(args.csv, folder)
+        if args.json:
+            _write_json(args.json, folder)
+        if args.output is None and not (args.html or args.csv or args.json):
+            print("\n".join(_face_lines(folder / FACES_FILE)))
+        print(_summary(folder / FACES_FILE))
 
     stages = (args.detector, args.landmarks, args.quality, args.embedder)
     limits = (*args.profile, args.appearance, args.similarity)
     return run_items(
         args,
-        Inputs(paths, names, args.path, *stages, *limits),
+        Inputs(paths, names, *filter(os.path.isdir, args.inputs), *stages, *limits),
         lambda left: model.stream(left, visit=draw),
         command="predict",
-        settings={**model.settings(), "draw": args.draw, "csv": args.csv, "similarity": alike},
+        settings={**model.settings(), "draw": args.draw, "similarity": alike},
+        folder=folder,
+        where="" if args.output is None else f"results in {folder}",
         files_of=files_of,
         finish=finish,
         afterwards=show,
@@ -203,11 +241,11 @@ def _similarity(args: argparse.Namespace, model: Predictor) -> Optional[float]:
 def open_predictor(args: argparse.Namespace) -> Predictor:
     """Open the stages that the arguments name."""
     runtime = runtime_of(args)
-    scores = tuple(read_score_limit(path, args.threshold) for path in args.profile)
+    scores = tuple(read_score_limit(path, args.min_quality) for path in args.profile)
     embedder = args.embedder and load(args.embedder, kind=FaceEmbedder, runtime=runtime)
     limits = _limits_of(args, embedder)
     return Predictor(
-        load(args.detector, kind=FaceDetector, runtime=runtime),
+        load(args.detector, kind=FaceDetector, runtime=runtime, **flags.detector_options(args)),
         args.landmarks and load(args.landmarks, kind=LandmarkModel, runtime=runtime),
         args.quality and load(args.quality, kind=FaceQuality, runtime=runtime),
         embedder,
@@ -226,39 +264,47 @@ def _limits_of(args: argparse.Namespace, embedder: Optional[FaceModel[Any]]) -> 
 
 
 def _write_html(
-    args: argparse.Namespace, settings: Dict[str, Any], path_of: Dict[str, Path]
+    args: argparse.Namespace, folder: Path, settings: Dict[str, Any], path_of: Dict[str, Path]
 ) -> None:
     """Write the HTML report of a finished run: images, a row per face, scores, settings."""
     count = 0
     shown: List[Dict[str, Any]] = []
-    rows: List[List[Any]] = []
-    scores: Dict[str, List[float]] = {name: [] for name in SCORES}
-    for entry in read_photos(args.save_dir / FACES_FILE):
+    filled: Set[int] = set()
+    # 8 bytes a face; its row of the table has a hundred times as many.
+    scores = {name: array("d") for name in SCORES}
+    for entry in read_photos(folder / FACES_FILE):
         count += 1
         if "faces" in entry and len(shown) < PICTURES_SHOWN:
             shown.append(entry)
-        for _, index, face in _faces_of([entry]):
-            row = _row(entry["path"], index, face)
-            rows.append([None if cell == "" else cell for cell in row])
+        for row, face in _rows_of([entry]):
+            filled.update(index for index, cell in enumerate(row) if cell is not None)
             for name in SCORES:
                 if face.get(name) is not None:
                     scores[name].append(face[name])
     images = [_small(read_image_rgb(path_of[entry["path"]]), entry) for entry in shown]
     captions = [f"{entry['path']}, faces: {len(entry['faces'])}" for entry in shown]
     note = f"The first {len(shown)} of {count} photos." if len(shown) < count else ""
-    used = [i for i in range(len(COLUMNS)) if any(row[i] is not None for row in rows)]
+    used = sorted(filled)
+    rows = ([row[i] for i in used] for row, _ in _rows_of(read_photos(folder / FACES_FILE)))
     write_html_report(
         args.html,
-        f"Faces in {args.path.name}",
+        f"Faces in {named(args.inputs)}",
         [
-            Section("Result", _summary(args.save_dir / FACES_FILE)),
+            Section("Result", _summary(folder / FACES_FILE)),
             Pictures("Photos", images, captions, note),
-            Table("Faces", [COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows]),
+            Table("Faces", [COLUMNS[i] for i in used], rows),
             *_score_curves(scores),
             Facts("Settings", settings),
             Facts("Versions", versions()),
         ],
     )
+
+
+def _rows_of(photos: Iterable[Dict[str, Any]]) -> Iterator[Tuple[List[Any], Dict[str, Any]]]:
+    """Yield each face's row of the report, with None in empty cells, and the face."""
+    for photo, index, face in _faces_of(photos):
+        row = _row(photo["path"], index, face)
+        yield [None if cell == "" else cell for cell in row], face
 
 
 def _score_curves(scores: Mapping[str, Sequence[float]]) -> Iterator[Curves]:
@@ -293,33 +339,56 @@ def _drawn_entry(image: np.ndarray, entry: Dict[str, Any], scale: float = 1.0) -
 # Files --------------------------------------------------------------------------------------------
 
 
-def write_results(args: argparse.Namespace, run: RunFolder, alike: Optional[float]) -> None:
-    """Write the lines, the table and the embeddings of a run, none of which is held in memory."""
-    folder: Path = args.save_dir
+def write_results(
+    folder: Path, run: RunFolder, alike: Optional[float], with_embeddings: bool
+) -> None:
+    """Write the lines and the embeddings of a run, none of which is held in memory."""
     with ExitStack() as stack:
         embedded = stack.enter_context(EmbeddingFile(folder))
-        for photo, index, face in _faces_of(run.entries()) if args.embedder else ():
+        for photo, index, face in _faces_of(run.entries()) if with_embeddings else ():
             if "vector" in face:
                 vector = np.frombuffer(base64.b64decode(face["vector"]), "<f4")
                 embedded.add(photo["path"], vector, index)
         people = None if alike is None else number_people(embedded.vectors.blocks, alike)
         lines = stack.enter_context(writing(folder / FACES_FILE))
-        table = stack.enter_context(writing(folder / CSV_FILE)) if args.csv else None
-        if table is not None:
-            table.write(_csv_line(COLUMNS))
         row = 0
         for photo in run.entries():
-            for _, index, face in _faces_of([photo]):
+            for _, _, face in _faces_of([photo]):
                 has_vector = face.pop("vector", None) is not None
                 face["embedding"] = row if has_vector else None
                 if people is not None and has_vector:
                     face["person"] = people[row]
                 row += has_vector
-                if table is not None:
-                    table.write(_csv_line(_row(csv_cell(photo["path"]), index, face)))
             lines.write((json.dumps({"schema": SCHEMA, **photo}, allow_nan=False) + "\n").encode())
-        if args.embedder is not None:
+        if with_embeddings:
             embedded.write(folder / ARRAYS_FILE)
+
+
+def _write_csv(path: Path, folder: Path) -> None:
+    with writing(path) as table:
+        table.write(_csv_line(COLUMNS))
+        for photo, index, face in _faces_of(read_photos(folder / FACES_FILE)):
+            table.write(_csv_line(_row(csv_cell(photo["path"]), index, face)))
+
+
+def _write_json(path: Path, folder: Path) -> None:
+    """Write an array of the lines, of which each is checked but only one held in memory."""
+    with result_stream(path) as stream:
+        before = b"["
+        for entry in read_photos(folder / FACES_FILE):
+            stream.write(before + b"\n" + json.dumps(entry, allow_nan=False).encode())
+            before = b","
+        stream.write(b"\n]\n")
+
+
+def _face_lines(path: Path) -> Iterator[str]:
+    for entry in read_photos(path):
+        found = entry.get("faces")
+        what = entry.get("error", "") if found is None else counted(len(found), "face")
+        yield f"{printable(entry['path'])}: {what}"
+        for face in found or ():
+            box = " ".join(f"{value:.1f}" for value in face["box_xyxy"])
+            yield "  ".join([f"  {face['score']:.3f}", box, *face["reasons"]])
 
 
 def _faces_of(
@@ -392,4 +461,4 @@ def _summary(path: Path) -> str:
         refused += bool(face["reasons"])
         reasons.update(set(face["reasons"]))
     why = ", ".join(f"{reasons[name]} {name}" for name in REASONS if reasons[name])
-    return f"{count} faces, {refused} refused" + (f": {why}" if why else "")
+    return f"{counted(count, 'face')}, {refused} refused" + (f": {why}" if why else "")

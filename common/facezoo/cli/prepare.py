@@ -1,8 +1,8 @@
 """Unpack a data set and check that it is complete.
 
-facezoo prepare widerface --help and, for the verification sets of face recognition,
-facezoo prepare lfw_cfp_agedb --help say where to get the archives and how to pass them.
-facezoo prepare lfw, cfp and agedb check photos and pairs as their authors publish them:
+The help of widerface and, for the verification sets of face recognition, of lfw_cfp_agedb says
+where to get the archives and how to pass them; lfw, cfp and agedb check photos and pairs as their
+authors publish them:
 
   facezoo prepare lfw --photos lfw --pairs lfw/pairs.txt
 """
@@ -23,6 +23,7 @@ from ..datasets.widerface import (
     unpack_photos,
 )
 from ..errors import DatasetError, InputError
+from . import flags
 
 __all__ = ["configure", "run"]
 
@@ -65,7 +66,7 @@ Every face is checked against its box in WIDER FACE. Photos that are not found a
 PROTOCOLS = {
     "lfw": ("Labeled Faces in the Wild", "pairs.txt (default: in the folder of the photos)"),
     "cfp": ("Celebrities in Frontal-Profile", "folder with Protocol (default: the photos' folder)"),
-    "agedb": ("AgeDB-30", "list of pairs: photo, photo, 1 or 0"),
+    "agedb": ("AgeDB-30", "list of pairs: photo, photo, 1 or 0 (default: the photos are checked)"),
 }
 
 
@@ -79,15 +80,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
-    widerface.add_argument(
-        "--to", type=Path, default=Path("widerface"), metavar="DIR", help="folder of the data set"
-    )
-    widerface.add_argument(
-        "--images-zip", type=Path, metavar="ZIP", help="unpack the photos from WIDER_val.zip"
-    )
-    widerface.add_argument(
-        "--ground-truth-zip", type=Path, metavar="ZIP", help="unpack *.mat from eval_tools.zip"
-    )
+    flags.add(widerface, "--to", "folder of the data set", default=Path("widerface"))
+    for name, what in (
+        ("--images-zip", "the photos from WIDER_val.zip"),
+        ("--ground-truth-zip", "*.mat from eval_tools.zip"),
+    ):
+        text = f"unpack {what} (default: what is there is checked)"
+        flags.add(widerface, name, text, type=Path, metavar="ZIP")
     widerface.set_defaults(prepare=prepare_widerface)
     faces = datasets.add_parser(
         "lfw_cfp_agedb",
@@ -96,10 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
-    faces.add_argument(
-        "--to", type=Path, default=Path("data"), metavar="DIR", help="folder of the three sets"
-    )
-    faces.add_argument("--tar", type=Path, metavar="TAR", help="unpack lfw_cfp_agedb.tar")
+    flags.add(faces, "--to", "folder of the three sets", default=Path("data"))
+    text = "unpack lfw_cfp_agedb.tar (default: what is there is checked)"
+    flags.add(faces, "--tar", text, type=Path, metavar="TAR")
     faces.set_defaults(prepare=prepare_lfw_cfp_agedb)
     landmarks = datasets.add_parser(
         "wflw-wider",
@@ -108,15 +106,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=parser.formatter_class,
         allow_abbrev=False,
     )
-    landmarks.add_argument(
-        "--wider", type=Path, required=True, metavar="DIR", help="folder of WIDER FACE"
-    )
-    landmarks.add_argument(
-        "--lists", type=Path, required=True, metavar="DIR", help="folder of WFLW's lists"
-    )
-    landmarks.add_argument(
-        "--to", type=Path, default=Path("wflw"), metavar="DIR", help="folder of the data set"
-    )
+    for name, what in (("--wider", "WIDER FACE"), ("--lists", "WFLW's lists")):
+        flags.add(landmarks, name, f"folder of {what}", type=Path, required=True, metavar="DIR")
+    flags.add(landmarks, "--to", "folder of the data set", default=Path("wflw"))
     landmarks.set_defaults(prepare=prepare_wflw)
     for name, (title, pairs) in PROTOCOLS.items():
         protocol = datasets.add_parser(
@@ -126,10 +118,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
             formatter_class=parser.formatter_class,
             allow_abbrev=False,
         )
-        protocol.add_argument(
-            "--photos", type=Path, required=True, metavar="DIR", help="folder of the photos"
-        )
-        protocol.add_argument("--pairs", type=Path, metavar="LIST", help=pairs)
+        flags.add(protocol, "--photos", required=True)
+        flags.add(protocol, "--pairs", pairs)
         protocol.set_defaults(prepare=prepare_protocol)
 
 

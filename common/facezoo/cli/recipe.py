@@ -9,9 +9,9 @@ from step 1 on, and its Makefile run there unchanged.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..deploy.recipes import lay_out
+from . import flags
 
 __all__ = ["configure", "run"]
 
@@ -19,15 +19,13 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "model", metavar="MODEL", help="a model, or a variant that facezoo list shows"
+        "recipe_of", metavar="MODEL", help="a model, or a variant that facezoo list shows"
     )
-    parser.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="folder, such as a new one"
-    )
+    flags.add(parser, "--to", "folder, such as a new one", required=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Copy the recipe and say where to start."""
-    folder = lay_out(args.model, args.to)
+    folder = lay_out(args.recipe_of, args.to)
     print(f"{folder / 'README.md'}: the steps; start with: cd {folder / 'workspace'}")
     return 0

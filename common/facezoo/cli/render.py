@@ -20,6 +20,7 @@ from ..errors import GateError, InputError
 from ..files import write_bytes, write_json
 from ..models import CARDS, VENDOR_FILES
 from ..vacc.vdsp import render_vdsp
+from . import flags
 
 __all__ = ["configure", "render_build", "render_recipes", "run", "write_trained_recipe"]
 
@@ -82,7 +83,7 @@ def write_trained_recipe(folder: Path, contract: Contract) -> None:
     Parameters
     ----------
     folder
-        Folder of the network's ``model.onnx``, which ``facezoo compile`` gets as ``--checkpoint``.
+        Folder of the network's ``model.onnx``, which ``facezoo compile`` gets as ``--model``.
     contract
         Its contract, whose input size may differ from that of the card.
     """
@@ -157,10 +158,8 @@ def render_recipes() -> Dict[str, str]:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing, exit 3 on a difference"
-    )
-    parser.add_argument("--root", type=Path, default=Path(), help="the repository's folder")
+    flags.add(parser, "--check", "write nothing, exit 3 on a difference")
+    flags.add(parser, "--root")
 
 
 def run(args: argparse.Namespace) -> int:

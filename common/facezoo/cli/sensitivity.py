@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from ..fields import whole
-from ..files import write_json
 from ..runs import Inputs
 from ..vacc.build_config import read_build_config
+from . import flags
 from .compile import open_data, override
-from .options import add_output, add_threads_option, progress
+from .options import progress
+from .outputs import write_report
 
 __all__ = ["configure", "run"]
 
@@ -30,24 +31,25 @@ ROWS = 20  # rows of the table; --json has all
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("yaml", type=Path, metavar="YAML", help="a recipe's build_in/build/*.yaml")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="F.onnx", help="model that overrides frontend.checkpoint"
+    flags.add(
+        parser,
+        "--model",
+        "card's id or .onnx that overrides frontend.checkpoint (default: the YAML's)",
+        old=("--checkpoint",),
     )
-    add_threads_option(parser)
-    parser.add_argument(
+    flags.add_reading(parser)
+    flags.add(parser, "--threads")
+    flags.add(
+        parser,
         "--pictures",
+        "number of calibration files to measure on",
         type=whole(1, 100_000),
         default=8,
         metavar="N",
-        help="number of calibration files to measure on",
     )
-    add_output(parser, "--plot", metavar="F.png", help="also plot the errors as bars")
-    add_output(parser, "--json", metavar="F.json", help="also write the errors to this file")
-    parser.add_argument(
-        "--allow-custom-code",
-        action="store_true",
-        help="allow running the Python code of a CustomFunc",
-    )
+    flags.add(parser, "--plot", "plot the errors as bars")
+    flags.add(parser, "--json", "write the errors as JSON; - is the standard output")
+    flags.add(parser, "--allow-custom-code")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from ..compiler.quantize import calibrate, choose_arithmetic, insert_qdq, lint_graph
     from ..compiler.sensitivity import format_exclusions, measure_error, measure_layers, propose
 
-    config = override(read_build_config(args.yaml), dtype="int8", checkpoint=args.checkpoint)
+    config = override(read_build_config(args.yaml), dtype="int8", model=args.model)
     read = Inputs((), (), config.file, config.frontend.checkpoint)
     read.refuse_file(args.json, args.plot)
     data = open_data(config, None, False, args.allow_custom_code)
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     print(format_exclusions(chosen))
     if args.json:
         report = {"schema": SCHEMA, "arithmetic": dataclasses.asdict(arithmetic)}
-        write_json(args.json, {**report, "layers": entries}, indent=2)
+        write_report(args.json, {**report, "layers": entries}, indent=2)
     if args.plot:
         from ..reports.plots import plot_sensitivity
 

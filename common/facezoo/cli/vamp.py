@@ -22,19 +22,20 @@ from ..backends import ENGINES
 from ..errors import InputError
 from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
 from ..fields import DEVICE_ID, SIDE, number, whole
+from ..files import check_room
 from ..pipeline.load import warn_of_differences
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
+from . import flags
 from .options import (
     BATCH_SIZE,
-    OVERWRITE,
     add_flag,
     add_saturation_option,
     add_threads_option,
     progress,
 )
 
-__all__ = ["SECONDS", "add_job_options", "configure", "job_from", "run"]
+__all__ = ["SECONDS", "configure", "picture_hw", "run"]
 
 DEFAULT_SECONDS = 10.0
 SECONDS = number(0, 86400, without_low=True)
@@ -94,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--datalist", nargs="+", metavar="TXT", help="list of npz files, one per line"
     )
     add_flag(files, "--path_output", type=Path, metavar="DIR", help="output folder of npz files")
-    files.add_argument("--overwrite", action="store_true", help=OVERWRITE)
+    flags.add(files, "--overwrite")
     card = parser.add_argument_group("only with the vendor's vamp")
     for name, why in VENDORS_OWN.items():
         card.add_argument(f"--{name}", metavar="X", help=why)
@@ -127,7 +128,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-s",
         "--shape",
-        type=_picture_hw,
+        type=picture_hw,
         metavar="[C,H,W]",
         help="shape of synthetic images (default: the model's input)",
     )
@@ -187,7 +188,11 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
     measured = Timings()
 
     def write(left: Sequence[Line]) -> Iterator[_Written]:
-        for batch in workers.run_lines(lines, first=len(lines) - len(left)):
+        first = len(lines) - len(left)
+        for batch in workers.run_lines(lines, first=first):
+            if not measured.pictures:
+                # All outputs are as large as the first.
+                check_room(output, lines[first].output.stat().st_size * (len(left) - 1), "outputs")
             measured.add(batch)
             for _, sha256 in batch.outputs:
                 yield _Written(sha256)
@@ -250,7 +255,7 @@ def _datalist(datalist: Optional[List[str]], output: Optional[Path]) -> Optional
     return Path(datalist[0])
 
 
-def _picture_hw(text: str) -> Tuple[int, int]:
+def picture_hw(text: str) -> Tuple[int, int]:
     """Parse ``[3,640,640]`` or ``3,640,640``."""
     sizes = text.strip().strip("[]").split(",")
     kinds = (whole(3, 3), SIDE, SIDE)

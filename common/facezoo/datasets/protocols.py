@@ -95,8 +95,12 @@ class PairProtocol:
     @property
     def photos(self) -> Tuple[str, ...]:
         """Names of all photos, each once, in the order of the pairs."""
-        both = [name for pair in zip(self.first, self.second) for name in pair]
-        return tuple(dict.fromkeys(both))
+        return tuple(dict.fromkeys(self.sides))
+
+    @property
+    def sides(self) -> Tuple[str, ...]:
+        """Names of the photos of all pairs: 2i and 2i + 1 are pair i."""
+        return tuple(name for pair in zip(self.first, self.second) for name in pair)
 
     def rows(self) -> np.ndarray:
         """Return the pairs as indices of :attr:`photos`, shape (N, 2), int64."""

@@ -28,10 +28,12 @@ from ..results import Landmarks
 __all__ = [
     "ATTRIBUTES",
     "CROP_SIZE",
+    "FACES_ON_WIDER_SHA256",
     "LANDMARKS",
     "LISTS",
     "PHOTOS",
     "SUBSETS",
+    "TEST_FACES",
     "NormalisedList",
     "WflwCrop",
     "WflwFace",
@@ -47,6 +49,10 @@ __all__ = [
 ]
 
 LANDMARKS = 98
+TEST_FACES = 2500
+# Of the images of the faces that facezoo prepare wflw-wider finds on WIDER FACE's validation set;
+# hashed as in facezoo.evaluation.measured.
+FACES_ON_WIDER_SHA256 = "e72434bd1162317b6011d9721df41a4321b68f300a7a15d2167621de1320d09c"
 PHOTOS = "WFLW_images"  # as in WFLW's archive
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 CROP_SCALE = 1.2  # source: PIPNet@b9eab58 lib/preprocess.py process_wflw

@@ -1,7 +1,7 @@
 """Recorded outputs of the published weights for drawn images.
 
 The images are computed with integers, so they are the same on every machine. The values are written
-by ``facezoo doctor MODEL --onnx F --record`` into the model's package.
+by ``facezoo doctor MODEL --model F --print-reference`` into the model's package.
 """
 
 from __future__ import annotations

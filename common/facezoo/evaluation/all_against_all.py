@@ -7,8 +7,10 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
+from ..datasets.image_list import people_of
 from ..errors import DatasetError
 from ..metrics.all_pairs import PeoplePoint, compare_all, people_points
+from .measured import MeasuredList
 from .protocol import PhotoEmbeddings
 
 __all__ = ["FMRS", "SCHEMA", "AllAgainstAllReport", "evaluate_all"]
@@ -36,6 +38,8 @@ class AllAgainstAllReport:
         Numbers of pairs.
     points
         One per rate of ``FMRS``.
+    measured
+        The photos with a face.
     """
 
     name: str
@@ -45,6 +49,7 @@ class AllAgainstAllReport:
     genuine: int
     impostors: int
     points: Tuple[PeoplePoint, ...]
+    measured: MeasuredList
 
     def lines(self) -> List[str]:
         """Return the printed lines."""
@@ -67,7 +72,7 @@ class AllAgainstAllReport:
         measured = [(p.fmr, p.misses) for p in self.points if p.misses is not None]
         for fmr, misses in measured[-1:]:
             lines.append(f"    most misses at FMR {fmr:g}: {self._worst(misses)}")
-        return lines
+        return [*lines, f"    {self.measured.line()}"]
 
     def _worst(self, misses: np.ndarray) -> str:
         order = np.argsort(-misses, kind="stable")[:PEOPLE_SHOWN]
@@ -98,6 +103,7 @@ class AllAgainstAllReport:
                 people.append({"person": name, **pairs, "at_fmr": errors})
         return {
             "name": self.name,
+            "measured": self.measured.to_dict(),
             "face": self.photos.choice,
             "photos": {
                 "total": len(self.photos.found),
@@ -128,7 +134,7 @@ def evaluate_all(photos: PhotoEmbeddings, name: str, *, seed: int = 0) -> AllAga
     Parameters
     ----------
     photos
-        Embeddings; the folder of a photo's name is its person.
+        Embeddings; the first folder of a photo's name is its person.
     name
         Name in the report.
     seed
@@ -141,7 +147,7 @@ def evaluate_all(photos: PhotoEmbeddings, name: str, *, seed: int = 0) -> AllAga
     InputError
         If an embedding is zero or not finite, or all photos are of one person.
     """
-    folders = np.array([one.rpartition("/")[0] for one in photos.names])[photos.found]
+    folders = np.array(people_of(photos.names, name))[photos.found]
     people, numbers, images = np.unique(folders, return_inverse=True, return_counts=True)
     if not (images > 1).any():
         raise DatasetError(
@@ -157,4 +163,10 @@ def evaluate_all(photos: PhotoEmbeddings, name: str, *, seed: int = 0) -> AllAga
         genuine=len(pairs.genuine),
         impostors=pairs.impostors,
         points=tuple(people_points(pairs, FMRS, seed=seed)),
+        measured=MeasuredList.of(
+            name,
+            "photos",
+            (one for one, found in zip(photos.names, photos.found) if found),
+            len(photos.names),
+        ),
     )

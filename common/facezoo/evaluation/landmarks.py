@@ -9,10 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -33,6 +46,7 @@ from ..models.base import FaceCrop, LandmarkModel
 from ..models.scrfd.model import FaceDetector
 from ..results import FaceDetections, Landmarks
 from ..runs import Progress
+from .measured import MeasuredList
 
 __all__ = [
     "CROPS",
@@ -50,6 +64,8 @@ __all__ = [
     "stack_units",
 ]
 
+
+_log = logging.getLogger(__name__)
 
 # The annotated rectangle enlarged 1.2 times, as in the training data; and a detector's box, 1.2
 # times as wide with its top cut off, as in the authors' demo.
@@ -87,12 +103,15 @@ class LandmarkReport:
         Lines of the test list whose face the detector did not find; they are not counted.
     unit
         Unit of the distances: ``shares of the crop`` or ``pixels``.
+    measured
+        The faces of the test list; those in ``missed`` are among them.
     """
 
     crop: str
     normalizer: str
     errors: np.ndarray
     table: Mapping[str, LandmarkMetrics]
+    measured: MeasuredList
     missed: Tuple[str, ...] = ()
     unit: str = "shares of the crop"
 
@@ -121,6 +140,7 @@ class LandmarkReport:
                 f"{100 * value:>8.2f} [{100 * low:5.2f},{100 * high:6.2f}]"
                 for value, (low, high) in cells
             )
+        yield self.measured.line()
 
     def to_dict(self) -> Dict[str, Any]:
         """Return all fields as JSON values."""
@@ -129,6 +149,7 @@ class LandmarkReport:
             "crop": self.crop,
             "normalizer": self.normalizer,
             "unit": self.unit,
+            "measured": self.measured.to_dict(),
             "table": {name: dataclasses.asdict(row) for name, row in self.table.items()},
             "missed": list(self.missed),
             "errors": self.errors.tolist(),
@@ -293,11 +314,32 @@ def _unit_points(landmarks: Landmarks) -> np.ndarray:
 def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer) -> LandmarkReport:
     truth = wflw.read_normalised_list(data_dir / TEST_LIST)
     # In the npz route the root may be a folder above the crops.
-    found = {PurePosixPath(path).name: one for path, one in found.items()}
+    paths = {PurePosixPath(path).name: path for path in found}
+    if len(paths) < len(found):
+        twice = next(path for path in found if paths[PurePosixPath(path).name] != path)
+        raise DatasetError(
+            f"the results have {len(found)} images of {len(paths)} names, such as {twice!r} and "
+            f"{paths[PurePosixPath(twice).name]!r}; expected each crop of the test list once"
+        )
+    found = {name: found[path] for name, path in paths.items()}
+    _warn_of_others(found, truth.names)
     predicted = [_unit_points(_pick(found, name)) for name in truth.names]
     errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer, truth.names)
     table = evaluate_subsets(errors, wflw.read_subsets(data_dir, truth))
-    return LandmarkReport("annotation", _named(normalizer), errors, table)
+    measured = _measured(truth.names, truth.points_xy, data_dir / TEST_LIST)
+    return LandmarkReport("annotation", _named(normalizer), errors, table, measured)
+
+
+def _measured(images: Sequence[str], points_xy: np.ndarray, listed_in: Path) -> MeasuredList:
+    """Name the test list: WFLW's if it is known to be, or has as many faces and landmarks."""
+    name = f"{listed_in.name} in {listed_in.resolve().parent.name}"
+    found = MeasuredList.of(name, "faces", images)
+    is_wflw = found.sha256 == wflw.FACES_ON_WIDER_SHA256 or (
+        points_xy.shape[:2] == (wflw.TEST_FACES, wflw.LANDMARKS)
+    )
+    if not is_wflw:
+        return found
+    return dataclasses.replace(found, name="WFLW test", total=wflw.TEST_FACES)
 
 
 def _named(normalizer: Normalizer) -> str:
@@ -312,6 +354,7 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer)
         of_photo[face.image].append(index)
     predicted: Dict[int, np.ndarray] = {}
     crops: Dict[int, wflw.WflwCrop] = {}
+    _warn_of_others(found, of_photo)
     for image, indices in of_photo.items():
         detected, landmarks = _pick(found, image)
         for index in indices:
@@ -332,7 +375,13 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer)
     )
     table = evaluate_subsets(errors, _subsets(lists, faces, counted))
     missed = tuple(face.source for i, face in enumerate(faces) if i not in predicted)
-    return LandmarkReport("detector", _named(normalizer), errors, table, missed)
+    measured = _measured_faces(faces, lists["test"])
+    return LandmarkReport("detector", _named(normalizer), errors, table, measured, missed)
+
+
+def _measured_faces(faces: Sequence[wflw.WflwFace], listed_in: Path) -> MeasuredList:
+    points_xy = np.stack([face.points_xy for face in faces])
+    return _measured([face.image for face in faces], points_xy, listed_in)
 
 
 def measure_faces(
@@ -408,6 +457,7 @@ def measure_faces(
         _named(normalizer),
         errors,
         evaluate_subsets(errors, _subsets(lists, faces, counted)),
+        _measured_faces(faces, lists["test"]),
         tuple(face.source for i, face in enumerate(faces) if i not in predicted),
         unit="pixels",
     )
@@ -441,6 +491,18 @@ def _extent(points_xy: np.ndarray) -> Sequence[float]:
     """Return the whole pixels that landmarks lie in, as left, top, right, bottom."""
     first, last = np.trunc(points_xy.min(axis=0)), np.trunc(points_xy.max(axis=0)) + 1
     return [*first.tolist(), *last.tolist()]
+
+
+def _warn_of_others(found: Mapping[str, Any], listed: Collection[str]) -> None:
+    others = sorted(set(found) - set(listed))
+    if others:
+        _log.warning(
+            "%d of %d images of the results are not in the test list, such as %r; they are not "
+            "counted",
+            len(others),
+            len(found),
+            others[0],
+        )
 
 
 def _pick(found: Mapping[str, Any], name: str) -> Any:

@@ -392,6 +392,13 @@ def evaluate_protocol(
     cosines = np.full(len(rows), -1.0)
     cosines[known] = cosine_similarity(first[known], second[known])
     report = verify_pairs(
-        name, first, second, protocol.is_same, protocol=how, folds=protocol.edges, found=known
+        name,
+        first,
+        second,
+        protocol.is_same,
+        protocol.sides,
+        protocol=how,
+        folds=protocol.edges,
+        found=known,
     )
     return ProtocolReport(protocol, photos, cosines, ~known, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import logging
 import time
@@ -15,18 +16,19 @@ import numpy as np
 from ..backends.base import Infer, naming
 from ..datasets.embeddings import read_embeddings
 from ..datasets.face_sets import read_set
-from ..datasets.image_list import read_lines
+from ..datasets.image_list import people_of, read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
 from ..errors import DatasetError, ImageError
 from ..files import csv_cell
 from ..image.files import decode_image_rgb, find_images, relative_names
 from ..metrics.pairs import pair_cosines
-from ..metrics.verification import best_threshold
+from ..metrics.verification import best_threshold, check_folds
 from ..models.magface.model import FaceEmbedder
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..results import Embedding
 from ..runs import Progress
 from .features import ARRAYS_FILE, FEATURES_FILE, extract_features
+from .measured import MeasuredList
 from .verification_report import VerificationReport, verify_images, verify_pairs
 
 __all__ = [
@@ -150,14 +152,14 @@ def evaluate_people(
     everything: bool = False,
     progress: Progress = lambda items, total: items,
 ) -> PeopleReport:
-    """Measure the verification accuracy over a folder with one sub-folder per person.
+    """Measure the verification accuracy over a folder with one folder per person.
 
     Parameters
     ----------
     model
         Embedder of aligned faces, or of photos, whose largest face is used.
     images
-        The image folder.
+        The image folder; the first folder of an image's name below it is the person.
     name
         Name in the report.
     seed, everything
@@ -179,22 +181,30 @@ def evaluate_people(
         If there are not enough images with a face.
     """
     paths = find_images(images)
+    listed = relative_names(paths, images)
+    people_of_all = people_of(listed, str(images))
+    # What the pairs cannot give is said before the images are embedded.
+    check_folds(len(people_pairs(people_of_all, seed, everything=everything)[1]))
     people, vectors = [], []
+    names: List[str] = []
     started = time.perf_counter()
-    for path, result in zip(paths, progress(model.stream(paths), len(paths))):
+    found = progress(model.stream(paths), len(paths))
+    for name_here, person, result in zip(listed, people_of_all, found):
         if isinstance(result, ImageError):
             raise result
         vector = _main_vector(result)
         if vector is None:
-            _log.warning("no face in %s", path)
+            _log.warning("no face in %s", result.source)
             continue
-        people.append(relative_names([path], images)[0].rpartition("/")[0])
+        names.append(name_here)
+        people.append(person)
         vectors.append(vector)
     seconds = time.perf_counter() - started
     if not vectors:
         raise DatasetError(f"no face was found in any of {len(paths)} images of {str(images)!r}")
     pairs, is_same = people_pairs(people, seed, everything=everything)
-    report = verify_images(name, np.stack(vectors), pairs, is_same)
+    measured = MeasuredList.of(name, "images", names, len(paths))
+    report = verify_images(measured, np.stack(vectors), pairs, is_same)
     return PeopleReport(len(paths), len(vectors), len(set(people)), report, len(paths) / seconds)
 
 
@@ -249,9 +259,8 @@ def evaluate_set(
         progress=progress,
     )
     pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")
-    return verify_pairs(
-        Path(folder).name, pairs.first, pairs.second, pairs.is_same, protocol=protocol
-    )
+    vectors = pairs.first, pairs.second
+    return verify_pairs(Path(folder).name, *vectors, pairs.is_same, pairs.names, protocol=protocol)
 
 
 def evaluate_encoded(
@@ -291,6 +300,8 @@ def evaluate_encoded(
 
     found = model.backend.map(one, range(len(encoded.images)))
     vectors = np.array(list(progress(found, len(encoded.images))), np.float64)
+    # The images have no names; their content says which ones they are.
+    names = [hashlib.sha256(image).hexdigest() for image in encoded.images]
     return verify_pairs(
-        Path(path).stem, vectors[0::2], vectors[1::2], encoded.is_same, protocol=protocol
+        Path(path).stem, vectors[0::2], vectors[1::2], encoded.is_same, names, protocol=protocol
     )

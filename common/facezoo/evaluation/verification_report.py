@@ -27,6 +27,7 @@ from ..metrics.verification import (
     share_interval,
     tar_at_nearest_far,
 )
+from .measured import MeasuredList
 
 __all__ = [
     "FMRS",
@@ -55,7 +56,9 @@ class VerificationReport:
     ----------
     name
         Name of the set.
-        protocol
+    measured
+        What was measured.
+    protocol
         ``authors`` (10 folds, mean subtracted, angle) or ``facenet`` (the vendor's).
     genuine, impostors
         Numbers of pairs.
@@ -81,6 +84,7 @@ class VerificationReport:
     """
 
     name: str
+    measured: MeasuredList
     protocol: str
     genuine: int
     impostors: int
@@ -116,12 +120,14 @@ class VerificationReport:
             # The vendor's line, word for word.
             val, std, fmr = self.validation
             found.append(f"    Validation rate: {val:.5f}+-{std:.5f} @ FAR={fmr:.5f}")
-        return [*found, *(f"    {_describe_point(point)}" for point in self.points)]
+        found += [f"    {_describe_point(point)}" for point in self.points]
+        return [*found, f"    {self.measured.line()}"]
 
     def to_dict(self) -> Dict[str, Any]:
         """Return all fields except the curve as JSON values."""
         entry: Dict[str, Any] = {
             "name": self.name,
+            "measured": self.measured.to_dict(),
             "protocol": self.protocol,
             "pairs": {"genuine": self.genuine, "impostor": self.impostors},
             "accuracy": {
@@ -146,6 +152,7 @@ def verify_pairs(
     first: np.ndarray,
     second: np.ndarray,
     is_same: np.ndarray,
+    names: Sequence[str],
     *,
     protocol: str = "authors",
     folds: Union[int, np.ndarray] = FOLDS,
@@ -161,6 +168,8 @@ def verify_pairs(
         Shape (N, D), as returned by the network.
     is_same
         Shape (N,), bool.
+    names
+        Names of the images, for the report: 2i and 2i + 1 are pair i.
     protocol
         One of ``PROTOCOLS``; only the accuracy depends on it.
     folds, found
@@ -192,18 +201,19 @@ def verify_pairs(
         by_fold = _ByFold(authors.accuracies, authors.thresholds, authors.wrong)
     cosines = np.full(len(is_same), -1.0)
     cosines[rows] = cosine_similarity(first[rows], second[rows])
-    return _report(name, protocol, by_fold, cosines, is_same, validation)
+    measured = MeasuredList.of_pairs(name, names, is_same.tolist())
+    return _report(measured, protocol, by_fold, cosines, is_same, validation)
 
 
 def verify_images(
-    name: str, vectors: np.ndarray, pairs: np.ndarray, is_same: np.ndarray
+    measured: MeasuredList, vectors: np.ndarray, pairs: np.ndarray, is_same: np.ndarray
 ) -> VerificationReport:
     """Evaluate pairs of images, of which there may be many more than images.
 
     Parameters
     ----------
-    name
-        Of the set.
+    measured
+        The images.
     vectors
         Shape (N, D), one per image, as returned by the network.
     pairs
@@ -223,7 +233,7 @@ def verify_images(
     """
     authors = k_fold_accuracy_of(vectors, pairs, is_same)
     by_fold = _ByFold(authors.accuracies, authors.thresholds, authors.wrong)
-    return _report(name, PROTOCOLS[0], by_fold, pair_cosines(vectors, pairs), is_same)
+    return _report(measured, PROTOCOLS[0], by_fold, pair_cosines(vectors, pairs), is_same)
 
 
 class _ByFold(NamedTuple):
@@ -233,7 +243,7 @@ class _ByFold(NamedTuple):
 
 
 def _report(
-    name: str,
+    measured: MeasuredList,
     protocol: str,
     by_fold: _ByFold,
     cosines: np.ndarray,
@@ -243,7 +253,8 @@ def _report(
     threshold, best = best_threshold(cosines, is_same)
     genuine = int(np.count_nonzero(is_same))
     return VerificationReport(
-        name=name,
+        name=measured.name,
+        measured=measured,
         protocol=protocol,
         genuine=genuine,
         impostors=len(is_same) - genuine,
@@ -265,6 +276,8 @@ class TemplateReport:
 
     Attributes
     ----------
+    measured
+        The images of the templates.
     templates, pairs
         Their numbers.
     nearest
@@ -276,6 +289,7 @@ class TemplateReport:
         Every operating point.
     """
 
+    measured: MeasuredList
     templates: int
     pairs: int
     nearest: Tuple[float, ...]
@@ -288,6 +302,7 @@ class TemplateReport:
             f"{self.templates} templates, {self.pairs} pairs",
             "".join(f"  {tar:0.4f}" for tar in self.nearest),
             *(f"    {_describe_point(point)}" for point in self.points),
+            f"    {self.measured.line()}",
         ]
 
     def rates(self) -> List[Dict[str, Any]]:
@@ -321,6 +336,7 @@ def verify_templates(
     cosines = pair_cosines(pooled, np.searchsorted(ids, protocol.pairs))
     roc = roc_curve(cosines, protocol.is_same)
     return TemplateReport(
+        measured=MeasuredList.of(protocol.listed_in.name, "images", protocol.names),
         templates=len(ids),
         pairs=len(cosines),
         nearest=tuple(tar_at_nearest_far(roc, TEMPLATE_FMRS)),

@@ -11,7 +11,8 @@ import dataclasses
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ __all__ = [
     "compare_with_graph",
     "count_network",
     "export_network",
+    "find_not_finite",
     "load_checkpoint",
     "load_onnx",
+    "read_checkpoint",
     "run_network",
     "save_checkpoint",
 ]
@@ -40,7 +43,10 @@ __all__ = [
 
 # Keys of the state dict in checkpoints. Averaged weights come first: if a training stored both, it
 # evaluated these.
-_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "network")
+_STATE_DICT_KEYS = (
+    *("state_dict_ema", "model_ema", "ema", "state_dict", "model", "network"),
+    "state_dict_backbone",  # of insightface's arcface_torch
+)
 
 # Largest difference between the exported graph and torch, in units of the output's root mean
 # square. Two float32 runtimes differ by about 1e-6 of it.
@@ -76,18 +82,43 @@ def load_checkpoint(
     WeightsMissing
         If the file does not exist.
     WeightsError
-        If the file contains anything but tensors in plain containers, or does not fit: the
-        message lists missing, unexpected and wrongly shaped entries. Counters of batch norms
-        (``num_batches_tracked``) may be missing, as in old files.
+        If the file contains anything but tensors in plain containers, a value is not finite, or
+        it does not fit: the message lists missing, unexpected and wrongly shaped entries. Counters
+        of batch norms (``num_batches_tracked``) may be missing, as in old files.
     """
     path = Path(path)
+    _load_strictly(network, _rename(read_checkpoint(path), prefixes, path), path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a PyTorch checkpoint by name.
+
+    Parameters
+    ----------
+    path
+        As for :func:`load_checkpoint`.
+
+    Raises
+    ------
+    WeightsMissing
+        If the file does not exist.
+    WeightsError
+        If it contains anything but tensors in plain containers, no state dict, or a value that is
+        not finite.
+    """
     entries = _find_state_dict(_read(path))
     if not entries:
         raise WeightsError(
             f"{str(path)!r} contains no state dict; expected tensors by name, bare or under one of "
             f"{', '.join(_STATE_DICT_KEYS)}"
         )
-    _load_strictly(network, _rename(entries, prefixes, path), path)
+    broken = find_not_finite(entries.items())
+    if broken is not None:
+        raise WeightsError(
+            f"{str(path)!r}: {broken!r} has a value that is not finite, as after a training that "
+            "diverged; take an earlier checkpoint"
+        )
+    return entries
 
 
 def _read(path: Path) -> Any:
@@ -162,6 +193,22 @@ def _load_strictly(network: nn.Module, entries: Mapping[str, Tensor], path: Path
     network.load_state_dict(entries)
 
 
+def find_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first tensor with a NaN or an infinity; None if there is none.
+
+    Parameters
+    ----------
+    tensors
+        Names and tensors of any type, on one device.
+    """
+    values = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    # A sum is faster than a test of each value. Finite values may overflow it, so the rest is sure.
+    sums = [tensor.detach().sum().double() for _, tensor in values]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return None
+    return next((name for name, tensor in values if not bool(tensor.isfinite().all())), None)
+
+
 def save_checkpoint(network: nn.Module, path: Path | str) -> None:
     """Write a network's weights under ``state_dict``, readable by :func:`load_checkpoint`.
 
@@ -171,7 +218,15 @@ def save_checkpoint(network: nn.Module, path: Path | str) -> None:
         Any network.
     path
         Target ``.pth``; replaced only once it is complete.
+
+    Raises
+    ------
+    WeightsError
+        If a weight is not finite; nothing is written then.
     """
+    broken = find_not_finite(network.state_dict().items())
+    if broken is not None:
+        raise WeightsError(f"the network's {broken!r} is not finite; {str(path)!r} is not written")
     buffer = io.BytesIO()
     torch.save({"state_dict": network.state_dict()}, buffer)
     write_bytes(Path(path), buffer.getvalue())
@@ -311,7 +366,8 @@ def export_network(
     InputError
         If the contract does not name every output.
     GraphError
-        If the graph is invalid or differs from torch by more than 1e-4; nothing is written then.
+        If a weight or an output is not finite, or the graph is invalid or differs from torch by
+        more than 1e-4; nothing is written then.
     """
     height, width = input_hw or contract.preprocess.input_hw
     preprocess = dataclasses.replace(contract.preprocess, input_hw=(height, width))
@@ -331,6 +387,14 @@ def export_network(
         raise InputError(
             f"{contract.card_id}: the network has {len(expected[0])} outputs, the contract names "
             f"{len(contract.output_names)}: {', '.join(contract.output_names)}"
+        )
+    outputs = (pair for arrays in expected for pair in zip(contract.output_names, arrays))
+    named = ((name, torch.from_numpy(array)) for name, array in outputs)
+    broken = find_not_finite(chain(network.state_dict().items(), named))
+    if broken is not None:
+        raise GraphError(
+            f"{contract.card_id}: {broken!r} of the network is not finite, as after a training "
+            "that diverged; take an earlier checkpoint"
         )
     model = _trace(network, inputs[0], contract, batch is None, dynamic_hw)
     _drop_aliases(model)

@@ -22,7 +22,7 @@ The protocol of all published WIDER FACE numbers, with definitions for the cases
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -118,6 +118,18 @@ class GroundTruth:
                 raise InputError(f"level {level!r} must have one entry per box of each image")
             joined_levels[level] = mask[:, 0].astype(bool)
         return cls(tuple(boxes_xywh), starts, boxes, joined_levels)
+
+    def only(self, images: Collection[str]) -> GroundTruth:
+        """Return the ground truth of those of its images that are among the given ones."""
+        kept = np.array([image in images for image in self.images], bool)
+        counts = np.diff(self.starts)
+        rows = np.repeat(kept, counts)
+        return GroundTruth(
+            tuple(image for image, keep in zip(self.images, kept) if keep),
+            np.concatenate([[0], np.cumsum(counts[kept])]),
+            self.boxes_xywh[rows],
+            {level: mask[rows] for level, mask in self.levels.items()},
+        )
 
 
 @dataclass(frozen=True)

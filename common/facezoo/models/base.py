@@ -168,7 +168,8 @@ class FaceModel(ABC, Generic[Result]):
         ------
         Result or ImageError
             One per image, in their order; its ``source`` is the image as given, so a list of
-            results keeps frames too. The error if the image cannot be read; the stream continues.
+            results keeps frames too. The error if the image cannot be read, or what ``visit``
+            raised; the stream continues.
 
         Raises
         ------
@@ -189,13 +190,13 @@ class FaceModel(ABC, Generic[Result]):
             try:
                 with naming(_name_of(given, number)):
                     image, result = self._apply_to(given, bgr)
+                # Results are frozen for users; this one was made a moment ago.
+                object.__setattr__(result, "source", given)
+                if visit is not None:
+                    visit(given, image, result)
             except ImageError as error:
                 error.source = given
                 return error
-            # Results are frozen for users; this one was made a moment ago.
-            object.__setattr__(result, "source", given)
-            if visit is not None:
-                visit(given, image, result)
             return result
 
         return self.backend.map(one, enumerate(images))

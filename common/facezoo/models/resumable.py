@@ -6,23 +6,28 @@ import ctypes
 import dataclasses
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ..errors import InputError, WeightsError
 from ..files import open_file, write_bytes
+from ..graphs.export import find_not_finite
 from ..runs import RunFolder
 from ..written import remove_own
 
 __all__ = [
     "Progress",
     "ResumableTraining",
+    "describe_divergence",
     "keep_freed_memory",
+    "refuse_diverged",
+    "tensors_in",
+    "with_rate_of",
 ]
 
 
@@ -79,9 +84,35 @@ class ResumableTraining(ABC):
 
     @abstractmethod
     def step(self) -> float:
-        """Train on the next batch; return its loss."""
+        """Train on the next batch; return its loss.
 
-    def run(self, state: Path, progress: Progress) -> None:
+        Raises
+        ------
+        InputError
+            If loss, gradient or weights are not finite; names the batch.
+        """
+
+    def _update(self, loss: Tensor) -> None:
+        """Change the weights along the gradient of a loss; all three are finite, or an error."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        gradients = [
+            (f"the gradient of {name}", parameter.grad)
+            for name, parameter in self.network.named_parameters()
+            if parameter.grad is not None
+        ]
+        self._refuse_not_finite([("the loss", loss), *gradients], self.batch)
+        self._optimizer.step()
+        self._refuse_not_finite(self.network.state_dict().items(), self.batch)
+
+    def _refuse_not_finite(self, tensors: Iterable[tuple[str, Tensor]], done: int) -> None:
+        found = find_not_finite(tensors)
+        if found is not None:
+            raise InputError(
+                describe_divergence(found, done, self.batches_per_epoch, "learning_rate")
+            )
+
+    def run(self, state: Path, progress: Progress, other_rate: bool = False) -> None:
         """Train on all remaining batches.
 
         Parameters
@@ -90,9 +121,17 @@ class ResumableTraining(ABC):
             File that the run is saved to periodically, and resumed from if it exists.
         progress
             Wraps the batches to show progress; called with them and with their number.
+        other_rate
+            Whether the saved run may have had another learning rate.
+
+        Raises
+        ------
+        InputError
+            If a loss, gradient or weight is not finite; names the batch. The file stays as it was
+            saved last.
         """
         if state.exists():
-            self.resume(state)
+            self.resume(state, other_rate)
         left = range(self.batch, self.batches)
         for _ in progress(left, len(left)):
             self.step()
@@ -126,7 +165,9 @@ class ResumableTraining(ABC):
         return bool(next(self.network.parameters()).is_cuda)
 
     def save(self, path: Path) -> None:
-        """Write the complete state of the run, all or nothing."""
+        """Write the complete state of the run, all or nothing; InputError if it is not finite."""
+        state = tensors_in(self._optimizer.state_dict(), "the optimiser")
+        self._refuse_not_finite(state, self.batch - 1)
         buffer = io.BytesIO()
         torch.save(
             {
@@ -142,29 +183,42 @@ class ResumableTraining(ABC):
         )
         write_bytes(Path(path), buffer.getvalue())
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, other_rate: bool = False) -> None:
         """Resume from a file written by :meth:`save`.
+
+        Parameters
+        ----------
+        path
+            The file.
+        other_rate
+            Whether its learning rate may differ from that of the settings, which is used.
 
         Raises
         ------
         WeightsError
-            If the file cannot be read, or belongs to another training.
+            If the file cannot be read, is not finite, or belongs to another training.
         """
         wanted = self._identity()
         try:
             with open_file(path) as file:
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             found = {name: state[name] for name in wanted}
+            if other_rate:
+                found = with_rate_of(wanted, found, "learning_rate")
             if found == wanted:
+                refuse_diverged(path, state, "delete it to start again")
                 self._restore(state)
                 return
+        except WeightsError:
+            raise
         except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
             raise WeightsError(
                 f"{str(path)!r} is not a saved training ({type(error).__name__}); delete it to "
                 "start again"
             ) from error
         raise WeightsError(
-            f"{str(path)!r} belongs to another training: {found}; delete it to start again"
+            f"{str(path)!r} belongs to another training: {found}; delete it to start again, or "
+            "--resume to go on with another learning rate"
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -175,6 +229,53 @@ class ResumableTraining(ABC):
             torch.cuda.set_rng_state(state["random_cuda"])
         self.batch = state["batch"]
         self.epochs = [self._epoch_type(**epoch) for epoch in state["epochs"]]
+
+
+def describe_divergence(what: str, done: int, per_epoch: int, rate: str) -> str:
+    """Return the message of a training with a loss, gradient or weight that is not finite.
+
+    Parameters
+    ----------
+    what
+        Its name.
+    done
+        Batches before this one.
+    per_epoch
+        Batches per epoch.
+    rate
+        Flag of the learning rate, without its dashes.
+    """
+    epoch, batch = divmod(done, per_epoch)
+    return (
+        f"step {done + 1} (batch {batch + 1} of {per_epoch} of epoch {epoch + 1}): {what} is not "
+        "finite, and nothing of this step was saved; run the same command with --resume and a "
+        f"lower --{rate} to go on from the last checkpoint, or from the start if there is none"
+    )
+
+
+def with_rate_of(wanted: dict[str, Any], found: dict[str, Any], rate: str) -> dict[str, Any]:
+    """Return what identifies a saved training, as if it had the learning rate of another."""
+    return {**found, "settings": {**found["settings"], rate: wanted["settings"][rate]}}
+
+
+def tensors_in(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dicts and lists with their places."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, (dict, list)):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
+
+
+def refuse_diverged(path: Path, state: dict[str, Any], advice: str) -> None:
+    """Raise WeightsError if what a saved training has learnt is not finite."""
+    learnt = {name: state.get(name) for name in ("network", "state_dict", "head", "optimizer")}
+    broken = find_not_finite(tensors_in(learnt, ""))
+    if broken is not None:
+        raise WeightsError(
+            f"{str(path)!r} was saved after the training had diverged: {broken} is not finite; "
+            f"{advice}"
+        )
 
 
 def keep_freed_memory() -> None:

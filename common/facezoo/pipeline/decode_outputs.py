@@ -102,7 +102,8 @@ class ListedOutputs:
         Yields
         ------
         Result or ImageError
-            In the order given; the error if the image could not be read for vamp.
+            In the order given; the error if the image could not be read for vamp, or the file
+            not be written.
 
         Raises
         ------
@@ -116,8 +117,11 @@ class ListedOutputs:
             raw = self._outputs.raw_outputs(picture, self.contract)
             with naming(picture.name):
                 result = decode(raw)
-            if visit is not None:
-                visit(picture.name, result)
+            try:
+                if visit is not None:
+                    visit(picture.name, result)
+            except ImageError as error:
+                return error
             return result
 
         return map_in_order(one, pictures, usable_cores())

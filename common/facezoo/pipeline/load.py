@@ -49,6 +49,7 @@ __all__ = [
     "export_graph",
     "load",
     "resolve",
+    "split_engine",
     "warn_of_differences",
 ]
 
@@ -333,7 +334,7 @@ def resolve(
     InputError, WeightsMissing, GraphError
         See :func:`load`.
     """
-    text, engine = _split_engine(str(spec))
+    text, engine = split_engine(str(spec))
     named = find_card(card) if card else None
     if named is not None:
         _check_kind(card, card, find_class(named.model), kind)
@@ -419,7 +420,8 @@ def _old_form(
     return kind, dataclasses.replace(runtime, **given), others
 
 
-def _split_engine(spec: str) -> Tuple[str, str]:
+def split_engine(spec: str) -> Tuple[str, str]:
+    """Split a spec of :func:`load` into what it opens and the engine, empty if it names none."""
     text, at, engine = spec.rpartition("@")
     if at and engine in ENGINES:
         return text, engine

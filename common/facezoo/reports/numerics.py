@@ -61,6 +61,9 @@ class Measurement:
         Throughput from image file to result; None if not measured.
     machine, command
         Processor, and the command that reproduces the measurement.
+    measured
+        Name, unit, count, total and sha256 of the list it was measured on; empty in a file of an
+        older version.
     """
 
     card: str
@@ -72,6 +75,7 @@ class Measurement:
     images_per_second: Optional[float]
     machine: str
     command: str
+    measured: Mapping[str, Any]
 
 
 def read_numerics(path: Path) -> List[Measurement]:
@@ -178,4 +182,5 @@ def _measurement(entry: Mapping[str, Any]) -> Measurement:
         images_per_second=None if rate is None else float(rate),
         machine=str(entry["machine"]),
         command=str(entry["command"]),
+        measured=dict(entry.get("measured", {})),
     )

@@ -18,6 +18,9 @@ The words after ``begin`` are the name of the block, its argument and, on a Chin
 ``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
 ``ledger MODEL``   cost of each deviation from the protocol, or of each choice, from ledger.json
 ``speed``          ratios against peers and against the machine, from the benchmarks' results
+``versions``       Python and packages that the tests were run with, and the outcome
+``builds``         time of each build, and which one to choose, by machine
+``benchmark NAME`` the text that a benchmark wrote, by machine
 ``file PATH``      a file of the repository, such as a recorded console text
 ================== =============================================================================
 """
@@ -43,8 +46,9 @@ from .numerics import (
     read_numerics,
 )
 from .recognition_ledger import RECOGNITION_LEDGER_SCHEMA, render_recognition_ledger
-from .speed import install_table, speed_tables
+from .speed import benchmark_text, builds_table, install_table, speed_tables
 from .tables import EMPTY, Say, as_printed, joined, markdown_table, merged, number_text
+from .versions import versions_table
 
 __all__ = [
     "render_block",
@@ -134,7 +138,10 @@ def render_block(root: Path, words: Sequence[str]) -> str:
         return _models_of(root, arguments[0], say)
     if name == "file" and len(arguments) == 1:
         return _file(root / arguments[0])
-    known = [*_OF_ZOO, "models TASK", *(f"{one} MODEL" for one in _OF_MODEL), "file PATH"]
+    if name == "benchmark" and len(arguments) == 1:
+        return benchmark_text(root, arguments[0], say)
+    known = [*_OF_ZOO, "models TASK", *(f"{one} MODEL" for one in _OF_MODEL)]
+    known += ["benchmark NAME", "file PATH"]
     raise InputError(f"block {' '.join(words)!r} is not known; expected {', '.join(known)}")
 
 
@@ -518,6 +525,8 @@ _OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {
     "measured": _measured,
     "models": _models,
     "status": _status,
+    "builds": builds_table,
+    "versions": versions_table,
     "install": install_table,
     "speed": speed_tables,
 }

@@ -12,11 +12,12 @@ __all__ = [
     "number_text",
 ]
 
-from typing import Callable, Iterable, List, Sequence
+from typing import Callable, Iterable, List, Sequence, TypeVar
 
 EMPTY = "–"
 
 Say = Callable[[str], str]
+Value = TypeVar("Value")
 
 
 def number_text(value: float) -> str:
@@ -34,7 +35,7 @@ def joined(values: Iterable[str], separator: str = ", ") -> str:
     return separator.join(dict.fromkeys(filter(None, values))) or EMPTY
 
 
-def merged(lists: Iterable[Iterable[str]]) -> List[str]:
+def merged(lists: Iterable[Iterable[Value]]) -> List[Value]:
     """Return the distinct values of several lists, in order of first occurrence."""
     return list(dict.fromkeys(name for names in lists for name in names))
 

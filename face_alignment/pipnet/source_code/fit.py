@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     options.add_normalizer_option(parser)
     options.add_settings_options(parser, FitSettings)
-    options.add_run_options(parser)
+    options.add_run_options(parser, rate="learning_rate", threads=True)
     return parser
 
 
@@ -55,18 +55,14 @@ def run(args: argparse.Namespace) -> int:
     def read(indices):
         return np.stack([prepare(read_image_rgb(crops[index]))[0] for index in indices])
 
-    with RunFolder(
-        args.save_dir,
-        command="fit",
-        settings=dataclasses.asdict(settings),
-        inputs=Inputs([args.data_dir / "train.txt", *crops], ["", *train.names], args.data_dir),
-        overwrite=args.overwrite,
-    ) as folder:
+    inputs = Inputs([args.data_dir / "train.txt", *crops], ["", *train.names], args.data_dir)
+    started = (args.save_dir, "fit", dataclasses.asdict(settings), inputs, args.overwrite)
+    with RunFolder(*started, may_change=["learning_rate"] * args.resume) as folder:
         state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
-            fit.run(state, options.progress_of(args))
+            fit.run(state, options.progress_of(args), args.resume)
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network, model, contract)

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import facezoo
-from facezoo.cli import options
+from facezoo.cli import flags, options
 from facezoo.datasets.degraded import write_labels
 from facezoo.datasets.embeddings import write_embeddings
 from facezoo.datasets.image_list import inside, read_image_list
@@ -33,17 +33,14 @@ def build_parser() -> argparse.ArgumentParser:
     help_list = "list of images and numbers of people; by default all images, a person per folder"
     parser.add_argument("--list", type=Path, metavar="FILE", help=help_list)
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the labels")
-    help_recognizer = "a card's id, or an .onnx file"
-    parser.add_argument("--recognizer", default="w600k_mbf", help=help_recognizer)
-    options.add_flag(
-        parser, "--recognizer_card", default="w600k_mbf", help="card of an .onnx without contract"
-    )
+    flags.add(parser, "--embedder", default="w600k_mbf", old=("--recognizer", "--recogniser"))
+    flags.add(parser, "--embedder-card", old=("--recognizer_card", "--recogniser_card"))
     parser.add_argument("--references", type=Path, help="list of the images that may be partners")
     parser.add_argument("--copies", type=Path, help="list of copies, each with its original")
     parser.add_argument("--pairs", type=whole(0, 10**6), default=PAIRS, help="of each kind; 0: all")
     parser.add_argument("--rounds", type=whole(1, 1000), default=ROUNDS, help="draws to average")
     parser.add_argument("--seed", type=SEED, default=0, help="random seed of the draws")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -53,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if listed:
         paths = [inside(args.image_dir, name) for name in listed.paths]
     names = relative_names(paths, args.image_dir)
-    kind, card = facezoo.FaceEmbedder, args.recognizer_card
-    backend = facezoo.load(args.recognizer, kind=kind, card=card).backend
+    kind, card = facezoo.FaceEmbedder, args.embedder_card
+    backend = facezoo.load(args.embedder, kind=kind, card=card).backend
     chosen = {"pairs": args.pairs or None, "rounds": args.rounds, "seed": args.seed}
     lists = {name: getattr(args, name) for name in ("list", "references", "copies")}
     hashes = {name: path and sha256_of(path) for name, path in lists.items()}
@@ -74,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with backend:
         return options.run_items(
             args,
-            Inputs(paths, names, args.image_dir, args.recognizer, *lists.values()),
+            Inputs(paths, names, args.image_dir, args.embedder, *lists.values()),
             embed,
             command="make_pseudo_labels",
             settings={**backend.settings(), **chosen, **hashes},

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     parser.add_argument("--trunk", type=Path, help="a recogniser's .pth, whose trunk to start from")
     options.add_settings_options(parser, TrainSettings)
-    options.add_run_options(parser)
+    options.add_run_options(parser, rate="learning_rate", threads=True)
     return parser
 
 
@@ -66,12 +66,13 @@ def run(args: argparse.Namespace) -> int:
         settings={**dataclasses.asdict(settings), **hashes},
         inputs=Inputs(paths, names, args.image_dir, args.val_image_dir, *files.values()),
         overwrite=args.overwrite,
+        may_change=["learning_rate"] * args.resume,
     ) as folder:
         state = args.save_dir / "state.pth"
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Training(settings, faces, validation or None, trunk=args.trunk)
-            fit.run(state, options.progress_of(args))
+            fit.run(state, options.progress_of(args), args.resume)
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             export.export_network(fit.network.cpu(), args.save_dir / "model.onnx", contract)
             fit.finish(folder, state, {"precision": fit.precision})

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.add_embedding_size_option(parser)
     options.add_output(parser, "--json", metavar="FILE", help="write the rates")
-    options.add_output(parser, "--plot", metavar="FILE", help="draw the ROC")
+    options.add_plot(parser, "draw the ROC")
     return parser
 
 
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"IJB{args.type} 1v1 verification: " + "\n".join(report.lines()))
     if args.json:
         entry = {"schema": "facezoo.ijb/2", "magface_qlt": args.magface_qlt}
+        entry = {**entry, "measured": report.measured.to_dict()}
         write_json(args.json, {**entry, "rates": report.rates()})
     if args.plot:
         # Imported here because matplotlib is an extra.

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="authors", help=help_protocol)
     options.add_output(parser, "--json", metavar="FILE", help="write everything but curves")
     options.add_output(parser, "--csv", metavar="FILE", help="write a table, one row per set")
-    options.add_output(parser, "--plot", metavar="FILE", help="draw the ROC")
+    options.add_plot(parser, "draw the ROC")
     options.add_embedder_options(parser)
     options.add_run_options(parser)
     return parser
@@ -46,7 +46,8 @@ def of_features(args: argparse.Namespace):
         raise InputError("--feat-list needs --pair-list: which pairs show one person")
     pairs = read_feature_pairs(args.feat_list, args.pair_list)
     name, protocol = args.feat_list.stem, args.protocol
-    yield verify_pairs(name, pairs.first, pairs.second, pairs.is_same, protocol=protocol)
+    vectors = pairs.first, pairs.second
+    yield verify_pairs(name, *vectors, pairs.is_same, pairs.names, protocol=protocol)
 
 
 def of_sets(args: argparse.Namespace):

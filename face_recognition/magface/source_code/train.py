@@ -37,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")
-    add("--resume", type=Path, help="checkpoint to resume from; by default the newest")
-    options.add_run_options(parser)
+    add("--resume", type=Path, nargs="?", const=False, help="the newest checkpoint, or this one")
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     files = InputFiles(faces, pairs, args.train_list, args.val_pairs, args.pretrained)
     inputs = Inputs(files, files.names, args.image_root)
-    to = args.pth_save_fold
-    folder = RunFolder(to, "magface train", chosen.to_dict(), inputs, args.overwrite)
+    to, rates = args.pth_save_fold, ["lr"] * (args.resume is not None)
+    folder = RunFolder(to, "magface train", chosen.to_dict(), inputs, args.overwrite, (), rates)
     options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
     with distributed.Processes.started(args.device, chosen.precision) as processes:
         data = (faces, images.classes)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         is_first = processes.rank == 0
         with folder if is_first else nullcontext():
             processes.wait()
-            trainer.go_on(to, args.resume, args.start_epoch)
+            trainer.go_on(to, args.resume or None, args.start_epoch, folder.emptied, bool(rates))
             say = partial(print, flush=True) if is_first and not args.quiet else str
             done = trainer.run(to, how, say=say, pairs=pairs, plot=plot_lengths)
             if done and is_first:

@@ -2,15 +2,15 @@ r"""Evaluate result files, or a model on photos, against ground truth.
 
   facezoo evaluate scrfd --pred runstream_output/txt --gt ground_truth --plot pr.png
   facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
-      --model_prefix_path deploy_weights/official_scrfd_fp32/mod --save_dir evaluation
+      --detector deploy_weights/official_scrfd_fp32/mod --output evaluation
   facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth \
-      --model_prefix_path onnx/scrfd_500m_bnkps.onnx --save_dir ledger --ledger ledger.json
+      --detector onnx/scrfd_500m_bnkps.onnx --output ledger --ledger ledger.json
   facezoo evaluate landmarks --pred runstream_output/results.json --gt WFLW --plot ced.png
-  facezoo evaluate landmarks --model_prefix_path onnx/pfld_ghostone.onnx --gt wflw --crop points
-  facezoo evaluate verification --images people --detector onnx/scrfd_500m_bnkps.onnx \
-      --model_prefix_path onnx/w600k_mbf.onnx --json people.json
-  facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --save_dir lfw_run \
-      --detector onnx/scrfd_500m_bnkps.onnx --embedder onnx/w600k_mbf.onnx
+  facezoo evaluate landmarks --landmarks onnx/pfld_ghostone.onnx --gt wflw --crop points
+  facezoo evaluate verification --images people --detector scrfd_500m_bnkps \
+      --embedder w600k_mbf --json people.json
+  facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --output lfw_run \
+      --detector scrfd_500m_bnkps --embedder w600k_mbf
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
@@ -20,58 +20,73 @@ facezoo prepare widerface --help says where to get photos and ground truth.
 from __future__ import annotations
 
 import argparse
-import logging
+from importlib import import_module
+from typing import Any, Callable
 
-from .detection import add_widerface_options, run_detection
-from .landmarks import add_landmark_options, run_landmarks
-from .quality import configure_quality
-from .recognition import add_people_options, run_recognition
+from .flags import (
+    add_detection_options,
+    add_landmark_options,
+    add_quality_options,
+    add_response_options,
+    add_verification_options,
+)
 
-__all__ = [
-    "configure",
-    "run",
-]
-
-
-_log = logging.getLogger(__name__)
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add one sub-command per model, with the options of its metric."""
-    models = parser.add_subparsers(dest="model", metavar="MODEL", required=True)
-    scrfd = models.add_parser(
+    """Add one sub-command per model or metric, with the options of its metric."""
+    models = parser.add_subparsers(dest="kind", metavar="MODEL", required=True)
+
+    def kind(name: str, says: str, add: Callable[[Any], None], function: str, **more: Any) -> None:
+        sub = models.add_parser(
+            name, formatter_class=parser.formatter_class, allow_abbrev=False, help=says, **more
+        )
+        add(sub)
+        sub.set_defaults(evaluate=function)
+
+    kind(
         "scrfd",
-        help="average precision on WIDER FACE",
+        "average precision on WIDER FACE",
+        lambda sub: add_detection_options(sub, with_inference=True),
+        "detection.run_detection",
         description="Average precision on the WIDER FACE validation set.",
-        formatter_class=parser.formatter_class,
-        allow_abbrev=False,
     )
-    add_widerface_options(scrfd, with_inference=True)
-    scrfd.set_defaults(evaluate=run_detection)
-    landmarks = models.add_parser(
+    kind(
         "landmarks",
+        "normalised error, failure rate and area under the curve on WFLW",
+        add_landmark_options,
+        "landmarks.run_landmarks",
         aliases=["pipnet"],
-        help="normalised error, failure rate and area under the curve on WFLW",
         description="Landmark metrics of a result file, or of a model on WFLW's photos, with "
         "subsets.",
-        formatter_class=parser.formatter_class,
-        allow_abbrev=False,
     )
-    add_landmark_options(landmarks)
-    landmarks.set_defaults(evaluate=run_landmarks)
-    people = models.add_parser(
+    kind(
         "verification",
-        help="recognition accuracy of a protocol's pairs, or over a folder of people",
+        "recognition accuracy of a protocol's pairs, or over a folder of people",
+        add_verification_options,
+        "recognition.run_recognition",
         description="Accuracy over the pairs of a protocol, in its folds; or over all genuine "
         "pairs of a folder of people and as many or all impostor pairs.",
-        formatter_class=parser.formatter_class,
-        allow_abbrev=False,
     )
-    add_people_options(people)
-    people.set_defaults(evaluate=run_recognition)
-    configure_quality(models, parser.formatter_class)
+    kind(
+        "quality",
+        "error versus discard of quality scores",
+        add_quality_options,
+        "quality.run_quality",
+        description="Error that remains as the pairs of lowest quality are discarded, for any "
+        "scores in one plot, with areas and bootstrap intervals over people.",
+    )
+    kind(
+        "quality-response",
+        "quality scores of faces under known degradations",
+        add_response_options,
+        "quality.run_response",
+        description="Scores under blur, down-scaling, JPEG, brightness and occlusion.",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the evaluation of the sub-command."""
-    return int(args.evaluate(args))
+    module, _, function = args.evaluate.partition(".")
+    return int(getattr(import_module(f"{__name__}.{module}"), function)(args))

@@ -10,27 +10,39 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Optional, Sequence
+from typing import Any, Collection, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 from ... import __version__
-from ...datasets.widerface import read_ground_truth, read_predictions
+from ...datasets.widerface import (
+    PHOTOS_SHA256,
+    photo_name,
+    read_ground_truth,
+    read_predictions,
+)
 from ...errors import DatasetError, GateError, InputError
 from ...evaluation.detection import detect_folder
 from ...evaluation.ledger import ledger_of
-from ...fields import SEED, number, whole
+from ...evaluation.measured import MeasuredList
 from ...files import csv_cell, write_bytes, write_json
-from ...metrics.detection import STEPS, DetectionReport, Predictions, evaluate_detections
-from ...models.scrfd.decode import PROFILES
+from ...image.files import find_images, relative_names
+from ...metrics.detection import (
+    STEPS,
+    DetectionReport,
+    GroundTruth,
+    Predictions,
+    evaluate_detections,
+)
 from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.readme import LEDGER_SCHEMA, render_ledger
-from ..options import OVERWRITE, add_flag, add_output, add_runtime_options, progress, runtime_of
+from ..flags import detector_options
+from ..options import progress, runtime_of
+from ..outputs import write_report
 from .html_reports import show_detections
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 __all__ = [
-    "add_widerface_options",
     "evaluate_widerface",
     "run_detection",
 ]
@@ -39,105 +51,9 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.widerface/1"
-_IOU = number(0, 1, without_low=True)
 NAMES_SHOWN = 10
 # Flags of ``evaluate scrfd`` that have no effect without inference.
-NEED_PHOTOS = "model_prefix_path vdsp_params_info save_dir overwrite record ledger build".split()
-
-
-def add_widerface_options(parser: argparse.ArgumentParser, with_inference: bool = False) -> None:
-    """Add the flags of :func:`evaluate_widerface`; common/eval/evaluation.py uses them too.
-
-    Parameters
-    ----------
-    parser
-        Parser of the command.
-    with_inference
-        Also allow photos and a model instead of predictions.
-    """
-    source = parser.add_mutually_exclusive_group(required=True)
-    if with_inference:
-        _add_inference_options(parser, source)
-    source.add_argument(
-        "-p",
-        "--pred",
-        type=Path,
-        metavar="PRED",
-        help="predictions: a folder of <event>/<photo>.txt, a .tar.gz or .zip of it, or a .json",
-    )
-    parser.add_argument(
-        "-g",
-        "--gt",
-        type=Path,
-        required=True,
-        metavar="GT",
-        help="folder with the four official wider_*_val.mat",
-    )
-    parser.add_argument("--iou", type=_IOU, default=0.5, metavar="T", help="smallest IoU of a hit")
-    parser.add_argument(
-        "--per-event", action="store_true", help="also compute the AP of each event"
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=whole(0, 10**6),
-        default=0,
-        metavar="N",
-        help="also compute 95 %% intervals from N resamplings of the photos",
-    )
-    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
-    add_output(parser, "--json", metavar="FILE", help="write the report without curves as JSON")
-    add_output(parser, "--csv", metavar="FILE", help="write the table of APs as CSV")
-    add_output(parser, "--plot", metavar="FILE", help="plot precision against recall")
-    add_output(parser, "--html", metavar="FILE", help="write an HTML report")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="exit with 3 if photos lack predictions or are not in the ground truth",
-    )
-
-
-def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None:
-    source.add_argument("--images", type=Path, metavar="DIR", help="photos, one folder per event")
-    group = parser.add_argument_group("with --images")
-    add_flag(
-        group,
-        "--model_prefix_path",
-        type=Path,
-        metavar="PREFIX",
-        help="artifact prefix or .onnx of the model",
-    )
-    add_flag(
-        group,
-        "--vdsp_params_info",
-        type=Path,
-        metavar="JSON",
-        help="vdsp_params file of the pre-processing",
-    )
-    add_runtime_options(group)
-    group.add_argument(
-        "--profile", choices=PROFILES, default="eval", help="set of detection thresholds"
-    )
-    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="run folder, for resuming")
-    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
-    add_output(
-        group,
-        "--record",
-        metavar="FILE",
-        help="write the numbers to this numerics.json",
-    )
-    add_output(
-        group,
-        "--ledger",
-        metavar="FILE",
-        help="measure, print and write the cost of each deviation from the protocol",
-    )
-    group.add_argument(
-        "--build",
-        action="append",
-        default=[],
-        metavar="PREFIX",
-        help="with --ledger: another build of the same network; may be repeated",
-    )
+NEED_PHOTOS = "detector vdsp output overwrite record ledger build".split()
 
 
 def run_detection(args: argparse.Namespace) -> int:
@@ -148,8 +64,8 @@ def run_detection(args: argparse.Namespace) -> int:
             raise InputError(f"--{stray[0]} needs photos and a model: --images DIR")
         evaluate_widerface(args)
         return 0
-    if args.model_prefix_path is None or args.save_dir is None:
-        raise InputError("--images needs --model_prefix_path and --save_dir")
+    if args.detector is None or args.output is None:
+        raise InputError("--images needs --detector and --output")
     if args.ledger:
         return _write_ledger(args)
     started = time.perf_counter()
@@ -160,24 +76,25 @@ def run_detection(args: argparse.Namespace) -> int:
         return progress(results, total)
 
     with load(
-        args.model_prefix_path,
+        args.detector,
         kind=FaceDetector,
-        profile=args.profile,
+        profile=args.preset,
         runtime=runtime_of(args),
-        vdsp=args.vdsp_params_info,
+        vdsp=args.vdsp,
+        **detector_options(args),
     ) as detector:
         found = detect_folder(
             detector,
             args.images,
-            args.save_dir,
+            args.output,
             overwrite=args.overwrite,
-            sources=[args.model_prefix_path],
+            sources=[args.detector],
             progress=show,
         )
         seconds = time.perf_counter() - started
         # The speed of a resumed run is not measured.
         whole = fresh == [len(found.images)]
-        report = evaluate_widerface(args, found)
+        report, measured = evaluate_widerface(args, found)
         if args.record:
             if report.missing_images:
                 raise InputError(
@@ -185,7 +102,7 @@ def run_detection(args: argparse.Namespace) -> int:
                     "--record needs the complete set"
                 )
             rate = round(len(found.images) / seconds, 1) if whole else None
-            record_measurement(args.record, _measurement(args, detector, report, rate))
+            record_measurement(args.record, _measurement(args, detector, report, measured, rate))
     if whole:
         _log.info("%.1f s from files to boxes, %.1f images/s", seconds, len(found.images) / seconds)
     return 0
@@ -195,15 +112,16 @@ def _measurement(
     args: argparse.Namespace,
     detector: FaceDetector,
     report: DetectionReport,
+    measured: MeasuredList,
     rate: Optional[float],
 ) -> Measurement:
     preprocess, profile = detector.backend.preprocess, detector.profile
     height, width = preprocess.input_hw
     return Measurement(
         card=detector.contract.card_id,
-        build=dtype_of(args.model_prefix_path),
+        build=dtype_of(args.detector),
         engine=engine_text(detector.backend),
-        dataset=f"WIDER FACE val, {report.images:,} photos",
+        dataset=str(measured),
         settings={
             "scores from": profile.score_threshold,
             "NMS IoU": profile.nms_iou,
@@ -216,61 +134,71 @@ def _measurement(
         },
         images_per_second=rate,
         machine=machine_text(),
-        command=f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
-        f"{prefix_text(args.model_prefix_path)} --save_dir DIR{runtime_flags(args)}",
+        measured=measured.to_dict(),
+        command=f"facezoo evaluate scrfd --images DIR --gt DIR --detector "
+        f"{prefix_text(args.detector)} --output DIR{runtime_flags(args)}",
     )
 
 
 def _write_ledger(args: argparse.Namespace) -> int:
     chosen = runtime_flags(args)
-    if chosen or args.vdsp_params_info:
+    if chosen or args.vdsp:
         raise InputError(
             "--ledger measures in ONNX Runtime on the CPU with the network's own pre-processing; "
-            f"omit{chosen or ' --vdsp_params_info'}"
+            f"omit{chosen or ' --vdsp'}"
         )
     truth = read_ground_truth(args.gt)
+    names = relative_names(find_images(args.images), args.images)
+    photos = set(map(photo_name, names))
+    measured = _measured(truth, photos)
+    if not measured.count:
+        raise _other_photos(args.images, sorted(photos), truth)
     builds = {Path(prefix).parent.name: Path(prefix) for prefix in args.build}
     ledger = ledger_of(
-        args.model_prefix_path,
+        Path(args.detector),
         args.images,
-        truth,
-        args.save_dir,
+        truth.only(photos),
+        args.output,
         builds=builds,
         progress=progress,
         say=_log.info,
     )
-    with load(args.model_prefix_path, kind=FaceDetector) as detector:
+    with load(args.detector, kind=FaceDetector) as detector:
         card = detector.contract.card_id
     entry = {
         "schema": LEDGER_SCHEMA,
         "card": card,
-        "dataset": f"WIDER FACE val, {len(truth.images):,} photos",
+        "dataset": str(measured),
+        "measured": measured.to_dict(),
         "machine": machine_text(),
-        "command": f"facezoo evaluate scrfd --images DIR --gt DIR --model_prefix_path "
-        f"{prefix_text(args.model_prefix_path)} --save_dir DIR --ledger ledger.json",
+        "command": f"facezoo evaluate scrfd --images DIR --gt DIR --detector "
+        f"{prefix_text(args.detector)} --output DIR --ledger ledger.json",
         **ledger.to_dict(),
     }
     print(render_ledger(entry))
+    print(measured.line())
     write_json(args.ledger, entry, indent=2)
     return 0
 
 
 def evaluate_widerface(
     args: argparse.Namespace, found: Optional[Predictions] = None
-) -> DetectionReport:
+) -> Tuple[DetectionReport, MeasuredList]:
     """Read, evaluate, print, write.
 
     Parameters
     ----------
     args
-        Flags of :func:`add_widerface_options`.
+        Flags of :func:`~facezoo.cli.evaluate.flags.add_detection_options`.
     found
         Predictions to use instead of ``args.pred``.
 
     Returns
     -------
-    DetectionReport
+    report : DetectionReport
         The report that was printed and written.
+    measured : MeasuredList
+        The photos of the ground truth that have predictions.
 
     Raises
     ------
@@ -293,25 +221,24 @@ def evaluate_widerface(
     )
     seconds = {"reading": read - started, "evaluation": time.perf_counter() - read}
     if len(report.missing_images) == report.images:
-        source = str(args.pred or args.images)
-        raise DatasetError(
-            f"{source!r} has other photos, such as {predictions.images[0]!r}; "
-            f"expected those of the ground truth, such as {truth.images[0]!r}"
-        )
+        raise _other_photos(args.pred or args.images, predictions.images, truth)
+    measured = _measured(truth, set(predictions.images))
     print("\n".join(_lines(report)))
+    # Standard output is the original recipe's, line by line.
+    _log.info("%s", measured.line())
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_precision_recall
 
         plot_precision_recall(report, args.plot)
     if args.html:
-        show_detections(args, report, predictions)
+        show_detections(args, report, measured, predictions)
     if args.csv:
         write_bytes(args.csv, _csv(report).encode())
     if args.json:
         source = str(args.pred or args.images)
-        entry = {**_entry(report), "pred": source, "gt": str(args.gt), "seconds": seconds}
-        write_json(args.json, entry, indent=2)
+        entry = {**_entry(report, measured), "pred": source, "gt": str(args.gt), "seconds": seconds}
+        write_report(args.json, entry, indent=2)
     _log.info(
         "%d boxes in %d of %d photos, %.2f s (%s kernel)",
         report.detections,
@@ -325,7 +252,23 @@ def evaluate_widerface(
         raise GateError(f"--strict: {'; '.join(problems)}")
     for message in (*problems, *report.warnings):
         _log.warning("warning: %s", message)
-    return report
+    return report, measured
+
+
+def _measured(truth: GroundTruth, photos: Collection[str]) -> MeasuredList:
+    """Name the ground truth, and count and hash those of its photos that are among the given."""
+    whole = MeasuredList.of("", "photos", truth.images)
+    official = whole.sha256 == PHOTOS_SHA256
+    name = "WIDER FACE val" if official else "a ground truth other than WIDER FACE val's"
+    names = (name for name in truth.images if name in photos)
+    return MeasuredList.of(name, "photos", names, whole.count)
+
+
+def _other_photos(source: Path, photos: Sequence[str], truth: GroundTruth) -> DatasetError:
+    return DatasetError(
+        f"{str(source)!r} has other photos, such as {photos[0]!r}; expected those of the ground "
+        f"truth, such as {truth.images[0]!r}"
+    )
 
 
 def _lines(report: DetectionReport) -> Iterator[str]:
@@ -376,7 +319,7 @@ def _event(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _entry(report: DetectionReport) -> Dict[str, Any]:
+def _entry(report: DetectionReport, measured: MeasuredList) -> Dict[str, Any]:
     levels: Dict[str, Dict[str, Any]] = {}
     for level, result in report.levels.items():
         levels[level] = {"ap": _number(result.ap), "faces": result.faces}
@@ -389,6 +332,7 @@ def _entry(report: DetectionReport) -> Dict[str, Any]:
     return {
         "schema": SCHEMA,
         "facezoo": __version__,
+        "measured": measured.to_dict(),
         "levels": levels,
         "settings": {
             "iou_threshold": report.iou_threshold,

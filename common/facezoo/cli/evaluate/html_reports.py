@@ -10,6 +10,7 @@ import numpy as np
 
 from ...datasets.widerface import photo_name
 from ...evaluation.landmarks import LandmarkReport
+from ...evaluation.measured import MeasuredList
 from ...evaluation.protocol import ProtocolReport
 from ...evaluation.recognition import PeopleReport
 from ...evaluation.verification_report import VerificationReport
@@ -38,8 +39,15 @@ def _settings(args: argparse.Namespace) -> Facts:
     return Facts("Settings", {name: str(v) for name, v in plain.items() if v is not None})
 
 
+def _measured(measured: MeasuredList) -> Facts:
+    return Facts("Measured on", measured.to_dict())
+
+
 def show_detections(
-    args: argparse.Namespace, report: DetectionReport, predictions: Predictions
+    args: argparse.Namespace,
+    report: DetectionReport,
+    measured: MeasuredList,
+    predictions: Predictions,
 ) -> None:
     """Write the HTML report of an evaluation on WIDER FACE to ``args.html``."""
     rows = [(level, 100 * result.ap) for level, result in report.levels.items()]
@@ -51,7 +59,8 @@ def show_detections(
             result.precision[seen],
         )
     parts: List[Any] = [
-        Section("Result", f"{report.detections} boxes in {report.images} photos."),
+        Section("Result", f"{report.detections} boxes in {measured.count} photos."),
+        _measured(measured),
         Table("Average precision in %", ["level", "AP"], rows),
         Curves("Precision against recall", "recall", "precision", lines, (0.0, 1.0, 0.0, 1.0)),
     ]
@@ -105,6 +114,7 @@ def show_landmarks(args: argparse.Namespace, report: LandmarkReport) -> None:
         args.html,
         "Landmarks",
         [
+            _measured(report.measured),
             Table("Metrics in %", ["subset", "faces", "NME", "failure rate", "AUC"], rows),
             Curves("Cumulative errors", "normalised error in %", "faces in %", line, limits),
             Table("Error of each face in %", ["face", "NME"], errors),
@@ -151,6 +161,7 @@ def _show_verification(
         f"Recognition: {found.name}",
         [
             Section("Result", " ".join(found.lines()[:1])),
+            _measured(found.measured),
             Table("Operating points", ["FMR", "FNMR", "low", "high", "cosine", "refused"], points),
             Curves(
                 "ROC", "false match rate", "1 - false non-match rate", roc, (0.0, 1.0, 0.0, 1.0)
@@ -170,7 +181,9 @@ def _show_verification(
 
 
 def show_discards(
-    args: argparse.Namespace, curves: Mapping[str, Mapping[float, DiscardCurve]]
+    args: argparse.Namespace,
+    measured: MeasuredList,
+    curves: Mapping[str, Mapping[float, DiscardCurve]],
 ) -> None:
     """Write the HTML report of a quality evaluation to ``args.html``."""
     rows = [
@@ -183,6 +196,7 @@ def show_discards(
         args.html,
         "Quality",
         [
+            _measured(measured),
             Table("Error versus discard", headings, rows),
             *_discard_plots(curves),
             _settings(args),

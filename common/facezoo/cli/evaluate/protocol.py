@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Sequence
 
 from ...datasets.image_list import list_people
-from ...datasets.protocols import LAYOUTS, PairProtocol, locate_photos, read_protocol
+from ...datasets.protocols import LAYOUTS, OFFICIAL, PairProtocol, locate_photos, read_protocol
 from ...errors import InputError
 from ...evaluation.all_against_all import SCHEMA as ALL_SCHEMA
 from ...evaluation.all_against_all import evaluate_all
+from ...evaluation.measured import MeasuredList
 from ...evaluation.protocol import (
-    CHOICES,
     PhotoEmbeddings,
     ProtocolReport,
     choose_faces,
@@ -32,12 +32,13 @@ from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ...reports.recognition_ledger import ledger_entry, render_recognition_ledger
-from ..options import EXIT_SOME_REFUSED, OVERWRITE, add_flag, add_output, progress, runtime_of
+from ..flags import detector_options
+from ..options import EXIT_SOME_REFUSED, progress, runtime_of
+from ..outputs import write_report
 from .html_reports import show_protocol
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 __all__ = [
-    "add_protocol_options",
     "refuse_protocol_options",
     "run_all_against_all",
     "run_protocol",
@@ -46,55 +47,15 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 # Flags without a meaning for a folder of people, and for a protocol.
-NEED_PAIRS = "photos save_dir overwrite face protocol ledger build other_detector".split()
+NEED_PAIRS = "photos output overwrite face protocol ledger build other_detector".split()
 ALL_PAIRS_IGNORE = "photos protocol ledger build other_detector record plot html seed".split()
 NEED_IMAGES = "all_pairs seed".split()
-LEDGER_IGNORES = "overwrite face vdsp_params_info record json plot html".split()
-
-
-def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the evaluation of a protocol."""
-    group = parser.add_argument_group("with --pairs, or --images with --all-pairs")
-    group.add_argument(
-        "--photos", type=Path, metavar="DIR", help="folder of the photos that the pairs name"
-    )
-    add_flag(group, "--save_dir", type=Path, metavar="DIR", help="folder of the run, for resuming")
-    group.add_argument("--overwrite", action="store_true", help=OVERWRITE)
-    group.add_argument(
-        "--face",
-        choices=CHOICES,
-        help="face of a photo to use (default: the central one if it is known whose photo it is, "
-        "else the largest)",
-    )
-    group.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        help="how the accuracy is computed (default: authors)",
-    )
-    add_output(
-        group,
-        "--ledger",
-        metavar="FILE",
-        help="measure, print and write the cost of each choice from photo to embedding",
-    )
-    for flag, what in (
-        ("--build", "build of the recogniser"),
-        ("--other_detector", "SCRFD"),
-    ):
-        add_flag(
-            group,
-            flag,
-            action="append",
-            default=[],
-            type=Path,
-            metavar="PREFIX",
-            help=f"with --ledger: another {what}; may be repeated",
-        )
+LEDGER_IGNORES = "overwrite face vdsp record json plot html".split()
 
 
 def refuse_protocol_options(args: argparse.Namespace) -> None:
     """Raise InputError for a flag that needs ``--pairs``."""
-    stray = [name for name in NEED_PAIRS if getattr(args, name)]
+    stray = [name.replace("_", "-") for name in NEED_PAIRS if getattr(args, name)]
     if stray:
         raise InputError(f"--{stray[0]} needs a protocol: --pairs LIST")
 
@@ -104,8 +65,8 @@ def run_protocol(args: argparse.Namespace) -> int:
     stray = [name.replace("_", "-") for name in NEED_IMAGES if getattr(args, name)]
     if stray:
         raise InputError(f"--{stray[0]} needs a folder of people: --images DIR")
-    if args.photos is None or args.save_dir is None:
-        raise InputError("--pairs needs --photos and --save_dir")
+    if args.photos is None or args.output is None:
+        raise InputError("--pairs needs --photos and --output")
     protocol = read_protocol(args.pairs)
     names, paths = protocol.photos, locate_photos(protocol, args.photos)
     if args.ledger:
@@ -122,7 +83,7 @@ def run_protocol(args: argparse.Namespace) -> int:
         if args.record:
             record_measurement(args.record, _measurement(args, embedder, report))
     if args.json:
-        write_json(args.json, {"schema": VERIFICATION_SCHEMA, "sets": [report.to_dict()]})
+        write_report(args.json, {"schema": VERIFICATION_SCHEMA, "sets": [report.to_dict()]})
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_roc
@@ -147,45 +108,51 @@ def _write_ledger(args: argparse.Namespace, protocol: PairProtocol, paths: Seque
     ledger = recognition_ledger(
         protocol,
         paths,
-        args.save_dir,
-        detectors=[args.detector, *args.other_detector],
-        embedder=args.model_prefix_path,
-        builds={dtype_of(prefix): prefix for prefix in args.build},
+        args.output,
+        detectors=[Path(one) for one in (args.detector, *args.other_detector)],
+        embedder=Path(args.embedder),
+        builds={dtype_of(prefix): Path(prefix) for prefix in args.build},
         how=how,
         progress=progress,
         say=_log.info,
     )
-    with load(args.model_prefix_path, kind=FaceEmbedder) as embedder:
+    with load(args.embedder, kind=FaceEmbedder) as embedder:
         card = embedder.contract.card_id
     name = args.dataset or args.photos.name
+    # A published accuracy is of all pairs.
+    official = OFFICIAL.get(protocol.layout)
+    complete = official is not None and len(protocol) == official.pairs
     known = [
         {"accuracy": ref.value, "printed_in": ref.printed_in}
-        for ref in (CARDS[card].references if card in CARDS else ())
+        for ref in (CARDS[card].references if card in CARDS and complete else ())
         if name.startswith(ref.dataset)
     ]
-    more = "".join(f" --other_detector {prefix_text(one)}" for one in args.other_detector)
+    measured = MeasuredList.of_pairs(name, protocol.sides, protocol.is_same.tolist())
+    more = "".join(f" --other-detector {prefix_text(one)}" for one in args.other_detector)
     more += "".join(f" --build {prefix_text(one)}" for one in args.build)
     head = {
         "card": card,
         "dataset": f"{name}, {len(protocol):,} pairs of {len(paths):,} photos",
+        "measured": measured.to_dict(),
         "folds": len(protocol.edges) - 1,
         "protocol": how,
         "machine": machine_text(),
         "command": f"facezoo evaluate verification --pairs LIST --photos DIR --detector "
-        f"{prefix_text(args.detector)} --embedder {prefix_text(args.model_prefix_path)} "
-        f"--save_dir DIR --protocol {how}{more} --ledger ledger.json",
+        f"{prefix_text(args.detector)} --embedder {prefix_text(args.embedder)} "
+        f"--output DIR --protocol {how}{more} --ledger ledger.json",
     }
     entry = ledger_entry(ledger.to_dict(), head, known[0] if known else {})
     print(render_recognition_ledger(entry))
+    print(measured.line())
     write_json(args.ledger, entry, indent=2)
     return 0
 
 
 def run_all_against_all(args: argparse.Namespace) -> int:
     """Compare all photos of a folder of people with each other; print and write."""
-    stray = [name for name in ALL_PAIRS_IGNORE if getattr(args, name)]
+    stray = [name.replace("_", "-") for name in ALL_PAIRS_IGNORE if getattr(args, name)]
     if stray:
-        raise InputError(f"--{stray[0]} has no effect on --all-pairs with --save_dir; omit it")
+        raise InputError(f"--{stray[0]} has no effect on --all-pairs with --output; omit it")
     people = list_people(args.images)
     paths = [args.images / name for name in people.paths]
     with _embedder(args) as embedder:
@@ -193,17 +160,17 @@ def run_all_against_all(args: argparse.Namespace) -> int:
     report = evaluate_all(embedded, args.dataset or args.images.name)
     print("\n".join(report.lines()))
     if args.json:
-        write_json(args.json, {"schema": ALL_SCHEMA, **report.to_dict()})
+        write_report(args.json, {"schema": ALL_SCHEMA, **report.to_dict()})
     return EXIT_SOME_REFUSED if embedded.unreadable else 0
 
 
 def _embedder(args: argparse.Namespace) -> FaceEmbedder:
     embedder: FaceEmbedder = load(
-        args.model_prefix_path,
+        args.embedder,
         kind=FaceEmbedder,
         flip=args.flip,
         runtime=runtime_of(args),
-        vdsp=args.vdsp_params_info,
+        vdsp=args.vdsp,
     )
     return embedder
 
@@ -223,13 +190,14 @@ def _embed(
     else:
         choice = args.face or choice
         # The vdsp JSON is for the recogniser.
-        with load(args.detector, kind=FaceDetector, runtime=runtime_of(args)) as detector:
+        given = detector_options(args)
+        with load(args.detector, kind=FaceDetector, runtime=runtime_of(args), **given) as detector:
             settings = detector.settings()
             faces = find_faces(
                 detector,
                 paths,
                 names,
-                args.save_dir / "faces",
+                args.output / "faces",
                 overwrite=args.overwrite,
                 sources=[listed_in, args.detector],
                 progress=progress,
@@ -239,12 +207,12 @@ def _embed(
         embedder,
         paths,
         names,
-        args.save_dir / "embeddings",
+        args.output / "embeddings",
         chosen=chosen,
         choice=choice,
         detector=settings,
         overwrite=args.overwrite,
-        sources=[listed_in, args.model_prefix_path],
+        sources=[listed_in, args.embedder],
         progress=progress,
     )
 
@@ -259,7 +227,7 @@ def _measurement(
     flip = f" --flip {args.flip}" * (args.flip != "none")
     return Measurement(
         card=embedder.contract.card_id,
-        build=dtype_of(args.model_prefix_path),
+        build=dtype_of(args.embedder),
         engine=engine_text(embedder.backend),
         dataset=f"{found.name}, {len(report.protocol):,} pairs of {len(photos.found):,} "
         f"{'photos' if args.detector else 'aligned faces'}",
@@ -283,7 +251,8 @@ def _measurement(
         # Speed is measured by facezoo bench: here reading the photos may dominate.
         images_per_second=None,
         machine=machine_text(),
+        measured=found.measured.to_dict(),
         command=f"facezoo evaluate verification --pairs LIST --photos DIR {detector}--embedder "
-        f"{prefix_text(args.model_prefix_path)} --save_dir DIR{protocol}{flip}"
+        f"{prefix_text(args.embedder)} --output DIR{protocol}{flip}"
         f"{runtime_flags(args)}",
     )

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from ... import __version__
-from ...datasets.degraded import read_copies
+from ...datasets.degraded import read_copies, read_references
 from ...datasets.embeddings import Embeddings, read_embeddings
-from ...datasets.image_list import inside, read_lines, read_paths
+from ...datasets.image_list import inside, people_of, read_lines, read_paths
 from ...datasets.scores import QualityScores, read_scores
 from ...errors import DatasetError, ImageError, InputError
 from ...evaluation.embeddings import embed_pictures
+from ...evaluation.measured import MeasuredList
 from ...evaluation.quality import (
     CopyRanking,
     FacePairs,
@@ -27,160 +28,52 @@ from ...evaluation.quality import (
     rank_copies,
     response_curves,
 )
-from ...fields import RATE, SEED, whole
-from ...files import write_json
 from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
 from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...metrics.verification import check_impostors
 from ...models import find_class
 from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
+from ...profiles.similarity import impostor_count, person_numbers
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_flag, add_model_options, add_output, progress, runtime_of
+from ..options import progress, runtime_of
+from ..outputs import write_report
 from .html_reports import show_discards
 
 __all__ = [
-    "add_people_options",
-    "add_recipe_option",
-    "configure_quality",
     "embeddings_of",
     "pairs_of",
+    "run_quality",
+    "run_response",
 ]
 
 
 SCHEMA, RESPONSE_SCHEMA = "facezoo.discard/1", "facezoo.response/1"
-RATES = (1e-2, 1e-3, 1e-4)
 
 
-def configure_quality(models: Any, formatter_class: Any) -> None:
-    """Add ``quality`` and ``quality-response`` to the sub-commands of ``facezoo evaluate``."""
-    quality = models.add_parser(
-        "quality",
-        help="error versus discard of quality scores",
-        description="Error that remains as the pairs of lowest quality are discarded, for any "
-        "scores in one plot, with areas and bootstrap intervals over people.",
-        formatter_class=formatter_class,
-        allow_abbrev=False,
-    )
-    quality.add_argument(
-        "--scores",
-        action="append",
-        required=True,
-        metavar="NAME=FILE",
-        help="results.json of a runner, a .csv, or lines of path and score; may be repeated",
-    )
-    add_people_options(quality, required=False)
-    quality.add_argument(
-        "--fmr",
-        type=RATE,
-        nargs="+",
-        default=list(RATES),
-        help="false match rates that fix the thresholds",
-    )
-    quality.add_argument(
-        "--resamples",
-        type=whole(1, 10**6),
-        default=1000,
-        help="bootstrap resamples of the people",
-    )
-    quality.add_argument("--seed", type=SEED, default=0, help="random seed of pairs and bootstrap")
-    add_output(quality, "--json", metavar="FILE", help="write the report as JSON")
-    add_output(quality, "--plot", metavar="FILE", help="plot the curves")
-    add_output(
-        quality,
-        "--record",
-        metavar="FILE",
-        help="write the numbers of scores from our runners to this numerics.json",
-    )
-    quality.add_argument("--dataset", help="with --record: description and number of the faces")
-    add_output(quality, "--html", metavar="FILE", help="write an HTML report")
-    quality.set_defaults(evaluate=_evaluate_quality)
-    response = models.add_parser(
-        "quality-response",
-        help="quality scores of faces under known degradations",
-        description="Scores under blur, down-scaling, JPEG, brightness and occlusion.",
-        formatter_class=formatter_class,
-        allow_abbrev=False,
-    )
-    response.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of aligned faces"
-    )
-    response.add_argument(
-        "--list",
-        type=Path,
-        metavar="FILE",
-        help="list of the images to use from the folder (default: all)",
-    )
-    add_recipe_option(response)
-    add_model_options(response)
-    response.add_argument(
-        "--kinds",
-        nargs="+",
-        choices=DEGRADATIONS,
-        default=list(DEGRADATIONS),
-        help="degradations to apply",
-    )
-    add_output(response, "--json", metavar="FILE", help="write the report as JSON")
-    add_output(response, "--plot", metavar="FILE", help="plot the curves")
-    response.set_defaults(evaluate=_evaluate_response)
+def embeddings_of(
+    args: argparse.Namespace, scores: Iterable[QualityScores] = ()
+) -> Optional[Embeddings]:
+    """Read or compute the embeddings for the flags; None without such flags.
 
-
-def add_recipe_option(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that selects the quality of the model."""
-    parser.add_argument(
-        "--recipe",
-        choices=("sdd_fiqa", "magface"),
-        default="sdd_fiqa",
-        help="model that gives the quality: sdd_fiqa (score) or magface (norm of the embedding)",
-    )
-
-
-def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Add the flags for the people and the similarities of the faces."""
-    group = parser.add_argument_group("people")
-    group.add_argument(
-        "--embeddings",
-        type=Path,
-        metavar="NPZ",
-        help="embeddings.npz with names and vectors of the faces",
-    )
-    if not required:
-        group.add_argument(
-            "--images", type=Path, metavar="DIR", help="folder of the faces, instead of embeddings"
-        )
-    group.add_argument(
-        "--recognizer",
-        default="w600k_mbf",
-        help="recogniser for --images: an .onnx or a downloaded name",
-    )
-    add_flag(
-        group,
-        "--recognizer_card",
-        default="w600k_mbf",
-        help="card of a recogniser without a contract",
-    )
-    group.add_argument(
-        "--references",
-        type=Path,
-        metavar="FILE",
-        help="list of references; one face of each pair is in it",
-    )
-    group.add_argument(
-        "--copies", type=Path, metavar="FILE", help="list of copies, each with its original"
-    )
-
-
-def embeddings_of(args: argparse.Namespace) -> Optional[Embeddings]:
-    """Read or compute the embeddings for the flags; None without such flags."""
+    What images to embed cannot give is said before: people, pairs for a false match rate, and the
+    ``scores`` of each.
+    """
     if args.embeddings is not None:
         return read_embeddings(args.embeddings)
     if args.images is None:
         return None
     paths = find_images(args.images)
     names = relative_names(paths, args.images)
+    impostors = impostor_count(person_numbers(people_of(names, str(args.images))))
+    rates = args.fmr if isinstance(args.fmr, list) else [args.fmr]
+    check_impostors(max(rates), impostors)
+    for one in scores:
+        one.of(names)
     vectors: List[np.ndarray] = []
-    with load(args.recognizer, kind=FaceEmbedder, card=args.recognizer_card) as recognizer:
+    with load(args.embedder, kind=FaceEmbedder, card=args.embedder_card) as recognizer:
         for path, found in progress(embed_pictures(recognizer.backend, paths), len(paths)):
             if isinstance(found, ImageError):
                 raise DatasetError(
@@ -194,7 +87,7 @@ def pairs_of(args: argparse.Namespace, embeddings: Embeddings) -> FacePairs:
     """Pair faces according to the flags; people are the folders of the images."""
     references = originals = None
     if args.references is not None:
-        references = np.isin(embeddings.names, read_paths(args.references))
+        references = read_references(args.references, embeddings.names)
     if args.copies is not None:
         originals = read_copies(args.copies, embeddings.names)
     return face_pairs(embeddings, references=references, originals=originals, seed=args.seed)
@@ -210,9 +103,12 @@ def _named_scores(words: List[str]) -> Dict[str, QualityScores]:
     return scores
 
 
-def _evaluate_quality(args: argparse.Namespace) -> int:
+def run_quality(args: argparse.Namespace) -> int:
+    """Compare the scores, print, and write the requested files."""
     scores = _named_scores(args.scores)
-    embeddings = embeddings_of(args)
+    if args.record and not args.dataset:
+        raise InputError("--record needs --dataset, the description of the data")
+    embeddings = embeddings_of(args, scores.values())
     if embeddings is None and args.copies is None:
         raise InputError("give --embeddings or --images for errors, or --copies for the ranking")
     entry: Dict[str, Any] = {"schema": SCHEMA, "facezoo": __version__}
@@ -225,19 +121,21 @@ def _evaluate_quality(args: argparse.Namespace) -> int:
         curves, left_out = compare_scores(
             pairs, scores, args.fmr, resamples=args.resamples, seed=args.seed
         )
-        print("\n".join(_curve_lines(pairs, curves, left_out)))
-        entry.update(_curves_entry(args, pairs, curves, left_out))
+        source = args.embeddings or args.images
+        measured = MeasuredList.of(args.dataset or source.name, "faces", pairs.names)
+        print("\n".join([*_curve_lines(pairs, curves, left_out), measured.line()]))
+        entry.update(_curves_entry(args, pairs, curves, left_out), measured=measured.to_dict())
         if args.record:
-            _record(args, scores, curves)
+            _record(args, scores, curves, measured)
         if args.plot:
             # A local import, since matplotlib is optional.
             from ...reports.plots import plot_discard_curves
 
             plot_discard_curves(curves, args.plot)
         if args.html:
-            show_discards(args, curves)
+            show_discards(args, measured, curves)
     if args.json:
-        write_json(args.json, entry)
+        write_report(args.json, entry)
     return 0
 
 
@@ -245,10 +143,9 @@ def _record(
     args: argparse.Namespace,
     scores: Mapping[str, QualityScores],
     curves: Mapping[str, Mapping[float, DiscardCurve]],
+    measured: MeasuredList,
 ) -> None:
     """Write one entry per runner's scores to a numerics.json."""
-    if not args.dataset:
-        raise InputError("--record needs --dataset, the description of the data")
     machine = describe_machine()
     for name, one in scores.items():
         if one.made_by.get("build") is None:
@@ -265,11 +162,12 @@ def _record(
             card=one.made_by["card"],
             build=one.made_by["build"],
             engine=one.made_by["engine"],
-            dataset=args.dataset,
+            dataset=str(measured),
             settings={"model sha256": str(one.made_by["model_sha256"])[:12]},
             metrics=metrics,
             images_per_second=None,
             machine=f"{machine['cores']} cores of {machine['cpu']}",
+            measured=measured.to_dict(),
             command="facezoo evaluate quality --scores NAME=results.json --embeddings NPZ "
             "--references references.txt --copies copies.txt "
             f"--fmr {' '.join(f'{rate:g}' for rate in args.fmr)}",
@@ -354,16 +252,18 @@ def _curves_entry(
     }
 
 
-def _evaluate_response(args: argparse.Namespace) -> int:
+def run_response(args: argparse.Namespace) -> int:
+    """Score degraded faces, print, and write the requested files."""
     paths = find_images(args.images)
     if args.list is not None:
         paths = [inside(args.images, name) for name in read_paths(args.list)]
-    kind, vdsp = find_class(args.recipe), args.vdsp_params_info
-    with load(args.model_prefix_path, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
+    kind, vdsp = find_class(args.recipe), args.vdsp
+    with load(args.quality, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
         responses = response_curves(model, paths, levels)
         card = model.contract.card_id
-    print("\n".join(_response_lines(responses)))
+    measured = MeasuredList.of(args.images.name, "faces", relative_names(paths, args.images))
+    print("\n".join([*_response_lines(responses), measured.line()]))
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_responses
@@ -378,10 +278,11 @@ def _evaluate_response(args: argparse.Namespace) -> int:
             "schema": RESPONSE_SCHEMA,
             "facezoo": __version__,
             "card": card,
+            "measured": measured.to_dict(),
             "faces": list(relative_names(paths, args.images)),
             "responses": kinds,
         }
-        write_json(args.json, entry)
+        write_report(args.json, entry)
     return 0
 
 

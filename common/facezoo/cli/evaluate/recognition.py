@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 __all__ = [
-    "add_people_options",
     "run_recognition",
 ]
 
 import argparse
-from pathlib import Path
 from typing import Union
 
 from ...evaluation.recognition import PeopleReport, evaluate_people
 from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
-from ...fields import SEED
-from ...files import write_json
 from ...metrics.verification import share_interval
-from ...models.magface.model import FLIPS, FaceEmbedder
+from ...models.magface.model import FaceEmbedder
 from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...pipeline.photo import Predictor
 from ...reports.numerics import Measurement, Metric, record_measurement
-from ..options import add_model_options, add_output, progress, runtime_of
+from ..flags import detector_options
+from ..options import progress, runtime_of
+from ..outputs import write_report
 from .html_reports import show_people
 from .protocol import (
-    add_protocol_options,
     refuse_protocol_options,
     run_all_against_all,
     run_protocol,
@@ -32,58 +29,11 @@ from .protocol import (
 from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
 
 
-def add_people_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the evaluation over a folder of people."""
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", type=Path, metavar="DIR", help="images, one folder per person")
-    source.add_argument(
-        "--pairs",
-        type=Path,
-        metavar="LIST",
-        help="a protocol: LFW's pairs.txt, CFP's folder, lists of AgeDB and CALFW, pair.list, CSV",
-    )
-    parser.add_argument(
-        "--detector",
-        type=Path,
-        metavar="PREFIX",
-        help="SCRFD that finds the face to align; without it images must be aligned",
-    )
-    parser.add_argument(
-        "--flip", choices=FLIPS, default="none", help="also embed the mirrored face and add it"
-    )
-    parser.add_argument("--seed", type=SEED, default=0, help="random seed of the impostor pairs")
-    parser.add_argument(
-        "--all-pairs",
-        action="store_true",
-        help="use all impostor pairs, not as many as genuine pairs; with --save_dir: any number "
-        "of images, with intervals by people and the errors of each person",
-    )
-    add_output(
-        parser,
-        "--json",
-        metavar="FILE",
-        help="write the report without the curve as JSON",
-    )
-    add_output(parser, "--plot", metavar="FILE", help="plot the ROC")
-    add_output(parser, "--html", metavar="FILE", help="write an HTML report")
-    add_output(
-        parser,
-        "--record",
-        metavar="FILE",
-        help="write the numbers to this numerics.json",
-    )
-    parser.add_argument(
-        "--dataset", default="", metavar="NAME", help="name of the data set in the report"
-    )
-    add_protocol_options(parser)
-    add_model_options(parser, "--embedder")
-
-
 def run_recognition(args: argparse.Namespace) -> int:
     """Evaluate a protocol, or a folder of people."""
     if args.pairs is not None:
         return run_protocol(args)
-    return run_all_against_all(args) if args.all_pairs and args.save_dir else run_people(args)
+    return run_all_against_all(args) if args.all_pairs and args.output else run_people(args)
 
 
 def run_people(args: argparse.Namespace) -> int:
@@ -91,17 +41,17 @@ def run_people(args: argparse.Namespace) -> int:
     refuse_protocol_options(args)
     runtime = runtime_of(args)
     embedder = load(
-        args.model_prefix_path,
+        args.embedder,
         kind=FaceEmbedder,
         flip=args.flip,
         runtime=runtime,
-        vdsp=args.vdsp_params_info,
+        vdsp=args.vdsp,
     )
     if args.detector is None:
         model: Union[FaceEmbedder, Predictor] = embedder
     else:
         # The vdsp JSON is for the recogniser.
-        detector = load(args.detector, kind=FaceDetector, runtime=runtime)
+        detector = load(args.detector, kind=FaceDetector, runtime=runtime, **detector_options(args))
         model = Predictor(detector, embedder=embedder)
     name = args.dataset or args.images.name
     with model:
@@ -120,7 +70,7 @@ def run_people(args: argparse.Namespace) -> int:
     if args.json:
         counts = {"pictures": report.pictures, "with_face": report.with_face}
         entry = {"schema": VERIFICATION_SCHEMA, **counts, "sets": [report.verification.to_dict()]}
-        write_json(args.json, entry)
+        write_report(args.json, entry)
     if args.plot:
         # A local import, since matplotlib is optional.
         from ...reports.plots import plot_roc
@@ -141,7 +91,7 @@ def _people_measurement(
     detector = f"--detector {prefix_text(args.detector)} " if args.detector else ""
     return Measurement(
         card=embedder.contract.card_id,
-        build=dtype_of(args.model_prefix_path),
+        build=dtype_of(args.embedder),
         engine=engine_text(embedder.backend),
         dataset=f"{found.name}, {report.people} people, {report.pictures} images, {crop}"
         + ", all pairs" * args.all_pairs,
@@ -163,7 +113,8 @@ def _people_measurement(
         # Speed is measured by facezoo bench: here reading the images may dominate.
         images_per_second=None,
         machine=machine_text(),
-        command=f"facezoo evaluate verification --images DIR {detector}--model_prefix_path "
-        f"{prefix_text(args.model_prefix_path)}{' --all-pairs' * args.all_pairs}"
+        measured=found.measured.to_dict(),
+        command=f"facezoo evaluate verification --images DIR {detector}--embedder "
+        f"{prefix_text(args.embedder)}{' --all-pairs' * args.all_pairs}"
         f"{runtime_flags(args)}",
     )

@@ -39,12 +39,12 @@ def machine_text() -> str:
     return f"{machine['cores']} cores of {machine['cpu']}"
 
 
-def dtype_of(prefix: Path) -> str:
+def dtype_of(prefix: str) -> str:
     """Return the precision of a build; a single .onnx and the vendor's files record none."""
     path, _ = resolve(prefix)
     return "fp32" if path.suffix == ".onnx" else read_artifact(path).dtype or "fp16"
 
 
-def prefix_text(prefix: Path) -> str:
+def prefix_text(prefix: str) -> str:
     """Name a model by the machine-independent part of its path."""
-    return "/".join(prefix.parts[-3:])
+    return "/".join(Path(prefix).parts[-3:])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from torch.utils.data import DataLoader
 
 from ...errors import BackendUnavailable, InputError, WeightsError
 from ...files import open_file, write_bytes
+from ...graphs.export import find_not_finite
 from ...machine import usable_cores
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
 from ...written import remove_own
+from ..resumable import describe_divergence, refuse_diverged, tensors_in, with_rate_of
 from .distributed import Processes, synchronise_batch_norms
 from .faces import Batches, Faces, TrainingFaces, ValidationPairs, read_face
 from .loss import HeadOutput, MagHead
@@ -42,6 +45,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SAVE_SECONDS = 600.0
 EVAL_BATCH = 64
 PLOTTED = 4096  # the last faces of an epoch, shown in its plot
+
+_log = logging.getLogger(__name__)
 
 Say = Callable[[str], object]
 Plot = Callable[[np.ndarray, np.ndarray, Path], None]
@@ -226,14 +231,40 @@ class Trainer:
         self._optimizer.zero_grad()
         self._scaler.scale(output.loss).backward()
         self._share_overflow()
+        self._refuse_not_finite([("the loss", output.loss), *self._gradients()], self.step)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        self._refuse_not_finite(self._weights(), self.step)
         self.step += 1
         for meter in (self._recent, self._epoch):
             meter.add(output)
         seen = torch.stack([output.lengths, output.cosines])
         self._seen = torch.cat([self._seen, seen.to(self._seen.dtype)], dim=1)[:, -PLOTTED:]
         return output
+
+    def _gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the gradients, unless they may overflow because the loss is still scaled up."""
+        if self._scaler.get_scale() <= 1.0:
+            for name, parameter in self._parameters():
+                if parameter.grad is not None:
+                    yield f"the gradient of {name}", parameter.grad
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+        yield "the class centres", self.head.weight
+        yield from self.network.named_parameters()
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield "the class centres", self.head.weight
+        yield from self.network.state_dict().items()
+
+    def _refuse_not_finite(self, tensors: Iterable[tuple[str, Tensor]], done: int) -> None:
+        """Raise InputError in every process if a tensor of any is not finite; name the batch."""
+        found = find_not_finite(tensors)
+        if any(self._agree(found is not None)):
+            what = found or "a number of another process"
+            raise InputError(
+                describe_divergence(what, done, self.batches.per_epoch, "learning-rate")
+            )
 
     def _share_overflow(self) -> None:
         """Make every process skip the step after an overflow in one slice of the classes."""
@@ -270,6 +301,11 @@ class Trainer:
         -------
         bool
             Whether all epochs are finished.
+
+        Raises
+        ------
+        InputError
+            If a loss, gradient or weight is not finite; names the batch. Nothing of it is saved.
         """
         self.batches.start = self.step
         loader = DataLoader(
@@ -345,7 +381,10 @@ class Trainer:
         row.update(self._epoch.row(self.processes))
         self.epochs.append(row)
         if pairs is not None:
-            found = verify(self.network, pairs, options.val_folds, self.processes.device)
+            embeddings = embed(self.network, pairs.paths, self.processes.device)
+            named = [("an embedding of --val_pairs", torch.from_numpy(embeddings))]
+            self._refuse_not_finite(named, self.step - 1)
+            found = _accuracy(embeddings, pairs, options.val_folds)
             row["verification"] = found.mean
             say(f"epoch {number}: verification {found}")
             if found.mean > self.best:
@@ -375,13 +414,10 @@ class Trainer:
         Raises
         ------
         InputError
-            If weights are no longer finite; earlier checkpoints are kept.
+            If the optimiser's state is not finite; earlier checkpoints are kept.
         """
-        if not bool(self.head.weight.isfinite().all()):
-            raise InputError(
-                f"the weights at step {self.step} are not finite; lower --learning-rate, or choose "
-                "l_a and u_a around those of --measure-norms, and resume from the last checkpoint"
-            )
+        momentum = tensors_in(self._optimizer.state_dict(), "the optimiser")
+        self._refuse_not_finite(momentum, self.step - 1)
         # Slices are joined, so that any number of processes can resume.
         state = {
             "settings": self.settings.to_dict(),
@@ -404,9 +440,12 @@ class Trainer:
             self._written[path] = path.stat()
             for old in saved(folder)[:-keep]:
                 self._remove(old)
-            for name, rows in (("steps", self.history), ("epochs", self.epochs)):
-                if rows:
-                    write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
+            self._write_tables(folder)
+
+    def _write_tables(self, folder: Path) -> None:
+        for name, rows in (("steps", self.history), ("epochs", self.epochs)):
+            if rows:
+                write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
 
     def _whole(self, value: Tensor) -> Tensor:
         return self.head.whole(value) if self._loss is self.head else value
@@ -414,27 +453,61 @@ class Trainer:
     def _part(self, value: Tensor) -> Tensor:
         return self.head.part(value) if self._loss is self.head else value
 
-    def go_on(self, folder: Path, checkpoint: Path | None = None, start_epoch: int = 0) -> None:
-        """Resume from a checkpoint, else from the folder's newest, else begin at an epoch."""
+    def go_on(
+        self,
+        folder: Path,
+        checkpoint: Path | None = None,
+        start_epoch: int = 0,
+        lost: Sequence[str] = (),
+        other_rate: bool = False,
+    ) -> None:
+        """Resume from a checkpoint, else from the folder's newest, else begin at an epoch.
+
+        Parameters
+        ----------
+        folder
+            Folder of the run.
+        checkpoint, start_epoch
+            Where to resume, and where to begin without a checkpoint.
+        lost
+            Names of results that a power failure emptied. They are written again from the
+            checkpoints of their epochs; those without one are named.
+        other_rate
+            Whether the checkpoint's learning rate may differ from that of the settings.
+        """
         self.step = start_epoch * self.batches.per_epoch
         for newest in [checkpoint] if checkpoint else saved(folder)[-1:]:
-            self.resume(newest)
+            self.resume(newest, other_rate)
+        if self.processes.rank == 0:
+            for name in self._remake(folder, lost):
+                _log.warning("not made again, since its epoch has no checkpoint: %s", folder / name)
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, other_rate: bool = False) -> None:
         """Resume from a file of :meth:`save`; later ones of a run folder are removed.
+
+        Parameters
+        ----------
+        path
+            The file.
+        other_rate
+            Whether its learning rate may differ from that of the settings, which is used.
 
         Raises
         ------
         WeightsError
-            If the file cannot be read, or belongs to another training.
+            If the file cannot be read, is not finite, or belongs to another training.
         """
         state = _read(path)
         wanted = {"settings": self.settings.to_dict(), "classes": self.head.classes}
         found = {name: state.get(name) for name in wanted}
+        if other_rate and isinstance(found["settings"], dict):
+            found = with_rate_of(wanted, found, "lr")
         if found != wanted:
             raise WeightsError(
-                f"{str(path)!r} belongs to another training: {found}; this one is {wanted}"
+                f"{str(path)!r} belongs to another training: {found}; this one is {wanted}; "
+                "--resume goes on with another learning rate"
             )
+        refuse_diverged(path, state, "remove it to resume from the previous one")
         self.network.load_state_dict(state["network"])
         self.head.weight.data.copy_(self._part(state["head"]))
         self._optimizer.load_state_dict(_change_first(state["optimizer"], self._part))
@@ -449,6 +522,32 @@ class Trainer:
                 if later.name > path.name:
                     self._remove(later)
 
+    def _remake(self, folder: Path, lost: Sequence[str]) -> list[str]:
+        """Write lost results again, except of epochs to come; return the names of the others."""
+        if any(name.endswith(".csv") for name in lost):
+            self._write_tables(folder)
+        done = self.step // self.batches.per_epoch
+        left = {name: epoch for name in lost for epoch in self._epoch_of(name) if epoch <= done}
+        for path in saved(folder):
+            epoch, begun = divmod(int(path.stem), self.batches.per_epoch)
+            names = [] if begun else [name for name in left if left[name] == epoch]
+            for name in names:
+                if name.startswith("weights/"):
+                    state = _read(path)
+                    self._write_weights(folder / name, epoch, state["network"], state["head"])
+                    del left[name]
+        return sorted(left)
+
+    def _epoch_of(self, name: str) -> list[int]:
+        """Return the epoch of a file of one epoch."""
+        stem = Path(name).stem
+        if name.startswith(("weights/", "vis/")) and stem.isdecimal():
+            return [int(stem)]
+        if name == "weights/best.pth" and self.epochs:
+            best = max(self.epochs, key=lambda row: row.get("verification", 0.0))
+            return [int(best["epoch"])]
+        return []
+
     def _remove(self, checkpoint: Path) -> None:
         """Remove a checkpoint of this trainer or of its run folder; leave any other file."""
         written = self._written.get(checkpoint)
@@ -462,11 +561,17 @@ class Trainer:
 
         Their loader and :func:`~facezoo.models.magface.network.load_official` read the file.
         """
-        weights = {f"module.{name}": value for name, value in self.network.state_dict().items()}
-        weights["module.fc.weight"] = self._whole(self.head.weight.detach())
+        head = self._whole(self.head.weight.detach())
         epoch = self.step // self.batches.per_epoch
         if self.processes.rank == 0:
-            _write(path, {"epoch": epoch, "arch": self.settings.arch, "state_dict": weights})
+            self._write_weights(path, epoch, self.network.state_dict(), head)
+
+    def _write_weights(
+        self, path: Path, epoch: int, network: Mapping[str, Tensor], head: Tensor
+    ) -> None:
+        weights = {f"module.{name}": value for name, value in network.items()}
+        weights["module.fc.weight"] = head
+        _write(path, {"epoch": epoch, "arch": self.settings.arch, "state_dict": weights})
 
 
 def builder(arch: str, pretrained: Path | None = None) -> Callable[[], nn.Module]:
@@ -530,7 +635,10 @@ def verify(
     device
         Device of the network.
     """
-    embeddings = embed(network, pairs.paths, device)
+    return _accuracy(embed(network, pairs.paths, device), pairs, folds)
+
+
+def _accuracy(embeddings: np.ndarray, pairs: ValidationPairs, folds: int) -> FoldAccuracy:
     first, second = (embeddings[pairs.pairs[:, side]] for side in (0, 1))
     return k_fold_accuracy(first, second, pairs.is_same, folds=folds)
 

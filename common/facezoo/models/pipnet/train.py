@@ -141,9 +141,7 @@ class Fit(ResumableTraining):
         parts = pip_losses(outputs, self._points[chosen], self._neighbors)
         weights = {name: MAP_WEIGHT if name == "map" else OFFSET_WEIGHT for name in parts}
         loss = sum(weights[name] * part for name, part in parts.items())
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
+        self._update(loss)
         if position == 0:
             self.epochs.append(EpochLosses())
         for name, part in parts.items():

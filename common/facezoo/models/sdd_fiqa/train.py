@@ -166,9 +166,7 @@ class Training(ResumableTraining):
         scores = self._score(images)
         labels = torch.from_numpy(self.faces.labels[chosen].astype(np.float32)).to(self.device)
         loss = self._loss(scores, labels)
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
+        self._update(loss)
         if position == 0:
             self.epochs.append(Epoch(learning_rate=rate))
         self.epochs[-1].loss += float(loss.item()) * len(chosen) / len(order)
