@@ -194,7 +194,7 @@ def evaluate_people(
             raise result
         vector = _main_vector(result)
         if vector is None:
-            _log.warning("no face in %s", path)
+            _log.warning("no face in %s", result.source)
             continue
         names.append(name_here)
         people.append(person)
