@@ -29,7 +29,7 @@ from ..contract import Contract, read_contract
 from ..datasets.widerface import read_ground_truth
 from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError
 from ..evaluation.drift import compare_backends
-from ..files import open_file, sha256_of
+from ..files import counted, open_file, sha256_of
 from ..image.files import find_images
 from ..models import CARDS, MODELS, find_card
 from ..vacc.build_config import LARGEST_FILE, BuildConfig, load_yaml
@@ -237,7 +237,7 @@ class Gate:
         failed = [check for check in self.checks if not check.passed]
         if failed:
             raise GateError(
-                f"the accuracy gate rejects the build on {len(self.pictures)} images: "
+                f"the accuracy gate rejects the build on {counted(len(self.pictures), 'image')}: "
                 + ", ".join(f"{c.name} {c.value:.4g}, {c.bound} {c.limit:g}" for c in failed)
                 + "; nothing was written; for int8, facezoo sensitivity finds layers to exclude"
             )
@@ -280,8 +280,8 @@ class Gate:
             _log.warning("not used by the accuracy gate: %s: %s", path, reason)
         if found.task.get("faces") == 0:
             raise GateError(
-                f"the float network finds no face in {found.pictures} images, so the accuracy "
-                "gate cannot measure anything; give images with faces: --images"
+                f"the float network finds no face in {counted(found.pictures, 'image')}, so the "
+                "accuracy gate cannot measure anything; give images with faces: --images"
             )
         return dict(found.task)
 
