@@ -8,7 +8,7 @@ ATT ?= $(FACEZOO_SHARED)/assets/att_faces
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help demo train-demo test test-all test-long test-cpu check bench docs recipes clean
+.PHONY: help demo train-demo test test-all test-long test-cpu test-oldest test-newest check bench docs recipes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,8 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) -e ".[openvino,plot,dev]"
+	# BSD-3-Clause; only its messages are used, and what it requires has other versions than onnx.
+	$(PIP) --no-deps tritonclient || echo "no tritonclient: the test that needs it is skipped"
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.dev
@@ -60,6 +62,12 @@ test-long: $(VENV)/.torch  ## the runs that take minutes each
 test-cpu: $(VENV)/.dev  ## what depends on the CPU, under emulated ones; needs qemu-user
 	$(BIN)/python tests/cpu/run
 
+test-oldest:  ## with the oldest versions that are allowed, on Python 3.8; RECORD=--record
+	$(PYTHON) tests/versions/run oldest $(RECORD)
+
+test-newest:  ## with the newest versions of all packages, without pins
+	$(PYTHON) tests/versions/run newest $(RECORD)
+
 check: $(VENV)/.dev  ## format, lint, types, rendered files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -77,4 +85,4 @@ recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
 	$(BIN)/facezoo render
 
 clean:  ## remove the environment and the demo's output
-	rm -rf $(VENV) .demo .train-demo build
+	rm -rf $(VENV) .venv-* .demo .train-demo build

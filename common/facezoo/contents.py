@@ -18,6 +18,7 @@ from typing import IO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from .files import LARGEST_FILE
 from .machine import usable_cores
+from .system import OPEN_AT_ONCE
 from .workers import map_in_order
 from .written import CHUNK_BYTES
 
@@ -37,8 +38,7 @@ FINE_NS = 10_000_000
 SETTLED_NS = 1_000_000_000
 
 _NO_FILE = bytes(DIGEST_BYTES)
-# Opening a pipe would wait for a writer.
-_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_OPEN = os.O_RDONLY | OPEN_AT_ONCE
 
 
 class _File(NamedTuple):

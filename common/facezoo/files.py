@@ -10,13 +10,17 @@ import logging
 import math
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, List, Mapping, Optional, Set, Tuple, Union
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
 
+from .errors import InputError
+from .system import OPEN_AT_ONCE
 from .written import writing
 
 __all__ = [
+    "check_room",
     "counted",
     "csv_cell",
     "csv_name",
@@ -42,7 +46,7 @@ LARGEST_FILE = 16 << 30  # read in pieces, such as a checkpoint
 LARGEST_READ = 2 << 30  # read at once: results, lists, verification sets
 LARGEST_DOCUMENT = 64 << 20  # settings and measurements: profiles, records, contracts
 
-LINKED = "it is a link to a folder, which is not followed; give that folder, or copy its files"
+LINKED = "it is a link to a folder that contains it, which would never end; remove the link"
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,34 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start if the disk has less space than the files to write take.
+
+    Parameters
+    ----------
+    folder
+        Where to; it need not exist yet.
+    needed
+        Bytes.
+    what
+        The files, for the error.
+
+    Raises
+    ------
+    InputError
+        If there is less space.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(
+            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {what} need {needed / 1e9:.2f} "
+            "GB; choose a folder on a larger disk, or free space there"
+        )
 
 
 def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
@@ -78,16 +110,13 @@ def open_file(path: Path, most: int = LARGEST_FILE) -> BinaryIO:
     # Before it is opened, which waits for a writer of a pipe and can change a device.
     _check_regular(path, Path(path).stat(), most)
     # The file may have been exchanged in between.
-    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    descriptor = os.open(path, os.O_RDONLY | OPEN_AT_ONCE)
     try:
         _check_regular(path, os.fstat(descriptor), most)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
-
-
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def _check_regular(path: Path, found: os.stat_result, most: int) -> None:
@@ -115,7 +144,8 @@ def read_text(path: Path, most: int = LARGEST_DOCUMENT) -> str:
 def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]:
     """List the files below a folder at any depth.
 
-    Hidden files and folders are left out. Links to folders are not followed, so that loops end.
+    Hidden files and folders are left out. Links to folders are followed, but each folder is listed
+    once, so that loops end.
 
     Parameters
     ----------
@@ -130,7 +160,7 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
         In the order of the file system.
     left_out : list of OSError
         One per folder that was not listed: it cannot be read, its path is too long, or it is a
-        link to a folder that is not listed either. ``filename`` names it, ``strerror`` says why.
+        link to a folder that contains the given one. ``filename`` names it, ``strerror`` says why.
 
     Raises
     ------
@@ -139,9 +169,43 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
     """
     found: List[Path] = []
     left_out: List[OSError] = []
-    links: List[Path] = []
-    listed: Set[str] = set()
-    for root, folders, files in os.walk(folder, onerror=left_out.append):
+    listed: Dict[str, Path] = {}
+    top = os.path.realpath(folder)
+    waiting = [Path(folder)]
+    while waiting:
+        links: List[Path] = []
+        for start in waiting:
+            _list_below(start, runs, found, left_out, links, listed)
+        # Only now, so that a folder goes by its own name rather than by that of a link to it.
+        waiting = []
+        for path in sorted(links):
+            target = os.path.realpath(path)
+            if os.path.commonpath([top, target]) == target != top:
+                left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
+            else:
+                waiting.append(path)
+    if left_out and left_out[0].filename == str(folder):
+        raise left_out[0]
+    return found, left_out
+
+
+def _list_below(
+    start: Path,
+    runs: bool,
+    found: List[Path],
+    left_out: List[OSError],
+    links: List[Path],
+    listed: Dict[str, Path],
+) -> None:
+    """Add what is below a folder to the lists, but for folders that are listed elsewhere."""
+    for root, folders, files in os.walk(start, onerror=left_out.append):
+        place = os.path.realpath(root)
+        if place in listed:
+            if not runs:
+                _log.warning("left out: %r is %r, which is listed", root, str(listed[place]))
+            folders.clear()
+            continue
+        listed[place] = Path(root)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in list(folders):
             path = Path(root, name)
@@ -156,16 +220,6 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
                 left_out.append(error)
             folders.remove(name)
         found += [Path(root, name) for name in files if not name.startswith(".")]
-        listed.add(os.path.realpath(root))
-    if left_out and left_out[0].filename == str(folder):
-        raise left_out[0]
-    for path in links:
-        target = os.path.realpath(path)
-        if target not in listed:
-            left_out.append(OSError(errno.ELOOP, LINKED, str(path)))
-        elif not runs:
-            _log.warning("left out: %r links to %r, which is listed", str(path), target)
-    return found, left_out
 
 
 def _is_run(folder: Path) -> bool:

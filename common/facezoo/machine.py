@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterator, Optional, Tuple
 
+from .system import affine_cores
+
 __all__ = [
     "OPENCV_VARIABLE",
     "THREADS_VARIABLE",
@@ -81,10 +83,7 @@ def granted_cores() -> int:
         The smaller of the CPU affinity and the CPU quota of its cgroups (version 1 or 2, the
         smallest of nested ones), which is rounded up; at least 1.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = affine_cores()
     quota = _quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 

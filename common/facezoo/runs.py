@@ -61,6 +61,8 @@ from .fields import (
     whole,
 )
 from .files import LARGEST_READ, read_text, write_bytes
+from .image.reading import current_reading
+from .system import lock, remove_locked
 from .written import (
     LIST_FILE,
     LOCK_FILE,
@@ -71,11 +73,6 @@ from .written import (
     write_beside,
     writing,
 )
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
 
@@ -97,6 +94,8 @@ _RUN = record(
         "ended_at": either(NULL, STRING),
         "seconds": either(NULL, number(0, 1e12)),
         "refused": whole(0, 1 << 53),
+        "damaged": whole(0, 1 << 53),
+        "passed_over": whole(0, 1 << 53),
         "results": table(whole(-1, 1 << 63)),
         "earlier_settings": sequence(OBJECT, 1),
     },
@@ -131,12 +130,15 @@ class ItemCounts:
         Number of items, of items done by an earlier start, and of unreadable items.
     seconds
         Time for the items of this start.
+    damaged
+        Number of images that were read although they are damaged.
     """
 
     total: int
     kept: int
     refused: int
     seconds: float
+    damaged: int = 0
 
 
 def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
@@ -255,6 +257,13 @@ class RunFolder:
         Names of settings that may differ from those of the earlier, unfinished starts; what they
         were is kept in ``run.json``.
 
+    Attributes
+    ----------
+    finished, refused
+        Whether an earlier start finished the run; number of refused items.
+    emptied
+        Names of its files that a power failure had emptied, and that this start removed.
+
     Raises
     ------
     RunFolderError
@@ -276,9 +285,11 @@ class RunFolder:
         self.folder = Path(folder)
         self._inputs = inputs
         self._beside = list(beside)
+        # Only where it differs, so that folders of earlier versions go on.
+        damaged = {"allow_damaged": True} if current_reading().allow_damaged else {}
         self._wanted: Dict[str, Any] = {
             "command": command,
-            "settings": json.loads(json.dumps(settings)),
+            "settings": json.loads(json.dumps({**settings, **damaged}, allow_nan=False)),
             "facezoo": __version__,
         }
         self._may_change = may_change
@@ -296,6 +307,8 @@ class RunFolder:
         self._open = ExitStack()
         self.finished = False
         self.refused = 0
+        self.emptied: List[str] = []
+        self.damaged = 0
 
     def __enter__(self) -> RunFolder:
         self._inputs.refuse_in(self.folder)
@@ -330,12 +343,11 @@ class RunFolder:
         try:
             # Our lock file is empty; any other file of this name must not be truncated.
             self._lock = (self.folder / LOCK_FILE).open("a")
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _is_same_file(self._lock, self.folder / LOCK_FILE):
-                    # A run that ended meanwhile removed its lock, and another may hold a new one.
-                    self._lock.close()
-                    self._take_lock()
+            lock(self._lock)
+            if not _is_same_file(self._lock, self.folder / LOCK_FILE):
+                # A run that ended meanwhile removed its lock, and another may hold a new one.
+                self._lock.close()
+                self._take_lock()
         except BlockingIOError as error:
             if self._lock is not None:
                 self._lock.close()
@@ -349,8 +361,7 @@ class RunFolder:
 
     def _release_lock(self) -> None:
         if self._lock is not None:
-            (self.folder / LOCK_FILE).unlink()
-            self._lock.close()
+            remove_locked(self._lock, self.folder / LOCK_FILE)
             self._lock = None
 
     def _claim(self) -> None:
@@ -473,7 +484,7 @@ class RunFolder:
         try:
             found: Dict[str, Any] = json.loads(read_text(path, LARGEST_READ))
             check(found, _RUN, RUN_FILE)
-            return {"inputs_state": None, "refused": 0, "results": {}, **found}
+            return {"inputs_state": None, "refused": 0, "damaged": 0, "results": {}, **found}
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{str(path)!r} cannot be read ({error}), so the run that the "
@@ -483,7 +494,7 @@ class RunFolder:
     def _check_same(self) -> None:
         found = self._read_run_file()
         self.finished = found["finished"]
-        self.refused = found["refused"]
+        self.refused, self.damaged = found["refused"], found["damaged"]
         files: List[Path] = []
         if self._has_list():
             list_in(self._real).remove_temporary()
@@ -529,13 +540,14 @@ class RunFolder:
         emptied = [path for path in files if list_in(self._real).is_emptied(path)]
         for path in emptied:
             path.unlink()
+        self.emptied = [list_in(self._real).name_of(path) for path in emptied]
         if emptied:
             _log.warning(
                 "%s: removed %d damaged files, without content as after a power failure, the first "
                 "is %r; what is missing is made again",
                 self.folder,
                 len(emptied),
-                os.path.relpath(emptied[0], self._real),
+                self.emptied[0],
             )
 
     def _refuse_unlisted(self) -> None:
@@ -554,7 +566,7 @@ class RunFolder:
         list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
         self.finished = False
-        self.refused = 0
+        self.refused = self.damaged = 0
         self._results = {}
         self._write_run_file(finished=False)
 
@@ -576,10 +588,13 @@ class RunFolder:
             "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if finished else None,
             "seconds": round(time.monotonic() - self._started, 3) if finished else None,
             "refused": self.refused,
+            # A training reads images, too, which are not its items.
+            "damaged": self.damaged or len(current_reading().damaged),
+            "passed_over": current_reading().passed_over_count,
             "results": self._results,
             **({"earlier_settings": self._earlier} if self._earlier else {}),
         }
-        text = json.dumps(entry, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         # A name that is not UTF-8 becomes an escape of JSON.
         write_bytes(self.folder / RUN_FILE, text.encode("utf-8", "backslashreplace"))
 
@@ -633,7 +648,7 @@ class RunFolder:
             finish(self)
         if not self.finished:
             self.finish()
-        return ItemCounts(len(names), kept, self.refused, seconds)
+        return ItemCounts(len(names), kept, self.refused, seconds, self.damaged)
 
     def _unless_changed(self, name: str, result: Outcome) -> Outcome:
         """Return a result, or a refusal if its input is not what it was when the run started."""
@@ -682,6 +697,7 @@ class RunFolder:
                 entry = _entry_of(line)
                 if entry is None or entry.get("path") != name:
                     break
+                self.damaged += "damaged" in entry
                 if "error" in entry:
                     self.refused += 1
                 elif not all(_is(made.exists) for made in files_of(name)):
@@ -711,6 +727,11 @@ class RunFolder:
             entry = {"path": name, "error": _reason(result)}
         else:
             entry = {"path": name, **result.to_dict()}
+            index = self._index_of.get(name)
+            path = "" if index is None else str(self._inputs.paths[index])
+            if path in current_reading().damaged:
+                entry["damaged"] = current_reading().damaged[path]
+            self.damaged += "damaged" in entry
         line = (json.dumps(entry, allow_nan=False) + "\n").encode("ascii")
         with about_file(self.folder / JOURNAL_FILE):
             if self._journal is None:
@@ -752,7 +773,7 @@ class RunFolder:
             Further entries, in front of the list; JSON values.
         """
         target = self.folder / name
-        opening = json.dumps({"schema": schema, **(head or {}), key: []})[:-2]
+        opening = json.dumps({"schema": schema, **(head or {}), key: []}, allow_nan=False)[:-2]
         with writing(target) as file:
             file.write(opening.encode())
             for index, line in enumerate(self._lines()):

@@ -20,7 +20,7 @@ from typing import Iterable, Iterator, List, Tuple, Union
 from . import sources
 from .card import WeightFile
 from .errors import ChecksumMismatch, WeightsError, WeightsMissing
-from .files import open_file, sha256_of
+from .files import check_room, open_file, sha256_of
 from .sources import SourceFailed, Wheels
 
 __all__ = ["fetch", "fetch_many", "find", "home", "locate", "offline"]
@@ -269,6 +269,7 @@ def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_room(path.parent, file.size or 0, file.file)
         total = file.size or None
         with part.open("xb") as stream, tqdm(
             total=total, desc=file.file, unit="B", unit_scale=True, disable=None, leave=False

@@ -6,11 +6,9 @@ processes go on or wait for ever, and keep inherited resources such as the lock 
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +31,7 @@ from typing import (
 )
 
 from .errors import BackendRunError, FaceZooError
+from .system import SIGKILL, end_with_parent
 from .written import work_for_caller, work_for_parent
 
 __all__ = [
@@ -47,8 +46,6 @@ __all__ = [
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-PR_SET_PDEATHSIG = 1  # source: Linux, include/uapi/linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,10 @@ def _bound(by_main_thread: bool, target: Callable[..., None], arguments: Tuple[A
             parent.join()
             os._exit(1)
 
-    if by_main_thread and sys.platform.startswith("linux"):
+    if by_main_thread:
         # A runtime that hangs may keep the thread below from running. The kernel sends the signal
         # when the thread that started this process ends, which must therefore be the main one.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
     threading.Thread(target=follow, daemon=True, name="facezoo-parent").start()
     target(*arguments)
 
@@ -161,7 +158,7 @@ class Worker:
         """Describe which process was lost and how it ended."""
         self.process.join(5)
         reason = name_exit(self.process.exitcode)
-        if self.process.exitcode == -signal.SIGKILL:
+        if self.process.exitcode == -SIGKILL:
             reason += ", perhaps out of memory"
         return BackendRunError(f"{self.label} (pid {self.process.pid}) was lost: {reason}")
 

@@ -42,11 +42,7 @@ from typing import (
 
 from .errors import ImageError, InputError, RunFolderError
 from .fields import STRING, check, matching, record, whole
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows has no fcntl; the lock is then by existence only)
-    fcntl = None  # type: ignore[assignment]
+from .system import lock, sync_path
 
 __all__ = [
     "FileList",
@@ -267,7 +263,7 @@ def _is_blank(path: Path) -> bool:
 
 def _sync_files(paths: Sequence[Path]) -> None:
     if len(paths) == 1:
-        _sync(paths[0])
+        sync_path(paths[0])
     elif paths:
         # One task per thread: one per file would take more memory than all the names.
         shares = [paths[rank::SYNC_THREADS] for rank in range(SYNC_THREADS)]
@@ -277,22 +273,7 @@ def _sync_files(paths: Sequence[Path]) -> None:
 
 def _sync_share(paths: Sequence[Path]) -> None:
     for path in paths:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
-        return  # Removed since, or a folder of a system that cannot open one.
-    try:
-        os.fsync(file)
-    except OSError as error:
-        # Some file systems cannot sync folders.
-        if error.errno not in (errno.EINVAL, errno.EBADF):
-            raise
-    finally:
-        os.close(file)
+        sync_path(path)
 
 
 def _sync_open(file: IO[Any]) -> None:
@@ -427,10 +408,8 @@ def _is_held(folder: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Tell whether a run holds a lock."""
     with path.open("rb") as file:
-        if fcntl is None:  # pragma: no cover (Windows)
-            return True
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
         except BlockingIOError:
             return True
     return False

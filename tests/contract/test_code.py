@@ -32,7 +32,7 @@ SCRIPTS = {
 
 # A module may import those of its own line and of the lines above.
 LAYERS = (
-    ("__init__", "errors", "results", "card", "fields", "written"),
+    ("__init__", "system", "errors", "results", "card", "fields", "written"),
     ("files", "arrays", "contents", "machine", "workers"),
     ("contract", "artifact"),
     ("image.*", "metrics.*"),
@@ -66,6 +66,12 @@ HOMES = {
     "matplotlib": ("reports.plots",),
 }
 NEEDS_TORCH = HOMES["torch"]
+# Names that Windows or macOS lack.
+ONE_SYSTEM = re.compile(
+    r"\b(fcntl|msvcrt|prctl|sched_\w+affinity|killpg|setsid|start_new_session|SIG(KILL|PIPE|HUP)"
+    r"|O_(NONBLOCK|CLOEXEC|BINARY|DIRECTORY|NOFOLLOW)|os\.(name|fork|uname|getuid|geteuid|fsync)"
+    r"|sys\.platform|/proc/self/status)\b"
+)
 SCRIPT_LINES = 90
 MEDIAN_SCRIPT_LINES = 65
 # Python 3.8 cannot list its own modules; these are the ones that decoders use.
@@ -99,7 +105,10 @@ def find_imports(name, source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], (), node.lineno
-        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+        elif isinstance(node, ast.Call) and (
+            # Python 3.8 cannot write code from a tree.
+            "import_module" in ast.get_source_segment(source, node.func)
+        ):
             # By its name, written out.
             target = getattr(node.args[0], "value", "") if node.args else ""
             if str(target).startswith("facezoo."):
@@ -149,6 +158,18 @@ def check_runtimes(name, source):
         f"{name}:{line} imports {target}; only {', '.join(HOMES[target])} may"
         for target, _, line in imported(name, source)
         if target in HOMES and not matches(name, HOMES[target])
+    ]
+
+
+def check_systems(name, source):
+    """What only some operating systems have is used in one module."""
+    if name == "system":
+        return []
+    return [
+        f"{name}:{number} uses {found[0]}; system.py is where systems differ"
+        for number, line in enumerate(source.splitlines(), 1)
+        for found in [ONE_SYSTEM.search(line)]
+        if found
     ]
 
 
@@ -351,7 +372,15 @@ FACTS = [name for name in SOURCES if re.fullmatch(r"models\.\w+\.(card|decode)",
 
 @pytest.mark.parametrize(
     "check",
-    [check_directions, check_runtimes, check_all, check_uses, check_class_names, check_manners],
+    [
+        check_directions,
+        check_runtimes,
+        check_systems,
+        check_all,
+        check_uses,
+        check_class_names,
+        check_manners,
+    ],
 )
 def test_package(check):
     assert [problem for item in SOURCES.items() for problem in check(*item)] == []
@@ -455,6 +484,8 @@ def test_the_help_of_a_verb_imports_no_runtime():
         (check_runtimes, "pipeline.load", "import onnxruntime"),
         (check_runtimes, "models.scrfd.decode", "from torch import nn"),
         (check_runtimes, "reports.readme", "import matplotlib.pyplot as plt"),
+        (check_systems, "runs", "import fcntl"),
+        (check_systems, "cli.options", "if sys.platform == 'win32': ..."),
         (check_decoder, "models.scrfd.decode", "import cv2"),
         (check_decoder, "models.scrfd.decode", "from ...card import ModelCard"),
         (check_python38, "x", "match a:\n    case 1:\n        pass"),

@@ -105,7 +105,8 @@ def typed_cards(source):
     literals = {
         node.targets[0].id: ast.literal_eval(node.value.slice)
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
+        if isinstance(node, ast.Assign)
+        and ast.get_source_segment(source, node.value).startswith("Literal[")
     }
     return {
         node.returns.id: literals[node.args.args[0].annotation.id]

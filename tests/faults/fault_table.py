@@ -923,9 +923,10 @@ def answers(command: Command) -> Dict[str, int]:
         codes.update({"a file put beside": 4, "holds the input": 2})
         if PHOTO in (*command.needs, *command.skips):
             codes["another photo"] = 4
+        codes["emptied results"] = 0
         # MagFace's training keeps all weights; only its last checkpoint is necessary.
         if command.name != "train.py, MagFace":
-            codes.update({"emptied results": 0, "a changed result": 4})
+            codes["a changed result"] = 4
     return {**codes, **SIGNALS}
 
 

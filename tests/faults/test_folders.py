@@ -85,9 +85,8 @@ def closed(folder: Path) -> Path:
 
 
 def linked(folder: Path) -> Path:
-    Path("elsewhere").mkdir()
-    shutil.copy(PHOTO, "elsewhere")
-    (folder / "linked").symlink_to(Path("elsewhere").resolve())
+    """Link to a folder around the photos, which is not entered."""
+    (folder / "linked").symlink_to(Path.cwd())
     return folder / "linked"
 
 
@@ -143,9 +142,10 @@ def test_a_link_to_a_folder_that_is_listed_loses_nothing(tmp_path, caplog):
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     assert find_images(tmp_path) == [tmp_path / "a" / "1.png"]
     assert "loop" in caplog.text
-    (tmp_path / ".hidden").mkdir()
+    # Its link gives a hidden folder a name that is not.
+    write_image_rgb(tmp_path / ".hidden" / "2.png", np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "b").symlink_to(tmp_path / ".hidden")
-    assert find_images(tmp_path)[-1] == tmp_path / "b" / "*"
+    assert find_images(tmp_path)[-1] == tmp_path / "b" / "2.png"
 
 
 def test_a_closed_folder_on_the_path_holds_no_tool(tmp_path, monkeypatch):

@@ -235,6 +235,27 @@ def test_results_that_a_power_failure_emptied_are_made_again(start, said, name):
     assert command.results() == expected
 
 
+@pytest.mark.torch
+def test_emptied_weights_are_made_again_from_their_checkpoints(start, said):
+    command, _ = start("train.py, MagFace")
+    Path("twice.list").write_text(2 * Path("pairs.list").read_text())
+    pairs = ("--val_pairs", "twice.list", "--val_folds", "2")
+    assert command.run(*pairs) == 0
+    expected = command.results()
+    for name in ("weights/best.pth", "weights/00001.pth", "weights/00002.pth", "epochs.csv"):
+        assert f"run/{name}" in expected
+        Path("run", name).write_bytes(b"")
+    assert command.run(*pairs) == 0
+    assert command.results() == expected
+    Path("run/weights/00001.pth").write_bytes(b"")
+    for path in Path("run/checkpoints").glob("*.pth"):
+        if path.stem != "00000004":
+            path.unlink()
+    said()
+    assert command.run(*pairs) == 0
+    assert "has no checkpoint: run/weights/00001.pth" in said()
+
+
 @pytest.mark.parametrize("name", answering("a changed result"))
 def test_a_result_changed_within_its_size_is_named(start, said, name):
     command, expected = start(name)

@@ -1,5 +1,7 @@
 """Memory that does not grow with the pairs of images, or with the photos of a run."""
 
+import argparse
+import json
 import os
 import subprocess
 import sys
@@ -170,3 +172,21 @@ def test_predict_holds_the_faces_of_no_more_photos_for_more_photos(tmp_path, mon
             assert arrays["vectors"].shape == (16 * count, 512)
     # As JSON the faces of 150 photos take 100 MiB, their embeddings alone 5.
     assert peaks[170] < peaks[20] + 20, peaks
+
+
+def test_a_report_holds_no_row_of_its_table(tmp_path, monkeypatch):
+    face = {"box_xyxy": [1.5, 2, 3, 4], "score": 0.5, "reasons": [], "landmarks_xy": [[1, 2]] * 5}
+    entry = json.dumps({"schema": predict.SCHEMA, "path": "a.jpg", "faces": [face]})
+    (tmp_path / "faces.jsonl").write_text(f"{entry}\n" * 5_000)
+    monkeypatch.setattr(predict, "PICTURES_SHOWN", 0)
+    page = tmp_path / "page.html"
+    args = argparse.Namespace(save_dir=tmp_path, path=tmp_path, html=page)
+    tracemalloc.start()
+    try:
+        predict._write_html(args, {}, {})
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert page.read_text().count("<tr><td") == 5_000
+    # The rows took 5 MiB.
+    assert peak < 2, peak

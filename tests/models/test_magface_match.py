@@ -138,7 +138,8 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
     unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")
     code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
     assert code == 2
-    assert "no threshold was measured for magface_iresnet50; give a profile" in error
+    said = "no threshold was measured for magface_iresnet50; give a profile as --similarity"
+    assert said in error
     assert run(capsys, photos[:2], (models[0], unknown), *flags, "--threshold", "0")[0] == 0
 
 

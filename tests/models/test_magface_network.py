@@ -3,13 +3,22 @@
 import json
 from pathlib import Path
 
+import facezoo
 import numpy as np
 import pytest
+from facezoo.cli.main import main
+from facezoo.contract import read_contract
 from facezoo.errors import CardError, WeightsError
 from facezoo.testing import fill_from_names
 
 torch = pytest.importorskip("torch")
-from facezoo.models.magface.network import BLOCKS, build, load_official  # noqa: E402
+from facezoo.models.magface.network import (  # noqa: E402
+    BLOCKS,
+    MagFace,
+    build,
+    load_arcface,
+    load_official,
+)
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
@@ -120,6 +129,60 @@ def test_what_the_original_loads_by_name_loads_and_the_rest_does_not(pattern, we
     with pytest.raises(WeightsError, match="missing"):
         load_official(network, tmp_path / "magface.pth")
     assert torch.equal(network.features.conv1.weight, before)
+
+
+# insightface's arcface_torch ----------------------------------------------------------------------
+
+
+def arcface(blocks=(1, 2, 1, 1), size=128):
+    """A network as arcface_torch builds it, with statistics for which its eps matters."""
+    torch.manual_seed(3)
+    network = MagFace(blocks, size)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.running_var.uniform_(1e-5, 1e-4)
+            layer.weight.data.uniform_(1e-3, 1e-2)
+            layer.eps = 1e-5
+    return network.eval()
+
+
+@pytest.mark.parametrize("key", [None, "state_dict_backbone"])
+def test_a_backbone_of_arcface_torch_becomes_a_network_of_rgb(tmp_path, key):
+    network = arcface()
+    state = network.features.state_dict()
+    torch.save({key: state, "epoch": 1} if key else state, tmp_path / "backbone.pth")
+    words = ["w600k_mbf", tmp_path / "backbone.pth", "--output", tmp_path / "arcface.onnx"]
+    assert main(["export", *map(str, words)]) == 0
+    contract = read_contract(tmp_path / "arcface.onnx")
+    assert not contract.preprocess.swaps_channels
+    image = np.random.default_rng(1).integers(0, 256, (112, 112, 3)).astype(np.uint8)
+    with facezoo.load(tmp_path / "arcface.onnx", kind=facezoo.FaceEmbedder) as model:
+        found = model(image).vector
+    rgb = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)[None])
+    with torch.no_grad():
+        expected = network((rgb / 255 - 0.5) / 0.5)[0].numpy()
+    assert found.shape == (128,)
+    assert np.abs(found - expected).max() <= 1e-4 * expected.std()
+
+
+def test_a_backbone_of_arcface_torch_is_no_magface(tmp_path):
+    torch.save(arcface().features.state_dict(), tmp_path / "backbone.pth")
+    with pytest.raises(WeightsError, match=r"arcface_torch with \(1, 2, 1, 1\) blocks.*--card w6"):
+        load_official(build("iresnet18"), tmp_path / "backbone.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conv_sep.layers.0.weight", "is a MobileFaceNet of insightface's arcface_torch"),
+        ("patch_embed.proj.weight", "is a vision transformer of insightface's arcface_torch"),
+        ("features.conv1.weight", "is no iresnet of insightface's arcface_torch"),
+    ],
+)
+def test_other_backbones_say_what_they_are(tmp_path, name, message):
+    torch.save({name: torch.zeros(2)}, tmp_path / "backbone.pth")
+    with pytest.raises(WeightsError, match=message):
+        load_arcface(tmp_path / "backbone.pth")
 
 
 @pytest.mark.parametrize("spoiled", ["missing", "shape", "unknown"])

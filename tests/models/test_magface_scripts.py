@@ -23,7 +23,7 @@ from facezoo.metrics.quality import ofiq_score
 from facezoo.metrics.verification import pool_templates, roc_curve, tar_at_nearest_far
 from facezoo.models import CARDS
 from facezoo.pipeline.load import load
-from facezoo.testing import tiny_magface, tiny_scrfd
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd
 
 SOURCE = "face_recognition/magface/source_code"
 # As the seed prints them, worst first.
@@ -564,6 +564,12 @@ def test_records_become_pictures_and_a_list(tmp_path, script):
     assert abs(int(read_image_rgb(out / "images/1/5.jpg").mean()) - 45) <= 1
     assert script("make_list", "--list", out / "train.list")[0] == 0
     assert "5 kept" in script("rec2images", "--rec", rec, "--save_dir", out)[1]
+    found = (out / "train.list").read_text()
+    rec.with_suffix(".idx").unlink()
+    code, said, error = script("rec2images", "--rec", rec, "--save_dir", out, "--overwrite")
+    assert (code, "5 images of 2 people" in said) == (0, True)
+    assert "train.idx does not exist" in error
+    assert (out / "train.list").read_text() == found
     rec = write_records(tmp_path / "train.rec", [2, 3], damaged=[2])
     code, said, error = script("rec2images", "--rec", rec, "--save_dir", tmp_path / "other")
     assert code == 1
@@ -649,11 +655,13 @@ else:
     import numpy as np
     from facezoo.backends.ort import run_graph
     name, file = options["--loadInputs"].split(":", 1)
-    shape = [int(n) for n in options["--shapes"].split(":")[1].split("x")]
-    image = np.fromfile(file, np.float32).reshape(shape)
-    (found,) = run_graph(Path(options["--loadEngine"]), {{name: image}}).values()
-    values = (found.ravel() * {factor}).tolist()
-    answer = [{{"name": "516", "dimensions": "1x512", "values": values}}]
+    shape = options.get("--shapes", "x:1x3x112x112").split(":")[1].split("x")
+    image = np.fromfile(file, np.float32).reshape([int(n) for n in shape])
+    found = run_graph(Path(options["--loadEngine"]), {{name: image}})
+    answer = [
+        {{"name": name, "values": (values.ravel() * {factor}).tolist()}}
+        for name, values in found.items()
+    ]
     Path(options["--exportOutput"]).write_text(json.dumps(answer))
 """
 
@@ -719,11 +727,33 @@ def test_an_inputs_name_is_no_part_of_a_command(tmp_path, model, monkeypatch, to
         serving.engine_command(odd, tmp_path / "m.plan", half=False, max_batch=2)
 
 
-def test_a_network_of_another_kind_is_refused(tmp_path, script):
-    other = tiny_scrfd(tmp_path / "scrfd.onnx")
-    code, _, error = script("export_tensorrt", "--onnx", other, "--repository", tmp_path / "t")
-    assert code == 2
-    assert "is not a recogniser" in error
+def test_a_detector_and_a_landmark_network_are_laid_out_too(tmp_path, script, monkeypatch):
+    fake_trtexec(tmp_path / "bin", monkeypatch)
+    for make, name in ((tiny_scrfd, "scrfd_500m_bnkps"), (tiny_pipnet, "pip_resnet18")):
+        model, engine = make(tmp_path / f"{name}.onnx"), tmp_path / f"{name}.plan"
+        to = ("--engine", engine, "--repository", tmp_path / "t", "--max_batch", 4)
+        code, said, error = script("export_tensorrt", "--onnx", model, *to)
+        assert code == 0, error
+        assert "cosine 1.000000" in said
+        text = (tmp_path / "t" / name / "config.pbtxt").read_text("utf-8")
+        assert "max_batch_size: 4" in text and 'platform: "tensorrt_plan"' in text
+
+
+def test_a_graph_of_a_fixed_batch_is_served_as_it_is(tmp_path, script, model, monkeypatch):
+    """As in triton #7056: max-batch 16 was specified, but the engine only supports 1."""
+    log = fake_trtexec(tmp_path / "bin", monkeypatch)
+    graph = onnx.load(model)
+    for entry in (*graph.graph.input, *graph.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(graph, tmp_path / "one.onnx")
+    to = ("--engine", tmp_path / "one.plan", "--repository", tmp_path / "t", "--max_batch", 16)
+    code, _, error = script("export_tensorrt", "--onnx", tmp_path / "one.onnx", *to)
+    assert code == 0, error
+    assert "Shapes" not in log.read_text() and "--shapes" not in log.read_text()
+    text = (tmp_path / "t" / "w600k_mbf" / "config.pbtxt").read_text("utf-8")
+    assert "max_batch_size: 0" in text
+    assert "dims: [ 1, 3, 112, 112 ]" in text and "dims: [ 1, 512 ]" in text
+    assert "dynamic_batching" not in text
 
 
 def test_names_stay_inside_tritons_quotes():

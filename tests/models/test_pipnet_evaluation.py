@@ -219,3 +219,19 @@ def test_a_crop_that_cannot_be_cut_is_refused(crops, photos):
     write_normalised_list(folder / "test.txt", NormalisedList(("a.jpg",), MEANFACE[None]))
     with pytest.raises(InputError, match="contains crops"):
         find_pictures(folder, "detector")
+
+
+def test_results_of_other_crops_are_counted_and_two_of_one_name_refused(crops, caplog):
+    path = crops / "results.json"
+    content = json.loads(path.read_text())
+    extra = {**content["images"][0], "path": "images_test/other.jpg"}
+    path.write_text(json.dumps({**content, "images": [*content["images"], extra]}))
+    report = evaluate_results(path, crops)
+    assert report.table["full"].faces == 4
+    assert "1 of 5 images of the results are not in the test list, such as 'other.jpg'" in (
+        caplog.text
+    )
+    extra["path"] = "elsewhere/wflw_test_0001.jpg"
+    path.write_text(json.dumps({**content, "images": [*content["images"], extra]}))
+    with pytest.raises(DatasetError, match=r"5 images of 4 names, such as 'images_test/wflw_test"):
+        evaluate_results(path, crops)

@@ -151,7 +151,9 @@ def test_folders_of_people_to_limits(tmp_path, capsys):
     entry = json.loads(profile.read_text())
     assert entry["settings"]["people"] == 7 and entry["settings"]["identities"] == "people"
     assert read_appearance(profile).limits == AppearanceLimits(**entry["limits"])
-    write_image_rgb(tmp_path / "dark" / "p0" / "0.png", np.zeros((64, 64, 3), np.uint8))
+    for person, index in ((p, i) for p in range(5) for i in range(3)):
+        path = tmp_path / "dark" / f"p{person}" / f"{index}.png"
+        write_image_rgb(path, np.zeros((64, 64, 3), np.uint8))
     words[3] = str(tmp_path / "dark")
     assert main(words) == 2
     said = capsys.readouterr().err

@@ -26,6 +26,7 @@ from facezoo.models.pipnet import decode as pipnet
 from facezoo.models.scrfd import decode as scrfd
 from facezoo.testing import tiny_pipnet, tiny_scrfd
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 FAKE_CARD = Path(__file__).with_name("fake_vaststreamx.py")
 # Started so, a script finds no facezoo, whatever is installed.
@@ -328,6 +329,16 @@ def test_the_product_reads_what_is_whole(detector, tmp_path, suffix):
     path.write_bytes(encoded(suffix))
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert (load_module(detector).read_rgb(str(path)) == image[:, :, ::-1]).all()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_product_turns_images_as_facezoo_does(detector, tmp_path, suffix, orientation):
+    path = tmp_path / f"turned{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(NOISE[:, :10]).save(path, exif=exif.tobytes())
+    assert (load_module(detector).read_rgb(str(path)) == read_image_rgb(path)).all()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from facezoo.errors import ImageError, InputError
 from facezoo.files import write_bytes
+from facezoo.image.decode import decode_image_rgb
 from facezoo.image.files import (
-    decode_image_rgb,
     find_images,
     names_with_suffix,
     read_image_rgb,
@@ -18,7 +18,8 @@ from facezoo.image.files import (
     relative_names,
     write_image_rgb,
 )
-from PIL import Image
+from facezoo.image.reading import reading
+from PIL import Image, ImageOps, features
 
 
 @pytest.fixture
@@ -45,19 +46,76 @@ def test_formats_are_read_in_rgb(tmp_path, picture, suffix):
     assert image[4, 8, 0] > 200 > 60 > image[4, 8, 2]
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, picture, orientation):
+def test_exif_orientation_is_applied(tmp_path, picture, orientation, suffix):
     undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}
     turned = Image.fromarray(picture)
     for operation in undo.get(orientation, []):
         turned = turned.transpose(Image.Transpose(operation))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "a.jpg"
-    turned.save(path, exif=exif, quality=98)
+    path = tmp_path / f"a{suffix}"
+    turned.save(path, exif=exif.tobytes(), quality=98)
     image = read_image_rgb(path)
     assert image.shape == picture.shape
     assert np.abs(image.astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif", ".mpo", ".avif"])
+def test_every_format_is_turned_upright(tmp_path, picture, suffix, orientation):
+    if not features.check("avif") and suffix == ".avif":
+        pytest.skip("this Pillow writes no AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, picture, f"a{suffix}", exif=exif, quality=98)
+    with Image.open(path) as image:
+        turned = image if suffix == ".tif" else ImageOps.exif_transpose(image)
+        wanted = np.asarray(turned.convert("RGB")).astype(int)
+    image = read_image_rgb(path)
+    assert image.shape == (picture.shape if orientation < 5 else (60, 40, 3))
+    assert np.abs(image - wanted).mean() < 2
+
+
+def test_opencv_need_not_know_the_orientation_of_a_webp(tmp_path, picture, monkeypatch):
+    """Before 4.13 it ignored that of WebP, and imdecode with this flag ignores it everywhere."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, picture, "a.webp", exif=exif, lossless=True)
+    decode = cv2.imdecode
+    monkeypatch.setattr(
+        cv2, "imdecode", lambda data, flags: decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    )
+    np.testing.assert_array_equal(read_image_rgb(path), np.rot90(picture, -1))
+
+
+ENTRY = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # Orientation, a short integer, 6
+MOTOROLA = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"II*\0\x08\0\0\0\x01\0" + ENTRY, True),
+        (b"Exif\0\0II*\0\x08\0\0\0\x01\0" + ENTRY, True),
+        (MOTOROLA, True),
+        (MOTOROLA.replace(b"\x06", b"\x09"), False),
+        (b"II*\0\x08\0\0\0\xff\xff", False),
+        (b"II*\0\xff\xff\xff\xff", False),
+        (b"II", False),
+        (b"", False),
+    ],
+)
+def test_the_orientation_of_a_webp_is_read_from_any_writing_of_it(picture, exif, turned):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", exif=b"II*\0\x08\0\0\0\0\0")
+    data = buffer.getvalue()
+    head, _, _ = data.partition(b"EXIF")
+    chunk = b"EXIF" + len(exif).to_bytes(4, "little") + exif + b"\0" * (len(exif) % 2)
+    data = b"RIFF" + (len(head + chunk) - 8).to_bytes(4, "little") + head[8:] + chunk
+    upright = decode_image_rgb(data, "a.webp").shape == picture.shape
+    assert upright != turned
 
 
 def test_grey_palette_16_bit_cmyk_and_alpha_become_rgb(tmp_path, picture):
@@ -85,15 +143,6 @@ def test_jpegs_have_the_pixels_that_opencv_gives(picture, mode, progressive):
         data = buffer.getvalue()
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         np.testing.assert_array_equal(decode_image_rgb(data, "a.jpg"), bgr[..., ::-1])
-
-
-def test_a_damaged_jpeg_is_what_opencv_makes_of_it(picture):
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG")
-    data = bytearray(buffer.getvalue())
-    data[-40:-30] = b"\xff\x00" * 5
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(decode_image_rgb(bytes(data), "a.jpg"), bgr[..., ::-1])
 
 
 def test_a_broken_note_in_a_jpeg_does_no_harm(tmp_path, picture):
@@ -181,6 +230,115 @@ def test_a_loop_of_links_ends(tmp_path, picture):
     assert len(find_images(tmp_path)) == 1
 
 
+def test_linked_folders_are_searched_once(tmp_path, picture, caplog):
+    photos, outside = tmp_path / "photos", tmp_path / "outside"
+    for folder in (photos / "anna", outside / "bert"):
+        folder.mkdir(parents=True)
+        saved(folder, picture, "1.png")
+    (photos / "bert").symlink_to(outside / "bert", target_is_directory=True)
+    (photos / "carl").symlink_to(outside / "bert", target_is_directory=True)
+    (photos / "zoe").symlink_to(photos / "anna", target_is_directory=True)
+    assert relative_names(find_images(photos), photos) == ("anna/1.png", "bert/1.png")
+    assert [r.getMessage().split("'")[1::2] for r in caplog.records] == [
+        [str(photos / "carl"), str(photos / "bert")],
+        [str(photos / "zoe"), str(photos / "anna")],
+    ]
+
+
+def test_a_link_to_a_folder_around_it_is_refused_by_name(tmp_path, picture):
+    saved(tmp_path, picture, "a.png")
+    (tmp_path / "in").mkdir()
+    saved(tmp_path / "in", picture, "a.png")
+    (tmp_path / "in" / "up").symlink_to(tmp_path, target_is_directory=True)
+    found = find_images(tmp_path / "in")
+    assert relative_names(found, tmp_path / "in") == ("a.png", "up/*")
+    with pytest.raises(ImageError, match=r"up/\*' cannot be read: it is a link to a folder that"):
+        read_image_rgb(found[1])
+
+
+def test_folders_hold_what_can_be_read(tmp_path, picture):
+    kinds = {".jfif": "JPEG", ".jpe": "JPEG", ".heic": "PNG", ".avif": "PNG", ".pbm": "PPM"}
+    suffixes = [".jpg", ".png", ".tif", ".tiff", ".gif", ".jp2", ".mpo", ".bmp", ".dib", ".pnm"]
+    for suffix in [*suffixes, *kinds]:
+        kind = kinds.get(suffix)
+        saved(tmp_path, picture, f"a{suffix}", format=kind)
+    # What it is counts where the name does not tell.
+    saved(tmp_path, picture, "photo", format="JPEG")
+    saved(tmp_path, picture, "photo.jpg_large", format="JPEG")
+    found = find_images(tmp_path)
+    assert len(found) == len(suffixes) + len(kinds) + 2
+    for path in found:
+        image = read_image_rgb(path)
+        assert image.shape == picture.shape, path
+        assert image[4, 8, 0] > 200 > 60 > image[4, 8, 2], path
+
+
+def test_what_is_passed_over_is_said_once_and_counted(tmp_path, picture, caplog):
+    saved(tmp_path, picture, "a.png")
+    for name in ("b.mp4", "c.MP4", "raw.dng", "notes", ".hidden"):
+        (tmp_path / name).write_bytes(b"II*\0")
+    with reading() as found:
+        assert len(find_images(tmp_path)) == len(find_images(tmp_path)) == 1
+    assert found.passed_over_count == 4
+    said = (
+        "4 files passed over: 2 .mp4 (video), 1 without a suffix (not an image format that is "
+        "read), 1 .dng (raw photo of a camera)"
+    )
+    assert [r.getMessage() for r in caplog.records] == [f"{str(tmp_path)!r}: {said}"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=r"contains no image, at any depth; 4 files passed over"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\0\0\0\x18ftypmp42", "a video; expected an image: give the frames"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video"),
+        (b"\x1aE\xdf\xa3matroska", "a video"),
+        (b"%PDF-1.7", "a PDF document; expected an image: save its pages"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="">', "an SVG drawing"),
+        (b"PK\x03\x04", "an archive"),
+        (b"\xff\x0a\xff", "a JPEG XL image"),
+        (b"\0\0\0\x18ftypheic" + bytes(16), "a photo in HEIF, which needs a plug-in here: pip"),
+    ],
+)
+def test_what_is_no_image_is_named_for_what_it_is(tmp_path, content, reason):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content + bytes(200))
+    with pytest.raises(ImageError, match=rf"a\.jpg' is {reason}"):
+        read_image_rgb(path)
+
+
+@pytest.mark.parametrize("address", ["https://host/a.jpg", "s3://bucket/a.jpg"])
+def test_an_address_is_named(address):
+    scheme = address.split(":")[0]
+    for read in (read_image_rgb, find_images):
+        with pytest.raises(InputError, match=f"a.jpg' cannot be read: it is a {scheme} address"):
+            read(Path(address))
+
+
+def test_a_raw_photo_is_not_taken_for_its_preview(tmp_path, picture):
+    path = saved(tmp_path, picture, "a.tif", tiffinfo={0x00FE: 1})
+    with pytest.raises(ImageError, match="only a preview, as in raw photos"):
+        read_image_rgb(path)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
+def test_the_first_image_of_several_is_read_and_that_is_said(tmp_path, picture, caplog, suffix):
+    others = [Image.fromarray(255 - picture)] * 2
+    path = saved(tmp_path, picture, f"a{suffix}", save_all=True, append_images=others)
+    with reading():
+        image = read_image_rgb(path)
+        read_image_rgb(path)
+    assert image[4, 8, 0] > 200 > 60 > image[4, 8, 2]
+    assert image.shape == picture.shape
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{str(path)!r} has several images; only the first is read"
+    ]
+
+
 def test_a_lone_file_is_a_list_of_one(tmp_path, picture):
     path = saved(tmp_path, picture, "a.png")
     assert find_images(path) == [path]
@@ -229,6 +387,122 @@ def test_the_odd_photos(shared):
                 read_image_rgb(path)
         else:
             assert read_image_rgb(path).ndim == 3
+
+
+# Damage -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noise(rng):
+    """A photo-like image that every format needs some thousands of bytes for."""
+    coarse = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC))
+
+
+def zeroed(data, start, count):
+    return data[:start] + bytes(count) + data[start + count :]
+
+
+DAMAGES = {
+    "zeros": lambda data: zeroed(data, len(data) // 3, 64),
+    "a hole": lambda data: data[: len(data) // 3] + data[len(data) // 2 :],
+    "a zeroed half": lambda data: zeroed(data, len(data) // 2, len(data) // 2 - 2),
+    "a zeroed tail": lambda data: zeroed(data, len(data) * 3 // 4, len(data) // 4 - 2),
+    "cut": lambda data: data[: len(data) // 2],
+    "cut and closed": lambda data: data[: len(data) // 3] + data[-2:],
+}
+STRICT = {
+    "jpg": {"quality": 90},
+    "progressive.jpg": {"quality": 90, "progressive": True},
+    "cmyk.jpg": {"quality": 90},
+    "turned.jpg": {"quality": 90},
+    "mpo": {"quality": 90},
+    "png": {},
+    "gif": {},
+    "webp": {"quality": 90},
+    "lossless.webp": {"lossless": True},
+}
+
+
+def encoded(noise, name, options):
+    image = Image.fromarray(noise)
+    if name == "turned.jpg":
+        options = {**options, "exif": Image.Exif()}
+        options["exif"][0x0112] = 6
+    if name == "cmyk.jpg":
+        image = image.convert("CMYK")
+    buffer = io.BytesIO()
+    suffix = f".{name.split('.')[-1]}"
+    image.save(buffer, Image.registered_extensions()[suffix], **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", STRICT)
+def test_a_damaged_image_is_refused(noise, name, damage):
+    data = encoded(noise, name, STRICT[name])
+    assert decode_image_rgb(data, name).size == noise.size
+    with pytest.raises(ImageError, match=rf"{name}' is (damaged|truncated): "):
+        decode_image_rgb(DAMAGES[damage](data), name)
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_bytes_after_the_end_do_no_harm(noise, name, caplog):
+    data = encoded(noise, name, STRICT[name])
+    for more in (bytes(100), b"\xff\xd9" * 3, b"text"):
+        np.testing.assert_array_equal(
+            decode_image_rgb(data + more, name), decode_image_rgb(data, name)
+        )
+    assert caplog.text == ""
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(noise):
+    data = encoded(noise, "progressive.jpg", STRICT["progressive.jpg"])
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    # Up to the tables of the next scan.
+    for last in starts[1:]:
+        end = data.rindex(b"\xff\xc4", 0, last)
+        with pytest.raises(ImageError, match="its last scans are missing"):
+            decode_image_rgb(data[:end] + b"\xff\xd9", "a.jpg")
+
+
+def test_a_reduced_image_is_read_as_strictly(tmp_path, rng):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((1400, 1400), 60).convert("RGB").save(path)
+    data = path.read_bytes()
+    path.write_bytes(DAMAGES["a hole"](data))
+    with pytest.raises(ImageError, match="is damaged"):
+        read_reduced_rgb(path, (640, 640))
+
+
+def test_a_damaged_image_is_read_and_marked_where_that_is_allowed(noise, caplog):
+    data = encoded(noise, "jpg", STRICT["jpg"])
+    bad = DAMAGES["a hole"](data)
+    with reading(allow_damaged=True) as found:
+        image = decode_image_rgb(bad, "a.jpg")
+        decode_image_rgb(bad, "a.jpg")
+        np.testing.assert_array_equal(
+            decode_image_rgb(data, "b.jpg"), decode_image_rgb(data, "b.jpg")
+        )
+        # Nothing can be made of this one.
+        with pytest.raises(ImageError, match=r"not even read in part"):
+            decode_image_rgb(DAMAGES["cut"](encoded(noise, "gif", {})), "c.gif")
+    assert image.shape == noise.shape
+    assert list(found.damaged) == ["a.jpg"]
+    assert "Corrupt JPEG data" in found.damaged["a.jpg"]
+    assert caplog.text.count("damaged, but read: 'a.jpg'") == 1
+    with pytest.raises(ImageError, match="is damaged"):
+        decode_image_rgb(bad, "a.jpg")
+
+
+def test_an_intact_webp_with_a_plain_area_is_not_taken_for_damaged(noise):
+    for colour in (0, 255):
+        image = np.full((600, 800, 3), colour, np.uint8)
+        for corner in ((0, 0), (300, 400)):
+            image[corner[0] : corner[0] + 240, corner[1] : corner[1] + 320] = noise
+            for options in ({"quality": 30}, {"quality": 90}, {"lossless": True, "method": 0}):
+                data = encoded(image, "webp", options)
+                assert decode_image_rgb(data, "a.webp").shape == image.shape
 
 
 # Reading at a part of the size --------------------------------------------------------------------

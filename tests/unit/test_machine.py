@@ -1,6 +1,7 @@
 """Cores: affinity, cgroup quotas on made-up trees, OMP_NUM_THREADS and --threads."""
 
 import os
+import runpy
 import subprocess
 import sys
 from argparse import Namespace
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 from facezoo import machine
+from facezoo.cli.main import main
 from facezoo.cli.options import add_threads_option, make_parser, run_command
 from facezoo.machine import granted_cores, limited_cores, usable_cores
 
@@ -190,3 +192,29 @@ def test_libraries_are_told_of_the_quota(tmp_path):
     command = [sys.executable, "-c", COMMAND, str(tmp_path / "proc")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["2", "2"]
+
+
+def opens_a_model(script: Path) -> bool:
+    text = script.read_text("utf-8")
+    return "facezoo.load(" in text or "open_backend(" in text or "map_in_order(" in text
+
+
+REPOSITORY = Path(__file__).parent.parent.parent
+SCRIPTS = [path for path in REPOSITORY.glob("face_*/*/*/*.py") if opens_a_model(path)]
+# What opens a model itself, or by a function that it calls.
+VERBS = """
+    bench calibrate_similarity compare compile demo doctor eject evaluate_scrfd export
+    image2npz match predict sensitivity vacc_selftest vamp
+""".split()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_every_script_that_opens_a_model_can_be_limited(script):
+    assert "--threads N" in runpy.run_path(str(script))["build_parser"]().format_help()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_opens_a_model_can_be_limited(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([*verb.split("_"), "--help"])
+    assert "--threads N" in capsys.readouterr().out

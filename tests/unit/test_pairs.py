@@ -6,8 +6,10 @@ import os
 import pickle
 import pickletools
 
+import cv2
 import numpy as np
 import pytest
+from facezoo.datasets.degraded import read_references
 from facezoo.datasets.image_list import (
     MAX_LINE,
     ImageList,
@@ -114,10 +116,22 @@ def test_lines_of_long_texts_are_counted_over_what_is_read_at_once(tmp_path, res
         assert list(read_lines(path)) == list(enumerate([*lines, "end"], start=1))
 
 
-def test_five_hundred_and_eleven_values_are_one_too_few(tmp_path):
-    path = write(tmp_path / "f", "a.jpg " + "0.5 " * 511 + "\n")
-    with pytest.raises(DatasetError, match="line 1 has 511 values after the path; expected 512"):
+@pytest.mark.parametrize("size", [1, 64, 512, 1024])
+def test_lists_of_any_length_are_read_and_one_length_a_file(tmp_path, size):
+    line = "a b.jpg " + "0.5 " * size + "\n"
+    found = read_feature_list(write(tmp_path / "f", line * 3))
+    assert found.names == ("a b.jpg",) * 3
+    assert found.vectors.shape == (3, size)
+    path = write(tmp_path / "f", line * 2 + line.rstrip()[:-4] + "\n" + line)
+    with pytest.raises(DatasetError, match=rf"line 3 .*{size}"):
         read_feature_list(path)
+    with pytest.raises(DatasetError, match=rf"line 1 must be a path and {size + 1} numbers"):
+        read_feature_list(write(tmp_path / "f", line), size=size + 1)
+
+
+def test_a_line_without_numbers_is_no_feature(tmp_path):
+    with pytest.raises(DatasetError, match="line 1 must be a path and 1 numbers"):
+        read_feature_list(write(tmp_path / "f", "a.jpg b.jpg\n"))
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path):
@@ -326,26 +340,58 @@ def arrays(count):
     return [np.frombuffer(data, np.uint8).reshape(-1, 1) for data in pictures(count)]
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_sets_of_arrays_are_read(tmp_path, protocol):
-    path = write(tmp_path / "lfw.bin", pickle.dumps((arrays(4), [True, False]), protocol))
-    if protocol == 2:  # Python 3 cannot write bytes in it without calling a function
-        with pytest.raises(DatasetError, match=r"refers to _codecs\.encode"):
-            read_bin(path)
-        return
+def encoded(count):
+    """The arrays of cv2.imencode."""
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
+    return [cv2.imencode(".jpg", image)[1] for image in images]
+
+
+def objects(values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+FORMS_OF_IMAGES = {
+    "arrays of imencode": list,
+    "arrays of older OpenCV": lambda arrays: [array.reshape(-1, 1) for array in arrays],
+    "bytes": lambda arrays: [array.tobytes() for array in arrays],
+    "bytearrays": lambda arrays: [bytearray(array.tobytes()) for array in arrays],
+    "an array of bytes": lambda arrays: objects([array.tobytes() for array in arrays]),
+    "a tuple": tuple,
+}
+FORMS_OF_LABELS = {
+    "booleans": list,
+    "numbers": lambda labels: [int(label) for label in labels],
+    "NumPy's booleans": lambda labels: [np.bool_(label) for label in labels],
+    "NumPy's numbers": lambda labels: [np.int64(label) for label in labels],
+    "numbers, most significant byte first": lambda labels: list(np.array(labels, ">i4")),
+    "small numbers": lambda labels: [np.uint8(label) for label in labels],
+    "an array of booleans": np.array,
+    "an array of numbers": lambda labels: np.array(labels, np.int32),
+    "an array, most significant byte first": lambda labels: np.array(labels, ">u2"),
+}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("images", FORMS_OF_IMAGES)
+@pytest.mark.parametrize("labels", FORMS_OF_LABELS)
+def test_sets_are_read_in_every_form_that_people_write(tmp_path, protocol, images, labels):
+    arrays, is_same = encoded(6), [True, False, True]
+    content = (FORMS_OF_IMAGES[images](arrays), FORMS_OF_LABELS[labels](is_same))
+    path = write(tmp_path / "lfw.bin", pickle.dumps(content, protocol))
     pairs = read_bin(path)
-    assert pairs.images == tuple(pictures(4))
-    assert pairs.is_same.tolist() == [True, False]
+    assert pairs.images == tuple(array.tobytes() for array in arrays)
+    assert pairs.is_same.tolist() == is_same
     assert pairs.is_same.dtype == bool
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
-def test_sets_of_bytes_are_read(tmp_path, protocol):
-    path = write(tmp_path / "lfw.bin", pickle.dumps([pictures(2), [1]], protocol))
-    assert read_bin(path).images == tuple(pictures(2))
-
-
 def test_sets_written_by_python_2_are_read(tmp_path):
+    # Protocol 0: images as texts, the label as a number.
+    texts = b"".join(b"S%s\na" % repr(data)[1:].encode() for data in pictures(2))
+    path = write(tmp_path / "lfw.bin", b"((l" + texts + b"(lI01\natp0\n.")
+    assert read_bin(path).images == tuple(pictures(2))
     # Protocol 2 with Python 2's strings: PROTO, list of SHORT_BINSTRING, list of NEWTRUE.
     strings = b"".join(b"U" + bytes([len(data)]) + data for data in pictures(2))
     path = write(tmp_path / "lfw.bin", b"\x80\x02](" + strings + b"e](\x88e\x86.")
@@ -420,11 +466,15 @@ def by_hand(*parts):
         by_hand(b"cnumpy\nndarray.tofile\n"),
         by_hand(b"cnumpy.core.multiarray\nfromfile\n"),
         by_hand(b"cfacezoo.datasets.pairs\nread_bin\n"),
+        by_hand(b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R"),  # two billion bytes
+        by_hand(b"cnumpy.core.multiarray\nscalar\nX\x02\0\0\0i8X\x01\0\0\0a\x86R"),
+        by_hand(b"c_codecs\nencode\nc_codecs\nencode\n\x85R"),
+        by_hand(b"c_codecs\ndecode\n"),
     ],
 )
 def test_instructions_that_no_set_needs_are_refused(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DatasetError, match=r"rejected: it refers to|not a verification set"):
+    with pytest.raises(DatasetError, match=r"rejected: |not a verification set"):
         read_bin(write(tmp_path / "lfw.bin", content))
     assert [path.name for path in tmp_path.iterdir()] == ["lfw.bin"]
 
@@ -436,6 +486,16 @@ def test_instructions_that_no_set_needs_are_refused(tmp_path, monkeypatch, conte
         by_hand(b"\x8e" + (2**62).to_bytes(8, "little")),  # BINBYTES8
         by_hand(b"B" + (2**32 - 1).to_bytes(4, "little") + b"abc"),  # BINBYTES beyond the end
         by_hand(b"L" + b"9" * 2_000_000 + b"L\n"),  # a number of two million digits
+        by_hand(b"I" + b"9" * 2_000_000 + b"\n"),
+        by_hand(b"]p" + b"9" * 2_000_000 + b"\n"),
+        by_hand(b"g" + b"9" * 2_000_000 + b"\n"),
+        by_hand(b"\x96" + (2**33).to_bytes(8, "little") + b"abc"),  # BYTEARRAY8 beyond the end
+        # A list of two lists of two lists …, as the name of a type.
+        by_hand(
+            b"]q\0",
+            *(b"](h%ch%ceq%c" % (level - 1, level - 1, level) for level in range(1, 41)),
+            b"cnumpy\ndtype\nh\x28\x85R",
+        ),
         by_hand(b"(" * 50_000),
         by_hand(b"]" + b"\x85" * 50_000),  # a tuple in a tuple in a tuple
         by_hand(b"\x80\xff"),  # a protocol to come
@@ -475,14 +535,28 @@ def test_every_cut_of_a_set_is_refused(tmp_path):
 
 
 def test_the_instructions_allowed_are_those_that_sets_are_made_of():
-    from facezoo.datasets.pairs import _INSTRUCTIONS
+    from facezoo.datasets.pickles import _INSTRUCTIONS
 
     used = set()
-    for protocol in (3, 4):
+    for protocol in range(6):
         for content in ((arrays(300), [True] * 150), (pictures(2), [1, 300, 70000])):
             stream = io.BytesIO(pickle.dumps(content, protocol))
             used |= {opcode.code for opcode, _, _ in pickletools.genops(stream)}
     allowed = {code.decode("latin-1") for code in _INSTRUCTIONS}
     assert used <= allowed
     # Numbers of any length, and every other way to call or look up something.
-    assert not allowed & set("LIl\x8a\x8bioPQ\x81\x92\x82\x83\x84\x97\x98")
+    assert not allowed & set("L\x8a\x8bioPQ\x81\x92\x82\x83\x84\x97\x98")
+
+
+def test_an_img_list_of_other_pairs_is_refused(tmp_path):
+    message = r"img.list' names 6 images for the 2 pairs of .*pair.list'; expected 4, two per pair"
+    with pytest.raises(DatasetError, match=message):
+        of_names(tmp_path, PAIR_NAMES, "0 1\n1 0\n", [*PAIR_NAMES, "x/1.jpg", "x/2.jpg"])
+
+
+def test_references_that_are_not_among_the_images_are_counted(tmp_path, caplog):
+    listed = write(tmp_path / "references.txt", "a/1.png\nc/1.png\nd/1.png\n")
+    assert read_references(listed, ["b/1.png", "a/1.png"]).tolist() == [False, True]
+    assert "2 of 3 references are not among the images, such as 'c/1.png'" in caplog.text
+    with pytest.raises(DatasetError, match=r"names none of the images, such as 'b/1\.png'"):
+        read_references(listed, ["b/1.png"])

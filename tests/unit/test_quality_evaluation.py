@@ -216,10 +216,10 @@ def test_copies_are_ranked_picture_by_picture():
 
 
 def test_people_are_chosen_in_the_order_of_their_numbers():
-    names = [f"s{number}/1.png" for number in (10, 2, 1, 30)] + ["other/1.png"]
-    assert choose_people(names, 2, 4) == ["s1", "s2", "s10"]
+    people = [f"s{number}" for number in (10, 2, 1, 2, 30)] + ["other"]
+    assert choose_people(people, 2, 4) == ["s1", "s2", "s10"]
     with pytest.raises(InputError, match="1 to 5"):
-        choose_people(names, 3, 6)
+        choose_people(people, 3, 6)
 
 
 # Profiles -----------------------------------------------------------------------------------------

@@ -74,6 +74,18 @@ def test_pictures_and_people_are_read(tmp_path):
         assert records.read(3).image == b"third"
 
 
+def test_a_set_without_its_index_is_searched_for_records(tmp_path, caplog):
+    path = training_set(tmp_path)
+    with RecordFile(path) as records:
+        expected, people = list(records), list(records.people())
+    path.with_suffix(".idx").unlink()
+    with RecordFile(path) as records:
+        assert list(records) == expected
+        assert list(records.people()) == people
+    assert "train.idx does not exist; " in caplog.text
+    assert "train.rec has 6 records, numbered in their order" in caplog.text
+
+
 def test_a_set_without_a_leading_record_is_read_as_it_is(tmp_path):
     path = write(tmp_path, [pack(5, b"a"), pack([6.0, 0.0], b"bc")], keys=[7, 3])
     with RecordFile(path) as records:
@@ -86,8 +98,10 @@ def test_a_set_without_a_leading_record_is_read_as_it_is(tmp_path):
 def test_pictures_that_hold_the_magic_number_come_back(tmp_path_factory, pieces):
     image = b"\xff" + b"".join(pieces)
     path = write(tmp_path_factory.mktemp("set"), [pack(0, image), pack(1, b"next")])
-    with RecordFile(path) as records:
-        assert [record.image for record in records] == [image, b"next"]
+    for _ in range(2):
+        with RecordFile(path) as records:
+            assert [record.image for record in records] == [image, b"next"]
+        path.with_suffix(".idx").unlink(missing_ok=True)
 
 
 def damaged(change):
@@ -113,7 +127,13 @@ def patch(path, place, data):
     ("make", "message"),
     [
         (damaged(lambda rec, idx: rec.unlink()), "train.rec': cannot be read"),
-        (damaged(lambda rec, idx: idx.unlink()), "train.idx': cannot be read"),
+        (damaged(lambda rec, idx: (idx.unlink(), rec.unlink())), "train.rec': cannot be read"),
+        (damaged(lambda rec, idx: (idx.unlink(), cut(rec, 0))), "train.rec': is empty"),
+        (damaged(lambda rec, idx: (idx.unlink(), cut(rec, 130))), "is cut short: 2"),
+        (
+            damaged(lambda rec, idx: (idx.unlink(), patch(rec, 40, b"\0"))),
+            "no record starts at byte 40",
+        ),
         (damaged(lambda rec, idx: idx.write_text("")), "is empty"),
         (damaged(lambda rec, idx: idx.write_text("0\t0\n1 x\n")), "line 2 is '1 x'"),
         (damaged(lambda rec, idx: idx.write_text("0 0 0\n")), "line 1 is '0 0 0'"),

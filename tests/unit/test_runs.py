@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from facezoo import contents, runs, written
+from facezoo import contents, system, written
 from facezoo.contents import Contents
 from facezoo.errors import ImageError, InputError, RunFolderError
 from facezoo.files import write_bytes
@@ -157,7 +157,7 @@ def test_two_runs_at_once_are_refused(tmp_path):
 
 
 def test_a_lock_that_its_owner_takes_away_meanwhile_is_no_lock(tmp_path, monkeypatch):
-    flock, calls = runs.fcntl.flock, []
+    flock, calls = system.fcntl.flock, []
 
     def slow(file, how):
         if not calls:
@@ -166,9 +166,9 @@ def test_a_lock_that_its_owner_takes_away_meanwhile_is_no_lock(tmp_path, monkeyp
         calls.append(how)
         flock(file, how)
 
-    monkeypatch.setattr(runs.fcntl, "flock", slow)
+    monkeypatch.setattr(system.fcntl, "flock", slow)
     with open_run(tmp_path):
-        assert calls[:2] == [runs.fcntl.LOCK_EX | runs.fcntl.LOCK_NB] * 2
+        assert calls[:2] == [system.fcntl.LOCK_EX | system.fcntl.LOCK_NB] * 2
         with pytest.raises(RunFolderError, match="in use by another run"), open_run(tmp_path):
             pass
 

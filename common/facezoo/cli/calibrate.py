@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..datasets.scores import QualityScores
+    from ..evaluation.quality import FacePairs
     from ..profiles.quality import QualityProfile
     from ..profiles.similarity import SimilarityProfile
 
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe_option(quality)
     flags.add(quality, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(quality.add_argument_group("runtime"))
+    flags.add_reading(quality)
     add_people_options(quality, required=True)
     flags.add(
         quality,
@@ -94,27 +96,45 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
     wants_rate = args.fnmr is not None
     kind, vdsp = find_class(args.recipe), args.vdsp
     with load(args.quality, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
+        # Before the scores, since the pairs may be too few for the rates.
+        pairs = _pairs_for(args) if wants_rate else None
         profile, scores = calibrate_quality(
             model,
             args.images,
-            thresholds=(lambda found: _at_fnmr(args, found)) if wants_rate else None,
+            thresholds=(lambda found: _at_fnmr(args, pairs, found)) if pairs else None,
             settings={"fnmr": args.fnmr, "fmr": args.fmr if wants_rate else None},
             progress=progress,
         )
     write_quality(args.output, profile)
+    if pairs:
+        print(f"{len(np.unique(pairs.people))} people")
     print("\n".join(_quality_lines(profile, scores.values)))
     return _finish(args, len(scores.names), profile.settings["refused"], profile.card)
 
 
-def _at_fnmr(args: argparse.Namespace, scores: QualityScores) -> Dict[str, float]:
-    """Return the threshold at the requested false non-match rate."""
-    from ..profiles.quality import quality_at_fnmr
+def _pairs_for(args: argparse.Namespace) -> FacePairs:
+    """Pair the faces for a false non-match rate; check that the images to score are theirs."""
+    import numpy as np
+
+    from ..datasets.scores import QualityScores
+    from ..image.files import find_images, relative_names
+    from ..metrics.verification import check_impostors
     from .evaluate.quality import embeddings_of, pairs_of
 
     embeddings = embeddings_of(args)
     if embeddings is None:
         raise InputError("--fnmr needs --embeddings or --images")
     pairs = pairs_of(args, embeddings)
+    check_impostors(args.fmr, int(np.count_nonzero(~pairs.is_same)))
+    names = relative_names(find_images(args.images), args.images)
+    QualityScores(names, np.zeros(len(names))).of(pairs.names)
+    return pairs
+
+
+def _at_fnmr(args: argparse.Namespace, pairs: FacePairs, scores: QualityScores) -> Dict[str, float]:
+    """Return the threshold at the requested false non-match rate."""
+    from ..profiles.quality import quality_at_fnmr
+
     threshold = quality_at_fnmr(
         pairs.distances, pairs.is_same, pairs.quality(scores), args.fmr, args.fnmr
     )
@@ -165,6 +185,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
     _add_output(similarity)
     flags.add(similarity, "--seed", "random seed of the intervals")
     flags.add_runtime(similarity.add_argument_group("runtime"))
+    flags.add_reading(similarity)
     similarity.set_defaults(calibrate=_calibrate_similarity)
 
 
@@ -211,7 +232,11 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
 
 
 def _similarity_lines(profile: SimilarityProfile) -> List[str]:
-    lines = [f"{profile.genuine} pairs of one person, {profile.impostors} of two"]
+    people = profile.settings.get("people")
+    lines = [
+        f"{people} people: " * (people is not None)
+        + f"{profile.genuine} pairs of one person, {profile.impostors} of two"
+    ]
     for point in profile.points:
         if point.refusal:
             lines.append(f"FMR {point.fmr:g}: refused, {point.refusal}")
@@ -247,6 +272,7 @@ def _add_appearance(kinds: Any, parser: argparse.ArgumentParser, name: str, **li
     )
     flags.add(appearance, "--fmr", "false match rate of the similarity threshold")
     flags.add_runtime(appearance.add_argument_group("runtime"))
+    flags.add_reading(appearance)
     appearance.set_defaults(calibrate=_calibrate_appearance)
 
 
@@ -271,4 +297,5 @@ def _calibrate_appearance(args: argparse.Namespace) -> int:
         why = "worse faces are missed" if found.reached else "the worst value in the images"
         print(f"{MEASURES[name].limit:14} {found.limit:8.3f}  {why}")
     settings = profile.settings
+    print(f"{settings['people']} people")
     return _finish(args, settings["pictures"], settings["refused"], profile.card)

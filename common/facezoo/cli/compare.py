@@ -64,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="LIST",
     )
+    flags.add_reading(parser)
     flags.add(parser, "--allow-saturation")
     flags.add(parser, "--threads")
     flags.add(parser, "--json", "write the numbers as JSON; - is the standard output")

@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "name of the artifact's folder that overrides name (default: the YAML's)",
         metavar="NAME",
     )
+    flags.add_reading(parser)
     flags.add(parser, "--threads")
     flags.add(
         parser,

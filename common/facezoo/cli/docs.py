@@ -67,7 +67,7 @@ def _block(root: Path, words: Sequence[str]) -> str:
     if words[0] != "flags":
         return render_block(root, words)
     chinese = words[-1] == "zh"
-    return flags.spellings_table(lambda text: CHINESE[text] if chinese else text)
+    return flags.spellings_table(lambda text: CHINESE.get(text, text) if chinese else text)
 
 
 def run(args: argparse.Namespace) -> int:

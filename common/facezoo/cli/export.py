@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
     )
     options.add_batch_option(parser)
+    options.add_threads_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,8 +87,6 @@ def export(card_id: str, source: Optional[str], output: Path, batch: Optional[in
         if not has_part(card.model, "checkpoint"):
             raise InputError(f"{card.id} is made from an .onnx file, not from {str(file)!r}")
         part = options.import_torch_part(f"facezoo.models.{card.model}.checkpoint")
-        if card.id not in part.NETWORKS:
-            raise InputError(f"{card.id} is published as .onnx only, not as {str(file)!r}")
         part.export_checkpoint(file, part.NETWORKS[card.id], output, batch=batch)
     found = read_contract(output)
     print(f"{output}: {found.card_id}, outputs {' '.join(found.output_names)}")

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Seq
 
 from ..backends import ENGINES
 from ..fields import COSINE, DEVICE_ID, RATE, SEED, SIDE, number, whole
-from .outputs import OutputFile, name_of
+from .outputs import OutputFile, PlotFile, name_of
 
 __all__ = [
     "SHARED",
@@ -20,6 +20,7 @@ __all__ = [
     "Size",
     "add",
     "add_detector_options",
+    "add_reading",
     "add_runtime",
     "detector_options",
     "old_spellings",
@@ -182,12 +183,20 @@ SHARED: Dict[str, Flag] = {
     ),
     "--csv": Flag("write a table as CSV", _OUTPUT),
     "--html": Flag("write an HTML report", _OUTPUT),
-    "--plot": Flag("plot the results", _OUTPUT),
+    "--plot": Flag("plot the results", {"action": PlotFile, "metavar": "FILE"}),
     "--ledger": Flag("measure, print and write the cost of each deviation", _OUTPUT),
     "--record": Flag("write the numbers to this file of a recipe", _OUTPUT),
     "--dataset": Flag("name of the data in the report", {"metavar": "NAME"}),
     "--check": Flag("write nothing, only check", {"action": "store_true"}),
     "--root": Flag("the repository's folder", {"type": Path, "default": Path()}),
+    "--allow-damaged": Flag(
+        "read damaged images as far as possible, and mark them, instead of refusing them",
+        {"action": "store_true"},
+    ),
+    "--strict": Flag(
+        "exit with 1 if a folder of images holds files that are passed over",
+        {"action": "store_true"},
+    ),
     "--quiet": Flag("print nothing but errors"),
     "--verbose": Flag("also say which runtime is chosen and why; show tracebacks"),
 }
@@ -272,6 +281,21 @@ def add_runtime(group: Any) -> None:
     add(group, "--device", old=("--device_id",))
     for name in ("--provider", "--precision", "--allow-saturation", "--threads"):
         add(group, name)
+
+
+def add_reading(group: Any, *, folders: bool = True) -> None:
+    """Add the flags of every command that reads images; ``options.run_command`` reads them.
+
+    Parameters
+    ----------
+    group
+        A parser or an argument group.
+    folders
+        It reads folders of images, in which other files are passed over.
+    """
+    add(group, "--allow-damaged")
+    if folders:
+        add(group, "--strict")
 
 
 def add_detector_options(group: Any, **detector: Any) -> None:

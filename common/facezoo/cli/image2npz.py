@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_flag(parser, "--dataset_path", type=Path, required=True, help="folder of images")
     options.add_flag(parser, "--target_path", type=Path, required=True, help="folder for npz files")
     options.add_output(parser, "--text_path", required=True, help="list to write")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -72,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     flags.add_detector_options(stages, default=DETECTOR)
     flags.add(stages, "--embedder", default=EMBEDDER, old=("--recogniser", "--recognizer"))
     flags.add_runtime(stages)
+    flags.add_reading(parser, folders=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,12 +35,22 @@ from typing import (
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_ID, SIDE, Number, whole
-from ..files import DIGITS, counted, find_hashed, printable, sha256_of, write_hashed
+from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
+from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, RunFolder
+from ..system import SIGPIPE
 from ..written import asked_for
 from . import flags
-from .outputs import OutputFile, is_quiet, output_files, printing, refuse_over_inputs
+from .outputs import (
+    OutputFile,
+    PlotFile,
+    check_outputs,
+    is_quiet,
+    output_files,
+    printing,
+    refuse_over_inputs,
+)
 
 __all__ = [
     "BATCH_SIZE",
@@ -56,6 +66,7 @@ __all__ = [
     "add_model_options",
     "add_normalizer_option",
     "add_output",
+    "add_plot",
     "add_run_options",
     "add_runtime_options",
     "add_saturation_option",
@@ -241,6 +252,11 @@ def add_output(parser: Any, *names: str, **options: Any) -> None:
     add_flag(parser, *names, action=OutputFile, **options)
 
 
+def add_plot(parser: Any, help_text: str) -> None:
+    """Add ``--plot``; its suffix and matplotlib are checked before the work."""
+    add_flag(parser, "--plot", action=PlotFile, metavar="FILE", help=help_text)
+
+
 def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
     """Add the flags that choose the model and its runtime; aliases name the model's."""
     group = parser.add_argument_group("model")
@@ -289,12 +305,7 @@ def add_saturation_option(group: Any) -> None:
 
 def add_threads_option(parser: Any) -> None:
     """Add the flag that limits the cores; :func:`run_command` reads it."""
-    parser.add_argument(
-        "--threads",
-        type=whole(1, 1024),
-        metavar="N",
-        help="CPU cores to use (default: all usable ones)",
-    )
+    flags.add(parser, "--threads")
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
@@ -430,7 +441,8 @@ def add_vamp_options(parser: argparse.ArgumentParser) -> None:
 def add_embedding_size_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--embedding_size`` of scripts that read a list of features."""
     kind = whole(1, 65536)
-    add_flag(parser, "--embedding_size", type=kind, default=512, help="values per feature")
+    help_size = "values per feature (default: as many as the first has)"
+    add_flag(parser, "--embedding_size", type=kind, help=help_size)
 
 
 def add_input_size_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -513,7 +525,9 @@ def _batch(text: str) -> Optional[int]:
     return int(BATCH_SIZE(text))
 
 
-def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, rate: Optional[str] = None, threads: bool = False
+) -> None:
     """Add the flags of every command that writes a folder.
 
     Parameters
@@ -522,11 +536,16 @@ def add_run_options(parser: argparse.ArgumentParser, rate: Optional[str] = None)
         The command's.
     rate
         Setting of a training that ``--resume`` lets differ from that of the earlier start.
+    threads
+        Also add that of the cores.
     """
+    if threads:
+        flags.add(parser, "--threads")
     group = parser.add_argument_group("run")
     if rate is not None:
         text = f"go on with another --{rate}, as after a training that diverged"
         group.add_argument("--resume", action="store_true", help=text)
+    flags.add_reading(group)
     flags.add(group, "--overwrite")
 
 
@@ -580,6 +599,7 @@ def run_items(
     folder: Optional[Path] = None,
     where: Optional[str] = None,
     files_of: Callable[[str], Iterable[Path]] = lambda name: (),
+    room: int = 0,
     afterwards: Callable[[], Optional[str]] = lambda: None,
 ) -> int:
     """Run a resumable command over many items, show its progress and print its last line.
@@ -598,6 +618,9 @@ def run_items(
         Run folder; by default ``args.save_dir``.
     where
         End of the last line; by default it names the folder.
+    room
+        Bytes that the files of all items take; checked before the first. With ``--draw`` the
+        images drawn on are added.
     afterwards
         Called on every start after the results are complete, also if they were complete before;
         the folder is still locked. Text that it returns is printed below the last line.
@@ -608,11 +631,19 @@ def run_items(
         Exit code: 0, or 1 if an item was refused.
     """
     folder = args.save_dir if folder is None else folder
+    items = inputs.paths if items is None else items
+    if getattr(args, "draw", None):
+        room += sum(path.stat().st_size for path in inputs.paths if path.is_file())
+
+    def begin(left: Sequence[Any]) -> Iterable[Outcome]:
+        check_room(folder, room * len(left) // len(items), f"the results of {len(left)} items")
+        return results(left)
+
     with RunFolder(folder, command, settings, inputs, args.overwrite) as run:
         counts = run.process(
             inputs.names if names is None else names,
-            inputs.paths if items is None else items,
-            results,
+            items,
+            begin,
             finish=finish,
             files_of=files_of,
             progress=progress,
@@ -637,9 +668,10 @@ def report_items(counts: ItemCounts, where: str) -> int:
     new = counts.total - counts.kept
     kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
     refused = f", {counts.refused} refused" if counts.refused else ""
+    damaged = f", {counts.damaged} damaged" if counts.damaged else ""
     rate = f", {new / counts.seconds:.1f} images/s" if new else ""
     end = f"; {printable(where)}" if where else ""
-    print(f"{counted(counts.total, 'image')}{kept}{refused}{rate}{end}")
+    print(f"{counted(counts.total, 'image')}{kept}{refused}{damaged}{rate}{end}")
     return EXIT_SOME_REFUSED if counts.refused else 0
 
 
@@ -722,19 +754,24 @@ def run_command(
         _log.warning("--threads %d: only %d cores may be used", threads, granted_cores())
         threads = granted_cores()
     try:
+        check_outputs(parser, args)
         refuse_over_inputs(parser, args)
         named = asked_for([path for _, path in output_files(parser, args) if str(path) != "-"])
         to_stdout = any(str(path) == "-" for _, path in output_files(parser, args))
         printed = printing(quiet=args.quiet, to_stdout=to_stdout)
-        with named, printed, limited_cores(threads), opencv_threads(usable_cores()):
-            return function(args)
+        how = reading(getattr(args, "allow_damaged", False))
+        with named, printed, limited_cores(threads), opencv_threads(usable_cores()), how as found:
+            code = function(args)
+            if getattr(args, "strict", False) and found.passed_over_count:
+                return code or EXIT_SOME_REFUSED
+            return code
     except FaceZooError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader closed the pipe; the interpreter must not try to flush the output again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + SIGPIPE
     except OSError as error:
         # Not foreseen by the library: a full disk, a folder that may not be read.
         where = f"{error.filename!r}: " if error.filename else ""

@@ -17,6 +17,8 @@ from ..written import is_listed, writing
 
 __all__ = [
     "OutputFile",
+    "PlotFile",
+    "check_outputs",
     "is_quiet",
     "name_of",
     "output_files",
@@ -141,6 +143,49 @@ def write_report(path: Path, entry: Mapping[str, Any], *, indent: int = 1) -> No
     """Write a JSON file, all or nothing, or to the standard output for ``-``."""
     with result_stream(path) as stream:
         stream.write((json.dumps(entry, indent=indent, allow_nan=False) + "\n").encode())
+
+
+class PlotFile(OutputFile):
+    """A flag that names a plot to write, as a path."""
+
+
+def check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raise an error before the work if a file cannot be written after it.
+
+    Parameters
+    ----------
+    parser, args
+        The command's, and what it parsed.
+
+    Raises
+    ------
+    InputError
+        If a file to write is a folder, lies below a file or in a folder that may not be written,
+        or a plot has no suffix of an image.
+    BackendUnavailable
+        If there is a plot, and matplotlib is not installed.
+    """
+    plots = {one.dest for one in _actions(parser, args) if isinstance(one, PlotFile)}
+    if any(getattr(args, dest, None) for dest in plots):
+        # A local import, since matplotlib is optional and slow to import.
+        from ..reports.plots import check_plot
+    for flag, output in output_files(parser, args):
+        if str(output) == "-":
+            continue
+        if output.is_dir():
+            raise InputError(f"{flag} {str(output)!r} is a folder; name a file")
+        place = output.absolute().parent
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise InputError(f"{flag} {str(output)!r}: {str(place)!r} is a file, not a folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{flag} {str(output)!r}: the folder {str(place)!r} may not be written; allow it "
+                "or name another place"
+            )
+        if flag[2:] in plots:
+            check_plot(output)
 
 
 def refuse_over_inputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

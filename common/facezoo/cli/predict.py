@@ -25,10 +25,11 @@ import json
 import logging
 import os
 import tempfile
+from array import array
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -268,34 +269,42 @@ def _write_html(
     """Write the HTML report of a finished run: images, a row per face, scores, settings."""
     count = 0
     shown: List[Dict[str, Any]] = []
-    rows: List[List[Any]] = []
-    scores: Dict[str, List[float]] = {name: [] for name in SCORES}
+    filled: Set[int] = set()
+    # 8 bytes a face; its row of the table has a hundred times as many.
+    scores = {name: array("d") for name in SCORES}
     for entry in read_photos(folder / FACES_FILE):
         count += 1
         if "faces" in entry and len(shown) < PICTURES_SHOWN:
             shown.append(entry)
-        for _, index, face in _faces_of([entry]):
-            row = _row(entry["path"], index, face)
-            rows.append([None if cell == "" else cell for cell in row])
+        for row, face in _rows_of([entry]):
+            filled.update(index for index, cell in enumerate(row) if cell is not None)
             for name in SCORES:
                 if face.get(name) is not None:
                     scores[name].append(face[name])
     images = [_small(read_image_rgb(path_of[entry["path"]]), entry) for entry in shown]
     captions = [f"{entry['path']}, faces: {len(entry['faces'])}" for entry in shown]
     note = f"The first {len(shown)} of {count} photos." if len(shown) < count else ""
-    used = [i for i in range(len(COLUMNS)) if any(row[i] is not None for row in rows)]
+    used = sorted(filled)
+    rows = ([row[i] for i in used] for row, _ in _rows_of(read_photos(folder / FACES_FILE)))
     write_html_report(
         args.html,
         f"Faces in {named(args.inputs)}",
         [
             Section("Result", _summary(folder / FACES_FILE)),
             Pictures("Photos", images, captions, note),
-            Table("Faces", [COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows]),
+            Table("Faces", [COLUMNS[i] for i in used], rows),
             *_score_curves(scores),
             Facts("Settings", settings),
             Facts("Versions", versions()),
         ],
     )
+
+
+def _rows_of(photos: Iterable[Dict[str, Any]]) -> Iterator[Tuple[List[Any], Dict[str, Any]]]:
+    """Yield each face's row of the report, with None in empty cells, and the face."""
+    for photo, index, face in _faces_of(photos):
+        row = _row(photo["path"], index, face)
+        yield [None if cell == "" else cell for cell in row], face
 
 
 def _score_curves(scores: Mapping[str, Sequence[float]]) -> Iterator[Curves]:

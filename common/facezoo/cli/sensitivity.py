@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "card's id or .onnx that overrides frontend.checkpoint (default: the YAML's)",
         old=("--checkpoint",),
     )
+    flags.add_reading(parser)
     flags.add(parser, "--threads")
     flags.add(
         parser,

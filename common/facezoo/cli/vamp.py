@@ -22,7 +22,7 @@ from ..backends import ENGINES
 from ..errors import InputError
 from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
 from ..fields import DEVICE_ID, SIDE, number, whole
-from ..files import counted
+from ..files import check_room, counted
 from ..pipeline.load import warn_of_differences
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
@@ -188,7 +188,11 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
     measured = Timings()
 
     def write(left: Sequence[Line]) -> Iterator[_Written]:
-        for batch in workers.run_lines(lines, first=len(lines) - len(left)):
+        first = len(lines) - len(left)
+        for batch in workers.run_lines(lines, first=first):
+            if not measured.pictures:
+                # All outputs are as large as the first.
+                check_room(output, lines[first].output.stat().st_size * (len(left) - 1), "outputs")
             measured.add(batch)
             for _, sha256 in batch.outputs:
                 yield _Written(sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,36 +15,33 @@ from ..files import fitting_name, write_bytes
 from ..image.align import TEMPLATE_SIZE
 from ..image.degrade import degrade
 from ..image.files import read_image_rgb
-from .image_list import read_lines, write_image_list
+from .image_list import read_lines, read_paths, write_image_list
 
 __all__ = [
     "LISTS",
     "DegradedFaces",
     "choose_people",
     "degraded_faces",
-    "person_of",
     "read_copies",
     "read_labels",
+    "read_references",
     "write_labels",
     "write_lists",
 ]
 
 
+_log = logging.getLogger(__name__)
+
 LISTS = ("faces.txt", "references.txt", "copies.txt")
 
 
-def person_of(name: str) -> str:
-    """Return the person of an image: the name of its folder, as in the authors' lists."""
-    return name.rpartition("/")[0]
-
-
-def choose_people(names: Iterable[str], first: int = 1, last: Optional[int] = None) -> List[str]:
-    """List the people of the images in natural order (s2 before s10) and select a range.
+def choose_people(people: Iterable[str], first: int = 1, last: Optional[int] = None) -> List[str]:
+    """List people in natural order (s2 before s10) and select a range.
 
     Parameters
     ----------
-    names
-        Images such as ``s2/1.png``.
+    people
+        Names of people; each may occur several times.
     first, last
         Range of people, counted from 1; up to the end if None.
 
@@ -57,11 +55,11 @@ def choose_people(names: Iterable[str], first: int = 1, last: Optional[int] = No
         parts = re.split(r"(\d+)", person)
         return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
-    people = sorted(set(map(person_of, names)), key=in_order)
-    last = len(people) if last is None else last
-    if not 1 <= first <= last <= len(people):
-        raise InputError(f"people {first} to {last} were requested, there are 1 to {len(people)}")
-    return people[first - 1 : last]
+    ordered = sorted(set(people), key=in_order)
+    last = len(ordered) if last is None else last
+    if not 1 <= first <= last <= len(ordered):
+        raise InputError(f"people {first} to {last} were requested, there are 1 to {len(ordered)}")
+    return ordered[first - 1 : last]
 
 
 @dataclass(frozen=True)
@@ -168,6 +166,42 @@ def read_copies(path: Path, names: Sequence[str]) -> np.ndarray:
             )
         originals[index_of[pair[0]]] = index_of[pair[1]]
     return originals
+
+
+def read_references(path: Path, names: Sequence[str]) -> np.ndarray:
+    """Read which images are references; listed images that are not there are counted in a warning.
+
+    Parameters
+    ----------
+    path
+        One image per line.
+    names
+        The images.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), bool.
+
+    Raises
+    ------
+    DatasetError
+        If none of the listed images is there.
+    """
+    listed = dict.fromkeys(read_paths(path))
+    known = set(names)
+    unknown = [name for name in listed if name not in known]
+    if len(unknown) == len(listed):
+        raise DatasetError(f"{str(path)!r} names none of the images, such as {names[0]!r}")
+    if unknown:
+        _log.warning(
+            "%s: %d of %d references are not among the images, such as %r",
+            path,
+            len(unknown),
+            len(listed),
+            unknown[0],
+        )
+    return np.array([name in listed for name in names])
 
 
 def write_labels(path: Path, names: Sequence[str], labels: np.ndarray) -> None:

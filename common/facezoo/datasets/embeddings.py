@@ -21,7 +21,7 @@ import numpy as np
 from ..arrays import StoredRows, read_arrays, write_npz
 from ..errors import UNREADABLE, DatasetError
 from ..results import Embedding
-from .degraded import person_of
+from .image_list import people_listed
 
 __all__ = [
     "ALIGNED",
@@ -66,8 +66,8 @@ class Embeddings:
 
     @property
     def people(self) -> np.ndarray:
-        """Shape (N,), int64: person of each image, numbered by folder."""
-        people = [person_of(name) for name in self.names]
+        """Shape (N,), int64: person of each image, numbered by folder; see ``people_listed``."""
+        people = people_listed(self.names, "embeddings")
         return np.asarray(np.unique(people, return_inverse=True)[1].ravel())
 
 

@@ -14,7 +14,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import open_file, write_bytes
+from ..files import check_room, open_file, write_bytes
 from .image_list import inside, read_paths
 from .pairs import IMAGE_LIST, read_pair_labels
 
@@ -149,6 +149,8 @@ def unpack_sets(archive: Path, root: Path) -> int:
                     f"{str(archive)!r} unpacks to more than {LARGEST_ARCHIVE >> 30} GiB; expected "
                     "lfw_cfp_agedb.tar"
                 )
+            needed = sum(member.size for _, member in members)
+            check_room(root, needed, f"{len(members)} files of {archive.name}")
             for name, member in members:
                 _write(tar, member, inside(root, name))
     except (OSError, tarfile.TarError, EOFError) as error:

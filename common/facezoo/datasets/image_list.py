@@ -35,6 +35,8 @@ __all__ = [
     "inside",
     "list_people",
     "one_name_each",
+    "people_listed",
+    "people_of",
     "read_image_list",
     "read_lines",
     "read_paths",
@@ -49,6 +51,7 @@ __all__ = [
 MAX_LINE = 1 << 20
 BYTE_ORDER_MARK = "\ufeff"
 MAX_LABEL_DIGITS = 9
+LOOSE_SHOWN = 3
 
 _log = logging.getLogger(__name__)
 
@@ -307,13 +310,52 @@ def list_people(root: Path) -> ImageList:
     """
     paths = find_images(root)
     names = relative_names(paths, root)
-    people = [name.rpartition("/")[0] for name in names]
-    if not all(people):
-        raise DatasetError(
-            f"{str(root / names[people.index('')])!r} is not in the folder of a person; expected "
-            f"{str(root)!r} to contain one folder per person"
-        )
+    people = people_of(names, str(root))
     return ImageList(names, np.unique(people, return_inverse=True)[1].astype(np.int64).ravel())
+
+
+def people_of(names: Sequence[str], source: str) -> List[str]:
+    """Return who is in each image below a folder: the first folder of its name.
+
+    Sub-folders of a person, such as videos or views, do not make other people.
+
+    Parameters
+    ----------
+    names
+        Paths of the images below the folder, with forward slashes.
+    source
+        What holds them, for the error.
+
+    Raises
+    ------
+    DatasetError
+        If an image is in no person's folder; names it.
+    """
+    people = [name.partition("/")[0] if "/" in name else "" for name in names]
+    loose = [name for name, person in zip(names, people) if not person]
+    if loose:
+        shown = ", ".join(map(repr, loose[:LOOSE_SHOWN]))
+        more = f" and {len(loose) - LOOSE_SHOWN} more" if len(loose) > LOOSE_SHOWN else ""
+        raise DatasetError(
+            f"{source!r}: {len(loose)} of {len(names)} images are not in the folder of a person: "
+            f"{shown}{more}; expected one folder per person: move or remove them"
+        )
+    return people
+
+
+def people_listed(names: Sequence[str], source: str) -> List[str]:
+    """Return who is in each image of a list whose root is unknown.
+
+    Folders that all images share are the root, as long as a folder is left; the next one is the
+    person, as in :func:`people_of`.
+    """
+    folders = [name.split("/")[:-1] for name in names]
+    depth = 0
+    while folders and all(len(parts) > depth + 1 for parts in folders):
+        if len({parts[depth] for parts in folders}) > 1:
+            break
+        depth += 1
+    return people_of(["/".join(name.split("/")[depth:]) for name in names], source)
 
 
 def renumbered(images: ImageList) -> ImageList:

@@ -5,18 +5,18 @@ In the authors' layout rows 2i and 2i + 1 of the feature list are pair i of the 
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, ClassVar, Dict, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import DatasetError
 from ..files import read_file, write_bytes
 from .image_list import check_names, read_lines, read_paths
+from .pickles import bytes_of, items_of, load_inert
 
 __all__ = [
     "EncodedPairs",
@@ -35,7 +35,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 IMAGE_LIST = "img.list"  # lies beside a pair list; its lines 2i and 2i + 1 are pair i
-EMBEDDING_SIZE = 512  # source: MagFace@99bae61 eval/eval_recognition/eval_1v1.py, columns 1 to 512
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def feature_line(name: str, vector: np.ndarray) -> str:
     return " ".join([name, *map(repr, np.asarray(vector, np.float32).tolist())]) + " \n"
 
 
-def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
+def read_feature_list(path: Path, size: Optional[int] = None) -> FeatureList:
     """Read a feature list: ``path v0 v1 …``, one image per line.
 
     Parameters
@@ -124,7 +123,7 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
     path
         The list.
     size
-        Number of values per line.
+        Number of values per line; None: as many as the first line has.
 
     Returns
     -------
@@ -140,6 +139,7 @@ def read_feature_list(path: Path, size: int = EMBEDDING_SIZE) -> FeatureList:
     names: List[str] = []
     vectors: List[np.ndarray] = []
     for number, line in read_lines(path):
+        size = _count_values(line) if size is None else size
         name, vector = _parse_feature(line, size, f"{str(path)!r}: line {number}")
         names.append(name)
         vectors.append(vector)
@@ -230,6 +230,12 @@ def _pairs_of_two(numbers: np.ndarray, count: int, rng: np.random.Generator) -> 
         keys = np.concatenate([keys, (low * len(numbers) + high)[differ]])
         keys = keys[np.sort(np.unique(keys, return_index=True)[1])]
     return np.stack(np.divmod(keys[:count], len(numbers)), axis=1)
+
+
+def _count_values(line: str) -> int:
+    """Return how many numbers end a line, at least one; its first word is part of the path."""
+    words = line.split()[1:]
+    return max(1, sum(1 for _ in takewhile(_is_number, reversed(words))))
 
 
 def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
@@ -328,7 +334,7 @@ def names_of_pairs(pair_list: Path) -> Tuple[Tuple[str, ...], Path]:
 
 
 def read_feature_pairs(
-    feature_list: Path, pair_list: Path, size: int = EMBEDDING_SIZE
+    feature_list: Path, pair_list: Path, size: Optional[int] = None
 ) -> FeaturePairs:
     """Read the features of pairs in the authors' layout.
 
@@ -337,7 +343,7 @@ def read_feature_pairs(
     feature_list, pair_list
         Rows 2i and 2i + 1 of the first are pair i of the second.
     size
-        Number of values per feature.
+        As for :func:`read_feature_list`.
 
     Raises
     ------
@@ -353,7 +359,12 @@ def read_feature_pairs(
             f"of {str(pair_list)!r}; expected {2 * len(is_same)}, exactly two per pair"
         )
     listed, listed_in = names_of_pairs(pair_list)
-    if len(listed) == len(features.names):
+    if listed and len(listed) != len(features.names):
+        raise DatasetError(
+            f"{str(listed_in)!r} names {len(listed)} images for the {len(is_same)} pairs of "
+            f"{str(pair_list)!r}; expected {len(features.names)}, two per pair"
+        )
+    if listed:
         check_names(features.names, listed, feature_list, listed_in)
     else:
         _log.warning(
@@ -367,14 +378,15 @@ def read_feature_pairs(
 def read_bin(path: Path) -> EncodedPairs:
     """Read insightface's verification set, such as ``lfw.bin``, without executing its pickle.
 
-    The file is a Python pickle, which can call any function when loaded. Only the instructions
-    that such sets use are interpreted, and the three names they refer to (NumPy's array, its type
-    and its constructor) are replaced with inert stand-ins.
+    The file is a Python pickle, which can call any function when loaded; see
+    :mod:`facezoo.datasets.pickles` for how it is read instead.
 
     Parameters
     ----------
     path
-        A pickle of (images, whether the pairs are genuine).
+        A pickle of (images, whether the pairs are genuine), in any protocol: images as ``bytes``,
+        ``bytearray`` or arrays of bytes, such as those of ``cv2.imencode``; labels as Python's or
+        NumPy's booleans or integers, in a list or an array.
 
     Raises
     ------
@@ -382,7 +394,7 @@ def read_bin(path: Path) -> EncodedPairs:
         If the file cannot be read, has other content, or not two images per pair.
     """
     try:
-        content = _Reader(io.BytesIO(read_file(Path(path)))).load()
+        content = load_inert(read_file(Path(path)))
     except OSError as error:
         raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
     except DatasetError as error:
@@ -398,13 +410,13 @@ def read_bin(path: Path) -> EncodedPairs:
 def _pairs_from(content: Any, path: Path) -> EncodedPairs:
     if not isinstance(content, (list, tuple)) or len(content) != 2:
         raise DatasetError(f"{str(path)!r}: expected a pickle of two lists, images and labels")
-    pictures, labels = (x if isinstance(x, (list, tuple)) else () for x in content)
+    pictures, labels = map(items_of, content)
     if not labels or len(pictures) != 2 * len(labels):
         raise DatasetError(
             f"{str(path)!r}: {len(pictures)} images and {len(labels)} labels; expected two "
             "images per pair, and at least one pair"
         )
-    images = tuple(map(_encoded, pictures))
+    images = tuple(map(bytes_of, pictures))
     bad = [index for index, image in enumerate(images) if not image]
     if bad:
         raise DatasetError(
@@ -416,102 +428,3 @@ def _pairs_from(content: Any, path: Path) -> EncodedPairs:
             f"{str(path)!r}: a label is neither true nor false; expected one for each pair"
         )
     return EncodedPairs(images, np.array(labels, dtype=bool))
-
-
-def _encoded(picture: Any) -> bytes:
-    if isinstance(picture, _Array):
-        return picture.data()
-    return picture if isinstance(picture, bytes) else b""
-
-
-class _Type:
-    """Stand-in for ``numpy.dtype`` that keeps only its name."""
-
-    def __init__(self, name: Any = "", *_: Any) -> None:
-        self.name = name.decode("latin-1") if isinstance(name, bytes) else name
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Array:
-    """Stand-in for ``numpy.ndarray`` that keeps the state from the pickle."""
-
-    def __init__(self, *_: Any) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def data(self) -> bytes:
-        """Return the bytes of a byte array; empty for any other array."""
-        if not isinstance(self.state, tuple) or len(self.state) != 5:
-            return b""
-        _, _, kind, _, content = self.state
-        is_bytes = isinstance(kind, _Type) and kind.name in ("u1", "|u1")
-        return content if is_bytes and isinstance(content, bytes) else b""
-
-
-# Instructions of such a set: numbers, bytes, text, lists, tuples, references, and the construction
-# of arrays. The reader knows no others.
-_INSTRUCTIONS: Sequence[bytes] = (
-    pickle.PROTO,
-    pickle.FRAME,
-    pickle.STOP,
-    pickle.MARK,
-    pickle.NONE,
-    pickle.NEWTRUE,
-    pickle.NEWFALSE,
-    pickle.BININT,
-    pickle.BININT1,
-    pickle.BININT2,
-    pickle.BINSTRING,
-    pickle.SHORT_BINSTRING,
-    pickle.BINBYTES,
-    pickle.SHORT_BINBYTES,
-    pickle.BINUNICODE,
-    pickle.SHORT_BINUNICODE,
-    pickle.EMPTY_LIST,
-    pickle.APPEND,
-    pickle.APPENDS,
-    pickle.EMPTY_TUPLE,
-    pickle.TUPLE,
-    pickle.TUPLE1,
-    pickle.TUPLE2,
-    pickle.TUPLE3,
-    pickle.BINPUT,
-    pickle.LONG_BINPUT,
-    pickle.MEMOIZE,
-    pickle.BINGET,
-    pickle.LONG_BINGET,
-    pickle.GLOBAL,
-    pickle.STACK_GLOBAL,
-    pickle.REDUCE,
-    pickle.BUILD,
-)
-
-
-# The unpickler written in Python: the one in C lets a file of 20 bytes allocate 32 GB, and its
-# instructions cannot be restricted.
-class _Reader(pickle._Unpickler):
-    dispatch: ClassVar[Dict[int, Callable[[Any], None]]] = {
-        code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS
-    }
-
-    def __init__(self, file: io.BytesIO) -> None:
-        # Sets written by Python 2 store images as strings.
-        super().__init__(file, encoding="bytes")
-
-    def find_class(self, module: str, name: str) -> Any:
-        stand_ins = {
-            ("numpy.core.multiarray", "_reconstruct"): _Array,
-            ("numpy._core.multiarray", "_reconstruct"): _Array,
-            ("numpy", "ndarray"): _Array,
-            ("numpy", "dtype"): _Type,
-        }
-        if (module, name) not in stand_ins:
-            raise DatasetError(
-                f"rejected: it refers to {module[:80]}.{name[:80]}, which no verification set "
-                "needs; no code was executed"
-            )
-        return stand_ins[module, name]

@@ -1,7 +1,8 @@
 """Reader of insightface's training sets (``train.rec`` with ``train.idx``) without MXNet.
 
 A ``.rec`` file is a sequence of records; the ``.idx`` beside it gives the start byte of each key.
-Record 0 contains no image but the key ranges of images and people.
+Without it the file is searched for its records, which are numbered in their order, as insightface
+writes them. Record 0 contains no image but the key ranges of images and people.
 
 References
 ----------
@@ -11,6 +12,8 @@ References
 
 from __future__ import annotations
 
+import logging
+import os
 import struct
 from array import array
 from dataclasses import dataclass
@@ -26,10 +29,13 @@ from .image_list import read_lines
 
 __all__ = ["FaceRecord", "RecordFile", "UnpackedFace", "file_name_of"]
 
+_log = logging.getLogger(__name__)
+
 MAGIC = 0xCED7230A  # source: dmlc-core@5295de9 include/dmlc/recordio.h kMagic
 LARGEST_RECORDS = 1 << 50  # bytes; it is read record by record
 LENGTH_BITS = 29  # source: same file, EncodeLRec
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # source: same file, cflag
+_WORD = 4  # source: same file; bytes to whose multiples parts are padded
 
 _SUFFIX_OF = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png"}
 
@@ -97,7 +103,7 @@ class RecordFile:
     Parameters
     ----------
     path
-        The ``.rec`` file; its ``.idx`` lies beside it.
+        The ``.rec`` file; its ``.idx`` lies beside it, or is missing.
 
     Attributes
     ----------
@@ -107,17 +113,29 @@ class RecordFile:
     Raises
     ------
     DatasetError
-        If a file is missing or malformed; names the line, or the byte.
+        If the file is missing, or one is malformed; names the line, or the byte.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
-        self._keys, self._starts = _read_index(self._path.with_suffix(".idx"))
+        index = self._path.with_suffix(".idx")
+        is_indexed = os.path.lexists(index)
+        if is_indexed:
+            self._keys, self._starts = _read_index(index)
         try:
             self._file: BinaryIO = open_file(self._path, LARGEST_RECORDS)
         except OSError as error:
             raise DatasetError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
         try:
+            if not is_indexed:
+                self._starts = self._scan()
+                self._keys = np.arange(len(self._starts))
+                _log.warning(
+                    "%s does not exist; %s has %d records, numbered in their order",
+                    index,
+                    self._path,
+                    len(self._keys),
+                )
             self.keys, self._people = self._contents()
         except DatasetError:
             self._file.close()
@@ -211,6 +229,33 @@ class RecordFile:
                 )
             yield key, range(int(labels[0]), int(labels[1]))
 
+    def _scan(self) -> np.ndarray:
+        """Return the start bytes of all records."""
+        end = self._file.seek(0, os.SEEK_END)
+        starts, place, is_first = array("q"), 0, True
+        while place < end:
+            self._file.seek(place)
+            kind, length = self._read_head(place, (WHOLE, FIRST) if is_first else (MIDDLE, LAST))
+            if is_first:
+                starts.append(place)
+            is_first = kind in (WHOLE, LAST)
+            place += _PART.size + length + -length % _WORD
+        if not len(starts):
+            raise DatasetError(f"{str(self._path)!r}: is empty; expected records")
+        return np.array(starts, dtype=np.int64)
+
+    def _read_head(self, start: int, expected: Tuple[int, ...]) -> Tuple[int, int]:
+        """Return kind and length of the part that begins here, of the record that starts there."""
+        head = self._file.read(_PART.size)
+        magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
+        kind, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
+        if magic != MAGIC or kind not in expected:
+            raise DatasetError(
+                f"{str(self._path)!r}: no record starts at byte {start}; the file is damaged, "
+                "or the .idx belongs to another .rec"
+            )
+        return kind, length
+
     def _contents(self) -> Tuple[Sequence[int], range]:
         """Return the keys of images and of people."""
         first, last = int(self._keys[0]), int(self._keys[-1])
@@ -252,14 +297,7 @@ class RecordFile:
         parts = []
         expected: Tuple[int, ...] = (WHOLE, FIRST)
         while True:
-            head = self._file.read(_PART.size)
-            magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
-            kind, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
-            if magic != MAGIC or kind not in expected:
-                raise DatasetError(
-                    f"{str(self._path)!r}: no record starts at byte {start}; the file is damaged, "
-                    "or the .idx belongs to another .rec"
-                )
+            kind, length = self._read_head(start, expected)
             data = self._file.read(length)
             if len(data) != length:
                 raise DatasetError(

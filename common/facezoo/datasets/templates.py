@@ -11,13 +11,13 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from ..errors import DatasetError
 from .image_list import check_names, read_lines
-from .pairs import EMBEDDING_SIZE, read_feature_list
+from .pairs import read_feature_list
 
 __all__ = ["TemplateProtocol", "read_template_features", "read_template_protocol"]
 
@@ -87,7 +87,7 @@ def read_template_protocol(folder: Path, kind: str) -> TemplateProtocol:
 
 
 def read_template_features(
-    feature_list: Path, protocol: TemplateProtocol, size: int = EMBEDDING_SIZE
+    feature_list: Path, protocol: TemplateProtocol, size: Optional[int] = None
 ) -> np.ndarray:
     """Read the features of the images of a protocol.
 
@@ -98,12 +98,12 @@ def read_template_features(
     protocol
         Its names are compared with those of the features.
     size
-        Number of values per feature.
+        As for :func:`~facezoo.datasets.pairs.read_feature_list`.
 
     Returns
     -------
     numpy.ndarray
-        Shape (N, size), float64, not normalised.
+        Shape (N, D), float64, not normalised.
 
     Raises
     ------

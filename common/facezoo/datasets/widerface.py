@@ -28,7 +28,7 @@ from typing import Any, Dict, Iterator, List, Literal, Mapping, NoReturn, Sequen
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import open_file, read_file, walk, write_bytes
+from ..files import check_room, open_file, read_file, walk, write_bytes
 from ..metrics.detection import GroundTruth, Predictions
 from ..results import FaceDetections
 from .matfile import read_mat
@@ -651,11 +651,20 @@ def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) ->
             _refuse(str(archive), f"contains nothing for {below}; expected the official archive")
         if sum(info.file_size for info in chosen.values()) > LARGEST_ARCHIVE:
             _refuse(str(archive), f"unpacks to more than {LARGEST_ARCHIVE >> 30} GiB")
-        for name, info in chosen.items():
-            target = folder / below / name
-            if not target.is_file() or target.stat().st_size != info.file_size:
-                write_bytes(target, zipped.read(info), sync=False)
+        missing = {
+            name: info
+            for name, info in chosen.items()
+            if not _has_size(folder / below / name, info.file_size)
+        }
+        needed = sum(info.file_size for info in missing.values())
+        check_room(folder, needed, f"{len(missing)} files of {archive.name}")
+        for name, info in missing.items():
+            write_bytes(folder / below / name, zipped.read(info), sync=False)
     return len(chosen)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 @contextmanager

@@ -61,6 +61,8 @@ _GUARDS = (
     ("errors", "DecodeError"),
     ("arrays", "MAX_PIXELS"),
     ("image.files", "_is_cut_short"),
+    ("image.files", "_orientation_of_webp"),
+    ("image.files", "_turn_upright"),
 )
 _FORMULAS = {
     "EQUAL": "PIXEL",
@@ -109,14 +111,18 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
         "run_ort.py": _RUN_ORT,
         "run_vsx.py": _RUN_VSX,
         "build.yaml": build_yaml,
-        "vdsp_params.json": json.dumps(render_vdsp(contract.preprocess), indent=4) + "\n",
-        "expected.json": json.dumps({"sample.png": to_json(result)}, indent=1) + "\n",
+        "vdsp_params.json": _document(render_vdsp(contract.preprocess), 4),
+        "expected.json": _document({"sample.png": to_json(result)}, 1),
         "README.md": _README.format(card=contract.card_id, licence=_licence(contract)),
     }
     for name, text in files.items():
         write_bytes(to / name, text.encode())
     write_bytes(to / "model.onnx", read_file(Path(model)))
     write_image_rgb(to / "sample.png", sample)
+
+
+def _document(entry: Any, indent: int) -> str:
+    return json.dumps(entry, indent=indent, allow_nan=False) + "\n"
 
 
 def to_json(result: Any) -> Any:
@@ -431,8 +437,11 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, 0, 0):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
+    is_webp = data[:4] + data[8:12] == b"RIFFWEBP"
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if is_webp else 0)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         # OpenCV reads the limit from the environment, above.
         known = "MAX_IMAGE" in str(error)
@@ -443,6 +452,8 @@ def read_rgb(path: str) -> np.ndarray:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, image.shape[1], image.shape[0]):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    if is_webp:
+        image = _turn_upright(image, _orientation_of_webp(data))
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -500,7 +511,7 @@ def run_or_check():
         str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
     if sys.argv[1:]:
-        print(json.dumps(run(session, sys.argv[1])))
+        print(json.dumps(run(session, sys.argv[1]), allow_nan=False))
         return 0
     expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
     problems = facemodel.differences(expected, run(session, HERE / "sample.png"))
@@ -576,7 +587,7 @@ def main():
         print(f"run_vsx.py: {error}", file=sys.stderr)
         return 2
     model.close()
-    print(json.dumps(result))
+    print(json.dumps(result, allow_nan=False))
     if not sys.argv[2:]:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
         # The device computes in float16 or int8, so differences are not a failure.

@@ -1,4 +1,4 @@
-"""TensorRT and Triton deployment of a recogniser: engine build, its check, and configuration.
+"""TensorRT and Triton deployment of any model: engine build, its check, and configuration.
 
 Written from the tools' documentation and tested with stand-ins; not yet run on a GPU.
 """
@@ -10,14 +10,15 @@ import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
 from ..backends.ort import run_graph
 from ..card import ModelCard
-from ..contract import read_contract
+from ..contract import load_graph, read_contract
 from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError
 from ..files import LARGEST_FILE, read_file, write_bytes
 
@@ -32,56 +33,134 @@ __all__ = [
 
 # Triton's name of a runtime to the expected file name.
 PLATFORMS = {"onnxruntime_onnx": "model.onnx", "tensorrt_plan": "model.plan"}
-# Smallest accepted cosine between the embeddings of an engine and of ONNX Runtime.
+# What a task's networks take, before the card's pre-processing.
+_INPUT_OF = {
+    "face_detection": "photos",
+    "face_alignment": "crops of faces",
+    "face_quality": "aligned faces",
+    "face_recognition": "aligned faces",
+}
+# Smallest accepted cosine between an output of an engine and of ONNX Runtime.
 LEAST_COSINE = 0.999
 MOST_IN_A_CALL = 32  # largest batch that Triton forms
 # A colon, comma or bracket would end the name where trtexec and polygraphy expect name:shape.
 _PLAIN_NAME = re.compile(r"\w[\w./]*", re.ASCII)
 
 
-def render_triton(card: ModelCard, platform: str = "onnxruntime_onnx") -> str:
-    """Return Triton's ``config.pbtxt`` for a recogniser.
+@dataclass(frozen=True)
+class _Tensor:
+    """An input or output: its name, and its shape without the batch; -1 for what is free."""
+
+    name: str
+    dims: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What the tools are told of a graph; ``batch`` is its fixed batch size, 0 if it is free."""
+
+    input: _Tensor
+    outputs: Tuple[_Tensor, ...]
+    batch: int = 0
+
+
+def _graph_of_card(card: ModelCard) -> _Graph:
+    height, width = card.preprocess.input_hw
+    outputs = []
+    for output in card.outputs:
+        stride = output.stride
+        cells = (height // stride, width // stride) if stride else ()
+        outputs.append(_Tensor(output.name, (output.channels, *cells)))
+    return _Graph(_Tensor(card.input_name, (3, height, width)), tuple(outputs))
+
+
+def _graph_of_file(onnx: Path) -> _Graph:
+    """Read names and shapes from an .onnx file of this zoo."""
+    graph = load_graph(onnx).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    (image,) = (entry for entry in graph.input if entry.name not in stored)
+    shapes = {
+        entry.name: [dim.dim_value or -1 for dim in entry.type.tensor_type.shape.dim]
+        for entry in (image, *graph.output)
+    }
+    batch = max(shapes[image.name][0], 0)
+    odd = [name for name, (first, *_) in shapes.items() if max(first, 0) != batch]
+    if odd:
+        raise GraphError(
+            f"{str(onnx)!r}: the input has a batch of {batch or 'any size'}, the output {odd[0]!r} "
+            "another; export it again with facezoo export, with or without --batch"
+        )
+    tensors = [_Tensor(name, tuple(dims[1:])) for name, dims in shapes.items()]
+    return _Graph(tensors[0], tuple(tensors[1:]), batch)
+
+
+def render_triton(
+    card: ModelCard,
+    platform: str = "onnxruntime_onnx",
+    onnx: Optional[Path] = None,
+    max_batch: int = MOST_IN_A_CALL,
+) -> str:
+    """Return Triton's ``config.pbtxt`` for a model.
 
     Parameters
     ----------
     card
-        The card with name, input and output.
+        The card with name, input and outputs.
     platform
         One of ``PLATFORMS``.
+    onnx
+        The graph, whose shapes are used; None for those of the card.
+    max_batch
+        Largest batch size; ignored if the graph has a fixed one, which Triton must be told as
+        ``max_batch_size: 0`` and part of the shapes.
 
     Returns
     -------
     str
         Text in protobuf's text format. The input is the pre-processed image: colour order and
         normalisation of the card, which Triton does not apply.
+
+    Raises
+    ------
+    GraphError
+        If the file cannot be read, or the batch sizes of its input and outputs differ.
     """
-    height, width = card.preprocess.input_hw
-    (output,) = card.outputs
+    graph = _graph_of_card(card) if onnx is None else _graph_of_file(onnx)
     order = "BGR" if card.preprocess.swaps_channels else "RGB"
+    made = (
+        f'Rendered from the card {_quoted(card.id)[1:-1]} by "make recipes"; edit the card, not '
+        "this file."
+        if onnx is None
+        else f"Made from the card {_quoted(card.id)[1:-1]} and the shapes of its graph."
+    )
+    what = _INPUT_OF.get(card.task, "images")
+    outputs = ",\n".join(_describe(output, graph.batch) for output in graph.outputs)
+    batching = (
+        "" if graph.batch else "dynamic_batching {\n  max_queue_delay_microseconds: 1000\n}\n"
+    )
     return f"""\
-# Rendered from the card {_quoted(card.id)[1:-1]} by "make recipes"; edit the card, not this file.
-# Input: aligned faces, {order}, {_quoted(card.preprocess.norm)[1:-1]}. Not run on a server here.
+# {made}
+# Input: {what}, {order}, {_quoted(card.preprocess.norm)[1:-1]}. Not run on a server here.
 name: {_quoted(card.id)}
 platform: {_quoted(platform)}
-max_batch_size: {MOST_IN_A_CALL}
+max_batch_size: {0 if graph.batch else max_batch}
 input [
-  {{
-    name: {_quoted(card.input_name)}
-    data_type: TYPE_FP32
-    dims: [ 3, {height:d}, {width:d} ]
-  }}
+{_describe(graph.input, graph.batch)}
 ]
 output [
-  {{
-    name: {_quoted(output.name)}
-    data_type: TYPE_FP32
-    dims: [ {output.channels:d} ]
-  }}
+{outputs}
 ]
-dynamic_batching {{
-  max_queue_delay_microseconds: 1000
-}}
-"""
+{batching}"""
+
+
+def _describe(tensor: _Tensor, batch: int) -> str:
+    dims = ", ".join(map(str, (*([batch] if batch else []), *tensor.dims)))
+    return f"""\
+  {{
+    name: {_quoted(tensor.name)}
+    data_type: TYPE_FP32
+    dims: [ {dims} ]
+  }}"""
 
 
 def _quoted(text: str) -> str:
@@ -89,7 +168,13 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
+def write_repository(
+    model: Path,
+    card: ModelCard,
+    root: Path,
+    onnx: Optional[Path] = None,
+    max_batch: int = MOST_IN_A_CALL,
+) -> Path:
     """Place a model in a Triton model repository.
 
     Parameters
@@ -100,21 +185,33 @@ def write_repository(model: Path, card: ModelCard, root: Path) -> Path:
         Card of the model.
     root
         The repository; ``<root>/<card>/config.pbtxt`` and ``<root>/<card>/1/`` are written.
+    onnx
+        The graph that an engine was built from; by default the model itself.
+    max_batch
+        Largest batch size, for a graph without a fixed one.
 
     Returns
     -------
     Path
         Folder of the model.
+
+    Raises
+    ------
+    GraphError
+        If the graph cannot be read.
     """
     platform = "onnxruntime_onnx" if model.suffix == ".onnx" else "tensorrt_plan"
+    text = render_triton(card, platform, onnx or model, max_batch)
     folder = root / card.id
     write_bytes(folder / "1" / PLATFORMS[platform], read_file(model, LARGEST_FILE))
-    write_bytes(folder / "config.pbtxt", render_triton(card, platform).encode())
+    write_bytes(folder / "config.pbtxt", text.encode())
     return folder
 
 
 def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> List[str]:
     """Return the command that builds an engine with the installed tool.
+
+    A graph with a fixed batch size is built as it is; the tools refuse ranges of shapes for it.
 
     Raises
     ------
@@ -130,17 +227,20 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
             f"{str(onnx)!r}: the input's name {name!r} cannot be passed on a command line; "
             "expected letters, digits, dots, slashes and underscores: export the model again"
         )
-    size = "x".join(map(str, (3, *contract.preprocess.input_hw)))
+    sizes = (3, *contract.preprocess.input_hw)
+    batches = (("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch))
+    if _graph_of_file(onnx).batch:
+        batches = ()
     if shutil.which("trtexec"):
-        shapes = zip(("min", "opt", "max"), (1, max(1, max_batch // 2), max_batch))
-        flags = [f"--{which}Shapes={name}:{batch}x{size}" for which, batch in shapes]
+        side = "x".join(map(str, sizes))
+        flags = [f"--{which}Shapes={name}:{batch}x{side}" for which, batch in batches]
         command = ["trtexec", f"--onnx={onnx}", f"--saveEngine={engine}", *flags]
         return [*command, *["--fp16"] * half]
     if shutil.which("polygraphy"):
-        sides = ",".join(map(str, (3, *contract.preprocess.input_hw)))
         command = ["polygraphy", "convert", str(onnx), "--convert-to", "trt", "-o", str(engine)]
-        for which, batch in (("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch)):
-            command += [f"--trt-{which}-shapes", f"{name}:[{batch},{sides}]"]
+        for which, batch in batches:
+            shape = ",".join(map(str, (batch, *sizes)))
+            command += [f"--trt-{which}-shapes", f"{name}:[{shape}]"]
         return [*command, *["--fp16"] * half]
     raise BackendUnavailable(
         "an engine needs NVIDIA's trtexec (in TensorRT) or polygraphy, and neither is on the PATH; "
@@ -149,23 +249,23 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
 
 
 def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int = 32) -> float:
-    """Build a TensorRT engine and compare its output with ONNX Runtime.
+    """Build a TensorRT engine and compare its outputs with ONNX Runtime.
 
     Parameters
     ----------
     onnx
-        A self-describing .onnx with a free batch axis.
+        A self-describing .onnx.
     engine
         Target file; removed again if the comparison fails.
     half
         Allow half precision.
     max_batch
-        Largest batch size.
+        Largest batch size, for a graph without a fixed one.
 
     Returns
     -------
     float
-        Cosine of the two embeddings of a noise image.
+        Smallest cosine of the outputs of noise images, over all outputs.
 
     Raises
     ------
@@ -174,45 +274,62 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
     BackendRunError
         If a tool fails.
     GateError
-        If the embeddings differ.
+        If an output differs.
     """
+    command = engine_command(onnx, engine, half=half, max_batch=max_batch)
     engine.parent.mkdir(parents=True, exist_ok=True)
-    _run(engine_command(onnx, engine, half=half, max_batch=max_batch))
+    _run(command)
     contract = read_contract(onnx)
-    shape = (1, 3, *contract.preprocess.input_hw)
+    batch = _graph_of_file(onnx).batch
+    shape = (batch or 1, 3, *contract.preprocess.input_hw)
     image = np.random.default_rng(2026).uniform(-1.0, 1.0, shape).astype(np.float32)
-    (expected,) = run_graph(onnx, {contract.input_name: image}).values()
-    found = _engine_output(engine, contract.input_name, image)
-    cosine = float(
-        np.dot(expected.ravel(), found) / (np.linalg.norm(expected) * np.linalg.norm(found))
-    )
-    if not cosine >= LEAST_COSINE:
+    expected = run_graph(onnx, {contract.input_name: image})
+    found = _engine_outputs(engine, contract.input_name, image, is_fixed=batch > 0)
+    if len(found) != len(expected):
+        raise BackendRunError(f"the engine has {len(found)} outputs, the graph {len(expected)}")
+    # The only output of an engine may have lost its name.
+    found = found if len(found) > 1 else dict(zip(expected, found.values()))
+    cosines = {name: _cosine(values, found.get(name)) for name, values in expected.items()}
+    worst = min(cosines, key=lambda name: cosines[name])
+    if not min(cosines.values()) >= LEAST_COSINE:
         engine.unlink()
         raise GateError(
-            f"the engine's embedding has a cosine of {cosine:.5f} to ONNX Runtime's, expected at "
-            f"least {LEAST_COSINE}; build it without --fp16"
+            f"the engine's output {worst!r} has a cosine of {cosines[worst]:.5f} to ONNX "
+            f"Runtime's, expected at least {LEAST_COSINE}; build it without --fp16"
         )
-    return cosine
+    return cosines[worst]
 
 
-def _engine_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:
+def _cosine(expected: np.ndarray, found: Optional[np.ndarray]) -> float:
+    """Return the cosine of two outputs; -1 if one is missing or has another size."""
+    if found is None or found.size != expected.size:
+        return -1.0
+    lengths = np.linalg.norm(expected) * np.linalg.norm(found)
+    cosine = float(np.dot(expected.ravel(), found) / lengths) if lengths else 0.0
+    return cosine if np.isfinite(cosine) else -1.0
+
+
+def _engine_outputs(
+    engine: Path, input_name: str, image: np.ndarray, is_fixed: bool
+) -> Dict[str, np.ndarray]:
     """Run an engine on one input through trtexec, or through polygraphy."""
     try:
         if not shutil.which("trtexec"):
-            return _polygraphy_output(engine, input_name, image)
+            return _polygraphy_outputs(engine, input_name, image)
         with tempfile.TemporaryDirectory() as folder:
             values, answer = Path(folder, "input"), Path(folder, "output.json")
             write_bytes(values, image.tobytes())
             shape = "x".join(map(str, image.shape))
-            flags = [f"--shapes={input_name}:{shape}", f"--loadInputs={input_name}:{values}"]
+            flags = [*[f"--shapes={input_name}:{shape}"] * (not is_fixed)]
+            flags.append(f"--loadInputs={input_name}:{values}")
             _run(["trtexec", f"--loadEngine={engine}", *flags, f"--exportOutput={answer}"])
-            (output,) = json.loads(answer.read_text(encoding="utf-8"))
-        return np.array(output["values"], dtype=np.float64)
+            outputs = json.loads(answer.read_text(encoding="utf-8"))
+        return {output["name"]: np.array(output["values"], np.float64) for output in outputs}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackendRunError(f"the engine's output cannot be read: {error!r}") from error
 
 
-def _polygraphy_output(engine: Path, input_name: str, image: np.ndarray) -> np.ndarray:
+def _polygraphy_outputs(engine: Path, input_name: str, image: np.ndarray) -> Dict[str, np.ndarray]:
     from importlib import import_module
 
     common = import_module("polygraphy.backend.common")
@@ -220,7 +337,7 @@ def _polygraphy_output(engine: Path, input_name: str, image: np.ndarray) -> np.n
     load = trt.EngineFromBytes(common.BytesFromPath(str(engine)))
     with trt.TrtRunner(load) as runner:
         outputs: Dict[str, np.ndarray] = runner.infer({input_name: image})
-    return np.asarray(next(iter(outputs.values())), dtype=np.float64).ravel()
+    return {name: np.asarray(v, dtype=np.float64).ravel() for name, v in outputs.items()}
 
 
 def _run(command: List[str]) -> None:

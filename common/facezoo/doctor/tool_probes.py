@@ -7,8 +7,6 @@ exit code and the files it left.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import numpy as np
 
 from ..card import Preprocess
 from ..errors import BackendRunError
+from ..system import in_own_group, kill_group
 from ..vacc.toolchain import Tool
 from ..vacc.vdsp import render_vdsp
 from .device_probes import Answer
@@ -131,7 +130,7 @@ def run_tool(tool: Tool, words: Sequence[Any], timeout: float, folder: Path) -> 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
+            **in_own_group(),
         )
     except OSError as error:
         raise BackendRunError(f"{tool.name} cannot be started: {error.strerror}") from error
@@ -140,7 +139,7 @@ def run_tool(tool: Tool, words: Sequence[Any], timeout: float, folder: Path) -> 
             stdout, stderr = process.communicate(timeout=timeout)
         except BaseException as error:
             # Its own workers would keep the pipes open, and the device busy.
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise BackendRunError(f"{tool.name} did not end within {timeout:g} s") from error
             raise

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
+from ..datasets.image_list import people_of
 from ..errors import DatasetError
 from ..metrics.all_pairs import PeoplePoint, compare_all, people_points
 from .measured import MeasuredList
@@ -133,7 +134,7 @@ def evaluate_all(photos: PhotoEmbeddings, name: str, *, seed: int = 0) -> AllAga
     Parameters
     ----------
     photos
-        Embeddings; the folder of a photo's name is its person.
+        Embeddings; the first folder of a photo's name is its person.
     name
         Name in the report.
     seed
@@ -146,7 +147,7 @@ def evaluate_all(photos: PhotoEmbeddings, name: str, *, seed: int = 0) -> AllAga
     InputError
         If an embedding is zero or not finite, or all photos are of one person.
     """
-    folders = np.array([one.rpartition("/")[0] for one in photos.names])[photos.found]
+    folders = np.array(people_of(photos.names, name))[photos.found]
     people, numbers, images = np.unique(folders, return_inverse=True, return_counts=True)
     if not (images > 1).any():
         raise DatasetError(

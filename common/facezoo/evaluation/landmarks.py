@@ -9,10 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -51,6 +64,8 @@ __all__ = [
     "stack_units",
 ]
 
+
+_log = logging.getLogger(__name__)
 
 # The annotated rectangle enlarged 1.2 times, as in the training data; and a detector's box, 1.2
 # times as wide with its top cut off, as in the authors' demo.
@@ -299,7 +314,15 @@ def _unit_points(landmarks: Landmarks) -> np.ndarray:
 def _on_crops(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer) -> LandmarkReport:
     truth = wflw.read_normalised_list(data_dir / TEST_LIST)
     # In the npz route the root may be a folder above the crops.
-    found = {PurePosixPath(path).name: one for path, one in found.items()}
+    paths = {PurePosixPath(path).name: path for path in found}
+    if len(paths) < len(found):
+        twice = next(path for path in found if paths[PurePosixPath(path).name] != path)
+        raise DatasetError(
+            f"the results have {len(found)} images of {len(paths)} names, such as {twice!r} and "
+            f"{paths[PurePosixPath(twice).name]!r}; expected each crop of the test list once"
+        )
+    found = {name: found[path] for name, path in paths.items()}
+    _warn_of_others(found, truth.names)
     predicted = [_unit_points(_pick(found, name)) for name in truth.names]
     errors = normalized_mean_error(np.stack(predicted), truth.points_xy, normalizer, truth.names)
     table = evaluate_subsets(errors, wflw.read_subsets(data_dir, truth))
@@ -331,6 +354,7 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer)
         of_photo[face.image].append(index)
     predicted: Dict[int, np.ndarray] = {}
     crops: Dict[int, wflw.WflwCrop] = {}
+    _warn_of_others(found, of_photo)
     for image, indices in of_photo.items():
         detected, landmarks = _pick(found, image)
         for index in indices:
@@ -467,6 +491,18 @@ def _extent(points_xy: np.ndarray) -> Sequence[float]:
     """Return the whole pixels that landmarks lie in, as left, top, right, bottom."""
     first, last = np.trunc(points_xy.min(axis=0)), np.trunc(points_xy.max(axis=0)) + 1
     return [*first.tolist(), *last.tolist()]
+
+
+def _warn_of_others(found: Mapping[str, Any], listed: Collection[str]) -> None:
+    others = sorted(set(found) - set(listed))
+    if others:
+        _log.warning(
+            "%d of %d images of the results are not in the test list, such as %r; they are not "
+            "counted",
+            len(others),
+            len(found),
+            others[0],
+        )
 
 
 def _pick(found: Mapping[str, Any], name: str) -> Any:

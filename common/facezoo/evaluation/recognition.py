@@ -16,13 +16,13 @@ import numpy as np
 from ..backends.base import Infer, naming
 from ..datasets.embeddings import read_embeddings
 from ..datasets.face_sets import read_set
-from ..datasets.image_list import read_lines
+from ..datasets.image_list import people_of, read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
 from ..errors import DatasetError, ImageError
 from ..files import csv_cell
 from ..image.files import decode_image_rgb, find_images, relative_names
 from ..metrics.pairs import pair_cosines
-from ..metrics.verification import best_threshold
+from ..metrics.verification import best_threshold, check_folds
 from ..models.magface.model import FaceEmbedder
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..results import Embedding
@@ -152,14 +152,14 @@ def evaluate_people(
     everything: bool = False,
     progress: Progress = lambda items, total: items,
 ) -> PeopleReport:
-    """Measure the verification accuracy over a folder with one sub-folder per person.
+    """Measure the verification accuracy over a folder with one folder per person.
 
     Parameters
     ----------
     model
         Embedder of aligned faces, or of photos, whose largest face is used.
     images
-        The image folder.
+        The image folder; the first folder of an image's name below it is the person.
     name
         Name in the report.
     seed, everything
@@ -181,18 +181,23 @@ def evaluate_people(
         If there are not enough images with a face.
     """
     paths = find_images(images)
+    listed = relative_names(paths, images)
+    people_of_all = people_of(listed, str(images))
+    # What the pairs cannot give is said before the images are embedded.
+    check_folds(len(people_pairs(people_of_all, seed, everything=everything)[1]))
     people, vectors = [], []
     names: List[str] = []
     started = time.perf_counter()
-    for path, result in progress(model.stream(paths), len(paths)):
+    found = progress(model.stream(paths), len(paths))
+    for name_here, person, (path, result) in zip(listed, people_of_all, found):
         if isinstance(result, ImageError):
             raise result
         vector = _main_vector(result)
         if vector is None:
             _log.warning("no face in %s", path)
             continue
-        names += relative_names([path], images)
-        people.append(names[-1].rpartition("/")[0])
+        names.append(name_here)
+        people.append(person)
         vectors.append(vector)
     seconds = time.perf_counter() - started
     if not vectors:

@@ -42,6 +42,7 @@ from ..contract import Contract
 from ..errors import DecodeError, InputError
 from ..machine import usable_cores
 from ..results import RawOutputs
+from ..system import peak_memory
 from ..vacc.npz import read_input
 from ..workers import Last, Team, map_in_order
 
@@ -355,16 +356,6 @@ def _output_dtype(job: Job, backend: Backend) -> str:
     return "float32" if read_artifact(job.model).dtype == "fp32" else "float16"
 
 
-def _peak_memory() -> int:
-    """Return the peak resident memory of the process in bytes; 0 if unknown."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0
-    match = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(match[1]) * 1024 if match else 0
-
-
 def _work(connection: Connection, job: Job, rank: int, prog: str) -> None:
     """Run a worker process: load, receive the work, warm up, run on command."""
     if rank or not prog:
@@ -379,7 +370,7 @@ def _work(connection: Connection, job: Job, rank: int, prog: str) -> None:
     cpu = time.process_time()
     for batch in instances.run(work):
         connection.send(batch)
-    connection.send(Last(_Usage(time.process_time() - cpu, _peak_memory())))
+    connection.send(Last(_Usage(time.process_time() - cpu, peak_memory() or 0)))
     instances.close()
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "find_not_finite",
     "load_checkpoint",
     "load_onnx",
+    "read_checkpoint",
     "run_network",
     "save_checkpoint",
 ]
@@ -42,7 +43,10 @@ __all__ = [
 
 # Keys of the state dict in checkpoints. Averaged weights come first: if a training stored both, it
 # evaluated these.
-_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "network")
+_STATE_DICT_KEYS = (
+    *("state_dict_ema", "model_ema", "ema", "state_dict", "model", "network"),
+    "state_dict_backbone",  # of insightface's arcface_torch
+)
 
 # Largest difference between the exported graph and torch, in units of the output's root mean
 # square. Two float32 runtimes differ by about 1e-6 of it.
@@ -83,6 +87,25 @@ def load_checkpoint(
         of batch norms (``num_batches_tracked``) may be missing, as in old files.
     """
     path = Path(path)
+    _load_strictly(network, _rename(read_checkpoint(path), prefixes, path), path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a PyTorch checkpoint by name.
+
+    Parameters
+    ----------
+    path
+        As for :func:`load_checkpoint`.
+
+    Raises
+    ------
+    WeightsMissing
+        If the file does not exist.
+    WeightsError
+        If it contains anything but tensors in plain containers, no state dict, or a value that is
+        not finite.
+    """
     entries = _find_state_dict(_read(path))
     if not entries:
         raise WeightsError(
@@ -95,7 +118,7 @@ def load_checkpoint(
             f"{str(path)!r}: {broken!r} has a value that is not finite, as after a training that "
             "diverged; take an earlier checkpoint"
         )
-    _load_strictly(network, _rename(entries, prefixes, path), path)
+    return entries
 
 
 def _read(path: Path) -> Any:

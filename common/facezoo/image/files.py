@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import re
-import warnings
 from collections import Counter
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from ..arrays import LARGEST_IMAGE, MAX_PIXELS
+from ..arrays import LARGEST_IMAGE
 from ..errors import ImageError, InputError
-from ..files import LINKED, fitting_name, read_file, walk, write_bytes
-
-if TYPE_CHECKING:
-    from PIL import Image
+from ..files import LINKED, fitting_name, open_file, read_file, walk, write_bytes
+from .decode import (
+    IMAGE_SUFFIXES,
+    SIGNATURE_BYTES,
+    decode_image_rgb,
+    decode_reduced_rgb,
+    is_image,
+    name_address,
+)
+from .reading import current_reading, describe_passed_over
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -44,49 +34,25 @@ __all__ = [
 ]
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
-
-# OpenCV's flags to decode the 8 x 8 blocks of a JPEG to 4, 2 or 1 pixels per side.
-_REDUCED = {8: 64, 4: 32, 2: 16}  # source: opencv@4.10.0 imgcodecs.hpp IMREAD_REDUCED_GRAYSCALE
+# Formats that are written.
+_WRITTEN = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm")
 
 # Name that stands for the images of a folder that cannot be listed.
 WHOLE_FOLDER = "*"
-
-_END_OF_IMAGE = b"\xff\xd9"
-
-_log = logging.getLogger(__name__)
-
-_START_OF_SCAN = b"\xff\xda"
-
-# Markers with a length; the others are escaped and fill bytes, TEM, and restarts within a scan.
-_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]", re.DOTALL)
-
-# A progressive JPEG has 10 scans, one optimised for size up to 70; the time is in proportion.
-MOST_SCANS = 100
-
-# MP4 and QuickTime (a HEIC or AVIF photo has the same box with another brand), AVI, Matroska.
-_VIDEO = re.compile(rb"....ftyp(?!hei|hev|mif1|msf1|avi[fs])|RIFF....AVI |\x1aE\xdf\xa3", re.DOTALL)
-
-_ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
-
-
-class _Header(NamedTuple):
-    kind: str
-    width: int
-    height: int
-    plain: bool  # an upright JPEG, grey or with three channels
 
 
 def read_image_rgb(path: Path) -> np.ndarray:
     """Read an image as upright RGB.
 
     Grey, palette, 16-bit, CMYK and transparent images are converted to 8-bit RGB as in OpenCV
-    (transparency is dropped); the EXIF orientation is applied.
+    (transparency is dropped); the EXIF orientation is applied. Of an animated image the first
+    frame is read, with a warning. A damaged image is refused, as far as its format shows damage:
+    see :mod:`facezoo.image.decode`; within :func:`facezoo.image.reading.reading` it may be read.
 
     Parameters
     ----------
     path
-        A JPEG, PNG, BMP, WebP, PGM or PPM file.
+        A JPEG, PNG, BMP, WebP, TIFF, GIF, PGM, PPM, JPEG 2000 or AVIF file, or HEIC with a plug-in.
 
     Returns
     -------
@@ -96,27 +62,10 @@ def read_image_rgb(path: Path) -> np.ndarray:
     Raises
     ------
     ImageError
-        If the file is missing, empty, not an image, truncated, or larger than 178 megapixels.
+        If the file is missing, empty, not an image, damaged or truncated, or larger than 178
+        megapixels.
     """
     return decode_image_rgb(_read(Path(path)), path)
-
-
-def decode_image_rgb(data: bytes, path: Union[str, Path]) -> np.ndarray:
-    """Decode an encoded image like :func:`read_image_rgb`.
-
-    Parameters
-    ----------
-    data
-        The encoded image.
-    path
-        Its name in errors.
-
-    Raises
-    ------
-    ImageError
-        If it is empty, not an image, truncated, or larger than 178 megapixels.
-    """
-    return _decode(data, path, _check_header(data, path))
 
 
 def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, Tuple[int, int]]:
@@ -144,21 +93,7 @@ def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, T
     ImageError
         As for :func:`read_image_rgb`.
     """
-    data = _read(Path(path))
-    header = _check_header(data, path)
-    height, width = header.height, header.width
-    reduction = 1
-    if header.kind == "JPEG":
-        # The header does not give the orientation; the one that keeps more pixels is safe.
-        share = min(
-            max(height / box[0], width / box[1]) for box in (fit_hw, (fit_hw[1], fit_hw[0]))
-        )
-        reduction = next((factor for factor in _REDUCED if factor <= share), 1)
-    image = _decode(data, path, header, _REDUCED.get(reduction, 0))
-    if reduction == 1:
-        return image, (image.shape[0], image.shape[1])
-    upright = image.shape[:2] == (-(-height // reduction), -(-width // reduction))
-    return image, (height, width) if upright else (width, height)
+    return decode_reduced_rgb(_read(Path(path)), path, fit_hw)
 
 
 def _read(path: Path) -> bytes:
@@ -171,145 +106,18 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path, LARGEST_IMAGE)
     except OSError as error:
-        raise ImageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        reason = name_address(path) or error.strerror
+        raise ImageError(f"{str(path)!r} cannot be read: {reason}") from error
 
 
 def _why_left_out(folder: Path) -> str:
     try:
+        os.scandir(folder).close()
         if folder.is_symlink():
             return LINKED
-        os.scandir(folder).close()
     except OSError as error:
         return f"{error.strerror}, so the images of this folder are missing"
     return "this folder was not readable when the images were listed; run the command again"
-
-
-def _decode(data: bytes, path: Union[str, Path], header: _Header, reduced: int = 0) -> np.ndarray:
-    import cv2
-
-    if header.plain and not reduced:
-        # Same pixels as OpenCV, whose decoder is the same library, in less time.
-        with suppress(ValueError):
-            image = _decode_fast(data)
-            if image is not None:
-                return image
-        # This decoder is strict; OpenCV decides whether a damaged file is readable.
-    buffer = np.frombuffer(data, np.uint8)
-    try:
-        # Older OpenCV builds have no flag that decodes straight to RGB.
-        decode_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)
-        if decode_rgb is not None:
-            image = cv2.imdecode(buffer, decode_rgb | reduced)
-        else:
-            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | reduced)
-            image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    except cv2.error as error:
-        raise ImageError(f"{str(path)!r} cannot be decoded: {error.err}") from error
-    if image is None:
-        raise ImageError(f"{str(path)!r} cannot be decoded; expected an intact image")
-    return np.ascontiguousarray(image)
-
-
-def _decode_fast(data: bytes) -> Optional[np.ndarray]:
-    """Decode a JPEG with libjpeg-turbo directly; None where its package is missing."""
-    simplejpeg = _simplejpeg()
-    return simplejpeg and np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
-
-
-@lru_cache(maxsize=None)
-def _simplejpeg() -> Any:
-    try:
-        import simplejpeg
-    except ImportError as error:
-        _log.info("JPEGs are read by OpenCV, more slowly (%s): pip install simplejpeg", error)
-        return None
-    return simplejpeg
-
-
-def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
-    """Reject files that OpenCV would decode partly, hang on, or report without a name."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise ImageError(f"{str(path)!r} is empty (0 bytes); expected an image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Opening reads only the header.
-            with Image.open(io.BytesIO(data)) as header:
-                width, height = header.size
-                kind = header.format or ""
-                plain = kind == "JPEG" and header.mode in ("L", "RGB") and _is_upright(header)
-    except UnidentifiedImageError as error:
-        if _VIDEO.match(data):
-            raise ImageError(
-                f"{str(path)!r} is a video; expected an image: give the frames that "
-                "cv2.VideoCapture reads, with bgr=True"
-            ) from error
-        raise ImageError(f"{str(path)!r} is not a readable image") from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
-    except Exception as error:  # Pillow's parsers raise anything on malformed bytes.
-        raise ImageError(f"{str(path)!r} has a header that cannot be read: {error}") from error
-    if width * height > MAX_PIXELS:
-        raise _too_large(path)
-    if _is_cut_short(data, kind, width, height):
-        raise ImageError(f"{str(path)!r} is truncated: the end of the image is missing")
-    if kind in ("JPEG", "MPO") and _has_many_scans(data):
-        raise ImageError(
-            f"{str(path)!r} has more than {MOST_SCANS} scans, which take minutes to decode; "
-            "expected a JPEG as cameras and programs write it: save it again"
-        )
-    return _Header(kind, width, height, plain)
-
-
-def _is_upright(header: Image.Image) -> bool:
-    try:
-        return bool(header.getexif().get(_ORIENTATION, 1) == 1)
-    except Exception:  # As above; broken metadata does not make an image unreadable.
-        return False
-
-
-def _too_large(path: Union[str, Path]) -> ImageError:
-    most = MAX_PIXELS // 10**6
-    return ImageError(f"{str(path)!r} has more than {most} megapixels; reduce it")
-
-
-def _is_cut_short(data: bytes, kind: str, width: int, height: int) -> bool:
-    """Return whether the end of an image is missing; decoders silently fill it with grey."""
-    if kind in ("JPEG", "MPO"):
-        return data.rfind(_END_OF_IMAGE) < _start_of_scan(data)
-    if kind == "PNG":
-        return data.rfind(b"IEND") < 0
-    if kind == "PPM":
-        binary = {b"P5": 1, b"P6": 3}.get(data[:2], 0)
-        return len(data) < width * height * binary
-    return False
-
-
-def _start_of_scan(data: bytes) -> int:
-    """Find the start of a JPEG's pixel data after its segments, which may contain a thumbnail."""
-    position = 2
-    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    # In the pixel data every 0xff is escaped, so an end marker after this is that of the image.
-    return position
-
-
-def _has_many_scans(data: bytes) -> bool:
-    """Return whether a JPEG consists of more than ``MOST_SCANS`` passes over all its pixels."""
-    if data.count(_START_OF_SCAN) <= MOST_SCANS:
-        return False
-    # Some of them may be in a thumbnail, or behind the end of the image.
-    scans, position = 0, 2
-    while scans <= MOST_SCANS:
-        found = _MARKER.search(data, position)
-        if found is None or found.group() == _END_OF_IMAGE:
-            return False
-        scans += found.group() == _START_OF_SCAN
-        # In the pixels behind the header of a scan every 0xff is escaped.
-        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    return True
 
 
 def find_images(folder: Path) -> List[Path]:
@@ -323,10 +131,12 @@ def find_images(folder: Path) -> List[Path]:
     Returns
     -------
     list of Path
-        Sorted by path components. A folder that cannot be listed, or is a link, which is not
-        followed so that loops end, has one entry, ``folder/*``: reading it fails with the reason,
-        so that the folder is refused by name and counted like an unreadable image. Hidden files
-        and folders are left out; so are folders that a run of facezoo wrote, with a warning.
+        Sorted by path components: the files whose name ends like an image's, or that begin like
+        one. Links to folders are followed, each folder once. A folder that cannot be listed, or
+        links to one that contains it, has one entry, ``folder/*``: reading it fails with the
+        reason, so that the folder is refused by name and counted like an unreadable image. The
+        other files are passed over, and counted in a warning and in ``run.json``. Hidden files and
+        folders are left out; so are folders that a run of facezoo wrote, with a warning.
 
     Raises
     ------
@@ -339,24 +149,36 @@ def find_images(folder: Path) -> List[Path]:
         _check_name(folder.name, folder)
         return [folder]
     if not folder.exists():
-        raise InputError(f"{str(folder)!r} does not exist; expected an image or a folder of them")
+        reason = name_address(folder) or "it does not exist; expected an image or a folder of them"
+        raise InputError(f"{str(folder)!r} cannot be read: {reason}")
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is no image or folder of images, but a special file")
     try:
         files, left_out = walk(folder, runs=False)
     except OSError as error:
         raise InputError(f"{str(folder)!r} cannot be read: {error.strerror}") from error
-    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    found = [path for path in files if is_image(path.name, b"") or is_image("", _start_of(path))]
+    others = Counter(path.suffix.lower() for path in files)
+    others -= Counter(path.suffix.lower() for path in found)
     if not found:
-        reasons = [f"; {error.filename!r} was left out: {error.strerror}" for error in left_out[:1]]
-        raise InputError(
-            f"{str(folder)!r} contains no image ({', '.join(IMAGE_SUFFIXES)}, any depth)"
-            + "".join(reasons)
-        )
+        reasons = [f"; {describe_passed_over(others)}"] if others else []
+        reasons += [
+            f"; {error.filename!r} was left out: {error.strerror}" for error in left_out[:1]
+        ]
+        raise InputError(f"{str(folder)!r} contains no image, at any depth" + "".join(reasons))
+    current_reading().pass_over(folder, others)
     found += [Path(error.filename, WHOLE_FOLDER) for error in left_out]
     for path in found:
         _check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with open_file(path) as file:
+            return file.read(SIGNATURE_BYTES)
+    except OSError:
+        return b""
 
 
 def _check_name(name: str, path: Path) -> None:
@@ -381,7 +203,7 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     """
     import cv2
 
-    suffix = path.suffix.lower() if path.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+    suffix = path.suffix.lower() if path.suffix.lower() in _WRITTEN else ".jpg"
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
     if not done:
         raise InputError(f"{str(path)!r}: the image cannot be encoded as {suffix}")

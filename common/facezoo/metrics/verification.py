@@ -27,6 +27,8 @@ __all__ = [
     "best_threshold",
     "binomial_quantile",
     "check_fmr",
+    "check_folds",
+    "check_impostors",
     "cosine_similarity",
     "facenet_evaluation",
     "k_fold_accuracy",
@@ -299,10 +301,18 @@ def angular_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray(np.arccos(cosine_similarity(first, second)) / math.pi)
 
 
+def check_folds(pairs: int, folds: int = FOLDS) -> None:
+    """Raise InputError if there are fewer pairs than folds, or fewer than two folds."""
+    if not 2 <= folds <= pairs:
+        raise InputError(
+            f"{pairs} pairs cannot be split into {folds} folds; expected at least {max(2, folds)} "
+            "pairs and 2 folds"
+        )
+
+
 def _fold_edges(pairs: int, folds: int) -> np.ndarray:
     """Split pairs into runs of nearly equal length, the longer ones first."""
-    if not 2 <= folds <= pairs:
-        raise InputError(f"{pairs} pairs cannot be split into {folds} folds; expected 2 to {pairs}")
+    check_folds(pairs, folds)
     sizes = np.full(folds, pairs // folds)
     sizes[: pairs % folds] += 1
     return np.concatenate([[0], np.cumsum(sizes)])
@@ -654,16 +664,21 @@ def threshold_at_fmr(
     >>> threshold_at_fmr(np.arange(100.0), 0.1)
     FmrThreshold(similarity=89.0, impostors=100)
     """
-    check_fmr(fmr)
     count = len(impostors) if count is None else count
+    check_impostors(fmr, count)
+    place = len(impostors) - 1 - matches_allowed(fmr, count)
+    return FmrThreshold(float(np.partition(impostors, place)[place]), count)
+
+
+def check_impostors(fmr: float, count: int) -> None:
+    """Raise InputError if fewer than ten false matches are expected among ``count`` pairs."""
+    check_fmr(fmr)
     if fmr * count < MIN_FALSE_MATCHES - 1e-9:
         needed = math.ceil(MIN_FALSE_MATCHES / fmr - 1e-9)
         raise InputError(
             f"FMR {fmr:g} needs at least {needed} impostor pairs, there are {count}; add people or "
             "use a higher rate"
         )
-    place = len(impostors) - 1 - matches_allowed(fmr, count)
-    return FmrThreshold(float(np.partition(impostors, place)[place]), count)
 
 
 def check_fmr(fmr: float) -> None:

@@ -12,13 +12,14 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from ..datasets.image_list import one_name_each, read_lines, resolve_names
+from ..datasets.image_list import one_name_each, people_of, read_lines, resolve_names
 from ..datasets.scores import QualityScores
 from ..errors import ImageError, InputError
 from ..image.align import align_face
 from ..image.appearance import degraded_versions
 from ..image.files import find_images, read_image_rgb, relative_names
 from ..metrics.pairs import PairSimilarities, pair_cosines
+from ..metrics.verification import check_impostors
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
@@ -31,8 +32,10 @@ from ..profiles.appearance import (
 )
 from ..profiles.quality import QualityProfile, make_quality_profile
 from ..profiles.similarity import (
+    FMRS,
     SimilarityPoint,
     SimilarityProfile,
+    impostor_count,
     people_points,
     person_numbers,
     similarity_points,
@@ -150,10 +153,18 @@ class ImagePairs:
 
 
 def pairs_of_folders(folder: Path) -> ImagePairs:
-    """Pair every image with every other; each folder is one person."""
+    """Pair every image with every other; the first folder of an image's name is its person.
+
+    Raises
+    ------
+    DatasetError
+        If an image is in no person's folder.
+    InputError
+        If there is one person only, or no person has two images.
+    """
     paths = find_images(folder)
     names = relative_names(paths, folder)
-    people = [name.rpartition("/")[0] for name in names]
+    people = people_of(names, str(folder))
     person_numbers(people)
     return ImagePairs(paths, names, people=people)
 
@@ -215,6 +226,7 @@ def calibrate_similarity(
     InputError
         If no pair is left whose two images have a face.
     """
+    _warn_of_few(pairs)
     paths = pairs.paths
     model: Union[FaceEmbedder, Predictor] = embedder
     if detector is not None:
@@ -237,12 +249,26 @@ def calibrate_similarity(
         points,
         {
             "pictures": len(paths),
+            "people": len({pairs.people[index] for index in vectors}) if pairs.people else None,
             "refused": len(paths) - len(vectors),
             "pictures_sha256": fingerprint_files(list(paths), list(pairs.names)),
             "interval": "pairs taken as independent" if pairs.listed else "people resampled",
             **(settings or {}),
         },
     )
+
+
+def _warn_of_few(pairs: ImagePairs) -> None:
+    """Say before the images are embedded which rates they are too few for."""
+    if pairs.listed is None:
+        count = impostor_count(person_numbers(pairs.people))
+    else:
+        count = int(np.count_nonzero(~pairs.listed[1]))
+    for fmr in FMRS:
+        try:
+            check_impostors(fmr, count)
+        except InputError as error:
+            _log.warning("no threshold: %s", error)
 
 
 def _similarities(
@@ -310,10 +336,13 @@ def calibrate_appearance(
     """
     paths = find_images(identities)
     names = relative_names(paths, identities)
+    who = people_of(names, str(identities))
+    # What the photos cannot give is said before they are embedded.
+    check_impostors(fmr, impostor_count(person_numbers(who)))
     people: List[str] = []
     vectors: List[np.ndarray] = []
     trials: List[Tuple[int, str, float, np.ndarray]] = []
-    for name, (path, faces) in zip(names, progress(detector.stream(paths), len(paths))):
+    for person, (path, faces) in zip(who, progress(detector.stream(paths), len(paths))):
         if isinstance(faces, ImageError):
             _log.warning("refused: %s", faces)
             continue
@@ -323,7 +352,7 @@ def calibrate_appearance(
         vector, degraded = _degraded_embeddings(embedder, read_image_rgb(path), faces)
         trials += [(len(vectors), *one) for one in degraded]
         vectors.append(vector)
-        people.append(name.rpartition("/")[0])
+        people.append(person)
     if not trials:
         raise InputError(f"no face was found in any image of {str(identities)!r}")
     numbers = np.unique(people, return_inverse=True)[1].ravel()

@@ -29,6 +29,7 @@ __all__ = [
     "SimilarityPoint",
     "SimilarityProfile",
     "TooFewKept",
+    "impostor_count",
     "people_points",
     "person_numbers",
     "read_similarity",
@@ -261,6 +262,12 @@ def person_numbers(people: Sequence[str]) -> np.ndarray:
             "expected one folder per person, several people, and two images of some"
         )
     return np.asarray(numbers)
+
+
+def impostor_count(numbers: np.ndarray) -> int:
+    """Return the number of pairs of two people among images, each with its person's number."""
+    pictures = np.bincount(numbers)
+    return (int(pictures.sum()) ** 2 - int((pictures**2).sum())) // 2
 
 
 def write_similarity(path: Path, profile: SimilarityProfile) -> None:

@@ -11,6 +11,12 @@ CHINESE = {
     "Flag": "参数",
     "Meaning": "含义",
     "network of any kind": "任意种类的网络",
+    "read damaged images as far as possible, and mark them, instead of refusing them": (
+        "受损图片尽量读出并作标记，不拒绝"
+    ),
+    "exit with 1 if a folder of images holds files that are passed over": (
+        "图片目录中有被跳过的文件时以 1 退出"
+    ),
     "network that finds faces, an SCRFD": "检测人脸的网络，SCRFD",
     "network that finds landmarks, a PIPNet or PFLD": "检测关键点的网络，PIPNet 或 PFLD",
     "network that scores the quality of a face": "给人脸质量评分的网络",
@@ -188,6 +194,17 @@ CHINESE = {
     "peak memory": "峰值内存",
     "choose": "选用",
     "cores": "核",
+    "versions": "版本",
+    "oldest": "最旧",
+    "newest": "最新",
+    "quick": "快速测试",
+    "core": "核心测试",
+    "tests": "测试",
+    "passed": "通过",
+    "failed": "失败",
+    "skipped": "跳过",
+    "date": "日期",
+    "machine": "机器",
     "with": "安装工具",
     "installed in, s": "安装用时，秒",
     "MB with all packages": "全部软件包，MB",

@@ -9,15 +9,17 @@ import math
 import platform
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from .. import __version__
 from ..backends import HOSTS
-from ..files import write_bytes
+from ..files import finite
 from ..machine import describe_machine
+from ..written import writing
 
 __all__ = [
     "LONGEST_SIDE",
@@ -40,11 +42,14 @@ WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 340, 56, 14, 14, 44
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is sorted by a click on a heading; None becomes an empty cell."""
+    """A table that is sorted by a click on a heading; None becomes an empty cell.
+
+    Its rows are read once, and not held in memory.
+    """
 
     title: str
     headings: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Iterable[Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -121,33 +126,36 @@ def write_html_report(path: Path, title: str, parts: Sequence[Part]) -> None:
     parts
         Content in order.
     """
-    body = "\n".join(_show(part) for part in parts)
     # Split first: a title, such as the name of a folder, may contain the placeholder.
     head, foot = _PAGE.split("BODY")
-    page = head.replace("TITLE", html.escape(title)) + body + foot
-    write_bytes(Path(path), page.encode("utf-8", "backslashreplace"))
+    shown = chain.from_iterable(map(_show, parts))
+    with writing(Path(path)) as file:
+        for text in chain([head.replace("TITLE", html.escape(title))], shown, [foot]):
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
-def _show(part: Part) -> str:
-    title = f"<h2>{html.escape(part.title)}</h2>"
+def _show(part: Part) -> Iterator[str]:
+    yield f"<h2>{html.escape(part.title)}</h2>"
     if isinstance(part, Table):
-        return title + _table(part)
-    if isinstance(part, Facts):
+        yield from _table(part)
+    elif isinstance(part, Facts):
         rows = "".join(
             f"<tr><th>{html.escape(name)}</th><td>{_value(value)}</td></tr>"
             for name, value in part.values.items()
         )
-        return f'{title}<table class="facts">{rows}</table>'
-    if isinstance(part, Curves):
-        return title + _plot(part)
-    if isinstance(part, Pictures):
-        return title + "".join(_pictures(part))
-    return f"{title}<p>{html.escape(part.text)}</p>"
+        yield f'<table class="facts">{rows}</table>'
+    elif isinstance(part, Curves):
+        yield _plot(part)
+    elif isinstance(part, Pictures):
+        yield from _pictures(part)
+    else:
+        yield f"<p>{html.escape(part.text)}</p>"
+    yield "\n"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, (dict, list)):
-        return f"<pre>{html.escape(json.dumps(value, indent=1))}</pre>"
+        return f"<pre>{html.escape(json.dumps(finite(value), indent=1, allow_nan=False))}</pre>"
     return html.escape(_text(value))
 
 
@@ -157,21 +165,17 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _table(table: Table) -> str:
+def _table(table: Table) -> Iterator[str]:
     head = "".join(
         f'<th scope="col" tabindex="0">{html.escape(heading)}</th>' for heading in table.headings
     )
-    rows = []
+    yield f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>'
     for row in table.rows:
         cells = "".join(
             f"<td{_number_class(value)}>{html.escape(_text(value))}</td>" for value in row
         )
-        rows.append(f"<tr>{cells}</tr>")
-    body = "\n".join(rows)
-    return (
-        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+        yield f"<tr>{cells}</tr>\n"
+    yield "</tbody></table></div>"
 
 
 def _number_class(value: Any) -> str:

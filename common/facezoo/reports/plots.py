@@ -18,6 +18,7 @@ from ..metrics.quality import DiscardCurve
 from ..metrics.verification import RocCurve
 
 __all__ = [
+    "check_plot",
     "plot_cumulative_errors",
     "plot_discard_curves",
     "plot_lengths",
@@ -398,6 +399,29 @@ def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
     _finish(figure, path)
 
 
+def check_plot(path: Path) -> None:
+    """Raise an error if a plot cannot be written to a path.
+
+    Raises
+    ------
+    InputError
+        If the suffix is not one of an image.
+    BackendUnavailable
+        If matplotlib is not installed.
+    """
+    figure, _ = _new_figure((1.0, 1.0))
+    _kind_of(figure, path)
+
+
+def _kind_of(figure: Any, path: Path) -> str:
+    kind = path.suffix[1:].lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError(
+            f"{str(path)!r} has no image suffix; expected one such as .png, .svg or .pdf"
+        )
+    return kind
+
+
 def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any, Any]:
     """Return a figure with its axes, or with several side by side on one scale."""
     try:
@@ -424,12 +448,7 @@ def _finish(figure: Any, path: Path, grid: str = "both") -> None:
     """Draw a light grid in every panel, along one axis or both, and write the file."""
     for axes in figure.axes:
         axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
-    kinds = figure.canvas.get_supported_filetypes()
-    kind = path.suffix[1:].lower()
-    if kind not in kinds:
-        raise InputError(
-            f"{str(path)!r} has no image suffix; expected one such as .png, .svg or .pdf"
-        )
+    kind = _kind_of(figure, path)
     picture = io.BytesIO()
     figure.savefig(picture, format=kind, dpi=150)
     write_bytes(path, picture.getvalue())

@@ -17,6 +17,7 @@ The words after ``begin`` are the name of the block, its argument and, on a Chin
 ``accuracy MODEL`` published and measured numbers, from the recipe's numerics.json
 ``ledger MODEL``   cost of each deviation from the protocol, or of each choice, from ledger.json
 ``speed``          ratios against peers and against the machine, from the benchmarks' results
+``versions``       Python and packages that the tests were run with, and the outcome
 ``builds``         time of each build, and which one to choose, by machine
 ``benchmark NAME`` the text that a benchmark wrote, by machine
 ``file PATH``      a file of the repository, such as a recorded console text
@@ -46,6 +47,7 @@ from .numerics import (
 from .recognition_ledger import RECOGNITION_LEDGER_SCHEMA, render_recognition_ledger
 from .speed import benchmark_text, builds_table, install_table, speed_tables
 from .tables import EMPTY, Say, as_printed, joined, markdown_table, merged, number_text
+from .versions import versions_table
 
 __all__ = [
     "render_block",
@@ -505,6 +507,7 @@ _OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {
     "models": _models,
     "status": _status,
     "builds": builds_table,
+    "versions": versions_table,
     "install": install_table,
     "speed": speed_tables,
 }

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,8 +24,9 @@ import numpy as np
 
 from ..arrays import MAX_PIXELS, load_json, read_npz, write_npz
 from ..errors import ImageError, InputError
-from ..files import open_file, read_file, write_bytes
+from ..files import check_room, open_file, read_file, write_bytes
 from ..image.files import find_images, read_image_rgb, relative_names
+from ..image.reading import current_reading
 
 __all__ = [
     "MANIFEST_FILE",
@@ -65,16 +65,20 @@ class Converted:
         Height and width of the image in pixels.
     sha256
         Hash of the npz file.
+    damaged
+        What is damaged in the image, if it was read nevertheless.
     """
 
     npz: str
     image_hw: Tuple[int, int]
     sha256: str
+    damaged: str = ""
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the manifest entry without the name of the image."""
         height, width = self.image_hw
-        return {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
+        entry = {"width": width, "height": height, "npz": self.npz, "sha256": self.sha256}
+        return {**entry, "damaged": self.damaged} if self.damaged else entry
 
 
 def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, ImageError]:
@@ -102,7 +106,8 @@ def convert_picture(work: Tuple[Path, str], folder: Path) -> Union[Converted, Im
         sha256 = write_npz(folder / npz, {INPUT_KEY: planes})
     except ImageError as error:
         return error
-    return Converted(npz, (picture.shape[0], picture.shape[1]), sha256)
+    damaged = current_reading().damaged.get(str(image), "")
+    return Converted(npz, (picture.shape[0], picture.shape[1]), sha256, damaged)
 
 
 def check_disk_space(images: Sequence[Path], folder: Path) -> None:
@@ -129,12 +134,7 @@ def check_disk_space(images: Sequence[Path], folder: Path) -> None:
                 total += 3 * header.width * header.height + 512
         except Exception:  # The conversion reports unreadable images.
             continue
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        raise InputError(
-            f"{str(folder)!r} has {free / 1e9:.2f} GB free, and {len(images)} images as npz need "
-            f"{total / 1e9:.2f} GB; choose a folder on a larger disk"
-        )
+    check_room(folder, total, f"{len(images)} images as npz")
 
 
 def check_names(names: Iterable[str]) -> None:

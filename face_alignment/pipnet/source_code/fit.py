@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     options.add_normalizer_option(parser)
     options.add_settings_options(parser, FitSettings)
-    options.add_run_options(parser, rate="learning_rate")
+    options.add_run_options(parser, rate="learning_rate", threads=True)
     return parser
 
 

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--size", type=whole(16, 4096), default=128, help="side of a crop in pixels"
     )
     parser.add_argument("--seed", type=SEED, default=0, help="random seed")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 

@@ -12,9 +12,11 @@ import argparse
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.degraded import choose_people, degraded_faces, person_of, write_lists
+from facezoo.datasets.degraded import choose_people, degraded_faces, write_lists
+from facezoo.datasets.image_list import people_of
 from facezoo.errors import ImageError
 from facezoo.fields import whole
+from facezoo.image.align import TEMPLATE_SIZE
 from facezoo.image.degrade import DEGRADATIONS, LEVEL, check_level
 from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
 from facezoo.machine import usable_cores
@@ -35,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="kind of degradation")
     help_levels = "how much; blur: sigma in pixels of the 112x112 face"
     parser.add_argument("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -44,14 +46,15 @@ def run(args: argparse.Namespace) -> int:
         check_level(args.kind, level)
     paths = find_images(args.image_dir)
     names = relative_names(paths, args.image_dir)
-    people = choose_people(names, *(args.people or ()))
-    paths = [path for path, name in zip(paths, names) if person_of(name) in people]
+    person_of = dict(zip(names, people_of(names, str(args.image_dir))))
+    people = choose_people(person_of.values(), *(args.people or ()))
+    paths = [path for path, name in zip(paths, names) if person_of[name] in people]
     names = relative_names(paths, args.image_dir)
     stem_of = names_with_suffix(names, "")
 
     def make(pair):
         name, path = pair
-        person = people.index(person_of(name))
+        person = people.index(person_of[name])
         try:
             made = degraded_faces(path, stem_of[name], person, args.kind, args.levels)
             for file, image in made.images.items():
@@ -71,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         names=names,
         items=list(zip(names, paths)),
         command="make_degraded_set",
+        room=len(paths) * (1 + len(args.levels)) * 3 * TEMPLATE_SIZE**2,
         settings={"people": people, "kind": args.kind, "levels": args.levels},
         finish=finish,
     )

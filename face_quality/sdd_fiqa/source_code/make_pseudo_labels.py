@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=whole(0, 10**6), default=PAIRS, help="of each kind; 0: all")
     parser.add_argument("--rounds", type=whole(1, 1000), default=ROUNDS, help="draws to average")
     parser.add_argument("--seed", type=SEED, default=0, help="random seed of the draws")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 

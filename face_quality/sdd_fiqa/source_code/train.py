@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the model")
     parser.add_argument("--trunk", type=Path, help="a recogniser's .pth, whose trunk to start from")
     options.add_settings_options(parser, TrainSettings)
-    options.add_run_options(parser, rate="learning_rate")
+    options.add_run_options(parser, rate="learning_rate", threads=True)
     return parser
 
 

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="largest",
         help="which faces of a photo; all are numbered: photo_0.png, photo_1.png",
     )
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             Inputs(paths, names, args.photos, args.detector),
             find,
             command="align_faces",
+            room=len(paths) * 3 * args.size**2,
             settings={**detector.settings(), "size": args.size, "keep": args.keep},
             finish=lambda run: run.write_items("faces.json", "facezoo.faces/1", "images"),
         )

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.add_embedding_size_option(parser)
     options.add_output(parser, "--json", metavar="FILE", help="write the rates")
-    options.add_output(parser, "--plot", metavar="FILE", help="draw the ROC")
+    options.add_plot(parser, "draw the ROC")
     return parser
 
 

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fmr", type=RATE, default=1e-3, help="false match rate")
     parser.add_argument("--seed", type=SEED, default=0, help="random seed of the resampling")
     options.add_output(parser, "--json", metavar="FILE", help="write the curve")
-    options.add_output(parser, "--plot", metavar="FILE", help="draw the curve")
+    options.add_plot(parser, "draw the curve")
     return parser
 
 

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="authors", help=help_protocol)
     options.add_output(parser, "--json", metavar="FILE", help="write everything but curves")
     options.add_output(parser, "--csv", metavar="FILE", help="write a table, one row per set")
-    options.add_output(parser, "--plot", metavar="FILE", help="draw the ROC")
+    options.add_plot(parser, "draw the ROC")
     options.add_embedder_options(parser)
     options.add_run_options(parser)
     return parser

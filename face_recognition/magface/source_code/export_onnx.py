@@ -21,20 +21,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--arch", choices=list(VARIANTS.values()), help="architecture of the checkpoint"
     )
-    parser.add_argument("--card", choices=CARDS, help="card of an .onnx with an unknown sha256")
+    parser.add_argument(
+        "--card",
+        choices=CARDS,
+        help="card of an .onnx with an unknown sha256, or of ArcFace's .pth",
+    )
     options.add_batch_option(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    if (args.arch is None) != (args.checkpoint is None) or (args.card and args.checkpoint):
-        raise InputError("--arch goes with --checkpoint, and --card with --onnx")
+    if (args.arch is None) != (args.checkpoint is None or args.card is not None):
+        raise InputError("--checkpoint needs --arch or, for ArcFace, --card; --onnx takes --card")
     if args.checkpoint:
         checkpoint = options.import_torch_part("facezoo.models.magface.checkpoint")
+        card = CARDS[args.card or checkpoint.card_id_of(args.arch)]
         worst = checkpoint.export_checkpoint(
-            weights.locate(args.checkpoint), args.arch, args.output, batch=args.batch
+            weights.locate(args.checkpoint),
+            checkpoint.NETWORKS[card.id],
+            args.output,
+            batch=args.batch,
         )
-        card = CARDS[f"magface_{args.arch}"]
     else:
         # Imported here, since the help needs no onnx.
         from facezoo.models.magface.graph import export_released

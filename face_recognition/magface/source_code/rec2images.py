@@ -17,14 +17,16 @@ from facezoo.runs import Inputs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = options.make_parser(__doc__)
-    parser.add_argument("--rec", type=Path, required=True, help="train.rec, its .idx beside it")
+    parser.add_argument(
+        "--rec", type=Path, required=True, help="train.rec; its .idx may be missing"
+    )
     options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for results")
     options.add_run_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    files = [args.rec, args.rec.with_suffix(".idx")]
+    files = [args.rec, *filter(Path.exists, [args.rec.with_suffix(".idx")])]
     images = args.save_dir / "images"
 
     def finish(run):
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             items=keys,
             command="rec2images",
             settings={},
+            room=args.rec.stat().st_size,
             finish=finish,
         )
 

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="use torch.compile")
     add("--pth-save-fold", type=Path, default=Path("test"), help="folder of the run")
     add("--resume", type=Path, nargs="?", const=False, help="the newest checkpoint, or this one")
-    options.add_run_options(parser)
+    options.add_run_options(parser, threads=True)
     return parser
 
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         is_first = processes.rank == 0
         with folder if is_first else nullcontext():
             processes.wait()
-            trainer.go_on(to, args.resume or None, args.start_epoch, bool(rates))
+            trainer.go_on(to, args.resume or None, args.start_epoch, folder.emptied, bool(rates))
             say = partial(print, flush=True) if is_first and not args.quiet else str
             done = trainer.run(to, how, say=say, pairs=pairs, plot=plot_lengths)
             if done and is_first:

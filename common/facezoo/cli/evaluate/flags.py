@@ -71,7 +71,8 @@ def add_detection_options(parser: argparse.ArgumentParser, with_inference: bool 
     flags.add(
         parser,
         "--strict",
-        "exit with 3 if photos lack predictions or are not in the ground truth",
+        "exit with 3 if photos lack predictions or are not in the ground truth, with 1 if files "
+        "are passed over",
         action="store_true",
     )
 
@@ -103,6 +104,7 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     )
     flags.add(group, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(group)
+    flags.add_reading(group, folders=False)
     _add_run_folder(group)
     flags.add(group, "--record", "write the numbers to this numerics.json")
     flags.add(
@@ -172,6 +174,7 @@ def add_landmark_options(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(group, "--build")
     flags.add_runtime(group)
+    flags.add_reading(group)
 
 
 def add_verification_options(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +207,7 @@ def add_verification_options(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(parser, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(parser.add_argument_group("runtime"))
+    flags.add_reading(parser)
     flags.add(parser, "--seed", "random seed of the impostor pairs")
     flags.add(
         parser,
@@ -288,11 +292,7 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser, "--record", "write the numbers of scores from our runners to this numerics.json"
     )
-    flags.add(
-        parser,
-        "--dataset",
-        "name of the faces in the report (default: the folder's); needed with --record",
-    )
+    flags.add(parser, "--dataset", "name of the faces in the report (default: the source's)")
     flags.add(parser, "--html")
 
 
@@ -309,6 +309,7 @@ def add_response_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_option(parser)
     flags.add(parser, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(parser.add_argument_group("runtime"))
+    flags.add_reading(parser)
     flags.add(
         parser,
         "--kinds",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from ... import __version__
-from ...datasets.degraded import read_copies
+from ...datasets.degraded import read_copies, read_references
 from ...datasets.embeddings import Embeddings, read_embeddings
-from ...datasets.image_list import inside, read_lines, read_paths
+from ...datasets.image_list import inside, people_of, read_lines, read_paths
 from ...datasets.scores import QualityScores, read_scores
 from ...errors import DatasetError, ImageError, InputError
 from ...evaluation.embeddings import embed_pictures
@@ -32,9 +32,11 @@ from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
 from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...metrics.verification import check_impostors
 from ...models import find_class
 from ...models.magface.model import FaceEmbedder
 from ...pipeline.load import load
+from ...profiles.similarity import impostor_count, person_numbers
 from ...reports.numerics import Measurement, Metric, record_measurement
 from ..options import progress, runtime_of
 from ..outputs import write_report
@@ -51,14 +53,25 @@ __all__ = [
 SCHEMA, RESPONSE_SCHEMA = "facezoo.discard/1", "facezoo.response/1"
 
 
-def embeddings_of(args: argparse.Namespace) -> Optional[Embeddings]:
-    """Read or compute the embeddings for the flags; None without such flags."""
+def embeddings_of(
+    args: argparse.Namespace, scores: Iterable[QualityScores] = ()
+) -> Optional[Embeddings]:
+    """Read or compute the embeddings for the flags; None without such flags.
+
+    What images to embed cannot give is said before: people, pairs for a false match rate, and the
+    ``scores`` of each.
+    """
     if args.embeddings is not None:
         return read_embeddings(args.embeddings)
     if args.images is None:
         return None
     paths = find_images(args.images)
     names = relative_names(paths, args.images)
+    impostors = impostor_count(person_numbers(people_of(names, str(args.images))))
+    rates = args.fmr if isinstance(args.fmr, list) else [args.fmr]
+    check_impostors(max(rates), impostors)
+    for one in scores:
+        one.of(names)
     vectors: List[np.ndarray] = []
     with load(args.embedder, kind=FaceEmbedder, card=args.embedder_card) as recognizer:
         for path, found in progress(embed_pictures(recognizer.backend, paths), len(paths)):
@@ -74,7 +87,7 @@ def pairs_of(args: argparse.Namespace, embeddings: Embeddings) -> FacePairs:
     """Pair faces according to the flags; people are the folders of the images."""
     references = originals = None
     if args.references is not None:
-        references = np.isin(embeddings.names, read_paths(args.references))
+        references = read_references(args.references, embeddings.names)
     if args.copies is not None:
         originals = read_copies(args.copies, embeddings.names)
     return face_pairs(embeddings, references=references, originals=originals, seed=args.seed)
@@ -93,7 +106,9 @@ def _named_scores(words: List[str]) -> Dict[str, QualityScores]:
 def run_quality(args: argparse.Namespace) -> int:
     """Compare the scores, print, and write the requested files."""
     scores = _named_scores(args.scores)
-    embeddings = embeddings_of(args)
+    if args.record and not args.dataset:
+        raise InputError("--record needs --dataset, the description of the data")
+    embeddings = embeddings_of(args, scores.values())
     if embeddings is None and args.copies is None:
         raise InputError("give --embeddings or --images for errors, or --copies for the ranking")
     entry: Dict[str, Any] = {"schema": SCHEMA, "facezoo": __version__}
@@ -131,8 +146,6 @@ def _record(
     measured: MeasuredList,
 ) -> None:
     """Write one entry per runner's scores to a numerics.json."""
-    if not args.dataset:
-        raise InputError("--record needs --dataset, the description of the data")
     machine = describe_machine()
     for name, one in scores.items():
         if one.made_by.get("build") is None:

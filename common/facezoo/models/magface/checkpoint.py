@@ -10,14 +10,23 @@ from ...files import sha256_of
 from ...graphs.export import export_network
 from .. import describe_export
 from .card import CARDS
-from .network import build, load_official
+from .network import build, load_arcface, load_official
 
-__all__ = ["NETWORKS", "export_checkpoint"]
+__all__ = ["NETWORKS", "card_id_of", "export_checkpoint"]
 
-# Card id to the name of its network in :func:`export_checkpoint`; the others are only ONNX.
+# The network of any iresnet of insightface's arcface_torch, which goes by the card of its input.
+ARCFACE, ARCFACE_CARD = "arcface_torch", "w600k_mbf"
+
+# Card id to the name of its network in :func:`export_checkpoint`.
 NETWORKS = {
-    card_id: card_id[len("magface_") :] for card_id in CARDS if card_id.startswith("magface_")
+    **{card_id: card_id[len("magface_") :] for card_id in CARDS if card_id.startswith("magface_")},
+    ARCFACE_CARD: ARCFACE,
 }
+
+
+def card_id_of(variant: str) -> str:
+    """Return the card id of a variant."""
+    return next(card_id for card_id, name in NETWORKS.items() if name == variant)
 
 
 def export_checkpoint(
@@ -28,9 +37,10 @@ def export_checkpoint(
     Parameters
     ----------
     checkpoint
-        A ``.pth`` with any name prefix of the authors' files.
+        A ``.pth`` with any name prefix of the authors' files, or of insightface's arcface_torch.
     variant
-        As for :func:`~facezoo.models.magface.network.build`.
+        As for :func:`~facezoo.models.magface.network.build`; ``arcface_torch`` for any of its
+        iresnets.
     target
         Target ``.onnx``.
     batch
@@ -51,7 +61,10 @@ def export_checkpoint(
     GraphError
         If the graph differs from PyTorch; nothing is written then.
     """
-    network = build(variant)
-    load_official(network, checkpoint)
-    contract = Contract.from_card(CARDS[f"magface_{variant}"], sha256_of(checkpoint))
+    if variant == ARCFACE:
+        network = load_arcface(checkpoint)
+    else:
+        network = build(variant)
+        load_official(network, checkpoint)
+    contract = Contract.from_card(CARDS[card_id_of(variant)], sha256_of(checkpoint))
     return export_network(network, target, contract, batch=batch, facts=describe_export(contract))

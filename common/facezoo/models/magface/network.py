@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Collection, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import nn
 
-from ...errors import CardError
-from ...graphs.export import load_checkpoint
+from ...errors import CardError, WeightsError
+from ...graphs.export import load_checkpoint, read_checkpoint
 
-__all__ = ["BLOCKS", "MagFace", "build", "load_official"]
+__all__ = ["BLOCKS", "MagFace", "build", "load_arcface", "load_official"]
 
 # source: MagFace@99bae61 models/iresnet.py; blocks per stage
 BLOCKS: Dict[str, Tuple[int, int, int, int]] = {
@@ -33,6 +33,19 @@ CHECKPOINT_PREFIXES = {
     "features.module.": "features.",
     "module.fc.": None,
     "fc.": None,
+}
+
+
+# What insightface's arcface_torch changes in the same network: names without "features." in front,
+# and the eps of torch's batch norms.
+# source: insightface@7fadd42 recognition/arcface_torch/backbones/iresnet.py
+ARCFACE_EPS = 1e-5
+_ARCFACE_NAMES = ("conv1.weight", "layer1.0.bn1.weight", "fc.weight", "features.running_var")
+# A name in its other backbones, which this zoo has no network for.
+# source: insightface@7fadd42 recognition/arcface_torch/backbones/mobilefacenet.py and vit.py
+_OTHER_BACKBONES = {
+    "conv_sep.layers.0.weight": "MobileFaceNet",
+    "patch_embed.proj.weight": "vision transformer",
 }
 
 
@@ -64,7 +77,7 @@ class Block(nn.Module):  # type: ignore[misc]
 class IResNet(nn.Module):  # type: ignore[misc]
     """A residual network for 112x112 faces whose four stages each halve the map."""
 
-    def __init__(self, blocks: Tuple[int, int, int, int]) -> None:
+    def __init__(self, blocks: Sequence[int], embedding_size: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0], **NORM)
@@ -75,8 +88,8 @@ class IResNet(nn.Module):  # type: ignore[misc]
         self.layer4 = _stage(WIDTHS[2], WIDTHS[3], blocks[3])
         self.bn2 = nn.BatchNorm2d(WIDTHS[3], **NORM)
         self.dropout = nn.Dropout2d(DROPOUT)
-        self.fc = nn.Linear(WIDTHS[3] * 7 * 7, EMBEDDING_SIZE)
-        self.features = nn.BatchNorm1d(EMBEDDING_SIZE, **NORM)
+        self.fc = nn.Linear(WIDTHS[3] * 7 * 7, embedding_size)
+        self.features = nn.BatchNorm1d(embedding_size, **NORM)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -105,9 +118,9 @@ class MagFace(nn.Module):  # type: ignore[misc]
     .. [2] MagFace@99bae61, ``models/iresnet.py``.
     """
 
-    def __init__(self, blocks: Tuple[int, int, int, int]) -> None:
+    def __init__(self, blocks: Sequence[int], embedding_size: int = EMBEDDING_SIZE) -> None:
         super().__init__()
-        self.features = IResNet(blocks)
+        self.features = IResNet(blocks, embedding_size)
 
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
         """Return the embeddings (N, 512) of faces (N, 3, 112, 112)."""
@@ -146,6 +159,72 @@ def load_official(network: MagFace, path: Path) -> None:
     Raises
     ------
     WeightsError
-        If a tensor is missing, unknown or has another shape; the message names it.
+        If a tensor is missing, unknown or has another shape; the message names it. If the file is
+        of insightface's arcface_torch, which expects another input.
     """
+    names = read_checkpoint(path)
+    _refuse_other_backbones(names, path)
+    blocks = _arcface_blocks(names)
+    if blocks is not None:
+        raise WeightsError(
+            f"{str(path)!r} is an iresnet of insightface's arcface_torch with {blocks} blocks, and "
+            "expects RGB in [-1, 1]; MagFace expects BGR in [0, 1] (missing: names with "
+            "'features.' in front); export it with --card w600k_mbf"
+        )
     load_checkpoint(network, path, prefixes=CHECKPOINT_PREFIXES)
+
+
+def load_arcface(path: Path) -> MagFace:
+    """Build the network of a backbone of insightface's arcface_torch, with its weights.
+
+    Parameters
+    ----------
+    path
+        A ``backbone.pth`` or ``model.pt`` (state dict), or a ``checkpoint_gpu_0.pt``.
+
+    Returns
+    -------
+    MagFace
+        With as many blocks and as long embeddings as the file; input (N, 3, 112, 112), RGB in
+        [-1, 1].
+
+    Raises
+    ------
+    WeightsError
+        If the file is none of its iresnets, or a tensor does not fit; the message names it.
+    """
+    entries = read_checkpoint(path)
+    _refuse_other_backbones(entries, path)
+    blocks = _arcface_blocks(entries)
+    if blocks is None:
+        raise WeightsError(
+            f"{str(path)!r} is no iresnet of insightface's arcface_torch; expected a backbone with "
+            f"{', '.join(_ARCFACE_NAMES)}"
+        )
+    network = MagFace(blocks, len(entries["fc.weight"]))
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eps = ARCFACE_EPS
+    load_checkpoint(network.features, path)
+    return network
+
+
+def _refuse_other_backbones(names: Collection[str], path: Path) -> None:
+    for name, kind in _OTHER_BACKBONES.items():
+        if name in names or f"module.{name}" in names:
+            raise WeightsError(
+                f"{str(path)!r} is a {kind} of insightface's arcface_torch, which this zoo has no "
+                "network for; export it to .onnx there, and that file here with --card w600k_mbf"
+            )
+
+
+def _arcface_blocks(names: Collection[str]) -> Optional[Tuple[int, ...]]:
+    """Return the number of blocks in each stage of arcface_torch's iresnet; None for others."""
+    if any(name not in names for name in _ARCFACE_NAMES):
+        return None
+    places: List[Set[str]] = [set(), set(), set(), set()]
+    for name in names:
+        for number, stage in enumerate(places, start=1):
+            if name.startswith(f"layer{number}."):
+                stage.add(name.split(".")[1])
+    return tuple(map(len, places))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SAVE_SECONDS = 600.0
 EVAL_BATCH = 64
 PLOTTED = 4096  # the last faces of an epoch, shown in its plot
+
+_log = logging.getLogger(__name__)
 
 Say = Callable[[str], object]
 Plot = Callable[[np.ndarray, np.ndarray, Path], None]
@@ -437,9 +440,12 @@ class Trainer:
             self._written[path] = path.stat()
             for old in saved(folder)[:-keep]:
                 self._remove(old)
-            for name, rows in (("steps", self.history), ("epochs", self.epochs)):
-                if rows:
-                    write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
+            self._write_tables(folder)
+
+    def _write_tables(self, folder: Path) -> None:
+        for name, rows in (("steps", self.history), ("epochs", self.epochs)):
+            if rows:
+                write_bytes(Path(folder, f"{name}.csv"), _csv(rows).encode())
 
     def _whole(self, value: Tensor) -> Tensor:
         return self.head.whole(value) if self._loss is self.head else value
@@ -452,12 +458,29 @@ class Trainer:
         folder: Path,
         checkpoint: Path | None = None,
         start_epoch: int = 0,
+        lost: Sequence[str] = (),
         other_rate: bool = False,
     ) -> None:
-        """Resume from a checkpoint, else from the folder's newest, else begin at an epoch."""
+        """Resume from a checkpoint, else from the folder's newest, else begin at an epoch.
+
+        Parameters
+        ----------
+        folder
+            Folder of the run.
+        checkpoint, start_epoch
+            Where to resume, and where to begin without a checkpoint.
+        lost
+            Names of results that a power failure emptied. They are written again from the
+            checkpoints of their epochs; those without one are named.
+        other_rate
+            Whether the checkpoint's learning rate may differ from that of the settings.
+        """
         self.step = start_epoch * self.batches.per_epoch
         for newest in [checkpoint] if checkpoint else saved(folder)[-1:]:
             self.resume(newest, other_rate)
+        if self.processes.rank == 0:
+            for name in self._remake(folder, lost):
+                _log.warning("not made again, since its epoch has no checkpoint: %s", folder / name)
 
     def resume(self, path: Path, other_rate: bool = False) -> None:
         """Resume from a file of :meth:`save`; later ones of a run folder are removed.
@@ -499,6 +522,32 @@ class Trainer:
                 if later.name > path.name:
                     self._remove(later)
 
+    def _remake(self, folder: Path, lost: Sequence[str]) -> list[str]:
+        """Write lost results again, except of epochs to come; return the names of the others."""
+        if any(name.endswith(".csv") for name in lost):
+            self._write_tables(folder)
+        done = self.step // self.batches.per_epoch
+        left = {name: epoch for name in lost for epoch in self._epoch_of(name) if epoch <= done}
+        for path in saved(folder):
+            epoch, begun = divmod(int(path.stem), self.batches.per_epoch)
+            names = [] if begun else [name for name in left if left[name] == epoch]
+            for name in names:
+                if name.startswith("weights/"):
+                    state = _read(path)
+                    self._write_weights(folder / name, epoch, state["network"], state["head"])
+                    del left[name]
+        return sorted(left)
+
+    def _epoch_of(self, name: str) -> list[int]:
+        """Return the epoch of a file of one epoch."""
+        stem = Path(name).stem
+        if name.startswith(("weights/", "vis/")) and stem.isdecimal():
+            return [int(stem)]
+        if name == "weights/best.pth" and self.epochs:
+            best = max(self.epochs, key=lambda row: row.get("verification", 0.0))
+            return [int(best["epoch"])]
+        return []
+
     def _remove(self, checkpoint: Path) -> None:
         """Remove a checkpoint of this trainer or of its run folder; leave any other file."""
         written = self._written.get(checkpoint)
@@ -512,11 +561,17 @@ class Trainer:
 
         Their loader and :func:`~facezoo.models.magface.network.load_official` read the file.
         """
-        weights = {f"module.{name}": value for name, value in self.network.state_dict().items()}
-        weights["module.fc.weight"] = self._whole(self.head.weight.detach())
+        head = self._whole(self.head.weight.detach())
         epoch = self.step // self.batches.per_epoch
         if self.processes.rank == 0:
-            _write(path, {"epoch": epoch, "arch": self.settings.arch, "state_dict": weights})
+            self._write_weights(path, epoch, self.network.state_dict(), head)
+
+    def _write_weights(
+        self, path: Path, epoch: int, network: Mapping[str, Tensor], head: Tensor
+    ) -> None:
+        weights = {f"module.{name}": value for name, value in network.items()}
+        weights["module.fc.weight"] = head
+        _write(path, {"epoch": epoch, "arch": self.settings.arch, "state_dict": weights})
 
 
 def builder(arch: str, pretrained: Path | None = None) -> Callable[[], nn.Module]:

@@ -87,7 +87,7 @@ def _snapshot(backbone: str, experiment: str, size: int, sha256: str) -> WeightF
 
 
 # Names used by the vendor's recipe.
-VENDOR_FILES = VendorFiles(default="pip_resnet18")
+VENDOR_FILES = VendorFiles(default="pip_resnet18", triton=True)
 
 WEIGHTS: Tuple[WeightFile, ...] = (
     WeightFile(

@@ -110,7 +110,7 @@ def _checkpoint(variant: str) -> WeightFile:
 
 
 # Names used by the vendor's recipe.
-VENDOR_FILES = VendorFiles(vdsp="insightface", default="scrfd_500m_bnkps")
+VENDOR_FILES = VendorFiles(vdsp="insightface", default="scrfd_500m_bnkps", triton=True)
 
 WEIGHTS: Tuple[WeightFile, ...] = (
     WeightFile(

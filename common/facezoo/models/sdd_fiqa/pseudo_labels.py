@@ -12,10 +12,9 @@ from typing import Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ...datasets.degraded import read_copies
+from ...datasets.degraded import read_copies, read_references
 from ...datasets.embeddings import Embeddings
-from ...datasets.image_list import read_paths
-from ...errors import DatasetError, InputError
+from ...errors import InputError
 
 __all__ = [
     "PseudoLabels",
@@ -330,16 +329,9 @@ def label_pictures(
     InputError
         If the images cannot be labelled.
     """
-    names, numbers = embeddings.names, embeddings.people
-    if people is not None:
-        numbers = np.array([people[name] for name in names])
-    allowed = None
-    if references is not None:
-        allowed = np.isin(names, read_paths(references))
-        if not allowed.any():
-            raise DatasetError(
-                f"{str(references)!r} names none of the images, such as {names[0]!r}"
-            )
+    names = embeddings.names
+    numbers = embeddings.people if people is None else np.array([people[name] for name in names])
+    allowed = None if references is None else read_references(references, names)
     return pseudo_labels(
         embeddings.vectors,
         numbers,

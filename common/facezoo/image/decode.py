@@ -1,0 +1,559 @@
+"""Encoded images to upright RGB; damaged ones are recognised and refused.
+
+Decoders fill what they cannot decode with grey, or go on with wrong pixels, and most say nothing.
+So each format has the decoder that recognises most damage, and the checks of :func:`_problem_of`.
+What no decoder can see is a change within data that has no checksum and stays decodable: in the
+pixels of BMP, PPM and uncompressed TIFF, in some bytes of JPEG 2000 and compressed TIFF, and in
+WebP, AVIF and HEIC if other bytes than zeros were written over theirs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import re
+import warnings
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+
+from ..arrays import MAX_PIXELS
+from ..errors import ImageError
+from .reading import current_reading
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["IMAGE_SUFFIXES", "decode_image_rgb", "decode_reduced_rgb", "is_image", "name_address"]
+
+
+# Formats that are read, under Pillow's names, and the suffixes they have.
+FORMATS: Dict[str, Tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "WEBP": (".webp",),
+    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "MPO": (".mpo",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "SUN": (".ras", ".sr"),
+}
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+# Formats with a signature that nothing else begins with, whatever the name says. Not TIFF: raw
+# photos begin like it.
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|\0\0\0\x0cjP  "
+    rb"|....ftyp(hei|hev|mif1|avi[fs])",
+    re.DOTALL,
+)
+SIGNATURE_BYTES = 16
+
+# Packages that add a format to Pillow, and how they are installed.
+_PLUGINS = {
+    "AVIF": ("pillow_avif", "pillow-avif-plugin"),
+    "HEIF": ("pillow_heif", "pillow-heif"),
+}
+_HEIF_BRAND = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
+_AVIF_BRAND = re.compile(rb"....ftypavi[fs]", re.DOTALL)
+
+# What is not an image, and what to do with it.
+_OTHERS = (
+    (
+        # MP4 and QuickTime, AVI, Matroska, MPEG, ASF, Flash, Ogg
+        rb"....(ftyp|moov|mdat)|RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01[\xba\xb3]|0&\xb2u|FLV\x01|OggS",
+        "a video",
+        ": give the frames that cv2.VideoCapture reads, with bgr=True",
+    ),
+    (rb"\s*%PDF", "a PDF document", ": save its pages as images"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document", ": save its pages as images"),
+    (rb"\s*(<!doctype html|<html)", "a web page", ": download the image itself"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg", "an SVG drawing", ""),
+    (rb"PK\x03\x04|\x1f\x8b|BZh|7z\xbc\xaf|Rar!|\xfd7zXZ", "an archive", ": unpack it"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image, which is not read", ": save it as PNG"),
+)
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+
+# OpenCV's flags to decode the 8 x 8 blocks of a JPEG to 4, 2 or 1 pixels per side.
+_REDUCED = {8: 64, 4: 32, 2: 16}  # source: opencv@4.10.0 imgcodecs.hpp IMREAD_REDUCED_GRAYSCALE
+_IGNORE_ORIENTATION = 128  # source: as above, IMREAD_IGNORE_ORIENTATION
+
+# Modes that Pillow converts to RGB as OpenCV does; deeper ones it would cut off.
+_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
+
+_END_OF_IMAGE = b"\xff\xd9"
+_START_OF_SCAN = b"\xff\xda"
+
+# Markers with a length; the others are escaped and fill bytes, TEM, and restarts within a scan.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]", re.DOTALL)
+# source: ITU-T T.81 table B.1, the frames that Huffman coding codes
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_PROGRESSIVE = 0xC2
+_SCAN = 0xDA
+
+# A progressive JPEG has 10 scans, one optimised for size up to 70; the time is in proportion.
+MOST_SCANS = 100
+
+_ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
+_SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduced version
+
+# Zero bytes in a row that make a WebP suspicious. Photos have up to 50 in a row, a plain area up
+# to 300; so this only decides which files are tried without their end.
+SUSPICIOUS_ZEROS = 16
+# The decoder of WebP notices that its input is missing up to this many bytes late.
+WEBP_MARGIN = 8
+
+_log = logging.getLogger(__name__)
+
+
+class _Header(NamedTuple):
+    kind: str
+    width: int
+    height: int
+    mode: str
+    orientation: int  # as in Exif, 1 to 8
+    animated: bool
+
+
+def is_image(name: str, start: bytes) -> bool:
+    """Return whether a file is read as an image, by its name, or else by how it begins.
+
+    Parameters
+    ----------
+    name
+        Name of the file.
+    start
+        Its first ``SIGNATURE_BYTES``.
+    """
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_SIGNATURE.match(start))
+
+
+def name_address(path: Union[str, Path]) -> str:
+    """Return what is wrong with a path that is the address of an image elsewhere, or ""."""
+    found = _ADDRESS.match(str(path))
+    if found is None:
+        return ""
+    # A Path has one of two slashes.
+    return f"it is a {found[1]} address; download it, and give the file"
+
+
+def decode_image_rgb(data: bytes, path: Union[str, Path]) -> np.ndarray:
+    """Decode an encoded image like :func:`facezoo.image.files.read_image_rgb`.
+
+    Parameters
+    ----------
+    data
+        The encoded image.
+    path
+        Its name in errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (H, W, 3), uint8, RGB, contiguous.
+
+    Raises
+    ------
+    ImageError
+        If it is empty, not an image, damaged or truncated, or larger than 178 megapixels.
+    """
+    return _decode(data, path, _check_header(data, path))
+
+
+def decode_reduced_rgb(
+    data: bytes, path: Union[str, Path], fit_hw: Tuple[int, int]
+) -> Tuple[np.ndarray, Tuple[int, int]]:
+    """Decode an encoded image like :func:`facezoo.image.files.read_reduced_rgb`."""
+    header = _check_header(data, path)
+    size = header.height, header.width
+    turned = header.orientation > 4
+    reduction = 1
+    if header.kind in ("JPEG", "MPO"):
+        box = fit_hw[::-1] if turned else fit_hw
+        share = max(size[0] / box[0], size[1] / box[1])
+        reduction = next((factor for factor in _REDUCED if factor <= share), 1)
+    image = _decode(data, path, header, reduction)
+    if reduction == 1:
+        return image, (image.shape[0], image.shape[1])
+    return image, (size[1], size[0]) if turned else size
+
+
+def _decode(data: bytes, path: Union[str, Path], header: _Header, reduction: int = 1) -> np.ndarray:
+    reading = current_reading()
+    if header.animated:
+        reading.say(f"{str(path)!r} has several images; only the first is read")
+    problem = _problem_of(data, header)
+    if not problem:
+        try:
+            return np.ascontiguousarray(_decode_strictly(data, header, reduction))
+        except _Damaged as error:
+            problem = str(error)
+    if not reading.allow_damaged:
+        raise ImageError(
+            f"{str(path)!r} is {problem}; replace it by an intact copy, or read it nevertheless "
+            "with --allow-damaged"
+        )
+    try:
+        image = np.ascontiguousarray(_decode_by_opencv(data, header, reduction))
+    except _Damaged as error:
+        raise ImageError(f"{str(path)!r} is {problem}, and not even read in part") from error
+    reading.mark_damaged(str(path), problem)
+    return image
+
+
+class _Damaged(Exception):
+    """An image that its decoder cannot decode completely; says how it is, such as "truncated"."""
+
+
+def _decode_strictly(data: bytes, header: _Header, reduction: int) -> np.ndarray:
+    """Decode an image as upright RGB; _Damaged if a part is missing or wrong."""
+    if header.kind in ("JPEG", "MPO"):
+        return _decode_jpeg(data, header, reduction)
+    by_pillow = header.kind in ("DIB", "GIF", "HEIF") or (header.animated and header.kind != "AVIF")
+    # OpenCV reads damaged ones in part.
+    by_pillow |= header.kind in ("TIFF", "JPEG2000") and header.mode in _EIGHT_BITS
+    by_pillow |= header.kind == "AVIF" and not _opencv_has(".avif")
+    return _decode_by_pillow(data) if by_pillow else _decode_by_opencv(data, header)
+
+
+def _decode_jpeg(data: bytes, header: _Header, reduction: int) -> np.ndarray:
+    """Decode a JPEG with libjpeg-turbo directly, since OpenCV, which has it, drops its warnings."""
+    simplejpeg = _simplejpeg()
+    if simplejpeg is None:
+        return _decode_by_opencv(data, header, reduction)
+    rgb = header.mode in ("L", "RGB")
+    try:
+        # The same pixels as OpenCV's, in less time.
+        image = simplejpeg.decode_jpeg(
+            data,
+            colorspace="RGB" if rgb else "CMYK",
+            # It takes the smallest size that is allowed.
+            min_height=-(-header.height // reduction),
+            min_width=-(-header.width // reduction),
+            min_factor=reduction,
+        )
+    except ValueError as error:
+        raise _Damaged(f"damaged: {str(error).strip()}") from error
+    # OpenCV has its own conversion from CMYK.
+    return (
+        _upright(image, header.orientation) if rgb else _decode_by_opencv(data, header, reduction)
+    )
+
+
+@lru_cache(maxsize=None)
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except (ImportError, ValueError) as error:  # The second if built for another NumPy.
+        _log.warning(
+            "JPEGs are read by OpenCV (%s), more slowly, and a damaged one is recognised only if "
+            "its end is missing: pip install simplejpeg",
+            error,
+        )
+        return None
+    return simplejpeg
+
+
+def _opencv_has(suffix: str) -> bool:
+    """Return whether OpenCV was built with a format, which it can then also write."""
+    import cv2
+
+    return bool(cv2.haveImageWriter(f"image{suffix}"))
+
+
+def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.ndarray:
+    import cv2
+
+    buffer = np.frombuffer(data, np.uint8)
+    flags = _REDUCED.get(reduction, 0) | _IGNORE_ORIENTATION
+    try:
+        # Older OpenCV builds have no flag that decodes straight to RGB.
+        decode_rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)
+        if decode_rgb is not None:
+            image = cv2.imdecode(buffer, decode_rgb | flags)
+        else:
+            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | flags)
+            image = None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    except cv2.error as error:
+        raise _Damaged(f"damaged: {error.err}") from error
+    if image is None:
+        raise _Damaged("damaged: it cannot be decoded")
+    # Its decoder turns a TIFF by itself.
+    return image if header.kind == "TIFF" else _upright(image, header.orientation)
+
+
+def _decode_by_pillow(data: bytes) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                # Turned while it is loaded, though old versions keep the orientation that it had.
+                upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+                return np.array(upright.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise anything on malformed bytes.
+        raise _Damaged(f"damaged: {error}") from error
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image as its Exif orientation says."""
+    import cv2
+
+    if orientation in (5, 7):
+        image = np.asarray(cv2.transpose(image))
+    turn = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 7: cv2.ROTATE_180}.get(orientation)
+    turn = cv2.ROTATE_90_COUNTERCLOCKWISE if orientation == 8 else turn
+    if turn is not None:
+        return np.asarray(cv2.rotate(image, turn))
+    flip = {2: 1, 4: 0}.get(orientation)
+    return image if flip is None else np.asarray(cv2.flip(image, flip))
+
+
+# Headers ------------------------------------------------------------------------------------------
+
+
+def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
+    """Reject what is not an image, and files that decoders hang on or report without a name."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ImageError(f"{str(path)!r} is empty (0 bytes); expected an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Opening reads only the header.
+            with _open(data) as opened:
+                header = _header_of(opened, data)
+    except UnidentifiedImageError as error:
+        size = _size_of_avif(data)
+        if size is None:
+            raise ImageError(f"{str(path)!r} is {_name_content(data)}") from error
+        header = _Header("AVIF", *size, "RGB", 1, False)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except Exception as error:  # Pillow's parsers raise anything on malformed bytes.
+        raise ImageError(
+            f"{str(path)!r} is damaged: its header cannot be read ({error}); replace it by an "
+            "intact copy"
+        ) from error
+    if header.kind not in FORMATS:
+        raise ImageError(
+            f"{str(path)!r} is a {header.kind} file, which is not read; save it as PNG"
+        )
+    if header.width * header.height > MAX_PIXELS:
+        raise _too_large(path)
+    if header.kind in ("JPEG", "MPO") and _has_many_scans(data):
+        raise ImageError(
+            f"{str(path)!r} has more than {MOST_SCANS} scans, which take minutes to decode; "
+            "expected a JPEG as cameras and programs write it: save it again"
+        )
+    return header
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open an image with Pillow, and with a plug-in for its format if there is one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        kind = _plugin_format(data)
+        if not kind or not _plug_in(kind):
+            raise
+        return Image.open(io.BytesIO(data))
+
+
+def _plugin_format(data: bytes) -> str:
+    if _AVIF_BRAND.match(data):
+        return "AVIF"
+    return "HEIF" if _HEIF_BRAND.match(data) else ""
+
+
+@lru_cache(maxsize=None)
+def _plug_in(kind: str) -> bool:
+    """Add a format to Pillow; return whether the package for it is installed."""
+    try:
+        plugin = importlib.import_module(_PLUGINS[kind][0])
+    except ImportError:
+        return False
+    # The other registers itself.
+    with suppress(AttributeError):
+        plugin.register_heif_opener()
+    return True
+
+
+def _header_of(opened: Image.Image, data: bytes) -> _Header:
+    kind = opened.format or ""
+    # The second image of an MPO is of the same photo: smaller, brighter, or from the other eye.
+    animated = kind != "MPO" and bool(getattr(opened, "is_animated", False))
+    if kind == "TIFF" and opened.getexif().get(_SUBFILE_TYPE, 0) & 1:
+        raise ValueError(
+            "its first image is only a preview, as in raw photos; convert it with a raw converter"
+        )
+    orientation = 1
+    # For a PNG without it, Pillow would decode all of it.
+    if kind != "PNG" or b"eXIf" in data:
+        # Broken metadata does not make an image unreadable.
+        with suppress(Exception):
+            orientation = int(opened.getexif().get(_ORIENTATION, 1))
+    return _Header(kind, *opened.size, opened.mode, orientation, animated)
+
+
+def _size_of_avif(data: bytes) -> Optional[Tuple[int, int]]:
+    """Return width and height of an AVIF that OpenCV reads and Pillow does not know."""
+    if not _AVIF_BRAND.match(data) or not _opencv_has(".avif"):
+        return None
+    # Image spatial extents: version and flags, width, height. source: ISO/IEC 23008-12, 6.5.3
+    at = data.find(b"ispe") + 8
+    sides = [int.from_bytes(data[start : start + 4], "big") for start in (at, at + 4)]
+    return (sides[0], sides[1]) if at > 8 and all(sides) else None
+
+
+def _name_content(data: bytes) -> str:
+    """Say what a file is that Pillow does not know."""
+    kind = _plugin_format(data)
+    if kind:
+        package = _PLUGINS[kind][1]
+        return f"a photo in {kind}, which needs a plug-in here: pip install {package}"
+    for pattern, name, advice in _OTHERS:
+        if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE):
+            return f"{name}; expected an image{advice}"
+    if _SIGNATURE.match(data):
+        return "damaged: it begins like an image and cannot be read; replace it by an intact copy"
+    return "not a readable image"
+
+
+def _too_large(path: Union[str, Path]) -> ImageError:
+    most = MAX_PIXELS // 10**6
+    return ImageError(f"{str(path)!r} has more than {most} megapixels; reduce it")
+
+
+# Damage -------------------------------------------------------------------------------------------
+
+
+def _problem_of(data: bytes, header: _Header) -> str:
+    """Return how an image is that its decoder would complete in silence, or ""."""
+    if _is_cut_short(data, header.kind, header.width, header.height):
+        return "truncated: the end of the image is missing"
+    if header.kind in ("JPEG", "MPO") and _lacks_scans(data):
+        return "truncated: its last scans are missing, so that it is blurred or has wrong colours"
+    if header.kind == "WEBP" and _is_webp_damaged(data):
+        return "damaged: its pixels take less data than there is, since zeros are written over it"
+    return ""
+
+
+def _is_cut_short(data: bytes, kind: str, width: int, height: int) -> bool:
+    """Return whether the end of an image is missing; decoders silently fill it with grey."""
+    if kind in ("JPEG", "MPO"):
+        return data.rfind(_END_OF_IMAGE) < _start_of_scan(data)
+    if kind == "PNG":
+        return data.rfind(b"IEND") < 0
+    if kind == "PPM":
+        binary = {b"P5": 1, b"P6": 3}.get(data[:2], 0)
+        return len(data) < width * height * binary
+    return False
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Find the start of a JPEG's pixel data after its segments, which may contain a thumbnail."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    # In the pixel data every 0xff is escaped, so an end marker after this is that of the image.
+    return position
+
+
+def _has_many_scans(data: bytes) -> bool:
+    """Return whether a JPEG consists of more than ``MOST_SCANS`` passes over all its pixels."""
+    # Some of them may be in a thumbnail, or behind the end of the image.
+    return data.count(_START_OF_SCAN) > MOST_SCANS and (
+        sum(1 for marker, _ in _segments(data) if marker == _SCAN) > MOST_SCANS
+    )
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Return whether the scans of a JPEG leave out a part of its pixels' data.
+
+    A progressive JPEG that is cut between two scans and closed by an end marker is decoded without
+    a warning.
+    """
+    frame = 0
+    # Of each component, for each coefficient: bits that are still missing, -1 for all of them.
+    missing: Dict[int, np.ndarray] = {}
+    for marker, segment in _segments(data):
+        if marker in _FRAMES and len(segment) > 5:
+            frame = marker
+            missing = {number: np.full(64, -1) for number in segment[6 : 6 + 3 * segment[5] : 3]}
+        elif marker == _SCAN and segment:
+            end = 1 + 2 * segment[0]
+            components = segment[1:end:2]
+            if frame != _PROGRESSIVE and len(components) == len(missing):
+                return False
+            first, last, bits = segment[end : end + 3] if len(segment) >= end + 3 else (0, 63, 0)
+            for number in components:
+                if number in missing:
+                    whole = frame != _PROGRESSIVE
+                    missing[number][slice(None) if whole else slice(first, last + 1)] = (
+                        0 if whole else bits & 15
+                    )
+    return any(bits.any() for bits in missing.values())
+
+
+def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
+    """Yield marker and content of the segments of a JPEG, up to the end of its image."""
+    position = 2
+    while True:
+        # In the pixels behind the header of a scan every 0xff is escaped.
+        found = _MARKER.search(data, position)
+        if found is None or found.group() == _END_OF_IMAGE:
+            return
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        yield found.group()[1], data[found.end() + 2 : position]
+
+
+def _is_webp_damaged(data: bytes) -> bool:
+    """Return whether the pixels of a WebP use less data than there is.
+
+    WebP has no checksum, and its decoder takes zeros for pixels; but after damage it almost never
+    needs exactly the bytes that there are. It refuses a file with too few, so one that can do
+    without its last bytes is damaged. That costs a second decoding, so only suspicious files are
+    tried.
+    """
+    for name, start, end in _chunks_of_webp(data):
+        if name not in (b"VP8 ", b"VP8L"):
+            continue
+        if data.find(bytes(SUSPICIOUS_ZEROS), start, end) < 0:
+            return False
+        # Even, since the decoder would also take the zero that fills an odd chunk up.
+        size = max(0, end - start - WEBP_MARGIN) // 2 * 2
+        # The chunk alone is a file of one image.
+        chunk = name + size.to_bytes(4, "little") + data[start : start + size]
+        shorter = b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
+        with suppress(_Damaged):
+            _decode_by_opencv(shorter, _Header("WEBP", 0, 0, "RGB", 1, False))
+            return True
+        return False
+    return False
+
+
+def _chunks_of_webp(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
+    """Yield name, start and end of the chunks of a WebP, those within the first frame too."""
+    position = 12
+    while position + 8 <= len(data):
+        name = data[position : position + 4]
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        start = position + 8
+        yield name, start, min(start + size, len(data))
+        # A frame is 16 bytes of position and duration, then chunks. source: WebP container, ANMF
+        position = start + (16 if name == b"ANMF" else size + size % 2)
