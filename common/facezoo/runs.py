@@ -784,7 +784,7 @@ class RunFolder:
             The result, or why the item was refused; a refusal is logged and counted.
         """
         if isinstance(result, ImageError):
-            _log.warning("refused: %s", result)
+            _log.error("refused: %s", result)
             self.refused += 1
             self._refused_now.add(name)
             # Without the folder, so that the record is the same wherever the data set is stored.

@@ -461,7 +461,7 @@ def imported_by(code):
     return ast.literal_eval(done.stdout)
 
 
-@pytest.mark.parametrize("verb", ["", "list"])
+@pytest.mark.parametrize("verb", ["", "list", "evaluate", "calibrate", "demo", "export", "decode"])
 def test_the_help_and_the_list_import_nothing_slow(verb):
     assert imported_by(STARTS.format(verb=verb, slow=BEFORE_A_VERB)) == []
 

@@ -3,6 +3,7 @@
 import base64
 import csv
 import dataclasses
+import io
 import json
 import re
 import threading
@@ -513,6 +514,81 @@ def run(tmp_path):
         )
 
     return command, tmp_path
+
+
+def faces_in(said):
+    return {entry["path"]: len(entry.get("faces", ())) for entry in json.loads(said)}
+
+
+def test_photos_are_files_folders_patterns_and_lists(run, tmp_path, capsys, monkeypatch):
+    detector = ["--detector", str(tmp_path / "models/detector.onnx"), "--json", "-"]
+    photos = tmp_path / "photos"
+    one = photos / "set 1/a<b>.png"
+    assert main(["predict", str(one), *detector]) == 0
+    alone = faces_in(capsys.readouterr().out)
+    assert list(alone) == ["a<b>.png"]
+    # What is said besides goes elsewhere, so that the output is one JSON document.
+    monkeypatch.chdir(photos)
+    words = ["set 0", "set 1/a<b>.png", "set*/a*.png", "set 1/../set 2/a<b>.png"]
+    assert main(["predict", *words, *detector]) == 0
+    said = capsys.readouterr()
+    assert list(faces_in(said.out)) == [f"set {index}/a<b>.png" for index in range(3)]
+    assert faces_in(said.out)["set 1/a<b>.png"] == alone["a<b>.png"]
+    assert "3 images" in said.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("set 2\nset 0/a<b>.png\nnone.png\n\n"))
+    assert main(["predict", "-", *detector]) == 1
+    said = capsys.readouterr()
+    assert sorted(faces_in(said.out)) == ["none.png", "set 0/a<b>.png", "set 2/a<b>.png"]
+    assert "1 refused" in said.err
+    assert sorted(path.name for path in photos.iterdir()) == [
+        "broken.jpg", "set 0", "set 1", "set 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["https://example.org/a.jpg"], "'https://example.org/a.jpg' is an address"),
+        (["nothing*.jpg"], "'nothing*.jpg' matches no file"),
+        (["none.jpg"], "'none.jpg' does not exist"),
+        (["-"], "the list on the standard input is empty"),
+        (["photos", "--draw"], "--draw writes images to the result folder; name it: --output"),
+        (["photos", "--csv"], "--csv needs a file"),
+    ],
+)
+def test_what_names_no_photo_is_refused_by_name(run, words, says, capsys, monkeypatch):
+    _, folder = run
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    before = sorted(folder.rglob("*"))
+    assert main(["predict", *words, "--detector", str(folder / "models/detector.onnx")]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_without_an_output_the_faces_are_printed_and_nothing_is_written(run, capsys, monkeypatch):
+    _, folder = run
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    words = ["predict", "photos/set 0", "--detector", "models/detector.onnx"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.match(r"a<b>\.png: \d+ faces?\n  0\.\d{3}  [\d.]+ [\d.]+ [\d.]+ [\d.]+", said)
+    assert "1 image" in said and "1 images" not in said
+    assert main([*words, "--score", "1"]) == 0
+    assert capsys.readouterr().out.startswith("a<b>.png: 0 faces\n")
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_quiet_names_what_cannot_be_read(run, capsys, caplog):
+    command, _ = run
+    assert command("--quiet") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "broken.jpg" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
 def test_a_folder_from_photos_to_files(run, capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..backends import ENGINES
 from ..fields import COSINE, DEVICE_OR_PROVIDER, RATE, SEED, SIDE, number, whole
@@ -333,7 +333,7 @@ def detector_options(args: argparse.Namespace) -> Dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def spellings_table(say: Any = str) -> str:
+def spellings_table(say: Callable[[str], str] = str) -> str:
     """Return the table of spellings as Markdown.
 
     Parameters

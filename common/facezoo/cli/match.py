@@ -11,7 +11,6 @@ With --exit-code it ends with 1 if they are two people.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, List, Tuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections
 from . import flags
+from .inputs import local_path
 from .options import runtime_of
 from .outputs import OutputFile, write_report
 
@@ -43,8 +43,8 @@ DETECTOR, EMBEDDER = "scrfd_500m_bnkps", "w600k_mbf"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is used")
-    parser.add_argument("second", type=Path, metavar="B", help="a photo with any number of faces")
+    parser.add_argument("first", metavar="A", help="a photo; its largest face is used")
+    parser.add_argument("second", metavar="B", help="a photo with any number of faces")
     threshold = parser.add_mutually_exclusive_group()
     flags.add(
         threshold,
@@ -78,7 +78,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
-    photos = [read_image_rgb(path) for path in (args.first, args.second)]
+    paths = [local_path(word) for word in (args.first, args.second)]
+    photos = [read_image_rgb(path) for path in paths]
     runtime = runtime_of(args)
     detector = load(
         args.detector, kind=FaceDetector, runtime=runtime, **flags.detector_options(args)
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
-    first, second = printable(str(args.first)), printable(str(args.second))
+    first, second = (printable(str(path)) for path in paths)
     print(f"{first}: {_count(match.first)}; {second}: {_count(match.second)}")
     where = f"face {match.best} of {second}, counted from 0,"
     print(f"{where} is the nearest to the largest of {first}")
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
     if args.output:
-        names = [args.first.name, args.second.name]
+        names = [path.name for path in paths]
         answer = f"{'one person' if one_person else 'two people'} (threshold {threshold:.4f})"
         write_drawing(args.output, draw_match(match, photos, names, answer))
         print(f"look at {args.output}")

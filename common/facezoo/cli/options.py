@@ -311,12 +311,7 @@ def add_saturation_option(group: Any) -> None:
 
 def add_threads_option(parser: Any) -> None:
     """Add the flag that limits the cores; :func:`run_command` reads it."""
-    parser.add_argument(
-        "--threads",
-        type=whole(1, 1024),
-        metavar="N",
-        help="CPU cores to use (default: all usable ones)",
-    )
+    flags.add(parser, "--threads")
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:

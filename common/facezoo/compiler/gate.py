@@ -33,7 +33,7 @@ from ..datasets.widerface import read_ground_truth
 from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError, ImageError
 from ..evaluation.drift import compare_backends
 from ..evaluation.measured import MeasuredList
-from ..files import open_file, sha256_of
+from ..files import counted, open_file, sha256_of
 from ..image.files import find_images, read_image_rgb
 from ..image.preprocess import VdspOperation
 from ..models import CARDS, MODELS, find_card
@@ -261,7 +261,7 @@ class Gate:
                     "overflows in float16 on a device; compile with --dtype fp32"
                 )
             raise GateError(
-                f"the accuracy gate rejects the build on {len(self.pictures)} images: "
+                f"the accuracy gate rejects the build on {counted(len(self.pictures), 'image')}: "
                 + ", ".join(f"{c.name} {c.value:.6g}, {c.bound} {c.limit:g}" for c in failed)
                 + f"; nothing was written; {advice}"
             )
@@ -327,8 +327,8 @@ class Gate:
             _log.warning("not used by the accuracy gate: %s: %s", path, reason)
         if found.task.get("faces") == 0:
             raise GateError(
-                f"the float network finds no face in {found.pictures} images, so the accuracy "
-                "gate cannot measure anything; give images with faces: --images"
+                f"the float network finds no face in {counted(found.pictures, 'image')}, so the "
+                "accuracy gate cannot measure anything; give images with faces: --images"
             )
         return dict(found.task)
 

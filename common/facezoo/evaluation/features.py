@@ -15,7 +15,7 @@ from ..datasets.embeddings import ALIGNED, EmbeddingFile
 from ..datasets.image_list import resolve_names
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError
-from ..files import csv_cell
+from ..files import counted, csv_cell
 from ..image.align import TEMPLATE_SIZE
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
@@ -141,7 +141,8 @@ def finish_embeddings(folder: RunFolder) -> None:
         folder.entries(), folder.folder / FEATURES_FILE, folder.folder / ARRAYS_FILE
     )
     if without:
-        _log.warning("%d images have no embedding, the first is %s", len(without), without[0])
+        count = counted(len(without), "image")
+        _log.warning("without an embedding: %s, the first is %s", count, without[0])
     folder.write_items(RESULTS_FILE, schema=RESULTS_SCHEMA, key="images")
     folder.finish()
 
