@@ -91,6 +91,14 @@ def test_wflws_faces_on_widers_photos(wider, capsys):
     assert wflw.name_crops(wflw.find_lists(wider / "wflw"), {})[1]["test_mu"]
 
 
+def test_the_lists_that_it_reads_are_not_replaced(wider):
+    """Its own lists have the names of WFLW's."""
+    before = {path: path.read_bytes() for path in (wider / "lists").iterdir()}
+    with pytest.raises(InputError, match=r"list_98pt_test_\w+.txt' exists with another content"):
+        prepare_wflw_wider(wider / "wider", wider / "lists", wider / "lists")
+    assert {path: path.read_bytes() for path in (wider / "lists").iterdir()} == before
+
+
 def test_a_face_on_no_box_is_counted_out(wider):
     path = wider / "lists" / "list_98pt_test_makeup.txt"
     points = points_in((200, 160, 390, 290))
@@ -270,7 +278,7 @@ def test_a_trained_networks_recipe_has_its_input_size(tmp_path):
         ({}, "consistent", ""),
         ({"color_conversion": "NO_CHANGE"}, "explained", "RGB"),
         ({"norm": "DIV255"}, "explained", "0..1"),
-        ({"color_conversion": "NO_CHANGE", "norm": "DIV255"}, "not explained", "RGB and 0..1"),
+        ({"color_conversion": "NO_CHANGE", "norm": "DIV255"}, "explained", "RGB 0..1"),
     ],
 )
 def test_each_mistaken_input_is_named_from_raw_outputs(change, verdict, says):
