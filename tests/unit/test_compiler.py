@@ -326,7 +326,8 @@ def test_fp16_keeps_the_sizes_of_a_resize(build, rng):
 
 
 def test_a_weight_beyond_float16_is_named(build, rng):
-    weights = {"w": np.full((1, 3, 1, 1), 1e5, np.float32)}
+    # Not all alike: ONNX Runtime 1.16 gives such a weight another name.
+    weights = {"w": np.array([1e5, 1, -1], np.float32).reshape(1, 3, 1, 1)}
     node = helper.make_node("Conv", ["input.1", "w"], ["map"])
     with pytest.raises(GraphError, match="'w' reaches 1e"):
         build(make_model([node], ["map"], weights), dtype="fp16")
