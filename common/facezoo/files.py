@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .errors import InputError
 from .system import OPEN_AT_ONCE
@@ -27,6 +27,7 @@ __all__ = [
     "find_hashed",
     "finite",
     "fitting_name",
+    "is_there",
     "is_web_page",
     "open_file",
     "printable",
@@ -34,9 +35,11 @@ __all__ = [
     "read_text",
     "sha256_of",
     "walk",
+    "walking",
     "write_bytes",
     "write_hashed",
     "write_json",
+    "write_missing",
 ]
 
 DIGITS = 12  # of a sha256 in a file's name
@@ -177,15 +180,19 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
     OSError
         If the folder itself cannot be read.
     """
-    found: List[Path] = []
     left_out: List[OSError] = []
+    return list(walking(folder, left_out, runs=runs)), left_out
+
+
+def walking(folder: Path, left_out: List[OSError], *, runs: bool = True) -> Iterator[Path]:
+    """Yield the files of :func:`walk` one by one; what is left out is added to the list."""
     listed: Dict[str, Path] = {}
     top = os.path.realpath(folder)
     waiting = [Path(folder)]
     while waiting:
         links: List[Path] = []
         for start in waiting:
-            _list_below(start, runs, found, left_out, links, listed)
+            yield from _list_below(start, runs, left_out, links, listed)
         # Only now, so that a folder goes by its own name rather than by that of a link to it.
         waiting = []
         for path in sorted(links):
@@ -196,18 +203,16 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
                 waiting.append(path)
     if left_out and left_out[0].filename == str(folder):
         raise left_out[0]
-    return found, left_out
 
 
 def _list_below(
     start: Path,
     runs: bool,
-    found: List[Path],
     left_out: List[OSError],
     links: List[Path],
     listed: Dict[str, Path],
-) -> None:
-    """Add what is below a folder to the lists, but for folders that are listed elsewhere."""
+) -> Iterator[Path]:
+    """Yield what is below a folder, but for folders that are listed elsewhere."""
     for root, folders, files in os.walk(start, onerror=left_out.append):
         place = os.path.realpath(root)
         if place in listed:
@@ -229,7 +234,9 @@ def _list_below(
             except OSError as error:
                 left_out.append(error)
             folders.remove(name)
-        found += [Path(root, name) for name in files if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(root, name)
 
 
 def _is_run(folder: Path) -> bool:
@@ -355,6 +362,42 @@ def write_bytes(path: Path, *pieces: Union[bytes, memoryview], sync: bool = True
     with writing(path, sync) as file:
         for piece in pieces:
             file.write(piece)
+
+
+def write_missing(path: Path, content: bytes) -> None:
+    """Write one of many files that are unpacked, unless it is there; not synced.
+
+    Parameters
+    ----------
+    path
+        Target file.
+    content
+        What it must hold. A file with only the beginning of it, or full of zero bytes, is what a
+        full disk or a power failure left, and is completed.
+
+    Raises
+    ------
+    InputError
+        If a file with another content is there; it stays.
+    """
+    if not is_there(path, content):
+        write_bytes(path, content, sync=False)
+
+
+def is_there(path: Path, content: bytes) -> bool:
+    """Return whether a file has a content; InputError if :func:`write_missing` would replace it."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        found = read_file(path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if not content.startswith(found) and found.strip(b"\0"):
+        raise InputError(
+            f"{str(path)!r} exists with another content, and stays; move it away, or name another "
+            "folder"
+        )
+    return found == content
 
 
 def write_hashed(folder: Path, stem: str, suffix: str, content: bytes) -> Path:

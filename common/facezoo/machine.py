@@ -8,10 +8,22 @@ import os
 import platform
 import re
 import sys
+import threading
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterator, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Generic,
+    Iterator,
+    List,
+    Optional,
+    Tuple,
+    TypeVar,
+)
 
 from .system import affine_cores
 
@@ -19,6 +31,7 @@ __all__ = [
     "OPENCV_VARIABLE",
     "THREADS_VARIABLE",
     "VNNI",
+    "SharedSetting",
     "cpu_flags",
     "describe_machine",
     "granted_cores",
@@ -52,6 +65,8 @@ INSTRUCTION_SETS = {
 }
 
 _log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 @lru_cache(maxsize=None)
@@ -88,6 +103,69 @@ def granted_cores() -> int:
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
+class SharedSetting(Generic[Value]):
+    """A setting of the whole program that several threads change for a while.
+
+    Whatever order they end in, the latest of those that are left applies, and the value from
+    before all of them when none is.
+
+    Parameters
+    ----------
+    read, write
+        Return the current value, and set another one.
+    """
+
+    def __init__(self, read: Callable[[], Value], write: Callable[[Value], object]) -> None:
+        self._read, self._write = read, write
+        # Reentrant: a stream that nobody holds any more ends where its generator is collected.
+        self._lock = threading.RLock()
+        self._values: List[List[Value]] = []
+
+    @contextmanager
+    def changed(self, value: Value) -> Iterator[None]:
+        """Apply a value for a while."""
+        mine = [value]
+        with self._lock:
+            if not self._values:
+                self._before = self._read()
+            self._values.append(mine)
+            self._write(value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._values = [one for one in self._values if one is not mine]
+                self._write(self._values[-1][0] if self._values else self._before)
+
+
+def _environment(variable: str) -> SharedSetting[Optional[str]]:
+    def write(value: Optional[str]) -> None:
+        if value is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = value
+        usable_cores.cache_clear()
+
+    return SharedSetting(lambda: os.environ.get(variable), write)
+
+
+def _read_opencv_threads() -> int:
+    import cv2
+
+    return cv2.getNumThreads()
+
+
+def _write_opencv_threads(count: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(count)
+
+
+_cores = _environment(THREADS_VARIABLE)
+_opencv_variable = _environment(OPENCV_VARIABLE)
+_opencv_threads = SharedSetting(_read_opencv_threads, _write_opencv_threads)
+
+
 @contextmanager
 def limited_cores(count: Optional[int]) -> Iterator[None]:
     """Let this process, and those it starts, use fewer cores for a while.
@@ -100,41 +178,19 @@ def limited_cores(count: Optional[int]) -> Iterator[None]:
     if count is None:
         yield
         return
-    before = os.environ.get(THREADS_VARIABLE)
-    os.environ[THREADS_VARIABLE] = str(count)
-    usable_cores.cache_clear()
-    try:
+    with _cores.changed(str(count)):
         yield
-    finally:
-        if before is None:
-            del os.environ[THREADS_VARIABLE]
-        else:
-            os.environ[THREADS_VARIABLE] = before
-        usable_cores.cache_clear()
 
 
 @contextmanager
 def opencv_threads(count: int) -> Iterator[None]:
     """Let OpenCV use that many threads for a while, also if it is imported only then."""
-    if "cv2" not in sys.modules:
-        before = os.environ.get(OPENCV_VARIABLE)
-        os.environ[OPENCV_VARIABLE] = str(count)
-        try:
+    if "cv2" in sys.modules:
+        with _opencv_threads.changed(count):
             yield
-        finally:
-            if before is None:
-                del os.environ[OPENCV_VARIABLE]
-            else:
-                os.environ[OPENCV_VARIABLE] = before
-        return
-    import cv2
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(count)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+    else:
+        with _opencv_variable.changed(str(count)):
+            yield
 
 
 def _quota() -> Optional[float]:

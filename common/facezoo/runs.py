@@ -17,8 +17,9 @@ import glob
 import json
 import logging
 import os
+import stat
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -68,13 +69,24 @@ from .written import (
     LOCK_FILE,
     RESERVED,
     about_file,
+    forget_list,
     list_in,
     remove_own,
     write_beside,
     writing,
 )
 
-__all__ = ["Inputs", "ItemCounts", "Outcome", "Progress", "RunFolder", "fingerprint_files"]
+__all__ = [
+    "Inputs",
+    "ItemCounts",
+    "Outcome",
+    "Progress",
+    "RunFolder",
+    "fingerprint_files",
+    "locked",
+    "reason_of",
+    "unpacking",
+]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = ".items.jsonl"
@@ -236,6 +248,76 @@ def _is_in(place: Path, folder: Path, within: Dict[Path, bool]) -> bool:
     return within[place]
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of an existing folder, so that no run or other command writes there.
+
+    Raises
+    ------
+    RunFolderError
+        If another one holds it, or a file has the name of the lock.
+    InputError
+        If the folder cannot be written.
+    """
+    path = folder / LOCK_FILE
+    try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise _is_reserved(path)
+        # Our lock file is empty; any other file of this name must not be truncated.
+        file = path.open("a")
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    with file:
+        if os.fstat(file.fileno()).st_size:
+            raise _is_reserved(path)
+        try:
+            lock(file)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"{str(folder)!r} is in use by another run; wait for it or name another folder"
+            ) from error
+        except OSError as error:
+            raise _not_writable(folder, error) from error
+        if _is_same_file(file, path):
+            try:
+                yield
+            finally:
+                remove_locked(file, path)
+            return
+    # A run that ended meanwhile removed its lock, and another may hold a new one.
+    with locked(folder):
+        yield
+
+
+@contextmanager
+def unpacking(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that is filled by a command without a run, made if necessary."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_made(folder, error) from error
+    with locked(folder):
+        if (folder / RUN_FILE).exists():
+            raise RunFolderError(f"{str(folder)!r} holds the results of a run; name another folder")
+        yield
+
+
+def _is_reserved(path: Path) -> RunFolderError:
+    return RunFolderError(
+        f"{str(path)!r} has a name that is reserved for runs, but no run created it; name an empty "
+        "or new folder"
+    )
+
+
+def _not_writable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{str(folder)!r} cannot be written: {error.strerror}; name another folder")
+
+
+def _not_made(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{str(folder)!r} cannot be made: {error.strerror}; name another folder")
+
+
 class RunFolder:
     """An output folder that belongs to one run; a context manager that holds its lock.
 
@@ -256,6 +338,9 @@ class RunFolder:
     may_change
         Names of settings that may differ from those of the earlier, unfinished starts; what they
         were is kept in ``run.json``.
+    may_grow
+        Names of settings that may be larger than in the earlier starts, such as a number of epochs;
+        a finished run then goes on.
 
     Attributes
     ----------
@@ -281,6 +366,7 @@ class RunFolder:
         overwrite: bool = False,
         beside: Sequence[Path] = (),
         may_change: Collection[str] = (),
+        may_grow: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self._inputs = inputs
@@ -292,10 +378,9 @@ class RunFolder:
             "settings": json.loads(json.dumps({**settings, **damaged}, allow_nan=False)),
             "facezoo": __version__,
         }
-        self._may_change = may_change
+        self._may_change, self._may_grow = may_change, may_grow
         self._earlier: List[Dict[str, Any]] = []
         self._overwrite = overwrite
-        self._lock: Optional[IO[str]] = None
         self._journal: Optional[IO[bytes]] = None
         self._journal_bytes = 0
         self._index_of: Dict[str, int] = {}
@@ -316,53 +401,21 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{str(self.folder)!r} cannot be made: {error.strerror}; name another folder"
-            ) from error
+            raise _not_made(self.folder, error) from error
         self._real = Path(os.path.realpath(self.folder))
-        self._take_lock()
+        for name in RESERVED:
+            path = self.folder / name
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise _is_reserved(path)
+        self._open.enter_context(locked(self.folder))
         try:
-            list_in.cache_clear()
+            forget_list(self._real)
             self._open.enter_context(write_beside(self._real, self._beside))
             self._claim()
         except BaseException:
             self._open.close()
-            self._release_lock()
             raise
         return self
-
-    def _take_lock(self) -> None:
-        for name in RESERVED:
-            path = self.folder / name
-            is_odd = path.is_symlink() or (path.exists() and not path.is_file())
-            if is_odd or (name == LOCK_FILE and path.exists() and path.stat().st_size):
-                raise RunFolderError(
-                    f"{str(path)!r} has a name that is reserved for runs, but no run created "
-                    "it; name an empty or new folder"
-                )
-        try:
-            # Our lock file is empty; any other file of this name must not be truncated.
-            self._lock = (self.folder / LOCK_FILE).open("a")
-            lock(self._lock)
-            if not _is_same_file(self._lock, self.folder / LOCK_FILE):
-                # A run that ended meanwhile removed its lock, and another may hold a new one.
-                self._lock.close()
-                self._take_lock()
-        except BlockingIOError as error:
-            if self._lock is not None:
-                self._lock.close()
-            raise RunFolderError(
-                f"{str(self.folder)!r} is in use by another run; wait for it or name another folder"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"{str(self.folder)!r} cannot be written: {error.strerror}; name another folder"
-            ) from error
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            remove_locked(self._lock, self.folder / LOCK_FILE)
-            self._lock = None
 
     def _claim(self) -> None:
         if not (self.folder / RUN_FILE).exists():
@@ -394,7 +447,7 @@ class RunFolder:
 
     def _begin(self) -> None:
         (self.folder / LIST_FILE).touch()
-        list_in.cache_clear()
+        forget_list(self._real)
         list_in(self._real).remove_temporary()
         self._read_inputs()
         self._write_run_file(finished=False)
@@ -501,7 +554,7 @@ class RunFolder:
             files = self._refuse_strangers(self._is_own(thorough=False))
         self._read_inputs(found["inputs_state"], found["inputs_sha256"])
         self._earlier = found.get("earlier_settings", [])
-        replaced = {} if self.finished else self._replaced_settings(found["settings"])
+        replaced = self._replaced_settings(found["settings"])
         found["settings"].update({name: self._wanted["settings"][name] for name in replaced})
         differing = [key for key, value in self._wanted.items() if found[key] != value]
         if differing:
@@ -515,6 +568,8 @@ class RunFolder:
         self._results = found["results"]
         if replaced:
             self._replace_settings(replaced)
+            if self.finished:
+                self._go_on()
         self._remove_emptied(files)
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
@@ -525,7 +580,11 @@ class RunFolder:
     def _replaced_settings(self, found: Mapping[str, Any]) -> Dict[str, Any]:
         """Return the earlier values of the settings that may change and did."""
         wanted = self._wanted["settings"]
-        names = [name for name in self._may_change if found.get(name) != wanted[name]]
+        may_change = () if self.finished else self._may_change
+        names = [name for name in may_change if found.get(name) != wanted[name]]
+        for name in self._may_grow:
+            before = found.get(name)
+            names += [name] * (isinstance(before, int) and before < wanted[name])
         return {name: found.get(name) for name in names}
 
     def _replace_settings(self, earlier: Dict[str, Any]) -> None:
@@ -563,8 +622,13 @@ class RunFolder:
 
     def _start_again(self, reason: str) -> None:
         self._refuse_unlisted()
-        list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Make a finished run an unfinished one, whose results are written again."""
+        self._refuse_unlisted()
+        list_in(self._real).final = frozenset()
         self.finished = False
         self.refused = self.damaged = 0
         self._results = {}
@@ -720,11 +784,11 @@ class RunFolder:
             The result, or why the item was refused; a refusal is logged and counted.
         """
         if isinstance(result, ImageError):
-            _log.warning("refused: %s", result)
+            _log.error("refused: %s", result)
             self.refused += 1
             self._refused_now.add(name)
             # Without the folder, so that the record is the same wherever the data set is stored.
-            entry = {"path": name, "error": _reason(result)}
+            entry = {"path": name, "error": reason_of(result)}
         else:
             entry = {"path": name, **result.to_dict()}
             index = self._index_of.get(name)
@@ -844,8 +908,8 @@ class RunFolder:
                 if self.finished and self._size_of(LIST_FILE) not in (-1, self._listed):
                     list_in(self._real).compact()
         finally:
+            forget_list(self._real)
             self._open.close()
-            self._release_lock()
 
 
 def _raise(error: OSError) -> None:
@@ -874,7 +938,7 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
     return entry
 
 
-def _reason(error: ImageError) -> str:
-    """Remove the path from "'some/path' is empty"."""
+def reason_of(error: ImageError) -> str:
+    """Return why an image was refused, without its path: "'some/path' is empty" is "is empty"."""
     text = str(error)
     return text[text.index("' ") + 2 :] if text.startswith("'") and "' " in text else text

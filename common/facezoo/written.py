@@ -22,7 +22,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import (
     IO,
@@ -48,6 +47,7 @@ __all__ = [
     "FileList",
     "about_file",
     "asked_for",
+    "forget_list",
     "is_listed",
     "list_in",
     "remove_own",
@@ -362,10 +362,19 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
-@lru_cache(maxsize=16)
+# Of every run that this program writes to; several may work at once, each in a thread.
+_lists: Dict[Path, FileList] = {}
+
+
 def list_in(folder: Path) -> FileList:
     """Return the list of a resolved run folder; one object, until another run takes the folder."""
-    return FileList(folder)
+    found = _lists.get(folder)
+    return _lists.setdefault(folder, FileList(folder)) if found is None else found
+
+
+def forget_list(folder: Path) -> None:
+    """Let the next call of :func:`list_in` read the list anew."""
+    _lists.pop(folder, None)
 
 
 def _run_of(path: Path) -> Optional[FileList]:

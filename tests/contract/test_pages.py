@@ -19,6 +19,7 @@ import facezoo
 import pytest
 from facezoo.cli.docs import PAGES
 from facezoo.cli.main import VERBS, build_parser, main
+from facezoo.deploy.recipes import lay_out
 
 PACKAGE = Path(facezoo.__file__).parent
 REPOSITORY = PACKAGE.parent.parent
@@ -607,6 +608,19 @@ def test_a_differing_makefile_is_noticed():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_pages_that_are_laid_out_link_only_to_what_is(recipe, tmp_path):
+    lay_out(recipe.rpartition("/")[2], tmp_path / "x" / ".." / "work")
+    pages = list((tmp_path / "work").rglob("*.md"))
+    assert pages
+    for page in pages:
+        text = page.read_text("utf-8")
+        targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", FENCE.sub("", text))
+        assert [one for one in targets if not (page.parent / one).exists()] == []
+        assert any("/build_in/" in f"/{one}" for one in targets) or "UPSTREAM" in page.name
+        assert "`facezoo/models/" in text
+
+
 @pytest.mark.parametrize(("recipe", "target"), [("scrfd", "example"), ("pipnet", "fit")])
 def test_makefiles_take_files_from_where_they_are(recipe, target):
     folder = next(REPOSITORY.glob(f"face_*/{recipe}"))

@@ -11,11 +11,14 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import resource
 import shutil
+import tarfile
 import urllib.request
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Tuple
@@ -26,7 +29,8 @@ import onnx
 from facezoo import models, weights
 from facezoo.card import WeightFile
 from facezoo.cli.main import main
-from facezoo.contract import read_contract
+from facezoo.contract import METADATA_KEY, read_contract
+from facezoo.datasets import face_sets
 from facezoo.files import sha256_of
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.image.preprocess import VdspOperation
@@ -49,7 +53,7 @@ KILLS = HERE / "kills.txt"
 # What is in the place of a model, a list or a picture after a download through a portal's login.
 WEB_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body></body></html>\n" * 40
 
-SECONDS = re.compile(rb'"seconds": {[^}]*}')
+SECONDS = re.compile(rb'"(milli)?seconds": {[^}]*}')
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,92 @@ def quality_checkpoint(folder: Path) -> None:
     torch.save(build_network("mobilefacenet").state_dict(), folder / "net.pth")
 
 
+def people(folder: Path) -> None:
+    """Write bright squares of a texture per person, which the tiny detector takes for faces."""
+    tiny_scrfd(folder / "net.onnx")
+    tiny_magface(folder / "embedder.onnx")
+    rng = np.random.default_rng(3)
+    for person in range(7):
+        face = np.kron(rng.integers(190, 256, (4, 4, 3)), np.ones((12, 12, 1))).astype(np.uint8)
+        for index in range(3):
+            image = np.full((120, 120, 3), 20, np.uint8)
+            image[30:78, 30 + 4 * index : 78 + 4 * index] = face
+            write_image_rgb(folder / "photos" / f"p{person}" / f"{index}.png", image)
+
+
+def calibrated_build(folder: Path) -> None:
+    scrfd(folder)
+    (folder / "build.yaml").write_text(
+        "name: official_scrfd_int8\n"
+        "frontend: {type: onnx, checkpoint: net.onnx, shape: {input.1: [1, 3, 64, 64]}}\n"
+        "backend: {type: tvm_vacc, dtype: int8, quantize: {calibrate_mode: max}}\n"
+        "dataset:\n"
+        "  type: tvm\n"
+        "  path: photos/\n"
+        "  sampler: {suffix: png, get_data_num: 5}\n"
+        "  process_ops:\n"
+        "  - {type: DecodeImage}\n"
+        "  - {type: Resize, size: [64, -1], adaptive_side: long}\n"
+        "  - {type: Pad, pad_to_square: true}\n"
+        "  - {type: Normalize, div255: false, mean: [127.5, 127.5, 127.5], std: [128, 128, 128]}\n"
+        "  - {type: ToTensor}\n"
+        "workspace: {path: ./deploy_weights/}\n"
+    )
+
+
+def widerface_archives(folder: Path) -> None:
+    widerface(folder)
+    with zipfile.ZipFile(folder / "photos.zip", "w") as photos:
+        for path in sorted((folder / "predictions").rglob("*.txt")):
+            name = path.relative_to(folder / "predictions").with_suffix(".jpg").as_posix()
+            photos.writestr(f"WIDER_val/images/{name}", bytes(range(1, 251)) * 40)
+    with zipfile.ZipFile(folder / "truth.zip", "w") as truth:
+        for path in sorted((folder / "truth").iterdir()):
+            truth.write(path, f"eval_tools/ground_truth/{path.name}")
+
+
+@contextlib.contextmanager
+def small_sets() -> Iterator[None]:
+    """Let the data sets have as many images as those of these tests."""
+    module = importlib.import_module("facezoo.datasets.widerface")
+    counts = {"EVENTS": 2, "PHOTOS": 5, "FACES": 5}
+    pairs = {name: 1 for name in face_sets.SETS}
+    with mock.patch.multiple(module, **counts), mock.patch.dict(face_sets.SETS, pairs):
+        yield
+
+
+def verification_sets(folder: Path) -> None:
+    with tarfile.open(folder / "sets.tar", "w") as archive:
+        for name in face_sets.SETS:
+            files = {"img.list": b"a.jpg\nb.jpg\n", "pair.list": b"a.jpg b.jpg 1\n"}
+            for file in ("a.jpg", "b.jpg"):
+                files[file] = bytes(range(1, 251)) * 40
+            for file, content in files.items():
+                info = tarfile.TarInfo(f"{name}/{file}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def wflw_on_wider(folder: Path) -> None:
+    """Write photos, their ground truth, and lists of faces that cover its boxes."""
+    widerface(folder)
+    (folder / "lists").mkdir()
+    (folder / "wider" / "eval_tools").mkdir(parents=True)
+    (folder / "truth").rename(folder / "wider" / "eval_tools" / "ground_truth")
+    rng, lines = np.random.default_rng(5), []
+    for index, path in enumerate(sorted((folder / "predictions").rglob("*.txt"))):
+        name = path.relative_to(folder / "predictions").with_suffix(".jpg").as_posix()
+        photo = folder / "wider" / "WIDER_val" / "images" / name
+        write_image_rgb(photo, rng.integers(0, 60, (50, 70, 3), np.uint8))
+        left = 10 * int(path.stem[-1])
+        points = rng.uniform((left, 20), (left + 12, 32), (98, 2))
+        points[:2] = (left, 20), (left + 12, 32)
+        lines.append(" ".join([*map(str, points.ravel().tolist()), name]) + "\n")
+        (folder / "lists" / f"list_98pt_test_{'blur' if index % 2 else 'makeup'}.txt").touch()
+    (folder / "lists" / "list_98pt_test_blur.txt").write_text("".join(lines[:3]))
+    (folder / "lists" / "list_98pt_test_makeup.txt").write_text("".join(lines[2:]))
+
+
 def landmark_crops(folder: Path) -> None:
     """Write what PIPNet is trained on: crops, and five points of each."""
     rng = np.random.default_rng(4)
@@ -378,6 +468,7 @@ def zoo_of_one() -> Iterator[None]:
 
 
 PHOTO = "photos/1--Event/photo_3.png"
+SHARDS = "run/manifest/00000.parquet"
 RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort", "--quiet")
 
 COMMANDS = {
@@ -544,6 +635,30 @@ COMMANDS = {
             resumes=False,
         ),
         Command(
+            "calibrate quality",
+            ("calibrate", "quality", "--images", "photos", "--model_prefix_path", "net.onnx")
+            + ("--engine", "ort", "--output", "quality.json"),
+            inputs=photos_and(tiny_sdd_fiqa),
+            needs=("photos", "net.onnx"),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("quality.json",),
+            small=True,
+            resumes=False,
+        ),
+        Command(
+            "calibrate appearance",
+            ("calibrate", "appearance", "--identities", "photos", "--model", "embedder.onnx")
+            + ("--detector", "net.onnx", "--engine", "ort", "--fmr", "0.5", "--fnmr", "1")
+            + ("--output", "appearance.json"),
+            inputs=people,
+            needs=("photos", "net.onnx", "embedder.onnx"),
+            skips=("photos/p3/1.png",),
+            of_a_folder=("photos/p3/1.png",),
+            writes=("appearance.json",),
+            resumes=False,
+        ),
+        Command(
             "train.py, MagFace",
             ("--train_list", "img.list", "--image_root", "photos", "--pth-save-fold", "run")
             + ("--epochs", "2", "--batch-size", "2", "--save-every", "1", "--workers", "0")
@@ -616,6 +731,108 @@ COMMANDS = {
             of_a_folder=(PHOTO,),
             writes=("out",),
             small=True,
+        ),
+        Command(
+            "prepare widerface",
+            ("prepare", "widerface", "--to", "unpacked", "--images-zip", "photos.zip")
+            + ("--ground-truth-zip", "truth.zip"),
+            inputs=widerface_archives,
+            around=small_sets,
+            needs=("photos.zip", "truth.zip"),
+            writes=("unpacked",),
+            resumes=False,
+        ),
+        Command(
+            "prepare lfw_cfp_agedb",
+            ("prepare", "lfw_cfp_agedb", "--to", "unpacked", "--tar", "sets.tar"),
+            inputs=verification_sets,
+            around=small_sets,
+            needs=("sets.tar",),
+            writes=("unpacked",),
+            resumes=False,
+        ),
+        Command(
+            "prepare wflw-wider",
+            ("prepare", "wflw-wider", "--wider", "wider", "--lists", "lists", "--to", "linked"),
+            inputs=wflw_on_wider,
+            needs=(
+                "lists/list_98pt_test_blur.txt",
+                "wider/eval_tools/ground_truth/wider_face_val.mat",
+            ),
+            of_a_folder=("lists/list_98pt_test_blur.txt",),
+            writes=("linked",),
+            resumes=False,
+        ),
+        Command(
+            "export",
+            ("export", "w600k_mbf", "released.onnx", "--output", "raw.onnx"),
+            inputs=lambda folder: tiny_magface(folder / "released.onnx"),
+            needs=("released.onnx",),
+            writes=("raw.onnx",),
+            resumes=False,
+        ),
+        Command(
+            "compile",
+            ("compile", "build.yaml", "--dtype", "int8", "--images", "photos"),
+            inputs=calibrated_build,
+            needs=("build.yaml", "net.onnx", "photos"),
+            writes=("deploy_weights",),
+            resumes=False,
+        ),
+        Command(
+            "sensitivity",
+            ("sensitivity", "build.yaml", "--json", "layers.json"),
+            inputs=calibrated_build,
+            needs=("build.yaml", "net.onnx"),
+            writes=("layers.json",),
+            small=True,
+            resumes=False,
+        ),
+        Command(
+            "compare",
+            ("compare", "net.onnx", "net.onnx", "--images", "photos", "--json", "drift.json"),
+            inputs=scrfd,
+            needs=("photos", "net.onnx"),
+            writes=("drift.json",),
+            resumes=False,
+        ),
+        Command(
+            "info",
+            ("info", "net.onnx"),
+            inputs=scrfd,
+            needs=("net.onnx",),
+            writes=(),
+            resumes=False,
+        ),
+        Command(
+            "decode",
+            ("decode", "--vamp_datalist_path", "list.txt", "--vamp_output_dir", "output")
+            + ("--save_dir", "decoded", "--quiet"),
+            prepare=("image2npz.py", "vamp"),
+            inputs=scrfd,
+            needs=("list.txt", "list.txt.manifest.json", "output/output_000003.npz"),
+            writes=("decoded",),
+            small=True,
+        ),
+        Command(
+            "score manifest",
+            ("score", "manifest", "photos", "--to", "run"),
+            inputs=photos,
+            needs=("photos",),
+            writes=("run",),
+            resumes=False,
+        ),
+        Command(
+            "score run",
+            ("score", "run", "run", "--detector", "net.onnx", "--engine", "ort", "--threads", "1")
+            + ("--retry-failed",),
+            inputs=scrfd,
+            prepare=("score manifest",),
+            needs=("net.onnx", "run/manifest.json", "run/shards.parquet", SHARDS),
+            skips=(PHOTO,),
+            writes=(),
+            resumes=False,
+            spawns=True,
         ),
         Command(
             "doctor",
@@ -735,6 +952,22 @@ def of_40_gb(path: Path) -> None:
         file.truncate(40 << 30)  # takes no place on the disk
 
 
+def wrong_types(path: Path) -> None:
+    """Let every value of a document, or of a network's contract, have a type that none has."""
+    if path.suffix == ".yaml":
+        path.write_text("".join(f"{key}: [[1]]\n" for key in ("name", "frontend", "backend")))
+        return
+    model = onnx.load(path) if path.suffix == ".onnx" else None
+    (held,) = [e for e in model.metadata_props if e.key == METADATA_KEY] if model else (None,)
+    entry = json.loads(held.value if held else path.read_text())
+    text = json.dumps({k: v if k == "schema" else [[1]] for k, v in entry.items()})
+    if held:
+        held.value = text
+        onnx.save(model, path)
+    else:
+        path.write_text(text)
+
+
 FAULTS = {
     "missing": missing,
     "empty": empty,
@@ -746,10 +979,14 @@ FAULTS = {
     "a pipe": pipe,
     "endless": endless,
     "40 GB": of_40_gb,
+    "wrong types": wrong_types,
 }
 
 # Only a file can be cut short or be something else; a file in a folder's place is a picture.
 FILES_ONLY = ("cut short", "a folder", "a web page", "a pipe", "endless", "40 GB")
+
+
+NETWORKS = ("net.onnx", "embedder.onnx")  # with a contract
 
 
 def broken_inputs():
@@ -763,8 +1000,19 @@ def broken_inputs():
                 shorter = path in command.lists and fault == "cut short"
                 # A server sends something, or closes the connection.
                 waiting = command.name == "download" and fault == "a pipe"
-                if not of_a_file and not gone and not shorter and not waiting:
+                typed = Path(path).suffix in (".json", ".yaml") or path in NETWORKS
+                untyped = fault == "wrong types" and (not typed or "download" in command.name)
+                if not (of_a_file or gone or shorter or waiting or untyped):
                     yield command, path, fault
+
+
+# Folders below that of the photos, which are named and not listed.
+LEFT_OUT = ("closed sub-folder", "linked sub-folder", "too long a path")
+
+
+def walks(command: Command) -> bool:
+    """Return whether a command reads whatever photos are in a folder."""
+    return PHOTO in command.skips and "photos" in command.needs
 
 
 def render() -> str:
@@ -773,6 +1021,9 @@ def render() -> str:
     for command, path, fault in broken_inputs():
         code = 1 if path in command.skips else 2
         inputs.setdefault((command.name, path), {})[fault] = code
+    for command in COMMANDS.values():
+        if walks(command):
+            inputs[command.name, "photos"].update(dict.fromkeys(LEFT_OUT, 1))
     outputs = {
         (command.name, command.writes[0]): answers(command)
         for command in COMMANDS.values()
@@ -897,8 +1148,34 @@ OUTPUT_FAULTS = {
     "full at 700 B": lambda path: full_disk(700),
     "full at 4 KB": lambda path: full_disk(4096),
 }
+# Command, flag of a file that it writes, and one of its inputs in that place.
+OVER_INPUTS = [
+    ("predict", "--html", PHOTO),
+    ("predict", "--html", "embedder.onnx"),
+    ("match", "--draw", PHOTO),
+    ("match", "--json", "profile.json"),
+    ("calibrate similarity", "--output", PHOTO),
+    ("calibrate quality", "--output", "net.onnx"),
+    ("calibrate appearance", "--output", "photos/p3/1.png"),
+    ("export", "--output", "released.onnx"),
+    ("sensitivity", "--json", PHOTO),
+    ("sensitivity", "--plot", "build.yaml"),
+    ("compare", "--json", PHOTO),
+    ("compare", "--html", "net.onnx"),
+    ("doctor", "--json", "mine.npz"),
+    ("evaluate --pred", "--csv", "predictions/1--Event/photo_3.txt"),
+    ("evaluate --pred", "--json", "truth/wider_hard_val.mat"),
+    ("evaluate --images", "--json", PHOTO),
+    ("image2npz.py", "--text_path", PHOTO),
+    ("gen_feat.py", "--feat_list", "img.list"),
+    ("gen_feat.py", "--feat_list", PHOTO),
+    ("export_onnx.py, SCRFD", "--output", "released.onnx"),
+    ("export_onnx.py, PIPNet", "--output", "released.onnx"),
+    ("export_onnx.py, MagFace", "--output", "released.onnx"),
+]
+
 # Of the output folders, some take files beside others, and one must be empty.
-TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2}
+TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2, "score manifest": 4}
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 128 + 9}
 
 
@@ -919,8 +1196,11 @@ def answers(command: Command) -> Dict[str, int]:
         codes["equal names"] = 0
     if PHOTO in command.of_a_folder:
         codes["50,000 files"] = 0
+    if command.name in {name for name, _, _ in OVER_INPUTS}:
+        codes["is an input"] = 2
     if command.resumes:
-        codes.update({"a file put beside": 4, "holds the input": 2})
+        codes.update({"a file put beside": 4, "holds the input": 2, "run.json of wrong types": 4})
+        codes["someone else's, --overwrite"] = 0 if command.name in TAKEN else 4
         if PHOTO in (*command.needs, *command.skips):
             codes["another photo"] = 4
         codes["emptied results"] = 0

@@ -21,10 +21,12 @@ from facezoo.runs import fingerprint_files
 from facezoo.vacc import toolchain
 from fault_table import (
     COMMANDS,
+    LEFT_OUT,
     OF_EQUAL_NAMES,
     PHOTO,
     REPOSITORY,
     answers,
+    walks,
     without_roots_powers,
     write_lists,
 )
@@ -73,7 +75,7 @@ def test_pictures_of_one_name_stay_apart(tmp_path, monkeypatch, name):
 WALKING = [
     pytest.param(command.name, marks=[pytest.mark.torch] if command.torch else [])
     for command in COMMANDS.values()
-    if PHOTO in command.skips and "photos" in command.needs
+    if walks(command)
 ]
 
 
@@ -104,7 +106,7 @@ def too_deep(folder: Path) -> Path:
     return folder / name
 
 
-@pytest.mark.parametrize("make", [closed, linked, too_deep])
+@pytest.mark.parametrize("make", [closed, linked, too_deep], ids=LEFT_OUT)
 @pytest.mark.parametrize("name", WALKING)
 def test_a_folder_that_is_not_entered_is_named_and_counted(
     tmp_path, monkeypatch, capfd, caplog, name, make

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from facezoo.cli.main import main
+from facezoo.deploy.recipes import lay_out
 from facezoo.errors import FaceZooError
 from facezoo.files import write_bytes
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
 from facezoo.written import LIST_FILE, remove_own
-from fault_table import COMMANDS, PHOTO
+from fault_table import COMMANDS, OVER_INPUTS, of_40_gb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limits import bounds
 
 IN_MAKE_TEST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(IN_MAKE_TEST, max_examples=10_000)
@@ -120,25 +123,6 @@ def test_nothing_of_somebody_elses_is_removed_or_changed_in_many_histories(histo
 
 # Files to write ----------------------------------------------------------------------------------
 
-# Command, flag of a file that it writes, and one of its inputs in that place.
-OVER_INPUTS = [
-    ("predict", "--html", PHOTO),
-    ("predict", "--html", "embedder.onnx"),
-    ("match", "--draw", PHOTO),
-    ("match", "--json", "profile.json"),
-    ("calibrate similarity", "--output", PHOTO),
-    ("doctor", "--json", "mine.npz"),
-    ("evaluate --pred", "--csv", "predictions/1--Event/photo_3.txt"),
-    ("evaluate --pred", "--json", "truth/wider_hard_val.mat"),
-    ("evaluate --images", "--json", PHOTO),
-    ("image2npz.py", "--text_path", PHOTO),
-    ("gen_feat.py", "--feat_list", "img.list"),
-    ("gen_feat.py", "--feat_list", PHOTO),
-    ("export_onnx.py, SCRFD", "--output", "released.onnx"),
-    ("export_onnx.py, PIPNet", "--output", "released.onnx"),
-    ("export_onnx.py, MagFace", "--output", "released.onnx"),
-]
-
 
 def files_here():
     return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
@@ -213,3 +197,27 @@ def test_a_list_of_photos_makes_them_inputs(tmp_path, monkeypatch, capfd):
     start = words.index("--identities")
     words[start : start + 2] = ["--pairs", "pairs.list"]
     check_refused(replace(command, arguments=tuple(words)), capfd, "is read by this command")
+
+
+@pytest.mark.parametrize(
+    "kept", ["faces.png", "calibration/mine.jpg", "onnx/scrfd_500m_bnkps.onnx"]
+)
+def test_the_demo_works_in_a_folder_of_its_own(tmp_path, capsys, kept):
+    put(tmp_path / kept, "mine")
+    assert main(["demo", "--to", str(tmp_path)]) == 2
+    assert "is not empty; name a new folder" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / kept]
+
+
+def test_a_recipe_replaces_no_link_and_reads_no_endless_file(tmp_path, capsys):
+    for make in (lambda path: path.symlink_to("nowhere"), of_40_gb):
+        lay_out("scrfd", tmp_path)
+        path = tmp_path / "face_detection/scrfd/README.md"
+        if make is not of_40_gb:
+            path.unlink()
+        make(path)
+        with bounds():
+            assert main(["recipe", "scrfd", "--to", str(tmp_path)]) == 2
+        assert "README.md' is not as the recipe has it" in capsys.readouterr().err
+        assert path.is_symlink() or path.stat().st_size == 40 << 30
+        path.unlink()

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -222,6 +223,30 @@ def test_a_command_runs_in_a_thread_and_leaves_the_signals_alone(run_here):
     assert (code, error) == (0, "")
     assert "scrfd_500m_bnkps" in said
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+IN_THREADS = """
+import os, sys, threading
+from facezoo.cli.main import main
+before = sys.stdout, sys.stderr, dict(os.environ)
+def work(verb):
+    for _ in range(8):
+        assert main([verb, *sys.argv[1:]]) == 0
+        codes.append(0)
+codes = []
+threads = [threading.Thread(target=work, args=(verb,)) for verb in 2 * ["list", "licences"]]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert (sys.stdout, sys.stderr, dict(os.environ)) == before
+assert len(codes) == 32
+"""
+
+
+def test_commands_in_threads_leave_the_program_as_it_was():
+    """Python itself crashed where one freed the stream that another printed to."""
+    command = [sys.executable, "-c", IN_THREADS]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.long

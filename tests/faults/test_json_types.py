@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from facezoo.artifact import BuildInfo, read_artifact, write_artifact
+from facezoo.artifact import read_artifact, write_artifact
 from facezoo.contract import METADATA_KEY, Contract
 from facezoo.errors import FaceZooError, InputError
 from facezoo.files import finite, write_json
@@ -26,8 +26,8 @@ from facezoo.profiles.similarity import (
     write_similarity,
 )
 from facezoo.vacc import npz, outputs
+from fuzz_targets import BUILD, SHA256
 
-SHA256 = "0a" * 32
 WRONG = (
     *(None, True, 0, -2, 5, 10**30, 0.5, math.nan, math.inf, -math.inf),
     *("", "x", "1", "\x1b[2J", [], [1], [[]], ["x"], {}, {"x": 1}, {"": None}),
@@ -71,22 +71,7 @@ def appearance(folder):
 
 
 def build_info(folder):
-    build = BuildInfo(
-        name="toy_fp16",
-        dtype="fp16",
-        arithmetic="float32",
-        source="toy.onnx",
-        source_sha256=SHA256,
-        card="toy",
-        inputs={"input": ("batch", 3, 8, 8)},
-        outputs=("score",),
-        graph={"folded": {"Identity": 1}, "prelu_rewritten": 2},
-        deviation={"score": 1e-6},
-        tools={"onnx": "1"},
-        calibration=({"file": "a.jpg", "sha256": SHA256},),
-        gate={"faces": 3},
-    )
-    write_artifact(folder / "mod", b"graph", build)
+    write_artifact(folder / "mod", b"graph", BUILD)
 
     def read(path):
         path.replace(folder / "mod.build.json")

@@ -16,8 +16,10 @@ from fault_table import (
     TABLE,
     answers,
     broken_inputs,
+    leave,
     render,
     without_roots_powers,
+    wrong_types,
 )
 from limits import bounds
 
@@ -195,6 +197,31 @@ def test_a_file_that_somebody_put_among_the_results_stays(start, said, name, pla
     mine.write_bytes(kept) if kept else mine.unlink()
     assert command.run() == 0
     assert command.results() == expected
+
+
+@pytest.mark.parametrize("name", answering("someone else's, --overwrite"))
+def test_nothing_of_somebody_elses_is_removed_to_start_again(start, said, name):
+    command, expected = start(name)
+    mine = leave(Path(command.writes[0]), bool(Path(command.writes[0]).suffix))
+    assert command.run("--overwrite") == answers(command)["someone else's, --overwrite"], said()
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    assert command.run() == 0
+    assert command.results() == expected
+
+
+@pytest.mark.parametrize("name", answering("run.json of wrong types"))
+def test_a_run_file_of_wrong_types_is_named_and_nothing_removed(start, said, name):
+    command, _ = start(name)
+    assert command.run() == 0
+    path = next(Path(command.writes[0]).rglob("run.json"))
+    wrong_types(path)
+    before = everything()
+    for more in ([], ["--overwrite"]):
+        said()
+        assert command.run(*more) == answers(command)["run.json of wrong types"]
+        assert "run.json" in said()
+        assert everything() == before
 
 
 def depth(path):

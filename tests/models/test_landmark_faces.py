@@ -91,6 +91,14 @@ def test_wflws_faces_on_widers_photos(wider, capsys):
     assert wflw.name_crops(wflw.find_lists(wider / "wflw"), {})[1]["test_mu"]
 
 
+def test_the_lists_that_it_reads_are_not_replaced(wider):
+    """Its own lists have the names of WFLW's."""
+    before = {path: path.read_bytes() for path in (wider / "lists").iterdir()}
+    with pytest.raises(InputError, match=r"list_98pt_test_\w+.txt' exists with another content"):
+        prepare_wflw_wider(wider / "wider", wider / "lists", wider / "lists")
+    assert {path: path.read_bytes() for path in (wider / "lists").iterdir()} == before
+
+
 def test_a_face_on_no_box_is_counted_out(wider):
     path = wider / "lists" / "list_98pt_test_makeup.txt"
     points = points_in((200, 160, 390, 290))

@@ -202,6 +202,12 @@ def test_quality_is_listed_tabled_and_drawn(tmp_path, script):
     assert plot.stat().st_size > 5000
     code, said, _ = script("quality_assessment", "--feat_list", target, "--scale", "ofiq")
     assert said == "p0/2.png 27\np0/1.png 50\np0/0.png 94\n"
+    face = tmp_path / "p0" / "1.png"
+    before = face.read_bytes()
+    for flag in ("--sheet", "--csv", "--histogram"):
+        code, _, error = script("quality_assessment", "--feat_list", target, flag, face)
+        assert code == 2 and "1.png' is read by this command" in error
+        assert face.read_bytes() == before
 
 
 def test_ofiqs_scale_by_hand():
@@ -693,16 +699,24 @@ def test_an_engine_is_built_checked_and_laid_out(tmp_path, script, model, monkey
     assert 'platform: "tensorrt_plan"' in (root / "w600k_mbf" / "config.pbtxt").read_text()
     assert sorted(path.name for path in tmp_path.glob("m.*")) == ["m.plan"]
     fake_trtexec(tmp_path / "bin", monkeypatch, factor="-1")
-    code, _, error = script("export_tensorrt", "--onnx", model, "--engine", engine)
-    assert code == 3
-    assert "cosine of -1.00000" in error
-    assert not engine.exists()
+    for target in (engine, tmp_path / "new.plan"):
+        code, _, error = script("export_tensorrt", "--onnx", model, "--engine", target)
+        assert code == 3
+        assert "cosine of -1.00000" in error
+    # A rejected engine replaces none, and is not left behind.
+    assert engine.read_bytes() == (root / "w600k_mbf" / "1" / "model.plan").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.plan")) == ["m.plan"]
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, error = script("export_tensorrt", "--onnx", model, "--engine", engine)
     assert code == 2
     assert "neither is on the PATH" in error
     assert script("export_tensorrt", "--onnx", model, "--repository", root)[0] == 0
     assert (root / "w600k_mbf" / "1" / "model.onnx").is_file()
+    config = root / "w600k_mbf" / "config.pbtxt"
+    config.write_text(config.read_text() + "# mine\n")
+    code, _, error = script("export_tensorrt", "--onnx", model, "--repository", root)
+    assert code == 2 and "config.pbtxt is not as this command writes it" in error
+    assert config.read_text().endswith("# mine\n")
     assert script("export_tensorrt", "--onnx", model)[0] == 2
 
 

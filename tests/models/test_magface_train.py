@@ -230,6 +230,20 @@ def test_foreign_and_torn_checkpoints_are_refused(whole):
     torn.unlink()
 
 
+def test_a_checkpoint_of_wrong_types_is_refused(whole, tmp_path):
+    """Its settings are those of the training; the rest is somebody's."""
+    state = torch.load(train.saved(whole[1])[-1], weights_only=True)
+    path = tmp_path / "wrong.pth"
+    names = set(state) - {"settings", "classes"}
+    wrong = [{**state, name: value} for name in names for value in (None, "x")]
+    wrong += [{key: state[key] for key in set(state) - {name}} for name in names]
+    wrong += [{**state, "step": step} for step in (-1, 10**9)]
+    for content in wrong:
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match=r"wrong\.pth"):
+            make().resume(path)
+
+
 def spoil_centres(trainer):
     trainer.head.weight.data[0, 0] = float("inf")
 

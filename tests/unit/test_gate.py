@@ -20,6 +20,7 @@ from facezoo.errors import ConfigError, GateError, InputError
 from facezoo.evaluation.measured import MeasuredList
 from facezoo.image.files import write_image_rgb
 from facezoo.models import find_card
+from facezoo.reports import plots
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.build_config import read_build_config
 from onnx import TensorProto, helper, numpy_helper
@@ -132,6 +133,9 @@ def test_settings_beside_the_yaml(tmp_path):
         ("limits: {mean_io: 1}", "unknown limit 'mean_io'; the nearest is 'mean_iou'"),
         ("limits: {mean_iou: high}", "limits.mean_iou is 'high'; expected a number"),
         ("limits: {mean_iou: true}", "limits.mean_iou is True; expected a number"),
+        ("limits: {mean_iou: .nan}", "limits.mean_iou is nan; expected a number from -1e+06 to"),
+        ("limits: {mean_iou: -.inf}", "limits.mean_iou is -inf; expected a number"),
+        ("limits: {nme: 1" + "0" * 400 + "}", "expected a number from -1e+06 to 1e+06"),
         ("limits: [1]", "limits is [1]; expected a mapping"),
         ("images: [a, b]", "images is ['a', 'b']; expected a path"),
         ("[a", "not valid YAML"),
@@ -411,6 +415,8 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     assert not Path("out").exists()
     (line,) = [r.getMessage() for r in caplog.records if "different ranges" in r.getMessage()]
     advised = re.search(r"exclude_layers: \[\d+\]", line)[0]
+    draw, drawn = plots.plot_sensitivity, []
+    monkeypatch.setattr(plots, "plot_sensitivity", lambda *a: drawn.append(a) or draw(*a))
     assert main(["sensitivity", "toy.yaml", "--json", "s.json", "--plot", "s.png"]) == 0
     printed = capsys.readouterr().out
     assert "lint: Concat" in printed
@@ -418,6 +424,14 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     lists = {one["list"]: one for one in json.loads(Path("s.json").read_text())["lists"]}
     assert lists["found"]["best"] and lists["found"]["lost"] < 0.2 * lists["of the YAML"]["lost"]
     assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    assert (drawn[0][2], len(drawn[0][3])) == ("joined", advised.count(",") + 1)
+    assert drawn[0][3] <= set(drawn[0][0])
+    image = next(Path("calibration").iterdir())
+    before = image.read_bytes()
+    for flag in ("--json", "--plot"):
+        assert main(["sensitivity", "toy.yaml", flag, str(image)]) == 2
+        assert "is read by this command" in capsys.readouterr().err
+        assert image.read_bytes() == before
     write_yaml("joined.onnx", quantize=advised)
     # A list that cannot be bettered is kept.
     assert main(["sensitivity", "toy.yaml", "--json", "s.json"]) == 0

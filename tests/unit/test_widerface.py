@@ -13,6 +13,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from facezoo.cli.main import main
 from facezoo.datasets import widerface
 from facezoo.datasets.matfile import read_mat
 from facezoo.datasets.widerface import (
@@ -29,6 +30,7 @@ from facezoo.datasets.widerface import (
 from facezoo.errors import DatasetError
 from facezoo.metrics.detection import KERNELS, evaluate_detections
 from facezoo.results import FaceDetections
+from facezoo.runs import Inputs, RunFolder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -638,10 +640,38 @@ def test_unpacking_again_keeps_what_is_there(tmp_path):
     unpack_photos(archive, to)
     first, second, _ = sorted(to.rglob("*.jpg"))
     before = first.stat().st_mtime_ns
-    second.write_bytes(b"je")  # As after a disk that was full.
+    second.write_bytes(b"jp")  # As after a disk that was full.
     unpack_photos(archive, to)
     assert first.stat().st_mtime_ns == before
     assert second.read_bytes() == b"jpeg"
+
+
+def test_another_file_in_a_photos_place_stays(tmp_path, capsys):
+    archive, to = photos_zip(tmp_path / "photos.zip"), tmp_path / "wider"
+    unpack_photos(archive, to)
+    (photo, empty, zeros) = sorted(to.rglob("*.jpg"))
+    empty.write_bytes(b"")
+    zeros.write_bytes(b"\0\0\0\0")
+    words = ["prepare", "widerface", "--to", str(to), "--images-zip", str(archive)]
+    for mine in (b"mine", b"a longer one", b"jpegs"):
+        photo.write_bytes(mine)
+        assert main(words) == 2
+        assert f"{photo.name}' exists with another content" in capsys.readouterr().err
+        assert photo.read_bytes() == mine
+    photo.unlink()
+    unpack_photos(archive, to)
+    assert {path.read_bytes() for path in to.rglob("*.jpg")} == {b"jpeg"}
+
+
+def test_a_folder_is_unpacked_to_by_one_command_at_a_time(tmp_path, capsys):
+    archive, to = photos_zip(tmp_path / "photos.zip"), tmp_path / "wider"
+    words = ["prepare", "widerface", "--to", str(to), "--images-zip", str(archive)]
+    with RunFolder(to, "test", {}, Inputs([], [])):
+        assert main(words) == 4
+        assert "is in use by another run" in capsys.readouterr().err
+    assert main(words) == 4
+    assert "holds the results of a run" in capsys.readouterr().err
+    assert not list(to.rglob("*.jpg"))
 
 
 def test_what_is_missing_is_named(tmp_path, small_counts):

@@ -242,6 +242,22 @@ def test_a_thread_that_outlives_its_run_writes_nothing(tmp_path):
     assert (tmp_path / "txt" / "0").exists() and not (tmp_path / "txt" / "1").exists()
 
 
+def test_two_runs_at_once_in_one_program_keep_their_lists_apart(tmp_path):
+    with RunFolder(tmp_path / "a", "test", {}, Inputs([], [])) as first:
+        write_bytes(tmp_path / "a/1", b"1")
+        with RunFolder(tmp_path / "b", "test", {}, Inputs([], [])) as second:
+            write_bytes(tmp_path / "a/2", b"2")
+            write_bytes(tmp_path / "b/3", b"3")
+            assert first.written() == ["1", "2"]
+            assert second.written() == ["3"]
+            second.finish("3")
+        write_bytes(tmp_path / "a/4", b"4")
+        assert first.written() == ["1", "2", "4"]
+        first.finish("1", "2", "4")
+    run_in(tmp_path / "a")
+    run_in(tmp_path / "b")
+
+
 def test_a_name_of_any_length_can_be_written(tmp_path):
     name = "é" * 127
     run_in(tmp_path, name)

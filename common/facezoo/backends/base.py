@@ -37,7 +37,7 @@ from ..contract import Contract
 from ..errors import BackendRunError, DecodeError, GraphError
 from ..files import sha256_of
 from ..image.preprocess import VdspOperation, affine_normalisation
-from ..machine import usable_cores
+from ..machine import opencv_threads, usable_cores
 from ..results import Placement, RawOutputs
 from ..workers import map_in_order
 
@@ -99,40 +99,6 @@ def call_naming(
                 call([image])
         with naming(*pictures):
             raise
-
-
-class _OpencvOnOneCore:
-    """Keeps OpenCV from starting threads while every core already runs one of ours.
-
-    The number of threads is that of the whole program, so it is restored when the last of several
-    streams ends, in whatever order they do.
-    """
-
-    def __init__(self) -> None:
-        # Reentrant: a stream that nobody holds any more ends where its generator is collected.
-        self._lock = threading.RLock()
-        self._streams = 0
-        self._threads = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._streams:
-                import cv2
-
-                self._threads = cv2.getNumThreads()
-                cv2.setNumThreads(1)
-            self._streams += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._streams -= 1
-            if not self._streams:
-                import cv2
-
-                cv2.setNumThreads(self._threads)
-
-
-_opencv_on_one_core = _OpencvOnOneCore()
 
 
 class Backend(ABC):
@@ -438,7 +404,8 @@ class HostBackend(Backend):
         def infer(image_rgb: np.ndarray) -> RawOutputs:
             return self.infer_shared([image_rgb])
 
-        with _opencv_on_one_core:
+        # OpenCV must not start threads while every core already runs one of ours.
+        with opencv_threads(1):
             yield from map_in_order(partial(function, infer), items, self.workers)
 
     def settings(self) -> Dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..artifact import FULL, PORTABLE, Artifact, BuildInfo
 from ..errors import ConfigError, FaceZooError, GateError, InputError
+from ..files import counted
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
 from . import flags
 
@@ -218,7 +219,8 @@ class _Judge:
         if self._gate is None or not self._gate.checks:
             return
         kind = "held-out" if self._gate.held_out else "calibration"
-        print(f"gate      against fp32 on {len(self._gate.pictures)} {kind} images")
+        shown = counted(len(self._gate.pictures), f"{kind} image")
+        print(f"gate      against fp32 on {shown}")
         for check in self._gate.checks:
             print(f"          {check}")
 

@@ -13,8 +13,9 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -94,6 +95,9 @@ EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 BATCH_SIZE = whole(1, 65536)
 
 OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
+
+# Between two lines of progress where there is no terminal.
+SECONDS_PER_LINE = 60.0
 
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
@@ -307,12 +311,7 @@ def add_saturation_option(group: Any) -> None:
 
 def add_threads_option(parser: Any) -> None:
     """Add the flag that limits the cores; :func:`run_command` reads it."""
-    parser.add_argument(
-        "--threads",
-        type=whole(1, 1024),
-        metavar="N",
-        help="CPU cores to use (default: all usable ones)",
-    )
+    flags.add(parser, "--threads")
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
@@ -585,12 +584,38 @@ def torch_advice() -> str:
     return "install it with: pip install torch torchvision"
 
 
-def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
-    """Show progress while items pass, on a terminal only, and not with ``--quiet``."""
-    # Imported here because it takes a sixth of a command's start.
-    from tqdm import tqdm
+def progress(items: Iterable[Item], total: Optional[int]) -> Iterator[Item]:
+    """Show progress while items pass: as a bar on a terminal, elsewhere as a line a minute.
 
-    return iter(tqdm(items, total=total, unit="img", disable=True if is_quiet() else None))
+    Parameters
+    ----------
+    items
+        What passes.
+    total
+        Their number; None if it is not known.
+
+    Yields
+    ------
+    object
+        The items. With ``--quiet`` nothing is shown.
+    """
+    if is_quiet():
+        yield from items
+    elif sys.stderr is not None and sys.stderr.isatty():
+        # Imported here because it takes a sixth of a command's start.
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total)
+    else:
+        started = said = time.monotonic()
+        for count, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - said >= SECONDS_PER_LINE and count != total:
+                said, rate = now, count / (now - started)
+                left = "" if total is None else f", {(total - count) / rate / 60:.1f} minutes left"
+                of = "" if total is None else f" of {total}"
+                _log.info("%d%s done, %.3g a second%s", count, of, rate, left)
 
 
 def run_items(
@@ -689,14 +714,14 @@ class _Shown:
     """
 
     def __init__(self, stream: Any, keep: str) -> None:
-        self._stream, self._keep = stream, keep
+        self.stream, self._keep = stream, keep
 
     def write(self, text: str) -> int:
         # A progress bar begins with a return to the start of the line.
         start = text[:1] if text[:1] == "\r" else ""
         shown = start + printable(text[len(start) :], self._keep)
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -704,25 +729,43 @@ class _Shown:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
-@contextmanager
-def shown_names() -> Iterator[None]:
-    """Escape what cannot be shown in everything that is printed."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (  # type: ignore[assignment]
-        # There is no stream if the caller closed it.
-        stream and _Shown(stream, "\n\t")
-        for stream in before
-    )
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+class _ShownNames(ContextDecorator):
+    """Escapes what cannot be shown in everything that is printed.
+
+    The streams are those of the whole program: they are replaced once while several threads run
+    commands. Python crashes if a stream is freed while another thread prints, so they are kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._shown: Any = [None, None]
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = sys.stdout, sys.stderr
+                for index, stream in enumerate(self._before):
+                    # There is no stream if the caller closed it.
+                    if getattr(self._shown[index], "stream", None) is not stream:
+                        self._shown[index] = stream and _Shown(stream, "\n\t")
+                sys.stdout, sys.stderr = self._shown
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                sys.stdout, sys.stderr = self._before
 
 
-@shown_names()
+_shown_names = _ShownNames()
+
+
+@_shown_names
 def run_command(
     function: Callable[[argparse.Namespace], int],
     parser: argparse.ArgumentParser,

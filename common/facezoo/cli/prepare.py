@@ -10,6 +10,7 @@ authors publish them:
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..datasets.face_sets import check_sets, unpack_sets
@@ -23,6 +24,7 @@ from ..datasets.widerface import (
     unpack_photos,
 )
 from ..errors import DatasetError, InputError
+from ..runs import unpacking
 from . import flags
 
 __all__ = ["configure", "run"]
@@ -146,11 +148,12 @@ def prepare_widerface(args: argparse.Namespace) -> int:
     DatasetError
         If an archive cannot be used, or anything is missing; then the sources are printed.
     """
-    if args.images_zip:
-        print(f"{unpack_photos(args.images_zip, args.to)} photos from {args.images_zip}")
-    if args.ground_truth_zip:
-        count = unpack_ground_truth(args.ground_truth_zip, args.to)
-        print(f"{count} files from {args.ground_truth_zip}")
+    with unpacking(args.to) if args.images_zip or args.ground_truth_zip else nullcontext():
+        if args.images_zip:
+            print(f"{unpack_photos(args.images_zip, args.to)} photos from {args.images_zip}")
+        if args.ground_truth_zip:
+            count = unpack_ground_truth(args.ground_truth_zip, args.to)
+            print(f"{count} files from {args.ground_truth_zip}")
     try:
         events, photos, faces = check_dataset(args.to)
     except DatasetError:
@@ -181,7 +184,8 @@ def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
         If the archive cannot be used, or anything is missing; then the sources are printed.
     """
     if args.tar:
-        print(f"{unpack_sets(args.tar, args.to)} files from {args.tar}")
+        with unpacking(args.to):
+            print(f"{unpack_sets(args.tar, args.to)} files from {args.tar}")
     try:
         found = check_sets(args.to)
     except DatasetError:
@@ -210,7 +214,8 @@ def prepare_wflw(args: argparse.Namespace) -> int:
     DatasetError, InputError
         See :func:`facezoo.datasets.wflw_wider.prepare_wflw_wider`.
     """
-    found = prepare_wflw_wider(args.wider, args.lists, args.to)
+    with unpacking(args.to):
+        found = prepare_wflw_wider(args.wider, args.lists, args.to)
     subsets = ", ".join(f"{name} {count}" for name, count in found.subsets.items())
     print(f"{found.faces} of {found.listed} listed faces, on {found.photos} photos: {subsets}")
     print(f"smallest overlap of landmarks and WIDER FACE's box: {found.least_overlap:.3f}")

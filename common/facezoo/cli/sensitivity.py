@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ..fields import whole
+from ..files import walk
 from ..runs import Inputs
 from ..vacc.build_config import read_build_config
 from . import flags
@@ -80,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
     read = Inputs((), (), config.file, config.frontend.checkpoint)
     read.refuse_file(args.json, args.plot)
     data, _ = open_data(config, None, False, args.allow_custom_code)
+    operations = config.dataset.process_ops if config.dataset else ()
+    code = (op.arguments.get("module_path") for op in operations)
+    Inputs(walk(data.folder)[0], (), *code).refuse_file(args.json, args.plot)
     settings, arithmetic = config.backend.quantize, choose_arithmetic()
     calibrated = calibrate(prepare_source(config).folded, settings, data)
     for finding in lint_graph(calibrated.model, calibrated.stats):
@@ -136,7 +140,10 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         from ..reports.plots import plot_sensitivity
 
-        plot_sensitivity({_label(e): e["error"] for e in entries}, args.plot)
+        kept = {layer.name for layer in best.layers}
+        proposed = {_label(entry) for entry in entries if entry["name"] in kept}
+        lost = {_label(entry): entry["error"] for entry in entries}
+        plot_sensitivity(lost, args.plot, Path(config.frontend.checkpoint).stem, proposed)
     return 0
 
 

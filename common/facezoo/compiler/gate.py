@@ -18,6 +18,7 @@ import difflib
 import logging
 import math
 import os
+import reprlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from ..datasets.widerface import read_ground_truth
 from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError, ImageError
 from ..evaluation.drift import compare_backends
 from ..evaluation.measured import MeasuredList
-from ..files import open_file, sha256_of
+from ..files import counted, open_file, sha256_of
 from ..image.files import find_images, read_image_rgb
 from ..image.preprocess import VdspOperation
 from ..models import CARDS, MODELS, find_card
@@ -59,6 +60,7 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 # that a channel of any output loses.
 RAW_LIMITS: Mapping[str, float] = {"cosine": 0.98, "worst_channel": 0.5}
 SETTINGS = ("images", "ground_truth", "eval_list", "limits")
+FARTHEST = 1e6  # no measure comes near it
 
 _log = logging.getLogger(__name__)
 
@@ -126,8 +128,12 @@ def read_gate_settings(build_yaml: Path) -> GateSettings:
     known = {name for of_task in (*GATE_LIMITS.values(), RAW_LIMITS) for name in of_task}
     _check_known(file, "limit", limits, sorted(known))
     for name, value in limits.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{file}: limits.{name} is {value!r}; expected a number")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not -FARTHEST <= value <= FARTHEST:
+            raise ConfigError(
+                f"{file}: limits.{name} is {reprlib.repr(value)}; expected a number from "
+                f"{-FARTHEST:g} to {FARTHEST:g}"
+            )
     paths = {key: Path(entries[key]) for key in SETTINGS[:3] if key in entries}
     return GateSettings(**paths, limits={name: float(value) for name, value in limits.items()})
 
@@ -255,7 +261,7 @@ class Gate:
                     "overflows in float16 on a device; compile with --dtype fp32"
                 )
             raise GateError(
-                f"the accuracy gate rejects the build on {len(self.pictures)} images: "
+                f"the accuracy gate rejects the build on {counted(len(self.pictures), 'image')}: "
                 + ", ".join(f"{c.name} {c.value:.6g}, {c.bound} {c.limit:g}" for c in failed)
                 + f"; nothing was written; {advice}"
             )
@@ -321,8 +327,8 @@ class Gate:
             _log.warning("not used by the accuracy gate: %s: %s", path, reason)
         if found.task.get("faces") == 0:
             raise GateError(
-                f"the float network finds no face in {found.pictures} images, so the accuracy "
-                "gate cannot measure anything; give images with faces: --images"
+                f"the float network finds no face in {counted(found.pictures, 'image')}, so the "
+                "accuracy gate cannot measure anything; give images with faces: --images"
             )
         return dict(found.task)
 

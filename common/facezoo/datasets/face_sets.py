@@ -14,7 +14,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import check_room, open_file, write_bytes
+from ..files import check_room, open_file, write_missing
 from .image_list import inside, read_paths
 from .pairs import IMAGE_LIST, read_pair_labels
 
@@ -130,6 +130,8 @@ def unpack_sets(archive: Path, root: Path) -> int:
     DatasetError
         If the archive cannot be read, contains links, paths that lead outside, or none of the
         sets; nothing is written outside the folder.
+    InputError
+        If a file of that name with another content is there; it stays.
     """
     if not archive.exists():
         raise DatasetError(
@@ -154,6 +156,8 @@ def unpack_sets(archive: Path, root: Path) -> int:
             for name, member in members:
                 _write(tar, member, inside(root, name))
     except (OSError, tarfile.TarError, EOFError) as error:
+        if getattr(error, "filename", None) not in (None, str(archive)):
+            raise  # A file that is unpacked could not be written.
         reason = " ".join(str(error).split())
         raise DatasetError(f"{str(archive)!r} cannot be unpacked: {reason}") from error
     return len(members)
@@ -181,4 +185,4 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     if source is None:
         raise DatasetError(f"member {member.name!r} of the archive cannot be read")
     with source:
-        write_bytes(target, source.read(), sync=False)
+        write_missing(target, source.read())

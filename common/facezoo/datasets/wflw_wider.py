@@ -14,7 +14,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from ..errors import DatasetError, InputError
-from ..files import write_bytes
+from ..files import is_there, write_missing
 from ..image.boxes import iou_matrix
 from ..image.files import find_images
 from ..metrics.detection import GroundTruth
@@ -86,7 +86,7 @@ def prepare_wflw_wider(wider: Path, lists: Path, to: Path) -> WiderFaces:
     DatasetError
         If a list or the ground truth cannot be read, or no face has a photo.
     InputError
-        If there are no photos, or a file of the target folder is in the way.
+        If there are no photos, or a file of the target folder is in the way; it stays.
     """
     found = find_lists(lists)
     named = {name: read_annotations(path) for name, path in found.items() if name in SUBSETS}
@@ -128,11 +128,15 @@ def prepare_wflw_wider(wider: Path, lists: Path, to: Path) -> WiderFaces:
             f"{next(iter(faces.values())).image}; expected the photos of WIDER FACE"
         )
     images = sorted({image for image, _ in kept})
+    lines = tuple(f"{image}  {reason}" for image, reason in sorted(missing.items()))
+    texts = {MISSING_FILE: [f"{line}\n" for line in lines], **_lists(faces, members, kept)}
+    contents = {to / name: "".join(text).encode() for name, text in texts.items()}
+    for path, content in contents.items():
+        is_there(path, content)
     for image in images:
         _link(to / PHOTOS / image, photos[PurePosixPath(image).name])
-    _write_lists(to, faces, members, kept)
-    lines = tuple(f"{image}  {reason}" for image, reason in sorted(missing.items()))
-    write_bytes(to / MISSING_FILE, "".join(f"{line}\n" for line in lines).encode())
+    for path, content in contents.items():
+        write_missing(path, content)
     counts = {name: sum(name in members[one] for one in kept) for name in named}
     return WiderFaces(
         faces=len(kept),
@@ -169,12 +173,12 @@ def _link(path: Path, photo: Path) -> None:
     path.symlink_to(target)
 
 
-def _write_lists(
-    to: Path,
+def _lists(
     faces: Mapping[Tuple[str, bytes], WflwFace],
     members: Mapping[Tuple[str, bytes], Sequence[str]],
     kept: Mapping[Tuple[str, bytes], Sequence[float]],
-) -> None:
+) -> Dict[str, List[str]]:
+    """Return the lines of each list by its file; the list by which the set is found is the last."""
     # The subsets of WFLW's lists are in the order of the attributes.
     names = dict(zip(SUBSETS, ATTRIBUTES))
     full: List[str] = []
@@ -187,7 +191,4 @@ def _write_lists(
         full.append(f"{points} {sides} {flags} {face.image}\n")
         for name in members[identity]:
             short.setdefault(name, []).append(f"{points} {face.image}\n")
-    for name, lines in short.items():
-        write_bytes(to / LISTS[name], "".join(lines).encode())
-    # The list by which the data set is found is written last.
-    write_bytes(to / LISTS["test"], "".join(full).encode())
+    return {**{LISTS[name]: lines for name, lines in short.items()}, LISTS["test"]: full}

@@ -28,7 +28,7 @@ from typing import Any, Dict, Iterator, List, Literal, Mapping, NoReturn, Sequen
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import check_room, open_file, read_file, walk, write_bytes
+from ..files import check_room, open_file, read_file, walk, write_missing
 from ..metrics.detection import GroundTruth, Predictions
 from ..results import FaceDetections
 from .matfile import read_mat
@@ -614,7 +614,7 @@ def check_dataset(folder: Path) -> Tuple[int, int, int]:
 
 
 def unpack_photos(archive: Path, folder: Path) -> int:
-    """Unpack WIDER_val.zip to ``folder/WIDER_val/images``; existing photos are kept.
+    """Unpack WIDER_val.zip to ``folder/WIDER_val/images``; whole photos of it are kept.
 
     Returns
     -------
@@ -626,6 +626,8 @@ def unpack_photos(archive: Path, folder: Path) -> int:
     DatasetError
         If the archive is damaged, malicious or a different one; then nothing is written, except
         that a damaged photo is only noticed while unpacking.
+    InputError
+        If a photo of that name with another content is there; it stays.
     """
     return _unpack(archive, folder, re.compile(r"(?:^|/)images/([^/]+/[^/]+\.jpg)$"), PHOTOS_FOLDER)
 
@@ -651,15 +653,15 @@ def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) ->
             _refuse(str(archive), f"contains nothing for {below}; expected the official archive")
         if sum(info.file_size for info in chosen.values()) > LARGEST_ARCHIVE:
             _refuse(str(archive), f"unpacks to more than {LARGEST_ARCHIVE >> 30} GiB")
-        missing = {
-            name: info
+        missing = [
+            info
             for name, info in chosen.items()
             if not _has_size(folder / below / name, info.file_size)
-        }
-        needed = sum(info.file_size for info in missing.values())
+        ]
+        needed = sum(info.file_size for info in missing)
         check_room(folder, needed, f"{len(missing)} files of {archive.name}")
-        for name, info in missing.items():
-            write_bytes(folder / below / name, zipped.read(info), sync=False)
+        for name, info in chosen.items():
+            write_missing(folder / below / name, zipped.read(info))
     return len(chosen)
 
 
@@ -676,6 +678,8 @@ def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         raise DatasetError(f"{str(path)!r} does not exist; expected a .zip archive") from error
     # RuntimeError and NotImplementedError: encrypted, or an unsupported compression.
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError) as error:
+        if getattr(error, "filename", None) not in (None, str(path)):
+            raise  # A file that is unpacked could not be written.
         raise DatasetError(f"{str(path)!r} is not a zip archive or is damaged ({error})") from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from ..backends.ort import run_graph
 from ..card import ModelCard
 from ..contract import load_graph, read_contract
-from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError
+from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError, InputError
 from ..files import LARGEST_FILE, read_file, write_bytes
 
 __all__ = [
@@ -199,12 +199,23 @@ def write_repository(
     ------
     GraphError
         If the graph cannot be read.
+    InputError
+        If another model is there, or its configuration was edited by hand.
     """
     platform = "onnxruntime_onnx" if model.suffix == ".onnx" else "tensorrt_plan"
-    text = render_triton(card, platform, onnx or model, max_batch)
     folder = root / card.id
+    config = folder / "config.pbtxt"
+    graph = onnx or model
+    ours = {render_triton(card, each, graph, max_batch).encode() for each in PLATFORMS}
+    found = read_file(config) if config.is_file() else b""
+    if found not in ours and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{str(folder)!r} holds a model whose config.pbtxt is not as this command writes it; "
+            "move it away, or name another repository"
+        )
+    # First, so that an interrupted call can be repeated.
+    write_bytes(config, render_triton(card, platform, graph, max_batch).encode())
     write_bytes(folder / "1" / PLATFORMS[platform], read_file(model, LARGEST_FILE))
-    write_bytes(folder / "config.pbtxt", text.encode())
     return folder
 
 
@@ -228,9 +239,9 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
             "expected letters, digits, dots, slashes and underscores: export the model again"
         )
     sizes = (3, *contract.preprocess.input_hw)
-    batches = (("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch))
+    batches = [("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch)]
     if _graph_of_file(onnx).batch:
-        batches = ()
+        batches = []
     if shutil.which("trtexec"):
         side = "x".join(map(str, sizes))
         flags = [f"--{which}Shapes={name}:{batch}x{side}" for which, batch in batches]
@@ -256,7 +267,7 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
     onnx
         A self-describing .onnx.
     engine
-        Target file; removed again if the comparison fails.
+        Target file; written once the comparison has passed.
     half
         Allow half precision.
     max_batch
@@ -276,9 +287,20 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
     GateError
         If an output differs.
     """
-    command = engine_command(onnx, engine, half=half, max_batch=max_batch)
+    # Before anything is made: without a tool this is refused.
+    engine_command(onnx, engine, half=half, max_batch=max_batch)
     engine.parent.mkdir(parents=True, exist_ok=True)
-    _run(command)
+    # Beside the target, where it can be renamed: an engine that is there stays until then.
+    with tempfile.TemporaryDirectory(prefix=".facezoo.", dir=engine.parent) as folder:
+        part = Path(folder, engine.name)
+        _run(engine_command(onnx, part, half=half, max_batch=max_batch))
+        cosine = _compare(onnx, part)
+        part.replace(engine)
+    return cosine
+
+
+def _compare(onnx: Path, engine: Path) -> float:
+    """Return the lowest cosine of both outputs of a noise image; GateError if one differs."""
     contract = read_contract(onnx)
     batch = _graph_of_file(onnx).batch
     shape = (batch or 1, 3, *contract.preprocess.input_hw)
@@ -292,7 +314,6 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
     cosines = {name: _cosine(values, found.get(name)) for name, values in expected.items()}
     worst = min(cosines, key=lambda name: cosines[name])
     if not min(cosines.values()) >= LEAST_COSINE:
-        engine.unlink()
         raise GateError(
             f"the engine's output {worst!r} has a cosine of {cosines[worst]:.5f} to ONNX "
             f"Runtime's, expected at least {LEAST_COSINE}; build it without --fp16"

@@ -189,12 +189,12 @@ def evaluate_people(
     names: List[str] = []
     started = time.perf_counter()
     found = progress(model.stream(paths), len(paths))
-    for name_here, person, (path, result) in zip(listed, people_of_all, found):
+    for path, name_here, person, result in zip(paths, listed, people_of_all, found):
         if isinstance(result, ImageError):
             raise result
         vector = _main_vector(result)
         if vector is None:
-            _log.warning("no face in %s", path)
+            _log.warning("no face in %s", result.source)
             continue
         names.append(name_here)
         people.append(person)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Collection, Iterator, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -130,7 +130,9 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
     _finish(figure, path)
 
 
-def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
+def plot_sensitivity(
+    errors: Mapping[str, float], path: Path, model: str, proposed: Collection[str]
+) -> None:
     """Draw the loss from quantising each layer alone, one bar per layer.
 
     Parameters
@@ -139,6 +141,10 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         Layer to the share of output variance lost, in graph order.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
+    model
+        Name of the network, for the title.
+    proposed
+        The layers that are proposed to stay in float; their bars get another colour.
 
     Raises
     ------
@@ -148,10 +154,23 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         If the format is not supported.
     """
     figure, axes = _new_figure((max(6.0, 0.14 * len(errors)), 3.5))
-    axes.bar(range(len(errors)), [100 * error for error in errors.values()], color=COLOURS[0])
+    for label, chosen, colour in (
+        ("int8", False, COLOURS[0]),
+        (f"proposed to stay in float: {len(proposed)}", True, COLOURS[1]),
+    ):
+        bars = {
+            index: 100 * error
+            for index, (name, error) in enumerate(errors.items())
+            if (name in proposed) == chosen
+        }
+        axes.bar(list(bars), list(bars.values()), color=colour, label=label)
     axes.set_xticks(range(len(errors)), list(errors), rotation=90, fontsize=6)
+    for tick, name in zip(axes.get_xticklabels(), errors):
+        if name in proposed:
+            tick.set(color=COLOURS[1], fontweight="bold")
+    axes.legend()
     axes.set(
-        title="Each layer in int8 alone",
+        title=f"{model}: each layer in int8 alone",
         ylabel="output variance lost, %",
         xlim=(-1, len(errors)),
     )

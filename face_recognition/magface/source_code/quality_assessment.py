@@ -7,14 +7,18 @@ belong to its own network.
 """
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from facezoo.cli import options
+from facezoo.datasets.image_list import resolve_names
 from facezoo.datasets.pairs import read_feature_list
+from facezoo.errors import DatasetError
 from facezoo.evaluation.features import rank_by_magnitude, ranking_csv, ranking_sheet
 from facezoo.files import write_bytes
 from facezoo.image.files import write_image_rgb
+from facezoo.runs import Inputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     ranked = rank_by_magnitude(read_feature_list(args.feat_list), args.scale)
+    with suppress(DatasetError):  # Images that are not here cannot be replaced.
+        faces = resolve_names([name for name, _ in ranked], args.feat_list)
+        Inputs(faces, ()).refuse_file(args.csv, args.histogram, args.sheet)
     for name, value in ranked:
         print(f"{name} {int(value) if args.scale == 'ofiq' else value}")
     if args.csv:

@@ -14,12 +14,11 @@ import time
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.image_list import write_image_list
-from facezoo.datasets.pairs import write_people_pairs
 from facezoo.fields import SEED, whole
 from facezoo.image.files import find_images
 from facezoo.machine import has_bf16
-from facezoo.models.magface.faces import cut_squares, read_face_pairs
+from facezoo.models.magface.faces import read_face_pairs, write_squares
+from facezoo.runs import Inputs, RunFolder
 
 TRAINED, VERIFIED = range(1, 26), range(26, 31)
 # Top, left and side in images of 112x92; the first is the middle one.
@@ -37,36 +36,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Write the faces, the training list and the pairs."""
-    lists = {}
-    for part, people, squares in (("train", TRAINED, SQUARES), ("val", VERIFIED, SQUARES[:1])):
-        lists[part] = [
-            (face, person)
-            for person in people
-            for path in find_images(args.att_dir / f"s{person}")
-            for face in cut_squares(
-                path, args.save_dir / "faces" / f"s{person}" / path.name, squares
-            )
-        ]
-    paths, people = zip(*lists["train"])
-    labels = [person - 1 for person in people]
-    write_image_list(args.save_dir / "train.list", paths, labels, "path label")
-    paths, people = zip(*lists["val"])
-    write_people_pairs(args.save_dir / "pairs.list", paths, list(map(str, people)))
+def prepare(args: argparse.Namespace, to: Path) -> None:
+    """Write the faces, the training list and the pairs, unless an earlier start has."""
+    images = {n: find_images(args.att_dir / f"s{n}") for n in (*TRAINED, *VERIFIED)}
+    read = [path for paths in images.values() for path in paths]
+    names = [path.relative_to(args.att_dir).as_posix() for path in read]
+    with RunFolder(to, "train_demo", {}, Inputs(read, names, args.att_dir)) as folder:
+        if not folder.finished:
+            write_squares(images, to, VERIFIED, SQUARES)
+            folder.finish("train.list", "pairs.list")
 
 
 def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.magface.train")
-    pairs = args.save_dir / "pairs.list"
-    if not pairs.exists():
-        prepare(args)
+    faces = args.save_dir / "faces"
+    pairs = faces / "pairs.list"
+    prepare(args, faces)
     rows = []
     for seed in args.seeds:
         folder = args.save_dir / f"seed_{seed}"
         command = [sys.executable, str(Path(__file__).with_name("train.py")), *FLAGS.split()]
         command += ["--precision", "bf16" if has_bf16() else "fp32"]
-        command += ["--train_list", str(args.save_dir / "train.list"), "--val_pairs", str(pairs)]
+        command += ["--train_list", str(faces / "train.list"), "--val_pairs", str(pairs)]
         command += ["--val_folds", str(FOLDS), "--epochs", str(args.epochs), "--seed", str(seed)]
         command += ["--pth-save-fold", str(folder), "--pth-save-epoch", str(args.epochs)]
         print(shlex.join(["python", *command[1:]]), flush=True)

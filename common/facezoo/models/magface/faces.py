@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union, overload
+from typing import (
+    Container,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+    overload,
+)
 
 import numpy as np
 
-from ...datasets.image_list import ImageList, inside, read_lines
+from ...datasets.image_list import ImageList, inside, read_lines, write_image_list
+from ...datasets.pairs import write_people_pairs
 from ...errors import DatasetError, InputError
 from ...image.files import read_image_rgb, write_image_rgb
 from ...image.resize import fit_image, resize_image
@@ -27,6 +40,7 @@ __all__ = [
     "cut_squares",
     "read_face",
     "read_face_pairs",
+    "write_squares",
 ]
 
 # Maximum number of maps that a network drops per face.  source: MagFace@99bae61 models/iresnet.py
@@ -59,6 +73,39 @@ def cut_squares(source: Path, target: Path, squares: Sequence[Tuple[int, int, in
         square = image[top : top + side, left : left + side]
         write_image_rgb(path, resize_image(square, (112, 112), "BILINEAR_CV"))
     return list(map(str, paths))
+
+
+def write_squares(
+    images: Mapping[int, Sequence[Path]],
+    folder: Path,
+    verified: Container[int],
+    squares: Sequence[Tuple[int, int, int]],
+) -> None:
+    """Write the faces of some people, ``train.list`` and ``pairs.list``.
+
+    Parameters
+    ----------
+    images
+        Images of each person, who is numbered from 1.
+    folder
+        Where to.
+    verified
+        People whose pairs are listed; of their images only the first square is taken. The others
+        are trained on.
+    squares
+        As for :func:`cut_squares`.
+    """
+    faces: Dict[bool, List[Tuple[str, int]]] = {True: [], False: []}
+    for person, paths in images.items():
+        kept = squares[:1] if person in verified else squares
+        for path in paths:
+            cut = cut_squares(path, folder / f"s{person}" / path.name, kept)
+            faces[person in verified] += [(face, person) for face in cut]
+    names, people = zip(*faces[False])
+    labels = [person - 1 for person in people]
+    write_image_list(folder / "train.list", names, labels, "path label")
+    names, people = zip(*faces[True])
+    write_people_pairs(folder / "pairs.list", names, list(map(str, people)))
 
 
 class Faces(Protocol):
