@@ -577,3 +577,17 @@ def test_a_single_image_has_no_spread(rng):
     found, truth = crowd(rng, images=1, faces=20, boxes=40)
     level = evaluate_detections(Predictions.from_rows(found), truth, bootstrap=5).levels["hard"]
     assert level.ap_interval == (level.ap, level.ap)
+
+
+def test_few_predictions_are_not_taken_for_wrong_boxes():
+    """Of a hundred images one has predictions, all of them right."""
+    boxes = {f"e/{index}": np.array([[10.0, 10, 20, 20]] * 2) for index in range(200)}
+    masks = {name: np.array([True, True]) for name in boxes}
+    truth = GroundTruth.from_rows(boxes, {"easy": masks})
+    right = np.column_stack([boxes["e/0"][:1], [0.9]])
+    report = evaluate_detections(Predictions.from_rows({"e/0": right}), truth)
+    assert report.levels["easy"].ap < 0.01
+    assert "few boxes" not in " ".join(report.warnings)
+    corners = np.array([[200.0, 200, 20, 20, 0.9]])
+    report = evaluate_detections(Predictions.from_rows({"e/0": corners}), truth)
+    assert any("few boxes overlap a face" in warning for warning in report.warnings)

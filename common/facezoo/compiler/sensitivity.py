@@ -28,7 +28,7 @@ __all__ = [
 
 
 SHARE_OF_LAYERS = 8  # at most one layer in this many may be excluded
-TRIED = 6  # layers that a search tries at a time
+TRIED = 4  # layers that a search tries at a time
 LEAST_GAIN = 0.01  # share of the loss of all layers that another layer must save
 SLOWER = 1.05  # a list may take this much more time than the YAML's: the noise of a measurement
 

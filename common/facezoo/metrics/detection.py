@@ -284,7 +284,7 @@ def evaluate_detections(
         score_range=score_range,
         missing_images=tuple(name for name in ground_truth.images if name not in given),
         unknown_images=tuple(name for name in predictions.images if name not in known),
-        warnings=tuple(_warnings(levels, score_range)),
+        warnings=tuple(_warnings(levels, score_range, len(given & known) / max(len(known), 1))),
         iou_threshold=iou_threshold,
         kernel=kernel,
         bootstrap=bootstrap,
@@ -568,11 +568,12 @@ def _interval(tally: _Tally, level: str, rounds: int, seed: int) -> Tuple[float,
 
 
 def _warnings(
-    levels: Mapping[str, LevelReport], score_range: Optional[Tuple[float, float]]
+    levels: Mapping[str, LevelReport], score_range: Optional[Tuple[float, float]], share: float
 ) -> Iterator[str]:
+    """Yield what is probably wrong with predictions for a share of the images."""
     if score_range is None:
         yield "there are no detections"
-    elif all(report.ap < 0.01 for report in levels.values()):
+    elif all(report.ap < 0.01 * share for report in levels.values()):
         yield (
             "few boxes overlap a face; boxes must be left, top, width, height (not two corners) "
             "in pixels of the original photo"
