@@ -58,10 +58,10 @@ _PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
 # What refuses images and outputs, in every model's folder.
 _GUARDS = (
     ("errors", "ImageError"),
+    ("image.decode", "_has_many_scans"),
     ("errors", "DecodeError"),
     ("arrays", "MAX_PIXELS"),
     ("image.files", "_is_cut_short"),
-    ("image.files", "_has_many_scans"),
     ("image.files", "_orientation_of_webp"),
     ("image.files", "_turn_upright"),
 )
@@ -434,12 +434,12 @@ def read_rgb(path: str) -> np.ndarray:
     kind = KINDS.get(data[:2], "")
     if not data:
         raise ImageError(f"{path!r} is empty (0 bytes); expected an image")
+    if kind == "JPEG" and _has_many_scans(data):
+        raise ImageError(f"{path!r} has more than {MOST_SCANS} scans, which take minutes to decode")
     if len(data) > LARGEST_FILE:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, 0, 0):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
-    if kind == "JPEG" and _has_many_scans(data):
-        raise ImageError(f"{path!r} has more than {MOST_SCANS} scans, which take minutes to decode")
     # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
     is_webp = data[:4] + data[8:12] == b"RIFFWEBP"
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if is_webp else 0)
