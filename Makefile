@@ -6,6 +6,8 @@ FACEZOO_SHARED ?= $(abspath $(wildcard ../shared))
 export FACEZOO_SHARED
 ATT ?= $(FACEZOO_SHARED)/assets/att_faces
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Other readers of our tables, and an object store: only tests need them.
+READERS := duckdb fsspec pandas polars "moto[server]"
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: help demo train-demo test test-all test-long test-cpu test-oldest test-newest check bench docs recipes clean
@@ -23,6 +25,10 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml setup.py
 	$(BIN)/facezoo shims install
 	touch $@
 
+$(VENV)/.scale: $(VENV)/.demo
+	$(PIP) -e ".[plot,scale]"
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) -e ".[openvino,plot,dev]"
 	# BSD-3-Clause; only its messages are used, and what it requires has other versions than onnx.
@@ -30,7 +36,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.dev
-	$(PIP) -e ".[openvino,plot,dev,torch]"
+	$(PIP) -e ".[openvino,plot,dev,torch,scale]" $(READERS)
 	touch $@
 
 $(VENV)/.train: $(VENV)/.demo
@@ -51,10 +57,11 @@ train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of 
 		--att_dir $(ATT) --save_dir .train-demo
 
 test: $(VENV)/.dev  ## everything that needs no torch
-	$(TESTS) -m "not torch and not long" --cov --cov-report=term:skip-covered
+	$(TESTS) -m "not torch and not scale and not long" --cov --cov-report=term:skip-covered
 
-test-all: test $(VENV)/.torch  ## make test, then the tests that need torch
+test-all: test $(VENV)/.torch  ## make test, then the tests that need torch or Ray
 	$(TESTS) -m "torch and not long"
+	$(TESTS) -n 1 -m "scale and not long"
 
 test-long: $(VENV)/.torch  ## the runs that take minutes each
 	$(TESTS) -n 1 -m long

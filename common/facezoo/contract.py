@@ -36,6 +36,7 @@ from .fields import (
     text,
     whole,
 )
+from .files import is_web_page
 
 __all__ = [
     "METADATA_KEY",
@@ -285,6 +286,8 @@ def load_graph(path: Path, *, check: bool = False) -> Any:
         raise GraphError(f"{where} cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf raises unrelated classes.
         reason = " ".join(str(error).split())[:200]
+        if is_web_page(path):
+            reason = "it is a web page, such as a sign-in or a warning; download the file itself"
         raise GraphError(f"{where} is not a valid ONNX graph: {reason}") from error
     return model
 

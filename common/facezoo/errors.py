@@ -25,7 +25,7 @@ prints them on one line and exits with the ``exit_code`` of the class.
 
 from __future__ import annotations
 
-from typing import Tuple, Type
+from typing import Any, Tuple, Type
 
 __all__ = [
     "UNREADABLE",
@@ -80,7 +80,15 @@ class InputError(FaceZooError, ValueError):
 
 
 class ImageError(InputError):
-    """One image that cannot be read, or its result written; a folder run goes on without it."""
+    """One image that cannot be read, or its result written; a folder run goes on without it.
+
+    Attributes
+    ----------
+    source
+        The image as it was given to ``stream``; None elsewhere.
+    """
+
+    source: Any = None
 
 
 class CardError(FaceZooError):

@@ -20,6 +20,7 @@ __all__ = [
     "CARD_ID",
     "COSINE",
     "DEVICE_ID",
+    "DEVICE_OR_PROVIDER",
     "LARGEST_SIDE",
     "NULL",
     "OBJECT",
@@ -189,6 +190,10 @@ def number(
 
 SEED = whole(0, 2**32 - 1)
 DEVICE_ID = whole(0, 1023)
+# Of commands that also have --provider, for which a word such as cuda is meant.
+DEVICE_OR_PROVIDER = dataclasses.replace(
+    DEVICE_ID, expected=f"{DEVICE_ID.expected}; a graphics card is chosen by --provider cuda"
+)
 LARGEST_SIDE = 16384  # of an image, in pixels
 SIDE = whole(1, LARGEST_SIDE)
 RATE = number(0, 1, without_low=True, without_high=True)

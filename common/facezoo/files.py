@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .errors import InputError
 from .system import OPEN_AT_ONCE
@@ -28,12 +28,14 @@ __all__ = [
     "finite",
     "fitting_name",
     "is_there",
+    "is_web_page",
     "open_file",
     "printable",
     "read_file",
     "read_text",
     "sha256_of",
     "walk",
+    "walking",
     "write_bytes",
     "write_hashed",
     "write_json",
@@ -58,6 +60,15 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def is_web_page(path: Path) -> bool:
+    """Return whether a file starts as a web page does; False if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+    except OSError:
+        return False
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
@@ -169,15 +180,19 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
     OSError
         If the folder itself cannot be read.
     """
-    found: List[Path] = []
     left_out: List[OSError] = []
+    return list(walking(folder, left_out, runs=runs)), left_out
+
+
+def walking(folder: Path, left_out: List[OSError], *, runs: bool = True) -> Iterator[Path]:
+    """Yield the files of :func:`walk` one by one; what is left out is added to the list."""
     listed: Dict[str, Path] = {}
     top = os.path.realpath(folder)
     waiting = [Path(folder)]
     while waiting:
         links: List[Path] = []
         for start in waiting:
-            _list_below(start, runs, found, left_out, links, listed)
+            yield from _list_below(start, runs, left_out, links, listed)
         # Only now, so that a folder goes by its own name rather than by that of a link to it.
         waiting = []
         for path in sorted(links):
@@ -188,18 +203,16 @@ def walk(folder: Path, *, runs: bool = True) -> Tuple[List[Path], List[OSError]]
                 waiting.append(path)
     if left_out and left_out[0].filename == str(folder):
         raise left_out[0]
-    return found, left_out
 
 
 def _list_below(
     start: Path,
     runs: bool,
-    found: List[Path],
     left_out: List[OSError],
     links: List[Path],
     listed: Dict[str, Path],
-) -> None:
-    """Add what is below a folder to the lists, but for folders that are listed elsewhere."""
+) -> Iterator[Path]:
+    """Yield what is below a folder, but for folders that are listed elsewhere."""
     for root, folders, files in os.walk(start, onerror=left_out.append):
         place = os.path.realpath(root)
         if place in listed:
@@ -221,7 +234,9 @@ def _list_below(
             except OSError as error:
                 left_out.append(error)
             folders.remove(name)
-        found += [Path(root, name) for name in files if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(root, name)
 
 
 def _is_run(folder: Path) -> bool:

@@ -35,6 +35,7 @@ __all__ = [
     "Placement",
     "QualityScore",
     "RawOutputs",
+    "Result",
     "Shown",
 ]
 
@@ -49,11 +50,23 @@ class Compared:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        # The fields of a dataclass are all that these objects hold.
-        mine, others = vars(self), vars(other)
-        return all(_equal(value, others[name]) for name, value in mine.items())
+        names = self.__dataclass_fields__  # type: ignore[attr-defined]
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class Result:
+    """What a model returns for one image.
+
+    Attributes
+    ----------
+    source
+        The image as it was given to ``stream``, such as its path; None elsewhere. Results that
+        differ only in this are equal.
+    """
+
+    source: Any = None
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -218,7 +231,7 @@ class Face(Compared):
 
 
 @dataclass(frozen=True, eq=False)
-class FaceDetections(Shown, Compared):
+class FaceDetections(Shown, Compared, Result):
     """The faces of one image, highest score first; ``faces[0]`` is a :class:`Face`.
 
     Attributes
@@ -343,7 +356,7 @@ class FaceDetections(Shown, Compared):
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding(Compared):
+class Embedding(Compared, Result):
     """The embedding of one aligned face.
 
     Attributes
@@ -387,7 +400,7 @@ class Embedding(Compared):
 
 
 @dataclass(frozen=True)
-class QualityScore:
+class QualityScore(Result):
     """How useful one aligned face is for recognition.
 
     Attributes
@@ -405,7 +418,7 @@ class QualityScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Landmarks(Compared):
+class Landmarks(Compared, Result):
     """The landmarks of one face, in the order of the network's data set.
 
     Attributes

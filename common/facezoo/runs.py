@@ -84,6 +84,7 @@ __all__ = [
     "RunFolder",
     "fingerprint_files",
     "locked",
+    "reason_of",
     "unpacking",
 ]
 
@@ -337,6 +338,9 @@ class RunFolder:
     may_change
         Names of settings that may differ from those of the earlier, unfinished starts; what they
         were is kept in ``run.json``.
+    may_grow
+        Names of settings that may be larger than in the earlier starts, such as a number of epochs;
+        a finished run then goes on.
 
     Attributes
     ----------
@@ -362,6 +366,7 @@ class RunFolder:
         overwrite: bool = False,
         beside: Sequence[Path] = (),
         may_change: Collection[str] = (),
+        may_grow: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self._inputs = inputs
@@ -373,7 +378,7 @@ class RunFolder:
             "settings": json.loads(json.dumps({**settings, **damaged}, allow_nan=False)),
             "facezoo": __version__,
         }
-        self._may_change = may_change
+        self._may_change, self._may_grow = may_change, may_grow
         self._earlier: List[Dict[str, Any]] = []
         self._overwrite = overwrite
         self._journal: Optional[IO[bytes]] = None
@@ -549,7 +554,7 @@ class RunFolder:
             files = self._refuse_strangers(self._is_own(thorough=False))
         self._read_inputs(found["inputs_state"], found["inputs_sha256"])
         self._earlier = found.get("earlier_settings", [])
-        replaced = {} if self.finished else self._replaced_settings(found["settings"])
+        replaced = self._replaced_settings(found["settings"])
         found["settings"].update({name: self._wanted["settings"][name] for name in replaced})
         differing = [key for key, value in self._wanted.items() if found[key] != value]
         if differing:
@@ -563,6 +568,8 @@ class RunFolder:
         self._results = found["results"]
         if replaced:
             self._replace_settings(replaced)
+            if self.finished:
+                self._go_on()
         self._remove_emptied(files)
         changed = [name for name, size in self._results.items() if self._size_of(name) != size]
         if self.finished and changed:
@@ -573,7 +580,11 @@ class RunFolder:
     def _replaced_settings(self, found: Mapping[str, Any]) -> Dict[str, Any]:
         """Return the earlier values of the settings that may change and did."""
         wanted = self._wanted["settings"]
-        names = [name for name in self._may_change if found.get(name) != wanted[name]]
+        may_change = () if self.finished else self._may_change
+        names = [name for name in may_change if found.get(name) != wanted[name]]
+        for name in self._may_grow:
+            before = found.get(name)
+            names += [name] * (isinstance(before, int) and before < wanted[name])
         return {name: found.get(name) for name in names}
 
     def _replace_settings(self, earlier: Dict[str, Any]) -> None:
@@ -611,8 +622,13 @@ class RunFolder:
 
     def _start_again(self, reason: str) -> None:
         self._refuse_unlisted()
-        list_in(self._real).final = frozenset()
         _log.warning("%s was finished, but %s; the run is repeated", self.folder, reason)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Make a finished run an unfinished one, whose results are written again."""
+        self._refuse_unlisted()
+        list_in(self._real).final = frozenset()
         self.finished = False
         self.refused = self.damaged = 0
         self._results = {}
@@ -768,11 +784,11 @@ class RunFolder:
             The result, or why the item was refused; a refusal is logged and counted.
         """
         if isinstance(result, ImageError):
-            _log.warning("refused: %s", result)
+            _log.error("refused: %s", result)
             self.refused += 1
             self._refused_now.add(name)
             # Without the folder, so that the record is the same wherever the data set is stored.
-            entry = {"path": name, "error": _reason(result)}
+            entry = {"path": name, "error": reason_of(result)}
         else:
             entry = {"path": name, **result.to_dict()}
             index = self._index_of.get(name)
@@ -922,7 +938,7 @@ def _entry_of(line: bytes) -> Optional[Dict[str, Any]]:
     return entry
 
 
-def _reason(error: ImageError) -> str:
-    """Remove the path from "'some/path' is empty"."""
+def reason_of(error: ImageError) -> str:
+    """Return why an image was refused, without its path: "'some/path' is empty" is "is empty"."""
     text = str(error)
     return text[text.index("' ") + 2 :] if text.startswith("'") and "' " in text else text

@@ -20,7 +20,7 @@ from typing import Iterable, Iterator, List, Tuple, Union
 from . import sources
 from .card import WeightFile
 from .errors import ChecksumMismatch, WeightsError, WeightsMissing
-from .files import check_room, open_file, sha256_of
+from .files import check_room, is_web_page, open_file, sha256_of
 from .sources import SourceFailed, Wheels
 
 __all__ = ["fetch", "fetch_many", "find", "home", "locate", "offline"]
@@ -249,7 +249,7 @@ def _problem(file: WeightFile, path: Path) -> str:
 def _difference(file: WeightFile, path: Path) -> str:
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        is_page = stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+    is_page = is_web_page(path)
     what = f"is a web page of {size} bytes" if is_page else f"has {size} bytes"
     if file.size and size != file.size:
         return f"{what}, the published file has {file.size}"

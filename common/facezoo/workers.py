@@ -37,6 +37,7 @@ from .written import work_for_caller, work_for_parent
 __all__ = [
     "Last",
     "Team",
+    "Worker",
     "map_in_order",
     "map_in_processes",
     "name_exit",
@@ -224,6 +225,16 @@ class Team:
         theirs.close()
         label = f"worker process {len(self.workers) + 1} of {len(self._arguments)}"
         self.workers.append(Worker(label, process, ours))
+
+    def replace(self, worker: Worker) -> Worker:
+        """Start a new process with the arguments of one that was lost; return its handle."""
+        rank = self.workers.index(worker)
+        worker.connection.close()
+        self._start(self._arguments[rank])
+        # The handles stay in the order of the arguments.
+        started = self.workers[rank] = self.workers.pop()
+        started.label = worker.label
+        return started
 
     def hear(self, worker: Worker) -> Any:
         """Wait for a process's next message.

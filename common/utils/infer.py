@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, args.file_path, args.model_prefix_path),
-            lambda left: (found for _, found in model.stream(left)),
+            model.stream,
             command="infer",
             settings=model.settings(),
             finish=lambda run: run.write_items(RESULTS_FILE, RESULTS_SCHEMA, "images", head),

@@ -3,11 +3,12 @@
     python -m tests.benchmarks                 all that can run here
     python -m tests.benchmarks latency prelu   some
 
-Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, the interpreter of
-an environment with insightface and uniface through FACEZOO_PEERS. Results go to this machine's
-folder below tests/benchmarks/results, from where ``facezoo docs`` puts them into the pages beside
-those of other machines; each is a ratio of medians taken in one run, so that a busy machine shows
-as a wider spread and not as another ratio.
+Weights are fetched; data that cannot be fetched is found through FACEZOO_SHARED, folders of photos
+to score in bulk through FACEZOO_PHOTOS (with : between them), the interpreter of an environment
+with insightface and uniface through FACEZOO_PEERS. Results go to this machine's folder below
+tests/benchmarks/results, from where ``facezoo docs`` puts them into the pages beside those of other
+machines; each is a ratio of medians taken in one run, so that a busy machine shows as a wider
+spread and not as another ratio.
 """
 
 import argparse
@@ -80,6 +81,15 @@ def predict():
     return ["--photos", shared("assets", "photos")]
 
 
+def score():
+    needs("ray")
+    weights.fetch("scrfd_500m_bnkps"), weights.fetch("w600k_mbf")
+    if not os.environ.get("FACEZOO_PHOTOS"):
+        raise FileNotFoundError("FACEZOO_PHOTOS names no folders, with : between them")
+    text = ["--text", str(folder_of_this_machine() / "score.txt")]
+    return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *text]
+
+
 def training():
     needs("torch")
     return ["--text", str(folder_of_this_machine() / "training.txt")]
@@ -121,6 +131,7 @@ BENCHMARKS = {
     "pseudo_labels": list,
     "pipnet_decode": pipnet_decode,
     "predict": predict,
+    "score": score,
     "training": training,
     "long_run": long_run,
     "quota": quota,

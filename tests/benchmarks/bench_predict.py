@@ -120,7 +120,7 @@ def units_of(photo):
 
 def measure_crowds(model, published, paths, rounds):
     """Return faces per second by the number of faces, and how many times as fast the chain is."""
-    faces_of = {path: len(photo) for path, photo in model.stream(paths)}
+    faces_of = {photo.source: len(photo) for photo in model.stream(paths)}
     plain = {"one by one, as published": published, "one by one": model.embedder}
     table = {}
     for crowd, (fewest, most) in CROWDS.items():
@@ -131,7 +131,7 @@ def measure_crowds(model, published, paths, rounds):
             way: partial(plain_stream, model.detector, one, group) for way, one in plain.items()
         }
         ways["photo by photo"] = lambda g=group: [units_of(model(read_image_rgb(p))) for p in g]
-        ways["stream"] = lambda g=group: [units_of(photo) for _, photo in model.stream(g)]
+        ways["stream"] = lambda g=group: [units_of(photo) for photo in model.stream(g)]
         found = {way: list(chain(*run())) for way, run in ways.items()}
         pairs = [zip(found[way], found["one by one, as published"]) for way in ways]
         worst = max(float(np.abs(a - b).max()) for a, b in chain(*pairs))

@@ -34,7 +34,7 @@ def run_folder(args):
     with facezoo.load(args.onnx, runtime=runtime, fast_decode=args.fast_decode) as detector:
         list(detector.stream(photos[:2]))
         started = time.perf_counter()
-        faces = sum(len(found) for _, found in detector.stream(paths))
+        faces = sum(len(found) for found in detector.stream(paths))
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"images_per_second": len(paths) / seconds, "faces": faces, "mib": peak}))

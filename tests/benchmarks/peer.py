@@ -45,7 +45,7 @@ class Facezoo:
         )
 
     def folder(self, paths):
-        return sum(len(faces) for _, faces in self.model.stream(paths))
+        return sum(len(faces) for faces in self.model.stream(paths))
 
     def stages(self, paths):
         """Do the folder's work on one core, without threads; the sum of its stages."""

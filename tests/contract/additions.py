@@ -177,8 +177,16 @@ CODE_TABLE = """\
 | npz decoder | [decode.py](../../common/facezoo/cli/decode.py) | `run` |
 """
 PAGES = {
-    "README.md": ("An aligned face goes in; one number comes out.", "[中文](README.zh-CN.md)"),
-    "README.zh-CN.md": ("输入一张对齐的人脸，输出一个数。", "[English](README.md)"),
+    "README.md": (
+        "An aligned face goes in; one number comes out.",
+        "**Without files by hand:** every step.",
+        "[中文](README.zh-CN.md)",
+    ),
+    "README.zh-CN.md": (
+        "输入一张对齐的人脸，输出一个数。",
+        "**无需手动下载文件：** 所有步骤。",
+        "[English](README.md)",
+    ),
 }
 BLOCKS = {
     0: "facts gradient",

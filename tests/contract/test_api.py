@@ -53,12 +53,14 @@ OPTIONS = {
     "FaceDetector": ("profile", "fast_decode", "score", "nms"),
     "FaceEmbedder": ("flip",),
     "LandmarkDetector": ("meanface",),
-    "Predictor": ("detector", "landmarks", "quality", "embedder", "acceptance"),
+    "Predictor": ("detector", "landmarks", "quality", "embedder", "acceptance", "try_rotations"),
 }
 
 
 def parameters(function):
-    return tuple(name for name in inspect.signature(function).parameters if name != "self")
+    # A class has the parameters of Generic.__new__ on Python 3.8.
+    made = function.__init__ if inspect.isclass(function) else function
+    return tuple(name for name in inspect.signature(made).parameters if name != "self")
 
 
 def test_the_names_are_these():

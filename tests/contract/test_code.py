@@ -46,6 +46,7 @@ LAYERS = (
     ("evaluation.*",),
     ("compiler.*", "reports.*"),
     ("doctor.*",),
+    ("scale.*",),
     ("cli.*", "__main__"),
 )
 TORCH_PARTS = (
@@ -64,12 +65,14 @@ HOMES = {
     "torch": TORCH_PARTS,
     "torchvision": TORCH_PARTS,
     "matplotlib": ("reports.plots",),
+    "pyarrow": ("scale.*",),
+    "ray": ("scale.*",),
 }
 NEEDS_TORCH = HOMES["torch"]
 # Names that Windows or macOS lack.
 ONE_SYSTEM = re.compile(
-    r"\b(fcntl|msvcrt|prctl|sched_\w+affinity|killpg|setsid|start_new_session|SIG(KILL|PIPE|HUP)"
-    r"|O_(NONBLOCK|CLOEXEC|BINARY|DIRECTORY|NOFOLLOW)|os\.(name|fork|uname|getuid|geteuid|fsync)"
+    r"\b(fcntl|msvcrt|prctl|sched_\w+affinity|killpg|setsid|start_new_session|signal\.SIG(KILL|PIPE|HUP)"
+    r"|O_(NONBLOCK|CLOEXEC|BINARY|DIRECTORY|NOFOLLOW)|os\.(name|fork|uname|getuid|geteuid)"
     r"|sys\.platform|/proc/self/status)\b"
 )
 SCRIPT_LINES = 90
@@ -458,7 +461,7 @@ def imported_by(code):
     return ast.literal_eval(done.stdout)
 
 
-@pytest.mark.parametrize("verb", ["", "list"])
+@pytest.mark.parametrize("verb", ["", "list", "evaluate", "calibrate", "demo", "export", "decode"])
 def test_the_help_and_the_list_import_nothing_slow(verb):
     assert imported_by(STARTS.format(verb=verb, slow=BEFORE_A_VERB)) == []
 

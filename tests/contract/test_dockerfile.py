@@ -12,6 +12,7 @@ REPOSITORY = Path(facezoo.__file__).parent.parent.parent
 FOLDER = REPOSITORY / "face_recognition" / "magface"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text("utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
+SCORING = ".scale"
 CONSTRAINTS = (FOLDER / "constraints.txt").read_text("utf-8")
 
 
@@ -30,7 +31,15 @@ def check_steps(dockerfile, makefile):
     problems = [] if final == ["train-demo"] else [f"ends with {final}"]
     (training,) = prerequisites(makefile, "train-demo")
     wanted = [*prerequisites(makefile, f"$(VENV)/{training}"), training]
-    problems += [] if made == wanted else [f"makes {made}, make train-demo {wanted}"]
+    # The image for bulk scoring stands beside the one for training, on the same one.
+    scoring = [*prerequisites(makefile, f"$(VENV)/{SCORING}"), SCORING]
+    for image in (wanted, scoring):
+        steps = [step for step in made if step in image or step not in (*wanted, *scoring)]
+        problems += [] if steps == image else [f"makes {steps}, the Makefile {image}"]
+    lines = re.findall(r"^(?:FROM|RUN make) .*$", dockerfile, re.MULTILINE)
+    alone = [f"FROM inference AS {SCORING[1:].replace('scale', 'scoring')}"]
+    before = [one for one, next_one in zip(lines, lines[1:]) if next_one.endswith(SCORING)]
+    problems += [] if before == alone else [f"makes {SCORING} after {before}"]
     others = set(re.findall(r"^RUN (?!make )(.*)$", dockerfile, re.MULTILINE))
     return problems + [f"also runs {other}" for other in sorted(others)]
 
@@ -42,7 +51,7 @@ def check_pins(dockerfile, constraints, pyproject):
     problems = [base for base in bases if not re.search(r":\d+\.\d+\.\d+-\w+$", base)]
     pinned = set(re.findall(r"^([\w-]+)==[\d.]+$", constraints, re.MULTILINE))
     wanted = set()
-    for name in ("dependencies", "ort", "plot", "torch", "requires"):
+    for name in ("dependencies", "ort", "plot", "scale", "torch", "requires"):
         block = re.search(rf"^{name} = \[(.*?)\]$", pyproject, re.MULTILINE | re.DOTALL)[1]
         wanted |= set(re.findall(r'"([\w-]+)', block))
     return problems + sorted(wanted - pinned)

@@ -19,6 +19,7 @@ from facezoo.image.degrade import DEGRADATIONS
 from facezoo.metrics.landmarks import NORMALIZERS
 from facezoo.models.magface.model import FLIPS
 from facezoo.models.scrfd.decode import PROFILES
+from facezoo.reports.chinese import CHINESE
 
 # Their flags are the vendor's.
 VENDORS = ("vamc", "vamp", "image2npz", "decode")
@@ -150,6 +151,11 @@ def test_no_two_flags_say_the_same():
             text = re.sub(r" \(default: .*\)$", "", action.help)
             names.setdefault(text, set()).add(name_of(action))
     assert {text: found for text, found in names.items() if len(found) > 1} == {}
+
+
+def test_the_table_is_translated():
+    table = flags.spellings_table(lambda text: CHINESE[text])
+    assert table.count("\n") == flags.spellings_table().count("\n") == len(flags.SHARED) + 1
 
 
 def test_every_verb_has_quiet_and_verbose():

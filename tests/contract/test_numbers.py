@@ -46,7 +46,7 @@ def all_parsers():
 
 def is_numeric(action):
     is_text = action.type in (None, str) or isinstance(action.type, type)
-    is_name = action.dest == "normalizer"  # a data set's, or two landmarks
+    is_name = action.dest in ("normalizer", "on")  # a data set's, or two landmarks; an engine's
     return action.type in (int, float) or not (is_text or is_name) or isinstance(action, Size)
 
 

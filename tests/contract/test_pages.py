@@ -19,6 +19,7 @@ import facezoo
 import pytest
 from facezoo.cli.docs import PAGES
 from facezoo.cli.main import VERBS, build_parser, main
+from facezoo.deploy.recipes import lay_out
 
 PACKAGE = Path(facezoo.__file__).parent
 REPOSITORY = PACKAGE.parent.parent
@@ -366,6 +367,13 @@ def check_headings(name, text, language, seed=True):
     return [] if headings(text) == expected else [f"{name}: headings {headings(text)}"]
 
 
+def check_top(name, text):
+    """A recipe says before its facts what works without files by hand."""
+    says = "**无需手动下载文件：**" if name.endswith(".zh-CN.md") else "**Without files by hand:**"
+    top = text.partition("\n## ")[0]
+    return [f"{name}: does not say at its top what works without files by hand"] * (says not in top)
+
+
 def check_code_table(name, text):
     """Each row names a file that is there and a name defined at its top."""
     rows = [row for row in table_rows(text) if len(row) == 3 and row[1].startswith("[")]
@@ -452,6 +460,7 @@ def test_recipes_have_their_sections(recipe):
     for language, page in enumerate(("README.md", "README.zh-CN.md")):
         text = TEXTS[f"{recipe}/{page}"]
         assert check_headings(page, text, language, recipe in SEED_TOOLS) == []
+        assert check_top(page, text) == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -578,6 +587,8 @@ def test_a_differing_twin_is_noticed(old, new):
 def test_other_mutations_are_noticed():
     name = "face_detection/scrfd/README.md"
     assert check_headings(name, replaced(SCRFD, "## Accuracy", "## Precision"), 0) != []
+    assert check_top(name, replaced(SCRFD, "**Without files by hand:**", "All steps")) != []
+    assert check_top(name, SCRFD_ZH) != []
     table = section(SCRFD, "Where the code is")
     assert check_code_table(name, table) == []
     assert check_code_table(name, replaced(table, "`decode`", "`decoding`")) != []
@@ -597,6 +608,19 @@ def test_a_differing_makefile_is_noticed():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_pages_that_are_laid_out_link_only_to_what_is(recipe, tmp_path):
+    lay_out(recipe.rpartition("/")[2], tmp_path / "x" / ".." / "work")
+    pages = list((tmp_path / "work").rglob("*.md"))
+    assert pages
+    for page in pages:
+        text = page.read_text("utf-8")
+        targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", FENCE.sub("", text))
+        assert [one for one in targets if not (page.parent / one).exists()] == []
+        assert any("/build_in/" in f"/{one}" for one in targets) or "UPSTREAM" in page.name
+        assert "`facezoo/models/" in text
+
+
 @pytest.mark.parametrize(("recipe", "target"), [("scrfd", "example"), ("pipnet", "fit")])
 def test_makefiles_take_files_from_where_they_are(recipe, target):
     folder = next(REPOSITORY.glob(f"face_*/{recipe}"))

@@ -142,7 +142,7 @@ def test_a_file_of_an_unknown_hash_is_exported_as_the_card_that_was_given(run_he
     ("python", "says"),
     [
         ((3, 8, 18), "that needs Python 3.10, and this is Python 3.8: use a newer one"),
-        ((3, 11, 7), 'install it with: pip install "facezoo[torch]"'),
+        ((3, 11, 7), "install it with: pip install torch torchvision"),
     ],
 )
 def test_a_python_that_cannot_have_torch_is_told_so(monkeypatch, python, says):

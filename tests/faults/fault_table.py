@@ -468,6 +468,7 @@ def zoo_of_one() -> Iterator[None]:
 
 
 PHOTO = "photos/1--Event/photo_3.png"
+SHARDS = "run/manifest/00000.parquet"
 RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort", "--quiet")
 
 COMMANDS = {
@@ -814,6 +815,26 @@ COMMANDS = {
             small=True,
         ),
         Command(
+            "score manifest",
+            ("score", "manifest", "photos", "--to", "run"),
+            inputs=photos,
+            needs=("photos",),
+            writes=("run",),
+            resumes=False,
+        ),
+        Command(
+            "score run",
+            ("score", "run", "run", "--detector", "net.onnx", "--engine", "ort", "--threads", "1")
+            + ("--retry-failed",),
+            inputs=scrfd,
+            prepare=("score manifest",),
+            needs=("net.onnx", "run/manifest.json", "run/shards.parquet", SHARDS),
+            skips=(PHOTO,),
+            writes=(),
+            resumes=False,
+            spawns=True,
+        ),
+        Command(
             "doctor",
             ("doctor", "--onnx", "net.onnx", "--image", PHOTO, "--observed", "mine.npz")
             + ("--json", "found.json"),
@@ -1154,7 +1175,7 @@ OVER_INPUTS = [
 ]
 
 # Of the output folders, some take files beside others, and one must be empty.
-TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2}
+TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2, "score manifest": 4}
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 128 + 9}
 
 

@@ -278,7 +278,7 @@ def test_a_trained_networks_recipe_has_its_input_size(tmp_path):
         ({}, "consistent", ""),
         ({"color_conversion": "NO_CHANGE"}, "explained", "RGB"),
         ({"norm": "DIV255"}, "explained", "0..1"),
-        ({"color_conversion": "NO_CHANGE", "norm": "DIV255"}, "not explained", "RGB and 0..1"),
+        ({"color_conversion": "NO_CHANGE", "norm": "DIV255"}, "explained", "RGB 0..1"),
     ],
 )
 def test_each_mistaken_input_is_named_from_raw_outputs(change, verdict, says):

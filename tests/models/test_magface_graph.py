@@ -1,5 +1,6 @@
 """Recognisers of other exporters: brought into our form, or refused with the flag that helps."""
 
+import facezoo
 import numpy as np
 import onnx
 import pytest
@@ -94,6 +95,8 @@ def test_short_embeddings_are_declared_as_they_are(tmp_path, images, declared):
     source = graph.write(tmp_path / "in.onnx", ["n", 3, 112, 112], graph.network("image"), declared)
     export_released(source, tmp_path / "out.onnx", card_id=CARD)
     check(tmp_path / "out.onnx", graph, images)
+    with facezoo.load(tmp_path / "out.onnx", kind=facezoo.FaceEmbedder) as model:
+        assert model(np.zeros((112, 112, 3), np.uint8) + 9).vector.shape == (128,)
 
 
 def test_half_precision_becomes_single_with_the_same_weights(tmp_path, images):

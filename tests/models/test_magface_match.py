@@ -44,6 +44,28 @@ def run(capsys, photos, models, *flags):
     return code, *capsys.readouterr()
 
 
+def test_nothing_is_written_unasked_and_the_exit_code_tells(
+    tmp_path, capsys, models, photos, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "match.jpg").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    code, said, _ = run(capsys, photos[:2], models)
+    assert code == 0 and "look at" not in said
+    # Below 1.0 they are one person, above every cosine two.
+    for words, expected in (([], 0), (["--exit-code"], 1)):
+        code, _, _ = run(capsys, photos[:2], models, "--threshold", "1", *words)
+        assert code == expected
+    assert run(capsys, photos[:2], models, "--exit-code")[0] == 0
+    assert run(capsys, photos[:2], models, "--quiet") == (0, "", "")
+    code, said, error = run(capsys, photos[:2], models, "--quiet", "--json", "-")
+    assert json.loads(said)["one_person"] is True and error == ""
+    code, _, error = run(capsys, ["https://example.org/a.jpg", photos[1]], models)
+    assert code == 2 and "'https://example.org/a.jpg' is an address" in error
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "match.jpg").read_text() == "mine"
+
+
 def test_the_nearest_face_is_named_judged_and_drawn(tmp_path, capsys, models, photos):
     sheet, report = tmp_path / "m.png", tmp_path / "m.json"
     flags = ("--output", sheet, "--json", report)

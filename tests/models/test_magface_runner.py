@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_and_a_bad_picture_is_named(tmp_path, scripts
     code, _, error = scripts("runner", *flags, "--save_dir", tmp_path / "whole")
     assert code == 1
     assert "broken.png' is empty" in error
-    assert "1 images have no embedding" in error
+    assert "without an embedding: 1 image" in error
     whole = (tmp_path / "whole" / "feat.list").read_bytes()
     assert len(whole.splitlines()) == 12
     # A run that was stopped: journal and run.json of five items, no results.
@@ -163,7 +163,7 @@ def test_photos_are_detected_aligned_and_embedded(tmp_path, scripts, model, rng)
         "--model_prefix_path", model, "--save_dir", out,
     )  # fmt: skip
     assert code == 0
-    assert "1 images have no embedding, the first is none.png" in error
+    assert "without an embedding: 1 image, the first is none.png" in error
     entries = {e["path"]: e for e in json.loads((out / "results.json").read_text())["images"]}
     assert entries["none.png"]["faces"] == []
     found = entries["two.png"]["faces"]
@@ -193,9 +193,10 @@ def test_batches_give_what_single_pictures_give(model, faces, size):
     paths.insert(3, faces / "gone.png")
     with load(model) as embedder:
         found = list(stream_batches(embedder, paths, size))
-        assert [path for path, _ in found] == paths
-        assert isinstance(found[3][1], Exception)
-        for path, embedding in found[:3] + found[4:]:
+        assert len(found) == len(paths) and isinstance(found[3], Exception)
+        for path, embedding in zip(paths, found):
+            if path == paths[3]:
+                continue
             alone = embedder(read_image_rgb(path)).vector
             np.testing.assert_allclose(embedding.vector, alone, rtol=1e-4, atol=1e-4)
         with pytest.raises(InputError, match="must be at least 1"):

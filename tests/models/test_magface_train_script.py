@@ -124,6 +124,21 @@ def test_a_finished_run_has_nothing_to_do(main, data, trained, capsys):
     assert (trained / "steps.csv").read_bytes() == before
 
 
+def test_more_epochs_go_on_in_the_same_folder(main, data, trained, tmp_path, capsys, caplog):
+    more = ["--epochs", 2]
+    assert main(arguments(data, tmp_path / "parts")) == 0
+    assert main(arguments(data, tmp_path / "parts", "two", *more)) == 0
+    assert "goes on with epochs 2 instead of 1" in caplog.text
+    assert main(arguments(data, tmp_path / "whole", "two", *more)) == 0
+    parts, whole = ((tmp_path / name / "steps.csv").read_bytes() for name in ("parts", "whole"))
+    assert parts == whole
+    entry = json.loads((tmp_path / "parts" / "run.json").read_text())
+    assert (entry["finished"], entry["earlier_settings"]) == (True, [{"epochs": 1}])
+    capsys.readouterr()
+    assert main(arguments(data, tmp_path / "parts")) == 4
+    assert "belongs to another run (epochs was 2, is 1);" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(main, data, trained, tmp_path):
     """Stopped after a batch, the same command goes on; the list has another form."""
     learn = Trainer.learn
@@ -140,7 +155,7 @@ def test_ctrl_c_ends_well_and_all_forms_of_lists_are_one(main, data, trained, tm
     process = multiprocessing.get_context("fork").Process(target=stopped)
     process.start()
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 130
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000001.pth"]
     assert main(arguments(data, tmp_path, "four", "--quiet")) == 0
     assert (tmp_path / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()

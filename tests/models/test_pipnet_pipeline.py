@@ -112,7 +112,8 @@ def test_a_stream_of_photos_equals_single_photos(model, tmp_path):
     detector = facezoo.load(tiny_scrfd(tmp_path / "scrfd.onnx"), profile="eval")
     with Predictor(detector, facezoo.load(model)) as photos:
         seen = []
-        results = dict(photos.stream(paths, visit=lambda path, image, found: seen.append(path)))
+        found = photos.stream(paths, visit=lambda path, image, found: seen.append(path))
+        results = {result.source: result for result in found}
         assert list(results) == paths
         assert isinstance(results[paths[3]], ImageError)
         assert sorted(seen) == [path for path in paths if path != paths[3]]

@@ -1,10 +1,14 @@
 """PIPNet's losses against a literal loop, and a training that stops and goes on."""
 
 import math
+import os
+import runpy
+import signal
 
 import numpy as np
 import pytest
 from facezoo.errors import InputError, WeightsError
+from facezoo.image.files import write_image_rgb
 from facezoo.models.pipnet.decode import MeanFace, decode_maps
 from facezoo.models.pipnet.settings import FitSettings
 
@@ -157,6 +161,43 @@ def test_the_map_weighs_ten_times_as_much():
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_more_epochs_are_a_continuation(tmp_path):
+    state = tmp_path / "state.pth"
+    make_fit(epochs=2).run(state, lambda batches, count: batches)
+    more, counts = make_fit(epochs=3), []
+    more.run(state, lambda batches, count: counts.append(count) or batches)
+    assert (counts, more.batch, len(more.epochs)) == ([2], 6, 3)
+    with pytest.raises(WeightsError, match=r"another training \(epochs was 3, is 2\); delete it"):
+        make_fit(epochs=2).run(state, lambda batches, count: batches)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_stopped_is_saved_first(tmp_path, number):
+    """After the batch it is in, whose changes of the weights are complete."""
+    state, fit, seen = tmp_path / "state.pth", make_fit(), []
+    before = signal.signal(number, lambda *given: seen.append(given[0]))
+    step = fit.step
+
+    def stopped():
+        if fit.batch == 2:
+            os.kill(os.getpid(), number)
+        return step()
+
+    fit.step = stopped
+    try:
+        fit.run(state, lambda batches, count: batches)
+    finally:
+        signal.signal(number, before)
+    assert seen == [number]
+    again = make_fit()
+    again.run(state, lambda batches, count: batches)
+    whole = make_fit()
+    whole.run(tmp_path / "whole.pth", lambda batches, count: batches)
+    assert (fit.batch, again.batch) == (3, 4)
+    for name, values in weights_of(again).items():
+        np.testing.assert_array_equal(values, weights_of(whole)[name], err_msg=name)
+
+
 def test_a_training_that_diverges_stops_and_goes_on_with_a_lower_rate(tmp_path, monkeypatch):
     """From the first number that is not finite nothing is written."""
     monkeypatch.setattr(resumable, "SAVE_EVERY", 1)
@@ -207,6 +248,41 @@ def test_what_the_optimiser_holds_must_be_finite_to_be_saved(tmp_path):
     with pytest.raises(InputError, match=r"step 1 .*: the optimiser"):
         fit.save(tmp_path / "state.pth")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_script_goes_on_in_its_folder_with_a_lower_rate(
+    repository, tmp_path, rng, monkeypatch, capsys
+):
+    """Adam's second step at the first rate is let overflow; the message's advice is followed."""
+    for split, count in (("train", 4), ("test", 2)):
+        lines = []
+        for number in range(count):
+            image = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+            write_image_rgb(tmp_path / "data" / f"images_{split}" / f"{number}.png", image)
+            places = " ".join(f"{place:.3f}" for place in rng.uniform(0.1, 0.9, 10))
+            lines.append(f"{number}.png {places}\n")
+        (tmp_path / "data" / f"{split}.txt").write_text("".join(lines))
+    step, steps = torch.optim.Adam.step, []
+
+    def overflowing(self, *given):
+        steps.append(self.param_groups[0]["lr"])
+        step(self, *given)
+        if len(steps) == 2:
+            self.param_groups[0]["params"][0].data[0] = float("nan")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", overflowing)
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 1)
+    main = runpy.run_path(str(repository / "face_alignment/pipnet/source_code/fit.py"))["main"]
+    words = ["--data_dir", str(tmp_path / "data"), "--save_dir", str(tmp_path / "out")]
+    words += "--backbone mobilenet_v2 --num_neighbors 3 --input_size 64 --epochs 1".split()
+    words += "--batch_size 2 --normalizer 0,1 --learning_rate".split()
+    assert main([*words, "0.1"]) == 2
+    assert "step 2 (batch 2 of 2 of epoch 1): " in capsys.readouterr().err
+    assert torch.load(tmp_path / "out" / "state.pth", weights_only=True)["batch"] == 1
+    assert main([*words, "0.001"]) == 4
+    assert main([*words, "0.001", "--resume"]) == 0
+    assert steps == [0.1, 0.1, 0.001]
+    assert "network on 2 test crops: nme " in capsys.readouterr().out
 
 
 def test_another_trainings_state_is_refused(tmp_path):

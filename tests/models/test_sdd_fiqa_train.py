@@ -154,7 +154,7 @@ def test_the_script_leaves_a_model_that_the_others_take(script, tmp_path, rng):
     assert code == 0, error
     assert json.loads(said)["epochs"][0]["spearman"] is None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".files.jsonl", "model.onnx", "model.pth", "run.json", "training.json",
+        ".files.jsonl", "model.onnx", "model.pth", "run.json", "state.pth", "training.json",
     ]  # fmt: skip
     export = ["--checkpoint", tmp_path / "out" / "model.pth", "--variant", "mobilefacenet"]
     export += ["--output", tmp_path / "again.onnx"]

@@ -1,9 +1,11 @@
 """What can be known before the work is refused before the work: files to write, room, folds."""
 
 import collections
+import pickle
 import shutil
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from facezoo.cli.main import main
@@ -73,6 +75,16 @@ def test_too_few_pairs_for_the_folds(verification, no_work, people, capsys):
         path.unlink()
     assert verification() == 2
     assert "4 pairs cannot be split into 10 folds; expected at least 10" in capsys.readouterr().err
+
+
+def test_too_few_pairs_of_a_packed_set(tmp_path, no_work, run_here):
+    jpeg = cv2.imencode(".jpg", np.zeros((112, 112, 3), np.uint8))[1].tobytes()
+    (tmp_path / "six.bin").write_bytes(pickle.dumps(([jpeg] * 12, [True, False] * 3)))
+    model = tiny_magface(tmp_path / "net.onnx")
+    script = "face_recognition/magface/source_code/eval_recognition.py"
+    code, _, error = run_here(script, "--onnx", model, "--bin", tmp_path / "six.bin")
+    assert code == 2
+    assert "6 pairs cannot be split into 10 folds; expected at least 10 pairs" in error
 
 
 def test_room_on_the_disk(tmp_path, monkeypatch):

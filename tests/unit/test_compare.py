@@ -220,7 +220,8 @@ def test_text_json_and_a_page_with_pictures(workspace, capsys):
     assert re.search(r"^time +A +B +B/A$", printed, re.MULTILINE)
     report = json.loads(Path("c.json").read_text())
     assert report["schema"] == "facezoo.compare/1"
-    assert report["pictures"] == 3
+    assert report["pictures"] == report["measured"]["count"] == report["measured"]["total"] == 3
+    assert report["measured"]["sha256"][:12] in printed
     assert 0 < report["outputs"]["bbox_8"]["max_error"] < 0.1
     page = Path("c.html").read_text()
     figures = len(re.findall("<figure>", page))
@@ -260,4 +261,6 @@ def test_another_runtime_is_a_build_too(workspace, capsys):
 def test_an_unreadable_picture_ends_the_command_with_1(workspace, capsys):
     Path("photos/0--A/1.png").write_bytes(b"no picture")
     assert main("compare tiny.onnx tiny.onnx --images photos".split()) == 1
-    assert "refused: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "refused: " in printed
+    assert "2 of 3 images, a subset" in printed

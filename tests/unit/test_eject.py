@@ -35,6 +35,7 @@ ALONE = "import sys, runpy; sys.modules['facezoo'] = None; del sys.argv[0]; "
 ALONE += "sys.path.insert(0, '.'); runpy.run_path(sys.argv[0], run_name='__main__')"
 BRIGHT = np.full((75, 131, 3), 20, np.uint8)
 BRIGHT[20:45, 60:90] = (250, 230, 210)
+FACE = cv2.resize(BRIGHT, (112, 112))
 
 
 def run_alone(folder, *words, **environment):
@@ -137,13 +138,13 @@ def test_the_card_runner_gives_the_same_faces(detector, tmp_path):
 SIZES = [(64, 64), (31, 97), (101, 57), (1, 1)]
 
 
-def same(folder, model, contract, room):
+def same(folder, model, contract, room, sizes=SIZES):
     """The folder's tensors and results equal the package's, bit for bit."""
     module = load_module(folder)
     rng = np.random.default_rng(5)
     found = 0
     with OrtBackend(model, contract, threads=1) as backend:
-        for hw in SIZES:
+        for hw in sizes:
             image = rng.integers(0, 256, (*hw, 3)).astype(np.uint8)
             image[hw[0] // 3 :, hw[1] // 3 :] //= 8
             tensor, ours = backend.operation(image)
@@ -179,14 +180,42 @@ def test_landmarks_equal_the_package(tmp_path):
 def test_faces_equal_the_package(card_id, tmp_path):
     model, contract = recogniser(tmp_path / "tiny.onnx", card_id)
     room = importlib.import_module(f"facezoo.models.{contract.model}.decode")
-    eject(model, contract, "", BRIGHT, tmp_path / "out")
-    same(tmp_path / "out", model, contract, room)
+    eject(model, contract, "", FACE, tmp_path / "out")
+    same(tmp_path / "out", model, contract, room, sizes=[(112, 112)] * 4)
     points = np.array([[40, 50], [70, 52], [55, 70], [42, 90], [68, 91]], np.float32)
     module = load_module(tmp_path / "out")
     from facezoo.image.align import align_face
 
     image = np.random.default_rng(1).integers(0, 256, (120, 130, 3)).astype(np.uint8)
     assert (module.align_face(image, points) == align_face(image, points)).all()
+
+
+@pytest.mark.parametrize("card_id", ["w600k_mbf", "sdd_fiqa_r50"])
+def test_a_network_for_faces_refuses_a_whole_photo(card_id, tmp_path):
+    model, contract = recogniser(tmp_path / "tiny.onnx", card_id)
+    with pytest.raises(InputError, match=r"takes an aligned face of 112x112 pixels.* 131x75"):
+        eject(model, contract, "", BRIGHT, tmp_path / "out")
+    eject(model, contract, "", FACE, tmp_path / "out")
+    module = load_module(tmp_path / "out")
+    with pytest.raises(module.ImageError, match=r"takes an aligned face of 112x112.* has 131x75"):
+        module.preprocess(BRIGHT)
+    photo = tmp_path / "photo.png"
+    write_image_rgb(photo, BRIGHT)
+    (tmp_path / "vaststreamx.py").write_bytes(FAKE_CARD.read_bytes())
+    for script in (["run_ort.py"], ["run_vsx.py", "mod"]):
+        done = run_alone(tmp_path / "out", *script, str(photo), PYTHONPATH=str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert "--points" in done.stderr
+        assert "--aligned" in done.stderr
+    points = ["40", "50", "70", "52", "55", "70", "42", "90", "68", "91"]
+    face = module.align_face(BRIGHT, np.reshape(points, (5, 2)).astype(np.float32))
+    resized = module.fit(BRIGHT)
+    with OrtBackend(model, contract, threads=1) as backend:
+        room = importlib.import_module(f"facezoo.models.{contract.model}.decode")
+        for image, words in ((face, ["--points", *points]), (resized, ["--aligned"])):
+            done = run_alone(tmp_path / "out", "run_ort.py", str(photo), *words)
+            wanted = to_json(room.decode(backend.infer(image), **contract.decode)[0])
+            assert module.differences(wanted, json.loads(done.stdout)) == [], done.stderr
 
 
 def test_what_cannot_be_ejected_is_refused(detector, tmp_path):
@@ -297,7 +326,14 @@ NOISE = np.random.default_rng(8).integers(0, 256, (60, 80, 3)).astype(np.uint8)
 HUGE_PNG = bytearray(encoded(".png"))
 HUGE_PNG[16:24] = (20_000).to_bytes(4, "big") * 2
 HUGE_PNG[29:33] = zlib.crc32(HUGE_PNG[12:29]).to_bytes(4, "big")
+PHOTO = cv2.imencode(".jpg", cv2.resize(NOISE, (640, 480)))[1].tobytes()
+WEBP = cv2.imencode(".webp", cv2.resize(NOISE, (640, 480)))[1].tobytes()
+DAMAGED = "is damaged; replace it by an intact copy"
 BAD_FILES = {
+    "hole.jpg": (PHOTO[:9000] + PHOTO[12000:], DAMAGED),
+    "closed.jpg": (PHOTO[:9000] + b"\xff\xd9", DAMAGED),
+    "zeros.jpg": (PHOTO[:9000] + bytes(400) + PHOTO[9400:], DAMAGED),
+    "zeros.webp": (WEBP[: len(WEBP) // 2] + bytes(len(WEBP) // 2), DAMAGED),
     "cut.jpg": (encoded(".jpg")[:-400], "is truncated: the end of the image is missing"),
     "cut.png": (encoded(".png")[:-400], "is truncated: the end of the image is missing"),
     "cut.ppm": (encoded(".ppm")[:-400], ""),

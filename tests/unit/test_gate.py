@@ -17,8 +17,10 @@ from facezoo.compiler.calibration import open_calibration
 from facezoo.compiler.gate import Check, Gate, GateSettings, open_gate, read_gate_settings
 from facezoo.contract import read_contract
 from facezoo.errors import ConfigError, GateError, InputError
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.image.files import write_image_rgb
 from facezoo.models import find_card
+from facezoo.reports import plots
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.build_config import read_build_config
 from onnx import TensorProto, helper, numpy_helper
@@ -362,6 +364,8 @@ def test_fp16_passes_through_the_gate(workspace, capsys):
     assert "4 held-out images" in capsys.readouterr().out
     gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
     assert gate["measured"]["mean_iou"] > 0.99
+    measured = MeasuredList.of("held", "images", [f"held/{index}.png" for index in range(4)])
+    assert gate["measured_on"] == measured.to_dict()
     assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
     assert "4 calibration images" in capsys.readouterr().out
     for path in Path("calibration").iterdir():
@@ -399,7 +403,10 @@ def joined_heads(path):
     onnx.save(model, path)
 
 
-def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog):
+def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(
+        "facezoo.cli.sensitivity._times", lambda graphs, _: dict.fromkeys(graphs, 1)
+    )
     joined_heads("joined.onnx")
     write_yaml("joined.onnx")
     with caplog.at_level(logging.WARNING):
@@ -408,11 +415,17 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
     assert not Path("out").exists()
     (line,) = [r.getMessage() for r in caplog.records if "different ranges" in r.getMessage()]
     advised = re.search(r"exclude_layers: \[\d+\]", line)[0]
+    draw, drawn = plots.plot_sensitivity, []
+    monkeypatch.setattr(plots, "plot_sensitivity", lambda *a: drawn.append(a) or draw(*a))
     assert main(["sensitivity", "toy.yaml", "--json", "s.json", "--plot", "s.png"]) == 0
     printed = capsys.readouterr().out
     assert "lint: Concat" in printed
     assert printed.splitlines()[-1] == advised
+    lists = {one["list"]: one for one in json.loads(Path("s.json").read_text())["lists"]}
+    assert lists["found"]["best"] and lists["found"]["lost"] < 0.2 * lists["of the YAML"]["lost"]
     assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    assert (drawn[0][2], len(drawn[0][3])) == ("joined", advised.count(",") + 1)
+    assert drawn[0][3] <= set(drawn[0][0])
     image = next(Path("calibration").iterdir())
     before = image.read_bytes()
     for flag in ("--json", "--plot"):
@@ -420,6 +433,9 @@ def test_joined_heads_are_linted_refused_found_and_repaired(workspace, capsys, c
         assert "is read by this command" in capsys.readouterr().err
         assert image.read_bytes() == before
     write_yaml("joined.onnx", quantize=advised)
+    # A list that cannot be bettered is kept.
+    assert main(["sensitivity", "toy.yaml", "--json", "s.json"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == advised
     assert main(["compile", "toy.yaml", "--images", "held"]) == 0
     gate = read_artifact(Path("out/toy_int8/mod")).build.gate
     assert gate["measured"]["worst_channel"] < 0.5
@@ -440,3 +456,52 @@ def test_code_and_leaks_are_allowed_by_hand_only(workspace, capsys):
     capsys.readouterr()
     assert main(["compile", "toy.yaml", "--allow-leak"]) == 2
     assert "--allow-custom-code" in capsys.readouterr().err
+
+
+def with_large_values(path, *factors):
+    """Multiply the input by each factor in turn, and divide by all of them."""
+    model = onnx.load(path)
+    (entry,) = model.graph.input
+    steps = [*factors, *(1 / factor for factor in factors)]
+    names = [entry.name, *(f"step_{index}" for index in range(len(steps)))]
+    for node in model.graph.node:
+        node.input[:] = [names[-1] if name == entry.name else name for name in node.input]
+    for index, value in enumerate(steps):
+        constant = numpy_helper.from_array(np.float32(value), f"factor_{index}")
+        model.graph.initializer.append(constant)
+        node = helper.make_node(
+            "Mul", [names[index], constant.name], [names[index + 1]], name=f"times_{index}"
+        )
+        model.graph.node.insert(index, node)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("words", [(), ("--images", "held")], ids=["calibration", "held out"])
+def test_activations_beyond_float16_are_refused_with_the_layer(workspace, capsys, words):
+    with_large_values("tiny.onnx", 1000)
+    write_yaml(gate=TINY_LIMITS)
+    assert main(["compile", "toy.yaml", "--dtype", "fp16", *words]) == 0
+    assert re.search(r"activation +\d+\.\d+  at most 65504    ok", capsys.readouterr().out)
+    gate = read_artifact(Path("out/toy_fp16/mod")).build.gate
+    assert 900 < gate["measured"]["activation"] < 1100
+    # In two steps, since each factor is a weight, which has float16's range too.
+    tiny_scrfd(Path("tiny.onnx"))
+    with_large_values("tiny.onnx", 1000, 100)
+    Path("out/toy_fp16/mod.onnx").unlink()
+    assert main(["compile", "toy.yaml", "--dtype", "fp16", *words]) == 3
+    shown = capsys.readouterr()
+    assert re.search(r"activation 9\d{4}.*, at most 65504", shown.err)
+    assert re.search(r"Mul 'times_1' gives it on '(calibration|held)/\d\.png', and", shown.err)
+    assert not Path("out/toy_fp16/mod.onnx").exists()
+
+
+def test_wrong_operations_of_the_calibration_data_are_the_reason_of_a_skipped_gate(
+    workspace, caplog
+):
+    write_yaml()
+    yaml = Path("toy.yaml")
+    yaml.write_text(yaml.read_text().replace("size: [64, -1]", "size: [32, -1]"))
+    assert main(["compile", "toy.yaml", "--dtype", "fp16"]) == 0
+    assert "accuracy gate skipped" in caplog.text
+    assert "no images" not in caplog.text
+    assert "process_ops" in caplog.text and "[1, 3, 64, 64]" in caplog.text

@@ -206,3 +206,29 @@ def test_a_killed_worker_is_noticed(tmp_path, script):
     message = r"worker process [12] of \d+ \(pid \d+\) was lost: signal 9, SIGKILL"
     assert re.search(message, ran.stderr)
     assert not (tmp_path / "list.txt").exists()
+
+
+def test_damaged_images_and_other_files_are_said_counted_and_marked(tmp_path, convert):
+    photos = make_photos(tmp_path / "photos", ["a.png", "b.jpg"], (200, 300))
+    data = (photos / "b.jpg").read_bytes()
+    (photos / "b.jpg").write_bytes(data[: len(data) // 3] + b"\xff\xd9")
+    (photos / "c.mp4").write_bytes(b"film")
+    ran = convert(photos)
+    assert ran.returncode == 1
+    assert "b.jpg' is damaged: Corrupt JPEG data" in ran.stderr
+    assert ran.stderr.count("1 file passed over: 1 .mp4 (video)") == 1
+    entry = json.loads((tmp_path / "npz/run.json").read_text())
+    assert (entry["refused"], entry["damaged"], entry["passed_over"]) == (1, 0, 1)
+    ran = convert(photos, "--allow-damaged", target="marked", datalist="marked.txt")
+    assert ran.returncode == 0
+    assert "2 images, 1 damaged" in ran.stdout
+    entry = json.loads((tmp_path / "marked/run.json").read_text())
+    assert (entry["refused"], entry["damaged"]) == (0, 1)
+    whole, damaged = json.loads((tmp_path / "marked.txt.manifest.json").read_text())["items"]
+    assert "damaged" not in whole
+    assert damaged["damaged"].startswith("damaged: Corrupt JPEG data")
+    assert len(read_pictures(tmp_path / "marked.txt")) == 2
+    # The same, finished run; and a folder without other files.
+    assert convert(photos, "--allow-damaged", "--strict", target="marked").returncode == 1
+    (photos / "c.mp4").unlink()
+    assert convert(photos, "--allow-damaged", "--strict", target="strict").returncode == 0

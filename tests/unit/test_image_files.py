@@ -462,8 +462,19 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused(noise):
     # Up to the tables of the next scan.
     for last in starts[1:]:
         end = data.rindex(b"\xff\xc4", 0, last)
-        with pytest.raises(ImageError, match="its last scans are missing"):
+        with pytest.raises(ImageError, match="some of its scans are missing"):
             decode_image_rgb(data[:end] + b"\xff\xd9", "a.jpg")
+
+
+def test_a_progressive_jpeg_without_a_scan_in_the_middle_is_refused(noise):
+    data = encoded(noise, "progressive.jpg", STRICT["progressive.jpg"])
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    # A scan begins with its tables, if it has any.
+    tables = sorted({data.rindex(b"\xff\xc4", 0, at) for at in starts})
+    assert len(tables) > 5
+    for first, last in zip(tables[1:], tables[2:]):
+        with pytest.raises(ImageError, match=r"some of its scans are missing|is damaged"):
+            decode_image_rgb(data[:first] + data[last:], "a.jpg")
 
 
 def test_a_reduced_image_is_read_as_strictly(tmp_path, rng):

@@ -410,6 +410,7 @@ PROGRAM = """
 import facezoo
 import numpy as np
 from facezoo import FaceEmbedder, RuntimeOptions
+from pathlib import Path
 
 image = np.zeros((4, 4, 3), np.uint8)
 detector = facezoo.load("scrfd_500m_bnkps")
@@ -422,6 +423,20 @@ reveal_type(facezoo.load("deploy_weights/x/mod@ort", kind=FaceEmbedder))
 reveal_type(facezoo.load("deploy_weights/x/mod"))
 with facezoo.load("mod", kind=FaceEmbedder) as embedder:
     reveal_type(embedder)
+reveal_type(detector(["one.jpg", "two.jpg"]))
+detector("one.jpg").draw("one.jpg").save("boxes.jpg")
+predictor = facezoo.Predictor(detector="scrfd_500m_bnkps", embedder="w600k_mbf")
+reveal_type(predictor(image, bgr=True)[0].embedding.cosine)
+for photo in predictor.stream([image, image]):
+    reveal_type(photo)
+    if isinstance(photo, facezoo.ImageError):
+        print(photo.source, photo)
+        continue
+    for face in photo:
+        print(photo.source, face.box_xyxy, face.score)
+for faces in detector.stream([Path("one.jpg")]):
+    if not isinstance(faces, facezoo.ImageError):
+        print(faces.to_dict(), faces.to_pandas(), faces.to_supervision(), faces[0].landmarks_xy)
 """
 REVEALED = (
     "facezoo.models.scrfd.model.FaceDetector",
@@ -432,6 +447,9 @@ REVEALED = (
     "facezoo.models.magface.model.FaceEmbedder",
     "facezoo.models.base.FaceModel[Any]",
     "facezoo.models.magface.model.FaceEmbedder",
+    "list[facezoo.results.FaceDetections]",
+    "def (other: facezoo.results.Embedding) -> float",
+    "facezoo.pipeline.photo.PredictedPhoto | facezoo.errors.ImageError",
 )
 
 

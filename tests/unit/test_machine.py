@@ -1,5 +1,6 @@
 """Cores: affinity, cgroup quotas on made-up trees, OMP_NUM_THREADS and --threads."""
 
+import logging
 import os
 import runpy
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 from facezoo import machine
+from facezoo.cli import options
 from facezoo.cli.main import main
 from facezoo.cli.options import add_threads_option, make_parser, run_command
 from facezoo.machine import SharedSetting, granted_cores, limited_cores, usable_cores
@@ -206,6 +208,30 @@ def test_a_setting_of_the_program_is_restored_in_whatever_order_threads_end(firs
     assert value == [["two", "one"][first_out]]
     both[0].__exit__(None, None, None)
     assert value == ["before"]
+
+
+def test_progress_is_a_line_a_minute_where_there_is_no_terminal(caplog, monkeypatch):
+    monkeypatch.setattr(options, "SECONDS_PER_LINE", 0.0)
+    caplog.set_level(logging.INFO)
+    parser = make_parser("A command.")
+
+    def run(args: Namespace) -> int:
+        assert list(options.progress(iter("abc"), 3)) == ["a", "b", "c"]
+        assert list(options.progress(iter("ab"), None)) == ["a", "b"]
+        return 0
+
+    assert run_command(run, parser, []) == 0
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(",")[0] for line in lines] == [
+        "1 of 3 done",
+        "2 of 3 done",
+        "1 done",
+        "2 done",
+    ]
+    assert all("minutes left" in line for line in lines[:2])
+    caplog.clear()
+    assert run_command(run, parser, ["--quiet"]) == 0
+    assert caplog.records == []
 
 
 def opens_a_model(script: Path) -> bool:

@@ -1,22 +1,25 @@
 """The detector: one picture, many, and the border for faces that fill the picture."""
 
 import dataclasses
+import json
 
 import cv2
 import numpy as np
 import pytest
 from facezoo import RuntimeOptions, load
+from facezoo.cli.predict import _drawn_entry
 from facezoo.contract import Contract
 from facezoo.errors import ImageError, InputError
 from facezoo.evaluation.drift import compare_detections
 from facezoo.image.boxes import iou_matrix, match_boxes
-from facezoo.image.draw import contact_sheet, draw_faces
+from facezoo.image.draw import BOX_COLOR, contact_sheet, draw_faces
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.image.preprocess import VdspOperation
 from facezoo.models import CARDS
 from facezoo.models.scrfd.decode import PROFILES, Profile
 from facezoo.models.scrfd.graph import export_released
 from facezoo.models.scrfd.model import FaceDetector
+from facezoo.pipeline.photo import PredictedFace, PredictedPhoto
 from facezoo.results import FaceDetections, RawOutputs
 from facezoo.testing import tiny_scrfd
 
@@ -41,11 +44,11 @@ def test_a_stream_equals_single_calls_and_passes_over_what_cannot_be_read(model,
     visited = []
     with load(model, profile="eval") as detector:
         results = list(detector.stream(paths, visit=lambda p, image, faces: visited.append(p)))
-        assert [path for path, _ in results] == paths
-        assert isinstance(results[2][1], ImageError)
-        for path, faces in results:
-            if path != paths[2]:
-                alone = detector(read_image_rgb(path))
+        assert [result.source for result in results] == paths
+        assert isinstance(results[2], ImageError)
+        for faces in results:
+            if faces.source != paths[2]:
+                alone = detector(read_image_rgb(faces.source))
                 assert len(faces) > 0
                 np.testing.assert_allclose(faces.boxes_xyxy, alone.boxes_xyxy, atol=1e-4)
     assert sorted(visited) == [path for path in paths if path != paths[2]]
@@ -168,8 +171,53 @@ def test_drawing_leaves_the_picture_and_marks_the_face():
     image = np.zeros((100, 100, 3), np.uint8)
     drawn = draw_faces(image, detections([20, 0, 60, 60]))
     assert image.max() == 0
-    assert drawn[60, 40].tolist() == [64, 220, 96]
+    assert drawn[60, 40].tolist() == list(BOX_COLOR)
     assert drawn.shape == image.shape
+
+
+def test_lines_and_captions_follow_the_size_of_the_face():
+    image = np.zeros((2000, 2000, 3), np.uint8)
+    small, large = (
+        (draw_faces(image, detections([800, 800, 800 + side, 800 + side])) == BOX_COLOR).all(2)
+        for side in (40, 900)
+    )
+    assert small[820, 780:860].sum() == 2
+    assert large[1250, 700:1800].sum() >= 12
+    # The caption above it.
+    assert (
+        np.flatnonzero(large[:790].any(axis=1)).size
+        > np.flatnonzero(small[:790].any(axis=1)).size * 3
+    )
+
+
+def test_captions_cover_no_other_face_and_no_other_caption(rng):
+    image = np.zeros((600, 600, 3), np.uint8)
+    boxes = [[x, y, x + 40, y + 50] for y in range(20, 540, 58) for x in range(10, 540, 60)]
+    found = detections(*boxes)
+    drawn = draw_faces(image, dataclasses.replace(found, landmarks_xy=found.landmarks_xy * 0))
+    for left, top, right, bottom in boxes:
+        inside = drawn[top + 3 : bottom - 14, left + 3 : right - 2]
+        # No filled caption of a neighbour; the first pixel has all the landmarks.
+        assert (inside == BOX_COLOR).all(2).mean() < 0.02, (left, top)
+    # Faces without any gap: the captions lie within their own boxes, or are left out.
+    assert draw_faces(image, detections([0, 0, 20, 600], [21, 0, 599, 600])).any()
+
+
+def test_predict_and_the_runner_draw_the_same(rng):
+    image = rng.integers(0, 256, (300, 400, 3), np.uint8)
+    found = detections([20, 30, 90, 120], [200, 100, 380, 290])
+    photo = PredictedPhoto(
+        tuple(
+            PredictedFace(tuple(box), float(score), marks, {})
+            for box, score, marks in zip(
+                found.boxes_xyxy.tolist(), found.scores, found.landmarks_xy
+            )
+        ),
+        found,
+    )
+    np.testing.assert_array_equal(
+        _drawn_entry(image, json.loads(json.dumps(photo.to_dict()))), draw_faces(image, found)
+    )
 
 
 def test_a_contact_sheet_holds_every_picture():
@@ -272,11 +320,11 @@ def test_a_border_finds_every_face_of_the_close_portraits(shared, raw_heads, ste
     paths = every[::step]
     plain = dataclasses.replace(PROFILES["demo"], retry_border=0.0)
     with load(raw_heads) as detector:
-        found = [faces for _, faces in detector.stream(paths)]
+        found = list(detector.stream(paths))
         assert sum(len(faces) > 0 for faces in found) == len(paths) == 300 // step
         assert all(faces.border == 0.25 for faces in found)
         detector.profile = plain
-        assert sum(len(faces) > 0 for _, faces in detector.stream(every[:40:step])) == 0
+        assert sum(len(faces) > 0 for faces in detector.stream(every[:40:step])) == 0
 
 
 # Reading at a part of the size --------------------------------------------------------------------
@@ -290,8 +338,8 @@ def test_faces_of_a_reduced_picture_come_back_in_the_files_pixels(model, tmp_pat
     write_image_rgb(path, image)
     visited = []
     with load(model) as plain, load(model, fast_decode=True) as fast:
-        ((_, expected),) = plain.stream([path])
-        ((_, found),) = fast.stream([path], visit=lambda p, image, faces: visited.append(image))
+        (expected,) = plain.stream([path])
+        (found,) = fast.stream([path], visit=lambda p, image, faces: visited.append(image))
         assert plain.settings() != fast.settings()
     assert visited[0].shape == (80, 64, 3)
     assert found.image_hw == expected.image_hw == (320, 256)
@@ -309,8 +357,7 @@ def test_large_photos_keep_their_faces_when_read_in_part(shared, raw_heads, tmp_
         paths.append((tmp_path / name).with_suffix(".jpg"))
         write_image_rgb(paths[-1], cv2.resize(photo, None, fx=scale, fy=scale))
     with load(raw_heads) as plain, load(raw_heads, fast_decode=True) as fast:
-        results = zip(plain.stream(paths), fast.stream(paths))
-        drift = compare_detections([(full, part) for (_, full), (_, part) in results])
+        drift = compare_detections(zip(plain.stream(paths), fast.stream(paths)))
     assert drift.faces > 20
     assert drift.missed <= 0.02 * drift.faces
     assert drift.mean_iou > 0.95
@@ -325,8 +372,7 @@ def test_openvino_finds_the_same_faces(shared, raw_heads, precision, iou, score)
     paths = [shared / "assets" / "photos" / name for name in GOLDEN_PHOTOS]
     other = RuntimeOptions(engine="openvino", precision=precision)
     with load(raw_heads) as ort, load(raw_heads, runtime=other) as openvino:
-        results = zip(ort.stream(paths), openvino.stream(paths))
-        drift = compare_detections([(one, two) for (_, one), (_, two) in results])
+        drift = compare_detections(zip(ort.stream(paths), openvino.stream(paths)))
     assert drift.faces > 20
     assert max(drift.missed, drift.extra) <= 0.03 * drift.faces
     assert drift.mean_iou >= iou

@@ -3,6 +3,7 @@
 import base64
 import csv
 import dataclasses
+import io
 import json
 import re
 import threading
@@ -21,7 +22,9 @@ from facezoo.errors import BackendRunError, ImageError, InputError
 from facezoo.files import sha256_of
 from facezoo.image.align import TEMPLATE_XY, align_face
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
+from facezoo.models.magface.graph import export_released as export_recogniser
 from facezoo.models.pipnet.crop import DetectorCrop
+from facezoo.models.scrfd.graph import export_released as export_detector
 from facezoo.pipeline.acceptance import REASONS, Acceptance, ScoreLimit, read_score_limit
 from facezoo.pipeline.photo import Predictor
 from facezoo.profiles.appearance import DEFAULT, AppearanceLimits
@@ -176,6 +179,126 @@ def test_each_reason_has_its_face(faces, image, quality, norm, scores, reasons):
     assert set(reasons) <= set(REASONS)
 
 
+# The way up ---------------------------------------------------------------------------------------
+
+
+def wide_photo(turns):
+    """A photo whose upper left corner is white when it is upright, turned by quarters."""
+    image = np.full((200, 300, 3), 90, np.uint8)
+    image[:20, :20] = 255
+    return np.ascontiguousarray(np.rot90(image, turns))
+
+
+def find_upright(high, low=0.55):
+    """A detector that is surer of a face in an upright photo, and draws upright points always."""
+
+    def answer(image):
+        is_upright = image[:20, :20].min() == 255
+        hw = image.shape[:2]
+        faces = faces_at((60, 40) if is_upright else (30, 50), image_hw=hw)
+        return dataclasses.replace(faces, scores=np.array([high if is_upright else low], "f4"))
+
+    return Stage("scrfd_500m_bnkps", answer)
+
+
+def acceptance(**more):
+    """Limits that every face of these photos meets."""
+    return Acceptance(AppearanceLimits(1.0, 0.0, 5.0, 1.0), **more)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_the_way_up_is_found_and_coordinates_are_of_the_stored_photo(turns):
+    detector = find_upright(0.8)
+    marks = Landmarks(np.array([[10, 20]], np.float32), np.ones(1), (9, 9))
+    points = Stage("pip", lambda crop: marks)
+    points.crop_of = DetectorCrop.of
+    model = Predictor(detector, points, acceptance=acceptance(), try_rotations=True)
+    image = wide_photo(turns)
+    found = model(image)
+    assert len(detector.calls) == (1 if turns == 0 else 4)
+    assert found.rotation == (360 - 90 * turns) % 360
+    assert found.image_hw == found.detections.image_hw == image.shape[:2]
+    (face,) = found
+    assert face.reasons == ()
+    assert face.box_xyxy == tuple(found.detections.boxes_xyxy[0].tolist())
+    # Cut from the stored photo and turned, the box is that of the upright photo.
+    (upright,) = model(wide_photo(0))
+    left, top, right, bottom = map(int, face.box_xyxy)
+    stored = np.zeros(image.shape[:2])
+    stored[top:bottom, left:right] = 1
+    left, top, right, bottom = map(int, upright.box_xyxy)
+    expected = np.zeros((200, 300))
+    expected[top:bottom, left:right] = 1
+    np.testing.assert_array_equal(np.rot90(stored, -turns), expected)
+    for ours, theirs in ((face, upright), (face.points, upright.points)):
+        name = "landmarks_xy" if ours is face else "points_xy"
+        x, y = np.moveaxis(getattr(theirs, name), -1, 0)
+        turned = {0: (x, y), 1: (y, 300 - x), 2: (300 - x, 200 - y), 3: (200 - y, x)}[turns]
+        np.testing.assert_allclose(getattr(ours, name), np.stack(turned, -1), atol=1e-3)
+    entry = found.to_dict()
+    assert entry.get("rotation", 0) == found.rotation
+    for one in entry["faces"]:
+        one["embedding"] = None
+    assert wrong({"schema": "facezoo.predict/2", "path": "a.jpg", **entry}, SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    ("turns", "high", "calls", "reasons"),
+    [(0, 0.8, 1, ()), (0, 0.7, 2, ()), (2, 0.8, 2, ("upside_down",)), (2, 0.58, 2, ())],
+)
+def test_an_upside_down_photo_is_refused_where_half_a_turn_is_clearly_surer(
+    turns, high, calls, reasons
+):
+    detector = find_upright(high)
+    embedder = Stage("w600k_mbf", lambda crop: Embedding(np.array([0.0, 20.0], np.float32)))
+    model = Predictor(detector, embedder=embedder, acceptance=acceptance())
+    (face,) = model(wide_photo(turns))
+    assert (len(detector.calls), face.reasons) == (calls, reasons)
+    assert (face.vector is None) == bool(reasons)
+    assert model(wide_photo(turns)).rotation == 0
+
+
+def test_a_face_on_its_side_is_told_by_its_points():
+    faces = faces_at((100, 100))
+    x, y = np.moveaxis(faces.landmarks_xy - 156, -1, 0)
+    side = dataclasses.replace(faces, landmarks_xy=np.stack([-y, x], -1) + 156)
+    (face,) = predictor(side)(photo()).faces
+    assert face.reasons == ("upside_down",)
+
+
+def test_trying_rotations_is_part_of_the_settings_of_a_run():
+    model = Predictor(find_upright(0.8), try_rotations=True)
+    assert model.settings()["try_rotations"] is True
+    assert "try_rotations" not in Predictor(find_upright(0.8)).settings()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photo_is_the_same_person(shared, tmp_path, turns):
+    """Without trying rotations it was embedded, and numbered as a stranger."""
+    source = shared / "assets" / "lfw" / "fold10" / "Aaron_Tippin" / "Aaron_Tippin_0001.jpg"
+    photos = tmp_path / "photos"
+    image = read_image_rgb(source)
+    write_image_rgb(photos / "upright.png", image)
+    write_image_rgb(photos / "turned.png", np.ascontiguousarray(np.rot90(image, turns)))
+    assets = shared / "assets"
+    export_detector(assets / "scrfd" / "scrfd_500m_bnkps.onnx", tmp_path / "scrfd.onnx")
+    export_recogniser(assets / "recognition" / "w600k_mbf.onnx", tmp_path / "mbf.onnx")
+    words = [str(photos), "--output", str(tmp_path / "out"), "--quiet"]
+    words += ["--detector", str(tmp_path / "scrfd.onnx"), "--embedder", str(tmp_path / "mbf.onnx")]
+    assert main(["predict", *words]) == 0
+    turned, upright = read_photos(tmp_path / "out" / "faces.jsonl")
+    assert upright["faces"][0]["reasons"] == []
+    assert all("upside_down" in face["reasons"] for face in turned["faces"])
+    assert main(["predict", *words, "--try-rotations", "--overwrite"]) == 0
+    turned, upright = read_photos(tmp_path / "out" / "faces.jsonl")
+    assert turned["rotation"] == 360 - 90 * turns and "rotation" not in upright
+    with np.load(tmp_path / "out" / "embeddings.npz") as arrays:
+        vectors = arrays["vectors"]
+    one, other = (Embedding(vectors[p["faces"][0]["embedding"]]) for p in (turned, upright))
+    assert one.cosine(other) > 0.99
+
+
 def test_a_refused_face_is_not_embedded_unless_asked():
     faces = faces_at((100, 100), (300, 100), scale=0.2)
     model = predictor(faces)
@@ -284,17 +407,17 @@ def test_a_photo_is_the_same_alone_in_a_stream_and_in_any_batch(
         pytest.importorskip("openvino")
     paths = write_crowds(tmp_path / "photos", [1, 0, 7, 2, 12, 1])
     with chain_of(tmp_path, engine, **options) as model:
-        together = [photo.to_dict() for _, photo in model.stream(paths)]
-        assert [path for path, _ in model.stream(paths)] == paths
+        together = [photo.to_dict() for photo in model.stream(paths)]
+        assert [photo.source for photo in model.stream(paths)] == paths
         counts = [len(photo["faces"]) for photo in together]
         assert counts[1] == 0 and max(counts) > 4 and 1 in counts
         alone = [model(read_image_rgb(path)).to_dict() for path in paths]
         assert alone == together
-        resumed = [photo.to_dict() for _, photo in model.stream(paths[3:])]
+        resumed = [photo.to_dict() for photo in model.stream(paths[3:])]
         assert resumed == together[3:]
         for size in (1, 5, 100):
             monkeypatch.setattr("facezoo.pipeline.photo.FACES_PER_BATCH", size)
-            assert [photo.to_dict() for _, photo in model.stream(paths)] == together
+            assert [photo.to_dict() for photo in model.stream(paths)] == together
 
 
 def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monkeypatch):
@@ -303,8 +426,9 @@ def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monke
     with chain_of(tmp_path) as model:
         seen = []
         stream = model.stream(iter(paths), visit=lambda path, image, found: seen.append(path))
-        assert next(stream)[0] == paths[0]
-        assert isinstance(next(stream)[1], ImageError)
+        assert next(stream).source == paths[0]
+        error = next(stream)
+        assert isinstance(error, ImageError) and error.source == paths[1]
         threads = threading.active_count()
         stream.close()
         assert threading.active_count() < threads
@@ -390,6 +514,81 @@ def run(tmp_path):
         )
 
     return command, tmp_path
+
+
+def faces_in(said):
+    return {entry["path"]: len(entry.get("faces", ())) for entry in json.loads(said)}
+
+
+def test_photos_are_files_folders_patterns_and_lists(run, tmp_path, capsys, monkeypatch):
+    detector = ["--detector", str(tmp_path / "models/detector.onnx"), "--json", "-"]
+    photos = tmp_path / "photos"
+    one = photos / "set 1/a<b>.png"
+    assert main(["predict", str(one), *detector]) == 0
+    alone = faces_in(capsys.readouterr().out)
+    assert list(alone) == ["a<b>.png"]
+    # What is said besides goes elsewhere, so that the output is one JSON document.
+    monkeypatch.chdir(photos)
+    words = ["set 0", "set 1/a<b>.png", "set*/a*.png", "set 1/../set 2/a<b>.png"]
+    assert main(["predict", *words, *detector]) == 0
+    said = capsys.readouterr()
+    assert list(faces_in(said.out)) == [f"set {index}/a<b>.png" for index in range(3)]
+    assert faces_in(said.out)["set 1/a<b>.png"] == alone["a<b>.png"]
+    assert "3 images" in said.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("set 2\nset 0/a<b>.png\nnone.png\n\n"))
+    assert main(["predict", "-", *detector]) == 1
+    said = capsys.readouterr()
+    assert sorted(faces_in(said.out)) == ["none.png", "set 0/a<b>.png", "set 2/a<b>.png"]
+    assert "1 refused" in said.err
+    assert sorted(path.name for path in photos.iterdir()) == [
+        "broken.jpg", "set 0", "set 1", "set 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["https://example.org/a.jpg"], "'https://example.org/a.jpg' is an address"),
+        (["nothing*.jpg"], "'nothing*.jpg' matches no file"),
+        (["none.jpg"], "'none.jpg' does not exist"),
+        (["-"], "the list on the standard input is empty"),
+        (["photos", "--draw"], "--draw writes images to the result folder; name it: --output"),
+        (["photos", "--csv"], "--csv needs a file"),
+    ],
+)
+def test_what_names_no_photo_is_refused_by_name(run, words, says, capsys, monkeypatch):
+    _, folder = run
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    before = sorted(folder.rglob("*"))
+    assert main(["predict", *words, "--detector", str(folder / "models/detector.onnx")]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_without_an_output_the_faces_are_printed_and_nothing_is_written(run, capsys, monkeypatch):
+    _, folder = run
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    words = ["predict", "photos/set 0", "--detector", "models/detector.onnx"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.match(r"a<b>\.png: \d+ faces?\n  0\.\d{3}  [\d.]+ [\d.]+ [\d.]+ [\d.]+", said)
+    assert "1 image" in said and "1 images" not in said
+    assert main([*words, "--score", "1"]) == 0
+    assert capsys.readouterr().out.startswith("a<b>.png: 0 faces\n")
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_quiet_names_what_cannot_be_read(run, capsys, caplog):
+    command, _ = run
+    assert command("--quiet") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "broken.jpg" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
 def test_a_folder_from_photos_to_files(run, capsys):

@@ -154,15 +154,15 @@ def test_a_stream_takes_paths_and_frames_and_goes_on(predictor, photo, tmp_path)
     items = [photo, frame, None, tmp_path / "broken.jpg", Image.open(photo)]
     seen = []
     found = list(predictor.stream(iter(items), lambda given, *_: seen.append(given), bgr=True))
-    assert all(given is item for (given, _), item in zip(found, items))
-    assert [type(result).__name__ for _, result in found] == [
+    assert all(result.source is item for result, item in zip(found, items))
+    assert [type(result).__name__ for result in found] == [
         "PredictedPhoto",
         "PredictedPhoto",
         "ImageError",
         "ImageError",
         "PredictedPhoto",
     ]
-    assert found[0][1] == found[1][1] == found[4][1]
+    assert found[0] == found[1] == found[4] == predictor(photo)
     assert len(seen) == 3
     for single in (photo, str(photo), frame, None):
         with pytest.raises(InputError, match="stream needs several images, got a single"):
@@ -288,6 +288,27 @@ def test_tables_for_other_packages(predictor, detector, photo, monkeypatch):
     np.testing.assert_array_equal(given["confidence"], faces.scores)
 
 
+def test_a_table_of_pandas(predictor, detector, photo):
+    pandas = pytest.importorskip("pandas")
+    faces, found = detector(photo), predictor(photo)
+    table = faces.to_pandas()
+    assert isinstance(table, pandas.DataFrame) and len(table) == len(faces)
+    np.testing.assert_array_equal(table[["left", "top", "right", "bottom"]], faces.boxes_xyxy)
+    assert found.to_pandas()["magnitude"].tolist() == [face.magnitude for face in found]
+    assert len(detector(np.zeros((64, 64, 3), np.uint8)).to_pandas()) == 0
+
+
+def test_detections_of_supervision(predictor, detector, photo):
+    supervision = pytest.importorskip("supervision")
+    faces = detector(photo)
+    given = predictor(photo).to_supervision()
+    assert isinstance(given, supervision.Detections)
+    np.testing.assert_array_equal(given.xyxy, faces.boxes_xyxy)
+    np.testing.assert_array_equal(given.confidence, faces.scores)
+    np.testing.assert_array_equal(given[1:].xyxy, faces.boxes_xyxy[1:])
+    assert len(detector(np.zeros((64, 64, 3), np.uint8)).to_supervision()) == 0
+
+
 # Life of a model ----------------------------------------------------------------------------------
 
 
@@ -382,8 +403,8 @@ print(a[0].embedding.cosine(b[0].embedding))
     "folder with bad files": (
         5,
         """
-for path, faces in facezoo.load("scrfd_500m_bnkps").stream(sorted(Path("mixed").iterdir())):
-    print(path.name, faces)
+for faces in facezoo.load("scrfd_500m_bnkps").stream(sorted(Path("mixed").iterdir())):
+    print(faces.source.name, faces)
 """,
     ),
     "landmarks": (1, 'print(facezoo.load("scrfd_500m_bnkps")("photo.jpg")[0].landmarks_xy.shape)'),
@@ -400,7 +421,7 @@ print(detector("photo.jpg"))
         """
 video = cv2.VideoCapture("clip.avi")
 frames = (frame for _, frame in iter(video.read, (False, None)))
-for frame, faces in facezoo.load("scrfd_500m_bnkps").stream(frames, bgr=True):
+for faces in facezoo.load("scrfd_500m_bnkps").stream(frames, bgr=True):
     print(len(faces))
 """,
     ),

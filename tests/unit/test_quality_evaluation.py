@@ -2,14 +2,17 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
+from facezoo.cli.evaluate import quality as cli
 from facezoo.cli.main import main
 from facezoo.datasets.degraded import choose_people
 from facezoo.datasets.embeddings import Embeddings, read_embeddings, write_embeddings
 from facezoo.datasets.scores import QualityScores, read_scores
 from facezoo.errors import DatasetError, FaceZooError, InputError
+from facezoo.evaluation.measured import MeasuredList
 from facezoo.evaluation.quality import compare_scores, face_pairs, rank_copies
 from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
 from facezoo.image.files import write_image_rgb
@@ -425,3 +428,31 @@ def test_the_length_of_embeddings_is_a_quality_too(pictures, tmp_path, capsys):
     assert (percentiles[0], percentiles[-1]) == (plain.min(), plain.max())
     wrong = ["calibrate", "quality", "--images", pictures, "--quality", model]
     assert main([str(word) for word in (*wrong, "--output", tmp_path / "q.json")]) == 2
+
+
+def forms(text):
+    """Lines with their names, numbers, hashes and verdicts taken out."""
+    for pattern, word in (
+        (r"^(sdd_fiqa|w600k_norm|ours) .*?( (yes|no))?$", r"NAME"),
+        (r"their list [0-9a-f]+", "their list HASH"),
+        (r"\d[\d.e-]*", "N"),
+        (r" +", " "),
+    ):
+        text = re.sub(pattern, word, text, flags=re.M)
+    return set(text.splitlines())
+
+
+def test_the_recorded_evaluation_has_the_lines_that_the_command_prints(faces, repository):
+    """Text on a page is made anew when the code that prints it changes."""
+    embeddings, quality = faces
+    pairs = face_pairs(embeddings)
+    curves, left_out = compare_scores(pairs, {"ours": quality}, [0.05, 1e-6], resamples=5)
+    ranking = rank_copies(QualityScores(("a", "b"), np.array([2.0, 1.0])), [("b", "a")])
+    measured = MeasuredList.of("embeddings.npz", "faces", pairs.names)
+    lines = [
+        *cli._ranking_lines({"ours": ranking}),
+        *cli._curve_lines(pairs, curves, left_out),
+        measured.line(),
+    ]
+    recorded = (repository / "face_quality/sdd_fiqa/expected/evaluation.txt").read_text("utf-8")
+    assert forms(recorded) == forms("\n".join(lines))

@@ -17,12 +17,15 @@ from facezoo.compiler.quantize import (
 )
 from facezoo.compiler.ranges import open_probe
 from facezoo.compiler.sensitivity import (
+    BuiltList,
     LayerError,
+    best_list,
     format_exclusions,
+    longest_list,
     measure_drift,
     measure_error,
     measure_layers,
-    propose,
+    search_list,
 )
 from facezoo.errors import ConfigError, GraphError
 from facezoo.machine import cpu_flags, describe_machine, has_bf16
@@ -378,7 +381,14 @@ def test_the_sweep_finds_the_joined_heads(rng):
     worst = max(errors, key=lambda entry: entry.error)
     assert worst.layer.op_type == "Concat"
     assert worst.worst_output == "joined"
-    assert format_exclusions(propose(errors)) == "exclude_layers: [4]"
+
+    def lost_without(layers):
+        names = [layer.name for layer in layers]
+        built = insert_qdq(calibrated, names, U8S8)
+        return measure_error(calibrated.model, built, data)["joined"]
+
+    found = search_list(errors, lost_without, longest_list(errors, ()))
+    assert format_exclusions(found) == "exclude_layers: [4]"
     without = insert_qdq(calibrated, ["joined"], U8S8)
     lost = measure_error(calibrated.model, without, data)["joined"]
     assert lost < 0.1 * worst.error
@@ -390,20 +400,46 @@ def fake_errors(rng, errors):
     return [LayerError(layer, e, "y", e) for layer, e in zip(copies, errors)]
 
 
+def costs(saved, together=()):
+    """Each layer in float saves a part of 100, and some pairs of them more or less than both."""
+
+    def lost_without(layers):
+        chosen = {layer.number for layer in layers}
+        extra = sum(more for pair, more in together if set(pair) <= chosen)
+        return 100 - sum(saved[number] for number in chosen) - extra
+
+    return lost_without
+
+
 @pytest.mark.parametrize(
-    ("errors", "expected"),
+    ("saved", "together", "most", "expected"),
     [
-        # The fewest that take away half: one of nine does.
-        ([1, 1, 10, 1, 1, 1, 1, 1, 1], "skip_conv_layers: [2]"),
-        # Sixteen alike: half of the error would be eight of them, one in eight is two.
-        ([1] * 16, "skip_conv_layers: [0, 1]"),
-        ([3] + [0] * 14 + [5], "skip_conv_layers: [15]"),
-        ([3] + [0] * 14 + [2.9], "skip_conv_layers: [0]"),
-        ([0, 0], ""),
+        ([1, 1, 30, 1], (), 1, [2]),
+        ([5, 30, 20, 0], (), 2, [1, 2]),
+        # The second saves nothing once the first is in float: the third is taken.
+        ([30, 25, 10, 0], [((0, 1), -25)], 2, [0, 2]),
+        # What does not help, or makes it worse, is not taken.
+        ([30, 0.5, -3, 0], (), 4, [0]),
+        ([0, 0], (), 2, []),
     ],
 )
-def test_a_proposal_is_short(rng, errors, expected):
-    assert format_exclusions(propose(fake_errors(rng, errors))) == expected
+def test_a_list_is_searched_by_what_it_loses_in_whole(rng, saved, together, most, expected):
+    found = search_list(fake_errors(rng, saved), costs(saved, together), most)
+    assert [layer.number for layer in found] == expected
+
+
+def test_a_list_has_one_layer_in_eight_or_as_many_as_the_yaml(rng):
+    errors = fake_errors(rng, [1.0] * 17)
+    assert longest_list(errors, ()) == 3
+    assert longest_list(errors, [entry.layer for entry in errors[:5]]) == 5
+
+
+def test_the_best_list_loses_least_and_is_not_slower():
+    shipped = BuiltList("of the YAML", (), 0.04, 10.0)
+    better, slower = BuiltList("found", (), 0.03, 10.4), BuiltList("found", (), 0.01, 12.0)
+    assert best_list([shipped, better, slower]) is better
+    assert best_list([shipped, slower]) is shipped
+    assert best_list([shipped, BuiltList("none", (), 0.04, 8.0)]) is shipped
 
 
 # Drift

@@ -129,7 +129,10 @@ def patch(path, place, data):
         (damaged(lambda rec, idx: rec.unlink()), "train.rec': cannot be read"),
         (damaged(lambda rec, idx: (idx.unlink(), rec.unlink())), "train.rec': cannot be read"),
         (damaged(lambda rec, idx: (idx.unlink(), cut(rec, 0))), "train.rec': is empty"),
-        (damaged(lambda rec, idx: (idx.unlink(), cut(rec, 130))), "is cut short: 2"),
+        (
+            damaged(lambda rec, idx: (idx.unlink(), cut(rec, 150))),
+            "images end before 4 and people before 6, but keys go up to 3; the file is cut short",
+        ),
         (
             damaged(lambda rec, idx: (idx.unlink(), patch(rec, 40, b"\0"))),
             "no record starts at byte 40",

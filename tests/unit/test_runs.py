@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from facezoo import contents, system, written
 from facezoo.contents import Contents
 from facezoo.errors import ImageError, InputError, RunFolderError
 from facezoo.files import write_bytes
+from facezoo.image.reading import current_reading, reading
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder, fingerprint_files
 from facezoo.written import LIST_FILE, LOCK_FILE
 
@@ -49,6 +51,63 @@ def work(run, names, files_of=lambda name: (), stop_after=None):
         run.write_items("results.json", schema="test/1", key="items")
         run.finish()
     return done
+
+
+def test_a_setting_may_grow_and_a_finished_run_then_goes_on(tmp_path, caplog):
+    def start(**settings):
+        return RunFolder(tmp_path, "test", settings, NOTHING, may_grow=["epochs"])
+
+    with start(epochs=2, seed=0) as run:
+        work(run, NAMES)
+    with start(epochs=2, seed=0) as run:
+        assert run.finished
+    for wrong, says in (({"epochs": 1, "seed": 0}, "epochs was 2, is 1"),) + (
+        ({"epochs": 3, "seed": 1}, "seed was 0, is 1"),
+    ):
+        with pytest.raises(RunFolderError, match=rf"another run \({says}\);"), start(**wrong):
+            pass
+    with start(epochs=3, seed=0) as run:
+        assert not run.finished
+        assert "goes on with epochs 3 instead of 2" in caplog.text
+        assert work(run, NAMES) == 0
+    entry = json.loads((tmp_path / RUN_FILE).read_text())
+    assert (entry["finished"], entry["settings"]) == (True, {"epochs": 3, "seed": 0})
+    assert entry["earlier_settings"] == [{"epochs": 2}]
+    assert len(json.loads((tmp_path / "results.json").read_text())["items"]) == len(NAMES)
+
+
+def test_damaged_images_are_marked_and_counted(tmp_path):
+    photos = [tmp_path / name for name in ("a.jpg", "b.jpg")]
+    for photo in photos:
+        photo.write_bytes(b"x")
+    (tmp_path / "c.mp4").write_bytes(b"x")
+    inputs = Inputs(photos, ["a.jpg", "b.jpg"])
+
+    def results(left):
+        for path in left:
+            if path.name == "b.jpg":
+                current_reading().mark_damaged(str(path), "damaged: a hole")
+            yield Number(1)
+
+    with reading(allow_damaged=True) as found, open_run(tmp_path / "out", inputs=inputs) as run:
+        found.pass_over(tmp_path, Counter([".mp4"]))
+        counts = run.process(
+            inputs.names,
+            photos,
+            results,
+            finish=lambda run: run.write_items("results.json", "test/1", "items"),
+        )
+    assert (counts.damaged, counts.refused) == (1, 0)
+    entry = json.loads((tmp_path / "out" / RUN_FILE).read_text())
+    assert (entry["damaged"], entry["passed_over"], entry["refused"]) == (1, 1, 0)
+    assert entry["settings"] == {"allow_damaged": True}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["items"] == [
+        {"path": "a.jpg", "value": 1},
+        {"path": "b.jpg", "value": 1, "damaged": "damaged: a hole"},
+    ]
+    # Without the flag it is another run.
+    with pytest.raises(RunFolderError, match=r"\(allow_damaged was True, is None\)"):
+        open_run(tmp_path / "out", inputs=inputs).__enter__()
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):

@@ -369,7 +369,7 @@ def test_a_tool_that_hangs_ends_with_its_workers(tool, tmp_path):
 
 
 def test_a_machine_without_a_card_says_so_in_a_line(tmp_path, capsys):
-    assert main(["vacc", "selftest", "--out", str(tmp_path / "report.json")]) == 2
+    assert main(["vacc", "selftest", "--output", str(tmp_path / "report.json")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -386,7 +386,7 @@ def test_everything_is_found_out_and_written(runtime, tool, monkeypatch, tmp_pat
     monkeypatch.setenv("PATH", path)
     monkeypatch.setattr(selftest, "run_selftest", partial(run_selftest, isolate=direct))
     out = tmp_path / "report.json"
-    code = main(["vacc", "selftest", "--device", "0", "--out", str(out)])
+    code = main(["vacc", "selftest", "--device", "0", "--output", str(out)])
     printed = capsys.readouterr().out
     report = json.loads(out.read_text())
     assert code == 0, printed
@@ -464,7 +464,7 @@ def test_as_a_command_with_processes_of_their_own(prefix, tmp_path):
             "vacc",
             "selftest",
             str(prefix),
-            "--out",
+            "--output",
             str(out),
         ],
         env=environment,

@@ -233,7 +233,7 @@ def test_folders_of_people_to_a_profile(people, capsys):
     said = capsys.readouterr().out
     assert "120 pairs of one person, 1008 of two" in said
     assert "FMR 0.01: cosine" in said and "FNMR 0.0000" in said
-    assert "FMR 0.0001: refused" in said
+    assert "FMR 0.0001: no threshold, FMR 0.0001 needs" in said
     for low, high in re.findall(r"\((-?[\d.]+) to (-?[\d.]+)\)", said):
         assert float(low) <= float(high)
     entry = json.loads(profile.read_text())

@@ -554,7 +554,12 @@ def test_auto_leaves_the_card_alone_without_its_files(runtime, prefix, tmp_path,
         (tmp_path / f"mod{suffix}").write_bytes(source.read_bytes())
     with open_backend(tmp_path / "mod") as backend:
         assert isinstance(backend, OrtBackend)
-    assert "has no .so, .json and .params for the device" in caplog.text
+    assert caplog.text == ""
+    for level, asked in ((logging.INFO, RuntimeOptions(device_id=1)), (logging.DEBUG, None)):
+        caplog.clear()
+        caplog.set_level(level)
+        open_backend(tmp_path / "mod", asked or RuntimeOptions()).close()
+        assert "has no .so, .json and .params for the device" in caplog.text
     with pytest.raises(InputError, match=r"no \.so, \.json and \.params for engine 'vsx'"):
         open_backend(tmp_path / "mod", RuntimeOptions(engine="vsx"))
     with pytest.raises(InputError, match="engine 'vsx'"):

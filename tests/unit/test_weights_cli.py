@@ -185,6 +185,8 @@ def test_list_is_aligned_and_says_what_is_here(home, capsys):
     assert " yes " in facts["players"]
     assert " 2.52 " in facts["scrfd_500m_bnkps"] and " wheel " in facts["scrfd_500m_bnkps"]
     assert " by hand " in facts["sdd_fiqa_r50_pth"]
+    row = next(row for row in variants.splitlines() if row.startswith("scrfd_34g "))
+    assert row.split()[-1] == "scrfd_34g_pth"
     assert str(home) in last
 
 
@@ -205,7 +207,20 @@ def test_list_as_json(home, capsys):
         "task": "face_detection",
         "model": "scrfd",
         "weights": "scrfd_500m_bnkps",
+        "files": ["scrfd_500m_bnkps", "scrfd_500m_bnkps_pth"],
     }
+    # Every file of a variant is in its row, and in no other's.
+    files_of = {name: variant["files"] for name, variant in variants.items()}
+    assert files_of["scrfd_500m"] == ["scrfd_500m_pth"]
+    assert files_of["pip_resnet18"] == ["pipnet_r18_wflw_98", "pipnet_r18_wflw_98_pth"]
+    assert files_of["magface_iresnet50"] == [
+        "magface_iresnet50_ms1mv2_pth",
+        "magface_iresnet50_ms1mv2_dp_pth",
+        "magface_iresnet50_ofiq",
+    ]
+    assert files_of["pip_mobilenet_v2"] == []
+    named = [name for found in files_of.values() for name in found]
+    assert len(named) == len(set(named))
 
 
 @pytest.fixture

@@ -222,9 +222,12 @@ def _choose(artifact: Optional[Artifact], device_id: int) -> str:
     if artifact is None:
         return "ort"
     if not artifact.has_vendor_files:
-        engine, reason = "ort", f"{artifact.prefix} has no .so, .json and .params for the device"
-    else:
-        engine, reason = _ask_device(device_id)
+        # Only who has a device, or asks, wants to know.
+        level = logging.DEBUG if device_id == _USUAL.device_id else logging.INFO
+        reason = f"{artifact.prefix} has no .so, .json and .params for the device"
+        _log.log(level, "engine ort: %s", reason)
+        return "ort"
+    engine, reason = _ask_device(device_id)
     _log.info("engine %s: %s", engine, reason)
     return engine
 

@@ -111,7 +111,7 @@ class OpenVinoBackend(HostBackend):
         if openvino is None:
             raise BackendUnavailable(
                 f"engine 'openvino' needs the package openvino ({_IMPORT_ERROR}); "
-                'install it with: pip install "facezoo[openvino]"'
+                "install it with: pip install openvino"
             )
         self.precision = precision
         super().__init__(model, contract, preprocess, half_input, threads)

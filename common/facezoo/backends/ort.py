@@ -43,6 +43,16 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
 }
 
+# The packages that hold them; each brings the same module.
+PACKAGES = {
+    "cpu": "onnxruntime",
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "onnxruntime-gpu",
+    "openvino": "onnxruntime-openvino",
+    "directml": "onnxruntime-directml",
+    "coreml": "onnxruntime for macOS",
+}
+
 # Machines with ONNX Runtime kernels for channels in blocks, and the largest block.
 # source: onnxruntime onnxruntime/core/mlas/lib/platform.cpp, NchwcBlockSize
 BLOCKED_MACHINES = ("x86_64", "amd64")
@@ -130,7 +140,8 @@ def _find_provider(provider: str) -> str:
         names = [key for key, name in PROVIDERS.items() if name in here]
         raise BackendUnavailable(
             f"provider {provider!r} is not in this onnxruntime, which has {', '.join(names)}; "
-            "install the onnxruntime package that includes it"
+            f"it is in the package {PACKAGES[provider]}, which replaces onnxruntime: pip uninstall "
+            f"onnxruntime, then pip install {PACKAGES[provider]}"
         )
     return wanted
 

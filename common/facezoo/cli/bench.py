@@ -176,7 +176,7 @@ def _advise(args: argparse.Namespace, job: Job) -> int:
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
     if not candidates:
-        raise InputError(f"no build beside {str(args.model)!r} can be chosen; see above")
+        raise InputError(f"no build beside {str(job.model)!r} can be chosen; see above")
     speeds = measure_candidates(job, candidates, args.seconds or ADVICE_SECONDS)
     rows: List[Dict[str, Any]] = [
         {

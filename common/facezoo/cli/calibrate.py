@@ -107,7 +107,7 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
         )
     write_quality(args.output, profile)
     if pairs:
-        print(f"{len(np.unique(pairs.people))} people")
+        print(f"{len(set(pairs.people.ravel().tolist()))} people")
     print("\n".join(_quality_lines(profile, scores.values)))
     return _finish(args, len(scores.names), profile.settings["refused"], profile.card)
 
@@ -163,7 +163,7 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
         "similarity",
         help="similarity thresholds at false match rates",
         description="Thresholds at false match rates 1e-2, 1e-3 and 1e-4, with 95 % intervals, "
-        "as cosine, L2 of\nunit vectors and angle. A rate is refused where fewer than ten false "
+        "as cosine, L2 of\nunit vectors and angle. A rate has none where fewer than ten false "
         "matches are expected: 1e-2\nneeds 1,000 pairs of two people, such as five people with "
         "ten images each.",
         formatter_class=parser.formatter_class,
@@ -239,7 +239,7 @@ def _similarity_lines(profile: SimilarityProfile) -> List[str]:
     ]
     for point in profile.points:
         if point.refusal:
-            lines.append(f"FMR {point.fmr:g}: refused, {point.refusal}")
+            lines.append(f"FMR {point.fmr:g}: no threshold, {point.refusal}")
             continue
         shown = ", ".join(
             f"{name} {value:.4f} ({min(ends):.4f} to {max(ends):.4f})"

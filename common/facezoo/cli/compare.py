@@ -142,6 +142,7 @@ def render_text(found: Comparison) -> str:
         for stage, (a, b) in found.milliseconds.items()
     ]
     lines += [f"refused: {reason}" for reason in found.refused.values()]
+    lines += ["", found.measured.line()]
     return "\n".join(lines)
 
 

@@ -14,12 +14,13 @@ import argparse
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..artifact import FULL, PORTABLE, Artifact, BuildInfo
 from ..errors import ConfigError, FaceZooError, GateError, InputError
+from ..files import counted
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
 from . import flags
 
@@ -141,8 +142,8 @@ def build(
         artifact = compile_model(config)
         print_artifact(artifact)
         return artifact
-    calibration = open_data(config, settings.eval_list, allow_leak, allow_code)
-    gate = open_gate(config, settings, calibration)
+    calibration, unusable = open_data(config, settings.eval_list, allow_leak, allow_code)
+    gate = open_gate(config, settings, calibration, unusable)
     if arithmetic == FULL and saturates(OrtBackend):
         _log.warning(
             "%s: 8-bit sums saturate on this CPU, so the accuracy gate computes them exactly, as "
@@ -165,12 +166,15 @@ def build(
 
 def open_data(
     config: BuildConfig, eval_list: Optional[Path], allow_leak: bool, allow_code: bool
-) -> Any:
+) -> Tuple[Any, str]:
     """Open the calibration data; for other dtypes than int8 only the gate uses it, if it exists.
 
     Returns
     -------
-    CalibrationSet or None
+    calibration : CalibrationSet or None
+        None if there is none, or it cannot be used.
+    reason : str
+        Why it cannot be used; empty if it can or there is none.
     """
     from ..compiler.calibration import open_calibration
     from ..contract import read_contract
@@ -178,7 +182,7 @@ def open_data(
     dataset = config.dataset
     needed = config.backend.dtype == "int8"
     if not needed and (dataset is None or dataset.path is None or not dataset.path.is_dir()):
-        return None
+        return None, ""
     try:
         base = read_contract(config.frontend.checkpoint).preprocess
     except FaceZooError:
@@ -186,11 +190,11 @@ def open_data(
     try:
         return open_calibration(
             config, base, allow_code=allow_code, eval_list=eval_list, allow_leak=allow_leak
-        )
-    except ConfigError:
+        ), ""
+    except ConfigError as error:
         if needed:
             raise
-        return None
+        return None, str(error)
 
 
 class _Judge:
@@ -215,7 +219,8 @@ class _Judge:
         if self._gate is None or not self._gate.checks:
             return
         kind = "held-out" if self._gate.held_out else "calibration"
-        print(f"gate      against fp32 on {len(self._gate.pictures)} {kind} images")
+        shown = counted(len(self._gate.pictures), f"{kind} image")
+        print(f"gate      against fp32 on {shown}")
         for check in self._gate.checks:
             print(f"          {check}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..files import counted
 from . import options
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _show(args: argparse.Namespace) -> int:
         name = outputs.paths[picture.line].name
         print(f"{name}  {picture.name}  {arrays[0].dtype} {shapes}")
     how = "by their hashes" if outputs.contract else "by names and shapes; there is no vamp.json"
-    print(f"{len(outputs)} outputs checked {how}")
+    print(f"{counted(len(outputs), 'output')} checked {how}")
     return 0
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Sequence
 
 from ..errors import GateError, InputError
 from ..files import write_bytes
+from ..reports.chinese import CHINESE
 from ..reports.readme import render_block, render_blocks
 from . import flags
 
@@ -56,10 +57,17 @@ def render_pages(root: Path) -> Dict[Path, str]:
     for path in sorted(path for pattern in PAGES for path in root.glob(pattern)):
         try:
             text = path.read_text(encoding="utf-8")
-            pages[path] = render_blocks(text, lambda words: render_block(root, words))
+            pages[path] = render_blocks(text, lambda words: _block(root, words))
         except InputError as error:
             raise InputError(f"{path.relative_to(root).as_posix()}: {error}") from error
     return pages
+
+
+def _block(root: Path, words: Sequence[str]) -> str:
+    if words[0] != "flags":
+        return render_block(root, words)
+    chinese = words[-1] == "zh"
+    return flags.spellings_table(lambda text: CHINESE.get(text, text) if chinese else text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
+
 from .. import weights
 from ..contract import Contract, read_contract
 from ..errors import InputError
+from ..image.align import align_face
 from ..image.files import read_image_rgb
 from ..models import find_card
 from ..pipeline.load import resolve, warn_of_differences
@@ -24,6 +27,8 @@ from .render import render_build
 __all__ = ["configure", "run"]
 
 SAMPLE = "astronaut"
+# As scrfd_500m_bnkps finds them, rounded.
+SAMPLE_POINTS = ((204, 101), (247, 104), (224, 129), (202, 140), (246, 142))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder and list it."""
-    from ..deploy.eject import EJECTED_FILES, eject
+    from ..deploy.eject import EJECTED_FILES, TAKE_FACES, eject
 
     card = find_card(args.card)
     graph, _ = resolve(args.model or card.id, card=card.id)
@@ -51,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{str(graph)!r} says it is {contract.card_id}, not {card.id}")
     warn_of_differences(contract, str(graph))
     sample = read_image_rgb(args.image or weights.find(SAMPLE))
+    if args.image is None and contract.model in TAKE_FACES:
+        sample = align_face(sample, np.array(SAMPLE_POINTS, np.float32))
     eject(graph, contract, _build_yaml(contract), sample, args.to)
     for name in EJECTED_FILES:
         print(args.to / name)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..backends import ENGINES
-from ..fields import COSINE, DEVICE_ID, RATE, SEED, SIDE, number, whole
+from ..fields import COSINE, DEVICE_OR_PROVIDER, RATE, SEED, SIDE, number, whole
 from .outputs import OutputFile, PlotFile, name_of
 
 __all__ = [
@@ -119,7 +119,8 @@ SHARED: Dict[str, Flag] = {
     ),
     "--engine": Flag("runtime", {"choices": ENGINES, "default": "auto"}),
     "--device": Flag(
-        "device number", {"action": _Device, "type": DEVICE_ID, "default": 0, "metavar": "N"}
+        "device number",
+        {"action": _Device, "type": DEVICE_OR_PROVIDER, "default": 0, "metavar": "N"},
     ),
     "--provider": Flag("execution provider of ONNX Runtime", {"default": "cpu"}),
     "--precision": Flag(
@@ -160,6 +161,13 @@ SHARED: Dict[str, Flag] = {
         {"choices": ("sdd_fiqa", "magface"), "default": "sdd_fiqa"},
     ),
     "--profile": Flag("profile of facezoo calibrate quality", _FILE),
+    "--min-quality": Flag("low_quality: name of a threshold in the profile", {"metavar": "NAME"}),
+    "--appearance": Flag("profile of facezoo calibrate appearance", _FILE),
+    "--min-size": Flag("too_small: shorter side of the box in pixels"),
+    "--min-sharpness": Flag("blurred: variance of the Laplacian of the aligned face"),
+    "--max-yaw": Flag("turned: offset of the nose from the eyes' middle, in distances of the eyes"),
+    "--max-truncation": Flag("cut_off: share of the aligned face outside the photo"),
+    "--embed-refused": Flag("embed refused faces, too", {"action": "store_true"}),
     "--similarity": Flag("profile of facezoo calibrate similarity", _FILE),
     "--threshold": Flag(
         "smallest cosine of two faces of one person, -1 to 1", {"type": COSINE, "metavar": "X"}
@@ -325,7 +333,7 @@ def detector_options(args: argparse.Namespace) -> Dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def spellings_table(say: Any = str) -> str:
+def spellings_table(say: Callable[[str], str] = str) -> str:
     """Return the table of spellings as Markdown.
 
     Parameters

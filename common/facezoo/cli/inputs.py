@@ -12,7 +12,7 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from ..errors import InputError
 
-__all__ = ["add_inputs", "find_inputs", "named"]
+__all__ = ["add_inputs", "find_inputs", "local_path", "named"]
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -78,7 +78,7 @@ def _expanded(words: Sequence[str]) -> Iterator[Tuple[Path, bool]]:
     for word in words:
         if word == "-":
             for line in filter(None, sys.stdin.read().splitlines()):
-                yield _checked(line), True
+                yield local_path(line), True
         elif not os.path.lexists(word) and glob.has_magic(word):
             matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 (it may be absolute)
             if not matches:
@@ -86,10 +86,11 @@ def _expanded(words: Sequence[str]) -> Iterator[Tuple[Path, bool]]:
             for match in matches:
                 yield Path(match), False
         else:
-            yield _checked(word), False
+            yield local_path(word), False
 
 
-def _checked(word: str) -> Path:
+def local_path(word: str) -> Path:
+    """Return the path that a word is, unless it is an address, which is an InputError."""
     if _ADDRESS.match(word):
         raise InputError(
             f"{word!r} is an address; facezoo reads files: download it, and give the file"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from .. import models, weights
-from ..card import WeightFile
+from ..card import ModelCard, WeightFile
 from . import flags
 from .outputs import write_report
 
@@ -47,7 +47,13 @@ def run(args: argparse.Namespace) -> int:
         0.
     """
     variants = [
-        {"id": card.id, "task": card.task, "model": card.model, "weights": card.weights}
+        {
+            "id": card.id,
+            "task": card.task,
+            "model": card.model,
+            "weights": card.weights,
+            "files": _files_of(card),
+        }
         for card in models.CARDS.values()
     ]
     files = [_facts(file) for file in models.WEIGHTS.values()]
@@ -56,11 +62,39 @@ def run(args: argparse.Namespace) -> int:
         content = {**catalogue, "variants": variants, "files": files}
         write_report(args.json, content, indent=2)
         return 0
-    print(table_of([{k: v or "-" for k, v in variant.items()} for variant in variants]))
+    rows = [
+        {
+            "id": card.id,
+            "task": card.task,
+            "model": card.model,
+            "files": ", ".join(_files_of(card)) or "-",
+        }
+        for card in models.CARDS.values()
+    ]
+    print(table_of(rows))
     print()
     print(table_of([_row(facts) for facts in files]))
     print(f'\nfiles live in "{weights.home()}"; get them with: facezoo download NAME')
     return 0
+
+
+def _files_of(card: ModelCard) -> List[str]:
+    """Return the names of a variant's files: its weights first, and checkpoints named after it."""
+    stems = [name for name in (card.weights, card.id) if name]
+    others = [one.id for one in models.CARDS.values() if one.id not in stems]
+    found = [
+        file.name
+        for file in models.WEIGHTS.values()
+        if file.model == card.model
+        and any(file.name == stem or file.name.startswith(f"{stem}_") for stem in stems)
+        # scrfd_500m_bnkps_pth is another variant's than scrfd_500m's.
+        and not any(
+            file.name.startswith(f"{other}_") or file.name == other
+            for other in others
+            if any(other.startswith(f"{stem}_") for stem in stems)
+        )
+    ]
+    return sorted(found, key=lambda name: name != card.weights)
 
 
 def _facts(file: WeightFile) -> Dict[str, Any]:

@@ -11,7 +11,6 @@ With --exit-code it ends with 1 if they are two people.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, List, Tuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from ..files import counted, printable
 from ..image.align import align_face
 from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
+from ..image.reading import current_reading
 from ..metrics.verification import Threshold
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..models.magface.model import FaceEmbedder
@@ -31,6 +31,7 @@ from ..pipeline.photo import PredictedPhoto, Predictor
 from ..profiles.similarity import read_similarity
 from ..results import FaceDetections
 from . import flags
+from .inputs import local_path
 from .options import runtime_of
 from .outputs import OutputFile, write_report
 
@@ -42,8 +43,8 @@ DETECTOR, EMBEDDER = "scrfd_500m_bnkps", "w600k_mbf"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("first", type=Path, metavar="A", help="a photo; its largest face is used")
-    parser.add_argument("second", type=Path, metavar="B", help="a photo with any number of faces")
+    parser.add_argument("first", metavar="A", help="a photo; its largest face is used")
+    parser.add_argument("second", metavar="B", help="a photo with any number of faces")
     threshold = parser.add_mutually_exclusive_group()
     flags.add(
         threshold,
@@ -77,7 +78,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
-    photos = [read_image_rgb(path) for path in (args.first, args.second)]
+    paths = [local_path(word) for word in (args.first, args.second)]
+    photos = [read_image_rgb(path) for path in paths]
     runtime = runtime_of(args)
     detector = load(
         args.detector, kind=FaceDetector, runtime=runtime, **flags.detector_options(args)
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
-    first, second = printable(str(args.first)), printable(str(args.second))
+    first, second = (printable(str(path)) for path in paths)
     print(f"{first}: {_count(match.first)}; {second}: {_count(match.second)}")
     where = f"face {match.best} of {second}, counted from 0,"
     print(f"{where} is the nearest to the largest of {first}")
@@ -101,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"threshold {threshold:.4f}, {verdict}")
     print(f"the threshold is {origin}")
     if args.output:
-        write_drawing(args.output, draw_match(match, photos, [args.first.name, args.second.name]))
+        names = [path.name for path in paths]
+        answer = f"{'one person' if one_person else 'two people'} (threshold {threshold:.4f})"
+        write_drawing(args.output, draw_match(match, photos, names, answer))
         print(f"look at {args.output}")
     if args.json:
         entry = {
@@ -113,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
             "first": match.first.detections.to_dict(),
             "second": match.second.detections.to_dict(),
         }
+        if current_reading().damaged:
+            entry["damaged"] = current_reading().damaged
         write_report(args.json, entry)
     return EXIT_DIFFERENT if args.exit_code and not one_person else 0
 
@@ -136,7 +142,9 @@ def _count(found: PredictedPhoto) -> str:
     return counted(len(found), "face")
 
 
-def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.ndarray:
+def draw_match(
+    match: Match, photos: List[np.ndarray], names: List[str], verdict: str
+) -> np.ndarray:
     """Draw the two faces that were compared, each in its photo and, below, as the network saw it.
 
     Parameters
@@ -146,7 +154,9 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     photos
         The two photos, uint8, RGB.
     names
-        Captions.
+        Captions of the photos.
+    verdict
+        Written below the aligned faces, after their cosine.
 
     Returns
     -------
@@ -156,7 +166,7 @@ def draw_match(match: Match, photos: List[np.ndarray], names: List[str]) -> np.n
     sides = ((match.first.detections, match.index), (match.second.detections, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
     aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
-    cosine = f"aligned, cosine {match.cosines[match.best]:.4f}"
+    cosine = f"aligned, cosine {match.cosines[match.best]:.4f}: {verdict}"
     return contact_sheet([*drawn, *aligned], [*names, cosine, cosine], columns=2)
 
 

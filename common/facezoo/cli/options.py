@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from contextlib import ContextDecorator
 from pathlib import Path
@@ -34,7 +35,7 @@ from typing import (
 
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
-from ..fields import DEVICE_ID, SIDE, Number, whole
+from ..fields import DEVICE_OR_PROVIDER, SIDE, Number, whole
 from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
 from ..image.reading import reading
 from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
@@ -94,6 +95,9 @@ EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 BATCH_SIZE = whole(1, 65536)
 
 OLDEST_OF_TORCH = (3, 10)  # As in pyproject.toml.
+
+# Between two lines of progress where there is no terminal.
+SECONDS_PER_LINE = 60.0
 
 # How long Ctrl-C and SIGTERM wait for the images in process.
 STOP_SECONDS = 10.0
@@ -282,7 +286,9 @@ def add_model_options(parser: argparse.ArgumentParser, *aliases: str) -> None:
 def add_runtime_options(group: Any) -> None:
     """Add the flags that choose the runtime of a model; :func:`runtime_of` reads them."""
     group.add_argument("--engine", choices=ENGINES, default="auto", help="runtime")
-    add_flag(group, "--device_id", "--device", type=DEVICE_ID, default=0, help="device number")
+    add_flag(
+        group, "--device_id", "--device", type=DEVICE_OR_PROVIDER, default=0, help="device number"
+    )
     group.add_argument("--provider", default="cpu", help="execution provider of ONNX Runtime")
     group.add_argument(
         "--precision",
@@ -305,12 +311,7 @@ def add_saturation_option(group: Any) -> None:
 
 def add_threads_option(parser: Any) -> None:
     """Add the flag that limits the cores; :func:`run_command` reads it."""
-    parser.add_argument(
-        "--threads",
-        type=whole(1, 1024),
-        metavar="N",
-        help="CPU cores to use (default: all usable ones)",
-    )
+    flags.add(parser, "--threads")
 
 
 def add_embedder_options(parser: argparse.ArgumentParser) -> Any:
@@ -580,15 +581,41 @@ def torch_advice() -> str:
     if sys.version_info < OLDEST_OF_TORCH:
         found, needed = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_OF_TORCH))
         return f"that needs Python {needed}, and this is Python {found}: use a newer one"
-    return 'install it with: pip install "facezoo[torch]"'
+    return "install it with: pip install torch torchvision"
 
 
-def progress(items: Iterable[Item], total: int) -> Iterator[Item]:
-    """Show progress while items pass, on a terminal only, and not with ``--quiet``."""
-    # Imported here because it takes a sixth of a command's start.
-    from tqdm import tqdm
+def progress(items: Iterable[Item], total: Optional[int]) -> Iterator[Item]:
+    """Show progress while items pass: as a bar on a terminal, elsewhere as a line a minute.
 
-    return iter(tqdm(items, total=total, unit="img", disable=True if is_quiet() else None))
+    Parameters
+    ----------
+    items
+        What passes.
+    total
+        Their number; None if it is not known.
+
+    Yields
+    ------
+    object
+        The items. With ``--quiet`` nothing is shown.
+    """
+    if is_quiet():
+        yield from items
+    elif sys.stderr is not None and sys.stderr.isatty():
+        # Imported here because it takes a sixth of a command's start.
+        from tqdm import tqdm
+
+        yield from tqdm(items, total=total)
+    else:
+        started = said = time.monotonic()
+        for count, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - said >= SECONDS_PER_LINE and count != total:
+                said, rate = now, count / (now - started)
+                left = "" if total is None else f", {(total - count) / rate / 60:.1f} minutes left"
+                of = "" if total is None else f" of {total}"
+                _log.info("%d%s done, %.3g a second%s", count, of, rate, left)
 
 
 def run_items(

@@ -11,7 +11,8 @@ A stage is given by a card's id, whose published weights are used, by an artifac
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
 OUTPUT gets faces.jsonl (one line per photo, see facezoo/schemas/predict.schema.json), run.json,
-with --embedder embeddings.npz, and with --draw pictures/. Resumable: run the same command again.
+with --embedder embeddings.npz, with --draw pictures/, with --parquet faces.parquet and
+photos.parquet. Resumable: run the same command again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import tempfile
 from array import array
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -65,13 +67,14 @@ from .inputs import add_inputs, find_inputs, named
 from .options import add_run_options, run_items, runtime_of
 from .outputs import result_stream
 
-__all__ = ["configure", "read_photos", "run"]
+__all__ = ["add_stage_options", "configure", "open_predictor", "read_photos", "run"]
 
 DETECTOR = "scrfd_500m_bnkps"
 SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
 # Names of two measures in the first schema.
 FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
 FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
+PARQUET_FILES = "faces.parquet", "photos.parquet"
 _log = logging.getLogger(__name__)
 
 PICTURES_SHOWN = 48
@@ -85,6 +88,39 @@ COLUMNS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     add_inputs(parser)
+    add_stage_options(parser)
+    people = parser.add_argument_group("people")
+    flags.add(
+        people,
+        "--similarity",
+        "profile of facezoo calibrate similarity: number the people among the embedded faces "
+        "(default: they are not numbered)",
+    )
+    flags.add(people, "--fmr", "false match rate, one of those in that profile", old=("--far",))
+    output = parser.add_argument_group("output")
+    flags.add(
+        output,
+        "--output",
+        "folder of results (default: none, the faces are printed)",
+        type=Path,
+        metavar="DIR",
+        old=("--save_dir",),
+    )
+    flags.add(output, "--draw")
+    flags.add(output, "--json", "write the faces as JSON; - is the standard output")
+    # Without a value it meant faces.csv in the folder.
+    flags.add(output, "--csv", "write one row per face", nargs="?", const=_IN_FOLDER)
+    flags.add(output, "--html")
+    output.add_argument(
+        "--parquet",
+        action="store_true",
+        help="write faces.parquet and photos.parquet to the folder of results",
+    )
+    add_run_options(parser)
+
+
+def add_stage_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the stages and of the limits; :func:`open_predictor` reads them."""
     stages = parser.add_argument_group("stages")
     flags.add_detector_options(stages, default=DETECTOR)
     for name in ("landmarks", "quality", "embedder"):
@@ -116,45 +152,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         old=("--looks",),
     )
     for field, kind, _ in MEASURES.values():
-        help_text, old = _LIMITS[field]
-        text = f"{help_text} (default: that of the profile)"
-        flags.add(limits, f"--{field.replace('_', '-')}", text, type=kind, old=old)
-    flags.add(limits, "--embed-refused", "embed refused faces, too", action="store_true")
-    people = parser.add_argument_group("people")
+        name = f"--{field.replace('_', '-')}"
+        text = f"{flags.SHARED[name].meaning} (default: that of the profile)"
+        flags.add(limits, name, text, type=kind, old=_OLD_LIMITS.get(name, ()))
+    flags.add(limits, "--embed-refused")
     flags.add(
-        people,
-        "--similarity",
-        "profile of facezoo calibrate similarity: number the people among the embedded faces "
-        "(default: they are not numbered)",
+        limits,
+        "--try-rotations",
+        "turn photos without a sure face by 90, 180 and 270 degrees too, which takes three more "
+        "detections each, instead of refusing their faces as upside_down",
+        action="store_true",
     )
-    flags.add(people, "--fmr", "false match rate, one of those in that profile", old=("--far",))
-    output = parser.add_argument_group("output")
-    flags.add(
-        output,
-        "--output",
-        "folder of results (default: none, the faces are printed)",
-        type=Path,
-        metavar="DIR",
-        old=("--save_dir",),
-    )
-    flags.add(output, "--draw")
-    flags.add(output, "--json", "write the faces as JSON; - is the standard output")
-    # Without a value it meant faces.csv in the folder.
-    flags.add(output, "--csv", "write one row per face", nargs="?", const=_IN_FOLDER)
-    flags.add(output, "--html")
-    add_run_options(parser)
 
 
 _IN_FOLDER = Path("the result folder", CSV_FILE)
-_LIMITS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
-    "min_size": ("too_small: shorter side of the box in pixels", ()),
-    "min_sharpness": ("blurred: variance of the Laplacian of the aligned face", ()),
-    "max_yaw": (
-        "turned: offset of the nose from the eyes' middle, in distances of the eyes",
-        ("--max_turn",),
-    ),
-    "max_truncation": ("cut_off: share of the aligned face outside the photo", ("--max_cut_off",)),
-}
+_OLD_LIMITS = {"--max-yaw": ("--max_turn",), "--max-truncation": ("--max_cut_off",)}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -166,6 +178,11 @@ def run(args: argparse.Namespace) -> int:
         _log.warning("--csv without a file goes with the next version; write --csv %s", args.csv)
     if args.draw and args.output is None:
         raise InputError("--draw writes images to the result folder; name it: --output DIR")
+    if args.parquet:
+        if args.output is None:
+            raise InputError("--parquet writes to the result folder; name it: --output DIR")
+        # Without pyarrow it says so here, not after hours of work.
+        import_module("facezoo.scale.tables")
     paths, names = find_inputs(args.inputs)
     with open_predictor(args) as model, _result_folder(args.output) as folder:
         return _run(args, model, paths, names, folder)
@@ -201,6 +218,8 @@ def _run(
 
     def finish(run: RunFolder) -> None:
         write_results(folder, run, alike, with_embeddings=args.embedder is not None)
+        if args.parquet:
+            _write_parquet(folder, model, run, dict(zip(names, paths)))
 
     def show() -> None:
         if args.html:
@@ -218,9 +237,14 @@ def _run(
     return run_items(
         args,
         Inputs(paths, names, *filter(os.path.isdir, args.inputs), *stages, *limits),
-        lambda left: (photo for _, photo in model.stream(left, visit=draw)),
+        lambda left: model.stream(left, visit=draw),
         command="predict",
-        settings={**model.settings(), "draw": args.draw, "similarity": alike},
+        settings={
+            **model.settings(),
+            **{"draw": args.draw, "similarity": alike},
+            # Only with it, so that folders of earlier versions go on.
+            **({"parquet": True} if args.parquet else {}),
+        },
         folder=folder,
         where="" if args.output is None else f"results in {folder}",
         files_of=files_of,
@@ -238,9 +262,9 @@ def _similarity(args: argparse.Namespace, model: Predictor) -> Optional[float]:
     return read_similarity(args.similarity, sha256).cosine_at(args.fmr)
 
 
-def open_predictor(args: argparse.Namespace) -> Predictor:
-    """Open the stages that the arguments name."""
-    runtime = runtime_of(args)
+def open_predictor(args: argparse.Namespace, threads: Optional[int] = None) -> Predictor:
+    """Open the stages that the arguments name, on all usable cores or on fewer."""
+    runtime = dataclasses.replace(runtime_of(args), threads=threads)
     scores = tuple(read_score_limit(path, args.min_quality) for path in args.profile)
     embedder = args.embedder and load(args.embedder, kind=FaceEmbedder, runtime=runtime)
     limits = _limits_of(args, embedder)
@@ -250,6 +274,7 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
         args.quality and load(args.quality, kind=FaceQuality, runtime=runtime),
         embedder,
         acceptance=Acceptance(limits, scores, embed_refused=args.embed_refused),
+        try_rotations=args.try_rotations,
     )
 
 
@@ -391,6 +416,19 @@ def _face_lines(path: Path) -> Iterator[str]:
             yield "  ".join([f"  {face['score']:.3f}", box, *face["reasons"]])
 
 
+def _write_parquet(
+    folder: Path, model: Predictor, run: RunFolder, path_of: Mapping[str, Path]
+) -> None:
+    # Imported here, since few runs need pyarrow.
+    from ..scale.tables import TableWriter, columns_of
+
+    faces, photos = (folder / name for name in PARQUET_FILES)
+    with TableWriter(faces, photos, columns_of(model), model.settings()) as tables:
+        for entry in run.entries():
+            path = path_of[entry["path"]]
+            tables.add(entry, path.stat().st_size if path.is_file() else None)
+
+
 def _faces_of(
     photos: Iterable[Dict[str, Any]],
 ) -> Iterator[Tuple[Dict[str, Any], int, Dict[str, Any]]]:
@@ -461,4 +499,4 @@ def _summary(path: Path) -> str:
         refused += bool(face["reasons"])
         reasons.update(set(face["reasons"]))
     why = ", ".join(f"{reasons[name]} {name}" for name in REASONS if reasons[name])
-    return f"{counted(count, 'face')}, {refused} refused" + (f": {why}" if why else "")
+    return f"{counted(count, 'face')}, {refused} below the limits" + (f": {why}" if why else "")

@@ -1,7 +1,8 @@
 """Find the layers most sensitive to int8: quantise each alone and compare the outputs.
 
-Prints a table, the largest error first, and the lines of ``backend.quantize`` that keep the worst
-layers in float. The calibration data is that of the build YAML.
+Prints a table, the largest error first. Then it builds the YAML's list of layers in float, none
+and the best that a search finds, and prints the one that loses least and is not slower than the
+YAML's. The calibration data is that of the build YAML.
 
   facezoo sensitivity ../build_in/build/official_scrfd.yaml --plot sensitivity.png
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from ..fields import whole
 from ..files import walk
@@ -23,6 +25,8 @@ from .options import progress
 from .outputs import write_report
 
 __all__ = ["configure", "run"]
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.sensitivity/1"
 BAR = 30  # characters of the longest bar
@@ -56,13 +60,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and propose layers to exclude."""
     from ..compiler.build import prepare_source
-    from ..compiler.quantize import calibrate, choose_arithmetic, insert_qdq, lint_graph
-    from ..compiler.sensitivity import format_exclusions, measure_error, measure_layers, propose
+    from ..compiler.quantize import (
+        calibrate,
+        choose_arithmetic,
+        excluded_layers,
+        insert_qdq,
+        lint_graph,
+    )
+    from ..compiler.sensitivity import (
+        BuiltList,
+        best_list,
+        format_exclusions,
+        longest_list,
+        measure_error,
+        measure_layers,
+        search_list,
+    )
 
     config = override(read_build_config(args.yaml), dtype="int8", model=args.model)
     read = Inputs((), (), config.file, config.frontend.checkpoint)
     read.refuse_file(args.json, args.plot)
-    data = open_data(config, None, False, args.allow_custom_code)
+    data, _ = open_data(config, None, False, args.allow_custom_code)
     operations = config.dataset.process_ops if config.dataset else ()
     code = (op.arguments.get("module_path") for op in operations)
     Inputs(walk(data.folder)[0], (), *code).refuse_file(args.json, args.plot)
@@ -75,27 +93,81 @@ def run(args: argparse.Namespace) -> int:
     errors = list(progress(measured, len(calibrated.layers)))
     entries = _entries(errors)
     _print_table(entries)
-    chosen = propose(errors)
+    names = excluded_layers(calibrated.layers, settings, str(config.file))
+    shipped = [layer for layer in calibrated.layers if layer.name in names]
+    per_channel = settings.quantize_per_channel
 
-    def error_without(names: List[str]) -> float:
-        model = insert_qdq(calibrated, names, arithmetic, settings.quantize_per_channel, data=few)
+    def lost_without(layers: Sequence[Any], exact: bool = False) -> float:
+        left_out = [layer.name for layer in layers]
+        balance = few if exact else None
+        model = insert_qdq(calibrated, left_out, arithmetic, per_channel, data=balance)
         lost = measure_error(calibrated.model, model, few)
         return sum(lost.values()) / len(lost)
 
-    print(f"all layers in int8: {error_without([]):.3%} of the outputs' variance is lost")
-    left_out = error_without([layer.name for layer in chosen])
-    macs = sum(layer.macs for layer in chosen) / max(sum(e["macs"] for e in entries), 1)
-    print(f"without {len(chosen)} of them ({macs:.1%} of the MACs): {left_out:.3%}; to keep them")
-    print("in float, put this under backend.quantize:")
-    print(format_exclusions(chosen))
+    found = search_list(errors, lost_without, longest_list(errors, shipped), _log.info)
+    lists = {"of the YAML": shipped, "none": [], "found": found}
+    graphs = {
+        label: insert_qdq(
+            calibrated, [layer.name for layer in layers], arithmetic, per_channel, data=few
+        )
+        for label, layers in lists.items()
+    }
+    times = _times(graphs, next(iter(few)))
+    built = [
+        BuiltList(label, tuple(layers), lost_without(layers, exact=True), times[label])
+        for label, layers in lists.items()
+    ]
+    alone = sum(entry.error for entry in errors)
+    print(f"\neach layer alone in int8 loses {alone:.3%} of the outputs' variance in sum; built:")
+    _print_lists(built, sum(e["macs"] for e in entries))
+    best = best_list(built)
+    print(f"loses least without being slower than the YAML's list: {best.label}")
+    print("to keep its layers in float, have this under backend.quantize:")
+    print(format_exclusions(best.layers) or "no list")
     if args.json:
         report = {"schema": SCHEMA, "arithmetic": dataclasses.asdict(arithmetic)}
-        write_report(args.json, {**report, "layers": entries}, indent=2)
+        measured_lists = [
+            {
+                "list": one.label,
+                "layers": [layer.number for layer in one.layers],
+                "lost": one.lost,
+                "milliseconds": one.milliseconds,
+                "best": one is best,
+            }
+            for one in built
+        ]
+        write_report(args.json, {**report, "layers": entries, "lists": measured_lists}, indent=2)
     if args.plot:
         from ..reports.plots import plot_sensitivity
 
-        plot_sensitivity({_label(e): e["error"] for e in entries}, args.plot)
+        kept = {layer.name for layer in best.layers}
+        proposed = {_label(entry) for entry in entries if entry["name"] in kept}
+        lost = {_label(entry): entry["error"] for entry in entries}
+        plot_sensitivity(lost, args.plot, Path(config.frontend.checkpoint).stem, proposed)
     return 0
+
+
+def _times(graphs: Mapping[str, Any], feeds: Mapping[str, Any]) -> Dict[str, float]:
+    """Time the graphs in turns on one image."""
+    from ..backends.ort import open_session
+    from ..evaluation.drift import time_in_turns
+    from ..machine import usable_cores
+
+    def call(graph: Any) -> Callable[[], Any]:
+        session = open_session(graph.SerializeToString(), usable_cores())
+        return lambda: session.run(None, dict(feeds))
+
+    return time_in_turns({label: call(graph) for label, graph in graphs.items()})
+
+
+def _print_lists(built: Sequence[Any], total: int) -> None:
+    print(f"{'layers in float':>18}  {'number':>6}  {'MACs':>6}  {'lost':>8}  {'ms':>7}")
+    for one in built:
+        macs = sum(layer.macs for layer in one.layers) / max(total, 1)
+        print(
+            f"{one.label:>18}  {len(one.layers):6d}  {macs:6.1%}  {one.lost:8.4%}  "
+            f"{one.milliseconds:7.2f}"
+        )
 
 
 def _entries(errors: List[Any]) -> List[Dict[str, Any]]:

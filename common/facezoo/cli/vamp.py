@@ -22,7 +22,7 @@ from ..backends import ENGINES
 from ..errors import InputError
 from ..evaluation.speed import Job, Line, Synthetic, Timings, Workers, format_report
 from ..fields import DEVICE_ID, SIDE, number, whole
-from ..files import check_room
+from ..files import check_room, counted
 from ..pipeline.load import warn_of_differences
 from ..runs import Inputs, RunFolder
 from ..vacc import npz, outputs
@@ -164,8 +164,12 @@ def run(args: argparse.Namespace) -> int:
 def _measure(job: Job, iterations: Optional[int], seconds: Optional[float]) -> int:
     if iterations is None and seconds is None:
         seconds = DEFAULT_SECONDS
+    much = f"{iterations} runs" if seconds is None else f"{seconds:g} seconds"
+    loaded = job.instances * job.processes
+    _log.info("loading %d instances, then %s with batches of %d", loaded, much, job.batch)
     with Workers(job) as workers:
-        measured = Timings.of(workers.run_synthetic(Synthetic(iterations, seconds)))
+        batches = workers.run_synthetic(Synthetic(iterations, seconds))
+        measured = Timings.of(progress(batches, iterations))
     print(format_report(job, measured))
     return 0
 
@@ -221,7 +225,7 @@ def _run_list(job: Job, datalist: Path, output: Path, overwrite: bool) -> int:
     if measured.pictures:
         print(format_report(job, measured))
     kept = f", {counts.kept} kept from an earlier run" if counts.kept else ""
-    print(f"{len(lines)} outputs{kept}; in {output}")
+    print(f"{counted(len(lines), 'output')}{kept}; in {output}")
     return 0
 
 

@@ -19,6 +19,7 @@ from ..backends import HOSTS
 from ..backends.int8 import saturates
 from ..errors import UNREADABLE, InputError
 from ..evaluation.speed import Job, Synthetic, Timings, Workers
+from ..files import counted
 from ..machine import usable_cores
 from .gate import Check
 
@@ -133,7 +134,7 @@ def _judge(build: BuildInfo) -> Tuple[bool, str]:
         measured, limits = build.gate["measured"], build.gate["limits"]
         checks = [Check(name, measured[name], limit) for name, limit in limits.items()]
         failed = [str(check) for check in checks if not check.passed]
-        seen = f"{build.gate['pictures']} images"
+        seen = counted(build.gate["pictures"], "image")
         seen += "" if build.gate["held_out"] else ", also calibrated on"
     except UNREADABLE as error:
         return False, f"its recorded loss cannot be read ({error!r}); compile it again"

@@ -22,19 +22,24 @@ import reprlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
 
 from ..backends.ort import OrtBackend
 from ..card import GATE_LIMITS
-from ..contract import Contract, read_contract
+from ..contract import Contract, load_graph, metadata_of, read_contract
 from ..datasets.widerface import read_ground_truth
-from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError
+from ..errors import CardError, ConfigError, DecodeError, GateError, GraphError, ImageError
 from ..evaluation.drift import compare_backends
-from ..files import open_file, sha256_of
-from ..image.files import find_images
+from ..evaluation.measured import MeasuredList
+from ..files import counted, open_file, sha256_of
+from ..image.files import find_images, read_image_rgb
+from ..image.preprocess import VdspOperation
 from ..models import CARDS, MODELS, find_card
 from ..vacc.build_config import LARGEST_FILE, BuildConfig, load_yaml
 from .calibration import CalibrationSet
+from .ranges import LargestActivation, largest_activation
 from .sensitivity import measure_drift
 
 __all__ = [
@@ -48,6 +53,9 @@ __all__ = [
 
 # Measures that must not fall below their limit; all others must not rise above it.
 AT_LEAST = ("mean_iou", "cosine", "cosine_mean", "cosine_min", "norm_rank", "rank")
+# Measure of fp16 builds: the largest magnitude that a layer gives.
+ACTIVATION = "activation"
+LARGEST_HALF = float(np.finfo(np.float16).max)
 # For networks of an unknown task: the lowest cosine of an output, and the largest share of variance
 # that a channel of any output loses.
 RAW_LIMITS: Mapping[str, float] = {"cosine": 0.98, "worst_channel": 0.5}
@@ -233,7 +241,11 @@ class Gate:
             for path, graph in zip(graphs, (reference, built)):
                 path.write_bytes(graph)
             measured, limits = self._measure(*graphs)
+            largest = self._largest_activation(*graphs)
         limits = {**limits, **self.settings.limits}
+        if largest is not None:
+            measured = {**measured, ACTIVATION: largest.value}
+            limits[ACTIVATION] = LARGEST_HALF
         unknown = sorted(set(self.settings.limits) - set(measured))
         if unknown:
             _log.warning("accuracy gate: no such measure for this network: %s", ", ".join(unknown))
@@ -242,14 +254,21 @@ class Gate:
         )
         failed = [check for check in self.checks if not check.passed]
         if failed:
+            advice = "for int8, facezoo sensitivity finds layers to exclude"
+            if largest is not None and largest.value > LARGEST_HALF:
+                advice = (
+                    f"{largest.layer} gives it on {str(self.pictures[largest.index])!r}, and "
+                    "overflows in float16 on a device; compile with --dtype fp32"
+                )
             raise GateError(
-                f"the accuracy gate rejects the build on {len(self.pictures)} images: "
-                + ", ".join(f"{c.name} {c.value:.4g}, {c.bound} {c.limit:g}" for c in failed)
-                + "; nothing was written; for int8, facezoo sensitivity finds layers to exclude"
+                f"the accuracy gate rejects the build on {counted(len(self.pictures), 'image')}: "
+                + ", ".join(f"{c.name} {c.value:.6g}, {c.bound} {c.limit:g}" for c in failed)
+                + f"; nothing was written; {advice}"
             )
         finite = {n: round(v, 6) if math.isfinite(v) else None for n, v in measured.items()}
         return {
             "pictures": len(self.pictures),
+            "measured_on": MeasuredList.of_files(self.pictures).to_dict(),
             "held_out": self.held_out,
             "measured": finite,
             "limits": {check.name: check.limit for check in self.checks},
@@ -269,6 +288,28 @@ class Gate:
             )
         return _measure_outputs(reference, built, self.data, self.exact), RAW_LIMITS
 
+    def _largest_activation(self, reference: Path, built: Path) -> Optional[LargestActivation]:
+        """Run an fp16 build, which computes in float32 here, and find its largest activation."""
+        model = load_graph(built)
+        if metadata_of(model).get("dtype") != "fp16":
+            return None
+        contract = _contract_of(reference)
+        if self.data is not None:
+            return largest_activation(model, self.data)
+        if contract is None:
+            return None  # The measurement before has refused it.
+        name, operation = contract.input_name, VdspOperation(contract.preprocess)
+        return largest_activation(
+            model, ({name: operation(image)[0][None]} for image in self._readable())
+        )
+
+    def _readable(self) -> Iterator[np.ndarray]:
+        for path in self.pictures:
+            try:
+                yield read_image_rgb(path)
+            except ImageError:  # Named by the measurement before.
+                yield np.zeros((1, 1, 3), np.uint8)
+
     def _measure_task(self, reference: Path, built: Path, contract: Contract) -> Dict[str, float]:
         truth = self.settings.ground_truth
         ground_truth = read_ground_truth(truth) if truth else None
@@ -286,8 +327,8 @@ class Gate:
             _log.warning("not used by the accuracy gate: %s: %s", path, reason)
         if found.task.get("faces") == 0:
             raise GateError(
-                f"the float network finds no face in {found.pictures} images, so the accuracy "
-                "gate cannot measure anything; give images with faces: --images"
+                f"the float network finds no face in {counted(found.pictures, 'image')}, so the "
+                "accuracy gate cannot measure anything; give images with faces: --images"
             )
         return dict(found.task)
 
@@ -322,7 +363,10 @@ def _measure_outputs(
 
 
 def open_gate(
-    config: BuildConfig, settings: GateSettings, calibration: Optional[CalibrationSet] = None
+    config: BuildConfig,
+    settings: GateSettings,
+    calibration: Optional[CalibrationSet] = None,
+    unusable: str = "",
 ) -> Optional[Gate]:
     """Create the accuracy gate of a build.
 
@@ -334,6 +378,8 @@ def open_gate(
         Gives the held-out images; without any, the calibration images are used, with a warning.
     calibration
         Calibration data of the build; None if it is not calibrated.
+    unusable
+        Why the calibration data of the YAML cannot be used, if there is some.
 
     Returns
     -------
@@ -347,10 +393,11 @@ def open_gate(
     """
     if settings.images is None:
         if calibration is None:
+            reason = "no images to compare the build with fp32; give some"
+            if unusable:
+                reason = f"{unusable}; correct it, or give other images"
             _log.warning(
-                "%s: accuracy gate skipped: no images to compare the build with fp32; give some: "
-                "facezoo compile --images DIR",
-                config.file,
+                "%s: accuracy gate skipped: %s: facezoo compile --images DIR", config.file, reason
             )
             return None
         _log.warning(

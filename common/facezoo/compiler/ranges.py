@@ -22,10 +22,12 @@ from ..machine import usable_cores
 __all__ = [
     "DEFAULT_SHARE",
     "Feeds",
+    "LargestActivation",
     "Range",
     "TensorStats",
     "collect_stats",
     "estimate_range",
+    "largest_activation",
     "open_probe",
 ]
 
@@ -164,6 +166,64 @@ def collect_stats(
         for name, values in run(feeds).items():
             counts[name] += _histogram(values, float(low[name].min()), float(high[name].max()))
     return {name: TensorStats(low[name], high[name], counts[name]) for name in names}
+
+
+@dataclass(frozen=True)
+class LargestActivation:
+    """The largest magnitude of a graph's inner and output tensors on some data.
+
+    Attributes
+    ----------
+    value
+        The magnitude; infinite if a value is not finite.
+    layer
+        Operator and name of the node that gives it.
+    index
+        Number of the feeds, from 0.
+    """
+
+    value: float
+    layer: str
+    index: int
+
+
+def largest_activation(model: onnx.ModelProto, data: Iterable[Feeds]) -> LargestActivation:
+    """Find the largest magnitude that a node of a graph gives; of equal ones, the first node's.
+
+    Parameters
+    ----------
+    model
+        The graph; not changed.
+    data
+        Feeds of one image each.
+
+    Raises
+    ------
+    GraphError
+        If the graph rejects the data.
+    InputError
+        If there is no data.
+    """
+    floats = set(_float_tensors(model))
+    weights = {entry.name for entry in model.graph.initializer}
+    layers = {
+        name: f"{node.op_type} {node.name or name!r}"
+        for node in model.graph.node
+        for name in node.output
+        # What is computed from weights alone is a weight.
+        if name in floats and not weights.issuperset(node.input)
+    }
+    run = open_probe(model, layers)
+    found: Optional[LargestActivation] = None
+    for index, feeds in enumerate(data):
+        for name, values in run(feeds).items():
+            value = float(np.max(np.abs(values), initial=0.0))
+            value = value if np.isfinite(value) else float("inf")
+            if found is None or value > found.value:
+                found = LargestActivation(value, layers[name], index)
+    if found is None:
+        raise InputError("there is no image to run the network on; expected at least one")
+    return found
 
 
 def _float_tensors(model: onnx.ModelProto) -> List[str]:

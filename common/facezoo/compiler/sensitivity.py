@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Dict, Iterable, Iterator, List, Sequence, Tuple, Union
+from typing import Callable, Collection, Dict, Iterable, Iterator, List, Sequence, Tuple, Union
 
 import onnx
 
@@ -15,17 +15,22 @@ from .quantize import COMPUTING, Arithmetic, Calibrated, Layer, insert_qdq
 from .ranges import Feeds, open_probe
 
 __all__ = [
+    "BuiltList",
     "LayerError",
+    "best_list",
     "format_exclusions",
+    "longest_list",
     "measure_drift",
     "measure_error",
     "measure_layers",
-    "propose",
+    "search_list",
 ]
 
 
-HALF = 0.5  # share of the error energy that a proposal removes
 SHARE_OF_LAYERS = 8  # at most one layer in this many may be excluded
+TRIED = 6  # layers that a search tries at a time
+LEAST_GAIN = 0.01  # share of the loss of all layers that another layer must save
+SLOWER = 1.05  # a list may take this much more time than the YAML's: the noise of a measurement
 
 
 @dataclass(frozen=True)
@@ -139,29 +144,88 @@ def _drift_from(
     return {name: drift.result() for name, drift in sums.items()}
 
 
-def propose(errors: Sequence[LayerError]) -> List[Layer]:
-    """Choose layers to keep in float: the fewest that together cause half of the error.
+def search_list(
+    errors: Sequence[LayerError],
+    lost_without: Callable[[Sequence[Layer]], float],
+    most: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> List[Layer]:
+    """Search the list of layers to keep in float that loses least.
+
+    Losses of single layers do not add up, so each list is built and measured: the layer that helps
+    most, of the worst ones alone, is added until none helps.
 
     Parameters
     ----------
     errors
-        Errors of all layers.
+        Errors of all layers, each quantised alone.
+    lost_without
+        Measures the loss of the whole network with some layers in float.
+    most
+        Largest number of layers.
+    say
+        Called with a line after each step.
 
     Returns
     -------
     list of Layer
-        Layers in graph order; at most one in eight.
+        In graph order.
     """
-    most = -(-len(errors) // SHARE_OF_LAYERS)
-    ordered = sorted(errors, key=lambda entry: -entry.error)
-    rest = sums = sum(entry.error for entry in errors)
-    chosen = []
-    for entry in ordered[:most]:
-        if rest <= HALF * sums:
+    rest = [entry.layer for entry in sorted(errors, key=lambda entry: -entry.error)]
+    chosen: List[Layer] = []
+    current = all_quantised = lost_without([])
+    say(f"all layers in int8: {current:.3%} of the outputs' variance is lost")
+    while rest and len(chosen) < most:
+        tried = [(lost_without([*chosen, layer]), layer) for layer in rest[:TRIED]]
+        lowest, best = min(tried, key=lambda one: one[0])
+        if current - lowest < LEAST_GAIN * all_quantised or lowest >= current:
             break
-        chosen.append(entry.layer)
-        rest -= entry.error
+        current = lowest
+        chosen.append(best)
+        rest.remove(best)
+        say(f"{best.op_type} {best.key_number} in float too: {current:.3%}")
     return sorted(chosen, key=lambda layer: layer.number)
+
+
+def longest_list(errors: Sequence[LayerError], shipped: Collection[Layer]) -> int:
+    """Return how many layers a list may have: one in eight, or as many as the YAML's."""
+    return max(-(-len(errors) // SHARE_OF_LAYERS), len(shipped))
+
+
+@dataclass(frozen=True)
+class BuiltList:
+    """A list of layers to keep in float, built and measured.
+
+    Attributes
+    ----------
+    label
+        Where it comes from.
+    layers
+        The layers, in graph order.
+    lost
+        Share of the outputs' variance that the whole network loses.
+    milliseconds
+        Time per image.
+    """
+
+    label: str
+    layers: Tuple[Layer, ...]
+    lost: float
+    milliseconds: float
+
+
+def best_list(built: Sequence[BuiltList]) -> BuiltList:
+    """Choose the list to use: the one that loses least and is not slower than the first.
+
+    Parameters
+    ----------
+    built
+        The list of the YAML, then others.
+    """
+    first = built[0]
+    fast = [one for one in built if one.milliseconds <= SLOWER * first.milliseconds]
+    # Of equal losses the first, which is in the YAML already.
+    return min((first, *fast), key=lambda one: one.lost)
 
 
 def format_exclusions(layers: Collection[Layer]) -> str:

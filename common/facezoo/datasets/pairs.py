@@ -255,8 +255,8 @@ def _parse_feature(line: str, size: int, where: str) -> Tuple[str, np.ndarray]:
     if not np.isfinite(vector).all():
         index = int(np.argmin(np.isfinite(vector)))
         raise DatasetError(
-            f"{where}: value {index} is {values[index]!r}; expected finite numbers, extract the "
-            "features again"
+            f"{where}: value {index} is {values[index]!r}; expected finite numbers: the network "
+            "gave none (its weights are damaged, or its training diverged), or the file is damaged"
         )
     return name, vector
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from typing import Any, Callable, ClassVar, Dict, Sequence, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -207,6 +207,13 @@ class _Reader(pickle._Unpickler):
     dispatch: ClassVar[Dict[int, Callable[[Any], None]]] = {
         code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS
     }
+
+    # Set by Python's reader.
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
+    append: Callable[[Any], None]
+    memo: Dict[int, Any]
+    stack: List[Any]
 
     def __init__(self, file: io.BytesIO) -> None:
         # Sets written by Python 2 store images as strings.

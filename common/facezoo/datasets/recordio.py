@@ -265,8 +265,8 @@ class RecordFile:
         if first != 0 or not 1 <= labels[0] <= labels[1] <= last + 1:
             raise DatasetError(
                 f"{str(self._path)!r}: record {first} says that images end before {labels[0]:g} "
-                f"and people before {labels[1]:g}, but keys go up to {last}; the .idx belongs to "
-                "another .rec"
+                f"and people before {labels[1]:g}, but keys go up to {last}; the file is cut "
+                "short, or the .idx belongs to another .rec"
             )
         return range(1, int(labels[0])), range(int(labels[0]), int(labels[1]))
 

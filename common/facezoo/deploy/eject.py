@@ -29,6 +29,7 @@ from ..vacc.vdsp import render_vdsp
 
 __all__ = [
     "EJECTED_FILES",
+    "TAKE_FACES",
     "bundle",
     "eject",
     "to_json",
@@ -55,15 +56,19 @@ _PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
     "sdd_fiqa": _ALIGN,
     "magface": _ALIGN,
 }
+# Their networks answer to any image, and only to an aligned face with a meaning.
+TAKE_FACES = ("magface", "sdd_fiqa")
 # What refuses images and outputs, in every model's folder.
 _GUARDS = (
     ("errors", "ImageError"),
-    ("image.decode", "_has_many_scans"),
     ("errors", "DecodeError"),
     ("arrays", "MAX_PIXELS"),
-    ("image.files", "_is_cut_short"),
-    ("image.files", "_orientation_of_webp"),
-    ("image.files", "_turn_upright"),
+    ("image.decode", "_is_cut_short"),
+    ("image.decode", "_has_many_scans"),
+    ("image.decode", "_lacks_scans"),
+    ("image.decode", "_orientation_of_webp"),
+    ("image.decode", "_shorter_webp"),
+    ("image.decode", "_upright"),
 )
 _FORMULAS = {
     "EQUAL": "PIXEL",
@@ -86,14 +91,16 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     build_yaml
         Build YAML for the vendor's compiler; refers to ``model.onnx``.
     sample
-        An image (H, W, 3), uint8, RGB, whose result is recorded in ``expected.json``.
+        An image (H, W, 3), uint8, RGB, whose result is recorded in ``expected.json``; an aligned
+        face where the network takes one.
     to
         Target folder, new or empty.
 
     Raises
     ------
     InputError
-        If the folder is not empty, or the pre-processing cannot be generated.
+        If the folder is not empty, the pre-processing cannot be generated, or the image is not an
+        aligned face where the network takes one.
     GraphError
         If the file cannot be used, or the contract has a value that no contract may have.
     """
@@ -102,6 +109,14 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     to = Path(to)
     if to.exists() and any(to.iterdir()):
         raise InputError(f"{str(to)!r} is not empty; choose a new folder")
+    takes_faces = contract.model in TAKE_FACES
+    height, width = contract.preprocess.input_hw
+    if takes_faces and sample.shape[:2] != (height, width):
+        raise InputError(
+            f"{contract.card_id} takes an aligned face of {width}x{height} pixels, and the image "
+            f"of the expected result has {sample.shape[1]}x{sample.shape[0]}: cut the face out "
+            "with facezoo.align_face"
+        )
     load_graph(Path(model), check=True)
     room = import_part(contract.model, "decode")
     source = _write_module(contract, model)
@@ -109,12 +124,16 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
         result = room.decode(backend.infer(sample), **contract.decode)[0]
     files = {
         "facemodel.py": source,
-        "run_ort.py": _RUN_ORT,
-        "run_vsx.py": _RUN_VSX,
+        "run_ort.py": _run_script(_RUN_ORT, takes_faces),
+        "run_vsx.py": _run_script(_RUN_VSX, takes_faces),
         "build.yaml": build_yaml,
         "vdsp_params.json": _document(render_vdsp(contract.preprocess), 4),
         "expected.json": _document({"sample.png": to_json(result)}, 1),
-        "README.md": _README.format(card=contract.card_id, licence=_licence(contract)),
+        "README.md": _README.format(
+            card=contract.card_id,
+            licence=_licence(contract),
+            faces=_README_FACES.format(side=width) if takes_faces else "",
+        ),
     }
     for name, text in files.items():
         write_bytes(to / name, text.encode())
@@ -155,7 +174,8 @@ def _write_module(contract: Contract, model: Path) -> str:
         [*letterbox, *parts, (decode, "decode")], also=[("results", "Placement")]
     )
     imports |= {("", "cv2"), ("", "numpy as np"), ("", "os")}
-    imports |= {("typing", name) for name in ("Any", "Dict", "List", "Sequence", "Tuple")}
+    names = ("Any", "Dict", "List", "Optional", "Sequence", "Tuple")
+    imports |= {("typing", name) for name in names}
     constants = [
         f"MODEL = {contract.card_id!r}",
         f"INPUT_NAME = {contract.input_name!r}",
@@ -184,9 +204,25 @@ def _write_module(contract: Contract, model: Path) -> str:
         f"Written by facezoo {__version__} (Apache-2.0) for the file with sha256",
         f'{sha256_of(model)}.\nNeeds NumPy and OpenCV.\n"""\n',
         f"from __future__ import annotations\n\n{_import_lines(imports)}",
+        _SIMPLEJPEG,
         *constants,
     ]
-    return _spaced(["\n".join(head), body, place.strip("\n"), _GLUE.strip("\n")]) + "\n"
+    takes_faces = contract.model in TAKE_FACES
+    glue = _GLUE_FACES + _GLUE if takes_faces else _GLUE_IMAGES + _GLUE
+    return _spaced(["\n".join(head), body, place.strip("\n"), glue.strip("\n")]) + "\n"
+
+
+def _run_script(text: str, takes_faces: bool) -> str:
+    """Return a script that also takes the five points of a face, where the network takes faces."""
+    read = "facemodel.read_face(image, args.points, args.aligned)"
+    text = text.replace("READ", read if takes_faces else "facemodel.read_rgb(image)")
+    kept, skip = [], False
+    for line in text.splitlines(keepends=True):
+        if line.strip() == "# FACES":
+            skip = not skip
+        elif takes_faces or not skip:
+            kept.append(line)
+    return "".join(kept)
 
 
 def _plain(contract: Contract) -> Dict[str, Any]:
@@ -350,6 +386,13 @@ class _Source:
 # OpenCV reads it when it is imported.
 _LIMIT = f'os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "{MAX_PIXELS}")'
 
+_SIMPLEJPEG = """\
+try:
+    import simplejpeg  # recognises damaged JPEGs
+except ImportError:
+    simplejpeg = None
+"""
+
 _PLACE_LETTERBOX = '''
 
 def place(image_hw: Tuple[int, int]) -> Tuple[Tuple[int, int], Placement]:
@@ -383,11 +426,52 @@ def fit(image_rgb: np.ndarray) -> np.ndarray:
     return cv2.resize(image_rgb, INPUT_HW[::-1], interpolation=cv2.INTER_LINEAR)
 '''
 
+_GLUE_IMAGES = '''
+
+def check_input(image_rgb: np.ndarray) -> None:
+    """Raise ImageError unless an array is what the network takes: an image of any size."""
+    check_image(image_rgb)
+'''
+
+_GLUE_FACES = '''
+
+def check_input(image_rgb: np.ndarray) -> None:
+    """Raise ImageError unless an array is what the network takes: an aligned face."""
+    check_image(image_rgb)
+    if image_rgb.shape[:2] != INPUT_HW:
+        height, width = image_rgb.shape[:2]
+        raise ImageError(
+            f"the network takes an aligned face of {INPUT_HW[1]}x{INPUT_HW[0]} pixels, and this "
+            f"image has {width}x{height}: cut the face out with align_face (--points), or, if it "
+            "is an aligned face of another size, resize it with fit (--aligned)"
+        )
+
+
+def read_face(
+    path: str, points: Optional[Sequence[float]] = None, aligned: bool = False
+) -> np.ndarray:
+    """Read an image as the network takes it: INPUT_HW, uint8, RGB.
+
+    points: x and y of left eye, right eye, nose, left and right corner of the mouth, as seen in
+    the photo, which are aligned. aligned: the image is an aligned face, of whatever size.
+    """
+    image_rgb = read_rgb(path)
+    if points is not None:
+        return align_face(image_rgb, np.reshape(points, (5, 2)))
+    if aligned:
+        return fit(image_rgb)
+    try:
+        check_input(image_rgb)
+    except ImageError as error:
+        raise ImageError(f"{path!r}: {error}") from error
+    return image_rgb
+'''
+
 _GLUE = '''
 
 def preprocess(image_rgb: np.ndarray) -> Tuple[np.ndarray, Placement]:
     """Convert an image (H, W, 3), uint8, RGB, to the network's input (1, 3, H, W), float32."""
-    check_image(image_rgb)
+    check_input(image_rgb)
     fitted = fit(image_rgb)
     channels = fitted[:, :, ::-1] if SWAP_CHANNELS else fitted
     planes = [TABLE[index][channels[:, :, index]] for index in range(3)]
@@ -421,6 +505,25 @@ KINDS = {b"\\xff\\xd8": "JPEG", b"\\x89P": "PNG", b"P5": "PPM", b"P6": "PPM"}
 LARGEST_FILE = 4 * MAX_PIXELS
 
 
+def is_damaged(data: bytes, kind: str) -> bool:
+    """Return whether an image has damage that OpenCV completes in silence."""
+    if kind == "JPEG":
+        if _lacks_scans(data):
+            return True
+        try:
+            # As small as possible, in a fraction of the time.
+            simplejpeg and simplejpeg.decode_jpeg(data, "GRAY", min_factor=8)
+        except ValueError as error:
+            # Of four colours there is no grey, and a scan may be there twice.
+            return "olor" not in str(error) and "progression" not in str(error)
+        return False
+    shorter = _shorter_webp(data) if data[:4] == b"RIFF" else b""
+    try:
+        return bool(shorter) and cv2.imdecode(np.frombuffer(shorter, np.uint8), 1) is not None
+    except cv2.error:
+        return False
+
+
 def read_rgb(path: str) -> np.ndarray:
     """Read an image as (H, W, 3), uint8, RGB; ImageError if it cannot be used."""
     try:
@@ -434,12 +537,14 @@ def read_rgb(path: str) -> np.ndarray:
     kind = KINDS.get(data[:2], "")
     if not data:
         raise ImageError(f"{path!r} is empty (0 bytes); expected an image")
-    if kind == "JPEG" and _has_many_scans(data):
-        raise ImageError(f"{path!r} has more than {MOST_SCANS} scans, which take minutes to decode")
     if len(data) > LARGEST_FILE:
         raise ImageError(too_large)
     if _is_cut_short(data, kind, 0, 0):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
+    if kind == "JPEG" and _has_many_scans(data):
+        raise ImageError(f"{path!r} has more than {MOST_SCANS} scans, which take minutes to decode")
+    if is_damaged(data, kind):
+        raise ImageError(f"{path!r} is damaged; replace it by an intact copy")
     # OpenCV before 4.13 does not turn a WebP image; the flag stops newer ones.
     is_webp = data[:4] + data[8:12] == b"RIFFWEBP"
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if is_webp else 0)
@@ -456,7 +561,7 @@ def read_rgb(path: str) -> np.ndarray:
     if _is_cut_short(data, kind, image.shape[1], image.shape[0]):
         raise ImageError(f"{path!r} is truncated: the end of the image is missing")
     if is_webp:
-        image = _turn_upright(image, _orientation_of_webp(data))
+        image = _upright(image, _orientation_of_webp(data))
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -481,6 +586,7 @@ python run_ort.py photo.jpg
 python run_ort.py
 """
 
+import argparse
 import json
 import os
 import sys
@@ -492,21 +598,37 @@ import onnxruntime
 HERE = Path(__file__).resolve().parent
 
 
-def run(session, image):
-    tensor, placement = facemodel.preprocess(facemodel.read_rgb(str(image)))
+def run(session, image_rgb):
+    tensor, placement = facemodel.preprocess(image_rgb)
     outputs = session.run(list(facemodel.OUTPUT_NAMES), {facemodel.INPUT_NAME: tensor})
     return facemodel.to_json(facemodel.postprocess(outputs, placement))
 
 
 def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", nargs="?", help="by default sample.png, to check its result")
+    # FACES
+    parser.add_argument(
+        "--points",
+        type=float,
+        nargs=10,
+        metavar="XY",
+        help="eyes, nose and corners of the mouth of a face in a photo: align it",
+    )
+    parser.add_argument(
+        "--aligned", action="store_true", help="the image is an aligned face, of whatever size"
+    )
+    # FACES
     try:
-        return run_or_check()
+        return run_or_check(parser.parse_args())
     except facemodel.FaceZooError as error:
         print(f"run_ort.py: {error}", file=sys.stderr)
         return 2
 
 
-def run_or_check():
+def run_or_check(args):
     options = onnxruntime.SessionOptions()
     # 0 is one thread per core of the machine, too many where a container's quota allows fewer.
     threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -514,11 +636,13 @@ def run_or_check():
     session = onnxruntime.InferenceSession(
         str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    if sys.argv[1:]:
-        print(json.dumps(run(session, sys.argv[1]), allow_nan=False))
+    image = args.image or str(HERE / "sample.png")
+    result = run(session, READ)
+    if args.image:
+        print(json.dumps(result, allow_nan=False))
         return 0
     expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
-    problems = facemodel.differences(expected, run(session, HERE / "sample.png"))
+    problems = facemodel.differences(expected, result)
     print("\\n".join(problems[:10]) or "sample.png: as expected")
     return 1 if problems else 0
 
@@ -535,6 +659,7 @@ python run_vsx.py deploy_weights/NAME/mod photo.jpg
 python run_vsx.py deploy_weights/NAME/mod
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -563,7 +688,7 @@ class DeviceModel:
         self.stream.build()
 
     def __call__(self, image_rgb):
-        facemodel.check_image(image_rgb)
+        facemodel.check_input(image_rgb)
         height, width = image_rgb.shape[:2]
         planar = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))
         image = vsx.create_image(
@@ -580,19 +705,35 @@ class DeviceModel:
 
 
 def main():
-    if not sys.argv[1:]:
-        raise SystemExit(__doc__)
-    image = sys.argv[2] if sys.argv[2:] else str(HERE / "sample.png")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("prefix", help="the compiled model, without .so, .json and .params")
+    parser.add_argument("image", nargs="?", help="by default sample.png, to compare its result")
+    # FACES
+    parser.add_argument(
+        "--points",
+        type=float,
+        nargs=10,
+        metavar="XY",
+        help="eyes, nose and corners of the mouth of a face in a photo: align it",
+    )
+    parser.add_argument(
+        "--aligned", action="store_true", help="the image is an aligned face, of whatever size"
+    )
+    # FACES
+    args = parser.parse_args()
+    image = args.image or str(HERE / "sample.png")
     try:
-        image_rgb = facemodel.read_rgb(image)
-        model = DeviceModel(sys.argv[1])
+        image_rgb = READ
+        model = DeviceModel(args.prefix)
         result = facemodel.to_json(model(image_rgb))
     except facemodel.FaceZooError as error:
         print(f"run_vsx.py: {error}", file=sys.stderr)
         return 2
     model.close()
     print(json.dumps(result, allow_nan=False))
-    if not sys.argv[2:]:
+    if not args.image:
         expected = json.loads((HERE / "expected.json").read_text())["sample.png"]
         # The device computes in float16 or int8, so differences are not a failure.
         print("\\n".join(facemodel.differences(expected, result)[:10]), file=sys.stderr)
@@ -603,15 +744,28 @@ if __name__ == "__main__":
     raise SystemExit(main())
 '''
 
+_README_FACES = """\
+The network takes an aligned face of {side}x{side} pixels, and its answer to anything else has no
+meaning, so another size is refused. `facemodel.align_face` cuts a face out of a photo at five
+points, which a detector finds (`facezoo eject scrfd_500m_bnkps` writes such a folder):
+
+```bash
+python run_ort.py photo.jpg --points 204 101 247 104 224 129 202 140 246 142
+python run_ort.py face_224.png --aligned
+```
+
+"""
+
 _README = """\
 # {card}
 
-A stand-alone folder; it needs only NumPy, OpenCV and a runtime.
+A stand-alone folder; it needs only NumPy, OpenCV and a runtime. With simplejpeg it also refuses
+JPEGs with damaged pixels.
 
 | File | What it is |
 | --- | --- |
 | `facemodel.py` | image to network input, outputs to result |
-| `run_ort.py` | on any machine: `pip install numpy opencv-python-headless onnxruntime` |
+| `run_ort.py` | on any machine: `pip install numpy opencv-python-headless onnxruntime simplejpeg` |
 | `run_vsx.py` | on the device, after `vamc compile build.yaml`; not yet run on one |
 | `model.onnx` | the network |
 | `build.yaml`, `vdsp_params.json` | for the vendor's compiler and pre-processing |
@@ -622,7 +776,7 @@ python run_ort.py
 python run_ort.py photo.jpg
 ```
 
-An image or an output that cannot be used raises a `FaceZooError` of one sentence, such as
+{faces}An image or an output that cannot be used raises a `FaceZooError` of one sentence, such as
 `ImageError` for a truncated photo; the scripts print it and exit with 2.
 
 In a container whose quota allows fewer cores than the machine has, set OMP_NUM_THREADS to them.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import List
+from typing import Collection, List
 
 from ..card import ModelCard
 from ..errors import CardError, InputError
@@ -18,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 PLACES = (PACKAGE / "recipes", PACKAGE.parent.parent)
 # What the commands of every recipe use beside its own folder.
 SHARED = ("common/utils", "common/eval")
+_LINK = re.compile(r"(?<!!)\[([^]]+)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
 def recipes_folder() -> Path:
@@ -66,7 +68,7 @@ def lay_out(name: str, to: Path) -> Path:
     -------
     pathlib.Path
         The recipe's folder below ``to``: beside it are the scripts that all recipes share, and the
-        images of its page.
+        images of its page. Links of the pages to files that are not laid out become text.
 
     Raises
     ------
@@ -77,11 +79,12 @@ def lay_out(name: str, to: Path) -> Path:
     """
     recipe, source, to = recipe_of(name), recipes_folder(), Path(to)
     folders = (*SHARED, f"images/{recipe}", recipe)
-    files = {
-        to / path.relative_to(source): path.read_bytes()
-        for folder in folders
-        for path in _files_of(source / folder)
-    }
+    paths = [path for folder in folders for path in _files_of(source / folder)]
+    contents = {path.relative_to(source): path.read_bytes() for path in paths}
+    for page, data in contents.items():
+        if page.suffix == ".md":
+            contents[page] = _with_its_links(page, data.decode(), contents).encode()
+    files = {to / name: data for name, data in contents.items()}
     for path, data in files.items():
         # The size first: a file of someone else's may be larger than the memory.
         is_other = not path.is_file() or path.stat().st_size != len(data)
@@ -90,6 +93,20 @@ def lay_out(name: str, to: Path) -> Path:
     for path, data in files.items():
         write_bytes(path, data)
     return to / recipe
+
+
+def _with_its_links(page: Path, text: str, files: Collection[Path]) -> str:
+    """Return a page whose links to other files than these are text."""
+
+    def kept(link: re.Match[str]) -> str:
+        target = Path(os.path.normpath(page.parent / link[2]))
+        if target in files or any(target in file.parents for file in files):
+            return link[0]
+        # The package's code is named as it is found in an installed package.
+        below = link[2].partition("common/facezoo/")[2]
+        return f"`facezoo/{below}`" if below else link[1]
+
+    return _LINK.sub(kept, text)
 
 
 def _files_of(folder: Path) -> List[Path]:

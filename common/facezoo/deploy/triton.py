@@ -239,9 +239,9 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
             "expected letters, digits, dots, slashes and underscores: export the model again"
         )
     sizes = (3, *contract.preprocess.input_hw)
-    batches = (("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch))
+    batches = [("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch)]
     if _graph_of_file(onnx).batch:
-        batches = ()
+        batches = []
     if shutil.which("trtexec"):
         side = "x".join(map(str, sizes))
         flags = [f"--{which}Shapes={name}:{batch}x{side}" for which, batch in batches]

@@ -386,7 +386,10 @@ def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
             "behaviour", "ok", what, f"consistent with the right set-up (distance {right:.2g})"
         )
     for cause in diagnosis.causes if diagnosis.verdict == "explained" else ():
-        says = f"{cause.mistakes[0]}: {cause.says}"
+        names = " and ".join(cause.mistakes)
+        says = f"{names}: {cause.says}"
+        if len(cause.mistakes) > 1:
+            says = f"{names} together explain it, and no single mistake does"
         yield Finding("behaviour", "problem", what, says, _remedy(cause))
     if diagnosis.verdict == "not explained":
         says = f"not explained: {diagnosis.hint}"
@@ -398,7 +401,8 @@ def describe_diagnosis(what: str, diagnosis: Diagnosis) -> Iterator[Finding]:
 
 
 def _remedy(cause: Hypothesis) -> str:
-    return _REMEDIES.get(cause.mistakes[0], "pre-process as its card says: facezoo info")
+    usual = "pre-process as its card says: facezoo info"
+    return "; ".join(dict.fromkeys(_REMEDIES.get(name, usual) for name in cause.mistakes))
 
 
 _REMEDIES = {

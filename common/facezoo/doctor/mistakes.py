@@ -145,7 +145,8 @@ class Diagnosis:
     verdict
         ``consistent``, ``explained`` or ``not explained``.
     causes
-        The hypotheses that explain it, the nearest first; several if they cannot be told apart.
+        The hypotheses that explain it, the nearest first; several if they cannot be told apart. One
+        of two mistakes only if no single mistake explains it.
     distances
         Mistakes joined by `` + ``, ``right`` for none, to distance; below 1 means near enough.
     unseen
@@ -694,9 +695,7 @@ def _judge(
         both = [(distance(one), one) for one in pairs]
         pair = min(both, key=lambda one: one[0], default=(np.inf, hypotheses[0]))
         if pair[0] <= TOLERANCE and best > CLEARLY * max(pair[0], EXACT):
-            names = " and ".join(pair[1].mistakes)
-            hint = f"no single mistake explains it; {names} together do"
-            return verdict("not explained", hint=hint)
+            return verdict("explained", [pair[1]])
     if right <= TOLERANCE and right <= CLEARLY * max(nearest, EXACT):
         return verdict("consistent", [hypotheses[0]])
     causes = _nearest_causes(wrong)

@@ -99,9 +99,10 @@ def detect_folder(
     names = relative_names(paths, images)
 
     def detect(left: Sequence[Path]) -> Iterator[_Packed]:
-        for path, faces in detector.stream(left):
+        for faces in detector.stream(left):
             if isinstance(faces, Exception):
-                raise DatasetError(f"{faces}; an evaluation needs every photo: {str(path)!r}")
+                path = str(faces.source)
+                raise DatasetError(f"{faces}; an evaluation needs every photo: {path!r}")
             yield _Packed(_rows(faces))
 
     def finish(run: RunFolder) -> None:

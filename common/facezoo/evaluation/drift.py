@@ -38,6 +38,7 @@ from ..metrics.quality import spearman
 from ..models import MODELS, import_part
 from ..models.scrfd.decode import PROFILES
 from ..results import FaceDetections, RawOutputs
+from .measured import MeasuredList
 
 __all__ = [
     "Comparison",
@@ -288,6 +289,12 @@ class Comparison:
     milliseconds: Mapping[str, Tuple[float, float]]
     pairs: Sequence[Pair] = field(repr=False, default=())
 
+    @property
+    def measured(self) -> MeasuredList:
+        """The images that were compared."""
+        paths = [pair.path for pair in self.pairs]
+        return MeasuredList.of_files(paths, self.pictures + len(self.refused))
+
     def to_dict(self) -> Dict[str, Any]:
         """Return all fields except the results as JSON values; infinite numbers are null."""
         return {
@@ -296,6 +303,7 @@ class Comparison:
             "reference": self.builds[0],
             "other": self.builds[1],
             "pictures": self.pictures,
+            "measured": self.measured.to_dict(),
             "refused": dict(self.refused),
             "outputs": {
                 name: finite(dataclasses.asdict(drift)) for name, drift in self.outputs.items()

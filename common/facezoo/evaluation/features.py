@@ -15,7 +15,7 @@ from ..datasets.embeddings import ALIGNED, EmbeddingFile
 from ..datasets.image_list import resolve_names
 from ..datasets.pairs import FeatureList, feature_line
 from ..errors import ImageError, InputError
-from ..files import csv_cell
+from ..files import counted, csv_cell
 from ..image.align import TEMPLATE_SIZE
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
@@ -51,7 +51,7 @@ SHEET_COLUMNS, SHEET_FACES = 10, 400
 
 def stream_batches(
     model: FaceEmbedder, paths: Sequence[Path], size: int
-) -> Iterator[Tuple[Path, Union[Embedding, ImageError]]]:
+) -> Iterator[Union[Embedding, ImageError]]:
     """Embed many aligned faces in batches.
 
     Parameters
@@ -65,10 +65,8 @@ def stream_batches(
 
     Yields
     ------
-    path : Path
-        In the order given.
-    result : Embedding or ImageError
-        The error if the file cannot be read.
+    Embedding or ImageError
+        In the order given; the error if the file cannot be read.
     """
     if size < 1:
         raise InputError(f"the batch size must be at least 1, got {size}")
@@ -87,8 +85,8 @@ def stream_batches(
         images = list(map_in_order(read, chunk, usable_cores()))
         readable = [pair for pair in zip(images, chunk) if isinstance(pair[0], np.ndarray)]
         found = iter(call_naming(model.batch, *zip(*readable)) if readable else [])
-        for path, image in zip(chunk, images):
-            yield path, image if isinstance(image, ImageError) else next(found)
+        for image in images:
+            yield image if isinstance(image, ImageError) else next(found)
 
 
 def largest_face(entry: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
@@ -143,7 +141,8 @@ def finish_embeddings(folder: RunFolder) -> None:
         folder.entries(), folder.folder / FEATURES_FILE, folder.folder / ARRAYS_FILE
     )
     if without:
-        _log.warning("%d images have no embedding, the first is %s", len(without), without[0])
+        count = counted(len(without), "image")
+        _log.warning("without an embedding: %s, the first is %s", count, without[0])
     folder.write_items(RESULTS_FILE, schema=RESULTS_SCHEMA, key="images")
     folder.finish()
 
@@ -197,7 +196,7 @@ def extract_features(
     arrays = feature_list.with_suffix(".npz")
 
     def embed(left: Sequence[Path]) -> Iterator[Outcome]:
-        for _, result in stream_batches(model, left, batch):
+        for result in stream_batches(model, left, batch):
             if isinstance(result, ImageError) and missing == "fatal":
                 raise result
             yield result

@@ -281,7 +281,7 @@ def evaluate_run(folder: Path, data_dir: Path, normalizer: Normalizer) -> Landma
     return report
 
 
-def stack_units(results: Iterable[Tuple[Path, Union[Landmarks, ImageError]]]) -> np.ndarray:
+def stack_units(results: Iterable[Union[Landmarks, ImageError]]) -> np.ndarray:
     """Collect the landmarks of crops, in [0, 1] of each crop.
 
     Parameters
@@ -300,7 +300,7 @@ def stack_units(results: Iterable[Tuple[Path, Union[Landmarks, ImageError]]]) ->
         If a crop could not be read.
     """
     units = []
-    for _, landmarks in results:
+    for landmarks in results:
         if isinstance(landmarks, ImageError):
             raise landmarks
         units.append(_unit_points(landmarks))

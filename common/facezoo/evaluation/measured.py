@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence
 
 __all__ = ["MeasuredList"]
@@ -53,6 +54,14 @@ class MeasuredList:
         """Count and hash pairs: images 2i and 2i + 1, and whether both show one person."""
         sides = zip(images[0::2], images[1::2], is_same)
         return cls.of(name, "pairs", (f"{one} {other} {int(same)}" for one, other, same in sides))
+
+    @classmethod
+    def of_files(cls, paths: Sequence[Path], total: Optional[int] = None) -> MeasuredList:
+        """Count and hash image files, each named by its folder and its own name."""
+        folders = {path.absolute().parent.name for path in paths}
+        name = folders.pop() if len(folders) == 1 else f"{len(folders)} folders"
+        names = ("/".join(path.absolute().parts[-2:]) for path in paths)
+        return cls.of(name, "images", names, total)
 
     @property
     def short_hash(self) -> str:

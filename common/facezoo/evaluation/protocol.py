@@ -134,7 +134,7 @@ def find_faces(
     """
 
     def detect(left: Sequence[Path]) -> Iterator[Outcome]:
-        return (faces for _, faces in detector.stream(left))
+        return detector.stream(left)
 
     with RunFolder(
         folder,

@@ -189,12 +189,12 @@ def evaluate_people(
     names: List[str] = []
     started = time.perf_counter()
     found = progress(model.stream(paths), len(paths))
-    for name_here, person, (path, result) in zip(listed, people_of_all, found):
+    for name_here, person, result in zip(listed, people_of_all, found):
         if isinstance(result, ImageError):
             raise result
         vector = _main_vector(result)
         if vector is None:
-            _log.warning("no face in %s", path)
+            _log.warning("no face in %s", result.source)
             continue
         names.append(name_here)
         people.append(person)
@@ -247,6 +247,7 @@ def evaluate_set(
         If an image cannot be read, since a pair needs both images.
     """
     faces = read_set(folder)
+    check_folds(len(faces.is_same))
     extract_features(
         model,
         faces.paths,
@@ -291,6 +292,7 @@ def evaluate_encoded(
         If an image in it cannot be decoded.
     """
     encoded = read_bin(path)
+    check_folds(len(encoded.is_same))
 
     def one(_: Infer, index: int) -> np.ndarray:
         name = f"{Path(path).name}: image {index}"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..backends.ort import run_graph
 from ..contract import Contract
 from ..errors import GraphError, InputError, WeightsError, WeightsMissing
-from ..files import open_file, write_bytes
+from ..files import is_web_page, open_file, write_bytes
 from .info import shapes_at
 
 __all__ = [
@@ -53,6 +53,7 @@ _STATE_DICT_KEYS = (
 TOLERANCE = 1e-4
 
 _LISTED = 10
+_MADE = "made_"
 _IR_VERSION = 8
 _OPSET = 11
 
@@ -132,6 +133,11 @@ def _read(path: Path) -> Any:
             f"{str(path)!r} cannot be read: {error.strerror or error}; expected a .pth file"
         ) from error
     except Exception as error:  # torch raises errors of pickle, zip and others for bad files.
+        if is_web_page(path):
+            raise WeightsError(
+                f"{str(path)!r} is a web page, not a .pth file: the address gave a page, such as a "
+                "sign-in or a warning; download the file itself"
+            ) from error
         raise WeightsError(
             f"{str(path)!r} cannot be read as tensors in plain containers ({type(error).__name__});"
             " if it contains more, save only its state dict in its original project"
@@ -199,12 +205,16 @@ def find_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     Parameters
     ----------
     tensors
-        Names and tensors of any type, on one device.
+        Names and tensors of any type.
     """
     values = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    if not values:
+        return None
     # A sum is faster than a test of each value. Finite values may overflow it, so the rest is sure.
-    sums = [tensor.detach().sum().double() for _, tensor in values]
-    if not sums or bool(torch.stack(sums).isfinite().all()):
+    # An optimiser counts its steps on the CPU, whatever the weights are on.
+    place = values[-1][1].device
+    sums = [tensor.detach().sum().to(place, torch.float64) for _, tensor in values]
+    if bool(torch.stack(sums).isfinite().all()):
         return None
     return next((name for name, tensor in values if not bool(tensor.isfinite().all())), None)
 
@@ -498,10 +508,17 @@ def _trace(
             dynamo=False,
             opset_version=_OPSET,
             input_names=[contract.input_name],
-            output_names=list(contract.output_names),
+            output_names=[f"{_MADE}{name}" for name in contract.output_names],
             dynamic_axes={contract.input_name: axes},
         )
-    return onnx.load_from_string(buffer.getvalue())
+    model = onnx.load_from_string(buffer.getvalue())
+    # Renamed only here, since torch refuses names that begin with a digit.
+    made = {f"{_MADE}{name}": name for name in contract.output_names}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = made.get(value, value)
+    return model
 
 
 def _drop_aliases(model: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ import warnings
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -110,6 +110,8 @@ _SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduc
 # Zero bytes in a row that make a WebP suspicious. Photos have up to 50 in a row, a plain area up
 # to 300; so this only decides which files are tried without their end.
 SUSPICIOUS_ZEROS = 16
+# A file may consist of millions of empty ones; an animation has a few per frame.
+MOST_CHUNKS = 100_000
 # The decoder of WebP notices that its input is missing up to this many bytes late.
 WEBP_MARGIN = 8
 
@@ -243,6 +245,9 @@ def _decode_jpeg(data: bytes, header: _Header, reduction: int) -> np.ndarray:
             min_factor=reduction,
         )
     except ValueError as error:
+        # A scan that is there twice; that none is missing was checked.
+        if "progression" in str(error):
+            return _decode_by_opencv(data, header, reduction)
         raise _Damaged(f"damaged: {str(error).strip()}") from error
     # OpenCV has its own conversion from CMYK.
     return (
@@ -308,6 +313,8 @@ def _decode_by_pillow(data: bytes) -> np.ndarray:
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """Turn an image as its Exif orientation says."""
+    if orientation == 1:
+        return image
     import cv2
 
     if orientation in (5, 7):
@@ -403,11 +410,31 @@ def _header_of(opened: Image.Image, data: bytes) -> _Header:
         )
     orientation = 1
     # For a PNG without it, Pillow would decode all of it.
-    if kind != "PNG" or b"eXIf" in data:
+    if kind == "WEBP":
+        orientation = _orientation_of_webp(data)
+    elif kind != "PNG" or b"eXIf" in data:
         # Broken metadata does not make an image unreadable.
         with suppress(Exception):
             orientation = int(opened.getexif().get(_ORIENTATION, 1))
     return _Header(kind, *opened.size, opened.mode, orientation, animated)
+
+
+def _orientation_of_webp(data: bytes) -> int:
+    """Return the Exif orientation of a WebP image, 1 to 8; 1 if it has none."""
+    found = (data[start:end] for name, start, end in _chunks_of_webp(data) if name == b"EXIF")
+    exif = next(found, b"")
+    if exif[:6] == b"Exif\0\0":  # The prefix of JPEGs, which some programs keep.
+        exif = exif[6:]
+    order: Any = "big" if exif[:2] == b"MM" else "little"
+    directory = int.from_bytes(exif[4:8], order)
+    count = int.from_bytes(exif[directory : directory + 2], order)
+    for index in range(count):
+        # source: TIFF 6.0, section 2; Exif 2.32, tag Orientation
+        entry = exif[directory + 2 + 12 * index :][:12]
+        if int.from_bytes(entry[:2], order) == _ORIENTATION:
+            value = int.from_bytes(entry[8:10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def _size_of_avif(data: bytes) -> Optional[Tuple[int, int]]:
@@ -447,7 +474,7 @@ def _problem_of(data: bytes, header: _Header) -> str:
     if _is_cut_short(data, header.kind, header.width, header.height):
         return "truncated: the end of the image is missing"
     if header.kind in ("JPEG", "MPO") and _lacks_scans(data):
-        return "truncated: its last scans are missing, so that it is blurred or has wrong colours"
+        return "truncated: some of its scans are missing, so it is blurred or has wrong colours"
     if header.kind == "WEBP" and _is_webp_damaged(data):
         return "damaged: its pixels take less data than there is, since zeros are written over it"
     return ""
@@ -477,9 +504,22 @@ def _start_of_scan(data: bytes) -> int:
 def _has_many_scans(data: bytes) -> bool:
     """Return whether a JPEG consists of more than ``MOST_SCANS`` passes over all its pixels."""
     # Some of them may be in a thumbnail, or behind the end of the image.
-    return data.count(_START_OF_SCAN) > MOST_SCANS and (
-        sum(1 for marker, _ in _segments(data) if marker == _SCAN) > MOST_SCANS
+    return (
+        not _has_one_scan(data)
+        and data.count(_START_OF_SCAN) > MOST_SCANS
+        and sum(1 for marker, _ in _segments(data) if marker == _SCAN) > MOST_SCANS
     )
+
+
+def _has_one_scan(data: bytes) -> bool:
+    """Return whether the first scan of a JPEG holds all its pixels' data, as in most photos."""
+    components = 0
+    for marker, segment in _segments(data):
+        if marker in _FRAMES and len(segment) > 5 and marker != _PROGRESSIVE:
+            components = segment[5]
+        elif marker == _SCAN:
+            return bool(segment) and segment[0] == components
+    return False
 
 
 def _lacks_scans(data: bytes) -> bool:
@@ -488,26 +528,28 @@ def _lacks_scans(data: bytes) -> bool:
     A progressive JPEG that is cut between two scans and closed by an end marker is decoded without
     a warning.
     """
+    if _has_one_scan(data):
+        return False
     frame = 0
     # Of each component, for each coefficient: bits that are still missing, -1 for all of them.
-    missing: Dict[int, np.ndarray] = {}
+    missing: Dict[int, List[int]] = {}
     for marker, segment in _segments(data):
         if marker in _FRAMES and len(segment) > 5:
             frame = marker
-            missing = {number: np.full(64, -1) for number in segment[6 : 6 + 3 * segment[5] : 3]}
+            missing = {number: [-1] * 64 for number in segment[6 : 6 + 3 * segment[5] : 3]}
         elif marker == _SCAN and segment:
             end = 1 + 2 * segment[0]
-            components = segment[1:end:2]
-            if frame != _PROGRESSIVE and len(components) == len(missing):
-                return False
-            first, last, bits = segment[end : end + 3] if len(segment) >= end + 3 else (0, 63, 0)
-            for number in components:
+            first, last, had, bits = 0, 63, 0, 0
+            if frame == _PROGRESSIVE and len(segment) >= end + 3:
+                first, last = segment[end], min(segment[end + 1], 63)
+                had, bits = segment[end + 2] >> 4, segment[end + 2] & 15
+            for number in segment[1:end:2]:
+                before = missing.get(number, [-1] * 64)[first : last + 1]
+                if had and any(one < 0 or one > had for one in before):
+                    return True
                 if number in missing:
-                    whole = frame != _PROGRESSIVE
-                    missing[number][slice(None) if whole else slice(first, last + 1)] = (
-                        0 if whole else bits & 15
-                    )
-    return any(bits.any() for bits in missing.values())
+                    missing[number][first : last + 1] = [bits] * len(before)
+    return any(map(any, missing.values()))
 
 
 def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
@@ -523,34 +565,42 @@ def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
 
 
 def _is_webp_damaged(data: bytes) -> bool:
-    """Return whether the pixels of a WebP use less data than there is.
+    """Return whether the pixels of a WebP use less data than there is."""
+    shorter = _shorter_webp(data)
+    with suppress(_Damaged):
+        if shorter:
+            _decode_by_opencv(shorter, _Header("WEBP", 0, 0, "RGB", 1, False))
+            return True
+    return False
+
+
+def _shorter_webp(data: bytes) -> bytes:
+    """Return a suspicious WebP without the end of its pixels' data, or b"" for all others.
 
     WebP has no checksum, and its decoder takes zeros for pixels; but after damage it almost never
-    needs exactly the bytes that there are. It refuses a file with too few, so one that can do
-    without its last bytes is damaged. That costs a second decoding, so only suspicious files are
-    tried.
+    needs exactly the bytes that there are. It refuses a file with too few, so a file that can be
+    decoded without its last bytes is damaged. That costs a second decoding, so only files with
+    zeros in a row are tried.
     """
     for name, start, end in _chunks_of_webp(data):
         if name not in (b"VP8 ", b"VP8L"):
             continue
         if data.find(bytes(SUSPICIOUS_ZEROS), start, end) < 0:
-            return False
+            break
         # Even, since the decoder would also take the zero that fills an odd chunk up.
         size = max(0, end - start - WEBP_MARGIN) // 2 * 2
         # The chunk alone is a file of one image.
         chunk = name + size.to_bytes(4, "little") + data[start : start + size]
-        shorter = b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
-        with suppress(_Damaged):
-            _decode_by_opencv(shorter, _Header("WEBP", 0, 0, "RGB", 1, False))
-            return True
-        return False
-    return False
+        return b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
+    return b""
 
 
 def _chunks_of_webp(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
     """Yield name, start and end of the chunks of a WebP, those within the first frame too."""
     position = 12
-    while position + 8 <= len(data):
+    for _ in range(MOST_CHUNKS):
+        if position + 8 > len(data):
+            return
         name = data[position : position + 4]
         size = int.from_bytes(data[position + 4 : position + 8], "little")
         start = position + 8

@@ -73,20 +73,13 @@ def draw_faces(image_rgb: np.ndarray, faces: FaceDetections) -> np.ndarray:
     numpy.ndarray
         A copy of the image with the drawing, same shape, uint8, RGB.
     """
-    import cv2
-
-    drawn = image_rgb.copy()
-    thickness = max(1, round(max(drawn.shape[:2]) / 500))
-    font_scale = max(0.35, 0.4 * thickness)
-    for box, score, landmarks in zip(faces.boxes_xyxy, faces.scores, faces.landmarks_xy):
-        left, top, right, bottom = (round(float(value)) for value in box)
-        cv2.rectangle(drawn, (left, top), (right, bottom), BOX_COLOR, thickness)
-        _label(drawn, f"{score:.2f}", (left, top), font_scale, thickness)
-        radius = max(1, min(4 * thickness, round((right - left) / 24)))
-        for point, color in zip(landmarks, LANDMARK_COLORS):
-            centre = (round(float(point[0])), round(float(point[1])))
-            cv2.circle(drawn, centre, radius, color, -1, cv2.LINE_AA)
-    return drawn
+    return draw_predicted(
+        image_rgb,
+        faces.boxes_xyxy,
+        [f"{score:.2f}" for score in faces.scores],
+        [False] * len(faces),
+        list(faces.landmarks_xy),
+    )
 
 
 def draw_landmarks(image_rgb: np.ndarray, faces: Sequence[Landmarks]) -> np.ndarray:
@@ -140,6 +133,9 @@ def draw_predicted(
 ) -> np.ndarray:
     """Draw points, and boxes with captions; rejected boxes get another colour.
 
+    Lines, points and captions are thinner and smaller on smaller faces. A caption is beside its box
+    where it covers no other face and no other caption; without such a place it is left out.
+
     Parameters
     ----------
     image_rgb
@@ -159,40 +155,75 @@ def draw_predicted(
     import cv2
 
     drawn = image_rgb.copy()
-    thickness = max(1, round(max(drawn.shape[:2]) / 500))
-    for box, caption, is_refused, points in zip(boxes_xyxy, captions, refused, points_xy):
-        color = REFUSED_COLOR if is_refused else BOX_COLOR
-        left, top, right, bottom = (round(float(value)) for value in box)
-        cv2.rectangle(drawn, (left, top), (right, bottom), color, thickness)
-        _label(drawn, caption, (left, top), max(0.35, 0.4 * thickness), thickness, color)
+    boxes = np.round(np.asarray(boxes_xyxy, np.float64)).astype(int).reshape(-1, 4)
+    colors = [REFUSED_COLOR if one else BOX_COLOR for one in refused]
+    thicknesses = [_thickness(box, image_rgb.shape[:2]) for box in boxes]
+    for box, color, thickness, points in zip(boxes.tolist(), colors, thicknesses, points_xy):
+        cv2.rectangle(drawn, box[:2], box[2:], color, thickness)
         if len(points) == CONTOUR_POINTS:
             _contours(drawn, points)
             continue
-        for x, y in points.tolist():
-            cv2.circle(drawn, (round(x), round(y)), thickness, POINT_COLOR, -1, cv2.LINE_AA)
+        hues = LANDMARK_COLORS if len(points) == len(LANDMARK_COLORS) else [POINT_COLOR]
+        radius = max(1, min(4 * thickness, round((box[2] - box[0]) / 24)))
+        for index, (x, y) in enumerate(points.tolist()):
+            hue = hues[index % len(hues)]
+            cv2.circle(drawn, (round(x), round(y)), radius, hue, -1, cv2.LINE_AA)
+    labels = np.zeros((0, 4), int)
+    # Last, so that no line runs through a caption.
+    for index, (caption, color, thickness) in enumerate(zip(captions, colors, thicknesses)):
+        taken = np.concatenate([np.delete(boxes, index, axis=0), labels])
+        label = _label(drawn, caption, boxes[index], thickness, color, taken)
+        labels = np.concatenate([labels, label])
     return drawn
+
+
+def _thickness(box_xyxy: np.ndarray, image_hw: Tuple[int, int]) -> int:
+    """Return the width of a face's lines: a sixtieth of its side, at most that of large photos."""
+    side = int(min(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]))
+    return max(1, min(round(side / 60), round(max(image_hw) / 250)))
 
 
 def _label(
     drawn: np.ndarray,
     text: str,
-    corner: Tuple[int, int],
-    scale: float,
+    box_xyxy: np.ndarray,
     thickness: int,
-    color: Tuple[int, int, int] = BOX_COLOR,
-) -> None:
+    color: Tuple[int, int, int],
+    taken_xyxy: np.ndarray,
+) -> np.ndarray:
+    """Write a caption where nothing is covered; return its place, (1, 4), or (0, 4) if none."""
     import cv2
 
     text = _drawable(text)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    stroke = max(1, thickness // 2)
+    font, stroke, scale = cv2.FONT_HERSHEY_SIMPLEX, max(1, thickness // 2), 0.4 * thickness
     (width, height), base = cv2.getTextSize(text, font, scale, stroke)
-    left = max(0, min(corner[0], drawn.shape[1] - width))
-    # Above the box if there is space, else inside it.
-    bottom = corner[1] if corner[1] >= height + base else corner[1] + height + base
-    cv2.rectangle(drawn, (left, bottom - height - base), (left + width, bottom), color, -1)
-    origin = (left, bottom - base // 2)
+    height += base
+    left, top, right, bottom = box_xyxy.tolist()
+    # Above, below, and inside at the bottom; each from the left, and up to the right edge.
+    places = [
+        (x, y)
+        for y in (top - height, bottom + 1, bottom - height)
+        for x in (left, right - width + 1)
+    ]
+    room_x, room_y = drawn.shape[1] - width, drawn.shape[0] - height
+    for x, y in places:
+        x = max(0, min(x, room_x))
+        place = np.array([[x, y, x + width, y + height]])
+        if 0 <= y <= room_y and not _overlap(place[0], taken_xyxy).any():
+            break
+    else:
+        return np.zeros((0, 4), int)
+    cv2.rectangle(drawn, (x, y), (x + width, y + height), color, -1)
+    origin = (x, y + height - base // 2)
     cv2.putText(drawn, text, origin, font, scale, LABEL_COLOR, stroke, cv2.LINE_AA)
+    return place
+
+
+def _overlap(one_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """Return which boxes share pixels with one."""
+    low = np.maximum(one_xyxy[:2], others_xyxy[:, :2])
+    high = np.minimum(one_xyxy[2:], others_xyxy[:, 2:])
+    return np.asarray((low <= high).all(axis=1))
 
 
 def contact_sheet(

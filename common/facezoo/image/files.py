@@ -24,9 +24,12 @@ from .reading import current_reading, describe_passed_over
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "check_name",
     "decode_image_rgb",
     "find_images",
+    "is_image_file",
     "names_with_suffix",
+    "read_encoded",
     "read_image_rgb",
     "read_reduced_rgb",
     "relative_names",
@@ -65,7 +68,7 @@ def read_image_rgb(path: Path) -> np.ndarray:
         If the file is missing, empty, not an image, damaged or truncated, or larger than 178
         megapixels.
     """
-    return decode_image_rgb(_read(Path(path)), path)
+    return decode_image_rgb(read_encoded(Path(path)), path)
 
 
 def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, Tuple[int, int]]:
@@ -93,10 +96,11 @@ def read_reduced_rgb(path: Path, fit_hw: Tuple[int, int]) -> Tuple[np.ndarray, T
     ImageError
         As for :func:`read_image_rgb`.
     """
-    return decode_reduced_rgb(_read(Path(path)), path, fit_hw)
+    return decode_reduced_rgb(read_encoded(Path(path)), path, fit_hw)
 
 
-def _read(path: Path) -> bytes:
+def read_encoded(path: Path) -> bytes:
+    """Read the encoded bytes of an image file; ImageError if it is missing or not a file."""
     if path.name == WHOLE_FOLDER:
         raise ImageError(f"{str(path)!r} cannot be read: {_why_left_out(path.parent)}")
     if path.is_dir():
@@ -146,7 +150,7 @@ def find_images(folder: Path) -> List[Path]:
     """
     folder = Path(folder)
     if folder.is_file():
-        _check_name(folder.name, folder)
+        check_name(folder.name, folder)
         return [folder]
     if not folder.exists():
         reason = name_address(folder) or "it does not exist; expected an image or a folder of them"
@@ -157,7 +161,7 @@ def find_images(folder: Path) -> List[Path]:
         files, left_out = walk(folder, runs=False)
     except OSError as error:
         raise InputError(f"{str(folder)!r} cannot be read: {error.strerror}") from error
-    found = [path for path in files if is_image(path.name, b"") or is_image("", _start_of(path))]
+    found = [path for path in files if is_image_file(path)]
     others = Counter(path.suffix.lower() for path in files)
     others -= Counter(path.suffix.lower() for path in found)
     if not found:
@@ -169,19 +173,23 @@ def find_images(folder: Path) -> List[Path]:
     current_reading().pass_over(folder, others)
     found += [Path(error.filename, WHOLE_FOLDER) for error in left_out]
     for path in found:
-        _check_name(str(path.relative_to(folder)), path)
+        check_name(str(path.relative_to(folder)), path)
     return sorted(found, key=lambda path: path.parts)
 
 
-def _start_of(path: Path) -> bytes:
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is an image by its suffix, or else by its first bytes."""
+    if is_image(path.name, b""):
+        return True
     try:
         with open_file(path) as file:
-            return file.read(SIGNATURE_BYTES)
+            return is_image("", file.read(SIGNATURE_BYTES))
     except OSError:
-        return b""
+        return False
 
 
-def _check_name(name: str, path: Path) -> None:
+def check_name(name: str, path: Path) -> None:
+    """Raise InputError if the name of an image is not a line of UTF-8 text."""
     problem = "" if name.splitlines() == [name] else "has a line break"
     try:
         name.encode()

@@ -108,8 +108,8 @@ def compare_all(vectors: np.ndarray, people: np.ndarray, highest_fmr: float) -> 
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0.0)))
     if len(bad):
         raise InputError(
-            f"embedding {bad[0]} is all zero or not finite ({len(bad)} such); extract the "
-            "embeddings again"
+            f"embedding {bad[0]} is all zero or not finite ({len(bad)} such): the network's "
+            "weights are damaged or its training diverged"
         )
     units = np.ascontiguousarray(units / norms[:, None].astype(np.float32))
     of_each = np.bincount(people)

@@ -257,7 +257,7 @@ def _squared_norms(vectors: np.ndarray, name: str) -> np.ndarray:
     if len(bad):
         raise InputError(
             f"embedding {bad[0]} of the {name} of the pairs is all zero or not finite "
-            f"({len(bad)} such); extract the features again"
+            f"({len(bad)} such): the network's weights are damaged or its training diverged"
         )
     return norms
 
@@ -875,7 +875,7 @@ def pool_templates(
     if len(bad):
         raise InputError(
             f"medium {units[bad[0], 1]} of template {units[bad[0], 0]} has a mean embedding that "
-            "is all zero or not finite; extract the features again"
+            "is all zero or not finite: the network's weights are damaged or its training diverged"
         )
     ids, pooled = _group_means(units[:, :1], media if weighted else media / lengths[:, None])
     return ids[:, 0], pooled

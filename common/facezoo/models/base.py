@@ -151,7 +151,7 @@ class FaceModel(ABC, Generic[Result]):
         visit: Optional[Callable[[AnyImageT, np.ndarray, Result], None]] = None,
         *,
         bgr: bool = False,
-    ) -> Iterator[Tuple[AnyImageT, Union[Result, ImageError]]]:
+    ) -> Iterator[Union[Result, ImageError]]:
         """Apply the model to many images in parallel.
 
         Parameters
@@ -166,10 +166,10 @@ class FaceModel(ABC, Generic[Result]):
 
         Yields
         ------
-        image : path, PIL image or array
-            As given, in the given order.
-        result : Result or ImageError
-            The error if the image cannot be read, or what ``visit`` raised; the stream continues.
+        Result or ImageError
+            One per image, in their order; its ``source`` is the image as given, so a list of
+            results keeps frames too. The error if the image cannot be read, or what ``visit``
+            raised; the stream continues.
 
         Raises
         ------
@@ -185,18 +185,19 @@ class FaceModel(ABC, Generic[Result]):
                 "of paths, PIL images or arrays, or call the model with one"
             )
 
-        def one(
-            _: Infer, numbered: Tuple[int, AnyImageT]
-        ) -> Tuple[AnyImageT, Union[Result, ImageError]]:
+        def one(_: Infer, numbered: Tuple[int, AnyImageT]) -> Union[Result, ImageError]:
             number, given = numbered
             try:
                 with naming(_name_of(given, number)):
                     image, result = self._apply_to(given, bgr)
+                # Results are frozen for users; this one was made a moment ago.
+                object.__setattr__(result, "source", given)
                 if visit is not None:
                     visit(given, image, result)
             except ImageError as error:
-                return given, error
-            return given, result
+                error.source = given
+                return error
+            return result
 
         return self.backend.map(one, enumerate(images))
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import io
+import logging
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +21,23 @@ from ..errors import InputError, WeightsError
 from ..files import open_file, write_bytes
 from ..graphs.export import find_not_finite
 from ..runs import RunFolder
-from ..written import remove_own
 
 __all__ = [
     "Progress",
     "ResumableTraining",
+    "continued",
     "describe_divergence",
+    "describe_other",
+    "held_signals",
     "keep_freed_memory",
     "refuse_diverged",
     "tensors_in",
-    "with_rate_of",
 ]
 
 
 SAVE_EVERY = 50  # batches
+
+_log = logging.getLogger(__name__)
 
 # source: glibc malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -113,7 +119,7 @@ class ResumableTraining(ABC):
             )
 
     def run(self, state: Path, progress: Progress, other_rate: bool = False) -> None:
-        """Train on all remaining batches.
+        """Train on all remaining batches; on Ctrl-C or SIGTERM, save after the batch and end.
 
         Parameters
         ----------
@@ -133,10 +139,14 @@ class ResumableTraining(ABC):
         if state.exists():
             self.resume(state, other_rate)
         left = range(self.batch, self.batches)
-        for _ in progress(left, len(left)):
-            self.step()
-            if self.batch % SAVE_EVERY == 0 or self.batch == self.batches:
-                self.save(state)
+        with held_signals() as held:
+            for _ in progress(left, len(left)):
+                self.step()
+                if self.batch % SAVE_EVERY == 0 or self.batch == self.batches or held:
+                    self.save(state)
+                if held:
+                    _log.warning("saved after batch %d of %d: %s", self.batch, self.batches, state)
+                    break
 
     def finish(self, run: RunFolder, state: Path, head: dict[str, Any] | None = None) -> None:
         """Write ``training.json``, an entry per epoch, and finish the run.
@@ -146,7 +156,7 @@ class ResumableTraining(ABC):
         run
             The folder of the training.
         state
-            Where it was saved now and then; removed.
+            Where it was saved; it stays, so that more epochs can follow.
         head
             What else the file says.
         """
@@ -155,7 +165,6 @@ class ResumableTraining(ABC):
             run.record(f"epoch {number}", epoch)
         run.write_items("training.json", "facezoo.training/1", "epochs", head)
         run.finish(*(name for name in run.written() if name != state.name))
-        remove_own(state)
 
     def _identity(self) -> dict[str, Any]:
         """Return the values that a saved training must match to be resumed."""
@@ -203,9 +212,7 @@ class ResumableTraining(ABC):
             with open_file(path) as file:
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             found = {name: state[name] for name in wanted}
-            if other_rate:
-                found = with_rate_of(wanted, found, "learning_rate")
-            if found == wanted:
+            if continued(wanted, found, "learning_rate" if other_rate else None) == wanted:
                 refuse_diverged(path, state, "delete it to start again")
                 self._restore(state)
                 return
@@ -217,8 +224,8 @@ class ResumableTraining(ABC):
                 "start again"
             ) from error
         raise WeightsError(
-            f"{str(path)!r} belongs to another training: {found}; delete it to start again, or "
-            "--resume to go on with another learning rate"
+            f"{str(path)!r} belongs to another training ({describe_other(wanted, found)}); delete "
+            "it to start again, or --resume to go on with another learning rate"
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -253,9 +260,69 @@ def describe_divergence(what: str, done: int, per_epoch: int, rate: str) -> str:
     )
 
 
-def with_rate_of(wanted: dict[str, Any], found: dict[str, Any], rate: str) -> dict[str, Any]:
-    """Return what identifies a saved training, as if it had the learning rate of another."""
-    return {**found, "settings": {**found["settings"], rate: wanted["settings"][rate]}}
+@contextmanager
+def held_signals() -> Iterator[list[int]]:
+    """Hold Ctrl-C and SIGTERM back until the block is left, then deliver the first.
+
+    A second one is not held back.
+
+    Yields
+    ------
+    list of int
+        The signals that came.
+    """
+    held: list[int] = []
+    before: dict[int, Any] = {}
+
+    def hold(number: int, _: Any) -> None:
+        held.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            # One that was disabled from outside stays so.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, hold)
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
+
+
+def continued(
+    wanted: dict[str, Any], found: dict[str, Any], rate: str | None = None
+) -> dict[str, Any]:
+    """Return what identifies a saved training, as if it had the settings that may differ.
+
+    Parameters
+    ----------
+    wanted, found
+        What identifies the training to go on with, and the saved one.
+    rate
+        Name of the learning rate, if it may differ. Epochs may always become more.
+    """
+    settings, new = dict(found["settings"]), wanted["settings"]
+    if settings["epochs"] < new["epochs"]:
+        settings["epochs"] = new["epochs"]
+    return {**found, "settings": {**settings, **({rate: new[rate]} if rate else {})}}
+
+
+def describe_other(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return the values of a saved training that differ, such as "seed was 1, is 2"."""
+    pairs = [
+        (name, before, now)
+        for part, values in wanted.items()
+        for name, before, now in (
+            [(name, found[part].get(name), value) for name, value in values.items()]
+            if isinstance(values, dict)
+            else [(part, found[part], values)]
+        )
+    ]
+    return ", ".join(f"{n} was {before!r}, is {now!r}" for n, before, now in pairs if before != now)
 
 
 def tensors_in(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-REASONS = ("too_small", "blurred", "turned", "cut_off", "low_quality")
+REASONS = ("too_small", "blurred", "turned", "cut_off", "upside_down", "low_quality")
 
 
 @dataclass(frozen=True)

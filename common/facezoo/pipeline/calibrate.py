@@ -99,7 +99,7 @@ def calibrate_quality(
     names = relative_names(paths, images)
     scored: List[str] = []
     values: List[float] = []
-    for name, (_, found) in zip(names, progress(model.stream(paths), len(paths))):
+    for name, found in zip(names, progress(model.stream(paths), len(paths))):
         if isinstance(found, ImageError):
             _log.warning("refused: %s", found)
         else:
@@ -232,12 +232,12 @@ def calibrate_similarity(
     if detector is not None:
         model = Predictor(detector, embedder=embedder)
     vectors: Dict[int, np.ndarray] = {}
-    for index, (path, result) in enumerate(progress(model.stream(paths), len(paths))):
+    for index, result in enumerate(progress(model.stream(paths), len(paths))):
         vector = _largest(result)
         if isinstance(result, ImageError):
             _log.warning("refused: %s", result)
         elif vector is None:
-            _log.warning("refused: no face was found in %r", str(path))
+            _log.warning("refused: no face was found in %r", str(paths[index]))
         else:
             vectors[index] = vector
     found, points = _similarities(pairs, vectors, seed)
@@ -342,14 +342,15 @@ def calibrate_appearance(
     people: List[str] = []
     vectors: List[np.ndarray] = []
     trials: List[Tuple[int, str, float, np.ndarray]] = []
-    for person, (path, faces) in zip(who, progress(detector.stream(paths), len(paths))):
+    for person, faces in zip(who, progress(detector.stream(paths), len(paths))):
         if isinstance(faces, ImageError):
             _log.warning("refused: %s", faces)
             continue
         if not len(faces):
-            _log.warning("refused: no face was found in %r", str(path))
+            _log.warning("refused: no face was found in %r", str(faces.source))
             continue
-        vector, degraded = _degraded_embeddings(embedder, read_image_rgb(path), faces)
+        image = read_image_rgb(faces.source)
+        vector, degraded = _degraded_embeddings(embedder, image, faces)
         trials += [(len(vectors), *one) for one in degraded]
         vectors.append(vector)
         people.append(person)

@@ -448,7 +448,9 @@ def _check_kind(
 
 
 def _check_options(made: Type[FaceModel[Any]], options: Dict[str, Any]) -> None:
-    known = [name for name in inspect.signature(made).parameters if name not in _ALWAYS_GIVEN]
+    # The class itself has the parameters of Generic.__new__ on Python 3.8.
+    names = inspect.signature(made.__init__).parameters
+    known = [name for name in names if name not in _ALWAYS_GIVEN]
     for name in options:
         if name not in known:
             takes = f"takes {', '.join(known)}" if known else "takes none"
@@ -458,7 +460,7 @@ def _check_options(made: Type[FaceModel[Any]], options: Dict[str, Any]) -> None:
             )
 
 
-_ALWAYS_GIVEN = ("backend", "contract")
+_ALWAYS_GIVEN = ("self", "backend", "contract")
 
 
 def _nearest(text: str) -> str:

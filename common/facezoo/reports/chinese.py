@@ -8,6 +8,88 @@ __all__ = [
 
 # English text of the tables to Chinese. Names and licence texts are not translated.
 CHINESE = {
+    "Flag": "参数",
+    "Meaning": "含义",
+    "network of any kind": "任意种类的网络",
+    "read damaged images as far as possible, and mark them, instead of refusing them": (
+        "受损图片尽量读出并作标记，不拒绝"
+    ),
+    "exit with 1 if a folder of images holds files that are passed over": (
+        "图片目录中有被跳过的文件时以 1 退出"
+    ),
+    "network that finds faces, an SCRFD": "检测人脸的网络，SCRFD",
+    "network that finds landmarks, a PIPNet or PFLD": "检测关键点的网络，PIPNet 或 PFLD",
+    "network that scores the quality of a face": "给人脸质量评分的网络",
+    "network that recognises faces, a MagFace or another recogniser": (
+        "识别人脸的网络，MagFace 或其他识别网络"
+    ),
+    "with --ledger: another build of the same network; may be repeated": (
+        "与 --ledger 同用：同一网络的另一个编译产物；可重复"
+    ),
+    "lowest score of a face, from 0 to 1": "人脸的最低分数，0 到 1",
+    "largest overlap (IoU) of two faces, from 0 to 1": "两张人脸的最大重叠（IoU），0 到 1",
+    "a side of the network's input, or HEIGHTxWIDTH, in pixels": (
+        "网络输入的边长，或 高x宽，单位像素"
+    ),
+    "runtime": "推理引擎",
+    "device number": "设备编号",
+    "execution provider of ONNX Runtime": "ONNX Runtime 的 execution provider",
+    "arithmetic of OpenVINO; bf16 is faster on CPUs that have it": (
+        "OpenVINO 的运算精度；在支持的 CPU 上 bf16 更快"
+    ),
+    "open an int8 build of full range on a CPU whose 8-bit sums saturate, at a loss": (
+        "在 8 位累加会饱和的 CPU 上也打开满幅 int8 产物，精度有损失"
+    ),
+    "CPU cores to use (default: all usable ones)": "使用的 CPU 核数（默认：全部可用核）",
+    "vdsp_params JSON of the pre-processing (default: that of the model)": (
+        "预处理的 vdsp_params JSON（默认：模型自带）"
+    ),
+    "folder of images to measure on": "用来测量的图片目录",
+    "a single image": "单张图片",
+    "list of pairs of images": "图片对列表",
+    "folder of the photos that pairs name": "图片对所指照片的目录",
+    "predictions to evaluate": "要评测的预测结果",
+    "folder of the ground truth": "标注目录",
+    "embeddings.npz with names and vectors of the faces (default: computed from --images)": (
+        "embeddings.npz，含人脸的名称与特征（默认：由 --images 计算）"
+    ),
+    "list of references; one face of each pair is in it (default: any two faces are a pair)": (
+        "参考图片列表；每对中有一张在其中（默认：任意两张成对）"
+    ),
+    "list of copies, each with its original (default: no face is a copy)": (
+        "副本列表，各附原图（默认：没有副本）"
+    ),
+    "card of a recogniser without a contract": "识别网络不含契约时的 card",
+    "model that gives the quality: sdd_fiqa (score) or magface (norm of the embedding)": (
+        "给出质量的模型：sdd_fiqa（分数）或 magface（特征的模长）"
+    ),
+    "profile of facezoo calibrate quality": "facezoo calibrate quality 的 profile",
+    "profile of facezoo calibrate similarity": "facezoo calibrate similarity 的 profile",
+    "smallest cosine of two faces of one person, -1 to 1": "判为同一人的最小余弦，-1 到 1",
+    "false match rate": "误匹配率",
+    "false non-match rate": "漏匹配率",
+    "random seed": "随机种子",
+    "number format of the build": "产物的数值类型",
+    "allow running the Python code of a CustomFunc": "允许运行 CustomFunc 的 Python 代码",
+    "file or folder of results": "结果文件或目录",
+    "folder of something new: a recipe, a data set, a product": "新内容的目录：配方、数据集、产品",
+    "remove what the earlier run wrote there and start again": (
+        "删除上次运行写在那里的内容，重新开始"
+    ),
+    "write annotated images to the folder of results": "在结果目录中写出画好框的图片",
+    "write the results as JSON; - is the standard output": "把结果写成 JSON；- 表示标准输出",
+    "write a table as CSV": "写出 CSV 表格",
+    "write an HTML report": "写出 HTML 报告",
+    "plot the results": "画出结果",
+    "measure, print and write the cost of each deviation": "测量、打印并写出每项偏差的代价",
+    "write the numbers to this file of a recipe": "把数值写入配方的这个文件",
+    "name of the data in the report": "报告中的数据名称",
+    "write nothing, only check": "不写文件，只检查",
+    "the repository's folder": "仓库目录",
+    "print nothing but errors": "只打印错误",
+    "also say which runtime is chosen and why; show tracebacks": (
+        "同时说明选择了哪个引擎及原因；显示 traceback"
+    ),
     "Parameters, M": "参数量, M",
     "MACs, G": "MACs, G",
     "MACs: multiply-accumulates of convolutions and linear layers, for one image.": (
@@ -68,6 +150,7 @@ CHINESE = {
     "Weights": "权重",
     "Export": "导出",
     "Measured": "测量对象",
+    "Metric": "指标",
     "on a device": "设备",
     "not measured": "未测量",
     "no weights or data available": "手头既没有权重也没有数据",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Iterator, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -32,9 +33,18 @@ __all__ = [
 ]
 
 
-# Colours of Okabe and Ito, which are distinguishable with any colour vision, and three line styles
-# for print without colour.
-STYLES = (("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."))
+# Colours of Okabe and Ito, which are distinguishable with any colour vision, and line styles for
+# print without colour: 28 pairs before one comes again.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
+DASHES = ("-", "--", "-.", ":")
+
+Curve = TypeVar("Curve")
+
+
+def _styled(curves: Mapping[str, Curve]) -> Iterator[Tuple[str, Curve, str, str]]:
+    """Yield name, curve, colour and line style of every curve."""
+    for (name, curve), colour, dashes in zip(curves.items(), cycle(COLOURS), cycle(DASHES)):
+        yield name, curve, colour, dashes
 
 
 def plot_precision_recall(report: DetectionReport, path: Path) -> None:
@@ -55,7 +65,7 @@ def plot_precision_recall(report: DetectionReport, path: Path) -> None:
         If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.5))
-    for (level, result), (colour, dashes) in zip(report.levels.items(), STYLES):
+    for level, result, colour, dashes in _styled(report.levels):
         # Precision is undefined before the first detection.
         seen = result.recall > 0
         axes.plot(
@@ -86,7 +96,7 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
     Parameters
     ----------
     errors
-        Name of each curve, three at most, to the errors of its faces, (M,).
+        Name of each curve to the errors of its faces, (M,).
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
 
@@ -98,7 +108,7 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
         If the format is not supported, or a curve has no faces.
     """
     figure, axes = _new_figure((6.0, 4.5))
-    for (name, values), (colour, dashes) in zip(errors.items(), STYLES):
+    for name, values, colour, dashes in _styled(errors):
         curve = cumulative_error_distribution(values)
         area = 100 * curve.area(FAILURE_THRESHOLD)
         axes.plot(
@@ -120,7 +130,9 @@ def plot_cumulative_errors(errors: Mapping[str, np.ndarray], path: Path) -> None
     _finish(figure, path)
 
 
-def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
+def plot_sensitivity(
+    errors: Mapping[str, float], path: Path, model: str, proposed: Collection[str]
+) -> None:
     """Draw the loss from quantising each layer alone, one bar per layer.
 
     Parameters
@@ -129,6 +141,10 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         Layer to the share of output variance lost, in graph order.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
+    model
+        Name of the network, for the title.
+    proposed
+        The layers that are proposed to stay in float; their bars get another colour.
 
     Raises
     ------
@@ -138,10 +154,23 @@ def plot_sensitivity(errors: Mapping[str, float], path: Path) -> None:
         If the format is not supported.
     """
     figure, axes = _new_figure((max(6.0, 0.14 * len(errors)), 3.5))
-    axes.bar(range(len(errors)), [100 * error for error in errors.values()], color=STYLES[0][0])
+    for label, chosen, colour in (
+        ("int8", False, COLOURS[0]),
+        (f"proposed to stay in float: {len(proposed)}", True, COLOURS[1]),
+    ):
+        bars = {
+            index: 100 * error
+            for index, (name, error) in enumerate(errors.items())
+            if (name in proposed) == chosen
+        }
+        axes.bar(list(bars), list(bars.values()), color=colour, label=label)
     axes.set_xticks(range(len(errors)), list(errors), rotation=90, fontsize=6)
+    for tick, name in zip(axes.get_xticklabels(), errors):
+        if name in proposed:
+            tick.set(color=COLOURS[1], fontweight="bold")
+    axes.legend()
     axes.set(
-        title="Each layer in int8 alone",
+        title=f"{model}: each layer in int8 alone",
         ylabel="output variance lost, %",
         xlim=(-1, len(errors)),
     )
@@ -155,7 +184,7 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
     Parameters
     ----------
     curves
-        Name of each set, three at most, to its curve.
+        Name of each set to its curve.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
 
@@ -168,7 +197,7 @@ def plot_roc(curves: Mapping[str, RocCurve], path: Path) -> None:
     """
     figure, axes = _new_figure((6.0, 4.5))
     lowest = bottom = 1.0
-    for (name, curve), (colour, dashes) in zip(curves.items(), STYLES):
+    for name, curve, colour, dashes in _styled(curves):
         seen = curve.fmr > 0
         lowest = min(lowest, float(curve.fmr[seen].min()))
         bottom = min(bottom, float(curve.matched[seen].min()))
@@ -214,7 +243,7 @@ def plot_magnitudes(magnitudes: np.ndarray, path: Path, name: str = "magnitude")
         If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 4.0))
-    axes.hist(magnitudes, bins="auto", color=STYLES[0][0], edgecolor="white", linewidth=0.5)
+    axes.hist(magnitudes, bins="auto", color=COLOURS[0], edgecolor="white", linewidth=0.5)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_axisbelow(True)
     axes.set(
@@ -236,7 +265,7 @@ def plot_reject_curves(
     Parameters
     ----------
     curves
-        Name of each, three at most, to discarded shares and false non-match rates.
+        Name of each to discarded shares and false non-match rates.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
     fmr
@@ -254,8 +283,8 @@ def plot_reject_curves(
     figure, axes = _new_figure((6.0, 4.5))
     if band is not None:
         shares, low, high = band
-        axes.fill_between(100 * shares, low, high, color=STYLES[0][0], alpha=0.15, linewidth=0)
-    for (name, (shares, errors)), (colour, dashes) in zip(curves.items(), STYLES):
+        axes.fill_between(100 * shares, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+    for name, (shares, errors), colour, dashes in _styled(curves):
         axes.plot(100 * shares, errors, color=colour, linestyle=dashes, label=name)
     axes.set(
         title=f"Error versus reject at FMR {fmr:g}",
@@ -287,7 +316,7 @@ def plot_lengths(lengths: np.ndarray, cosines: np.ndarray, path: Path) -> None:
     """
     figure, axes = _new_figure((6.0, 4.5))
     size = float(np.clip(20_000 / max(len(lengths), 1), 4, 36))
-    axes.scatter(lengths, cosines, s=size, color=STYLES[0][0], alpha=0.5, linewidths=0)
+    axes.scatter(lengths, cosines, s=size, color=COLOURS[0], alpha=0.5, linewidths=0)
     axes.set(
         title=f"{len(lengths)} faces in training",
         xlabel="length of the embedding",
@@ -303,7 +332,7 @@ def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     Parameters
     ----------
     curves
-        Name of each training, three at most, to its loss in every batch.
+        Name of each training to its loss in every batch.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
 
@@ -315,7 +344,7 @@ def plot_losses(curves: Mapping[str, Sequence[float]], path: Path) -> None:
         If the format is not supported.
     """
     figure, axes = _new_figure((6.0, 3.5))
-    for (name, losses), (colour, dashes) in zip(curves.items(), STYLES):
+    for name, losses, colour, dashes in _styled(curves):
         steps = range(1, len(losses) + 1)
         axes.plot(steps, losses, color=colour, linestyle=dashes, linewidth=1, label=name)
     axes.set(title="Loss on the same batches", xlabel="batch", ylabel="loss")
@@ -329,7 +358,7 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
     Parameters
     ----------
     curves
-        Name of each score, three at most, to its curves by false match rate, as
+        Name of each score to its curves by false match rate, as
         :func:`facezoo.evaluation.quality.compare_scores` returns them.
     path
         Target file; the suffix selects the format (.png, .svg, .pdf).
@@ -346,8 +375,10 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
         raise InputError("no curve to draw: there is none at any false match rate")
     figure, panels = _new_figure((4.2 * len(rates), 3.8), len(rates))
     for axes, rate in zip(panels, rates):
-        for (name, by_rate), (colour, dashes) in zip(curves.items(), STYLES):
-            curve = by_rate[rate]
+        for name, by_rate, colour, dashes in _styled(curves):
+            curve = by_rate.get(rate)
+            if curve is None:
+                continue  # This score has no curve at this rate; the report says why.
             x, area = 100 * curve.discards, curve.relative_auc
             axes.fill_between(x, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.15)
             axes.plot(
@@ -357,7 +388,7 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
                 linestyle=dashes,
                 label=f"{name}: {area.value:.2f} [{area.low:.2f}, {area.high:.2f}]",
             )
-        start = 100 * next(iter(curves.values()))[rate].fnmr[0]
+        start = next(100 * one[rate].fnmr[0] for one in curves.values() if rate in one)
         axes.axhline(start, color="#777777", linewidth=1, linestyle=":", label="random: 1")
         axes.set(
             title=f"false match rate {rate:g}",
@@ -365,8 +396,9 @@ def plot_discard_curves(curves: Mapping[str, Mapping[float, DiscardCurve]], path
             ylabel="false non-matches among the rest in %",
             xlim=(0, 95),
         )
-        axes.set_ylim(bottom=0)
         axes.legend(title="area over random discard's", fontsize=8, title_fontsize=8)
+    # After the last panel: it stops the automatic choice of the other end, which all panels share.
+    panels[0].set_ylim(bottom=0)
     _finish(figure, path)
 
 
@@ -388,7 +420,7 @@ def plot_responses(responses: Mapping[str, Response], path: Path) -> None:
         If the format is not supported.
     """
     figure, panels = _new_figure((3.0 * len(responses), 3.2), len(responses))
-    colour = STYLES[0][0]
+    colour = COLOURS[0]
     for axes, (kind, response) in zip(panels, responses.items()):
         low, middle, high = np.quantile(response.scores, (0.25, 0.5, 0.75), axis=0)
         axes.fill_between(response.levels, low, high, color=colour, alpha=0.2)
@@ -430,7 +462,7 @@ def _new_figure(size_inches: Tuple[float, float], panels: int = 0) -> Tuple[Any,
     except ImportError as error:
         raise BackendUnavailable(
             "plots need the package matplotlib, which is missing; install it with: "
-            'pip install "facezoo[plot]"'
+            "pip install matplotlib"
         ) from error
     figure = Figure(figsize=size_inches, layout="constrained")
     FigureCanvasAgg(figure)

@@ -10,7 +10,8 @@ The words after ``begin`` are the name of the block, its argument and, on a Chin
 ================== =============================================================================
 ``models``         one row per model: task, paper, licences
 ``models TASK``    one row per model of a task, with the first sentence of its page
-``status``         one row per model: available parts, measured numbers, or why there are none
+``measured``       one row per model: measured numbers of each build, or why there are none
+``status``         one row per model: available parts, numbers of a device
 ``facts MODEL``    source, input, outputs, pre-processing
 ``variants MODEL`` one row per variant, with the published numbers
 ``weights MODEL``  one row per downloadable file, with its licence
@@ -29,7 +30,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..card import GATE_LIMITS, ModelCard, Preprocess, Reference, WeightFile
 from ..errors import UNREADABLE, InputError
@@ -176,7 +177,7 @@ def _models_of(root: Path, task: str, say: Say) -> str:
 
 
 def _status(root: Path, say: Say) -> str:
-    header = ["Model", "Recipe", "Weights", "Export", "Measured", *BUILDS, "on a device"]
+    header = ["Model", "Recipe", "Weights", "Export", "on a device"]
     rows = []
     for model in MODELS:
         folder = _folder(root, model)
@@ -184,18 +185,35 @@ def _status(root: Path, say: Say) -> str:
         fetched = [file for file in _files(model) if file.sources]
         by_hand = len(_files(model)) - len(fetched)
         exported = has_part(model, "graph") or has_part(model, "checkpoint")
-        on_host = [one for one in results if not one.engine.startswith(DEVICE_ENGINE)]
         on_card = [one for one in results if one.engine.startswith(DEVICE_ENGINE)]
-        by_build = {build: [one for one in on_host if one.build == build] for build in BUILDS}
         rows.append(
             [
                 _page_link(root, model, say),
                 say("yes" if (folder / "README.md").exists() else "in progress"),
                 f"{len(fetched)} {say('fetched')}, {by_hand} {say('by hand')}",
                 say("yes" if exported else "in progress"),
-                _subject(results[0]) if results else say("no weights or data available"),
-                *(_headline(by_build[build]) or say("not measured") for build in BUILDS),
                 _headline(on_card) or say("no device available"),
+            ]
+        )
+    return markdown_table(map(say, header), rows)
+
+
+def _measured(root: Path, say: Say) -> str:
+    header = ["Model", "Measured", "Metric", *BUILDS]
+    rows = []
+    for model in MODELS:
+        results = _leading(read_numerics(_folder(root, model) / NUMERICS_FILE))
+        on_host = [one for one in results if not one.engine.startswith(DEVICE_ENGINE)]
+        by_build = {build: [one for one in on_host if one.build == build] for build in BUILDS}
+        rows.append(
+            [
+                _page_link(root, model, say),
+                *(
+                    _subject(results[0])
+                    if results
+                    else (say("no weights or data available"), EMPTY)
+                ),
+                *(_headline(by_build[build]) or say("not measured") for build in BUILDS),
             ]
         )
     return markdown_table(map(say, header), rows)
@@ -207,11 +225,11 @@ def _leading(results: Sequence[Measurement]) -> List[Measurement]:
     return [one for one in results if one.dataset == (published[:1] or results[:1])[0].dataset]
 
 
-def _subject(result: Measurement) -> str:
-    """Describe the numbers of a row: variant, data set, metrics with unit."""
+def _subject(result: Measurement) -> Tuple[str, str]:
+    """Describe the numbers of a row: variant and data set; metrics with unit."""
     names = " / ".join(result.metrics)
     units = joined(metric.unit for metric in result.metrics.values())
-    return f"{result.card}, {result.dataset}: {names} in {units}"
+    return f"{result.card}, {result.dataset}", f"{names}, {units}"
 
 
 def _headline(results: Sequence[Measurement]) -> str:
@@ -504,6 +522,7 @@ def _paper_link(card: ModelCard) -> str:
 
 
 _OF_ZOO: Mapping[str, Callable[[Path, Say], str]] = {
+    "measured": _measured,
     "models": _models,
     "status": _status,
     "builds": builds_table,

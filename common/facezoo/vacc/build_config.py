@@ -246,9 +246,11 @@ def read_build_config(path: Path) -> BuildConfig:
         with open_file(path) as file:
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
+        there = sorted(one.name for one in path.parent.glob("*.yaml"))
+        known = f"; its folder has {', '.join(there)}" if there else ""
         raise ConfigError(
-            f"{str(path)!r} cannot be read ({error.strerror}); give the path of a build YAML, "
-            "such as ../build_in/build/official_scrfd.yaml"
+            f"{str(path)!r} cannot be read ({error.strerror}); give the path of a build YAML, one "
+            f"of the recipe's build_in/build{known}"
         ) from error
     return parse_build_config(data, path)
 

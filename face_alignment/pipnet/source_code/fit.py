@@ -57,12 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
     inputs = Inputs([args.data_dir / "train.txt", *crops], ["", *train.names], args.data_dir)
     started = (args.save_dir, "fit", dataclasses.asdict(settings), inputs, args.overwrite)
-    with RunFolder(*started, may_change=["learning_rate"] * args.resume) as folder:
+    rate = ["learning_rate"] * args.resume
+    with RunFolder(*started, may_change=rate, may_grow=["epochs"]) as folder:
         state, model = args.save_dir / "state.pth", args.save_dir / "model.onnx"
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Fit(settings, read, train.points_xy, meanface.neighbors)
-            fit.run(state, options.progress_of(args), args.resume)
+            fit.run(state, options.progress, args.resume)
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network, model, contract)

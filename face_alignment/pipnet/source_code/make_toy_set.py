@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         cuts[path] = ToyCrops(split, crops)
 
     def make(left):
-        for path, faces in detector.stream(left, visit=cut):
-            yield faces if isinstance(faces, Exception) else cuts.pop(path)
+        for faces in detector.stream(left, visit=cut):
+            yield faces if isinstance(faces, Exception) else cuts.pop(faces.source)
 
     def finish(run):
         entries = list(run.entries())

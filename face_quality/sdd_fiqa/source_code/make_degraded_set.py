@@ -1,4 +1,4 @@
-"""Make aligned faces, and copies of them that are worse by known amounts, one folder per person.
+"""Cut the middle square of images, and make copies that are worse by known amounts, per person.
 
 Writes SAVE_DIR/images, faces.txt (path and number of the person), references.txt (the images
 that are not copies) and copies.txt (a copy and what it was made from). Resumable: run the same

@@ -67,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
         inputs=Inputs(paths, names, args.image_dir, args.val_image_dir, *files.values()),
         overwrite=args.overwrite,
         may_change=["learning_rate"] * args.resume,
+        may_grow=["epochs"],
     ) as folder:
         state = args.save_dir / "state.pth"
         if not folder.finished:
             options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
             fit = training.Training(settings, faces, validation or None, trunk=args.trunk)
-            fit.run(state, options.progress_of(args), args.resume)
+            fit.run(state, options.progress, args.resume)
             export.save_checkpoint(fit.network, args.save_dir / "model.pth")
             export.export_network(fit.network.cpu(), args.save_dir / "model.onnx", contract)
             fit.finish(folder, state, {"precision": fit.precision})

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
             )
 
     def find(left):
-        for path, faces in detector.stream(left, visit=cut):
+        for faces in detector.stream(left, visit=cut):
             if not isinstance(faces, ImageError) and not len(faces):
-                faces = ImageError(f"{name_of[path]!r} shows no face that SCRFD finds")
+                faces = ImageError(f"{name_of[faces.source]!r} shows no face that SCRFD finds")
             yield faces
 
     with facezoo.load(args.detector, kind=facezoo.FaceDetector) as detector:

@@ -54,7 +54,7 @@ def of_sets(args: argparse.Namespace):
     source = options.embedder_source(args, args.save_dir / "onnx")
     runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
     with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:
-        shown = {"protocol": args.protocol, "progress": options.progress_of(args)}
+        shown = {"protocol": args.protocol, "progress": options.progress}
         for path in args.bin or ():
             yield recognition.evaluate_encoded(model, path, **shown)
         shown.update(batch=args.batch_size, overwrite=args.overwrite)

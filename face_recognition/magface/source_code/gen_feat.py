@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             missing=args.missing,
             overwrite=args.overwrite,
             sources=[args.inf_list, args.root],
-            progress=options.progress_of(args),
+            progress=options.progress,
         )
     return options.report_items(done, f"embeddings in {args.feat_list}")
 

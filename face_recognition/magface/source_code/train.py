@@ -45,33 +45,33 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     training = options.import_torch_part("facezoo.models.magface.train")
     distributed = options.import_torch_part("facezoo.models.magface.distributed")
-    chosen, how = settings.settings_of(vars(args)), settings.run_settings_of(vars(args))
+    new, how = settings.settings_of(vars(args)), settings.run_settings_of(vars(args))
     if args.measure_norms and not args.pretrained:
         raise InputError("--measure-norms needs --pretrained: fresh weights' lengths say nothing")
     images = read_image_list(args.train_list)
     check_image_list(images, args.image_root)
     if args.last_fc_size not in (None, images.classes):
         raise InputError(f"--last-fc-size {args.last_fc_size}, but {images.classes} in the list")
-    faces = TrainingFaces(images, chosen.seed, args.image_root)
+    faces = TrainingFaces(images, new.seed, args.image_root)
     pairs = read_face_pairs(args.val_pairs, args.image_root) if args.val_pairs else None
     args.pretrained = args.pretrained and weights.locate(args.pretrained)
-    build = training.builder(chosen.arch, args.pretrained)
+    build = training.builder(new.arch, args.pretrained)
     if args.measure_norms:
-        lengths = training.lengths_of(build(), faces, args.measure_norms, chosen.seed)
+        lengths = training.lengths_of(build(), faces, args.measure_norms, new.seed)
         print("\n".join(settings.describe_lengths(lengths)))
         return 0
     files = InputFiles(faces, pairs, args.train_list, args.val_pairs, args.pretrained)
-    inputs = Inputs(files, files.names, args.image_root)
-    to, rates = args.pth_save_fold, ["lr"] * (args.resume is not None)
-    folder = RunFolder(to, "magface train", chosen.to_dict(), inputs, args.overwrite, (), rates)
+    read = Inputs(files, files.names, args.image_root)
+    to, lr = args.pth_save_fold, ["lr"] * (args.resume is not None)
+    folder = RunFolder(to, "magface train", new.to_dict(), read, args.overwrite, (), lr, ["epochs"])
     options.import_torch_part("facezoo.models.resumable").keep_freed_memory()
-    with distributed.Processes.started(args.device, chosen.precision) as processes:
+    with distributed.Processes.started(args.device, new.precision) as processes:
         data = (faces, images.classes)
-        trainer = training.Trainer(chosen, *data, build, processes, args.workers, args.compile)
+        trainer = training.Trainer(new, *data, build, processes, args.workers, args.compile)
         is_first = processes.rank == 0
         with folder if is_first else nullcontext():
             processes.wait()
-            trainer.go_on(to, args.resume or None, args.start_epoch, folder.emptied, bool(rates))
+            trainer.go_on(to, args.resume or None, args.start_epoch, folder.emptied, bool(lr))
             say = partial(print, flush=True) if is_first and not args.quiet else str
             done = trainer.run(to, how, say=say, pairs=pairs, plot=plot_lengths)
             if done and is_first:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if is_first:
         state = "done" if done else "stopped"
         print(f"{state}: {trainer.step} of {trainer.steps} batches; in {to}")
-    return 0
+    return trainer.deliver()
 
 
 def main(argv=None) -> int:

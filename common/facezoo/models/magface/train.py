@@ -23,7 +23,13 @@ from ...graphs.export import find_not_finite
 from ...machine import usable_cores
 from ...metrics.verification import FoldAccuracy, k_fold_accuracy
 from ...written import remove_own
-from ..resumable import describe_divergence, refuse_diverged, tensors_in, with_rate_of
+from ..resumable import (
+    continued,
+    describe_divergence,
+    describe_other,
+    refuse_diverged,
+    tensors_in,
+)
 from .distributed import Processes, synchronise_batch_norms
 from .faces import Batches, Faces, TrainingFaces, ValidationPairs, read_face
 from .loss import HeadOutput, MagHead
@@ -160,6 +166,8 @@ class Trainer:
         One row per finished epoch.
     best
         Highest verification accuracy so far.
+    stopped_by
+        The signal that ended :meth:`run` early; 0 without one.
     """
 
     def __init__(
@@ -212,7 +220,7 @@ class Trainer:
         self._seen = torch.zeros(2, 0, device=device)
         # Checkpoints of this process; those of earlier ones are in the run folder's list.
         self._written: dict[Path, os.stat_result] = {}
-        self._stop = False
+        self.stopped_by = 0
 
     def _parallel(self, module: nn.Module) -> nn.Module:
         if self.processes.world == 1:
@@ -346,19 +354,27 @@ class Trainer:
                     is_due = self.step % options.save_every == 0
                 else:
                     is_due = time.monotonic() - saved_at > SAVE_SECONDS
-                stop, due = self._agree(self._stop, is_due)
+                stop, due = self._agree(self.stopped_by > 0, is_due)
                 if stop or due or ended:
                     self.save(folder, options.keep)
                     saved_at = time.monotonic()
                 if stop:
+                    # In another process, perhaps.
+                    self.stopped_by = self.stopped_by or signal.SIGINT
                     break
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self.step == self.steps
 
+    def deliver(self) -> int:
+        """Deliver the signal that ended :meth:`run` early, which it held back; 0 without one."""
+        if self.stopped_by:
+            signal.raise_signal(self.stopped_by)
+        return 0
+
     def _on_signal(self, number: int, frame: Any) -> None:
-        self._stop = True
+        self.stopped_by = number
         # A second signal ends the program immediately.
         signal.signal(number, signal.SIG_DFL)
 
@@ -515,11 +531,11 @@ class Trainer:
         state = _read(path)
         wanted = {"settings": self.settings.to_dict(), "classes": self.head.classes}
         found = {name: state.get(name) for name in wanted}
-        if other_rate and isinstance(found["settings"], dict):
-            found = with_rate_of(wanted, found, "lr")
-        if found != wanted:
+        if not isinstance(found["settings"], dict) or "epochs" not in found["settings"]:
+            raise WeightsError(f"{str(path)!r} has no settings of a training; remove it")
+        if continued(wanted, found, "lr" if other_rate else None) != wanted:
             raise WeightsError(
-                f"{str(path)!r} belongs to another training: {found}; this one is {wanted}; "
+                f"{str(path)!r} belongs to another training ({describe_other(wanted, found)}); "
                 "--resume goes on with another learning rate"
             )
         refuse_diverged(path, state, "remove it to resume from the previous one")

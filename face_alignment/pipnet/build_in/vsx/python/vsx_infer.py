@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, *others),
-            lambda left: (in_recipe_form(found) for _, found in model.stream(left, visit=write)),
+            lambda left: map(in_recipe_form, model.stream(left, visit=write)),
             command="vsx_infer",
             settings={**model.settings(), "crop": args.crop, "draw": args.draw},
             files_of=files_of,

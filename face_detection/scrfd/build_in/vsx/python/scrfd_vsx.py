@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, args.file_path, args.model_prefix_path),
-            lambda left: (faces for _, faces in model.stream(left, visit=write)),
+            lambda left: model.stream(left, visit=write),
             command="scrfd_vsx",
             settings={**model.settings(), "draw": args.draw},
             files_of=files_of,

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, *others),
-            lambda left: (in_recipe_form(found) for _, found in model.stream(left)),
+            lambda left: map(in_recipe_form, model.stream(left)),
             command="sdd_fiqa_vsx",
             settings={**model.settings(), "faces": args.faces, "profile": profile_sha256},
             finish=lambda run: finish_scores(run, head, profile and profile.percentile_of),

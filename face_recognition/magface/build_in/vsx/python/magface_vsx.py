@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return options.run_items(
             args,
             Inputs(paths, names, *others),
-            lambda left: (in_recipe_form(found) for _, found in model.stream(left)),
+            lambda left: map(in_recipe_form, model.stream(left)),
             command="magface_vsx",
             settings=model.settings(),
             finish=finish_embeddings,

@@ -1,11 +1,4 @@
-"""Run the complete workflow: from downloaded weights to photos with boxes.
-
-Downloads SCRFD-500M and a few photos, cuts the graph back to raw heads, compiles it in fp32, fp16
-and int8, detects the faces with each and compares them, runs the vendor's npz route with the
-recipe's scripts, finds one person in a group photo, and writes a contact sheet.
-
-    facezoo demo --to .demo
-"""
+"""The steps of the demo."""
 
 from __future__ import annotations
 
@@ -19,30 +12,29 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
-from .. import weights
-from ..artifact import Artifact
-from ..compiler.calibration import open_calibration
-from ..deploy.recipes import recipe_of, recipes_folder
-from ..errors import BackendRunError, InputError
-from ..evaluation.drift import compare_detections
-from ..files import write_bytes
-from ..image.draw import contact_sheet, draw_faces
-from ..image.files import read_image_rgb, write_image_rgb
-from ..models import find_card
-from ..models.magface.card import MATCH_THRESHOLDS
-from ..models.magface.model import FaceEmbedder
-from ..models.scrfd.model import FaceDetector
-from ..pipeline.load import load
-from ..pipeline.people import match_photos
-from ..pipeline.photo import Predictor
-from ..results import FaceDetections
-from ..vacc.build_config import parse_build_config
-from . import flags
-from .compile import override
-from .match import DETECTOR, EMBEDDER
-from .render import render_build
+from ... import weights
+from ...artifact import Artifact
+from ...compiler.calibration import open_calibration
+from ...deploy.recipes import recipe_of, recipes_folder
+from ...errors import BackendRunError, InputError
+from ...evaluation.drift import compare_detections
+from ...files import write_bytes
+from ...image.draw import contact_sheet, draw_faces
+from ...image.files import read_image_rgb, write_image_rgb
+from ...models import find_card
+from ...models.magface.card import MATCH_THRESHOLDS
+from ...models.magface.model import FaceEmbedder
+from ...models.scrfd.model import FaceDetector
+from ...pipeline.load import load
+from ...pipeline.people import match_photos
+from ...pipeline.photo import Predictor
+from ...results import FaceDetections
+from ...vacc.build_config import parse_build_config
+from ..compile import override
+from ..match import DETECTOR, EMBEDDER
+from ..render import render_build
 
-__all__ = ["configure", "run"]
+__all__ = ["run"]
 
 CARD = "scrfd_500m_bnkps"
 PHOTOS = ("astronaut", "players", "gdp", "yaoming")
@@ -53,15 +45,9 @@ ROUNDS = 7
 MARK = ".facezoo-demo"  # a file in a folder that an earlier demo made
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the verb."""
-    flags.add(parser, "--to", "folder of the results", default=Path(".demo"))
-    flags.add(parser, "--threads")
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the steps and print each."""
-    from ..models.scrfd.graph import export_released
+    from ...models.scrfd.graph import export_released
 
     folder: Path = args.to
     begin(folder)
@@ -139,8 +125,8 @@ def copy_photos(files: Dict[str, Path], folder: Path) -> None:
 
 def compile_demo(folder: Path, onnx: Path, dtype: str) -> Artifact:
     """Compile the recipe's YAML to the demo's folder; the gate checks int8."""
-    from ..compiler.build import compile_model
-    from ..compiler.gate import GateSettings, open_gate
+    from ...compiler.build import compile_model
+    from ...compiler.gate import GateSettings, open_gate
 
     recipe = folder / "official_scrfd.yaml"
     text = render_build(find_card(CARD), "official_scrfd")
@@ -222,6 +208,6 @@ def timed(function) -> float:  # type: ignore[no-untyped-def]
 
 def drain(detector: FaceDetector, paths: List[Path]) -> None:
     """Run a folder and discard the results."""
-    for path, result in detector.stream(paths):
+    for result in detector.stream(paths):
         if isinstance(result, Exception):
-            raise InputError(f"{str(path)!r}: {result}")
+            raise InputError(f"{str(result.source)!r}: {result}")
