@@ -171,6 +171,9 @@ def test_a_file_to_write_is_no_result_of_the_run(tmp_path, monkeypatch, capfd, n
     before = files_here()
     # Nothing is lost: with another name the same command is done at once.
     assert replace(command, arguments=(*words, flag, "other")).run() == 0
+    # The run's list names what is written only then.
+    for path in [path for path in before if path.name == ".files.jsonl"]:
+        assert set(path.read_text().splitlines()) >= set(before.pop(path).decode().splitlines())
     assert files_here().items() >= before.items()
 
 

@@ -665,7 +665,7 @@ def run_items(
     folder = args.save_dir if folder is None else folder
     items = inputs.paths if items is None else items
     if getattr(args, "draw", None):
-        room += sum(path.stat().st_size for path in inputs.paths if path.is_file())
+        room += sum(map(_size_of, inputs.paths))
 
     def begin(left: Sequence[Any]) -> Iterable[Outcome]:
         check_room(folder, room * len(left) // len(items), f"the results of {len(left)} items")
@@ -685,6 +685,14 @@ def run_items(
     if text:
         print(text)
     return code
+
+
+def _size_of(path: Path) -> int:
+    """Return a file's size; 0 for what cannot be read, which the run refuses by name."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def report_items(counts: ItemCounts, where: str) -> int:
