@@ -550,7 +550,7 @@ def test_photos_are_files_folders_patterns_and_lists(run, tmp_path, capsys, monk
     [
         (["https://example.org/a.jpg"], "'https://example.org/a.jpg' is an address"),
         (["nothing*.jpg"], "'nothing*.jpg' matches no file"),
-        (["none.jpg"], "'none.jpg' does not exist"),
+        (["none.jpg"], "'none.jpg' cannot be read: it does not exist"),
         (["-"], "the list on the standard input is empty"),
         (["photos", "--draw"], "--draw writes images to the result folder; name it: --output"),
         (["photos", "--csv"], "--csv needs a file"),
