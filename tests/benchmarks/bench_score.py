@@ -36,7 +36,7 @@ def facezoo(*words):
 
 
 def predict(photos, folder, stages):
-    said = facezoo("predict", photos, "--output", folder, "--parquet", "--quiet", *stages)
+    said = facezoo("predict", photos, "--output", folder, "--parquet", *stages)
     return float(re.search(r"([\d.]+) images/s", said)[1]), folder
 
 

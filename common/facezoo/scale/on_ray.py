@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Dict, Generator, Iterator, List, Optional, Set, Tuple, Union
 
+from ..backends.base import first_line
 from ..errors import BackendRunError, BackendUnavailable, FaceZooError
 from ..machine import usable_cores
 from .scorer import BulkJob
@@ -63,8 +64,8 @@ def score_on_ray(
     with connected(address) as ray:
         try:
             yield from _score(ray, work, job, gpus)
-        except ray.exceptions.RayError as error:
-            said = str(error).splitlines()[0]
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            said = first_line(error)
             raise BackendRunError(f"Ray: {said}; run the same command again") from error
 
 
@@ -114,9 +115,9 @@ def connected(address: str = "") -> Iterator[Any]:
         if threading.current_thread() is threading.main_thread():
             # Ray exits with a code of its own.
             signal.signal(signal.SIGTERM, handler)
-    except (ConnectionError, OSError, RuntimeError, ValueError, OverflowError) as error:
+    except Exception as error:  # Ray raises the base class if a process of it does not start.
         where = f"at {address}" if address else "on this machine"
-        said = str(error).splitlines()[0]
+        said = first_line(error)
         raise BackendUnavailable(f"Ray {where} cannot be reached ({said})") from error
     try:
         _check_address(ray, address)
@@ -231,7 +232,7 @@ def _take_answers(ray: Any, work: Work, member: _Member, ready: Set[Any]) -> Ite
             if part is None:
                 raise
             # Of what is lost at once, it was at the first; the rest waited.
-            why = "" if member.is_lost else str(error).splitlines()[0]
+            why = "" if member.is_lost else first_line(error)
             yield from _again(work, part, why)
             member.is_lost = True
             if member.is_open:
