@@ -167,6 +167,11 @@ SHARED: Dict[str, Flag] = {
     "--min-sharpness": Flag("blurred: variance of the Laplacian of the aligned face"),
     "--max-yaw": Flag("turned: offset of the nose from the eyes' middle, in distances of the eyes"),
     "--max-truncation": Flag("cut_off: share of the aligned face outside the photo"),
+    "--try-rotations": Flag(
+        "turn photos without a sure face by 90, 180 and 270 degrees too, which takes three more "
+        "detections each, instead of refusing their faces as upside_down",
+        {"action": "store_true"},
+    ),
     "--embed-refused": Flag("embed refused faces, too", {"action": "store_true"}),
     "--similarity": Flag("profile of facezoo calibrate similarity", _FILE),
     "--threshold": Flag(

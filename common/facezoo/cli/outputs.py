@@ -291,7 +291,7 @@ def _is_data(place: Path, dest: str) -> bool:
     if listed is not None:
         return listed and suffix != ".html" and (dest, suffix) != OWN_LIST
     # Imported here because it takes most of a command's start.
-    from ..image.files import IMAGE_SUFFIXES
+    from ..image.decode import IMAGE_SUFFIXES
 
     is_text = suffix == ".txt" and dest in TEXT_FOLDERS
     return is_text or suffix in (*IMAGE_SUFFIXES, *DATA_SUFFIXES)

@@ -156,13 +156,7 @@ def add_stage_options(parser: argparse.ArgumentParser) -> None:
         text = f"{flags.SHARED[name].meaning} (default: that of the profile)"
         flags.add(limits, name, text, type=kind, old=_OLD_LIMITS.get(name, ()))
     flags.add(limits, "--embed-refused")
-    flags.add(
-        limits,
-        "--try-rotations",
-        "turn photos without a sure face by 90, 180 and 270 degrees too, which takes three more "
-        "detections each, instead of refusing their faces as upside_down",
-        action="store_true",
-    )
+    flags.add(limits, "--try-rotations")
 
 
 _IN_FOLDER = Path("the result folder", CSV_FILE)

@@ -24,7 +24,8 @@ import numpy as np
 
 from ..errors import DatasetError, InputError
 from ..files import open_file, write_bytes
-from ..image.files import IMAGE_SUFFIXES, find_images, relative_names
+from ..image.decode import IMAGE_SUFFIXES
+from ..image.files import find_images, relative_names
 
 __all__ = [
     "ImageList",

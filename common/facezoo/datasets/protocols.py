@@ -29,7 +29,8 @@ import numpy as np
 
 from ..errors import UNREADABLE, DatasetError
 from ..files import LARGEST_READ, open_file
-from ..image.files import IMAGE_SUFFIXES, find_images
+from ..image.decode import IMAGE_SUFFIXES
+from ..image.files import find_images
 from .image_list import inside, read_lines, without_suffix
 from .pairs import names_of_pairs
 

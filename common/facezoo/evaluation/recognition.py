@@ -20,7 +20,8 @@ from ..datasets.image_list import people_of, read_lines
 from ..datasets.pairs import people_pairs, read_bin, read_feature_pairs
 from ..errors import DatasetError, ImageError
 from ..files import csv_cell
-from ..image.files import decode_image_rgb, find_images, relative_names
+from ..image.decode import decode_image_rgb
+from ..image.files import find_images, relative_names
 from ..metrics.pairs import pair_cosines
 from ..metrics.verification import best_threshold, check_folds
 from ..models.magface.model import FaceEmbedder

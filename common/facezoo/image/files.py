@@ -13,7 +13,6 @@ from ..arrays import LARGEST_IMAGE
 from ..errors import ImageError, InputError
 from ..files import LINKED, fitting_name, open_file, read_file, walk, write_bytes
 from .decode import (
-    IMAGE_SUFFIXES,
     SIGNATURE_BYTES,
     decode_image_rgb,
     decode_reduced_rgb,
@@ -23,9 +22,7 @@ from .decode import (
 from .reading import current_reading, describe_passed_over
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "check_name",
-    "decode_image_rgb",
     "find_images",
     "is_image_file",
     "names_with_suffix",

@@ -66,6 +66,19 @@ CHINESE = {
     "profile of facezoo calibrate quality": "facezoo calibrate quality 的 profile",
     "profile of facezoo calibrate similarity": "facezoo calibrate similarity 的 profile",
     "smallest cosine of two faces of one person, -1 to 1": "判为同一人的最小余弦，-1 到 1",
+    "profile of facezoo calibrate appearance": "facezoo calibrate appearance 的 profile",
+    "low_quality: name of a threshold in the profile": "low_quality：profile 中阈值的名字",
+    "too_small: shorter side of the box in pixels": "too_small：框的短边，像素",
+    "blurred: variance of the Laplacian of the aligned face": ("blurred：对齐人脸的拉普拉斯方差"),
+    "turned: offset of the nose from the eyes' middle, in distances of the eyes": (
+        "turned：鼻尖偏离两眼中点的距离，以两眼间距为单位"
+    ),
+    "cut_off: share of the aligned face outside the photo": "cut_off：对齐人脸在照片外的比例",
+    "turn photos without a sure face by 90, 180 and 270 degrees too, which takes three more "
+    "detections each, instead of refusing their faces as upside_down": (
+        "没有可靠人脸的照片还转 90、180、270 度检测（每张多三次检测），而不是以 upside_down 拒绝其人脸"
+    ),
+    "embed refused faces, too": "被拒绝的人脸也提取特征",
     "false match rate": "误匹配率",
     "false non-match rate": "漏匹配率",
     "random seed": "随机种子",

@@ -31,7 +31,8 @@ import pyarrow.csv
 from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import STRING, check, one_of, record, whole
 from ..files import LARGEST_DOCUMENT, open_file, read_text, walking, write_json
-from ..image.files import IMAGE_SUFFIXES, WHOLE_FOLDER, check_name, is_image_file
+from ..image.decode import IMAGE_SUFFIXES
+from ..image.files import WHOLE_FOLDER, check_name, is_image_file
 from ..image.reading import current_reading
 from ..workers import map_in_order
 from .addresses import Found, is_remote, list_remote, stat_of

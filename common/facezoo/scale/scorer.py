@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 from ..backends.base import naming
 from ..errors import FaceZooError, ImageError, InputError
-from ..image.files import decode_image_rgb
+from ..image.decode import decode_image_rgb
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..runs import reason_of
 from ..workers import map_in_order
