@@ -189,7 +189,7 @@ def evaluate_people(
     names: List[str] = []
     started = time.perf_counter()
     found = progress(model.stream(paths), len(paths))
-    for path, name_here, person, result in zip(paths, listed, people_of_all, found):
+    for name_here, person, result in zip(listed, people_of_all, found):
         if isinstance(result, ImageError):
             raise result
         vector = _main_vector(result)
