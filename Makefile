@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READERS := duckdb fsspec pandas polars "moto[server]"
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help demo train-demo test test-all test-long test-cpu test-oldest test-newest check bench docs recipes clean
+.PHONY: help demo train-demo test test-all test-long test-cpu test-oldest test-newest check bench docs site recipes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +36,7 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 $(VENV)/.torch: $(VENV)/.dev
-	$(PIP) -e ".[openvino,plot,dev,torch,scale]" $(READERS)
+	$(PIP) -e ".[openvino,plot,dev,torch,scale,docs]" $(READERS)
 	touch $@
 
 $(VENV)/.train: $(VENV)/.demo
@@ -87,6 +87,9 @@ bench: $(VENV)/.dev $(VENV)-peers/.done  ## speed against peers and baselines, a
 
 docs: $(VENV)/.dev  ## render the tables in the READMEs
 	$(BIN)/facezoo docs
+
+site: $(VENV)/.torch  ## the documentation as a site in build/site; Python 3.11 or newer
+	$(BIN)/python docs/build.py --people $(ATT)
 
 recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
 	$(BIN)/facezoo render

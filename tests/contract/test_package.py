@@ -77,8 +77,9 @@ def check_licences(config, page):
         wanted += extra
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
     table = page.split("\n## Dependencies\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| ([\w.-]+) \| ([^|]+) \|", table, re.MULTILINE)
-    listed = {name for name, licence in rows if licence.strip() and name != "Package"}
+    rows = re.findall(r"^\| ([\w., -]+) \| ([^|]+) \|", table, re.MULTILINE)
+    listed = {name for names, licence in rows if licence.strip() for name in names.split(", ")}
+    listed -= {"Package"}
     return sorted(names ^ (listed - {"---"}))
 
 
