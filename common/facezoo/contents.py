@@ -18,7 +18,7 @@ from typing import IO, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from .files import LARGEST_FILE
 from .machine import usable_cores
-from .system import OPEN_AT_ONCE
+from .system import HAS_CHANGE_TIME, OPEN_AT_ONCE
 from .workers import map_in_order
 from .written import CHUNK_BYTES
 
@@ -152,7 +152,7 @@ def _read(path: Path) -> _File:
                 return _File(_NO_FILE, 0, True)
             if _identity(os.fstat(number)) == _identity(status):
                 break
-    is_fine = os.name != "nt" and status.st_ctime_ns % FINE_NS != 0
+    is_fine = HAS_CHANGE_TIME and status.st_ctime_ns % FINE_NS != 0
     is_trusted = is_fine and status.st_ctime_ns + SETTLED_NS < began
     return _File(digest, hash(_identity(status)), is_trusted)
 

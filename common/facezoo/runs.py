@@ -293,14 +293,24 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def unpacking(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder that is filled by a command without a run, made if necessary."""
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _not_made(folder, error) from error
-    with locked(folder):
-        if (folder / RUN_FILE).exists():
-            raise RunFolderError(f"{str(folder)!r} holds the results of a run; name another folder")
-        yield
+    try:
+        with locked(folder):
+            if (folder / RUN_FILE).exists():
+                raise RunFolderError(
+                    f"{str(folder)!r} holds the results of a run; name another folder"
+                )
+            yield
+    except BaseException:
+        if is_new:
+            # Only if it is empty: what was unpacked before stays.
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _is_reserved(path: Path) -> RunFolderError:

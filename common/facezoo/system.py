@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Dict, Optional
 
 __all__ = [
+    "HAS_CHANGE_TIME",
     "OPEN_AT_ONCE",
     "SIGKILL",
     "SIGPIPE",
@@ -41,6 +42,9 @@ except ImportError:
 
 # Do not wait for the writer of a pipe, do not leave the file to other programs, change no bytes.
 OPEN_AT_ONCE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
+# Elsewhere st_ctime is when a file was created, and does not tell of a change.
+HAS_CHANGE_TIME = os.name != "nt"
 
 # Numbers of POSIX, also where no signal has them.
 SIGKILL = int(getattr(signal, "SIGKILL", 9))
