@@ -109,7 +109,7 @@ def test_a_bad_picture_is_named_counted_and_passed_over(tmp_path, run_here, mode
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ({"--file_path": "none"}, 2, "'none' does not exist"),
+        ({"--file_path": "none"}, 2, "'none' cannot be read: it does not exist"),
         ({"--model_prefix_path": "none/mod"}, 2, "no artifact at 'none/mod'"),
         ({"--model_prefix_path": "none.onnx"}, 2, "'none.onnx' is not there"),
         ({"--vdsp_params_info": "none.json"}, 2, "'none.json' cannot be read"),

@@ -169,7 +169,7 @@ def test_every_line_has_its_output_whatever_the_settings(tmp_path, model, count,
         f"output_{index:06d}.npz" for index in range(count)
     ]
     printed = capsys.readouterr().out
-    assert f"{count} outputs; in {out}" in printed
+    assert f"{count} output{'s' * (count > 1)}; in {out}" in printed
     assert profiler.parse_report(printed)["qps"] > 0
     assert {path.name for path in out.iterdir()} == {
         ".files.jsonl",
