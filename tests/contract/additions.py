@@ -333,7 +333,8 @@ def add_backend(root: Path) -> None:
     row = '    "fast": Host("FastBackend", "fastrt"),\n'
     insert(root, f"{CODE}/backends/__init__.py", '}\nENGINES = ("auto"', row)
     insert(root, "pyproject.toml", "torch = [\n", 'fast = ["fastrt>=1"]\n')
-    insert(root, "CONTRIBUTING.md", "| torch | BSD", "| fastrt | MIT | running graphs |\n")
+    row = "| fastrt | MIT | running graphs |\n"
+    insert(root, "CONTRIBUTING.md", "| torch, torchvision | BSD", row)
 
 
 METRIC = '''"""How unevenly errors are spread over faces."""

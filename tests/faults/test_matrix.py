@@ -335,7 +335,8 @@ def test_pictures_of_any_name_are_done(start, said, name):
     sources = sorted(Path("photos").rglob("*.png"))
     for index, picture in enumerate(NAMES.values()):
         # The longest name leaves no room for a longer suffix, or for a temporary one.
-        shutil.copy(sources[index % len(sources)], Path("photos", picture))
+        source = sources[index % len(sources)]
+        shutil.copy(source, source.with_name(picture))
     assert command.run() == answers(command)["odd names"], said()
 
 

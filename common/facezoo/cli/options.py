@@ -33,6 +33,7 @@ from typing import (
     Union,
 )
 
+from ..arrays import LARGEST_IMAGE
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_OR_PROVIDER, SIDE, Number, whole
@@ -688,11 +689,12 @@ def run_items(
 
 
 def _size_of(path: Path) -> int:
-    """Return a file's size; 0 for what cannot be read, which the run refuses by name."""
+    """Return a file's size; 0 for what is no readable image, which the run refuses by name."""
     try:
-        return path.stat().st_size
+        size = path.stat().st_size
     except OSError:
         return 0
+    return size if size <= LARGEST_IMAGE else 0
 
 
 def report_items(counts: ItemCounts, where: str) -> int:
