@@ -33,7 +33,6 @@ from typing import (
     Union,
 )
 
-from ..arrays import LARGEST_IMAGE
 from ..backends import ENGINES, RuntimeOptions
 from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_OR_PROVIDER, SIDE, Number, whole
@@ -690,6 +689,9 @@ def run_items(
 
 def _size_of(path: Path) -> int:
     """Return a file's size; 0 for what is no readable image, which the run refuses by name."""
+    # Imported here, since the help needs no numpy.
+    from ..arrays import LARGEST_IMAGE
+
     try:
         size = path.stat().st_size
     except OSError:

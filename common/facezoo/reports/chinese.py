@@ -76,8 +76,7 @@ CHINESE = {
     "cut_off: share of the aligned face outside the photo": "cut_off：对齐人脸在照片外的比例",
     "turn photos without a sure face by 90, 180 and 270 degrees too, which takes three more "
     "detections each, instead of refusing their faces as upside_down": (
-        "没有可靠人脸的照片还转 90、180、270 度检测（每张多三次），"
-        "而不是以 upside_down 拒绝其人脸"
+        "没有可靠人脸的照片还转 90、180、270 度检测（每张多三次），而不是以 upside_down 拒绝其人脸"
     ),
     "embed refused faces, too": "被拒绝的人脸也提取特征",
     "false match rate": "误匹配率",
