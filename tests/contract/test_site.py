@@ -166,7 +166,7 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
         elif path.suffix == ".css":
             problems += check_style(path.name, path.read_text("utf-8"))
     assert problems == []
-    for page in ("index.html", "api.html", "notebooks/int8.html", "CHANGELOG.html"):
+    for page in ("index.html", "api.html", "notebooks/photo.html", "CHANGELOG.html"):
         assert (site / page).is_file()
     interface = (site / "api.html").read_text("utf-8")
     assert all(f'id="facezoo.{name}"' in interface for name in facezoo.__all__ if name[0] != "_")
