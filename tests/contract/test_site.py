@@ -98,7 +98,7 @@ def test_every_page_is_in_the_navigation():
 
 
 def test_notebooks_are_small_and_hold_no_outputs():
-    assert len(NOTEBOOKS) == 3
+    assert len(NOTEBOOKS) == 2
     for path in NOTEBOOKS:
         notebook = yaml.safe_load(path.read_text("utf-8"))
         assert path.stat().st_size < 20_000
