@@ -147,7 +147,7 @@ class SixteenFaces:
         return {}
 
     def stream(self, paths, visit):
-        return ((path, self.photo) for path in paths)
+        return (self.photo for _ in paths)
 
 
 @pytest.mark.parametrize("more", [[], ["--similarity", "any.json"]], ids=["faces", "people"])
@@ -180,10 +180,10 @@ def test_a_report_holds_no_row_of_its_table(tmp_path, monkeypatch):
     (tmp_path / "faces.jsonl").write_text(f"{entry}\n" * 5_000)
     monkeypatch.setattr(predict, "PICTURES_SHOWN", 0)
     page = tmp_path / "page.html"
-    args = argparse.Namespace(save_dir=tmp_path, path=tmp_path, html=page)
+    args = argparse.Namespace(inputs=[str(tmp_path)], html=page)
     tracemalloc.start()
     try:
-        predict._write_html(args, {}, {})
+        predict._write_html(args, tmp_path, {}, {})
         peak = tracemalloc.get_traced_memory()[1] / 2**20
     finally:
         tracemalloc.stop()

@@ -187,7 +187,11 @@ def test_the_message_names_the_situation(tmp_path, situation):
         (("doctor", "--image", "x.png"), "name the network: CARD or --model"),
         (("predict", "x.png", "--draw"), "--draw writes images to the result folder; name it"),
         (("predict", "*.nothing"), "'*.nothing' matches no file; expected photos or folders"),
-        (("info", "w600k_mbf"), "has no PyTorch network in facezoo; give its .onnx"),
+        pytest.param(
+            ("info", "w600k_mbf"),
+            "has no PyTorch network in facezoo; give its .onnx",
+            marks=pytest.mark.torch,
+        ),
     ],
 )
 def test_a_command_says_what_it_needs(tmp_path, monkeypatch, run_here, words, message):
