@@ -137,7 +137,7 @@ def test_a_short_fit_is_far_better_than_the_mean_face(fitted, toy):
     assert network <= 0.7 * meanface
     assert sorted(path.name for path in folder.iterdir()) == [
         ".files.jsonl", "build.yaml", "meanface.txt", "model.onnx", "model.pth", "run.json",
-        "training.json", "vdsp_params.json",
+        "state.pth", "training.json", "vdsp_params.json",
     ]  # fmt: skip
     contract = read_contract(folder / "model.onnx")
     assert (contract.card_id, contract.preprocess.input_hw) == ("pip_resnet18", (64, 64))
