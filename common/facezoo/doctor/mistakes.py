@@ -215,10 +215,10 @@ def _wrong_inputs(base: Hypothesis, setup: ReferenceSetup) -> Iterator[Hypothesi
         changed = dataclasses.replace(preprocess, **change)
         return Hypothesis((*base.mistakes, name), says, changed, base.image)
 
-    eats = "BGR" if setup.preprocess.swaps_channels else "RGB"
-    other = "RGB" if eats == "BGR" else "BGR"
+    expected = "BGR" if setup.preprocess.swaps_channels else "RGB"
+    other = "RGB" if expected == "BGR" else "BGR"
     swap = "NO_CHANGE" if preprocess.color_conversion != "NO_CHANGE" else "RGB2BGR"
-    says = f"the image is fed in {other} order, the network expects {eats}"
+    says = f"the image is fed in {other} order, the network expects {expected}"
     yield wrong(other, says, color_conversion=swap)
     mean, std = IMAGENET
     ranges = (
