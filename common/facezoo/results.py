@@ -352,7 +352,9 @@ class FaceDetections(Shown, Compared, Result):
 
     def __repr__(self) -> str:
         best = f", best score {self.scores[0]:.3f}" if len(self) else ""
-        return f"FaceDetections({len(self)} faces in {self.image_hw[1]}x{self.image_hw[0]}{best})"
+        height, width = self.image_hw
+        faces = "1 face" if len(self) == 1 else f"{len(self)} faces"
+        return f"FaceDetections({faces} in {width}x{height}{best})"
 
 
 @dataclass(frozen=True, eq=False)

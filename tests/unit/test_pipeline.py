@@ -164,7 +164,7 @@ def test_detections_survive_json():
     np.testing.assert_array_equal(again.landmarks_xy, faces.landmarks_xy)
     assert (again.border, again.image_hw) == (0.25, (100, 100))
     assert FaceDetections.from_dict(detections().to_dict()).boxes_xyxy.shape == (0, 4)
-    assert repr(faces).startswith("FaceDetections(1 faces in 100x100, best score 0.9")
+    assert repr(faces).startswith("FaceDetections(1 face in 100x100, best score 0.9")
 
 
 def test_drawing_leaves_the_picture_and_marks_the_face():

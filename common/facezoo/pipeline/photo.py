@@ -20,6 +20,7 @@ import numpy as np
 
 from ..backends.base import call_naming
 from ..errors import InputError
+from ..files import counted
 from ..image.align import align_face
 from ..image.appearance import measure_face
 from ..models.base import FaceModel, LandmarkModel
@@ -166,7 +167,7 @@ class PredictedPhoto(Shown, Compared, Result):
     def __repr__(self) -> str:
         height, width = self.image_hw
         best = f", best score {self.faces[0].score:.3f}" if self.faces else ""
-        return f"PredictedPhoto({len(self)} faces in {width}x{height}{best})"
+        return f"PredictedPhoto({counted(len(self), 'face')} in {width}x{height}{best})"
 
     def _rows(self) -> List[Dict[str, Any]]:
         rows = self.detections._rows()
