@@ -17,12 +17,25 @@ import warnings
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
 from ..arrays import MAX_PIXELS
 from ..errors import ImageError
+from ..machine import SharedSetting
 from .reading import current_reading
 
 if TYPE_CHECKING:
@@ -106,6 +119,9 @@ MOST_SCANS = 100
 
 _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
 _SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduced version
+
+# What the pixels of a PNG are computed from. source: PNG, third edition, 11.2 and 11.3.1
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 # Zero bytes in a row that make a WebP suspicious. Photos have up to 50 in a row, a plain area up
 # to 300; so this only decides which files are tried without their end.
@@ -279,6 +295,8 @@ def _opencv_has(suffix: str) -> bool:
 def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.ndarray:
     import cv2
 
+    if header.kind == "PNG":
+        data = _without_metadata(data)
     buffer = np.frombuffer(data, np.uint8)
     flags = _REDUCED.get(reduction, 0) | _IGNORE_ORIENTATION
     try:
@@ -297,18 +315,50 @@ def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.nd
     return image if header.kind == "TIFF" else _upright(image, header.orientation)
 
 
+def _without_metadata(data: bytes) -> bytes:
+    """Return a PNG without the chunks that its pixels do not need.
+
+    OpenCV's decoder prints a warning without a name for every odd colour profile among them.
+    """
+    kept, position = [data[:8]], 8
+    while position < len(data):
+        kind = data[position + 4 : position + 8]
+        # Behind the length, the kind and the content there is a checksum.
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if kind in PIXEL_CHUNKS:
+            kept.append(data[position:end])
+        if kind == b"IEND":
+            break
+        position = end
+    return b"".join(kept)
+
+
 def _decode_by_pillow(data: bytes) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                # Turned while it is loaded, though old versions keep the orientation that it had.
-                upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
-                return np.array(upright.convert("RGB"))
+        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
+            # Turned while it is loaded, though old versions keep the orientation that it had.
+            upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+            return np.array(upright.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise anything on malformed bytes.
         raise _Damaged(f"damaged: {error}") from error
+
+
+def _set_filters(filters: Sequence[Any]) -> None:
+    warnings.filters = filters  # type: ignore[misc]
+
+
+# Images are read in threads; of overlapping contexts of ``warnings.catch_warnings``, one ends the
+# other.
+_filters: SharedSetting[Sequence[Any]] = SharedSetting(lambda: warnings.filters, _set_filters)
+_PILLOWS = ("ignore", None, Warning, re.compile(r"PIL\b|pillow_"), 0)
+
+
+def _without_warnings() -> ContextManager[None]:
+    """Silence Pillow's warnings of metadata; what matters to the pixels is refused by name."""
+    now = warnings.filters
+    return _filters.changed(now if _PILLOWS in now else [_PILLOWS, *now])
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -337,11 +387,9 @@ def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
     if not data:
         raise ImageError(f"{str(path)!r} is empty (0 bytes); expected an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Opening reads only the header.
-            with _open(data) as opened:
-                header = _header_of(opened, data)
+        # Opening reads only the header.
+        with _without_warnings(), _open(data) as opened:
+            header = _header_of(opened, data)
     except UnidentifiedImageError as error:
         size = _size_of_avif(data)
         if size is None:
@@ -453,6 +501,11 @@ def _name_content(data: bytes) -> str:
     if kind:
         package = _PLUGINS[kind][1]
         return f"a photo in {kind}, which needs a plug-in here: pip install {package}"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return (
+            "not a readable TIFF: it is damaged, or a raw photo of a camera; replace it by an "
+            "intact copy, or convert it with a raw converter"
+        )
     for pattern, name, advice in _OTHERS:
         if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE):
             return f"{name}; expected an image{advice}"
