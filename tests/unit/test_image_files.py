@@ -3,6 +3,8 @@
 import errno
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from facezoo.image.files import (
     write_image_rgb,
 )
 from facezoo.image.reading import reading
+from facezoo.testing import tiny_scrfd
 from PIL import Image, ImageOps, features
 
 
@@ -400,6 +403,21 @@ def test_a_png_with_an_odd_profile_is_read_as_without_and_in_silence(tmp_path, c
     plain, read = (read_image_rgb(tmp_path / name) for name in ("plain.png", "odd.png"))
     np.testing.assert_array_equal(read, plain)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".avif", ".bmp"])
+def test_a_damaged_image_is_refused_in_one_line(tmp_path, picture, suffix):
+    """The decoders print to the standard error, in a process of their own as in a command."""
+    path = saved(tmp_path, picture, f"a{suffix}")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + (b"" if suffix == ".bmp" else bytes(20)) + content[-40:])
+    words = [sys.executable, "-m", "facezoo", "predict", str(path), "--detector"]
+    words += [str(tiny_scrfd(tmp_path / "net.onnx")), "--quiet", "-o", str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"a{suffix}' is " in line
 
 
 def test_a_lone_file_is_a_list_of_one(tmp_path, picture):

@@ -14,6 +14,7 @@ import io
 import logging
 import re
 import warnings
+import zlib
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -296,7 +297,8 @@ def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.nd
     import cv2
 
     if header.kind == "PNG":
-        data = _without_metadata(data)
+        chunks = (data[start - 8 : end + 4] for name, start, end in _chunks_of_png(data))
+        data = data[:8] + b"".join(chunks)
     buffer = np.frombuffer(data, np.uint8)
     flags = _REDUCED.get(reduction, 0) | _IGNORE_ORIENTATION
     try:
@@ -313,24 +315,6 @@ def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.nd
         raise _Damaged("damaged: it cannot be decoded")
     # Its decoder turns a TIFF by itself.
     return image if header.kind == "TIFF" else _upright(image, header.orientation)
-
-
-def _without_metadata(data: bytes) -> bytes:
-    """Return a PNG without the chunks that its pixels do not need.
-
-    OpenCV's decoder prints a warning without a name for every odd colour profile among them.
-    """
-    kept, position = [data[:8]], 8
-    while position < len(data):
-        kind = data[position + 4 : position + 8]
-        # Behind the length, the kind and the content there is a checksum.
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if kind in PIXEL_CHUNKS:
-            kept.append(data[position:end])
-        if kind == b"IEND":
-            break
-        position = end
-    return b"".join(kept)
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:
@@ -528,6 +512,8 @@ def _problem_of(data: bytes, header: _Header) -> str:
         return "truncated: the end of the image is missing"
     if header.kind in ("JPEG", "MPO") and _lacks_scans(data):
         return "truncated: some of its scans are missing, so it is blurred or has wrong colours"
+    if header.kind == "PNG" and _has_wrong_checksum(data):
+        return "damaged: the checksum of a part is wrong"
     if header.kind == "WEBP" and _is_webp_damaged(data):
         return "damaged: its pixels take less data than there is, since zeros are written over it"
     return ""
@@ -615,6 +601,31 @@ def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
             return
         position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
         yield found.group()[1], data[found.end() + 2 : position]
+
+
+def _chunks_of_png(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
+    """Yield name, start and end of the chunks that a PNG's pixels are computed from.
+
+    OpenCV's decoder prints a warning without a name for odd colour profiles among the others.
+    """
+    position = 8
+    while position < len(data):
+        name = data[position + 4 : position + 8]
+        start = position + 8
+        end = start + int.from_bytes(data[position : position + 4], "big")
+        if name in PIXEL_CHUNKS:
+            yield name, start, end
+        if name == b"IEND":
+            return
+        position = end + 4
+
+
+def _has_wrong_checksum(data: bytes) -> bool:
+    """Return whether a PNG's pixels are damaged, which its decoder would print without a name."""
+    return any(
+        zlib.crc32(data[start:end], zlib.crc32(name)) != int.from_bytes(data[end : end + 4], "big")
+        for name, start, end in _chunks_of_png(data)
+    )
 
 
 def _is_webp_damaged(data: bytes) -> bool:
