@@ -587,6 +587,7 @@ def crops(folder):
     (folder / "unreadable" / "a.png").write_bytes(b"")
     write_image_rgb(folder / "dark.png", np.zeros((90, 90, 3), np.uint8))
     (folder / "x.json").write_text("[]")
+    with_contract(tiny_magface, source_sha256="a" * 64)(folder)
     return folder
 
 
@@ -656,6 +657,14 @@ RUNS = {
         ("calibrate", "similarity", "--images", "faces", "--embedder", "embedder.onnx")
         + ("--detector", "detector.onnx", "--score", "1", "--output", "s.json"),
         "no pair is left whose two images have a face; see the lines above",
+    ),
+    "a threshold of another network": (
+        ("match", "dark.png", "dark.png", "--detector", "detector.onnx", "--embedder", "net.onnx"),
+        "no threshold was measured for this network under the name of w600k_mbf; give a profile",
+    ),
+    "a file for a card": (
+        ("doctor", "detector.onnx"),
+        "'detector.onnx' is a file; give it as --model",
     ),
     "a comparison of nothing": (
         ("compare", "detector.onnx", "detector.onnx", "--images", "unreadable"),

@@ -176,6 +176,8 @@ def _lines(findings: List[Finding]) -> Iterator[str]:
 def _model_file(args: argparse.Namespace) -> Optional[ModelFile]:
     from ..doctor.checks import read_model_file
 
+    if args.card and Path(args.card).is_file():
+        raise InputError(f"{args.card!r} is a file; give it as --model")
     card: Optional[ModelCard] = find_card(args.card) if args.card else None
     path: Optional[Path] = None
     if args.model is not None:

@@ -15,6 +15,7 @@ from typing import Any, List, Tuple
 
 import numpy as np
 
+from ..contract import Contract
 from ..errors import InputError
 from ..files import counted, printable
 from ..image.align import align_face
@@ -22,6 +23,7 @@ from ..image.draw import contact_sheet, draw_faces, write_drawing
 from ..image.files import read_image_rgb
 from ..image.reading import current_reading
 from ..metrics.verification import Threshold
+from ..models import WEIGHTS
 from ..models.magface.card import MATCH_THRESHOLDS
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     with Predictor(detector, embedder=embedder) as model:
         card_id = embedder.contract.card_id
         sha256 = embedder.settings().get("model_sha256")
-        threshold, origin = _threshold(args, card_id, sha256)
+        threshold, origin = _threshold(args, embedder.contract, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
@@ -123,15 +125,20 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_DIFFERENT if args.exit_code and not one_person else 0
 
 
-def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:
+def _threshold(args: argparse.Namespace, contract: Contract, sha256: Any) -> Tuple[float, str]:
     if args.threshold is not None:
         return Threshold.from_cosine(args.threshold).cosine, "yours"
     if args.similarity is not None:
         cosine = read_similarity(args.similarity, sha256).cosine_at(args.fmr)
         return cosine, f"that of {args.similarity} at FMR {args.fmr:g}"
-    if card_id not in MATCH_THRESHOLDS:
+    card_id = contract.card_id
+    # A network of others can be exported under a card; its embeddings have another scale.
+    published = WEIGHTS[card_id].sha256 if card_id in WEIGHTS else ""
+    is_other = contract.source_sha256 not in ("", published)
+    if card_id not in MATCH_THRESHOLDS or is_other:
+        network = f"this network under the name of {card_id}" if is_other else card_id
         raise InputError(
-            f"no threshold was measured for {card_id}; give a profile as --similarity, which "
+            f"no threshold was measured for {network}; give a profile as --similarity, which "
             "facezoo calibrate similarity measures on your images, or a --threshold"
         )
     found = MATCH_THRESHOLDS[card_id]
