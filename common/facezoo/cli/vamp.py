@@ -164,9 +164,9 @@ def run(args: argparse.Namespace) -> int:
 def _measure(job: Job, iterations: Optional[int], seconds: Optional[float]) -> int:
     if iterations is None and seconds is None:
         seconds = DEFAULT_SECONDS
-    much = f"{iterations} runs" if seconds is None else f"{seconds:g} seconds"
-    loaded = job.instances * job.processes
-    _log.info("loading %d instances, then %s with batches of %d", loaded, much, job.batch)
+    much = counted(iterations or 0, "run") if seconds is None else f"{seconds:g} s"
+    loaded = counted(job.instances * job.processes, "instance")
+    _log.info("loading %s, then %s with batches of %d", loaded, much, job.batch)
     with Workers(job) as workers:
         batches = workers.run_synthetic(Synthetic(iterations, seconds))
         measured = Timings.of(progress(batches, iterations))
