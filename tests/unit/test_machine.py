@@ -1,5 +1,6 @@
 """Cores: affinity, cgroup quotas on made-up trees, OMP_NUM_THREADS and --threads."""
 
+import io
 import logging
 import os
 import runpy
@@ -232,6 +233,21 @@ def test_progress_is_a_line_a_minute_where_there_is_no_terminal(caplog, monkeypa
     caplog.clear()
     assert run_command(run, parser, ["--quiet"]) == 0
     assert caplog.records == []
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(options.progress(iter("abc"), 3, "accuracy gate")) == ["a", "b", "c"]
+    with options.showing() as show:
+        show(5, 9)  # What an earlier start has done is no speed.
+        show(9, 9)
+    said = sys.stderr.getvalue()
+    assert "accuracy gate: 100%" in said and "3/3" in said
+    assert "9/9" in said
 
 
 def opens_a_model(script: Path) -> bool:
