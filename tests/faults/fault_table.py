@@ -828,6 +828,7 @@ COMMANDS = {
             inputs=photos,
             needs=("photos",),
             writes=("run",),
+            small=True,
             resumes=False,
         ),
         Command(
