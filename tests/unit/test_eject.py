@@ -1,6 +1,7 @@
 """The ejected folder gives the same results, where there is no facezoo."""
 
 import dataclasses
+import errno
 import importlib.util
 import io
 import json
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -102,6 +104,48 @@ def test_the_folder_is_whole_and_free_of_facezoo(detector):
     assert yaml.safe_load((detector / "build.yaml").read_text())["frontend"]["checkpoint"] == (
         "model.onnx"
     )
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (64, 96)])
+def test_the_compilers_files_are_those_of_the_graph(hw, tmp_path, monkeypatch, caplog):
+    model = tiny_scrfd(tmp_path / "tiny.onnx", input_hw=hw)
+    write_image_rgb(tmp_path / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(model), "--to", str(tmp_path / "out")]
+    assert main([*words, "--image", str(tmp_path / "bright.png")]) == 0
+    monkeypatch.chdir(tmp_path / "out")
+    build = yaml.safe_load(Path("build.yaml").read_text())
+    assert build["frontend"]["shape"] == {"input.1": [1, 3, *hw]}
+    assert main(["compile", "build.yaml"]) == 0
+    # No YAML expresses a letterbox that is not square.
+    is_square = hw == (64, 64)
+    assert ("no calibration images for int8" in caplog.text) == ("dataset" not in build)
+    assert ("dataset" in build) == is_square
+    if is_square:
+        resize = next(op for op in build["dataset"]["process_ops"] if op["type"] == "Resize")
+        assert resize["size"] == [64, -1]
+
+
+def test_a_full_disk_leaves_no_part_of_the_folder(detector, tmp_path, monkeypatch, capsys):
+    write_image_rgb(tmp_path / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(detector / "model.onnx")]
+    words += ["--to", str(tmp_path / "out"), "--image", str(tmp_path / "bright.png")]
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out/model.onnx"))
+        patch.setattr("facezoo.deploy.eject.read_file", mock.Mock(side_effect=full))
+        assert main(words) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    # What a killed start left is replaced, and nothing else.
+    left = tmp_path / "out" / ".facezoo.abcdefgh"
+    left.mkdir(parents=True)
+    (left / "facemodel.py").write_text("half")
+    (left / "mine.py").write_text("mine")
+    assert main(words) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (left / "mine.py").read_text() == "mine"
+    (left / "mine.py").unlink()
+    assert main(words) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(EJECTED_FILES)
 
 
 def test_it_checks_itself_without_facezoo(detector):

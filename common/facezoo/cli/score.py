@@ -19,7 +19,6 @@ import argparse
 import logging
 import pickle
 import re
-import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +27,9 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..errors import InputError
 from ..fields import number, whole
+from ..runs import Inputs
 from . import flags
+from .inputs import stdin_lines
 from .options import EXIT_SOME_REFUSED
 from .predict import add_stage_options, open_predictor
 
@@ -167,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
 def _manifest(args: argparse.Namespace) -> int:
     from ..scale.manifest import Cut, Sources, find_photos, write_manifest
 
-    sources = Sources(args.photos, args.column, sys.stdin)
+    Inputs([Path(one) for one in args.photos], ()).refuse_in(args.to)
+    sources = Sources(args.photos, args.column, stdin_lines())
     cut = Cut(args.shard_bytes, args.shard_count)
     made = write_manifest(args.to, sources.root, find_photos(sources), cut)
     twice = f", {made['duplicates']} named twice" if made["duplicates"] else ""
