@@ -248,7 +248,8 @@ def _watch(scores: Scores) -> None:
     with showing() as show:
         while True:
             now = progress_of(scores)
-            show(now.done, now.photos)
+            note = f"{now.rate:.1f} img/s lately, {_failed(now)} failed"
+            show(now.done, now.photos, note)
             if now.done == now.photos:
                 return
             time.sleep(WATCH_SECONDS)
