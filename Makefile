@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Other readers of our tables, and an object store: only tests need them.
 READERS := duckdb fsspec pandas polars "moto[server]"
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
+# Where it is set, every process that a test starts compiles the whole package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo train-demo test test-all test-long test-cpu test-oldest test-newest check bench docs site recipes clean
 
