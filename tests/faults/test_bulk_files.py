@@ -94,6 +94,16 @@ def test_a_list_without_an_end_is_refused(tmp_path, monkeypatch, capsys, words):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words", [["predict", "-", "--output"], ["score", "manifest", "-", "--to"]]
+)
+def test_a_list_that_is_not_of_lines_is_refused(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\0b.png\0"))  # as of find -print0
+    assert main([*words, str(tmp_path / "run")]) == 2
+    assert "a NUL character; expected a path per line" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_listed_name_that_is_not_utf_8_is_read_or_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny_scrfd(tmp_path / "net.onnx")
