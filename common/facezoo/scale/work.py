@@ -42,7 +42,7 @@ from typing import (
 from .. import __version__
 from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import OBJECT, STRING, check, matching, number, one_of, record, whole
-from ..files import LARGEST_DOCUMENT, read_text, sha256_of, write_json
+from ..files import LARGEST_DOCUMENT, read_file, read_text, sha256_of, write_json
 from ..system import lock, sync_path
 from ..written import is_temporary
 from .addresses import Found
@@ -232,7 +232,7 @@ class Scores:
         """Count how often a process was lost with each part, by the part's name."""
         found: Counter[str] = Counter()
         for path in (self.run / "deaths" / self.identity).glob("*.jsonl"):
-            for line in path.read_text("utf-8", "replace").splitlines():
+            for line in read_file(path, LARGEST_DOCUMENT).decode("utf-8", "replace").splitlines():
                 try:
                     found[json.loads(line)["part"]] += 1
                 except UNREADABLE:
