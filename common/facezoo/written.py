@@ -51,6 +51,7 @@ __all__ = [
     "asked_for",
     "forget_list",
     "is_listed",
+    "is_regular",
     "is_temporary",
     "list_in",
     "remove_own",
@@ -407,18 +408,18 @@ def is_listed(path: Path) -> Optional[bool]:
 
 
 def _has_list(folder: Path) -> bool:
-    return _is_regular(folder / LIST_FILE)
+    return is_regular(folder / LIST_FILE)
 
 
 def _is_held(folder: Path) -> bool:
     try:
-        return _is_regular(folder / LOCK_FILE) and is_locked(folder / LOCK_FILE)
+        return is_regular(folder / LOCK_FILE) and is_locked(folder / LOCK_FILE)
     except OSError:
         return False
 
 
-def _is_regular(path: Path) -> bool:
-    """Return whether a run can have made a file; opening a pipe would wait for ever."""
+def is_regular(path: Path) -> bool:
+    """Return whether there is a file that a run can have made; opening a pipe would not end."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
