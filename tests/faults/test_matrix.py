@@ -29,8 +29,8 @@ from limits import bounds
 
 
 def cell(command, *more, marks=()):
-    """Return one test of a command: marked if it needs PyTorch."""
-    marks = [*marks, pytest.mark.torch] if command.torch else marks
+    """Return one test of a command: marked if it needs PyTorch, or is rare."""
+    marks = [*marks, *[pytest.mark.torch] * command.torch, *[pytest.mark.long] * command.rare]
     return pytest.param(command.name, *more, id="-".join([command.name, *more]), marks=marks)
 
 

@@ -279,7 +279,8 @@ def _calibrate_appearance(args: argparse.Namespace) -> int:
     from ..models.scrfd.model import FaceDetector
     from ..pipeline.calibrate import calibrate_appearance
     from ..pipeline.load import load
-    from ..profiles.appearance import MEASURES, write_appearance
+    from ..profiles.appearance import write_appearance
+    from ..profiles.measures import MEASURES
 
     runtime = runtime_of(args)
     detector = load(

@@ -19,7 +19,6 @@ import argparse
 import logging
 import pickle
 import re
-import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -28,9 +27,11 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..errors import InputError
 from ..fields import number, whole
+from ..runs import Inputs
 from . import flags
+from .inputs import stdin_lines
 from .options import EXIT_SOME_REFUSED, showing
-from .predict import add_stage_options, open_predictor
+from .predict import add_stage_options
 
 if TYPE_CHECKING:
     from ..scale.outcome import Progress
@@ -167,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
 def _manifest(args: argparse.Namespace) -> int:
     from ..scale.manifest import Cut, Sources, find_photos, write_manifest
 
-    sources = Sources(args.photos, args.column, sys.stdin)
+    Inputs([Path(one) for one in args.photos], ()).refuse_in(args.to)
+    sources = Sources(args.photos, args.column, stdin_lines())
     cut = Cut(args.shard_bytes, args.shard_count)
     made = write_manifest(args.to, sources.root, find_photos(sources), cut)
     twice = f", {made['duplicates']} named twice" if made["duplicates"] else ""
@@ -183,6 +185,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..scale.scorer import BulkJob
     from ..scale.tables import columns_of
     from ..scale.work import Scores, Share
+    from .predict.work import open_predictor
 
     with open_predictor(args, threads=1) as model:
         columns = columns_of(model, args.embedding_dtype)
@@ -246,7 +249,8 @@ def _watch(scores: Scores) -> None:
     with showing() as show:
         while True:
             now = progress_of(scores)
-            show(now.done, now.photos)
+            note = f"{now.rate:.1f} img/s lately, {_failed(now)} failed"
+            show(now.done, now.photos, note)
             if now.done == now.photos:
                 return
             time.sleep(WATCH_SECONDS)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
 import time
 from collections import Counter, deque
@@ -42,8 +43,9 @@ from typing import (
 from .. import __version__
 from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import OBJECT, STRING, check, matching, number, one_of, record, whole
-from ..files import LARGEST_DOCUMENT, read_text, sha256_of, write_json
+from ..files import LARGEST_DOCUMENT, read_file, read_text, sha256_of, write_json
 from ..system import lock, sync_path
+from ..written import is_regular, is_temporary
 from .addresses import Found
 from .manifest import Manifest, sha256_of_rows
 from .tables import DTYPES, STATUSES, Columns, TableWriter
@@ -176,8 +178,12 @@ class Scores:
         Manifest(run)  # Refuses a folder that is no run.
         document = _document(settings, columns)
         path = Path(run) / "settings" / f"{_identity(document)}.json"
-        if not path.exists():
-            write_json(path, document)
+        if path.exists():
+            try:
+                return cls(run, path.stem)
+            except InputError:
+                pass  # It is damaged; its name says what it must hold.
+        write_json(path, document)
         return cls(run, path.stem)
 
     def is_for(self, settings: Mapping[str, Any]) -> bool:
@@ -227,7 +233,7 @@ class Scores:
         """Count how often a process was lost with each part, by the part's name."""
         found: Counter[str] = Counter()
         for path in (self.run / "deaths" / self.identity).glob("*.jsonl"):
-            for line in path.read_text("utf-8", "replace").splitlines():
+            for line in read_file(path, LARGEST_DOCUMENT).decode("utf-8", "replace").splitlines():
                 try:
                     found[json.loads(line)["part"]] += 1
                 except UNREADABLE:
@@ -319,14 +325,16 @@ class Scores:
 
     def remove_temporary(self) -> List[Path]:
         """Remove, and return, the files that killed processes were writing; as :meth:`clean`."""
-        found = [path for path in self.run.rglob(".facezoo.*.tmp") if path.is_file()]
+        files = self.run.rglob(".facezoo.*.tmp")
+        found = [path for path in files if path.is_file() and is_temporary(path)]
         for path in found:
             path.unlink()
         return found
 
 
 def _is_part(path: Path) -> bool:
-    return len(path.stem) == DIGITS and not set(path.stem) - set("0123456789abcdef")
+    is_hash = len(path.stem) == DIGITS and not set(path.stem) - set("0123456789abcdef")
+    return is_hash and path.suffix in (".json", ".parquet")
 
 
 def _document(settings: Mapping[str, Any], columns: Columns) -> Dict[str, Any]:
@@ -458,8 +466,11 @@ def holding(run: Path, share: Share = _EVERYTHING) -> Iterator[None]:
     files = []
     try:
         for name, shared in locks:
+            path = Path(run) / name
+            if os.path.lexists(path) and not is_regular(path):
+                raise RunFolderError(f"{str(path)!r} is not the lock of a run; move it away")
             try:
-                files.append((Path(run) / name).open("a"))
+                files.append(path.open("a"))
                 lock(files[-1], shared)
             except BlockingIOError as error:
                 raise RunFolderError(
