@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from facezoo.backends.ort import open_session
 from facezoo.compiler.rewrite import rewrite_prelu
-from facezoo.machine import describe_machine, usable_cores
+from facezoo.machine import describe_machine, has_bf16, usable_cores
 
 BATCHES = (1, 4, 8, 16, 32)
 SECONDS = 0.25  # of one measurement
@@ -82,6 +82,7 @@ def measure(path, rounds, batches, with_openvino):
     }
     if with_openvino:
         makers["released, OpenVINO fp32"] = lambda s, b: openvino_run(released, cores, s, b, "f32")
+    if with_openvino and has_bf16():
         makers["released, OpenVINO bf16"] = lambda s, b: openvino_run(released, cores, s, b, "bf16")
     runs = {
         (name, shared, batch): make(shared, batch)

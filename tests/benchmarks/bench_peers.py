@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from bench_int8 import Network
-from facezoo.machine import describe_machine
+from facezoo.machine import describe_machine, has_bf16
 
 HERE = Path(__file__).parent
 SMALL, LARGE = "scrfd_500m_bnkps", "scrfd_2.5g"
@@ -132,6 +132,8 @@ def open_sides(args, folder, log):
     shared = ["--threads", args.threads, "--score", args.score, "--nms", args.nms]
     sides = {}
     for name, (network, words) in OURS.items():
+        if "bf16" in words and not has_bf16():
+            continue  # It would compute in float32.
         raw = folder / f"{network}.onnx"
         if not raw.exists():
             export_released(args.weights / f"{network}.onnx", raw)

@@ -108,10 +108,7 @@ def find_imports(name, source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], (), node.lineno
-        elif isinstance(node, ast.Call) and (
-            # Python 3.8 cannot write code from a tree.
-            "import_module" in ast.get_source_segment(source, node.func)
-        ):
+        elif isinstance(node, ast.Call) and called(node) == "import_module":
             # By its name, written out.
             target = getattr(node.args[0], "value", "") if node.args else ""
             if str(target).startswith("facezoo."):
@@ -126,6 +123,11 @@ def find_imports(name, source):
                     if ".".join(module) in SOURCES:
                         yield ".".join(module), (alias.name,), node.lineno
                         break
+
+
+def called(node):
+    """Return the last part of a called function's name; "" if it has none."""
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
 
 
 def layer(name):

@@ -1038,6 +1038,7 @@ COMMANDS = {
             inputs=photos,
             needs=("photos",),
             writes=("run",),
+            small=True,
             resumes=False,
         ),
         Command(

@@ -7,7 +7,9 @@ import time
 import pytest
 from fuzz_targets import CORPUS, TARGETS, mutate, try_content
 
-# Ten seconds for each of the parsers of files from elsewhere, the formats of lists together.
+MUTATIONS = 1000
+# In make test-long ten seconds for each of the parsers of files from elsewhere, the formats of
+# lists together.
 LISTS = ("datalist", "image list", "features", "pairs", "WFLW")
 SECONDS = dict.fromkeys(("predictions", "vdsp", "yaml", "manifest", "contract"), 10)
 SECONDS.update(dict.fromkeys(("run", "journal", "files of a run"), 10 / 3))
@@ -41,16 +43,28 @@ def test_parsers_answer_or_refuse(name):
         try_content(name, content)
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_parsers_answer_or_refuse_what_comes_from_mutations(name):
-    # The same mutations each time, so that a failure is the change's own; FUZZ_SEED tries others.
-    seed = os.environ.get("FUZZ_SEED", name)
+def try_mutations(name, seed, goes_on):
+    """Try one mutation after the other of a parser's corpus for as long as it is to go on."""
     rng = random.Random(seed)
     corpus = corpus_of(name)
-    end = time.monotonic() + SECONDS.get(name, 1)
-    while time.monotonic() < end:
+    while goes_on():
         content = mutate(rng.choice(corpus), rng)
         try:
             try_content(name, content)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {name} with {content!r}") from error
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_parsers_answer_or_refuse_what_comes_from_mutations(name):
+    # The same mutations each time, so that a failure is the change's own; FUZZ_SEED tries others.
+    left = iter(range(MUTATIONS))
+    try_mutations(name, os.environ.get("FUZZ_SEED", name), lambda: next(left, None) is not None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", TARGETS)
+def test_parsers_answer_or_refuse_many_more_mutations(name):
+    end = time.monotonic() + SECONDS.get(name, 1)
+    seed = os.environ.get("FUZZ_SEED", f"{name}, long")
+    try_mutations(name, seed, lambda: time.monotonic() < end)

@@ -23,11 +23,13 @@ from facezoo.cli.main import main
 from facezoo.contract import Contract, read_contract
 from facezoo.deploy.eject import EJECTED_FILES, bundle, eject, to_json
 from facezoo.errors import GraphError, InputError
+from facezoo.image.crop import SquareCrop
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS
+from facezoo.models.pfld import decode as pfld
 from facezoo.models.pipnet import decode as pipnet
 from facezoo.models.scrfd import decode as scrfd
-from facezoo.testing import tiny_pipnet, tiny_scrfd
+from facezoo.testing import tiny_pfld, tiny_pipnet, tiny_scrfd
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -213,11 +215,20 @@ def test_detector_equals_the_package(anchor, tmp_path):
     same(tmp_path / "out", model, contract, scrfd)
 
 
-def test_landmarks_equal_the_package(tmp_path):
-    model = tiny_pipnet(tmp_path / "tiny.onnx")
+@pytest.mark.parametrize(("make", "room"), [(tiny_pipnet, pipnet), (tiny_pfld, pfld)])
+def test_landmarks_equal_the_package(make, room, tmp_path):
+    model = make(tmp_path / "tiny.onnx")
     contract = read_contract(model)
     eject(model, contract, "", BRIGHT, tmp_path / "out")
-    same(tmp_path / "out", model, contract, pipnet)
+    same(tmp_path / "out", model, contract, room)
+
+
+def test_the_square_crop_comes_with_its_network(tmp_path):
+    model = tiny_pfld(tmp_path / "tiny.onnx")
+    eject(model, read_contract(model), "", BRIGHT, tmp_path / "out")
+    theirs = load_module(tmp_path / "out").SquareCrop.around((10, 20, 50, 90), (200, 300))
+    ours = SquareCrop.around((10, 20, 50, 90), (200, 300))
+    assert (theirs.cut(BRIGHT) == ours.cut(BRIGHT)).all()
 
 
 @pytest.mark.parametrize("card_id", ["w600k_mbf", "magface_iresnet50", "sdd_fiqa_r50"])

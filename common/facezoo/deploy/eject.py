@@ -58,6 +58,7 @@ _ALIGN = (("image.align", "align_face"),)
 _PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
     "scrfd": (),
     "pipnet": (("models.pipnet.crop", "DetectorCrop"),),
+    "pfld": (("image.crop", "SquareCrop"),),
     "sdd_fiqa": _ALIGN,
     "magface": _ALIGN,
 }

@@ -165,6 +165,7 @@ CHINESE = {
     "Measured": "测量对象",
     "Metric": "指标",
     "on a device": "设备",
+    "no bf16": "无 bf16",
     "not measured": "未测量",
     "no weights or data available": "手头既没有权重也没有数据",
     "no device available": "没有设备",

@@ -52,6 +52,11 @@ class Machine:
         sets = self.instruction_sets if every else self.instruction_sets[-1:]
         return ", ".join((self.cpu, *sets, f"{self.cores} {say('cores')}"))
 
+    def without(self, key: Sequence[str], say: Say) -> str:
+        """Return what stands in the cell of a row that it has not measured."""
+        asks = any("bf16" in cell for cell in key)
+        return say("no bf16" if asks and "BF16" not in self.instruction_sets else "not measured")
+
     def read(self, name: str) -> Dict[str, Any]:
         """Read what a benchmark measured; {} if it did not run here."""
         path = self.folder / f"{name}.json"
@@ -186,7 +191,13 @@ def _side_by_side(
     # Rows with the same first cell stay together if another machine has more of them.
     firsts = merged([[key[0] for key in keys]])
     keys.sort(key=lambda key: firsts.index(key[0]))
-    rows = [[*key, *(column.get(key, say("not measured")) for column in columns)] for key in keys]
+    rows = [
+        [
+            *key,
+            *(one.get(key, machine.without(key, say)) for machine, one in zip(machines, columns)),
+        ]
+        for key in keys
+    ]
     heads = [*head, *(machine.label(say) for machine in machines)]
     return [title, markdown_table(heads, rows, numbers=range(len(head), len(heads)))]
 
