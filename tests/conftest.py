@@ -1,5 +1,6 @@
 """What all tests share: where the assets and large goldens are, and a seeded generator."""
 
+import gc
 import os
 import runpy
 import signal
@@ -8,6 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from facezoo.cli.main import main as facezoo_main
+from facezoo.machine import granted_cores
+from hypothesis import settings
+
+# The processes of a run share the cores. Each with threads for all of them, they would mostly wait
+# for one another.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = granted_cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
+# Hypothesis would report an example that is slow on a busy machine as a failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+# No test loses power, so none waits for the disk. Tests of what is synced look at the calls.
+os.fsync = lambda descriptor: None
 
 # Started in the background, this process ignores Ctrl-C, and so would every command that a test
 # starts and interrupts.
@@ -18,6 +34,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 os.environ.setdefault("FACEZOO_OFFLINE", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish():
+    """Let collections of garbage pass over the thousands of tests and what they import."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -304,7 +304,8 @@ __version__ = "1"
 
 class Graph:
     def __init__(self, path):
-        self.session = onnxruntime.InferenceSession(str(path))
+        providers = ["CPUExecutionProvider"]
+        self.session = onnxruntime.InferenceSession(str(path), providers=providers)
         self.device = "CPU"
         self.inputs = {one.name: one.shape for one in self.session.get_inputs()}
         self.outputs = [one.name for one in self.session.get_outputs()]

@@ -31,11 +31,7 @@ def left_out(folder, names):
     if Path(folder).name == "workspace":
         return [name for name in names if name != ".gitkeep"]
     kept = (".ci", ".github", ".gitignore")
-    return [
-        name
-        for name in names
-        if (name.startswith(".") and name not in kept) or name == "__pycache__"
-    ]
+    return [name for name in names if name.startswith(".") and name not in kept]
 
 
 class Copy:
@@ -58,7 +54,7 @@ class Copy:
 
     def run(self, *command, cwd=".", code=0):
         path = os.pathsep.join([str(self.root / "common"), str(self.root / "installed")])
-        names = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        names = {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(
             [sys.executable, *map(str, command)],
             cwd=self.root / cwd,

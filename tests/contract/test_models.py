@@ -102,11 +102,16 @@ def test_a_missing_entry_is_noticed():
 def typed_cards(source):
     """Return class name to the card ids of which load() is typed to return it."""
     tree = ast.parse(source)
-    literals = {
-        node.targets[0].id: ast.literal_eval(node.value.slice)
+    values = {
+        node.targets[0].id: ast.get_source_segment(source, node.value)
         for node in tree.body
         if isinstance(node, ast.Assign)
-        and ast.get_source_segment(source, node.value).startswith("Literal[")
+    }
+    # Their brackets read as a list, whatever the tree of a Python looks like.
+    literals = {
+        name: tuple(ast.literal_eval(value[len("Literal") :]))
+        for name, value in values.items()
+        if value.startswith("Literal[")
     }
     return {
         node.returns.id: literals[node.args.args[0].annotation.id]

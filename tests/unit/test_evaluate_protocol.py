@@ -414,6 +414,7 @@ def test_a_vector_without_a_face_is_no_part_of_the_accuracy(pairs):
 
 
 @pytest.mark.shared
+@pytest.mark.scale
 def test_fold_10_of_lfw_is_decided_as_recorded(tmp_path, shared, golden, run_here):
     """From 785 photos to 600 decisions, with the threshold that folds 1 to 9 chose."""
     recorded = json.loads((golden / "magface" / "lfw_fold10.json").read_text())

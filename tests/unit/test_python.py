@@ -482,4 +482,8 @@ def test_the_tasks_of_a_first_day(folder_of_a_user, capsys, task):
     elif task == "JSON":
         assert len(json.loads(said[0])["faces"]) == 22
     else:
-        assert said == ["22"] * 3
+        # The codec changes every frame, each version of OpenCV in its own way.
+        video, detector = cv2.VideoCapture("clip.avi"), facezoo.load("scrfd_500m_bnkps")
+        frames = [frame for _, frame in iter(video.read, (False, None))]
+        assert said == [str(len(detector(frame, bgr=True))) for frame in frames]
+        assert len(said) == 3 and {*map(int, said)} <= {21, 22}

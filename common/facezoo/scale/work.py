@@ -364,7 +364,9 @@ def find_scores(run: Path, identity: str = "") -> List[Scores]:
     Manifest(run)
     names = sorted(path.stem for path in (Path(run) / "settings").glob(f"{identity}*.json"))
     if not names and identity:
-        raise InputError(f"{str(run)!r} has no settings {identity!r}; facezoo score status lists")
+        raise InputError(
+            f"{str(run)!r} has no settings {identity!r}; facezoo score status lists what it has"
+        )
     return [Scores(run, name) for name in names]
 
 
