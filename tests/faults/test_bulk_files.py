@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("pyarrow", reason="needs the extra scale")
 from bulk import make_run, start, write_photos
 from facezoo.cli.main import main
-from facezoo.cli.predict import PARQUET_FILES
+from facezoo.cli.predict.work import PARQUET_FILES
 from facezoo.testing import tiny_scrfd
 from fault_table import directory, link_to_itself, pipe
 from limits import bounds
