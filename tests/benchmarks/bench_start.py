@@ -67,11 +67,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     args = parser.parse_args()
     result = measure(args.pred, args.gt, args.runs)
-    lines = ["processor  median  at most"]
-    for name, seconds in result["median_s"].items():
+    lines = ["processor  at most"]
+    for name, seconds in result["cpu_s"].items():
         limit = result["limit_s"].get(name, "")
-        lines.append(f"{result['cpu_s'][name]:9.2f}  {seconds:6.2f}  {limit:<7}  {name}")
-    lines.append(f"seconds, {result['runs']} runs; processes waiting for a core: {result['load']}")
+        lines.append(f"{seconds:9.2f}  {limit:<7}  {name}")
+    lines.append(f"processor seconds; {result['load']} processes waited for a core")
     text = "\n".join(lines) + "\n"
     print(text, end="")
     if args.text:
