@@ -1,10 +1,10 @@
 """Build the documentation site: pages of the repository, notebooks, API reference.
 
-  python docs/build.py --people att_faces
+  python docs/build.py --people att_faces --photos photos
   python -m http.server --directory build/site
 
 No connection is made, neither here nor by the pages. Notebooks are run if the weights are on this
-machine and the people are given; otherwise their pages show no outputs, and a line says why.
+machine and people and photos are given; otherwise their pages show no outputs, and a line says why.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 SEPARATE = (".png", ".jpg", ".svg", ".md")
-SAMPLES = ("astronaut.png", "players.jpg", "gdp.jpg", "yaoming.jpg")
+SAMPLE = "astronaut.png"
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^]]+)\]\(([^)#\s:]+)(#[^)]*)?\)")
 LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".txt": "text"}
@@ -59,21 +59,19 @@ def run_notebook(path: Path, folder: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def lay_out(folder: Path, people: Path) -> None:
-    """Put what the notebooks read into a folder: public sample photos, and people."""
-    samples = [home() / name for name in SAMPLES]
-    (folder / "photos").mkdir(parents=True)
-    shutil.copy(samples[0], folder / "photo.jpg")
-    for sample in samples:
-        shutil.copy(sample, folder / "photos")
-    (folder / "people").symlink_to(people.resolve(strict=True), target_is_directory=True)
+def lay_out(folder: Path, people: Path, photos: Path) -> None:
+    """Put what the notebooks read into a folder: a public sample photo, photos, and people."""
+    folder.mkdir(parents=True)
+    shutil.copy(home() / SAMPLE, folder / "photo.jpg")
+    for name, source in (("people", people), ("photos", photos)):
+        (folder / name).symlink_to(source.resolve(strict=True), target_is_directory=True)
 
 
-def write_notebook(path: Path, target: Path, people: Path) -> None:
+def write_notebook(path: Path, target: Path, people: Path, photos: Path) -> None:
     """Write the page of a notebook, with its outputs if it can be run."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            lay_out(Path(folder) / "work", people)
+            lay_out(Path(folder) / "work", people, photos)
             notebook = run_notebook(path, Path(folder) / "work")
         except (OSError, CellExecutionError) as error:
             print(f"{path.name}: shown without outputs, since it cannot be run: {error}")
@@ -132,6 +130,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--people", type=Path, default=Path("people"), help="folder of people")
+    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of photos")
     parser.add_argument("--to", type=Path, default=ROOT / "build", help="pages and site go here")
     args = parser.parse_args()
     pages = args.to / "pages"
@@ -143,7 +142,7 @@ def main() -> int:
     for name in ("api.md", "worker.js", "style.css"):
         shutil.copy(ROOT / "docs" / name, pages)
     for notebook in NOTEBOOKS:
-        write_notebook(notebook, pages / "notebooks", args.people)
+        write_notebook(notebook, pages / "notebooks", args.people, args.photos)
     shutil.copytree(ROOT / "docs" / "theme", args.to / "theme", dirs_exist_ok=True)
     config = args.to / "mkdocs.yml"
     shutil.copy(ROOT / "docs" / "mkdocs.yml", config)

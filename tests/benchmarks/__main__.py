@@ -71,6 +71,10 @@ def widerface_eval():
     ]
 
 
+def start():
+    return [*widerface_eval(), "--text", str(folder_of_this_machine() / "start.txt")]
+
+
 def pipnet_decode():
     needs("torch")
     return []
@@ -127,6 +131,7 @@ BENCHMARKS = {
     "int8": int8,
     "image2npz": list,
     "widerface_eval": widerface_eval,
+    "start": start,
     "verification": list,
     "pseudo_labels": list,
     "pipnet_decode": pipnet_decode,
