@@ -65,8 +65,8 @@ test-all: test $(VENV)/.torch  ## make test, then what needs torch, Ray or hundr
 	$(TESTS) -m "torch and not long"
 	$(TESTS) -n 1 -m "scale and not long"
 
-test-long: $(VENV)/.torch  ## the runs that take minutes each
-	$(TESTS) -n 1 -m long
+test-long: $(VENV)/.torch  ## the runs that take minutes each; recorded in tests/long
+	$(BIN)/python tests/long/run
 
 test-cpu: $(VENV)/.dev  ## what depends on the CPU, under emulated ones; needs qemu-user
 	$(BIN)/python tests/cpu/run

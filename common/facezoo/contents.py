@@ -141,10 +141,13 @@ def _read(path: Path) -> _File:
         number = os.open(path, _OPEN)
     except (OSError, ValueError):
         return _File(_NO_FILE, 0, True)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)  # A folder can be opened, but is no file to Python.
+        return _File(_NO_FILE, 0, True)
     with os.fdopen(number, "rb", buffering=0) as file:
         for _ in range(3):
             began, status = time.time_ns(), os.fstat(number)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+            if status.st_size > LARGEST_FILE:
                 return _File(_NO_FILE, 0, True)
             try:
                 digest = _digest(file, status)

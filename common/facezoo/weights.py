@@ -25,6 +25,7 @@ from .sources import SourceFailed, Wheels
 
 __all__ = ["fetch", "fetch_many", "find", "home", "locate", "offline"]
 
+SECONDS_PER_LINE = 60.0  # of progress where there is no terminal
 PAUSES_SECONDS = (0.5, 1.0)  # before the second and the third try of one address
 CHUNK_BYTES = 1 << 18
 # Anything smaller than this is an error message, whatever its name says.
@@ -271,12 +272,19 @@ def _save(file: WeightFile, path: Path, chunks: Iterable[bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_room(path.parent, file.size or 0, file.file)
         total = file.size or None
+        # Where warnings are not shown, as with --quiet, nothing is; where there is no terminal, a
+        # line a minute.
+        disable = None if _log.isEnabledFor(logging.WARNING) else True
+        said = time.monotonic()
         with part.open("xb") as stream, tqdm(
-            total=total, desc=file.file, unit="B", unit_scale=True, disable=None, leave=False
+            total=total, desc=file.file, unit="B", unit_scale=True, disable=disable, leave=False
         ) as bar:
             for chunk in chunks:
                 stream.write(chunk)
                 bar.update(len(chunk))
+                if bar.disable and time.monotonic() - said >= SECONDS_PER_LINE:
+                    said, of = time.monotonic(), f" of {total / 1e6:.0f}" if total else ""
+                    _log.info("%s: %.0f%s MB", file.file, stream.tell() / 1e6, of)
                 if file.size and stream.tell() > file.size:
                     raise SourceFailed(f"the download exceeds the published {file.size} bytes")
         problem = _problem(file, part)

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -49,6 +50,7 @@ __all__ = [
     "asked_for",
     "forget_list",
     "is_listed",
+    "is_temporary",
     "list_in",
     "remove_own",
     "work_for_caller",
@@ -427,6 +429,11 @@ def is_locked(path: Path) -> bool:
 def _temporary_name() -> str:
     # Random, so that only facezoo creates such a name; short, so that it always fits.
     return f".facezoo.{secrets.token_hex(8)}.tmp"
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file has a name that :func:`writing` gives to unfinished files."""
+    return re.fullmatch(r"\.facezoo\.[0-9a-f]+\.tmp", path.name) is not None
 
 
 @contextmanager

@@ -16,10 +16,15 @@ import os
 import re
 import resource
 import shutil
+import struct
+import subprocess
+import sys
 import tarfile
+import tempfile
 import urllib.request
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Tuple
 from unittest import mock
@@ -31,10 +36,12 @@ from facezoo.card import WeightFile
 from facezoo.cli.main import main
 from facezoo.contract import METADATA_KEY, read_contract
 from facezoo.datasets import face_sets
-from facezoo.files import sha256_of
+from facezoo.datasets.embeddings import Embeddings, write_embeddings
+from facezoo.files import sha256_of, write_bytes
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.image.preprocess import VdspOperation
 from facezoo.profiles.similarity import SimilarityPoint, SimilarityProfile, write_similarity
+from facezoo.results import Landmarks
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 from onnx import TensorProto, helper, numpy_helper
 from scipy.io import savemat
@@ -91,6 +98,9 @@ class Command:
         Patterns of output files that change while it runs, such as a training's state.
     small
         Whether no file that it writes has more than 4 KB.
+    rare
+        Whether only make test-long tries it, since the code that reads and writes for it is that
+        of another command, or it takes seconds.
     around
         What is set up while it runs, such as a small network in a large one's place.
     """
@@ -109,6 +119,7 @@ class Command:
     torch: bool = False
     grows: Tuple[str, ...] = ()
     small: bool = False
+    rare: bool = False
     around: Callable[[], Any] = contextlib.nullcontext
     inputs: Callable[[Path], None] = field(default=lambda folder: None)
 
@@ -412,6 +423,18 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def any_released_weights() -> Iterator[None]:
+    """Take random weights for those of a released graph, which no test makes."""
+    import torch
+
+    checkpoint = importlib.import_module("facezoo.models.scrfd.checkpoint")
+    none = {"load_onnx": lambda *_: None, "run_network": lambda *_: None}
+    with one_thread(), mock.patch.multiple(checkpoint, compare_with_graph=lambda *_: 0.0, **none):
+        torch.manual_seed(1)
+        yield
+
+
+@contextlib.contextmanager
 def small_recogniser() -> Iterator[None]:
     """Let MagFace's training have a network of two layers in place of eighteen."""
     import torch
@@ -423,6 +446,192 @@ def small_recogniser() -> Iterator[None]:
     training = importlib.import_module("facezoo.models.magface.train")
     with one_thread(), mock.patch.object(training, "builder", lambda *which: build_network):
         yield
+
+
+def build_of_both(folder: Path) -> None:
+    """Write an artifact of our compiler, and beside it stand-ins of the vendor's files."""
+    build(folder)
+    assert main(["vamc", "compile", "build.yaml"]) == 0
+    for suffix in (".json", ".params"):
+        (folder / f"{ARTIFACT}{suffix}").touch()
+    shutil.copy(folder / "net.onnx", folder / f"{ARTIFACT}.so")
+
+
+@contextlib.contextmanager
+def stand_in_device() -> Iterator[None]:
+    """Let the self-test find a stand-in for a device, and ask it no questions that take seconds."""
+    spec = importlib.util.spec_from_file_location(
+        "vaststreamx", REPOSITORY / "tests" / "unit" / "fake_vaststreamx.py"
+    )
+    device = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(device)
+    selftest = importlib.import_module("facezoo.doctor.device_selftest")
+
+    def here(function: Callable, *arguments: Any, seconds: float) -> Any:
+        return function(*arguments)
+
+    run = partial(selftest.run_selftest, isolate=here)
+    nothing = {"DEVICE_PROBES": {}, "_ask_tools": lambda setup: ()}
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.multiple(selftest, run_selftest=run, **nothing))
+        patches.enter_context(mock.patch.dict(sys.modules, vaststreamx=device))
+        yield
+    device.release()
+
+
+@contextlib.contextmanager
+def equal_speeds() -> Iterator[None]:
+    """Let two runs of ``bench`` write the same, of one scenario: the times it measures differ."""
+    module = importlib.import_module("facezoo.cli.bench")
+    row, first = module._row, module.scenarios()[:1]
+
+    def fixed(scenario: Any, rate: float, latency: dict, stages: dict, **more: Any) -> dict:
+        return row(scenario, 1.0, dict.fromkeys(latency, 1.0), dict.fromkeys(stages, 1.0))
+
+    with mock.patch.multiple(module, _row=fixed, scenarios=lambda: first):
+        yield
+
+
+@lru_cache(maxsize=None)
+def demo_files() -> Dict[str, Tuple[WeightFile, bytes]]:
+    """Return what the demo downloads, by name: small networks and photos in place of its own."""
+    steps = importlib.import_module("facezoo.cli.demo.steps")
+    files, rng = {}, np.random.default_rng(3)
+    with tempfile.TemporaryDirectory() as here:
+        for name in (steps.CARD, steps.EMBEDDER, *steps.PHOTOS):
+            path = Path(here, models.WEIGHTS[name].file)
+            if name == steps.CARD:
+                tiny_scrfd(path, input_hw=(640, 640))
+            elif name == steps.EMBEDDER:
+                tiny_magface(path)
+            else:
+                image = rng.integers(0, 60, (64, 64, 3), np.uint8)
+                image[20:36, 20:36] = 250
+                write_image_rgb(path, image)
+            data = path.read_bytes()
+            facts = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            files[name] = replace(models.WEIGHTS[name], **facts), data
+    return files
+
+
+def downloaded(folder: Path) -> None:
+    for file, data in demo_files().values():
+        (folder / "home").mkdir(exist_ok=True)
+        (folder / "home" / file.file).write_bytes(data)
+
+
+def in_this_process(command: list, **how: Any) -> subprocess.CompletedProcess:
+    """Run a script, or a verb, as a program of its own would."""
+    name, *words = command[1:]
+    script = "" if name == "-m" else str(Path(name).relative_to(REPOSITORY))
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = entry_point(script)(words if script else words[1:])
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def small_demo() -> Iterator[None]:
+    """Let the demo run small networks, in one precision and one process."""
+    steps = importlib.import_module("facezoo.cli.demo.steps")
+    graph = importlib.import_module("facezoo.models.scrfd.graph")
+    files = {name: file for name, (file, _) in demo_files().items()}
+    catalogue = {**models._catalogue(), "WEIGHTS": {**models.WEIGHTS, **files}}
+
+    def keep(source: Path, target: Path, **more: Any) -> Tuple[Any, float]:
+        write_bytes(target, source.read_bytes())
+        return models.find_card(steps.CARD), 0.0
+
+    with contextlib.ExitStack() as patches:
+        for owner, values in (
+            (models, {"_catalogue": lambda: catalogue}),
+            (graph, {"export_released": keep}),
+            (steps, {"DTYPES": ("fp32",), "ROUNDS": 1}),
+            (subprocess, {"run": in_this_process}),
+        ):
+            patches.enter_context(mock.patch.multiple(owner, **values))
+        home = {"FACEZOO_HOME": "home", "FACEZOO_OFFLINE": "1"}
+        patches.enter_context(mock.patch.dict(os.environ, home))
+        yield
+
+
+def wflw(folder: Path) -> None:
+    """Write WFLW's layout with four faces on the photos, two of them for the test."""
+    photos(folder)
+    (folder / "wflw").mkdir()
+    pictures = (folder / "photos").rename(folder / "wflw" / "WFLW_images")
+    names = sorted(path.relative_to(pictures) for path in pictures.rglob("*.png"))
+    rng, lists = np.random.default_rng(5), {"train": [], "test": []}
+    for index, name in enumerate(names[:4]):
+        points = rng.uniform(5, 45, (98, 2)).round(3).ravel().tolist()
+        line = [*map(str, [*points, 5, 5, 45, 45, *[0] * 6]), name.as_posix()]
+        lists["test" if index % 2 else "train"].append(" ".join(line) + "\n")
+    (folder / "wflw" / "WFLW_annotations").mkdir()
+    for split, lines in lists.items():
+        path = folder / "wflw" / "WFLW_annotations" / f"list_98pt_rect_attr_{split}.txt"
+        path.write_text("".join(lines))
+
+
+def features(folder: Path, count: int = 80) -> None:
+    """Write features, two rows a pair, and the list of pairs, of which every second is genuine."""
+    rng, rows, pairs = np.random.default_rng(6), [], []
+    for index in range(count):
+        first = rng.normal(0, 1, 512)
+        second = first + rng.normal(0, 20, 512) if index % 2 else rng.normal(0, 1, 512)
+        for side, vector in (("a", first), ("b", second)):
+            rows.append(" ".join([f"{index}{side}.png", *(f"{v:.4f}" for v in vector)]) + "\n")
+        pairs.append(f"{index}a.png {index}b.png {index % 2}\n")
+    (folder / "feat.list").write_text("".join(rows))
+    (folder / "pair.list").write_text("".join(pairs))
+
+
+def templates(folder: Path) -> None:
+    """Write the features of IJB's layout: a template a picture."""
+    features(folder, 4)
+    (folder / "meta").mkdir()
+    names = [line.split()[0] for line in (folder / "feat.list").read_text().splitlines()]
+    lines = [f"{name} {index} {index}\n" for index, name in enumerate(names)]
+    (folder / "meta" / "ijbc_face_tid_mid.txt").write_text("".join(lines))
+    pairs = "2 3 1\n6 7 1\n0 1 0\n4 5 0\n"
+    (folder / "meta" / "ijbc_template_pair_label.txt").write_text(pairs)
+
+
+def record_file(folder: Path) -> None:
+    """Write insightface's layout: pictures of two people from record 1, then one record each."""
+    pictures = [(0, 1), (0, 2), (1, 3)]
+    bodies = [struct.pack("<IfQQ2f", 2, 0, 0, 0, 4, 6)]
+    for label, key in pictures:
+        rng = np.random.default_rng(key)
+        write_image_rgb(folder / "one.png", rng.integers(0, 256, (60, 60, 3), np.uint8))
+        bodies.append(struct.pack("<IfQQ", 0, label, key, 0) + (folder / "one.png").read_bytes())
+    bodies += [struct.pack("<IfQQ2f", 2, 0, 0, 0, *ends) for ends in ((1, 3), (3, 4))]
+    (folder / "one.png").unlink()
+    with (folder / "train.rec").open("wb") as file:
+        for body in bodies:
+            file.write(struct.pack("<II", 0xCED7230A, len(body)) + body + bytes(-len(body) % 4))
+
+
+def landmark_results(folder: Path) -> None:
+    """Write the list of a test set, and results for it that are not far off."""
+    landmark_crops(folder)
+    images = []
+    for line in (folder / "data" / "test.txt").read_text().splitlines():
+        name, *values = line.split()
+        points = 64 * np.array(values, float).reshape(-1, 2) + 1
+        mark = Landmarks(np.float32(points), np.ones(len(points), np.float32), (64, 64))
+        images.append({"path": f"images_test/{name}", **mark.to_dict()})
+    content = {"schema": "facezoo.landmarks/1", "crop": "annotation", "images": images}
+    (folder / "results.json").write_text(json.dumps(content))
+
+
+def scored_people(folder: Path) -> None:
+    """Write vectors of forty faces of ten people, and a score of each."""
+    rng = np.random.default_rng(9)
+    names = tuple(f"p{index // 4}/{index}.png" for index in range(40))
+    vectors = np.repeat(rng.normal(0, 1, (10, 64)), 4, axis=0) + rng.normal(0, 2, (40, 64))
+    write_embeddings(folder / "vectors.npz", Embeddings(names, vectors.astype(np.float32)))
+    scores = zip(names, rng.uniform(0, 1, 40))
+    (folder / "scores.txt").write_text("".join(f"{name} {score:.4f}\n" for name, score in scores))
 
 
 PUBLISHED = bytes(range(256)) * 400
@@ -476,6 +685,7 @@ def zoo_of_one() -> Iterator[None]:
 
 
 PHOTO = "photos/1--Event/photo_3.png"
+ARTIFACT = "deploy_weights/official_scrfd_fp16/mod"
 SHARDS = "run/manifest/00000.parquet"
 RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort", "--quiet")
 
@@ -828,6 +1038,7 @@ COMMANDS = {
             inputs=photos,
             needs=("photos",),
             writes=("run",),
+            small=True,
             resumes=False,
         ),
         Command(
@@ -841,6 +1052,36 @@ COMMANDS = {
             writes=(),
             resumes=False,
             spawns=True,
+        ),
+        Command(
+            "score merge",
+            ("score", "merge", "run", "--output", "merged"),
+            inputs=scrfd,
+            prepare=("score manifest", "score run"),
+            needs=("run/manifest.json", "run/shards.parquet"),
+            writes=("merged",),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "score check",
+            ("score", "check", "run"),
+            inputs=scrfd,
+            prepare=("score manifest", "score run"),
+            needs=("run/manifest.json", "run/shards.parquet"),
+            writes=(),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "score status",
+            ("score", "status", "run"),
+            inputs=scrfd,
+            prepare=("score manifest", "score run"),
+            needs=("run/manifest.json",),
+            writes=(),
+            resumes=False,
+            rare=True,
         ),
         Command(
             "doctor",
@@ -897,10 +1138,286 @@ COMMANDS = {
             writes=("run", "ap.json"),
             small=True,
         ),
+        Command(
+            "import_onnx.py",
+            ("--onnx", "released.onnx", "--output", "net.pth"),
+            script=f"{RECIPE}/source_code/import_onnx.py",
+            inputs=released_scrfd,
+            around=any_released_weights,
+            torch=True,
+            needs=("released.onnx",),
+            writes=("net.pth",),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "list",
+            ("list", "--json", "list.json"),
+            needs=(),
+            writes=("list.json",),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "licences",
+            ("licences", "--json", "licences.json"),
+            needs=(),
+            writes=("licences.json",),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "bench",
+            ("bench", "--model", "net.onnx", "--engine", "ort", "--seconds", "0.1")
+            + ("--json", "bench.json"),
+            inputs=scrfd,
+            around=equal_speeds,
+            needs=("net.onnx",),
+            writes=("bench.json",),
+            resumes=False,
+            spawns=True,
+            small=True,
+        ),
+        Command(
+            "demo",
+            ("demo", "--to", "shown"),
+            inputs=downloaded,
+            around=small_demo,
+            needs=("home/scrfd_500m_bnkps.onnx", "home/yaoming.jpg"),
+            writes=("shown",),
+            resumes=False,
+            spawns=True,
+            rare=True,
+        ),
+        Command(
+            "vacc selftest",
+            ("vacc", "selftest", ARTIFACT, "--output", "found.json"),
+            inputs=build_of_both,
+            around=stand_in_device,
+            needs=(f"{ARTIFACT}.onnx", f"{ARTIFACT}.build.json"),
+            of_a_folder=(f"{ARTIFACT}.onnx",),
+            writes=("found.json",),
+            resumes=False,
+        ),
+        Command(
+            "evaluate landmarks",
+            ("evaluate", "landmarks", "--pred", "results.json", "--gt", "data", "--json")
+            + ("nme.json", "--normalizer", "0,1"),
+            inputs=landmark_results,
+            needs=("results.json", "data/test.txt"),
+            lists=("data/test.txt",),
+            writes=("nme.json",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "evaluate verification",
+            ("evaluate", "verification", "--images", "photos", "--detector", "net.onnx")
+            + ("--embedder", "embedder.onnx", "--engine", "ort", "--json", "people.json"),
+            inputs=people,
+            needs=("net.onnx", "embedder.onnx", "photos/p3/1.png"),
+            of_a_folder=("photos/p3/1.png",),
+            writes=("people.json",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "evaluate quality",
+            ("evaluate", "quality", "--scores", "mine=scores.txt", "--embeddings", "vectors.npz")
+            + ("--fmr", "0.05", "--resamples", "10", "--json", "discard.json"),
+            inputs=scored_people,
+            needs=("scores.txt", "vectors.npz"),
+            lists=("scores.txt",),
+            writes=("discard.json",),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "evaluate quality-response",
+            ("evaluate", "quality-response", "--images", "photos", "--quality", "net.onnx")
+            + ("--engine", "ort", "--kinds", "blur", "--json", "response.json"),
+            inputs=photos_and(tiny_sdd_fiqa),
+            needs=("net.onnx", PHOTO),
+            of_a_folder=(PHOTO,),
+            writes=("response.json",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "infer.py",
+            ("--file_path", "photos", "--save_dir", "out", *RUN),
+            script="common/utils/infer.py",
+            inputs=photos_and(tiny_magface),
+            needs=("photos", "net.onnx"),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("out",),
+            rare=True,
+        ),
+        Command(
+            "make_toy_set.py",
+            ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "toy", "--quiet"),
+            script="face_alignment/pipnet/source_code/make_toy_set.py",
+            inputs=people,
+            needs=("photos", "net.onnx"),
+            skips=("photos/p3/1.png",),
+            of_a_folder=("photos/p3/1.png",),
+            writes=("toy",),
+            rare=True,
+        ),
+        Command(
+            "preprocess_wflw.py",
+            ("--data_dir", "wflw", "--save_dir", "crops", "--quiet"),
+            script="face_alignment/pipnet/source_code/preprocess_wflw.py",
+            inputs=wflw,
+            needs=("wflw/WFLW_annotations/list_98pt_rect_attr_test.txt",),
+            lists=("wflw/WFLW_annotations/list_98pt_rect_attr_test.txt",),
+            of_a_folder=("wflw/WFLW_annotations/list_98pt_rect_attr_test.txt",),
+            skips=("wflw/WFLW_images/0--Event/photo_0.png",),
+            writes=("crops",),
+            rare=True,
+        ),
+        Command(
+            "npz_decode.py, PIPNet",
+            ("--input_npz_path", "list.txt", "--out_npz_dir", "output")
+            + ("--save_dir", "decoded", "--quiet"),
+            script="face_alignment/pipnet/build_in/decode/npz_decode.py",
+            prepare=("image2npz.py", "vamp"),
+            inputs=pipnet,
+            needs=("list.txt", "list.txt.manifest.json", "output/output_000003.npz"),
+            writes=("decoded",),
+            rare=True,
+        ),
+        Command(
+            "decode_vamp.py, SDD-FIQA",
+            ("list.txt", "output", "--save_dir", "decoded", "--quiet"),
+            script=f"{SDD_FIQA}/build_in/decode/decode_vamp.py",
+            prepare=("image2npz.py", "vamp"),
+            inputs=photos_and(tiny_sdd_fiqa),
+            needs=("list.txt", "list.txt.manifest.json", "output/output_000003.npz"),
+            writes=("decoded",),
+            small=True,
+            rare=True,
+        ),
+        Command(
+            "decode_vamp.py, MagFace",
+            ("--vamp_datalist_path", "list.txt", "--vamp_output_dir", "output")
+            + ("--save_dir", "decoded", "--quiet"),
+            script=f"{MAGFACE}/build_in/decode/decode_vamp.py",
+            prepare=("image2npz.py", "vamp"),
+            inputs=photos_and(tiny_magface),
+            needs=("list.txt", "list.txt.manifest.json", "output/output_000003.npz"),
+            writes=("decoded",),
+            rare=True,
+        ),
+        Command(
+            "make_degraded_set.py",
+            ("--image_dir", "photos", "--save_dir", "worse", "--levels", "1", "--quiet"),
+            script=f"{SDD_FIQA}/source_code/make_degraded_set.py",
+            inputs=photos_and(tiny_sdd_fiqa),
+            needs=("photos",),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("worse",),
+            rare=True,
+        ),
+        Command(
+            "align_faces.py",
+            ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "cut", "--quiet"),
+            script=f"{MAGFACE}/source_code/align_faces.py",
+            inputs=people,
+            needs=("photos", "net.onnx"),
+            skips=("photos/p3/1.png",),
+            of_a_folder=("photos/p3/1.png",),
+            writes=("cut",),
+            rare=True,
+        ),
+        Command(
+            "rec2images.py",
+            ("--rec", "train.rec", "--save_dir", "unpacked", "--quiet"),
+            script=f"{MAGFACE}/source_code/rec2images.py",
+            inputs=record_file,
+            needs=("train.rec",),
+            writes=("unpacked",),
+            rare=True,
+        ),
+        Command(
+            "make_list.py",
+            ("--list", "img.list", "--root", "photos", "--output", "new.list"),
+            script=f"{MAGFACE}/source_code/make_list.py",
+            inputs=photos_and(tiny_magface, 50),
+            needs=("img.list",),
+            lists=("img.list",),
+            writes=("new.list",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "quality_assessment.py",
+            ("--feat_list", "feat.list", "--csv", "ranked.csv"),
+            script=f"{MAGFACE}/source_code/quality_assessment.py",
+            inputs=features,
+            needs=("feat.list",),
+            lists=("feat.list",),
+            writes=("ranked.csv",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "eval_quality.py",
+            ("--feat_list", "feat.list", "--pair_list", "pair.list", "--fmr", "0.3")
+            + ("--json", "reject.json"),
+            script=f"{MAGFACE}/source_code/eval_quality.py",
+            inputs=features,
+            needs=("feat.list", "pair.list"),
+            writes=("reject.json",),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "eval_recognition.py",
+            ("--feat_list", "feat.list", "--pair_list", "pair.list", "--json", "sets.json"),
+            script=f"{MAGFACE}/source_code/eval_recognition.py",
+            inputs=features,
+            needs=("feat.list", "pair.list"),
+            writes=("sets.json",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "eval_ijb.py",
+            ("--feat_list", "feat.list", "--base_dir", ".", "--json", "rates.json"),
+            script=f"{MAGFACE}/source_code/eval_ijb.py",
+            inputs=templates,
+            needs=("feat.list", "meta/ijbc_face_tid_mid.txt", "meta/ijbc_template_pair_label.txt"),
+            lists=("meta/ijbc_face_tid_mid.txt", "meta/ijbc_template_pair_label.txt"),
+            writes=("rates.json",),
+            small=True,
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "export_tensorrt.py",
+            ("--onnx", "net.onnx", "--repository", "served"),
+            script=f"{MAGFACE}/source_code/export_tensorrt.py",
+            inputs=scrfd,
+            needs=("net.onnx",),
+            writes=("served",),
+            resumes=False,
+            rare=True,
+        ),
     )
 }
 
 
+# Writes a list for programs that split its lines at white space, so it refuses such names.
+WITHOUT_SPACES = ("make_degraded_set.py",)
 # Runners that name their results after pictures.
 OF_EQUAL_NAMES = ("scrfd_vsx.py", "image2npz.py", "vsx_infer.py", "magface_vsx.py")
 OF_EQUAL_NAMES += ("sdd_fiqa_vsx.py", "predict")
@@ -1180,10 +1697,21 @@ OVER_INPUTS = [
     ("export_onnx.py, SCRFD", "--output", "released.onnx"),
     ("export_onnx.py, PIPNet", "--output", "released.onnx"),
     ("export_onnx.py, MagFace", "--output", "released.onnx"),
+    ("bench", "--json", "net.onnx"),
+    ("evaluate landmarks", "--json", "results.json"),
+    ("evaluate landmarks", "--html", "data/test.txt"),
+    ("evaluate verification", "--json", "photos/p3/1.png"),
+    ("evaluate quality", "--json", "vectors.npz"),
+    ("evaluate quality-response", "--json", "net.onnx"),
+    ("make_list.py", "--output", "img.list"),
+    ("quality_assessment.py", "--csv", "feat.list"),
+    ("eval_quality.py", "--json", "pair.list"),
+    ("eval_recognition.py", "--csv", "feat.list"),
+    ("eval_ijb.py", "--json", "meta/ijbc_face_tid_mid.txt"),
 ]
 
 # Of the output folders, some take files beside others, and one must be empty.
-TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2, "score manifest": 4}
+TAKEN = {"gen_feat.py": 0, "recipe": 0, "eject": 2, "score manifest": 4, "demo": 2}
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": 128 + 9}
 
 
@@ -1200,6 +1728,8 @@ def answers(command: Command) -> Dict[str, int]:
     }
     if PHOTO in command.skips and "img.list" not in command.needs:
         codes.update({"odd names": 0, "line break in a name": 2})
+        if command.name in WITHOUT_SPACES:
+            del codes["odd names"]
     if command.name in OF_EQUAL_NAMES:
         codes["equal names"] = 0
     if PHOTO in command.of_a_folder:

@@ -254,19 +254,49 @@ def test_a_folder_of_5_000_is_listed_quickly(tmp_path):
     assert time.process_time() - started < 10
 
 
+def test_a_folder_in_the_place_of_an_input_counts_by_name(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    (tmp_path / "b.png").write_bytes(b"b")
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (their number is asked for)
+    found = fingerprint_files(paths, ["a.png", "b.png"])
+    assert found == fingerprint_files([tmp_path / "none", paths[1]], ["a.png", "b.png"])
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+# A program counts as its own what the one that started it had, here the memory of all tests before;
+# so a small program starts the command, and reports what it and its workers took.
+MEASURED = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
+def measured(*command, cwd):
+    """Run a command; return its exit code, seconds of processor time, and peak memory in MiB."""
+    words = [sys.executable, "-c", MEASURED, *map(str, command)]
+    done = subprocess.run(words, cwd=cwd, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_memory_of_these_tests_is_not_that_of_the_command(tmp_path):
+    held = bytearray(b"1") * (300 << 20)
+    code, _, peak = measured(sys.executable, "-c", "pass", cwd=tmp_path)
+    assert (code, len(held)) == (0, 300 << 20)
+    assert peak < 100
+
+
 @pytest.mark.long
 def test_a_folder_of_50_000_is_converted_and_found_done(tmp_path):
     fill(tmp_path / "photos", 50_000)
     command = [sys.executable, str(REPOSITORY / "common/utils/image2npz.py"), "--quiet"]
     command += ["--dataset_path", "photos", "--target_path", "npz", "--text_path", "list.txt"]
     for limit in (900, 60):
-        process = subprocess.Popen(command, cwd=tmp_path)
-        # RUSAGE_CHILDREN would also count what the tests before this one have started.
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+        code, seconds, peak = measured(*command, cwd=tmp_path)
         print(f"50,000 pictures: {seconds:.0f} s of processor time, {peak:.0f} MiB")
-        assert process.returncode == 0
+        assert code == 0
         assert seconds < limit
         # The names of that many take 80 MiB; one sync of all files at a time took as much again.
         assert peak < 200

@@ -1,6 +1,7 @@
 """No run ever removes or changes a file that it did not write, whatever lies in its folder."""
 
 import contextlib
+import io
 import os
 import tempfile
 from dataclasses import replace
@@ -146,6 +147,24 @@ def test_a_file_to_write_is_no_input(tmp_path, monkeypatch, capfd, name, flag, p
     else:
         words += [flag, path]
     check_refused(replace(command, arguments=tuple(words)), capfd, Path(path).name)
+
+
+@pytest.mark.parametrize("flag", ["--html", "--json", "--csv"])
+@pytest.mark.parametrize("given", ["photos/*/*.png", "-"])
+def test_a_file_to_write_is_no_photo_of_a_pattern_or_a_list(
+    tmp_path, monkeypatch, capfd, given, flag
+):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS["predict"]
+    command.inputs(tmp_path)
+    listed = sorted(map(str, Path("photos").rglob("*.png")))
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{name}\n" for name in listed)))
+    os.link(listed[1], "another.jpg")
+    for path in (listed[0], "another.jpg"):
+        words = [given if word == "photos" else word for word in command.arguments]
+        words.remove("--csv")
+        check_refused(replace(command, arguments=(*words, flag, path)), capfd, Path(path).name)
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{name}\n" for name in listed)))
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,14 @@ def check(name, expected, seconds, signals, rng):
 
 def torch_marked(names, *marks):
     return [
-        pytest.param(name, marks=[*marks, *[pytest.mark.torch] * COMMANDS[name].torch])
+        pytest.param(
+            name,
+            marks=[
+                *marks,
+                *[pytest.mark.torch] * COMMANDS[name].torch,
+                *[pytest.mark.long] * COMMANDS[name].rare,
+            ],
+        )
         for name in names
     ]
 

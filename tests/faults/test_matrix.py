@@ -1,23 +1,27 @@
 """Every command with every fault of every file: named, refused, nothing half-written, mendable."""
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from facezoo.cli.main import VERBS, main
 from fault_table import (
     COMMANDS,
     FAULTS,
     NAMES,
     OUTPUT_FAULTS,
     PHOTO,
+    REPOSITORY,
     TABLE,
     answers,
     broken_inputs,
     leave,
     render,
+    scrfd,
     without_roots_powers,
     wrong_types,
 )
@@ -25,8 +29,8 @@ from limits import bounds
 
 
 def cell(command, *more, marks=()):
-    """Return one test of a command: marked if it needs PyTorch."""
-    marks = [*marks, pytest.mark.torch] if command.torch else marks
+    """Return one test of a command: marked if it needs PyTorch, or is rare."""
+    marks = [*marks, *[pytest.mark.torch] * command.torch, *[pytest.mark.long] * command.rare]
     return pytest.param(command.name, *more, id="-".join([command.name, *more]), marks=marks)
 
 
@@ -348,3 +352,54 @@ def test_names_that_are_no_line_of_text_are_refused(start, said, name, file):
     assert command.run() == answers(command)["line break in a name"]
     assert ascii(file)[1:-1] in said()
     assert command.results() == {}
+
+
+# Quiet --------------------------------------------------------------------------------------------
+
+
+def quietly(run):
+    """Run a command as a program logs: to the standard error, from the level that it asks for."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    try:
+        return run("--quiet")
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+@pytest.mark.parametrize("name", [cell(command) for command in COMMANDS.values()])
+def test_quiet_prints_nothing(start, capfd, name):
+    command, _ = start(name)
+    capfd.readouterr()
+    assert quietly(command.run) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+# Verbs that are not among the commands above. The demonstration, the shims and the self-test of the
+# device take minutes, or change what is outside their folder.
+OTHERS = (
+    ("bench", "--model", "net.onnx", "--engine", "ort", "--seconds", "0.01"),
+    ("completion", "bash"),
+    ("docs", "--check", "--root", str(REPOSITORY)),
+    ("image2npz", "--dataset_path", "photos", "--target_path", "npz", "--text_path", "list.txt"),
+    ("licences",),
+    ("list",),
+    ("render", "--check", "--root", str(REPOSITORY)),
+    ("vamp", "-m", "net.onnx", "--engine", "ort", "-t", "0.01"),
+)
+
+
+@pytest.mark.parametrize("words", OTHERS, ids=lambda words: words[0])
+def test_quiet_prints_nothing_in_other_verbs(tmp_path, monkeypatch, capfd, words):
+    scrfd(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    assert quietly(lambda quiet: main([*words, quiet])) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_is_tried_with_every_verb():
+    tried = {command.arguments[0] for command in COMMANDS.values() if not command.script}
+    assert tried | {words[0] for words in OTHERS} | {"demo", "shims", "vacc"} == set(VERBS)

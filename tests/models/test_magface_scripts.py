@@ -253,7 +253,9 @@ def test_one_set_prints_the_authors_line_and_more(tmp_path, script):
     assert lines[:2] == ["evaluate feat", "    Accuracy: 0.95000+-0.15000"]
     assert "over 30 genuine and 30 impostor pairs" in lines[2]
     assert "best threshold: cosine 0." in said and "angle" in said
-    assert "FNMR at FMR 1e-06: refused, FMR 1e-06 needs at least 10000000 impostor pairs" in said
+    assert (
+        "FNMR at FMR 1e-06: not measured, FMR 1e-06 needs at least 10000000 impostor pairs" in said
+    )
     (entry,) = json.loads(report.read_text())["sets"]
     assert entry["accuracy"]["mean"] == pytest.approx(0.95)
     assert entry["pairs"] == {"genuine": 30, "impostor": 30}

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_somebody_elses_faces_and_lists_stay(tmp_path, capsys):
     assert script().main(folders) == 2
     assert "is read by this run" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_the_training_ends_with_is_passed_on(tmp_path, monkeypatch, capsys):
+    for person in range(1, 31):
+        for name in ("1_0", "1_1"):
+            write_image_rgb(
+                tmp_path / f"faces/s{person}/{name}.png", np.zeros((112, 92, 3), np.uint8)
+            )
+    monkeypatch.setattr(subprocess, "run", lambda command: subprocess.CompletedProcess(command, 4))
+    folders = ["--att_dir", str(tmp_path / "faces"), "--save_dir", str(tmp_path / "demo")]
+    assert script().main(folders) == 4
+    assert "report" not in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -28,7 +28,7 @@ from facezoo.image.align import align_face
 from facezoo.image.files import read_image_rgb
 from facezoo.models import CARDS
 from facezoo.models.pipnet.decode import format_meanface, load_meanface
-from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
+from facezoo.testing import tiny_magface, tiny_pfld, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 from onnx import helper
 
 PHOTOS = ("src_meeting.jpg", "t1.jpg")
@@ -457,6 +457,35 @@ def test_wrong_landmarks_are_explained(change, mistake, tmp_path, capsys):
     assert exit_code == (0 if mistake == "" else 3)
     expected = {"": "consistent", None: "and no single mistake does"}.get(mistake, f"{mistake}:")
     assert expected in said[0], said
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({}, ""),
+        ({"order": "RGB"}, "RGB"),
+        ({"norm": "0..1"}, "0..1"),
+        ({"read": lambda shares: shares.reshape(-1, 2)}, "shares"),
+        ({"read": lambda shares: 112 * shares.reshape(2, -1).T}, "x apart from y"),
+        ({"read": lambda shares: 112 * shares.reshape(-1, 2)[:, ::-1]}, "x/y swapped"),
+    ],
+)
+def test_wrong_landmarks_of_a_network_of_shares_are_explained(change, mistake, tmp_path, capsys):
+    path = tiny_pfld(tmp_path / "pfld.onnx")
+    crop = cv2.resize(drawn_pictures()[0], (112, 112))
+    cv2.imwrite(str(tmp_path / "crop.png"), crop[:, :, ::-1])
+    image = crop if change.get("order") == "RGB" else crop[:, :, ::-1]
+    pixels = image.astype(np.float32).transpose(2, 0, 1)[None] / 255
+    session = open_session(path, 1)
+    tensor = pixels if change.get("norm") else (pixels - 0.5) / 0.5
+    (shares,) = session.run(None, {"input": np.ascontiguousarray(tensor)})
+    points = change.get("read", lambda shares: 112 * shares.reshape(-1, 2))(shares[0])
+    (tmp_path / "mine.json").write_text(json.dumps({"points_xy": points.tolist()}))
+    words = ["--image", str(tmp_path / "crop.png"), "--observed", str(tmp_path / "mine.json")]
+    exit_code = main(["doctor", "--model", str(path), *words])
+    said = [line for line in capsys.readouterr().out.splitlines() if " mine.json " in line]
+    assert exit_code == (3 if mistake else 0), said
+    assert (f"{mistake}:" if mistake else "consistent") in said[0], said
 
 
 # The network itself -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The ejected folder gives the same results, where there is no facezoo."""
 
 import dataclasses
+import errno
 import importlib.util
 import io
 import json
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -21,11 +23,13 @@ from facezoo.cli.main import main
 from facezoo.contract import Contract, read_contract
 from facezoo.deploy.eject import EJECTED_FILES, bundle, eject, to_json
 from facezoo.errors import GraphError, InputError
+from facezoo.image.crop import SquareCrop
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS
+from facezoo.models.pfld import decode as pfld
 from facezoo.models.pipnet import decode as pipnet
 from facezoo.models.scrfd import decode as scrfd
-from facezoo.testing import tiny_pipnet, tiny_scrfd
+from facezoo.testing import tiny_pfld, tiny_pipnet, tiny_scrfd
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -102,6 +106,48 @@ def test_the_folder_is_whole_and_free_of_facezoo(detector):
     )
 
 
+@pytest.mark.parametrize("hw", [(64, 64), (64, 96)])
+def test_the_compilers_files_are_those_of_the_graph(hw, tmp_path, monkeypatch, caplog):
+    model = tiny_scrfd(tmp_path / "tiny.onnx", input_hw=hw)
+    write_image_rgb(tmp_path / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(model), "--to", str(tmp_path / "out")]
+    assert main([*words, "--image", str(tmp_path / "bright.png")]) == 0
+    monkeypatch.chdir(tmp_path / "out")
+    build = yaml.safe_load(Path("build.yaml").read_text())
+    assert build["frontend"]["shape"] == {"input.1": [1, 3, *hw]}
+    assert main(["compile", "build.yaml"]) == 0
+    # No YAML expresses a letterbox that is not square.
+    is_square = hw == (64, 64)
+    assert ("no calibration images for int8" in caplog.text) == ("dataset" not in build)
+    assert ("dataset" in build) == is_square
+    if is_square:
+        resize = next(op for op in build["dataset"]["process_ops"] if op["type"] == "Resize")
+        assert resize["size"] == [64, -1]
+
+
+def test_a_full_disk_leaves_no_part_of_the_folder(detector, tmp_path, monkeypatch, capsys):
+    write_image_rgb(tmp_path / "bright.png", BRIGHT)
+    words = ["eject", "scrfd_500m_bnkps", "--model", str(detector / "model.onnx")]
+    words += ["--to", str(tmp_path / "out"), "--image", str(tmp_path / "bright.png")]
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out/model.onnx"))
+        patch.setattr("facezoo.deploy.eject.read_file", mock.Mock(side_effect=full))
+        assert main(words) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    # What a killed start left is replaced, and nothing else.
+    left = tmp_path / "out" / ".facezoo.abcdefgh"
+    left.mkdir(parents=True)
+    (left / "facemodel.py").write_text("half")
+    (left / "mine.py").write_text("mine")
+    assert main(words) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (left / "mine.py").read_text() == "mine"
+    (left / "mine.py").unlink()
+    assert main(words) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(EJECTED_FILES)
+
+
 def test_it_checks_itself_without_facezoo(detector):
     done = run_alone(detector, "run_ort.py")
     assert (done.returncode, done.stdout) == (0, "sample.png: as expected\n"), done.stderr
@@ -169,11 +215,20 @@ def test_detector_equals_the_package(anchor, tmp_path):
     same(tmp_path / "out", model, contract, scrfd)
 
 
-def test_landmarks_equal_the_package(tmp_path):
-    model = tiny_pipnet(tmp_path / "tiny.onnx")
+@pytest.mark.parametrize(("make", "room"), [(tiny_pipnet, pipnet), (tiny_pfld, pfld)])
+def test_landmarks_equal_the_package(make, room, tmp_path):
+    model = make(tmp_path / "tiny.onnx")
     contract = read_contract(model)
     eject(model, contract, "", BRIGHT, tmp_path / "out")
-    same(tmp_path / "out", model, contract, pipnet)
+    same(tmp_path / "out", model, contract, room)
+
+
+def test_the_square_crop_comes_with_its_network(tmp_path):
+    model = tiny_pfld(tmp_path / "tiny.onnx")
+    eject(model, read_contract(model), "", BRIGHT, tmp_path / "out")
+    theirs = load_module(tmp_path / "out").SquareCrop.around((10, 20, 50, 90), (200, 300))
+    ours = SquareCrop.around((10, 20, 50, 90), (200, 300))
+    assert (theirs.cut(BRIGHT) == ours.cut(BRIGHT)).all()
 
 
 @pytest.mark.parametrize("card_id", ["w600k_mbf", "magface_iresnet50", "sdd_fiqa_r50"])

@@ -317,7 +317,7 @@ def test_all_photos_of_a_folder(run_here, tmp_path, photos, models):
     code, said, _ = run_here(*command)
     assert code == 0
     assert "18 genuine and 135 impostor pairs; 95 % intervals by people" in said
-    assert "FNMR at FMR 0.001: refused" in said
+    assert "FNMR at FMR 0.001: not measured, " in said
     entry = json.loads(report.read_text())
     assert entry["pairs"] == {"genuine": 18, "impostor": 135}
     assert entry["photos"] == {"total": 18, "with_face": 18, "unreadable": 0}

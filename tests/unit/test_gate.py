@@ -11,6 +11,7 @@ import pytest
 from facezoo.artifact import read_artifact
 from facezoo.backends import RuntimeOptions, open_backend
 from facezoo.card import GATE_LIMITS
+from facezoo.cli import options
 from facezoo.cli.compile import override
 from facezoo.cli.main import main
 from facezoo.compiler.calibration import open_calibration
@@ -265,6 +266,16 @@ def test_a_picture_that_cannot_be_read_is_left_out_by_name(workspace, caplog):
 
 
 # From the command line
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_calibration_and_gate_show_their_progress(workspace, monkeypatch, caplog, quiet):
+    monkeypatch.setattr(options, "SECONDS_PER_LINE", 0.0)
+    caplog.set_level(logging.INFO)
+    write_yaml(gate=TINY_LIMITS)
+    assert main(["compile", "toy.yaml", "--images", "held", *quiet]) == 0
+    for what in ("calibration", "accuracy gate"):
+        assert (f"{what}: 1 of 4 done" in caplog.text) == (not quiet)
 
 
 def test_int8_is_calibrated_judged_and_recorded(workspace, capsys):

@@ -2,6 +2,12 @@
 
 import errno
 import io
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -19,6 +25,7 @@ from facezoo.image.files import (
     write_image_rgb,
 )
 from facezoo.image.reading import reading
+from facezoo.testing import tiny_scrfd
 from PIL import Image, ImageOps, features
 
 
@@ -337,6 +344,80 @@ def test_the_first_image_of_several_is_read_and_that_is_said(tmp_path, picture, 
     assert [record.getMessage() for record in caplog.records] == [
         f"{str(path)!r} has several images; only the first is read"
     ]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_that_cannot_be_opened_is_named(tmp_path, order):
+    path = tmp_path / "a.tif"
+    path.write_bytes((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 1 << 20))
+    with pytest.raises(
+        ImageError, match=r"a\.tif' is not a readable TIFF: it is damaged, or a raw"
+    ):
+        read_image_rgb(path)
+
+
+def test_photos_that_need_a_plug_in_are_named_and_counted(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("facezoo.image.decode._plug_in", lambda kind: False)
+    saved(tmp_path, picture, "a.png")
+    for name in ("b.heic", "c.HEIC", "d"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    found = find_images(tmp_path)
+    assert relative_names(found, tmp_path) == ("a.png", "b.heic", "c.HEIC", "d")
+    for path in found[1:]:
+        with pytest.raises(ImageError, match=r"a photo in HEIF, .*: pip install pillow-heif$"):
+            read_image_rgb(path)
+
+
+# Warnings of the decoders -------------------------------------------------------------------------
+
+
+def test_no_warning_of_pillow_is_shown_whatever_threads_read(tmp_path, picture):
+    """Contexts that silence warnings overlap in threads."""
+    note = 0x8298  # Copyright, the last tag
+    path = saved(tmp_path, picture, "a.tif", tiffinfo={note: "of somebody"})
+    content = bytearray(path.read_bytes())
+    entry = content.index(struct.pack("<HH", note, 2))
+    content[entry + 8 : entry + 12] = struct.pack("<I", 1 << 28)  # It begins behind the file.
+    path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as threads:
+            images = list(threads.map(read_image_rgb, [path] * 200))
+        assert warnings.filters == before
+    assert said == []
+    assert all(np.array_equal(image, picture) for image in images)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+def test_a_png_with_an_odd_profile_is_read_as_without_and_in_silence(tmp_path, capfd, mode):
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    image = Image.fromarray(ramp if mode == "I;16" else (ramp >> 8).astype(np.uint8))
+    image = image if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "plain.png")
+    content = (tmp_path / "plain.png").read_bytes()
+    odd = b""
+    for body in (b"iCCPicc\0\0" + zlib.compress(b"no profile"), b"sRGB\x09", b"gAMA" + bytes(4)):
+        odd += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "odd.png").write_bytes(content[:33] + odd + content[33:])
+    plain, read = (read_image_rgb(tmp_path / name) for name in ("plain.png", "odd.png"))
+    np.testing.assert_array_equal(read, plain)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".avif", ".bmp"])
+def test_a_damaged_image_is_refused_in_one_line(tmp_path, picture, suffix):
+    """The decoders print to the standard error, in a process of their own as in a command."""
+    path = saved(tmp_path, picture, f"a{suffix}")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + (b"" if suffix == ".bmp" else bytes(20)) + content[-40:])
+    words = [sys.executable, "-m", "facezoo", "predict", str(path), "--detector"]
+    words += [str(tiny_scrfd(tmp_path / "net.onnx")), "--quiet", "-o", str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"a{suffix}' is " in line
 
 
 def test_a_lone_file_is_a_list_of_one(tmp_path, picture):

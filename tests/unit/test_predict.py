@@ -373,6 +373,36 @@ def test_the_face_that_a_stage_fails_on_is_named():
         model(photo())
 
 
+def test_faces_of_several_photos_share_batches():
+    faces = faces_at((100, 100), (300, 100))
+    model = predictor(faces, quality=50.0)
+    model.quality.answer = lambda crop: QualityScore(float(crop[0, 0, 0]))
+    shots = [photo(), 255 - photo(), photo()]
+    found = model.batch(shots)
+    assert model.detector.calls == [1, 1, 1]
+    assert model.quality.calls == model.embedder.calls == [2, 2, 2]
+    crops = [align_face(one, marks) for one in shots for marks in faces.landmarks_xy]
+    assert [face.quality for one in found for face in one] == [crop[0, 0, 0] for crop in crops]
+
+
+def test_photos_of_one_face_in_a_stream_fill_batches(tmp_path, monkeypatch):
+    paths = write_crowds(tmp_path / "photos", [1] * 9)
+    sizes = []
+    with chain_of(tmp_path) as model:
+        counts = [len(photo) for photo in model.stream(paths)]
+        for stage in (model.landmarks, model.quality, model.embedder):
+            batch = stage.batch
+            monkeypatch.setattr(
+                stage,
+                "batch",
+                lambda crops, batch=batch, **rest: sizes.append(len(crops)) or batch(crops, **rest),
+            )
+        assert [len(photo) for photo in model.stream(paths)] == counts
+    # Nine photos are four pairs and one alone, whatever the networks find in them.
+    assert set(counts) == {1}
+    assert sorted(sizes) == 3 * [1] + 12 * [2]
+
+
 def chain_of(folder, engine="ort", **options):
     """The whole chain on tiny networks."""
     makers = (tiny_scrfd, tiny_pipnet, tiny_sdd_fiqa, tiny_magface)
@@ -437,6 +467,27 @@ def test_a_stream_names_what_fails_and_ends_cleanly_when_stopped(tmp_path, monke
         monkeypatch.setattr(model.quality, "batch", mock.Mock(side_effect=wrong))
         with pytest.raises(BackendRunError, match=r"0\.png': 'face 0': lost"):
             list(model.stream(paths))
+
+
+def test_of_photos_that_go_together_the_one_that_fails_is_named(tmp_path, monkeypatch):
+    paths = write_crowds(tmp_path / "photos", [1, 1])
+    with chain_of(tmp_path) as model:
+        _, second = model.stream(paths)
+        vectors = model.embedder.batch(
+            [align_face(read_image_rgb(paths[1]), second[0].landmarks_xy)]
+        )
+        embed = model.embedder.batch
+
+        def fail(crops, **rest):
+            found = embed(crops, **rest)
+            if any((one.vector == vectors[0].vector).all() for one in found):
+                raise BackendRunError("lost")
+            return found
+
+        monkeypatch.setattr(model.embedder, "batch", fail)
+        stream = model.stream(paths)
+        with pytest.raises(BackendRunError, match=r"1\.png': 'face 0': lost$"):
+            list(stream)
 
 
 def test_a_stream_takes_one_core_per_photo_whatever_its_stages_were_loaded_with(tmp_path):

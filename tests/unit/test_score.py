@@ -1,10 +1,12 @@
 """Bulk scoring on one machine: the same results as predict's, whoever made which part."""
 
 import json
+import logging
 import multiprocessing
 import os
 
 import pytest
+from facezoo.cli import options
 from facezoo.cli.main import main
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra scale")
@@ -56,6 +58,14 @@ def test_the_merged_tables_are_those_of_predict(whole, folder, capsys):
     assert main(["score", "merge", str(whole), "-o", str(folder / "merged")]) == 0
     assert "13 photos, " in capsys.readouterr().out
     assert tables(folder / "merged") == predicted(folder)
+
+
+def test_long_work_is_a_line_a_minute(folder, monkeypatch, caplog):
+    monkeypatch.setattr(options, "SECONDS_PER_LINE", 0.0)
+    caplog.set_level(logging.INFO)
+    run = write_run(folder, 5, "shown")
+    assert main(["score", "run", str(run), "--threads", "1", *words(folder)]) == 1
+    assert "5 of 13 done" in caplog.text and "minutes left" in caplog.text
 
 
 def test_a_finished_run_does_nothing_more(whole, folder, caplog):

@@ -4,6 +4,7 @@ A stub distribution that owns both commands stands in for the vendor's; it is in
 by its list of files, as pip does it.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from unittest import mock
 
 import facezoo
 import pytest
@@ -365,3 +367,16 @@ def test_an_entry_point_is_started_as_its_console_script_would(value, tmp_path):
         text=True,
     )
     assert (ran.returncode, ran.stdout) == (3, "['vamc', 'x']\n")
+
+
+def test_a_full_disk_leaves_no_half_of_a_shim(tmp_path, monkeypatch, capsys):
+    (tmp_path / "facezoo").touch()
+    monkeypatch.setattr("facezoo.cli.shims.scripts_folder", lambda: tmp_path)
+    monkeypatch.setattr("facezoo.cli.shims.find_tool", lambda name: None)
+    full = OSError(errno.ENOSPC, "No space left on device", "vamc")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", mock.Mock(side_effect=full))
+        assert main(["shims", "install"]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["facezoo"]
+    assert main(["shims", "install"]) == 0

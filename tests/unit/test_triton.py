@@ -1,10 +1,12 @@
 """Triton's configurations: they follow the graph, and Triton's own protobuf reads them."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
+from facezoo.contract import read_contract
 from facezoo.deploy.triton import engine_command, render_triton, write_repository
 from facezoo.errors import GraphError
 from facezoo.models import CARDS, find_card
@@ -100,6 +102,24 @@ def test_a_fixed_batch_has_no_range_of_shapes(tmp_path, monkeypatch, tool):
     assert any("8" in word and "112" in word for word in words)
     words = engine_command(one, tmp_path / "x.plan", half=False, max_batch=8)
     assert not any("112" in word for word in words)
+
+
+@pytest.mark.parametrize("tool", ["trtexec", "polygraphy"])
+def test_shapes_and_pre_processing_are_those_of_the_graph(tmp_path, monkeypatch, tool):
+    monkeypatch.setattr("shutil.which", lambda wanted: wanted == tool)
+    path = tiny_scrfd(tmp_path / "model.onnx", input_hw=(64, 96))
+    contract = read_contract(path)
+    preprocess = replace(
+        contract.preprocess, input_hw=(640, 640), image_format="BGR_PLANAR", norm="DIV255"
+    )
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, replace(contract, preprocess=preprocess).to_metadata())
+    onnx.save(model, str(path))
+    words = engine_command(path, tmp_path / "x.plan", half=False, max_batch=8)
+    assert any("64" in word and "96" in word for word in words)
+    assert not any("640" in word for word in words)
+    text = render_triton(find_card("scrfd_500m_bnkps"), onnx=path)
+    assert "BGR, DIV255. Not" in text and "dims: [ 3, 64, 96 ]" in text
 
 
 def test_two_batch_sizes_in_one_graph_are_refused(tmp_path):

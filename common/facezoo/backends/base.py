@@ -42,6 +42,7 @@ from ..results import Placement, RawOutputs
 from ..workers import map_in_order
 
 __all__ = [
+    "NETWORK_ERRORS",
     "Backend",
     "HostBackend",
     "Infer",
@@ -56,7 +57,7 @@ Result = TypeVar("Result")
 Infer = Callable[[np.ndarray], RawOutputs]
 
 # Errors of a running network and of its decoder.
-_OF_A_NETWORK = (BackendRunError, DecodeError, GraphError)
+NETWORK_ERRORS = (BackendRunError, DecodeError, GraphError)
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def naming(*pictures: Union[str, Path]) -> Iterator[None]:
     """Add the image, or the images of one call, to the message of a network's error."""
     try:
         yield
-    except _OF_A_NETWORK as error:
+    except NETWORK_ERRORS as error:
         names = ", ".join(repr(str(picture)) for picture in pictures)
         raise type(error)(f"{names}: {error}") from error
 
@@ -93,7 +94,7 @@ def call_naming(
     """
     try:
         return call(images_rgb)
-    except _OF_A_NETWORK:
+    except NETWORK_ERRORS:
         for image, picture in zip(images_rgb, pictures) if len(images_rgb) > 1 else ():
             with naming(picture):
                 call([image])

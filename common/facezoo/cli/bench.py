@@ -18,6 +18,7 @@ for about a minute, and the fastest one whose recorded accuracy loss is within l
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import subprocess
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from .. import __version__, models
 from ..contract import Contract
 from ..errors import BackendRunError, BackendUnavailable, InputError
 from ..evaluation.speed import Job, Synthetic, Timings, Workers, parse_report
+from ..files import counted
 from ..machine import describe_machine, usable_cores
 from ..pipeline.load import resolve
 from ..results import RawOutputs
@@ -36,6 +38,8 @@ from .outputs import write_report
 from .vamp import SECONDS, picture_hw
 
 __all__ = ["configure", "decode_outputs", "run"]
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = "facezoo.bench/1"
 
@@ -177,6 +181,7 @@ def _advise(args: argparse.Namespace, job: Job) -> int:
         print(f"left out: {name}: {reason}")
     if not candidates:
         raise InputError(f"no build beside {str(job.model)!r} can be chosen; see above")
+    _log.info("measuring %s for about a minute", counted(len(candidates), "build"))
     speeds = measure_candidates(job, candidates, args.seconds or ADVICE_SECONDS)
     rows: List[Dict[str, Any]] = [
         {

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
@@ -23,6 +24,7 @@ from ..errors import ConfigError, FaceZooError, GateError, InputError
 from ..files import counted
 from ..vacc.build_config import DTYPES, BuildConfig, read_build_config
 from . import flags
+from .options import progress
 
 __all__ = ["build", "configure", "open_data", "override", "print_artifact", "run"]
 
@@ -143,7 +145,8 @@ def build(
         print_artifact(artifact)
         return artifact
     calibration, unusable = open_data(config, settings.eval_list, allow_leak, allow_code)
-    gate = open_gate(config, settings, calibration, unusable)
+    judging = partial(progress, what="accuracy gate")
+    gate = open_gate(config, settings, calibration, unusable, judging)
     if arithmetic == FULL and saturates(OrtBackend):
         _log.warning(
             "%s: 8-bit sums saturate on this CPU, so the accuracy gate computes them exactly, as "
@@ -189,7 +192,12 @@ def open_data(
         base = None  # The compiler reports the problem of the file.
     try:
         return open_calibration(
-            config, base, allow_code=allow_code, eval_list=eval_list, allow_leak=allow_leak
+            config,
+            base,
+            allow_code=allow_code,
+            eval_list=eval_list,
+            allow_leak=allow_leak,
+            progress=partial(progress, what="calibration"),
         ), ""
     except ConfigError as error:
         if needed:

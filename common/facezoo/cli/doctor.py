@@ -16,7 +16,7 @@ Files that --observed accepts, made by your program from the same image:
   .npz of the outputs under their names      raw outputs; an embedding alone needs no name
   .json {"faces": [{"box_xyxy": [l, t, r, b], "score": s, "landmarks_xy": [[x, y], ...]}, ...]}
                                              a detector's faces; landmarks if there are any
-  .json {"points_xy": [[x, y], ...]}         PIPNet's landmarks; the image is its input crop
+  .json {"points_xy": [[x, y], ...]}         landmarks; the image is the network's input crop
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def _picture(
 
 def _diagnose(args: argparse.Namespace, model_file: ModelFile, setup: ReferenceSetup) -> Diagnosis:
     observed: Path = args.observed
-    if observed.suffix == ".json" and model_file.card.model == "pipnet":
+    if observed.suffix == ".json" and model_file.card.task == "face_alignment":
         given = read_meanface(args.meanface) if args.meanface else None
         points = _read_points(observed)
         return diagnose_points(setup, points, given=given, **model_file.contract.decode)

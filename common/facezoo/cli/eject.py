@@ -22,7 +22,7 @@ from ..image.files import read_image_rgb
 from ..models import find_card
 from ..pipeline.load import resolve, warn_of_differences
 from . import flags
-from .render import render_build
+from .render import render_own_build
 
 __all__ = ["configure", "run"]
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build_yaml(contract: Contract) -> str:
-    card = find_card(contract.card_id)
-    lines = render_build(card, card.id).splitlines(keepends=True)
+    card_id = contract.card_id
+    lines = render_own_build(contract, card_id).splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("#"))
-    return text.replace(f"checkpoint: onnx/{card.id}.onnx", "checkpoint: model.onnx")
+    return text.replace(f"checkpoint: onnx/{card_id}.onnx", "checkpoint: model.onnx")

@@ -10,6 +10,7 @@ is written before the new graph has been compared with its source.
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Optional
 
@@ -18,6 +19,8 @@ from . import flags, options
 from .outputs import OutputFile
 
 __all__ = ["configure", "export", "run"]
+
+_log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,7 @@ def export(card_id: str, source: Optional[str], output: Path, batch: Optional[in
     if not source and not published:
         raise InputError(f"no weights of {card.id} are published; give the file")
     file = weights.locate(source or published)
+    _log.info("exporting %s from %s, and comparing both", card.id, file)
     if file.suffix == ".onnx":
         if not has_part(card.model, "graph"):
             raise InputError(f"{card.id} is made from a checkpoint (.pth), not from {str(file)!r}")

@@ -12,8 +12,9 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 
 from ..errors import InputError
 
-__all__ = ["add_inputs", "find_inputs", "local_path", "named"]
+__all__ = ["LONGEST_LINE", "add_inputs", "find_inputs", "local_path", "named", "stdin_lines"]
 
+LONGEST_LINE = 1 << 16  # characters; a path may have 4,096
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -77,7 +78,7 @@ def _expanded(words: Sequence[str]) -> Iterator[Tuple[Path, bool]]:
     """Yield the files and folders that words name, and whether the standard input lists them."""
     for word in words:
         if word == "-":
-            for line in filter(None, sys.stdin.read().splitlines()):
+            for line in filter(None, stdin_lines()):
                 yield local_path(line), True
         elif not os.path.lexists(word) and glob.has_magic(word):
             matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 (it may be absolute)
@@ -87,6 +88,22 @@ def _expanded(words: Sequence[str]) -> Iterator[Tuple[Path, bool]]:
                 yield Path(match), False
         else:
             yield local_path(word), False
+
+
+def stdin_lines() -> Iterator[str]:
+    """Yield the lines of the standard input; InputError for one that does not end."""
+    binary = getattr(sys.stdin, "buffer", None)
+    while True:
+        # Decoded like the names of files, which need not be UTF-8.
+        line = os.fsdecode((binary or sys.stdin).readline(LONGEST_LINE + 1))
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise InputError(
+                f"a line of the standard input has more than {LONGEST_LINE} characters; expected a "
+                "path per line"
+            )
+        yield line.rstrip("\r\n")
 
 
 def local_path(word: str) -> Path:

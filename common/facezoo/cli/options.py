@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import (
@@ -86,6 +86,7 @@ __all__ = [
     "run_items",
     "runtime_of",
     "settings_from",
+    "showing",
     "torch_advice",
 ]
 
@@ -584,7 +585,7 @@ def torch_advice() -> str:
     return "install it with: pip install torch torchvision"
 
 
-def progress(items: Iterable[Item], total: Optional[int]) -> Iterator[Item]:
+def progress(items: Iterable[Item], total: Optional[int], what: str = "") -> Iterator[Item]:
     """Show progress while items pass: as a bar on a terminal, elsewhere as a line a minute.
 
     Parameters
@@ -593,29 +594,72 @@ def progress(items: Iterable[Item], total: Optional[int]) -> Iterator[Item]:
         What passes.
     total
         Their number; None if it is not known.
+    what
+        Name of the work, for a command that does several.
 
     Yields
     ------
     object
         The items. With ``--quiet`` nothing is shown.
     """
+    with showing(what) as show:
+        show(0, total)
+        for count, item in enumerate(items, 1):
+            yield item
+            show(count, total)
+
+
+@contextmanager
+def showing(what: str = "") -> Iterator[Callable[[int, Optional[int]], None]]:
+    """Show progress that is counted elsewhere, like :func:`progress`.
+
+    Parameters
+    ----------
+    what
+        See :func:`progress`.
+
+    Yields
+    ------
+    callable
+        Shows how many items are done, of how many; what the first call finds done is not counted
+        in the rate.
+    """
     if is_quiet():
-        yield from items
+        yield lambda done, total: None
     elif sys.stderr is not None and sys.stderr.isatty():
         # Imported here because it takes a sixth of a command's start.
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total)
+        with tqdm(desc=what or None) as bar:
+
+            def draw(done: int, total: Optional[int]) -> None:
+                if bar.total != total:
+                    bar.total, bar.n, bar.initial = total, done, done
+                    bar.refresh()
+                bar.update(done - bar.n)
+
+            yield draw
     else:
-        started = said = time.monotonic()
-        for count, item in enumerate(items, 1):
-            yield item
-            now = time.monotonic()
-            if now - said >= SECONDS_PER_LINE and count != total:
-                said, rate = now, count / (now - started)
-                left = "" if total is None else f", {(total - count) / rate / 60:.1f} minutes left"
-                of = "" if total is None else f" of {total}"
-                _log.info("%d%s done, %.3g a second%s", count, of, rate, left)
+        yield _lines_of(what)
+
+
+def _lines_of(what: str) -> Callable[[int, Optional[int]], None]:
+    """Return a function that logs a line a minute."""
+    began = f"{what}: " if what else ""
+    started = said = time.monotonic()
+    first: Optional[int] = None
+
+    def log(done: int, total: Optional[int]) -> None:
+        nonlocal said, first
+        first, now = done if first is None else first, time.monotonic()
+        if now - said < SECONDS_PER_LINE or done in (first, total):
+            return
+        said, rate = now, (done - first) / (now - started)
+        left = "" if total is None else f", {(total - done) / rate / 60:.1f} minutes left"
+        of = "" if total is None else f" of {total}"
+        _log.info("%s%d%s done, %.3g a second%s", began, done, of, rate, left)
+
+    return log
 
 
 def run_items(

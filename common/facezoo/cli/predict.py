@@ -228,9 +228,12 @@ def _run(
 
     stages = (args.detector, args.landmarks, args.quality, args.embedder)
     limits = (*args.profile, args.appearance, args.similarity)
+    inputs = Inputs(paths, names, *filter(os.path.isdir, args.inputs), *stages, *limits)
+    # The flags name neither the photos of a pattern nor those of a list.
+    inputs.refuse_file(args.html, args.csv, args.json)
     return run_items(
         args,
-        Inputs(paths, names, *filter(os.path.isdir, args.inputs), *stages, *limits),
+        inputs,
         lambda left: model.stream(left, visit=draw),
         command="predict",
         settings={

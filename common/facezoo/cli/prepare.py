@@ -26,6 +26,7 @@ from ..datasets.widerface import (
 from ..errors import DatasetError, InputError
 from ..runs import unpacking
 from . import flags
+from .options import progress
 
 __all__ = ["configure", "run"]
 
@@ -150,9 +151,10 @@ def prepare_widerface(args: argparse.Namespace) -> int:
     """
     with unpacking(args.to) if args.images_zip or args.ground_truth_zip else nullcontext():
         if args.images_zip:
-            print(f"{unpack_photos(args.images_zip, args.to)} photos from {args.images_zip}")
+            count = unpack_photos(args.images_zip, args.to, progress)
+            print(f"{count} photos from {args.images_zip}")
         if args.ground_truth_zip:
-            count = unpack_ground_truth(args.ground_truth_zip, args.to)
+            count = unpack_ground_truth(args.ground_truth_zip, args.to, progress)
             print(f"{count} files from {args.ground_truth_zip}")
     try:
         events, photos, faces = check_dataset(args.to)
@@ -185,7 +187,7 @@ def prepare_lfw_cfp_agedb(args: argparse.Namespace) -> int:
     """
     if args.tar:
         with unpacking(args.to):
-            print(f"{unpack_sets(args.tar, args.to)} files from {args.tar}")
+            print(f"{unpack_sets(args.tar, args.to, progress)} files from {args.tar}")
     try:
         found = check_sets(args.to)
     except DatasetError:

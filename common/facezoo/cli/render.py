@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, Mapping
 
 import yaml
 
@@ -18,16 +19,25 @@ from ..card import ModelCard, Preprocess
 from ..contract import Contract
 from ..errors import GateError, InputError
 from ..files import write_bytes, write_json
-from ..models import CARDS, VENDOR_FILES
+from ..models import CARDS, VENDOR_FILES, find_card
 from ..vacc.vdsp import render_vdsp
 from . import flags
 
-__all__ = ["configure", "render_build", "render_recipes", "run", "write_trained_recipe"]
+__all__ = [
+    "configure",
+    "render_build",
+    "render_own_build",
+    "render_recipes",
+    "run",
+    "write_trained_recipe",
+]
 
 _HEADER = """\
 # Rendered from the card {card} by "make recipes"; edit the card, not this file.
 # For another precision set backend.dtype AND the ending of name.
 """
+
+_log = logging.getLogger(__name__)
 
 
 def render_build(card: ModelCard, name: str) -> str:
@@ -44,7 +54,55 @@ def render_build(card: ModelCard, name: str) -> str:
     -------
     str
         YAML in the vendor's schema; fp16, ready to be switched to int8.
+
+    Raises
+    ------
+    InputError
+        If the YAML cannot express the pre-processing of the calibration images.
     """
+    return _document(card, name, _calibration(card.preprocess))
+
+
+def render_own_build(contract: Contract, name: str) -> str:
+    """Write the build YAML of a graph whose pre-processing and input may not be those of its card.
+
+    Parameters
+    ----------
+    contract
+        The graph's.
+    name
+        The artifact's name without its precision.
+
+    Returns
+    -------
+    str
+        As from :func:`render_build`. Without calibration images, which a warning says, if the YAML
+        cannot express their pre-processing, such as a letterbox that is not square.
+    """
+    card = dataclasses.replace(
+        find_card(contract.card_id),
+        input_name=contract.input_name,
+        preprocess=contract.preprocess,
+    )
+    try:
+        calibration = _calibration(card.preprocess)
+    except InputError as error:
+        _log.warning("%s, so that of %s names no calibration images for int8", error, name)
+        calibration = {}
+    return _document(card, name, calibration)
+
+
+def _calibration(preprocess: Preprocess) -> Dict[str, Any]:
+    dataset = {
+        "type": "tvm",
+        "path": "calibration/",
+        "sampler": {"suffix": "jpg", "get_data_num": 50},
+        "process_ops": process_ops(preprocess),
+    }
+    return {"dataset": dataset}
+
+
+def _document(card: ModelCard, name: str, calibration: Mapping[str, Any]) -> str:
     height, width = card.preprocess.input_hw
     config = {
         "name": f"{name}_fp16",
@@ -64,12 +122,7 @@ def render_build(card: ModelCard, name: str) -> str:
                 **card.quantize,
             },
         },
-        "dataset": {
-            "type": "tvm",
-            "path": "calibration/",
-            "sampler": {"suffix": "jpg", "get_data_num": 50},
-            "process_ops": process_ops(card.preprocess),
-        },
+        **calibration,
         "workspace": {"path": "./deploy_weights/"},
     }
     text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)

@@ -19,7 +19,6 @@ import argparse
 import logging
 import pickle
 import re
-import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -28,8 +27,10 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..errors import InputError
 from ..fields import number, whole
+from ..runs import Inputs
 from . import flags
-from .options import EXIT_SOME_REFUSED
+from .inputs import stdin_lines
+from .options import EXIT_SOME_REFUSED, showing
 from .predict import add_stage_options, open_predictor
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
 def _manifest(args: argparse.Namespace) -> int:
     from ..scale.manifest import Cut, Sources, find_photos, write_manifest
 
-    sources = Sources(args.photos, args.column, sys.stdin)
+    Inputs([Path(one) for one in args.photos], ()).refuse_in(args.to)
+    sources = Sources(args.photos, args.column, stdin_lines())
     cut = Cut(args.shard_bytes, args.shard_count)
     made = write_manifest(args.to, sources.root, find_photos(sources), cut)
     twice = f", {made['duplicates']} named twice" if made["duplicates"] else ""
@@ -179,8 +181,6 @@ def _manifest(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from ..scale.engine import Engine, score_run
     from ..scale.scorer import BulkJob
     from ..scale.tables import columns_of
@@ -193,14 +193,14 @@ def _run(args: argparse.Namespace) -> int:
     job = BulkJob(args.folder.absolute(), scores.identity, chain, args.photo_seconds)
     share = Share(args.on.index, args.on.count)
     engine = Engine(args.on.name, args.on.address, share, args.num_gpus)
-    with tqdm(unit="img", disable=True if args.quiet else None) as bar:
-
-        def show(work: Work) -> None:
-            bar.total = work.photos
-            bar.update(work.done - bar.n)
-
+    with showing() as show:
         started = time.monotonic()
-        work = score_run(job, engine, again=args.retry_failed, visit=show)
+        work = score_run(
+            job,
+            engine,
+            again=args.retry_failed,
+            visit=lambda work: show(work.done, work.photos),
+        )
         seconds = time.monotonic() - started
     return _report(scores, work, seconds)
 
@@ -243,15 +243,12 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _watch(scores: Scores) -> None:
-    from tqdm import tqdm
-
     from ..scale.outcome import progress_of
 
-    with tqdm(unit="img") as bar:
+    with showing() as show:
         while True:
             now = progress_of(scores)
-            bar.total, bar.n = now.photos, now.done
-            bar.set_postfix_str(f"{now.rate:.1f} img/s lately, {_failed(now)} failed")
+            show(now.done, now.photos)
             if now.done == now.photos:
                 return
             time.sleep(WATCH_SECONDS)

@@ -46,13 +46,16 @@ def _install(name: str, path: Path) -> str:
             "environment: pip install -e ."
         )
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-    temporary.write_text(
-        f"#!/bin/sh\n{SHIM_MARK}: runs the vendor's {name} if there is one\n"
-        f'exec {shlex.quote(str(facezoo))} {name} "$@"\n',
-        encoding="utf-8",
-    )
-    temporary.chmod(0o755)
-    temporary.replace(path)
+    try:
+        temporary.write_text(
+            f"#!/bin/sh\n{SHIM_MARK}: runs the vendor's {name} if there is one\n"
+            f'exec {shlex.quote(str(facezoo))} {name} "$@"\n',
+            encoding="utf-8",
+        )
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return f"shim installed ({path})"
 
 

@@ -7,11 +7,11 @@ calibration and inference use the same inputs.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import logging
 import random
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -24,6 +24,7 @@ from ..errors import ConfigError, DatasetError, InputError
 from ..files import sha256_of, walk
 from ..image.files import find_images, read_image_rgb
 from ..image.resize import letterbox_size, resize_image
+from ..runs import Progress
 from ..vacc.build_config import BuildConfig, ProcessOp
 from ..vacc.npz import read_input
 
@@ -54,18 +55,21 @@ class CalibrationSet:
         Hash of each file.
     load
         Converts a file to the feeds of the network.
+    progress
+        Wraps each iteration.
     """
 
     folder: Path
     names: Tuple[str, ...]
     sha256: Tuple[str, ...]
     load: Callable[[Path], Dict[str, np.ndarray]]
+    progress: Progress = lambda items, total: items
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Dict[str, np.ndarray]]:
-        return map(self.load, self.paths)
+        return iter(self.progress(map(self.load, self.paths), len(self)))
 
     @property
     def paths(self) -> List[Path]:
@@ -73,8 +77,8 @@ class CalibrationSet:
         return [self.folder / name for name in self.names]
 
     def first(self, count: int) -> CalibrationSet:
-        """Return the first ``count`` files as a set."""
-        return dataclasses.replace(self, names=self.names[:count], sha256=self.sha256[:count])
+        """Return the first ``count`` files as a set, which is iterated without progress."""
+        return CalibrationSet(self.folder, self.names[:count], self.sha256[:count], self.load)
 
     def record(self) -> Tuple[Mapping[str, str], ...]:
         """Return names and hashes in the form of ``mod.build.json``."""
@@ -88,6 +92,7 @@ def open_calibration(
     allow_code: bool = False,
     eval_list: Optional[Path] = None,
     allow_leak: bool = False,
+    progress: Progress = lambda items, total: items,
 ) -> CalibrationSet:
     """Choose the calibration files of a YAML and load each once to check it.
 
@@ -104,6 +109,8 @@ def open_calibration(
         the folder of the list. None of them may be a calibration file, under any name.
     allow_leak
         Only warn if one is.
+    progress
+        Wraps the first reading, and each iteration over the result.
 
     Returns
     -------
@@ -128,8 +135,10 @@ def open_calibration(
     load = FileLoader(config, base, allow_code)
     found = _list_files(config, dataset.path, dataset.sampler.suffix if dataset.sampler else None)
     wanted = dataset.sampler.get_data_num if dataset.sampler else len(found)
-    chosen = _choose(config, dataset.path, found, wanted, load)
-    calibration = CalibrationSet(dataset.path, tuple(chosen), tuple(chosen.values()), load)
+    chosen = _choose(config, dataset.path, found, wanted, load, progress)
+    calibration = CalibrationSet(
+        dataset.path, tuple(chosen), tuple(chosen.values()), load, progress
+    )
     if eval_list is not None:
         _check_leak(calibration, eval_list, allow_leak)
     return calibration
@@ -165,20 +174,24 @@ def _choose(
     found: Sequence[str],
     wanted: int,
     load: Callable[[Path], Dict[str, np.ndarray]],
+    progress: Progress,
 ) -> Dict[str, str]:
     """Return name to hash of the chosen files; all of them are readable."""
     shuffled = list(found)
     random.Random(SEED).shuffle(shuffled)
-    chosen: Dict[str, str] = {}
-    for name in shuffled:
-        if len(chosen) == wanted:
-            break
-        try:
-            load(folder / name)
-        except InputError as error:
-            _log.warning("%s: not used for calibration: %s", config.file, error)
-        else:
-            chosen[name] = sha256_of(folder / name)
+
+    def readable() -> Iterator[str]:
+        for name in shuffled:
+            try:
+                load(folder / name)
+            except InputError as error:
+                _log.warning("%s: not used for calibration: %s", config.file, error)
+            else:
+                yield name
+
+    some = islice(readable(), wanted)
+    used = list(progress(some, min(wanted, len(found))))
+    chosen = {name: sha256_of(folder / name) for name in used}
     if not chosen:
         raise ConfigError(
             f"{config.file}: none of the {len(found)} files in {str(folder)!r} can be read; see "

@@ -14,6 +14,7 @@ Paths are relative to the working directory, as in the build YAML.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 import math
@@ -37,6 +38,7 @@ from ..files import counted, open_file, sha256_of
 from ..image.files import find_images, read_image_rgb
 from ..image.preprocess import VdspOperation
 from ..models import CARDS, MODELS, find_card
+from ..runs import Progress
 from ..vacc.build_config import LARGEST_FILE, BuildConfig, load_yaml
 from .calibration import CalibrationSet
 from .ranges import LargestActivation, largest_activation
@@ -196,6 +198,8 @@ class Gate:
     exact
         Compute the build as :func:`facezoo.backends.ort.open_session` says: the result on a CPU
         whose 8-bit sums do not saturate, measured on one where they do.
+    progress
+        Wraps each loop over the images.
 
     Attributes
     ----------
@@ -210,12 +214,14 @@ class Gate:
         settings: GateSettings,
         data: Optional[CalibrationSet] = None,
         exact: bool = False,
+        progress: Progress = lambda items, total: items,
     ) -> None:
         self.pictures = list(pictures)
         self.held_out = held_out
         self.settings = settings
         self.data = data
         self.exact = exact
+        self.progress = progress
         self.checks: Tuple[Check, ...] = ()
 
     def __call__(self, reference: bytes, built: bytes) -> Mapping[str, Any]:
@@ -304,7 +310,7 @@ class Gate:
         )
 
     def _readable(self) -> Iterator[np.ndarray]:
-        for path in self.pictures:
+        for path in self.progress(self.pictures, len(self.pictures)):
             try:
                 yield read_image_rgb(path)
             except ImageError:  # Named by the measurement before.
@@ -317,7 +323,8 @@ class Gate:
             built, contract, half_input=True, exact=self.exact
         ) as b:
             try:
-                found = compare_backends(a, b, self.pictures, ground_truth)
+                pictures = self.progress(self.pictures, len(self.pictures))
+                found = compare_backends(a, b, pictures, ground_truth)
             except DecodeError as error:
                 raise GateError(
                     f"the accuracy gate rejects the build: outputs cannot be decoded ({error}); "
@@ -367,6 +374,7 @@ def open_gate(
     settings: GateSettings,
     calibration: Optional[CalibrationSet] = None,
     unusable: str = "",
+    progress: Progress = lambda items, total: items,
 ) -> Optional[Gate]:
     """Create the accuracy gate of a build.
 
@@ -380,6 +388,8 @@ def open_gate(
         Calibration data of the build; None if it is not calibrated.
     unusable
         Why the calibration data of the YAML cannot be used, if there is some.
+    progress
+        Wraps each loop over the images.
 
     Returns
     -------
@@ -405,10 +415,11 @@ def open_gate(
             "give other images: facezoo compile --images DIR",
             config.file,
         )
-        return Gate(calibration.paths, False, settings, calibration)
+        data = dataclasses.replace(calibration, progress=progress)
+        return Gate(calibration.paths, False, settings, data, progress=progress)
     pictures = find_images(settings.images)
     if calibration is None:
-        return Gate(pictures, True, settings)
+        return Gate(pictures, True, settings, progress=progress)
     used = set(calibration.sha256)
     hashes = tuple(map(sha256_of, pictures))
     both = [path for path, sha256 in zip(pictures, hashes) if sha256 in used]
@@ -421,5 +432,5 @@ def open_gate(
             both[0],
         )
     names = tuple(str(path) for path in pictures)
-    data = CalibrationSet(Path(), names, hashes, calibration.load)
-    return Gate(pictures, not both, settings, data)
+    data = CalibrationSet(Path(), names, hashes, calibration.load, progress)
+    return Gate(pictures, not both, settings, data, progress=progress)

@@ -205,7 +205,7 @@ class BuiltList:
     lost
         Share of the outputs' variance that the whole network loses.
     milliseconds
-        Time per image.
+        Processor time per image.
     """
 
     label: str

@@ -9,12 +9,13 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Dict, List, Tuple
+from typing import IO, Dict, List, Tuple, cast
 
 import numpy as np
 
 from ..errors import DatasetError
 from ..files import check_room, open_file, write_missing
+from ..runs import Progress
 from .image_list import inside, read_paths
 from .pairs import IMAGE_LIST, read_pair_labels
 
@@ -110,7 +111,11 @@ def check_sets(root: Path) -> Dict[str, int]:
     return found
 
 
-def unpack_sets(archive: Path, root: Path) -> int:
+def unpack_sets(
+    archive: Path,
+    root: Path,
+    progress: Progress = lambda items, total: items,
+) -> int:
     """Unpack the three sets.
 
     Parameters
@@ -119,6 +124,8 @@ def unpack_sets(archive: Path, root: Path) -> int:
         ``lfw_cfp_agedb.tar``.
     root
         Target folder; each set becomes a folder in it, wherever it lies in the archive.
+    progress
+        Wraps the loop over the files.
 
     Returns
     -------
@@ -153,8 +160,9 @@ def unpack_sets(archive: Path, root: Path) -> int:
                 )
             needed = sum(member.size for _, member in members)
             check_room(root, needed, f"{len(members)} files of {archive.name}")
-            for name, member in members:
-                _write(tar, member, inside(root, name))
+            for name, member in progress(members, len(members)):
+                with cast("IO[bytes]", tar.extractfile(member)) as source:
+                    write_missing(inside(root, name), source.read())
     except (OSError, tarfile.TarError, EOFError) as error:
         if getattr(error, "filename", None) not in (None, str(archive)):
             raise  # A file that is unpacked could not be written.
@@ -178,11 +186,3 @@ def _targets(member: tarfile.TarInfo, archive: Path) -> List[str]:
             f"at most {LARGEST_MEMBER >> 20} MiB"
         )
     return ["/".join(parts[found[0] :])]
-
-
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    source = tar.extractfile(member)
-    if source is None:
-        raise DatasetError(f"member {member.name!r} of the archive cannot be read")
-    with source:
-        write_missing(target, source.read())

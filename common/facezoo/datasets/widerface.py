@@ -31,6 +31,7 @@ from ..errors import DatasetError
 from ..files import check_room, open_file, read_file, walk, write_missing
 from ..metrics.detection import GroundTruth, Predictions
 from ..results import FaceDetections
+from ..runs import Progress
 from .matfile import read_mat
 
 __all__ = [
@@ -613,8 +614,19 @@ def check_dataset(folder: Path) -> Tuple[int, int, int]:
     return found
 
 
-def unpack_photos(archive: Path, folder: Path) -> int:
+def unpack_photos(
+    archive: Path,
+    folder: Path,
+    progress: Progress = lambda items, total: items,
+) -> int:
     """Unpack WIDER_val.zip to ``folder/WIDER_val/images``; whole photos of it are kept.
+
+    Parameters
+    ----------
+    archive, folder
+        The archive, and the folder of the data set.
+    progress
+        Wraps the loop over its files.
 
     Returns
     -------
@@ -629,19 +641,26 @@ def unpack_photos(archive: Path, folder: Path) -> int:
     InputError
         If a photo of that name with another content is there; it stays.
     """
-    return _unpack(archive, folder, re.compile(r"(?:^|/)images/([^/]+/[^/]+\.jpg)$"), PHOTOS_FOLDER)
+    pattern = re.compile(r"(?:^|/)images/([^/]+/[^/]+\.jpg)$")
+    return _unpack(archive, folder, pattern, PHOTOS_FOLDER, progress)
 
 
-def unpack_ground_truth(archive: Path, folder: Path) -> int:
+def unpack_ground_truth(
+    archive: Path,
+    folder: Path,
+    progress: Progress = lambda items, total: items,
+) -> int:
     """Unpack the .mat files of eval_tools.zip to ``folder/eval_tools/ground_truth``.
 
-    Return value and errors are those of :func:`unpack_photos`.
+    Parameters, return value and errors are those of :func:`unpack_photos`.
     """
     pattern = re.compile(rf"(?:^|/)({'|'.join(map(re.escape, GROUND_TRUTH))})$")
-    return _unpack(archive, folder, pattern, GROUND_TRUTH_FOLDER)
+    return _unpack(archive, folder, pattern, GROUND_TRUTH_FOLDER, progress)
 
 
-def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) -> int:
+def _unpack(
+    archive: Path, folder: Path, wanted: re.Pattern[str], below: str, progress: Progress
+) -> int:
     with _opened_zip(archive) as zipped:
         chosen: Dict[str, zipfile.ZipInfo] = {}
         for info in zipped.infolist():
@@ -660,7 +679,7 @@ def _unpack(archive: Path, folder: Path, wanted: re.Pattern[str], below: str) ->
         ]
         needed = sum(info.file_size for info in missing)
         check_room(folder, needed, f"{len(missing)} files of {archive.name}")
-        for name, info in chosen.items():
+        for name, info in progress(chosen.items(), len(chosen)):
             write_missing(folder / below / name, zipped.read(info))
     return len(chosen)
 

@@ -11,6 +11,9 @@ import dataclasses
 import importlib
 import inspect
 import json
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
@@ -26,6 +29,7 @@ from ..files import read_file, sha256_of, write_bytes
 from ..image.files import write_image_rgb
 from ..models import CARDS, WEIGHTS, import_part
 from ..vacc.vdsp import render_vdsp
+from ..written import is_temporary
 
 __all__ = [
     "EJECTED_FILES",
@@ -47,12 +51,14 @@ EJECTED_FILES = (
     "sample.png",
     "vdsp_params.json",
 )
+SCRATCH = ".facezoo."  # begins the name of the folder in which they are written
 
 # Definitions of a model's package needed beside its decoder.
 _ALIGN = (("image.align", "align_face"),)
 _PARTS: Dict[str, Tuple[Tuple[str, str], ...]] = {
     "scrfd": (),
     "pipnet": (("models.pipnet.crop", "DetectorCrop"),),
+    "pfld": (("image.crop", "SquareCrop"),),
     "sdd_fiqa": _ALIGN,
     "magface": _ALIGN,
 }
@@ -107,7 +113,8 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
     # Parts of it become code, so it is checked like a contract that is read from a file.
     contract = Contract.from_metadata(contract.to_metadata()) or contract
     to = Path(to)
-    if to.exists() and any(to.iterdir()):
+    left = list(to.iterdir()) if to.is_dir() else []
+    if not all(map(_is_unfinished, left)):
         raise InputError(f"{str(to)!r} is not empty; choose a new folder")
     takes_faces = contract.model in TAKE_FACES
     height, width = contract.preprocess.input_hw
@@ -135,10 +142,32 @@ def eject(model: Path, contract: Contract, build_yaml: str, sample: np.ndarray, 
             faces=_README_FACES.format(side=width) if takes_faces else "",
         ),
     }
-    for name, text in files.items():
-        write_bytes(to / name, text.encode())
-    write_bytes(to / "model.onnx", read_file(Path(model)))
-    write_image_rgb(to / "sample.png", sample)
+    is_new = not to.exists()
+    to.mkdir(parents=True, exist_ok=True)
+    for folder in left:
+        shutil.rmtree(folder)
+    try:
+        # All of it before the first file has its name: a full disk leaves nothing.
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=to) as scratch:
+            here = Path(scratch)
+            for name, text in files.items():
+                write_bytes(here / name, text.encode())
+            write_bytes(here / "model.onnx", read_file(Path(model)))
+            write_image_rgb(here / "sample.png", sample)
+            for path in sorted(here.iterdir()):
+                path.rename(to / path.name)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                to.rmdir()
+        raise
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Return whether it is what a killed :func:`eject` was writing."""
+    if path.is_symlink() or not path.is_dir() or not path.name.startswith(SCRATCH):
+        return False
+    return all(one.name in EJECTED_FILES or is_temporary(one) for one in path.iterdir())
 
 
 def _document(entry: Any, indent: int) -> str:

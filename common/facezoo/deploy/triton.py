@@ -18,7 +18,7 @@ import numpy as np
 
 from ..backends.ort import run_graph
 from ..card import ModelCard
-from ..contract import load_graph, read_contract
+from ..contract import Contract, load_graph, read_contract
 from ..errors import BackendRunError, BackendUnavailable, GateError, GraphError, InputError
 from ..files import LARGEST_FILE, read_file, write_bytes
 
@@ -94,6 +94,12 @@ def _graph_of_file(onnx: Path) -> _Graph:
     return _Graph(tensors[0], tuple(tensors[1:]), batch)
 
 
+def _input_sizes(graph: _Graph, contract: Contract) -> Tuple[int, ...]:
+    """Return channels, height and width: the graph's, and where they are free the contract's."""
+    wanted = (3, *contract.preprocess.input_hw)
+    return tuple(size if size > 0 else free for size, free in zip(graph.input.dims, wanted))
+
+
 def render_triton(
     card: ModelCard,
     platform: str = "onnxruntime_onnx",
@@ -109,7 +115,7 @@ def render_triton(
     platform
         One of ``PLATFORMS``.
     onnx
-        The graph, whose shapes are used; None for those of the card.
+        The graph, whose shapes and pre-processing are used; None for those of the card.
     max_batch
         Largest batch size; ignored if the graph has a fixed one, which Triton must be told as
         ``max_batch_size: 0`` and part of the shapes.
@@ -118,7 +124,7 @@ def render_triton(
     -------
     str
         Text in protobuf's text format. The input is the pre-processed image: colour order and
-        normalisation of the card, which Triton does not apply.
+        normalisation of the graph, or of the card, which Triton does not apply.
 
     Raises
     ------
@@ -126,7 +132,8 @@ def render_triton(
         If the file cannot be read, or the batch sizes of its input and outputs differ.
     """
     graph = _graph_of_card(card) if onnx is None else _graph_of_file(onnx)
-    order = "BGR" if card.preprocess.swaps_channels else "RGB"
+    preprocess = card.preprocess if onnx is None else read_contract(onnx).preprocess
+    order = "BGR" if preprocess.swaps_channels else "RGB"
     made = (
         f'Rendered from the card {_quoted(card.id)[1:-1]} by "make recipes"; edit the card, not '
         "this file."
@@ -140,7 +147,7 @@ def render_triton(
     )
     return f"""\
 # {made}
-# Input: {what}, {order}, {_quoted(card.preprocess.norm)[1:-1]}. Not run on a server here.
+# Input: {what}, {order}, {_quoted(preprocess.norm)[1:-1]}. Not run on a server here.
 name: {_quoted(card.id)}
 platform: {_quoted(platform)}
 max_batch_size: {0 if graph.batch else max_batch}
@@ -231,16 +238,16 @@ def engine_command(onnx: Path, engine: Path, *, half: bool, max_batch: int) -> L
     GraphError
         If the name of the input has characters that are syntax for these tools.
     """
-    contract = read_contract(onnx)
+    graph, contract = _graph_of_file(onnx), read_contract(onnx)
     name = contract.input_name
     if not _PLAIN_NAME.fullmatch(name):
         raise GraphError(
             f"{str(onnx)!r}: the input's name {name!r} cannot be passed on a command line; "
             "expected letters, digits, dots, slashes and underscores: export the model again"
         )
-    sizes = (3, *contract.preprocess.input_hw)
+    sizes = _input_sizes(graph, contract)
     batches = [("min", 1), ("opt", max(1, max_batch // 2)), ("max", max_batch)]
-    if _graph_of_file(onnx).batch:
+    if graph.batch:
         batches = []
     if shutil.which("trtexec"):
         side = "x".join(map(str, sizes))
@@ -301,12 +308,11 @@ def build_engine(onnx: Path, engine: Path, *, half: bool = True, max_batch: int 
 
 def _compare(onnx: Path, engine: Path) -> float:
     """Return the lowest cosine of both outputs of a noise image; GateError if one differs."""
-    contract = read_contract(onnx)
-    batch = _graph_of_file(onnx).batch
-    shape = (batch or 1, 3, *contract.preprocess.input_hw)
+    graph, contract = _graph_of_file(onnx), read_contract(onnx)
+    shape = (graph.batch or 1, *_input_sizes(graph, contract))
     image = np.random.default_rng(2026).uniform(-1.0, 1.0, shape).astype(np.float32)
     expected = run_graph(onnx, {contract.input_name: image})
-    found = _engine_outputs(engine, contract.input_name, image, is_fixed=batch > 0)
+    found = _engine_outputs(engine, contract.input_name, image, is_fixed=graph.batch > 0)
     if len(found) != len(expected):
         raise BackendRunError(f"the engine has {len(found)} outputs, the graph {len(expected)}")
     # The only output of an engine may have lost its name.

@@ -416,6 +416,8 @@ _REMEDIES = {
     "x/y swapped": "write boxes as left, top, right, bottom",
     "wrong mean face": "use the meanface.txt of the data set the network was trained on",
     "neighbours left out": "average as facezoo.models.pipnet.decode does",
+    "shares": "multiply the points by the width and height of the crop",
+    "x apart from y": "read the output as (N, 2): x0 y0 x1 y1 and so on",
     "true division": "use //, or torch.div(..., rounding_mode='floor')",
     "letterbox anchor": "use one placement for both ways: facezoo.image.resize.fit_image",
 }

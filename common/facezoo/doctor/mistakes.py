@@ -584,8 +584,8 @@ def diagnose_points(
     setup: ReferenceSetup,
     observed_xy: np.ndarray,
     *,
-    meanface: Points,
-    num_neighbors: int,
+    meanface: Optional[Points] = None,
+    num_neighbors: int = 0,
     given: Optional[np.ndarray] = None,
 ) -> Diagnosis:
     """Explain the landmarks that a program finds in the set-up's image, a crop.
@@ -593,11 +593,12 @@ def diagnose_points(
     Parameters
     ----------
     setup
-        A PIPNet and its input crop.
+        A landmark network and its input crop.
     observed_xy
         Shape (N, 2), in the crop's pixels.
     meanface, num_neighbors
-        From the network's contract.
+        From the contract of a PIPNet; without them the network's only output holds x and y of each
+        landmark as shares of the crop, as PFLD's does.
     given
         The mean face the program uses, (N, 2), if it is known.
 
@@ -606,27 +607,29 @@ def diagnose_points(
     InputError
         If there are not as many points as the network has.
     """
-    tables = {"": pipnet.load_meanface(meanface, num_neighbors)}
+    tables = {} if meanface is None else {"": pipnet.load_meanface(meanface, num_neighbors)}
     if given is not None:
         tables["given"] = pipnet.load_meanface(given, num_neighbors)
-    count = len(tables[""].points_xy)
+    readings = _POINT_READINGS if tables else _SHARE_READINGS
     observed = np.asarray(observed_xy, np.float32)
-    if observed.shape != (count, 2):
-        raise InputError(f"landmarks must have shape ({count}, 2), got {observed.shape}")
     known: Dict[Any, Mapping[str, np.ndarray]] = {}
     near = SHARE_OF_SIDE * max(setup.image.shape[:2])
 
     def points(hypothesis: Hypothesis) -> np.ndarray:
-        key = hypothesis.preprocess
+        key, read, placement = hypothesis.preprocess, hypothesis.read, hypothesis.placement()
         if key not in known:
             known[key] = setup.run(hypothesis.tensor())
-        table = tables.get(hypothesis.read, tables[""])
-        return _points_of(known[key], table, hypothesis.placement(), hypothesis.read)
+        if not tables:
+            return _points_of_shares(known[key], placement, read)
+        return _points_of(known[key], tables.get(read, tables[""]), placement, read)
 
     right = hypotheses_of(setup)[0]
+    reference = points(right)
+    if observed.shape != reference.shape:
+        raise InputError(f"landmarks must have shape {reference.shape}, got {observed.shape}")
 
     def wrong_readings(base: Hypothesis) -> Iterator[Hypothesis]:
-        for read, (mistake, says) in _POINT_READINGS.items():
+        for read, (mistake, says) in readings.items():
             if read != "given" or given is not None:
                 mistakes = (*base.mistakes, mistake)
                 yield dataclasses.replace(base, mistakes=mistakes, says=says, read=read)
@@ -634,7 +637,6 @@ def diagnose_points(
     pairs = hypotheses_of(setup, pairs=True)
     for one in hypotheses_of(setup)[1:]:
         pairs += wrong_readings(one)
-    reference = points(right)
     return _judge(
         [*hypotheses_of(setup), *wrong_readings(right)],
         pairs,
@@ -643,6 +645,7 @@ def diagnose_points(
     )
 
 
+_SWAPPED = ("x/y swapped", "x and y are swapped")
 _POINT_READINGS = {
     "given": ("wrong mean face", "the mean face is not the one of the network's data set"),
     "own": ("neighbours left out", "neighbour predictions are not used; average them in"),
@@ -650,7 +653,12 @@ _POINT_READINGS = {
         "true division",
         "the best cell's row is index / width; it is index // width",
     ),
-    "swapped": ("x/y swapped", "x and y are swapped"),
+    "swapped": _SWAPPED,
+}
+_SHARE_READINGS = {
+    "shares": ("shares", "the points are shares of the crop; multiply by its width and height"),
+    "apart": ("x apart from y", "the output is read as all x, then all y; x and y alternate"),
+    "swapped": _SWAPPED,
 }
 
 
@@ -666,6 +674,17 @@ def _points_of(
     found = pipnet.decode_maps(arrays, table)
     points = (found.own_xy if read == "own" else found.points_xy)[0]
     points = placement.undo(points * np.array(placement.input_hw[::-1], np.float32))
+    return points[:, ::-1] if read == "swapped" else points
+
+
+def _points_of_shares(
+    arrays: Mapping[str, np.ndarray], placement: Placement, read: str
+) -> np.ndarray:
+    (values,) = next(iter(arrays.values()))
+    shares: np.ndarray = values.reshape(2, -1).T if read == "apart" else values.reshape(-1, 2)
+    if read == "shares":
+        return shares
+    points = placement.undo(shares * np.array(placement.input_hw[::-1], np.float32))
     return points[:, ::-1] if read == "swapped" else points
 
 

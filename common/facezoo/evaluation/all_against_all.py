@@ -62,7 +62,7 @@ class AllAgainstAllReport:
         ]
         for point in self.points:
             if point.threshold is None or point.misses is None:
-                lines.append(f"    FNMR at FMR {point.fmr:g}: refused, {point.refusal}")
+                lines.append(f"    FNMR at FMR {point.fmr:g}: not measured, {point.refusal}")
                 continue
             lines.append(
                 f"    FNMR at FMR {point.fmr:g}: {point.fnmr:.5f} [{point.low:.5f}, "

@@ -49,7 +49,7 @@ def unpack_embeddings(entries: Iterable[Mapping[str, Any]]) -> Embeddings:
             names.append(entry["path"])
             vectors.append(unpack_vector(entry))
     if not names:
-        raise DatasetError("there is no embedding: no image could be read")
+        raise DatasetError("none of the images can be read; fix those named above")
     return Embeddings(tuple(names), np.stack(vectors))
 
 

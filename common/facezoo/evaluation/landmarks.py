@@ -365,7 +365,10 @@ def _on_photos(found: Mapping[str, Any], data_dir: Path, normalizer: Normalizer)
             predicted[indices[row]] = crops[indices[row]].to_unit(points)
     counted = sorted(predicted)
     if not counted:
-        raise DatasetError("the detector found none of the annotated faces")
+        raise DatasetError(
+            "the detector found none of the annotated faces; expected the photos that the list "
+            "was made on"
+        )
     truth = np.stack([crops[index].normalised_points() for index in counted])
     errors = normalized_mean_error(
         np.stack([predicted[index] for index in counted]),
@@ -448,7 +451,10 @@ def measure_faces(
         predicted.update(found)
     counted = sorted(predicted)
     if not counted:
-        raise DatasetError("the detector found none of the annotated faces")
+        raise DatasetError(
+            "the detector found none of the annotated faces; expected the photos that the list "
+            "was made on"
+        )
     errors = normalized_mean_error(
         np.stack([predicted[index] for index in counted]), truth[counted], normalizer
     )

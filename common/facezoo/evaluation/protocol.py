@@ -220,7 +220,10 @@ def embed_photos(
         If the folder belongs to another run.
     """
     if chosen is not None and all(one is None for one in chosen):
-        raise DatasetError(f"no face was found in any of {len(paths)} photos")
+        raise DatasetError(
+            f"no face was found in any of {len(paths)} photos, such as {str(paths[0])!r}; expected "
+            "photos of faces"
+        )
 
     def one(_: Infer, row: int) -> Outcome:
         try:
@@ -267,7 +270,7 @@ def _write(run: RunFolder, chosen: Optional[Sequence[Optional[ChosenFace]]]) -> 
                 index = ALIGNED if face is None else face.index
                 embedded.add(entry["path"], unpack_vector(entry), index)
         if not len(embedded):
-            raise DatasetError("there is no embedding: no photo could be read")
+            raise DatasetError("none of the photos can be read; fix those named above")
         embedded.write(run.folder / ARRAYS_FILE)
 
 

@@ -369,7 +369,7 @@ def reports_csv(reports: Sequence[VerificationReport]) -> str:
 def _describe_point(point: OperatingPoint) -> str:
     """Format an operating point, or the reason why there is none, as a line."""
     if point.threshold is None:
-        return f"FNMR at FMR {point.fmr:g}: refused, {point.refusal}"
+        return f"FNMR at FMR {point.fmr:g}: not measured, {point.refusal}"
     return (
         f"FNMR at FMR {point.fmr:g}: {point.fnmr:.5f} [{point.low:.5f}, {point.high:.5f}] at "
         f"cosine {point.threshold.cosine:.4f}"

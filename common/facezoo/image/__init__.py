@@ -15,5 +15,8 @@ __all__: List[str] = []
 if "cv2" in sys.modules:
     _cv2 = sys.modules["cv2"]
     _cv2.setNumThreads(min(_cv2.getNumThreads(), usable_cores()))
-elif usable_cores() < (os.cpu_count() or 1):
-    os.environ.setdefault(OPENCV_VARIABLE, str(usable_cores()))
+else:
+    # It prints why it cannot decode an image, without its name; we refuse it by name.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    if usable_cores() < (os.cpu_count() or 1):
+        os.environ.setdefault(OPENCV_VARIABLE, str(usable_cores()))

@@ -14,15 +14,29 @@ import io
 import logging
 import re
 import warnings
+import zlib
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
 from ..arrays import MAX_PIXELS
 from ..errors import ImageError
+from ..machine import SharedSetting
 from .reading import current_reading
 
 if TYPE_CHECKING:
@@ -106,6 +120,9 @@ MOST_SCANS = 100
 
 _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
 _SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduced version
+
+# What the pixels of a PNG are computed from. source: PNG, third edition, 11.2 and 11.3.1
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 # Zero bytes in a row that make a WebP suspicious. Photos have up to 50 in a row, a plain area up
 # to 300; so this only decides which files are tried without their end.
@@ -279,6 +296,9 @@ def _opencv_has(suffix: str) -> bool:
 def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.ndarray:
     import cv2
 
+    if header.kind == "PNG":
+        chunks = (data[start - 8 : end + 4] for name, start, end in _chunks_of_png(data))
+        data = data[:8] + b"".join(chunks)
     buffer = np.frombuffer(data, np.uint8)
     flags = _REDUCED.get(reduction, 0) | _IGNORE_ORIENTATION
     try:
@@ -301,14 +321,28 @@ def _decode_by_pillow(data: bytes) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                # Turned while it is loaded, though old versions keep the orientation that it had.
-                upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
-                return np.array(upright.convert("RGB"))
+        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
+            # Turned while it is loaded, though old versions keep the orientation that it had.
+            upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+            return np.array(upright.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise anything on malformed bytes.
         raise _Damaged(f"damaged: {error}") from error
+
+
+def _set_filters(filters: Sequence[Any]) -> None:
+    warnings.filters = filters  # type: ignore[misc]
+
+
+# Images are read in threads; of overlapping contexts of ``warnings.catch_warnings``, one ends the
+# other.
+_filters: SharedSetting[Sequence[Any]] = SharedSetting(lambda: warnings.filters, _set_filters)
+_PILLOWS = ("ignore", None, Warning, re.compile(r"PIL\b|pillow_"), 0)
+
+
+def _without_warnings() -> ContextManager[None]:
+    """Silence Pillow's warnings of metadata; what matters to the pixels is refused by name."""
+    now = warnings.filters
+    return _filters.changed(now if _PILLOWS in now else [_PILLOWS, *now])
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -337,11 +371,9 @@ def _check_header(data: bytes, path: Union[str, Path]) -> _Header:
     if not data:
         raise ImageError(f"{str(path)!r} is empty (0 bytes); expected an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Opening reads only the header.
-            with _open(data) as opened:
-                header = _header_of(opened, data)
+        # Opening reads only the header.
+        with _without_warnings(), _open(data) as opened:
+            header = _header_of(opened, data)
     except UnidentifiedImageError as error:
         size = _size_of_avif(data)
         if size is None:
@@ -453,6 +485,11 @@ def _name_content(data: bytes) -> str:
     if kind:
         package = _PLUGINS[kind][1]
         return f"a photo in {kind}, which needs a plug-in here: pip install {package}"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return (
+            "not a readable TIFF: it is damaged, or a raw photo of a camera; replace it by an "
+            "intact copy, or convert it with a raw converter"
+        )
     for pattern, name, advice in _OTHERS:
         if re.match(pattern, data[:4096], re.DOTALL | re.IGNORECASE):
             return f"{name}; expected an image{advice}"
@@ -475,6 +512,8 @@ def _problem_of(data: bytes, header: _Header) -> str:
         return "truncated: the end of the image is missing"
     if header.kind in ("JPEG", "MPO") and _lacks_scans(data):
         return "truncated: some of its scans are missing, so it is blurred or has wrong colours"
+    if header.kind == "PNG" and _has_wrong_checksum(data):
+        return "damaged: the checksum of a part is wrong"
     if header.kind == "WEBP" and _is_webp_damaged(data):
         return "damaged: its pixels take less data than there is, since zeros are written over it"
     return ""
@@ -562,6 +601,31 @@ def _segments(data: bytes) -> Iterator[Tuple[int, bytes]]:
             return
         position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
         yield found.group()[1], data[found.end() + 2 : position]
+
+
+def _chunks_of_png(data: bytes) -> Iterator[Tuple[bytes, int, int]]:
+    """Yield name, start and end of the chunks that a PNG's pixels are computed from.
+
+    OpenCV's decoder prints a warning without a name for odd colour profiles among the others.
+    """
+    position = 8
+    while position < len(data):
+        name = data[position + 4 : position + 8]
+        start = position + 8
+        end = start + int.from_bytes(data[position : position + 4], "big")
+        if name in PIXEL_CHUNKS:
+            yield name, start, end
+        if name == b"IEND":
+            return
+        position = end + 4
+
+
+def _has_wrong_checksum(data: bytes) -> bool:
+    """Return whether a PNG's pixels are damaged, which its decoder would print without a name."""
+    return any(
+        zlib.crc32(data[start:end], zlib.crc32(name)) != int.from_bytes(data[end : end + 4], "big")
+        for name, start, end in _chunks_of_png(data)
+    )
 
 
 def _is_webp_damaged(data: bytes) -> bool:

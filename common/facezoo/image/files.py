@@ -211,7 +211,11 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     suffix = path.suffix.lower() if path.suffix.lower() in _WRITTEN else ".jpg"
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
     if not done:
-        raise InputError(f"{str(path)!r}: the image cannot be encoded as {suffix}")
+        height, width = image_rgb.shape[:2]
+        raise InputError(
+            f"{str(path)!r}: the image of {width}x{height} pixels cannot be encoded as {suffix}; "
+            "reduce it, or write a .png"
+        )
     write_bytes(path, encoded.tobytes())
 
 

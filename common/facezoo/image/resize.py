@@ -10,7 +10,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from ..card import Preprocess
+from ..card import FITS, Preprocess
 from ..errors import ConfigError
 from ..results import Placement
 
@@ -151,7 +151,7 @@ def fit_image(
             )
         fitted, resized_hw = image, input_hw
     else:
-        raise ConfigError(f"fit {preprocess.fit!r} is not known")
+        raise ConfigError(f"fit {preprocess.fit!r} is not known; expected one of {', '.join(FITS)}")
     if out is not None and fitted is not out:
         out[...] = fitted
         fitted = out

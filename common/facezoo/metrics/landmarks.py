@@ -130,8 +130,8 @@ def check_normalizer(
         pair = normalizer
     if not all(0 <= landmark < truth.shape[1] for landmark in pair):
         raise InputError(
-            f"landmarks {pair} do not exist among {truth.shape[1]}; give two that do as the "
-            "normalizer, such as 60,72"
+            f"landmarks {pair} do not exist among {truth.shape[1]}, numbered from 0; give two of "
+            f"them as the normalizer, such as --normalizer 0,{truth.shape[1] - 1}"
         )
     distance = np.linalg.norm(truth[:, pair[0]] - truth[:, pair[1]], axis=1)
     size = np.linalg.norm(np.ptp(truth, axis=1), axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from itertools import islice
 from types import TracebackType
 from typing import (
     Any,
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Self = TypeVar("Self", bound="FaceModel[Any]")
 
@@ -56,6 +58,8 @@ class FaceModel(ABC, Generic[Result]):
         Its contract with the decode constants.
     """
 
+    # Images of a stream that a worker takes at a time.
+    _at_a_time = 1
     _closed = False
     # The process that opened it; 0 if that does not matter.
     _process = 0
@@ -185,21 +189,53 @@ class FaceModel(ABC, Generic[Result]):
                 "of paths, PIL images or arrays, or call the model with one"
             )
 
-        def one(_: Infer, numbered: Tuple[int, AnyImageT]) -> Union[Result, ImageError]:
-            number, given = numbered
-            try:
-                with naming(_name_of(given, number)):
-                    image, result = self._apply_to(given, bgr)
-                # Results are frozen for users; this one was made a moment ago.
-                object.__setattr__(result, "source", given)
-                if visit is not None:
-                    visit(given, image, result)
-            except ImageError as error:
-                error.source = given
-                return error
-            return result
+        def some(
+            _: Infer, numbered: Sequence[Tuple[int, AnyImageT]]
+        ) -> List[Union[Result, ImageError]]:
+            given = [image for _, image in numbered]
+            names = [_name_of(image, number) for number, image in numbered]
+            found = self._apply_to_some(given, names, bgr)
+            return [self._finish(*one, visit) for one in zip(given, found)]
 
-        return self.backend.map(one, enumerate(images))
+        def one_by_one() -> Iterator[Union[Result, ImageError]]:
+            groups = _in_groups(enumerate(images), self._at_a_time)
+            for results in self.backend.map(some, groups):
+                yield from results
+
+        return one_by_one()
+
+    @staticmethod
+    def _finish(
+        given: AnyImageT,
+        found: Union[Tuple[np.ndarray, Result], ImageError],
+        visit: Optional[Callable[[AnyImageT, np.ndarray, Result], None]],
+    ) -> Union[Result, ImageError]:
+        """Name the image of a result, or of an error, and let ``visit`` see it."""
+        try:
+            if isinstance(found, ImageError):
+                raise found
+            image, result = found
+            # Results are frozen for users; this one was made a moment ago.
+            object.__setattr__(result, "source", given)
+            if visit is not None:
+                visit(given, image, result)
+        except ImageError as error:
+            error.source = given
+            return error
+        return result
+
+    def _apply_to_some(
+        self, images: Sequence[AnyImage], names: Sequence[str], bgr: bool
+    ) -> List[Union[Tuple[np.ndarray, Result], ImageError]]:
+        """Return each image as read with its result, or why it cannot be read; on one core."""
+        found: List[Union[Tuple[np.ndarray, Result], ImageError]] = []
+        for image, name in zip(images, names):
+            try:
+                with naming(name):
+                    found.append(self._apply_to(image, bgr))
+            except ImageError as error:
+                found.append(error)
+        return found
 
     def _apply_to(self, image: AnyImage, bgr: bool) -> Tuple[np.ndarray, Result]:
         """Return an image as read, and the result in pixels of the file."""
@@ -240,6 +276,16 @@ class FaceModel(ABC, Generic[Result]):
 def _name_of(image: object, number: int) -> str:
     """Return what an image is called in errors: its path, or its position from 0."""
     return str(image) if isinstance(image, (str, os.PathLike)) else f"image {number}"
+
+
+def _in_groups(items: Iterable[Item], size: int) -> Iterator[List[Item]]:
+    """Yield the items in lists of a size; the last may be shorter."""
+    source = iter(items)
+    while True:
+        group = list(islice(source, size))
+        if not group:
+            return
+        yield group
 
 
 def _as_rgb_naming(image: Any, bgr: bool, number: int) -> np.ndarray:

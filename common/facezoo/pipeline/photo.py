@@ -1,8 +1,9 @@
 """The whole chain on photos: detect, landmarks, align, quality, embed; and why a face is refused.
 
 Any stage but the first is optional. A refused face is not embedded unless that is requested. The
-faces of a photo go through each stage in batches that hold faces of this photo only, so its result
-depends neither on the other photos nor on where an interrupted run was resumed.
+faces of several photos go through each later stage in batches. A network computes each row of a
+batch alike whatever the other rows are, so the result of a photo depends neither on the other
+photos nor on where an interrupted run was resumed.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ from __future__ import annotations
 import base64
 import dataclasses
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
-from ..backends.base import call_naming
-from ..errors import InputError
+from ..backends.base import NETWORK_ERRORS, call_naming
+from ..errors import ImageError, InputError
 from ..files import counted
 from ..image.align import align_face
 from ..image.appearance import measure_face
+from ..image.inputs import AnyImage, as_rgb
 from ..models.base import FaceModel, LandmarkModel
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
@@ -48,6 +50,10 @@ Outcome = TypeVar("Outcome")
 # 1.07 of the processor time in batches of 1, 2, 4, 8 and 16: the tensors of two faces fit into the
 # cache.
 FACES_PER_BATCH = 2
+
+# Photos of a stream that a worker takes at a time: photos with one face each fill a batch, and the
+# memory for photos is at most doubled.
+PHOTOS_AT_A_TIME = 2
 
 # A photo whose best face scores less may be the wrong way up. On 78 photos of LFW and the 40 people
 # of AT&T, SCRFD-500M gave 0.69 to 0.87 to upright ones and 0.50 to 0.73 to the same ones turned by
@@ -250,7 +256,7 @@ class Predictor(FaceModel[PredictedPhoto]):
 
     Each stage is an opened model, or what :func:`facezoo.load` opens, such as a card's id.
 
-    A single photo uses all cores; each photo of a :meth:`stream` uses one, however many threads
+    A single photo uses all cores; the photos of a :meth:`stream` use one each, however many threads
     the stages were loaded with.
 
     Parameters
@@ -271,6 +277,8 @@ class Predictor(FaceModel[PredictedPhoto]):
         If the detector has no landmarks, a stage is no model of its kind, or a limit belongs to
         another file than a stage's.
     """
+
+    _at_a_time = PHOTOS_AT_A_TIME
 
     def __init__(
         self,
@@ -336,15 +344,32 @@ class Predictor(FaceModel[PredictedPhoto]):
     def batch(
         self, images_rgb: Sequence[np.ndarray], *, shared: bool = False
     ) -> List[PredictedPhoto]:
-        """Run the chain on several photos, one after the other; see :meth:`FaceModel.batch`."""
-        return [self._predict(image, shared) for image in images_rgb]
+        """Run the chain on several photos; see :meth:`FaceModel.batch`.
 
-    def _predict(self, image_rgb: np.ndarray, shared: bool) -> PredictedPhoto:
+        The detector takes one photo after the other, the later stages the faces of all photos.
+        """
+        photos = [self._detect(image, shared) for image in images_rgb]
+        faces = [_Face(photo, index) for photo in photos for index in range(len(photo.faces))]
+        self._follow(faces, shared)
+        done = iter(faces)
+        return [photo.predicted(list(islice(done, len(photo.faces)))) for photo in photos]
+
+    def _apply_to_some(
+        self, images: Sequence[AnyImage], names: Sequence[str], bgr: bool
+    ) -> List[Union[Tuple[np.ndarray, PredictedPhoto], ImageError]]:
+        try:
+            read = [as_rgb(image, bgr) for image in images]
+            return list(zip(read, self.batch(read, shared=True)))
+        except (ImageError, *NETWORK_ERRORS):
+            # One by one, the photo at fault is named and the others keep their results.
+            return super()._apply_to_some(images, names, bgr)
+
+    def _detect(self, image_rgb: np.ndarray, shared: bool) -> _Photo:
         (faces,) = self.detector.batch([image_rgb], shared=shared)
         turns, upright, found = self._way_up(image_rgb, faces, shared)
         if turns and self.try_rotations:
-            return self._follow(upright, found, shared)._turned_back(turns)
-        return self._follow(image_rgb, faces, shared, is_upside_down=turns == 2)
+            return _Photo(upright, found, turns=turns)
+        return _Photo(image_rgb, faces, is_upside_down=turns == 2)
 
     def _way_up(
         self, image_rgb: np.ndarray, faces: FaceDetections, shared: bool
@@ -362,73 +387,98 @@ class Predictor(FaceModel[PredictedPhoto]):
                     best, limit = (number, turned, found), _best_score(found)
         return best
 
-    def _follow(
-        self,
-        image_rgb: np.ndarray,
-        faces: FaceDetections,
-        shared: bool,
-        is_upside_down: bool = False,
-    ) -> PredictedPhoto:
-        """Run the stages after the detector."""
-        boxes, everyone = faces.boxes_xyxy.tolist(), range(len(faces))
-        points: Dict[int, Landmarks] = {}
+    def _follow(self, faces: Sequence[_Face], shared: bool) -> None:
+        """Run the stages after the detector on the faces of several photos."""
         if self.landmarks is not None:
-            cuts = [self.landmarks.crop_of(box, faces.image_hw) for box in boxes]
-            found = _in_batches(
-                self.landmarks, [cut.cut(image_rgb) for cut in cuts], everyone, shared
-            )
-            points = {face: cuts[face].to_photo(marks) for face, marks in found.items()}
-        crops: List[np.ndarray] = []
+            cuts = [self.landmarks.crop_of(face.box, face.photo.faces.image_hw) for face in faces]
+            crops = [cut.cut(face.photo.image_rgb) for cut, face in zip(cuts, faces)]
+            found = _in_batches(self.landmarks, crops, faces, shared)
+            for face, cut, points in zip(faces, cuts, found):
+                face.points = cut.to_photo(points)
+        crops = []
         if self._aligns:
-            crops = [align_face(image_rgb, marks) for marks in faces.landmarks_xy]
-        appearance: List[Dict[str, float]] = [{} for _ in everyone]
-        reasons: List[List[str]] = [[] for _ in everyone]
+            crops = [align_face(face.photo.image_rgb, face.landmarks_xy) for face in faces]
         if self.acceptance is not None:
-            rows = zip(boxes, faces.landmarks_xy, crops)
-            appearance = [measure_face(image_rgb, *row) for row in rows]
-            reasons = [self.acceptance.reasons_of(one) for one in appearance]
-            for face, marks in enumerate(faces.landmarks_xy):
-                if is_upside_down or abs(_roll_of(marks)) > LARGEST_ROLL:
-                    reasons[face].append("upside_down")
-        scores: Dict[int, float] = {}
+            for face, crop in zip(faces, crops):
+                face.judge_appearance(self.acceptance, crop)
         if self.quality is not None:
-            qualities = _in_batches(self.quality, crops, everyone, shared)
-            scores = {face: float(quality.value) for face, quality in qualities.items()}
-            self._refuse_low(self.quality, scores, reasons)
-        embeddings: Dict[int, Embedding] = {}
+            for face, quality in zip(faces, _in_batches(self.quality, crops, faces, shared)):
+                face.quality = float(quality.value)
+                self._refuse_low(self.quality, face, face.quality)
         if self.embedder is not None:
-            wanted = [face for face in everyone if self._embeds(reasons[face])]
-            embeddings = _in_batches(self.embedder, crops, wanted, shared)
-            norms = {face: embedding.norm for face, embedding in embeddings.items()}
-            self._refuse_low(self.embedder, norms, reasons)
-        predicted = (
-            PredictedFace(
-                box_xyxy=tuple(boxes[face]),
-                score=float(faces.scores[face]),
-                landmarks_xy=faces.landmarks_xy[face],
-                appearance=appearance[face],
-                points=points.get(face),
-                quality=scores.get(face),
-                magnitude=embeddings[face].norm if face in embeddings else None,
-                reasons=tuple(dict.fromkeys(reasons[face])),
-                vector=embeddings[face].vector
-                if face in embeddings and self._embeds(reasons[face])
-                else None,
-            )
-            for face in everyone
+            wanted = [index for index, face in enumerate(faces) if self._embeds(face)]
+            crops, faces = [crops[index] for index in wanted], [faces[index] for index in wanted]
+            for face, embedding in zip(faces, _in_batches(self.embedder, crops, faces, shared)):
+                face.magnitude = embedding.norm
+                self._refuse_low(self.embedder, face, embedding.norm)
+                face.vector = embedding.vector if self._embeds(face) else None
+
+    def _embeds(self, face: _Face) -> bool:
+        accepted = not face.reasons
+        return accepted or (self.acceptance is not None and self.acceptance.embed_refused)
+
+    def _refuse_low(self, stage: FaceModel[Any], face: _Face, score: float) -> None:
+        if self.acceptance and self.acceptance.is_low(stage.contract.card_id, score):
+            face.reasons.append("low_quality")
+
+
+@dataclass(frozen=True, eq=False)
+class _Photo:
+    """A photo after the detector: turned the right way up, if asked for, and its faces."""
+
+    image_rgb: np.ndarray
+    faces: FaceDetections
+    turns: int = 0  # Quarters, counter-clockwise.
+    is_upside_down: bool = False
+
+    def predicted(self, faces: Sequence[_Face]) -> PredictedPhoto:
+        """Return the result for the photo as given."""
+        photo = PredictedPhoto(tuple(face.predicted() for face in faces), self.faces)
+        return photo._turned_back(self.turns) if self.turns else photo
+
+
+@dataclass(eq=False)
+class _Face:
+    """A face on its way through the stages; see :class:`PredictedFace`."""
+
+    photo: _Photo
+    index: int
+    appearance: Dict[str, float] = field(default_factory=dict)
+    points: Optional[Landmarks] = None
+    quality: Optional[float] = None
+    magnitude: Optional[float] = None
+    reasons: List[str] = field(default_factory=list)
+    vector: Optional[np.ndarray] = None
+
+    @property
+    def box(self) -> List[float]:
+        box: List[float] = self.photo.faces.boxes_xyxy[self.index].tolist()
+        return box
+
+    @property
+    def landmarks_xy(self) -> np.ndarray:
+        points: np.ndarray = self.photo.faces.landmarks_xy[self.index]
+        return points
+
+    def judge_appearance(self, acceptance: Acceptance, crop: np.ndarray) -> None:
+        """Measure the face, and add the reasons to refuse it."""
+        self.appearance = measure_face(self.photo.image_rgb, self.box, self.landmarks_xy, crop)
+        self.reasons += acceptance.reasons_of(self.appearance)
+        if self.photo.is_upside_down or abs(_roll_of(self.landmarks_xy)) > LARGEST_ROLL:
+            self.reasons.append("upside_down")
+
+    def predicted(self) -> PredictedFace:
+        return PredictedFace(
+            box_xyxy=tuple(self.box),
+            score=float(self.photo.faces.scores[self.index]),
+            landmarks_xy=self.landmarks_xy,
+            appearance=self.appearance,
+            points=self.points,
+            quality=self.quality,
+            magnitude=self.magnitude,
+            reasons=tuple(dict.fromkeys(self.reasons)),
+            vector=self.vector,
         )
-        return PredictedPhoto(tuple(predicted), faces)
-
-    def _embeds(self, reasons: Sequence[str]) -> bool:
-        return not reasons or (self.acceptance is not None and self.acceptance.embed_refused)
-
-    def _refuse_low(
-        self, stage: FaceModel[Any], scores: Mapping[int, float], reasons: Sequence[List[str]]
-    ) -> None:
-        """Add a reason to the faces that a stage scores too low."""
-        for face, score in scores.items():
-            if self.acceptance and self.acceptance.is_low(stage.contract.card_id, score):
-                reasons[face].append("low_quality")
 
 
 def _best_score(faces: FaceDetections) -> float:
@@ -462,21 +512,20 @@ def _open(opened: ExitStack, stage: Any, kind: Any) -> Any:
 
 
 def _in_batches(
-    stage: FaceModel[Outcome], crops: Sequence[np.ndarray], faces: Sequence[int], shared: bool
-) -> Dict[int, Outcome]:
-    """Apply a stage to the crops of some faces of a photo; a face it fails on is named."""
-    parts = [
-        faces[start : start + FACES_PER_BATCH] for start in range(0, len(faces), FACES_PER_BATCH)
-    ]
+    stage: FaceModel[Outcome], crops: Sequence[np.ndarray], faces: Sequence[_Face], shared: bool
+) -> List[Outcome]:
+    """Apply a stage to the crops of faces; a face it fails on is named."""
+    starts = range(0, len(faces), FACES_PER_BATCH)
     # One core per batch is faster than one batch after the other on all cores.
-    spread = not shared and len(parts) > 1
+    spread = not shared and len(starts) > 1
 
-    def run(part: Sequence[int]) -> List[Outcome]:
+    def run(start: int) -> List[Outcome]:
+        part = slice(start, start + FACES_PER_BATCH)
         return call_naming(
             partial(stage.batch, shared=shared or spread),
-            [crops[face] for face in part],
-            [f"face {face}" for face in part],
+            crops[part],
+            [f"face {face.index}" for face in faces[part]],
         )
 
-    results = map_in_order(run, parts, stage.backend.workers) if spread else map(run, parts)
-    return dict(zip(faces, chain.from_iterable(results)))
+    results = map_in_order(run, starts, stage.backend.workers) if spread else map(run, starts)
+    return list(chain.from_iterable(results))

@@ -8,7 +8,7 @@ try:
     import pyarrow  # noqa: F401 (everything in this folder needs it)
 except ImportError as error:
     raise BackendUnavailable(
-        f'this needs pyarrow ({error}); install it with: pip install "facezoo[scale]"'
+        f"this needs pyarrow ({error}); install it with: pip install pyarrow"
     ) from error
 
 __all__: List[str] = []

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -34,7 +35,9 @@ from ..files import LARGEST_DOCUMENT, open_file, read_text, walking, write_json
 from ..image.decode import IMAGE_SUFFIXES
 from ..image.files import WHOLE_FOLDER, check_name, is_image_file
 from ..image.reading import current_reading
+from ..runs import unpacking
 from ..workers import map_in_order
+from ..written import LOCK_FILE, is_temporary
 from .addresses import Found, is_remote, list_remote, stat_of
 from .tables import ParquetFile, open_parquet
 
@@ -70,6 +73,9 @@ MOST_PHOTOS, SHARDS_PER_FILE = 1 << 16, 1000
 # Threads that ask an object store for sizes.
 ASKING = 32
 LONGEST_LINE = 1 << 16
+# The folder that a start works in, until its manifest is complete.
+SCRATCH = ".facezoo."
+_SCRATCH_NAME = re.compile(re.escape(SCRATCH) + "[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True)
@@ -277,7 +283,7 @@ def write_manifest(run: Path, root: str, photos: Iterator[Found], cut: Cut) -> D
     Parameters
     ----------
     run
-        New or empty folder; what a killed start left there is replaced.
+        New or empty folder; what a killed start left there is replaced, and nothing else.
     root
         What the names are below; "" if they are whole addresses.
     photos
@@ -293,63 +299,82 @@ def write_manifest(run: Path, root: str, photos: Iterator[Found], cut: Cut) -> D
     Raises
     ------
     RunFolderError
-        If the folder has a manifest, or other content.
+        If the folder has a manifest, or other content, or is in use.
     InputError
         If there is no photo.
     """
-    _check_new(run)
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
-    (run / FOLDER).mkdir(parents=True)
+    with unpacking(run):
+        _check_new(run)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=run) as scratch:
+            totals = _write_tables(Path(scratch), photos, cut)
+            for name in (FOLDER, SHARDS_FILE):
+                Path(scratch, name).rename(run / name)
+        document = {"schema": SCHEMA, "root": root, **totals}
+        write_json(run / MANIFEST_FILE, document)
+    return document
+
+
+def _write_tables(folder: Path, photos: Iterator[Found], cut: Cut) -> Dict[str, int]:
+    """Write the tables of the photos and of the shards; return the totals."""
+    (folder / FOLDER).mkdir()
     totals = {"photos": 0, "size": 0, "shards": 0, "duplicates": 0}
-    with tempfile.TemporaryDirectory(prefix=".facezoo.", dir=run) as pieces, ExitStack() as stack:
-        rows = _without_duplicates(_sorted(photos, Path(pieces)), totals)
+    with ExitStack() as stack:
+        rows = _without_duplicates(_sorted(photos, folder), totals)
         shards: List[Tuple[int, int, str]] = []
         file: Optional[ParquetFile] = None
         for shard in _shards(rows, cut):
             if totals["shards"] % SHARDS_PER_FILE == 0:
                 stack.close()
                 number = totals["shards"] // SHARDS_PER_FILE
-                path = run / FOLDER / f"{number:05d}.parquet"
+                path = folder / FOLDER / f"{number:05d}.parquet"
                 file = stack.enter_context(ParquetFile(path, _ROWS))
             size = sum(one.size or 0 for one in shard)
             file.write(_table_of(shard))  # type: ignore[union-attr]
             shards.append((len(shard), size, sha256_of_rows(shard)))
             for name, value in (("photos", len(shard)), ("size", size), ("shards", 1)):
                 totals[name] += value
-        stack.close()
     if not shards:
-        shutil.rmtree(run / FOLDER)
         raise InputError(f"no photo was found ({', '.join(IMAGE_SUFFIXES)}); name others")
     columns = [pa.array(list(values), kind) for values, kind in zip(zip(*shards), _SHARDS.types)]
-    with ParquetFile(run / SHARDS_FILE, _SHARDS) as table:
+    with ParquetFile(folder / SHARDS_FILE, _SHARDS) as table:
         table.write(pa.Table.from_arrays(columns, schema=_SHARDS))
-    document = {"schema": SCHEMA, "root": root, **totals}
-    write_json(run / MANIFEST_FILE, document)
-    return document
+    return totals
 
 
 def _check_new(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        found = sorted(path.name for path in run.iterdir())
-    except OSError as error:
-        raise InputError(f"{str(run)!r} cannot be made: {error.strerror}") from error
-    if MANIFEST_FILE in found:
+    """Remove what a killed start left; RunFolderError if there is anything else."""
+    found = sorted(path for path in run.iterdir() if path.name != LOCK_FILE)
+    if any(path.name == MANIFEST_FILE for path in found):
         raise RunFolderError(
             f"{str(run)!r} has a manifest, which other commands may be working on; name a new "
             "folder"
         )
-    ours = (FOLDER, SHARDS_FILE)
-    strangers = [name for name in found if name not in ours and not name.startswith(".facezoo.")]
+    strangers = [path.name for path in found if not _is_own(path)]
     if strangers:
         raise RunFolderError(
             f"{str(run)!r} holds {strangers[0]!r} and no manifest, so it was not created by "
             "facezoo; name an empty or new folder"
         )
-    for name in found:
-        if name.startswith(".facezoo."):
-            path = run / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file or folder, with all that is in it, is what a start leaves if killed."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        has_name = path.name == FOLDER or _SCRATCH_NAME.fullmatch(path.name)
+        return bool(has_name) and all(map(_is_own, path.iterdir()))
+    if path.suffix == ".parquet":
+        try:
+            with open_parquet(path) as file:
+                schema = _SHARDS if path.name == SHARDS_FILE else _ROWS
+                return bool(file.schema_arrow.equals(schema))
+        except (pa.ArrowException, *UNREADABLE):
+            return False
+    is_piece = path.suffix == ".arrow" and _SCRATCH_NAME.fullmatch(path.parent.name)
+    return bool(is_piece) or is_temporary(path)
 
 
 def _key(found: Found) -> str:

@@ -103,7 +103,7 @@ def connected(address: str = "") -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise BackendUnavailable(
-            f'--on ray needs Ray ({error}); install it with: pip install "facezoo[scale]"'
+            f"--on ray needs Ray ({error}); install it with: pip install ray"
         ) from error
     handler = signal.getsignal(signal.SIGTERM)
     try:

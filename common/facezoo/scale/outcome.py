@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -13,8 +14,10 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import InputError
+from ..errors import InputError, RunFolderError
 from ..files import sha256_of
+from ..runs import RUN_FILE
+from ..written import is_temporary
 from .tables import (
     FACES,
     FACES_PER_GROUP,
@@ -176,7 +179,10 @@ def merge(scores: Scores, folder: Path, photos_per_file: Optional[int] = None) -
     Raises
     ------
     InputError
-        If photos are not done, or a part is damaged.
+        If photos are not done, a part is not as it was written, or the folder has other files where
+        the tables go.
+    RunFolderError
+        If the folder holds the results of a run.
     """
     leaves = list(scores.leaves(scores.deaths()))
     left = sum(part.photos for part, receipt in leaves if receipt is None)
@@ -184,9 +190,17 @@ def merge(scores: Scores, folder: Path, photos_per_file: Optional[int] = None) -
         raise InputError(
             f"{left} photos of {str(scores.run)!r} are not scored; run facezoo score run again"
         )
+    _check_target(folder, scores.manifest.photos, photos_per_file)
     merged = _Merged(scores, folder, photos_per_file)
     with merged:
-        for part, _ in leaves:
+        for part, receipt in leaves:
+            for name, sha256 in receipt["sha256"].items() if receipt else ():
+                path = scores.path_of(name, part.name)
+                if sha256_of(path) != sha256:
+                    raise InputError(
+                        f"{str(path)!r} is not as it was written; delete it, and run facezoo score "
+                        "run again"
+                    )
             with ExitStack() as stack:
                 photos, faces = (
                     stack.enter_context(
@@ -196,6 +210,34 @@ def merge(scores: Scores, folder: Path, photos_per_file: Optional[int] = None) -
                 )
             merged.add(photos, faces)
     return merged.photos, merged.faces
+
+
+def _check_target(folder: Path, photos: int, photos_per_file: Optional[int]) -> None:
+    """Refuse a folder where the tables would replace, or be read together with, other files."""
+    if (folder / RUN_FILE).exists():
+        raise RunFolderError(f"{str(folder)!r} holds the results of a run; name another folder")
+    for name, schema in SCHEMAS.items():
+        if photos_per_file is None:
+            names = {f"{name}.parquet"}
+            there = [folder / one for one in names if os.path.lexists(folder / one)]
+        else:
+            numbers = range(-(-photos // photos_per_file))
+            names = {f"{number:05d}.parquet" for number in numbers}
+            there = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        for path in there:
+            if not is_temporary(path) and not (path.name in names and _is_table(path, schema)):
+                raise InputError(
+                    f"{str(path)!r} is not a table that this command writes, and stays; name a new "
+                    "folder"
+                )
+
+
+def _is_table(path: Path, schema: str) -> bool:
+    try:
+        open_table(path, schema).close()
+    except InputError:
+        return False
+    return True
 
 
 class _Merged:

@@ -44,6 +44,7 @@ from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import OBJECT, STRING, check, matching, number, one_of, record, whole
 from ..files import LARGEST_DOCUMENT, read_text, sha256_of, write_json
 from ..system import lock, sync_path
+from ..written import is_temporary
 from .addresses import Found
 from .manifest import Manifest, sha256_of_rows
 from .tables import DTYPES, STATUSES, Columns, TableWriter
@@ -176,8 +177,12 @@ class Scores:
         Manifest(run)  # Refuses a folder that is no run.
         document = _document(settings, columns)
         path = Path(run) / "settings" / f"{_identity(document)}.json"
-        if not path.exists():
-            write_json(path, document)
+        if path.exists():
+            try:
+                return cls(run, path.stem)
+            except InputError:
+                pass  # It is damaged; its name says what it must hold.
+        write_json(path, document)
         return cls(run, path.stem)
 
     def is_for(self, settings: Mapping[str, Any]) -> bool:
@@ -319,14 +324,16 @@ class Scores:
 
     def remove_temporary(self) -> List[Path]:
         """Remove, and return, the files that killed processes were writing; as :meth:`clean`."""
-        found = [path for path in self.run.rglob(".facezoo.*.tmp") if path.is_file()]
+        files = self.run.rglob(".facezoo.*.tmp")
+        found = [path for path in files if path.is_file() and is_temporary(path)]
         for path in found:
             path.unlink()
         return found
 
 
 def _is_part(path: Path) -> bool:
-    return len(path.stem) == DIGITS and not set(path.stem) - set("0123456789abcdef")
+    is_hash = len(path.stem) == DIGITS and not set(path.stem) - set("0123456789abcdef")
+    return is_hash and path.suffix in (".json", ".parquet")
 
 
 def _document(settings: Mapping[str, Any], columns: Columns) -> Dict[str, Any]:

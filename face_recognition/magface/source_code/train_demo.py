@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
         command += ["--pth-save-fold", str(folder), "--pth-save-epoch", str(args.epochs)]
         print(shlex.join(["python", *command[1:]]), flush=True)
         began = time.monotonic()
-        subprocess.run(command, check=True)
+        code = subprocess.run(command).returncode
+        if code:
+            return code  # train.py has said why.
         minutes = (time.monotonic() - began) / 60
         last = list(csv.DictReader((folder / "epochs.csv").read_text().splitlines()))[-1]
         network = training.seeded(training.builder("iresnet18"), seed)

@@ -162,7 +162,9 @@ def _show_verification(
         [
             Section("Result", " ".join(found.lines()[:1])),
             _measured(found.measured),
-            Table("Operating points", ["FMR", "FNMR", "low", "high", "cosine", "refused"], points),
+            Table(
+                "Operating points", ["FMR", "FNMR", "low", "high", "cosine", "not measured"], points
+            ),
             Curves(
                 "ROC", "false match rate", "1 - false non-match rate", roc, (0.0, 1.0, 0.0, 1.0)
             ),
