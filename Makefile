@@ -62,7 +62,7 @@ train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of 
 test: $(VENV)/.dev  ## everything that needs no torch
 	$(TESTS) -m "not torch and not scale and not long" --cov --cov-report=term:skip-covered
 
-test-all: test $(VENV)/.torch  ## make test, then the tests that need torch or Ray
+test-all: test $(VENV)/.torch  ## make test, then what needs torch, Ray or hundreds of photos
 	$(TESTS) -m "torch and not long"
 	$(TESTS) -n 1 -m "scale and not long"
 

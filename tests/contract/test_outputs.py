@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def test_no_input_of_any_command_is_replaced(tmp_path, name, output):
     file, link, twin = folder / "a.jpg", tmp_path / "link", tmp_path / "twin"
     file.write_bytes(b"mine")
     link.symlink_to(file)
-    twin.hardlink_to(file)
+    os.link(file, twin)  # Python 3.8 has no Path.hardlink_to
     around = tmp_path / "in" / ".." / "in" / "a.jpg"
     for action in inputs:
         many = action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)

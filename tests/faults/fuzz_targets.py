@@ -308,7 +308,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         elif kind == 2:
             out[start:start] = out[start:end] * rng.choice([1, 2, 50])
         else:
-            out[start:end] = rng.randbytes(end - start)
+            out[start:end] = bytes(rng.choices(range(256), k=end - start))
     return bytes(out)
 
 

@@ -408,6 +408,8 @@ def test_a_png_with_an_odd_profile_is_read_as_without_and_in_silence(tmp_path, c
 @pytest.mark.parametrize("suffix", [".png", ".avif", ".bmp"])
 def test_a_damaged_image_is_refused_in_one_line(tmp_path, picture, suffix):
     """The decoders print to the standard error, in a process of their own as in a command."""
+    if not features.check("avif") and suffix == ".avif":
+        pytest.skip("this Pillow writes no AVIF")
     path = saved(tmp_path, picture, f"a{suffix}")
     content = path.read_bytes()
     middle = len(content) // 2
