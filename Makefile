@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 FACEZOO_SHARED ?= $(abspath $(wildcard ../shared))
 export FACEZOO_SHARED
 ATT ?= $(FACEZOO_SHARED)/assets/att_faces
+PHOTOS ?= $(FACEZOO_SHARED)/assets/photos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Other readers of our tables, and an object store: only tests need them.
-READERS := duckdb fsspec pandas polars "moto[server]"
+# Other readers of our tables, an object store, and a second type checker: only tests need them.
+READERS := basedpyright duckdb fsspec pandas polars "moto[server]"
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 # Where it is set, every process that a test starts compiles the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -91,7 +92,7 @@ docs: $(VENV)/.dev  ## render the tables in the READMEs
 	$(BIN)/facezoo docs
 
 site: $(VENV)/.torch  ## the documentation as a site in build/site; Python 3.11 or newer
-	$(BIN)/python docs/build.py --people $(ATT)
+	$(BIN)/python docs/build.py --people $(ATT) --photos $(PHOTOS)
 
 recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
 	$(BIN)/facezoo render

@@ -61,7 +61,7 @@ from .fields import (
     table,
     whole,
 )
-from .files import LARGEST_READ, read_text, write_bytes
+from .files import LARGEST_DOCUMENT, LARGEST_READ, read_text, write_bytes
 from .image.reading import current_reading
 from .system import lock, remove_locked
 from .written import (
@@ -767,7 +767,8 @@ class RunFolder:
             return 0
         count = intact = 0
         with path.open("rb") as file:
-            for name, line in zip(names, file):
+            lines = iter(lambda: file.readline(LARGEST_DOCUMENT), b"")
+            for name, line in zip(names, lines):
                 entry = _entry_of(line)
                 if entry is None or entry.get("path") != name:
                     break

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ __all__ = [
     "asked_for",
     "forget_list",
     "is_listed",
+    "is_regular",
     "is_temporary",
     "list_in",
     "remove_own",
@@ -62,6 +64,8 @@ __all__ = [
 LIST_FILE, LOCK_FILE = ".files.jsonl", ".lock"
 RESERVED = frozenset({"run.json", ".items.jsonl", LIST_FILE, LOCK_FILE})
 CHUNK_BYTES = 1 << 20
+# In bytes; a path has at most 4,095, each of which may become six in JSON.
+LONGEST_LINE = 1 << 16
 LONGEST_PATH = 4095  # bytes; source: limits(5) of Linux, PATH_MAX, which counts a final NUL
 # On resume, files up to this size are compared by content, larger ones by size.
 SMALL_BYTES = 1 << 16
@@ -165,7 +169,8 @@ class FileList:
         """Read the lines added since by any process."""
         with self._guard, self.path.open("rb") as file:
             file.seek(self._read)
-            for line in file:
+            # Not line by line without a limit: of somebody else's file one may have no end.
+            for line in iter(lambda: file.readline(LONGEST_LINE), b""):
                 if not line.endswith(b"\n"):
                     break
                 self._read += len(line)
@@ -403,15 +408,20 @@ def is_listed(path: Path) -> Optional[bool]:
 
 
 def _has_list(folder: Path) -> bool:
-    try:
-        return (folder / LIST_FILE).exists()
-    except OSError:
-        return False
+    return is_regular(folder / LIST_FILE)
 
 
 def _is_held(folder: Path) -> bool:
     try:
-        return is_locked(folder / LOCK_FILE)
+        return is_regular(folder / LOCK_FILE) and is_locked(folder / LOCK_FILE)
+    except OSError:
+        return False
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether there is a file that a run can have made; opening a pipe would not end."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
         return False
 

@@ -463,7 +463,10 @@ def imported_by(code):
     return ast.literal_eval(done.stdout)
 
 
-@pytest.mark.parametrize("verb", ["", "list", "evaluate", "calibrate", "demo", "export", "decode"])
+LIGHT_HELP = "list evaluate calibrate demo export decode match predict score".split()
+
+
+@pytest.mark.parametrize("verb", ["", *LIGHT_HELP])
 def test_the_help_and_the_list_import_nothing_slow(verb):
     assert imported_by(STARTS.format(verb=verb, slow=BEFORE_A_VERB)) == []
 

@@ -30,7 +30,8 @@ from facezoo.datasets.widerface import read_predictions
 from facezoo.errors import FaceZooError, ImageError
 from facezoo.files import write_bytes
 from facezoo.models import find_card
-from facezoo.profiles.appearance import DEFAULT, MEASURES, read_appearance
+from facezoo.profiles.appearance import DEFAULT, read_appearance
+from facezoo.profiles.measures import MEASURES
 from facezoo.profiles.quality import make_quality_profile, read_quality, write_quality
 from facezoo.profiles.similarity import (
     SimilarityPoint,

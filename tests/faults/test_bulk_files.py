@@ -13,6 +13,7 @@ from bulk import make_run, start, write_photos
 from facezoo.cli.main import main
 from facezoo.cli.predict import PARQUET_FILES
 from facezoo.testing import tiny_scrfd
+from fault_table import directory, link_to_itself, pipe
 from limits import bounds
 
 
@@ -91,6 +92,16 @@ def test_a_list_without_an_end_is_refused(tmp_path, monkeypatch, capsys, words):
         with bounds():
             assert main([*words, str(tmp_path / "run")]) == 2
     assert "more than 65536 characters" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["predict", "-", "--output"], ["score", "manifest", "-", "--to"]]
+)
+def test_a_list_that_is_not_of_lines_is_refused(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\0b.png\0"))  # as of find -print0
+    assert main([*words, str(tmp_path / "run")]) == 2
+    assert "a NUL character; expected a path per line" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,6 +188,15 @@ def test_damaged_settings_are_written_again(run):
         settings.write_bytes(damage)
         assert start(run, "local").kept == 6
         assert settings.read_bytes() == whole
+
+
+@pytest.mark.parametrize("fault", [pipe, link_to_itself, directory])
+def test_a_lock_that_no_run_made_is_named(run, capsys, fault):
+    (run / ".lock").touch()
+    fault(run / ".lock")
+    with bounds():
+        assert main(["score", "check", str(run)]) == 4
+    assert ".lock' is not the lock of a run" in capsys.readouterr().err
 
 
 def test_checking_removes_no_file_of_somebody_else(run):

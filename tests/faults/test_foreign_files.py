@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from facezoo.cli.main import main
 from facezoo.deploy.recipes import lay_out
-from facezoo.errors import FaceZooError
+from facezoo.errors import FaceZooError, ImageError
 from facezoo.files import write_bytes
 from facezoo.runs import JOURNAL_FILE, RUN_FILE, Inputs, RunFolder
 from facezoo.written import LIST_FILE, remove_own
-from fault_table import COMMANDS, OVER_INPUTS, of_40_gb
+from fault_table import COMMANDS, OVER_INPUTS, endless, of_40_gb, pipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import bounds
@@ -219,6 +219,29 @@ def test_a_list_of_photos_makes_them_inputs(tmp_path, monkeypatch, capfd):
     start = words.index("--identities")
     words[start : start + 2] = ["--pairs", "pairs.list"]
     check_refused(replace(command, arguments=tuple(words)), capfd, "is read by this command")
+
+
+@pytest.mark.parametrize("fault", [pipe, endless, of_40_gb])
+@pytest.mark.parametrize("name", [LIST_FILE, ".lock"])
+def test_books_of_somebody_elses_are_not_read_without_an_end(tmp_path, name, fault):
+    """A file is written below a folder whose files only look like those of a run."""
+    for file in (LIST_FILE, ".lock"):
+        (tmp_path / file).touch()
+    fault(tmp_path / name)
+    output = tmp_path / "below" / "list.json"
+    with bounds():
+        for _ in range(2):  # It is new, then it is replaced.
+            assert main(["list", "--json", str(output)]) == 0
+    assert "facezoo.list/1" in output.read_text()
+
+
+def test_a_journal_without_an_end_is_read_within_bounds(tmp_path):
+    with RunFolder(tmp_path, "test", {}, Inputs([], [])) as run:
+        run.record("a", ImageError("'a' is empty"))
+    of_40_gb(tmp_path / JOURNAL_FILE)
+    with bounds(), RunFolder(tmp_path, "test", {}, Inputs([], [])) as run:
+        assert run.completed(["a", "b"]) == 1
+    assert (tmp_path / JOURNAL_FILE).stat().st_size < 1000
 
 
 @pytest.mark.parametrize(

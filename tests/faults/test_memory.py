@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from facezoo.cli import predict
 from facezoo.cli.main import main
+from facezoo.cli.predict import work as predict
 from facezoo.datasets.embeddings import Embeddings
 from facezoo.datasets.pairs import people_pairs
 from facezoo.datasets.templates import TemplateProtocol

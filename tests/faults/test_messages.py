@@ -1,20 +1,33 @@
 """Each message with the situation that it names; tests of the parts have the others."""
 
+import dataclasses
+import importlib
 import io
+import json
 import os
+import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from facezoo.arrays import read_arrays
 from facezoo.artifact import read_artifact
-from facezoo.backends import RuntimeOptions, open_backend
-from facezoo.backends.ort import open_session
+from facezoo.backends import RuntimeOptions, open_backend, ort
+from facezoo.backends.ort import OrtBackend, open_session
 from facezoo.card import Preprocess
+from facezoo.cli.evaluate.protocol import LEDGER_IGNORES
+from facezoo.cli.evaluate.protocol import _write_ledger as write_protocol_ledger
+from facezoo.cli.options import embedder_source
 from facezoo.cli.render import process_ops
+from facezoo.compiler import quantize
 from facezoo.compiler.advice import find_candidates
+from facezoo.compiler.build import _fold
+from facezoo.compiler.calibration import FileLoader
+from facezoo.compiler.gate import Gate, GateSettings
+from facezoo.compiler.quantize import _prepare
 from facezoo.contract import Contract, read_contract
 from facezoo.datasets.face_sets import check_sets, read_set, unpack_sets
 from facezoo.datasets.image_list import read_lines
@@ -22,13 +35,26 @@ from facezoo.datasets.protocols import locate_photos, read_protocol
 from facezoo.datasets.recordio import RecordFile
 from facezoo.datasets.wflw import read_rectangles
 from facezoo.datasets.widerface import read_ground_truth, read_predictions, unpack_photos
+from facezoo.deploy import triton
 from facezoo.deploy.eject import _write_module, eject
 from facezoo.deploy.recipes import recipe_of
 from facezoo.doctor.checks import read_model_file
-from facezoo.errors import FaceZooError
+from facezoo.doctor.mistakes import ReferenceSetup, _Outputs, diagnose_points, diagnose_tensor
+from facezoo.errors import (
+    BackendRunError,
+    BackendUnavailable,
+    DecodeError,
+    FaceZooError,
+    GateError,
+    GraphError,
+    InputError,
+)
+from facezoo.evaluation import speed
+from facezoo.evaluation.detection import _Packed
 from facezoo.evaluation.embeddings import unpack_embeddings
 from facezoo.evaluation.features import stream_batches
 from facezoo.evaluation.landmarks import evaluate_results
+from facezoo.evaluation.recognition_ledger import recognition_ledger
 from facezoo.graphs.info import zeros
 from facezoo.image.align import align_face, similarity_matrix
 from facezoo.image.files import find_images, read_image_rgb, write_image_rgb
@@ -37,22 +63,27 @@ from facezoo.metrics.detection import GroundTruth, Predictions, evaluate_detecti
 from facezoo.metrics.drift import DriftSum
 from facezoo.metrics.landmarks import check_normalizer, normalized_mean_error
 from facezoo.metrics.verification import k_fold_accuracy, roc_curve
+from facezoo.models.magface import graph as magface
 from facezoo.models.magface.faces import read_face_pairs
 from facezoo.models.magface.graph import export_released as export_recogniser
+from facezoo.models.magface.model import FaceEmbedder
 from facezoo.models.magface.settings import LossSettings
 from facezoo.models.pfld import decode as pfld
+from facezoo.models.pipnet import graph as pipnet_graph
 from facezoo.models.pipnet.decode import compute_meanface, decode_maps, load_meanface, read_meanface
-from facezoo.models.scrfd.graph import to_raw_heads
+from facezoo.models.pipnet.graph import _backbone_of
+from facezoo.models.scrfd.graph import recognise_heads, to_raw_heads
 from facezoo.models.sdd_fiqa import decode as sdd_fiqa
 from facezoo.models.sdd_fiqa.pseudo_labels import _check
 from facezoo.profiles.quality import quality_at_fnmr
 from facezoo.profiles.similarity import SimilarityPoint, SimilarityProfile
 from facezoo.reports.numerics import read_counts, read_numerics
-from facezoo.reports.readme import _file, _ledger, render_blocks
-from facezoo.results import Placement, RawOutputs
-from facezoo.testing import tiny_magface, tiny_scrfd
-from facezoo.vacc.build_config import parse_build_config
+from facezoo.reports.readme import _file, _folder, _ledger, render_blocks
+from facezoo.results import Placement, RawOutputs, _needed
+from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd
+from facezoo.vacc.build_config import Quantize, parse_build_config
 from facezoo.vacc.npz import INPUT_KEY, read_datalist, read_input
+from facezoo.vacc.outputs import OutputFolder
 from facezoo.vacc.vdsp import read_vdsp
 from PIL import Image
 
@@ -94,8 +125,6 @@ def changed(make, change):
 def with_contract(make, **fields):
     def change(model):
         found = Contract.from_metadata({e.key: e.value for e in model.metadata_props})
-        import dataclasses
-
         other = dataclasses.replace(found, **fields)
         onnx.helper.set_model_props(model, other.to_metadata())
 
@@ -513,13 +542,17 @@ VALUES = {
     ),
     "an embedding of nothing": (
         lambda _: _check(np.zeros((2, 3)), np.arange(2), None, lambda index: f"photo {index}"),
-        r"the embedding of photo 0 is all zero or not finite \(2 such\); ",
+        r"the embedding of photo 0 is all zero or not finite \(2 such\); extract them again",
     ),
     "a rate of all": (
         lambda _: quality_at_fnmr(np.ones(2), np.ones(2, bool), np.ones(2), 0.1, 1.0),
         r"a false non-match rate must be from 0 to below 1, got 1",
     ),
     "no such threshold": (profile_without, "the profile has no such threshold: too few pairs"),
+    "a recipe that is not there": (
+        lambda folder: _folder(folder, "yolo"),
+        r"contains no recipe face_\*/yolo; expected the repository",
+    ),
     "a block without an end": (
         lambda _: render_blocks("<!-- facezoo:begin facts scrfd -->\n", lambda words: ""),
         "the block in line 1 has no ",
@@ -537,3 +570,505 @@ def test_the_message_names_the_situation(tmp_path, situation):
     act, message = SITUATIONS[situation]
     with pytest.raises(FaceZooError, match=message):
         act(tmp_path)
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def crops(folder):
+    """Write faces of two people and small networks; return the folder."""
+    rng = np.random.default_rng(3)
+    for name in ("anna/1.png", "anna/2.png", "bert/1.png", "bert/2.png"):
+        write_image_rgb(folder / "faces" / name, rng.integers(0, 256, (112, 112, 3), np.uint8))
+    tiny_scrfd(folder / "detector.onnx")
+    tiny_magface(folder / "embedder.onnx")
+    tiny_pipnet(folder / "landmarks.onnx")
+    (folder / "unreadable").mkdir()
+    (folder / "unreadable" / "a.png").write_bytes(b"")
+    write_image_rgb(folder / "dark.png", np.zeros((90, 90, 3), np.uint8))
+    (folder / "x.json").write_text("[]")
+    return folder
+
+
+RUNS = {
+    "a command of one quote": (
+        ("bench", "--model", "detector.onnx", "--vamp", "'"),
+        '--vamp "\'" is not a valid shell command: No closing quotation',
+    ),
+    "an engine for a build": (
+        ("compile", "build.yaml", "--model", "net.onnx@ort"),
+        "--model net.onnx@ort: a build is for every engine; omit what follows @",
+    ),
+    "a photo without a face": (
+        ("doctor", "--model", "embedder.onnx", "--image", "dark.png")
+        + ("--detector", "detector.onnx", "--observed", "mine.npz"),
+        "dark.png': no face was found to align; give the aligned face itself, 112x112",
+    ),
+    "a list for a document": (
+        ("doctor", "--model", "detector.onnx", "--image", "dark.png", "--observed", "x.json"),
+        """ or slices, not str); expected {"faces": [...]}, see --help""",
+    ),
+    "a ledger of the device": (
+        ("evaluate", "scrfd", "--images", "faces", "--gt", ".", "--detector", "detector.onnx")
+        + ("--output", "run", "--ledger", "l.json", "--engine", "ort"),
+        "--ledger measures in ONNX Runtime on the CPU with the network's own pre-processing; omit",
+    ),
+    "photos that an evaluation needs": (
+        ("evaluate", "scrfd", "--images", "unreadable", "--gt", "truth", "--detector")
+        + ("detector.onnx", "--output", "run"),
+        "; an evaluation needs every photo: 'unreadable/a.png'",
+    ),
+    "results to evaluate with a model": (
+        ("evaluate", "scrfd", "--pred", "faces", "--gt", ".", "--detector", "detector.onnx"),
+        "--detector needs photos and a model: --images DIR",
+    ),
+    "a detector for landmarks of a file": (
+        ("evaluate", "landmarks", "--pred", "x.json", "--gt", ".", "--detector", "d.onnx"),
+        "--detector needs a model: --landmarks MODEL",
+    ),
+    "crops of no detector": (
+        ("evaluate", "landmarks", "--landmarks", "landmarks.onnx", "--gt", ".")
+        + ("--crop", "detector"),
+        "--crop detector needs --detector, an SCRFD",
+    ),
+    "scores of nothing": (
+        ("evaluate", "quality", "--scores", "a=x.txt"),
+        "give --embeddings or --images for errors, or --copies for the ranking",
+    ),
+    "scores without a name": (
+        ("evaluate", "quality", "--scores", "x.txt"),
+        "--scores 'x.txt' must be NAME=FILE, each name once",
+    ),
+    "a file that is no graph": (
+        ("info", "x.json"),
+        "x.json' is not an .onnx file; expected one, or a card's id",
+    ),
+    "a pipe to write": (
+        ("info", "detector.onnx", "--record", "pipe"),
+        "pipe' is a device or a pipe; name a file",
+    ),
+    "photos that cannot be read": (
+        ("calibrate", "quality", "--images", "unreadable", "--quality", "embedder.onnx")
+        + ("--recipe", "magface", "--output", "q.json"),
+        "no image in 'unreadable' can be read; see the lines above",
+    ),
+    "pairs without faces": (
+        ("calibrate", "similarity", "--images", "faces", "--embedder", "embedder.onnx")
+        + ("--detector", "detector.onnx", "--score", "1", "--output", "s.json"),
+        "no pair is left whose two images have a face; see the lines above",
+    ),
+    "a comparison of nothing": (
+        ("compare", "detector.onnx", "detector.onnx", "--images", "unreadable"),
+        "none of 1 images can be read; expected at least one",
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", RUNS)
+def test_a_command_names_the_situation(tmp_path, monkeypatch, run_here, situation):
+    monkeypatch.chdir(crops(tmp_path))
+    os.mkfifo("pipe")
+    Path("build.yaml").write_text(
+        "name: x\nfrontend: {type: onnx, checkpoint: detector.onnx, shape: "
+        "{input.1: [1, 3, 64, 64]}}\nbackend: {type: tvm_vacc, dtype: fp32}\n"
+        "workspace: {path: out}\n"
+    )
+    Path("x.txt").write_text("anna/1.png 1\n")
+    words, message = RUNS[situation]
+    code, _, error = run_here(*words)
+    assert (code, message in error) == (2, True), error
+
+
+# Parts that a test replaces -----------------------------------------------------------------------
+
+
+def test_a_graph_that_gives_another_batch_is_named(tmp_path):
+    net = tiny_scrfd(tmp_path / "net.onnx")
+    backend = OrtBackend(net, read_contract(net))
+    wrong = [np.zeros((1, 2), np.float32)] * len(backend.contract.output_names)
+    backend._graph = lambda *_: SimpleNamespace(run=lambda tensor: wrong)
+    with pytest.raises(GraphError, match="has a batch of 1 for 2 images; export the model again"):
+        backend.run_tensor(np.zeros((2, 3, 64, 64), np.float32), [WHERE] * 2)
+
+
+def test_a_runtime_that_is_not_there_is_named(tmp_path, monkeypatch):
+    net = tiny_scrfd(tmp_path / "net.onnx")
+
+    class OnTheCpu:
+        def __init__(self, *_, **__):
+            pass
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    there = list(ort.PROVIDERS.values())
+    monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(ort.onnxruntime, "InferenceSession", OnTheCpu)
+    with pytest.raises(
+        BackendUnavailable, match=r"was requested, but ONNX Runtime runs on CPU.*; fix"
+    ):
+        open_session(net, 1, "cuda")
+    monkeypatch.setattr(ort, "onnxruntime", None)
+    monkeypatch.setattr(ort, "_IMPORT_ERROR", "no module", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"'ort' needs the package onnxruntime .*: pip"):
+        open_session(net, 1)
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"this needs pandas, which cannot be imported .*: pip"):
+        _needed("pandas")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "facezoo.scale", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"this needs pyarrow .*; install it with: pip"):
+        importlib.import_module("facezoo.scale")
+
+
+def test_outputs_that_cannot_be_decoded_reject_a_build(tmp_path, monkeypatch):
+    net = tiny_scrfd(tmp_path / "net.onnx").read_bytes()
+    write_image_rgb(tmp_path / "a.png", FACE)
+
+    def decode(*_):
+        raise DecodeError("output 'x' is not finite")
+
+    monkeypatch.setattr("facezoo.compiler.gate.compare_backends", decode)
+    gate = Gate([tmp_path / "a.png"], True, GateSettings())
+    with pytest.raises(GateError, match=r"outputs cannot be decoded \(output 'x' is.*\); nothing"):
+        gate(net, net)
+
+
+def test_an_output_that_changes_its_shape_is_named():
+    model = SimpleNamespace(
+        shapes={"x": (2,)}, _call=lambda _: ((0, 0, 0, 0), outputs_of(x=np.zeros((1, 3))))
+    )
+    with pytest.raises(DecodeError, match=r"'x' has shape \(3,\) per image, but had \(2,\) before"):
+        speed._Instances._checked_call(model, [FACE])
+
+
+def outputs_of(**arrays):
+    return RawOutputs(arrays, [WHERE])
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    """A network, and what a stand-in of trtexec answers for its engine."""
+    net = tiny_magface(tmp_path / "net.onnx")
+    answers = {}
+    monkeypatch.setattr(triton.shutil, "which", lambda name: name)
+
+    def run(words):
+        (to,) = [word.partition("=")[2] for word in words if word.startswith("--exportOutput")]
+        Path(to).write_text(json.dumps(answers["said"]))
+
+    monkeypatch.setattr(triton, "_run", run)
+    return net, answers
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            [{"name": name, "values": [1]} for name in "ab"],
+            r"has 2 outputs, .*net",
+        ),
+        ([{"name": "a"}], r"the output of .*e\.plan' cannot be read \(.*\); expected what trtexec"),
+    ],
+)
+def test_an_engine_of_another_graph_is_named(engine, said, message):
+    net, answers = engine
+    answers["said"] = said
+    with pytest.raises(BackendRunError, match=message):
+        triton._compare(net, Path("e.plan"))
+
+
+def second_output(model):
+    model.graph.output.add().CopyFrom(model.graph.output[0])
+
+
+def foreign_operator(model):
+    model.graph.node[0].op_type = "NoSuchOperator"
+
+
+GRAPHS = {
+    "an operator of nobody, folded": (
+        lambda folder: _fold(onnx.load(str(changed(tiny_scrfd, foreign_operator)(folder)))),
+        "ONNX Runtime cannot fold the graph into ",
+    ),
+    "an operator of nobody, converted": (
+        lambda folder: _prepare(
+            onnx.load(
+                str(
+                    changed(
+                        tiny_scrfd,
+                        lambda model: (
+                            foreign_operator(model),
+                            setattr(model.opset_import[0], "version", 9),
+                        ),
+                    )(folder)
+                )
+            )
+        ),
+        r"cannot be converted from opset 9 to \d+, which int8 needs \(.*\); export it with opset",
+    ),
+    "two outputs of a recogniser": (
+        lambda folder: export_recogniser(
+            changed(tiny_magface, second_output)(folder),
+            folder / "to.onnx",
+            card_id="w600k_mbf",
+        ),
+        r"net\.onnx' has 1 inputs and 2 outputs; expected a recognition network with one of each",
+    ),
+    "rows of another number": (
+        lambda folder: magface._Released.rows(
+            SimpleNamespace(channels_last=False, is_half=False, batch=0, input="x", _model="m"),
+            np.zeros((2, 3, 4, 4)),
+        ),
+        r"the graph gives \(3, 4\) for 1 images; expected one row per image",
+    ),
+    "an embedding of another length": (
+        lambda _: FaceEmbedder._decode(
+            SimpleNamespace(
+                contract=SimpleNamespace(card_id="w600k_mbf", source_sha256=""),
+            ),
+            outputs_of(embedding=np.ones((1, 64), np.float32)),
+        ),
+        "an embedding has 64 numbers, those of w600k_mbf have 512; export the model again",
+    ),
+    "few convolutions": (
+        lambda folder: _backbone_of(onnx.load(str(tiny_scrfd(folder / "net.onnx")))),
+        r"this is not a PIPNet with a known backbone: \d+ convolutions; expected one of ",
+    ),
+    "detections that were changed": (
+        lambda _: _Packed.unpack({"path": "e/a.jpg", "rows": "!"}),
+        r"the entry of 'e/a\.jpg' was changed \(.*\); use --overwrite",
+    ),
+    "a tensor of another size": (
+        lambda _: diagnose_tensor(SETUP, np.zeros((3, 9, 9))),
+        r"the observed tensor has shape \(1, 3, 9, 9\), the network expects .*; give what your",
+    ),
+    "points of another number": (
+        lambda _: diagnose_points(SHARES, np.zeros((5, 2))),
+        r"landmarks must have shape \(98, 2\), got \(5, 2\); give those of one face",
+    ),
+    "outputs of another size": (
+        lambda _: _Outputs(SETUP, {"a": np.zeros(3)}, {"a": np.zeros(4)}),
+        "output 'a' has 3 values, the network gives 4 for one image; give its output",
+    ),
+}
+SETUP = ReferenceSetup(dict, Preprocess((64, 64)), FACE)
+SHARES = dataclasses.replace(SETUP, run=lambda tensor: {"points": np.zeros((1, 196), np.float32)})
+
+
+@pytest.mark.parametrize("situation", GRAPHS)
+def test_the_message_names_what_a_network_gives(tmp_path, monkeypatch, situation):
+    monkeypatch.setattr(magface, "run_graph", lambda *_: {"y": np.zeros((3, 4))})
+    act, message = GRAPHS[situation]
+    with pytest.raises(FaceZooError, match=message):
+        act(tmp_path)
+
+
+# What needs PyTorch or pyarrow --------------------------------------------------------------------
+
+
+@pytest.fixture
+def graph_export():
+    return pytest.importorskip("facezoo.graphs.export", exc_type=ImportError)
+
+
+@pytest.mark.torch
+def test_checkpoints_and_graphs_of_others_are_named(tmp_path, graph_export):
+    import torch
+
+    export, path = graph_export, tmp_path / "net.pth"
+    with pytest.raises(FaceZooError, match=r"net\.pth' does not exist; expected a \.pth file"):
+        export.read_checkpoint(path)
+    torch.save({"weight": torch.tensor([float("nan")])}, path)
+    with pytest.raises(FaceZooError, match=r"'weight' has a value that is not finite, as after a"):
+        export.read_checkpoint(path)
+    net = tiny_scrfd(tmp_path / "net.onnx")
+    model = onnx.load(str(net))
+    count = sum(node.op_type == "Conv" for node in model.graph.node)
+    layers = [torch.nn.Conv2d(3, 3, 1) for _ in range(count)]
+    with pytest.raises(FaceZooError, match=r"of the graph has weights of shape .*; choose the var"):
+        export.load_onnx(torch.nn.Sequential(*layers), model, (64, 64))
+    tensor = np.zeros((1, 3, 64, 64), np.float32)
+    found = [array + 1 for array in graph_export.run_graph(model, {"input.1": tensor}).values()]
+    with pytest.raises(FaceZooError, match="of its root mean square between torch and ONNX Runtim"):
+        export.compare_with_graph(found, model, tensor)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("magface", "MagFace has no variant 'x'; expected one of "),
+        ("scrfd", "'x' is not an SCRFD variant; choose one of "),
+        ("sdd_fiqa", "SDD-FIQA has no variant 'x'; expected one of "),
+    ],
+)
+def test_a_variant_of_nobody_is_named(graph_export, model, message):
+    network = importlib.import_module(f"facezoo.models.{model}.network")
+    with pytest.raises(FaceZooError, match=message):
+        network.build("x")
+
+
+@pytest.mark.torch
+def test_what_does_not_fit_a_training_is_named(graph_export):
+    import torch
+    from facezoo.models.magface.loss import MagHead
+    from facezoo.models.scrfd.network import build
+
+    with pytest.raises(FaceZooError, match="2 classes cannot be sliced for 4 processes"):
+        MagHead(8, 2, LossSettings(), SimpleNamespace(rank=0, world=4))
+    with pytest.raises(FaceZooError, match="is not divisible into cells of 32 pixels; pad height"):
+        build("scrfd_500m_bnkps")(torch.zeros(1, 3, 60, 60))
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (
+            lambda m, _: list(m._of_store("s3://b?x=1", below=False)),
+            "options behind .* can be given",
+        ),
+        (lambda m, _: m._checked("a\nb"), "is not a path or an address"),
+        (
+            lambda m, _: m._checked("caf\udce9.png"),
+            "is not UTF-8, so results cannot list it; rename",
+        ),
+        (
+            lambda m, pa: m._check_column("t.parquet", "path", pa.schema([("path", pa.int32())])),
+            r"t\.parquet': column 'path' is of type int32; expected texts",
+        ),
+    ],
+)
+def test_what_bulk_scoring_cannot_list_is_named(read, message):
+    pa = pytest.importorskip("pyarrow")
+    with pytest.raises(FaceZooError, match=message):
+        read(importlib.import_module("facezoo.scale.manifest"), pa)
+
+
+def test_tables_and_settings_of_others_are_named(tmp_path, run_here):
+    pytest.importorskip("pyarrow")
+    from facezoo.scale.tables import open_table
+
+    (tmp_path / "t.parquet").write_bytes(b"no table")
+    with pytest.raises(FaceZooError, match=r"t\.parquet' cannot be read as Parquet \("):
+        open_table(tmp_path / "t.parquet", "x")
+    write_image_rgb(tmp_path / "photos" / "a.png", FACE)
+    run = str(tmp_path / "run")
+    assert run_here("score", "manifest", tmp_path / "photos", "--to", run)[0] == 0
+    code, _, error = run_here("score", "merge", run, "-o", tmp_path / "to")
+    assert code == 2 and "which settings? --settings is one of none; run facezoo score run" in error
+    code, _, error = run_here("score", "status", run, "--settings", "abc")
+    assert code == 2 and "has no settings 'abc'; facezoo score status lists" in error
+
+
+# Rare ones ----------------------------------------------------------------------------------------
+
+
+def raising(*_, **__):
+    raise RuntimeError("no shape")
+
+
+def calibrated(ops, shape="[1, 3, 8, 8]"):
+    """Read a photo of 9 x 9 with the operations of a build YAML."""
+    text = (
+        f"name: x\nfrontend: {{type: onnx, checkpoint: x.onnx, shape: {{x: {shape}}}}}\n"
+        "backend: {type: tvm_vacc, dtype: int8}\n"
+        f"dataset: {{path: ., sampler: {{suffix: png, get_data_num: 1}}, process_ops: {ops}}}\n"
+        "workspace: {path: out}\n"
+    )
+
+    def act(folder):
+        write_image_rgb(folder / "a.png", np.zeros((9, 9, 3), np.uint8))
+        return FileLoader(parse_build_config(text.encode(), Path("b.yaml")))(folder / "a.png")
+
+    return act
+
+
+RARE = {
+    "operations for another size": (
+        calibrated("[{type: DecodeImage}, {type: ToTensor}]"),
+        r"a\.png' becomes .*, frontend\.shape says .*; correct dataset\.process_ops",
+    ),
+    "operations in another order": (
+        calibrated("[{type: DecodeImage}, {type: ToTensor}, {type: Resize, size: [8, 8]}]"),
+        r"Resize of dataset\.process_ops failed on .*a\.png' \(.*\); correct its arguments or",
+    ),
+    "a ledger without a detector": (
+        lambda _: write_protocol_ledger(
+            SimpleNamespace(**dict.fromkeys(LEDGER_IGNORES), flip="none", detector=None), None, ()
+        ),
+        "--ledger needs --detector",
+    ),
+    "no network": (
+        lambda folder: embedder_source(
+            SimpleNamespace(onnx=None, model_prefix_path=None, resume=None), folder
+        ),
+        "which network[?] give --resume CKPT, --onnx FILE or --model_prefix_path",
+    ),
+    "landmarks that change with the batch": (
+        lambda _: pipnet_graph._compare(None, None, {"cls": "c"}, 64, 2),
+        "output 'c' changes with the batch size; give --batch 1, as in the file",
+    ),
+    "a graph without shapes": (
+        lambda folder: recognise_heads(onnx.load(str(tiny_scrfd(folder / "net.onnx")))),
+        "the graph's shapes cannot be inferred: no shape",
+    ),
+    "outputs of other names": (
+        written(
+            "output_000000.npz",
+            b"",
+            lambda path: (
+                np.savez(path, other=np.zeros(3)),
+                OutputFolder._read(SimpleNamespace(paths=[path], _sha256=()), 0),
+            ),
+        ),
+        r"output_000000\.npz' contains \['other'\]; expected output_0, output_1, \.\.\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", RARE)
+def test_a_rare_message_names_its_situation(tmp_path, monkeypatch, situation):
+    varying = iter([{"cls": np.zeros((2, 1))}, {"c": np.ones((1, 1))}])
+    act, message = RARE[situation]
+    if "batch" in situation:
+        image = SimpleNamespace(graph=SimpleNamespace(input=[SimpleNamespace(name="x")]))
+        monkeypatch.setattr(pipnet_graph, "run_graph", lambda *_: next(varying))
+        act = lambda _: pipnet_graph._compare(image, image, {"cls": "c"}, 64, 2)  # noqa: E731
+    if "shapes" in situation:
+        monkeypatch.setattr(onnx.shape_inference, "infer_shapes", raising)
+    with pytest.raises(FaceZooError, match=message):
+        act(tmp_path)
+
+
+def test_a_graph_that_the_quantiser_rejects_is_named(tmp_path, monkeypatch):
+    model = onnx.load(str(tiny_scrfd(tmp_path / "net.onnx")))
+    feeds = {"input.1": np.ones((1, 3, 64, 64), np.float32)}
+    monkeypatch.setattr(quantize.QDQQuantizer, "quantize_model", raising)
+    with pytest.raises(GraphError, match=r"quantiser rejects the graph \(no shape\); exclude"):
+        quantize.quantize_graph(model, Quantize(), [feeds])
+
+
+def test_a_ledger_of_no_detector_is_named(tmp_path):
+    with pytest.raises(FaceZooError, match="a ledger needs a detector; give --detector"):
+        recognition_ledger(
+            *(None, [], tmp_path),
+            **dict.fromkeys(("embedder", "builds", "how", "progress", "say")),
+            detectors=[],
+        )
+
+
+def test_files_that_differ_from_their_cards_are_an_error(tmp_path, run_here):
+    (tmp_path / "face_detection").mkdir()
+    code, _, error = run_here("render", "--check", "--root", tmp_path)
+    assert code == 3 and " differ from their cards; run: make recipes" in error
+
+
+def test_what_openvino_cannot_load_is_named(tmp_path):
+    pytest.importorskip("openvino")
+    net = changed(tiny_scrfd, foreign_operator)(tmp_path)
+    with pytest.raises(FaceZooError, match=r"net\.onnx' cannot be loaded by OpenVINO: "):
+        open_backend(net, RuntimeOptions(engine="openvino"))

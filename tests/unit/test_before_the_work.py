@@ -4,6 +4,7 @@ import collections
 import pickle
 import shutil
 import sys
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -103,3 +104,22 @@ def test_pictures_to_draw_need_room(tmp_path, people, no_work, capsys, monkeypat
     words = ["predict", people, "--save_dir", tmp_path / "out", "--detector", model, "--draw"]
     assert main([str(word) for word in words]) == 2
     assert "the results of 16 items need" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info", "scrfd_500m_bnkps"],
+        ["evaluate", "scrfd", "--pred", "none", "--gt", "none"],
+        ["evaluate", "landmarks", "--pred", "none", "--gt", "none"],
+        ["evaluate", "verification", "--images", "none", "--embedder", "none.onnx"],
+        ["evaluate", "quality", "--scores", "a=none", "--embeddings", "none", "--dataset", "a"],
+    ],
+)
+def test_numbers_are_recorded_in_no_file_of_something_else(tmp_path, no_work, capsys, words):
+    path = tmp_path / "package.json"
+    path.write_text('{"name": "mine"}')
+    with mock.patch("facezoo.cli.info._count", side_effect=AssertionError("the work has begun")):
+        assert main([*words, "--record", str(path)]) == 2
+    assert "package.json" in capsys.readouterr().err
+    assert path.read_text() == '{"name": "mine"}'

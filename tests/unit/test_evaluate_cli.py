@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
 import sys
 import zipfile
 
@@ -113,6 +114,14 @@ def exit_code(command, argv):
 def test_prints_the_seeds_block(command, data, capsys):
     assert command(["-p", "preds", "-g", "gt"]) == 0
     assert capsys.readouterr().out == BLOCK
+
+
+def test_predictions_are_evaluated_without_a_network(data):
+    code = "import sys; from facezoo.cli.main import main; main(sys.argv[1:]);"
+    code += "print([m for m in ('cv2', 'onnx', 'onnxruntime', 'scipy') if m in sys.modules])"
+    words = ["evaluate", "scrfd", "-p", "preds", "-g", "gt"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout == BLOCK + "[]\n"
 
 
 def test_long_flags_and_the_script_of_one_page(command, data, capsys, repository_file):

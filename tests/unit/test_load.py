@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -451,6 +452,20 @@ REVEALED = (
     "def (other: facezoo.results.Embedding) -> float",
     "facezoo.pipeline.photo.PredictedPhoto | facezoo.errors.ImageError",
 )
+# The same types as pyright writes them.
+PYRIGHT_REVEALED = [
+    "FaceDetector",
+    "FaceDetections",
+    "LandmarkDetector",
+    "FaceQuality",
+    "FaceEmbedder",
+    "FaceEmbedder",
+    "FaceModel[Any]",
+    "FaceEmbedder",
+    "List[FaceDetections]",
+    "(other: Embedding) -> float",
+    "PredictedPhoto | ImageError",
+]
 
 
 def test_a_type_checker_knows_what_comes_back(tmp_path, repository):
@@ -467,3 +482,20 @@ def test_a_type_checker_knows_what_comes_back(tmp_path, repository):
     notes = [line.split('"')[1] for line in done.stdout.splitlines() if "Revealed type" in line]
     assert done.returncode == 0, done.stdout + done.stderr
     assert tuple(notes) == REVEALED
+
+
+def test_pyright_accepts_the_program(tmp_path, repository):
+    pytest.importorskip("basedpyright", reason="basedpyright is not installed")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(repository / "common")]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    said = json.loads(done.stdout)["generalDiagnostics"]
+    assert [one["message"] for one in said if one["severity"] != "information"] == []
+    types = [re.findall(r'"(.+?)"', one["message"])[-1] for one in said]
+    assert types == PYRIGHT_REVEALED

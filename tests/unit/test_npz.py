@@ -437,7 +437,9 @@ def test_twelve_outputs_keep_their_order(folder):
 
 def test_a_missing_output_is_named(folder):
     (folder / "output_000007.npz").unlink()
-    with pytest.raises(InputError, match=r"output_000007\.npz' is missing \(1 of 12\)"):
+    with pytest.raises(
+        InputError, match=r"output_000007\.npz' is missing \(1 of 12\); run vamp again on "
+    ):
         read_all(folder)
 
 
@@ -567,5 +569,5 @@ def test_raw_outputs_are_what_a_backend_gives(folder):
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
     (tmp_path / "list.txt").write_text("a.npz\n")
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not a folder; expected the --path_output of vamp"):
         outputs.OutputFolder(tmp_path / "list.txt", tmp_path / "list.txt")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from facezoo import RuntimeOptions, load
-from facezoo.cli.predict import _drawn_entry
+from facezoo.cli.predict.work import _drawn_entry
 from facezoo.contract import Contract
 from facezoo.errors import ImageError, InputError
 from facezoo.evaluation.drift import compare_detections

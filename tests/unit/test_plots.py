@@ -1,8 +1,14 @@
-"""Plots show every curve that was given, whole, and recorded ones are of the code as it is."""
+"""Plots show every curve that was given, whole, and recorded ones are of the code as it is.
+
+``python tests/unit/test_plots.py images/...`` records a plot or drawing that was made anew.
+"""
 
 import hashlib
+import importlib
 import inspect
 import json
+import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,34 +76,67 @@ def test_more_curves_than_three_are_drawn(drawn):
         assert len({(one.get_color(), one.get_linestyle()) for one in named}) == len(named) >= 9
 
 
-# Recorded plots -----------------------------------------------------------------------------------
+# Recorded plots and drawings ----------------------------------------------------------------------
+
+# What all drawings of a module share.
+SHARED = {
+    "facezoo.reports.plots": ("_styled", "_new_figure", "_finish", "_kind_of", "COLOURS", "DASHES"),
+    "facezoo.image.draw": (
+        *("draw_predicted", "_contours", "_label", "_thickness", "_overlap", "BOX_COLOR"),
+        *("LABEL_COLOR", "POINT_COLOR", "LANDMARK_COLORS", "CONTOURS", "CONTOUR_POINTS", "PUPILS"),
+    ),
+}
+
+
+def source_of(thing):
+    return inspect.getsource(thing) if callable(thing) else repr(thing)
 
 
 def code_of(name):
-    """Hash the function that draws a plot, and what all plots share."""
-    shared = ("_styled", "_new_figure", "_finish", "_kind_of")
-    source = "".join(inspect.getsource(getattr(plots, one)) for one in (name, *shared))
-    constants = repr((plots.COLOURS, plots.DASHES))
-    return hashlib.sha256((source + constants).encode()).hexdigest()
+    """Hash a function, as module.function or as path.py:function, and what its module shares."""
+    path, in_script, function = name.partition(":")
+    if in_script:
+        space = runpy.run_path(str(REPOSITORY / path))
+        return hashlib.sha256(source_of(space[function]).encode()).hexdigest()
+    module, _, function = name.rpartition(".")
+    space = vars(importlib.import_module(module))
+    source = "".join(source_of(space[one]) for one in (function, *SHARED[module]))
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def entry_of(name, function):
+    """Return what is recorded of a file that has just been drawn."""
+    content = (REPOSITORY / name).read_bytes()
+    code = code_of(function)
+    return {
+        "function": function,
+        "code_sha256": code,
+        "file_sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 def check_drawn(entries):
-    """Recorded plots are the files that were drawn, by the code as it is."""
+    """Recorded plots and drawings are the files that were drawn, by the code as it is."""
     problems = []
     for name, entry in entries.items():
-        found = hashlib.sha256((REPOSITORY / name).read_bytes()).hexdigest()
-        if found != entry["file_sha256"]:
+        found = entry_of(name, entry["function"])
+        if found["file_sha256"] != entry["file_sha256"]:
             problems.append(f"{name} is not the file that was recorded")
-        if code_of(entry["function"]) != entry["code_sha256"]:
-            problems.append(f"{name}: {entry['function']} has changed; draw it again")
+        if found["code_sha256"] != entry["code_sha256"]:
+            problems.append(
+                f"{name}: {entry['function']} has changed; draw it again, then run "
+                f"python tests/unit/test_plots.py {name}"
+            )
     return problems
 
 
 def test_recorded_plots_are_drawn_by_the_code_as_it_is():
     entries = json.loads(DRAWN.read_text("utf-8"))
-    recorded = {path.relative_to(REPOSITORY).as_posix() for path in DRAWN.parent.rglob("*.png")}
-    # Those of the long run are drawn by its benchmark.
-    assert set(entries) == {name for name in recorded if "plot_long_run" not in name}
+    paths = [path for kind in ("png", "jpg") for path in DRAWN.parent.rglob(f"*.{kind}")]
+    # The points of PIPNet's portrait are those of a network that its page trains.
+    trained = REPOSITORY / "images/face_alignment/pipnet/astronaut.jpg"
+    names = {path.relative_to(REPOSITORY).as_posix() for path in paths if path != trained}
+    assert set(entries) == names
     assert check_drawn(entries) == []
 
 
@@ -106,3 +145,15 @@ def test_a_plot_of_other_code_or_another_file_is_noticed(field):
     entries = json.loads(DRAWN.read_text("utf-8"))
     name = next(iter(entries))
     assert check_drawn({name: {**entries[name], field: "0" * 64}})
+
+
+def record(names):
+    """Record files that have just been drawn again."""
+    entries = json.loads(DRAWN.read_text("utf-8"))
+    for name in names:
+        entries[name] = entry_of(name, entries[name]["function"])
+    DRAWN.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    record(sys.argv[1:])

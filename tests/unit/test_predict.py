@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from facezoo.backends import RuntimeOptions
 from facezoo.cli.main import main
-from facezoo.cli.predict import read_photos
+from facezoo.cli.predict.work import read_photos
 from facezoo.errors import BackendRunError, ImageError, InputError
 from facezoo.files import sha256_of
 from facezoo.image.align import TEMPLATE_XY, align_face
@@ -909,3 +909,15 @@ def test_the_grid_of_a_plot_lies_at_round_values(tmp_path):
     no_numbers = Curves("Faces", "x", "y", {"one": (np.ones(2), np.array([1.0, np.nan]))})
     write_html_report(tmp_path / "q.html", "t", [no_numbers])
     assert 'text-anchor="end"' not in (tmp_path / "q.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photos", "new.png"])
+def test_csv_takes_no_photo_as_its_file(name, tmp_path, run_here):
+    """Without a value, as it once was, the flag would take the photo after it and replace it."""
+    (tmp_path / "photos").mkdir()
+    write_image_rgb(tmp_path / "photo.jpg", np.zeros((9, 9, 3), np.uint8))
+    before = (tmp_path / "photo.jpg").read_bytes()
+    code, _, error = run_here("predict", tmp_path / "photos", "--csv", tmp_path / name)
+    assert code == 2
+    assert f"{name}' is no table; name the file to write: --csv faces.csv" in error
+    assert (tmp_path / "photo.jpg").read_bytes() == before

@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 
 import pytest
 from facezoo.cli import options
@@ -207,6 +208,13 @@ def test_two_starts_do_not_work_on_the_same(tmp_path, held, wanted, free):
                 pass
     with holding(tmp_path, wanted):
         pass
+
+
+def test_a_live_view_names_the_failures(whole, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main(["score", "status", str(whole), "--watch"]) == 0
+    shown = capsys.readouterr().err
+    assert re.search(r"img/s lately, \d+ failed", shown), shown
 
 
 def test_status_says_how_far_it_is(folder, whole, capsys):

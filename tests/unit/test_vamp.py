@@ -25,6 +25,7 @@ from facezoo.evaluation.speed import Batch, Job, Line, Synthetic, Timings, Worke
 from facezoo.results import RawOutputs
 from facezoo.testing import tiny_scrfd
 from facezoo.vacc.outputs import OutputFolder
+from fault_table import build
 
 
 @pytest.fixture(scope="module")
@@ -456,6 +457,19 @@ def vdsp_of(model):
     path = model.with_name("vdsp.json")
     path.write_text(json.dumps(render_vdsp(read_contract(model).preprocess)))
     return path
+
+
+def test_the_processes_say_as_much_as_was_asked_for(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path)
+    assert main(["vamc", "compile", "build.yaml"]) == 0
+    said = {}
+    for flag in ("--quiet", "--verbose"):
+        model = "deploy_weights/official_scrfd_fp16/mod"
+        assert main(["vamp", "-m", model, "--iterations", "1", flag]) == 0
+        said[flag] = capfd.readouterr().err
+    assert "facezoo vamp: engine ort: " in said["--verbose"]
+    assert said["--quiet"] == ""
 
 
 def test_bench_measures_the_three_scenarios(model, tmp_path, capsys):

@@ -182,7 +182,7 @@ def test_sizes_left_out_come_from_the_model(tmp_path):
         ({"Mean": [float("nan")] * 3}, "Mean"),
         ({"Std": [0.0, 1.0, 1.0]}, "has a zero"),
         ({"Std": [1e-9, 1.0, 1.0]}, "has a zero"),
-        ({"Padding": [0, 0, 300]}, "Padding"),
+        ({"Padding": [0, 0, 300]}, "Padding must be three integers from 0 to 255"),
         ({"NormaType": "DIV256"}, "NormaType 'DIV256' is not known"),
         ({"ResizeType": "CUBIC"}, "ResizeType"),
         ({"ColorCvtCode": "YUV2RGB_NV12"}, "ColorCvtCode"),

@@ -14,9 +14,8 @@ A profile belongs to one model file and is refused for another.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, cast
 
-from ..errors import InputError
 from ..fields import number
 from ..files import counted
 from . import flags
@@ -27,6 +26,7 @@ from .outputs import OutputFile
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..datasets.embeddings import Embeddings
     from ..datasets.scores import QualityScores
     from ..evaluation.quality import FacePairs
     from ..profiles.quality import QualityProfile
@@ -121,10 +121,8 @@ def _pairs_for(args: argparse.Namespace) -> FacePairs:
     from ..metrics.verification import check_impostors
     from .evaluate.quality import embeddings_of, pairs_of
 
-    embeddings = embeddings_of(args)
-    if embeddings is None:
-        raise InputError("--fnmr needs --embeddings or --images")
-    pairs = pairs_of(args, embeddings)
+    # --images is required.
+    pairs = pairs_of(args, cast("Embeddings", embeddings_of(args)))
     check_impostors(args.fmr, int(np.count_nonzero(~pairs.is_same)))
     names = relative_names(find_images(args.images), args.images)
     QualityScores(names, np.zeros(len(names))).of(pairs.names)
@@ -281,7 +279,8 @@ def _calibrate_appearance(args: argparse.Namespace) -> int:
     from ..models.scrfd.model import FaceDetector
     from ..pipeline.calibrate import calibrate_appearance
     from ..pipeline.load import load
-    from ..profiles.appearance import MEASURES, write_appearance
+    from ..profiles.appearance import write_appearance
+    from ..profiles.measures import MEASURES
 
     runtime = runtime_of(args)
     detector = load(

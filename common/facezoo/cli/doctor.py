@@ -240,7 +240,7 @@ def _behaviour(
     if args.observed is not None:
         if args.image is None:
             raise InputError("--observed needs the image that it was made from; give it as --image")
-        diagnosis = _diagnose(args, model_file, setup)
+        diagnosis = _diagnose_named(args, model_file, setup)
         findings += describe_diagnosis(args.observed.name, diagnosis)
     return findings, diagnosis
 
@@ -270,6 +270,18 @@ def _picture(
         )
     crop = align_face(image, faces.landmarks_xy[0], input_hw[0])
     return crop, unaligned_crops(image, faces.boxes_xyxy[0].tolist(), input_hw)
+
+
+def _diagnose_named(
+    args: argparse.Namespace, model_file: ModelFile, setup: ReferenceSetup
+) -> Diagnosis:
+    """Explain what was observed; errors name its file."""
+    try:
+        return _diagnose(args, model_file, setup)
+    except InputError as error:
+        if repr(str(args.observed)) in str(error):
+            raise
+        raise InputError(f"{str(args.observed)!r}: {error}") from error
 
 
 def _diagnose(args: argparse.Namespace, model_file: ModelFile, setup: ReferenceSetup) -> Diagnosis:

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """
     size = args.size
     if args.record:
+        read_counts(args.record)  # Refused before the work, if it is a file of something else.
         cards = [find_card(name) for name in args.names]
         _record(args.record, {card.id: _count(card, size) for card in cards})
         return 0

@@ -91,7 +91,7 @@ def _expanded(words: Sequence[str]) -> Iterator[Tuple[Path, bool]]:
 
 
 def stdin_lines() -> Iterator[str]:
-    """Yield the lines of the standard input; InputError for one that does not end."""
+    """Yield the lines of the standard input; InputError for one that does not end, or has a NUL."""
     binary = getattr(sys.stdin, "buffer", None)
     while True:
         # Decoded like the names of files, which need not be UTF-8.
@@ -102,6 +102,10 @@ def stdin_lines() -> Iterator[str]:
             raise InputError(
                 f"a line of the standard input has more than {LONGEST_LINE} characters; expected a "
                 "path per line"
+            )
+        if "\0" in line:
+            raise InputError(
+                "the standard input contains a NUL character; expected a path per line"
             )
         yield line.rstrip("\r\n")
 

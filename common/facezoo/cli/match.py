@@ -11,29 +11,23 @@ With --exit-code it ends with 1 if they are two people.
 from __future__ import annotations
 
 import argparse
-from typing import Any, List, Tuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, List, Tuple
 
 from ..errors import InputError
 from ..files import counted, printable
-from ..image.align import align_face
-from ..image.draw import contact_sheet, draw_faces, write_drawing
-from ..image.files import read_image_rgb
 from ..image.reading import current_reading
-from ..metrics.verification import Threshold
-from ..models.magface.card import MATCH_THRESHOLDS
-from ..models.magface.model import FaceEmbedder
-from ..models.scrfd.model import FaceDetector
-from ..pipeline.load import load
-from ..pipeline.people import Match, match_photos
-from ..pipeline.photo import PredictedPhoto, Predictor
-from ..profiles.similarity import read_similarity
-from ..results import FaceDetections
 from . import flags
 from .inputs import local_path
 from .options import runtime_of
 from .outputs import OutputFile, write_report
+
+# The rest is imported where it is used, since the help needs none of it.
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..pipeline.people import Match
+    from ..pipeline.photo import PredictedPhoto
+    from ..results import FaceDetections
 
 __all__ = ["configure", "draw_match", "run"]
 
@@ -78,6 +72,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, draw."""
+    import numpy as np
+
+    from ..image.draw import write_drawing
+    from ..image.files import read_image_rgb
+    from ..metrics.verification import Threshold
+    from ..models.magface.model import FaceEmbedder
+    from ..models.scrfd.model import FaceDetector
+    from ..pipeline.load import load
+    from ..pipeline.people import match_photos
+    from ..pipeline.photo import Predictor
+
     paths = [local_path(word) for word in (args.first, args.second)]
     photos = [read_image_rgb(path) for path in paths]
     runtime = runtime_of(args)
@@ -124,6 +129,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _threshold(args: argparse.Namespace, card_id: str, sha256: Any) -> Tuple[float, str]:
+    from ..metrics.verification import Threshold
+    from ..models.magface.card import MATCH_THRESHOLDS
+    from ..profiles.similarity import read_similarity
+
     if args.threshold is not None:
         return Threshold.from_cosine(args.threshold).cosine, "yours"
     if args.similarity is not None:
@@ -163,6 +172,9 @@ def draw_match(
     numpy.ndarray
         A sheet, uint8, RGB.
     """
+    from ..image.align import align_face
+    from ..image.draw import contact_sheet, draw_faces
+
     sides = ((match.first.detections, match.index), (match.second.detections, match.best))
     drawn = [draw_faces(photo, _only(faces, i)) for photo, (faces, i) in zip(photos, sides)]
     aligned = [align_face(photo, faces.landmarks_xy[i]) for photo, (faces, i) in zip(photos, sides)]
@@ -171,6 +183,8 @@ def draw_match(
 
 
 def _only(faces: FaceDetections, index: int) -> FaceDetections:
+    from ..results import FaceDetections
+
     one = slice(index, index + 1)
     return FaceDetections(
         faces.boxes_xyxy[one], faces.scores[one], faces.landmarks_xy[one], faces.image_hw

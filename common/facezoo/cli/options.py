@@ -610,7 +610,7 @@ def progress(items: Iterable[Item], total: Optional[int], what: str = "") -> Ite
 
 
 @contextmanager
-def showing(what: str = "") -> Iterator[Callable[[int, Optional[int]], None]]:
+def showing(what: str = "") -> Iterator[Callable[..., None]]:
     """Show progress that is counted elsewhere, like :func:`progress`.
 
     Parameters
@@ -621,18 +621,19 @@ def showing(what: str = "") -> Iterator[Callable[[int, Optional[int]], None]]:
     Yields
     ------
     callable
-        Shows how many items are done, of how many; what the first call finds done is not counted
-        in the rate.
+        ``show(done, total, note="")``: how many items are done, of how many, and what else there is
+        to say; what the first call finds done is not counted in the rate.
     """
     if is_quiet():
-        yield lambda done, total: None
+        yield lambda done, total, note="": None
     elif sys.stderr is not None and sys.stderr.isatty():
         # Imported here because it takes a sixth of a command's start.
         from tqdm import tqdm
 
         with tqdm(desc=what or None) as bar:
 
-            def draw(done: int, total: Optional[int]) -> None:
+            def draw(done: int, total: Optional[int], note: str = "") -> None:
+                bar.set_postfix_str(note, refresh=False)
                 if bar.total != total:
                     bar.total, bar.n, bar.initial = total, done, done
                     bar.refresh()
@@ -643,13 +644,13 @@ def showing(what: str = "") -> Iterator[Callable[[int, Optional[int]], None]]:
         yield _lines_of(what)
 
 
-def _lines_of(what: str) -> Callable[[int, Optional[int]], None]:
+def _lines_of(what: str) -> Callable[..., None]:
     """Return a function that logs a line a minute."""
     began = f"{what}: " if what else ""
     started = said = time.monotonic()
     first: Optional[int] = None
 
-    def log(done: int, total: Optional[int]) -> None:
+    def log(done: int, total: Optional[int], note: str = "") -> None:
         nonlocal said, first
         first, now = done if first is None else first, time.monotonic()
         if now - said < SECONDS_PER_LINE or done in (first, total):
@@ -657,7 +658,8 @@ def _lines_of(what: str) -> Callable[[int, Optional[int]], None]:
         said, rate = now, (done - first) / (now - started)
         left = "" if total is None else f", {(total - done) / rate / 60:.1f} minutes left"
         of = "" if total is None else f" of {total}"
-        _log.info("%s%d%s done, %.3g a second%s", began, done, of, rate, left)
+        more = f", {note}" if note else ""
+        _log.info("%s%d%s done, %.3g a second%s%s", began, done, of, rate, left, more)
 
     return log
 

@@ -31,7 +31,7 @@ from ..runs import Inputs
 from . import flags
 from .inputs import stdin_lines
 from .options import EXIT_SOME_REFUSED, showing
-from .predict import add_stage_options, open_predictor
+from .predict import add_stage_options
 
 if TYPE_CHECKING:
     from ..scale.outcome import Progress
@@ -185,6 +185,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..scale.scorer import BulkJob
     from ..scale.tables import columns_of
     from ..scale.work import Scores, Share
+    from .predict.work import open_predictor
 
     with open_predictor(args, threads=1) as model:
         columns = columns_of(model, args.embedding_dtype)
@@ -248,7 +249,8 @@ def _watch(scores: Scores) -> None:
     with showing() as show:
         while True:
             now = progress_of(scores)
-            show(now.done, now.photos)
+            note = f"{now.rate:.1f} img/s lately, {_failed(now)} failed"
+            show(now.done, now.photos, note)
             if now.done == now.photos:
                 return
             time.sleep(WATCH_SECONDS)

@@ -334,9 +334,10 @@ class FileLoader:
         except InputError:
             raise
         except Exception as error:  # Operations in a wrong order can fail anywhere.
+            reason = " ".join(str(error).split())
             raise ConfigError(
                 f"{self.file}: {op.type} of dataset.process_ops failed on {str(path)!r} "
-                f"({error}); correct its arguments or the order"
+                f"({reason}); correct its arguments or the order"
             ) from error
 
     def _run_custom(self, index: int, path: Path, shape: Sequence[int]) -> np.ndarray:

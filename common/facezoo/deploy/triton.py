@@ -314,7 +314,10 @@ def _compare(onnx: Path, engine: Path) -> float:
     expected = run_graph(onnx, {contract.input_name: image})
     found = _engine_outputs(engine, contract.input_name, image, is_fixed=graph.batch > 0)
     if len(found) != len(expected):
-        raise BackendRunError(f"the engine has {len(found)} outputs, the graph {len(expected)}")
+        raise BackendRunError(
+            f"{str(engine)!r} has {len(found)} outputs, {str(onnx)!r} {len(expected)}; build the "
+            "engine again from that file"
+        )
     # The only output of an engine may have lost its name.
     found = found if len(found) > 1 else dict(zip(expected, found.values()))
     cosines = {name: _cosine(values, found.get(name)) for name, values in expected.items()}
@@ -353,7 +356,10 @@ def _engine_outputs(
             outputs = json.loads(answer.read_text(encoding="utf-8"))
         return {output["name"]: np.array(output["values"], np.float64) for output in outputs}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BackendRunError(f"the engine's output cannot be read: {error!r}") from error
+        raise BackendRunError(
+            f"the output of {str(engine)!r} cannot be read ({error!r}); expected what trtexec "
+            "--exportOutput, or polygraphy, writes"
+        ) from error
 
 
 def _polygraphy_outputs(engine: Path, input_name: str, image: np.ndarray) -> Dict[str, np.ndarray]:

@@ -305,7 +305,8 @@ def diagnose_tensor(setup: ReferenceSetup, observed: np.ndarray) -> Diagnosis:
     observed = np.asarray(observed, np.float32).reshape((-1, *observed.shape[-3:]))
     if observed.shape != right.shape:
         raise InputError(
-            f"the observed tensor has shape {observed.shape}, the network expects {right.shape}"
+            f"the observed tensor has shape {observed.shape}, the network expects {right.shape}; "
+            "give what your program feeds to the network for one image"
         )
     scale = float(right.std()) or 1.0
 
@@ -369,7 +370,7 @@ class _Outputs:
             if array.shape != self.right[name].shape:
                 raise InputError(
                     f"output {name!r} has {array.size} values, the network gives "
-                    f"{self.right[name].size}"
+                    f"{self.right[name].size} for one image; give its output for the same image"
                 )
         # Released detectors give probabilities, in rows; raw heads give logits, in maps.
         self.in_rows = any(np.asarray(observed[name]).ndim < 4 for name in right)
@@ -626,7 +627,10 @@ def diagnose_points(
     right = hypotheses_of(setup)[0]
     reference = points(right)
     if observed.shape != reference.shape:
-        raise InputError(f"landmarks must have shape {reference.shape}, got {observed.shape}")
+        raise InputError(
+            f"landmarks must have shape {reference.shape}, got {observed.shape}; give those of one "
+            "face in pixels"
+        )
 
     def wrong_readings(base: Hypothesis) -> Iterator[Hypothesis]:
         for read, (mistake, says) in readings.items():

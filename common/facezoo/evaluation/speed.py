@@ -356,11 +356,12 @@ def _output_dtype(job: Job, backend: Backend) -> str:
     return "float32" if read_artifact(job.model).dtype == "fp32" else "float16"
 
 
-def _work(connection: Connection, job: Job, rank: int, prog: str) -> None:
+def _work(connection: Connection, job: Job, rank: int, prog: str, level: int) -> None:
     """Run a worker process: load, receive the work, warm up, run on command."""
     if rank or not prog:
         logging.disable(logging.CRITICAL)
-    logging.basicConfig(format=f"{prog}: %(message)s", level=logging.INFO)
+    logging.basicConfig(format=f"{prog}: %(message)s")
+    logging.getLogger("facezoo").setLevel(level)
     instances = _Instances(job)
     connection.send(instances.facts())
     work = connection.recv()
@@ -406,7 +407,8 @@ class Workers:
         self.cpu = 0.0
         self.peak = 0
         # Not forked, since the threads of a runtime do not survive a fork.
-        shares = [(job, rank, prog) for rank in range(job.processes)]
+        level = logging.getLogger("facezoo").getEffectiveLevel()
+        shares = [(job, rank, prog, level) for rank in range(job.processes)]
         self._team = Team(_work, shares, method="spawn")
 
     def __enter__(self) -> Workers:

@@ -24,12 +24,12 @@ from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..profiles.appearance import (
-    MEASURES,
     AppearanceProfile,
     find_limit,
     make_appearance_profile,
     shares_missed,
 )
+from ..profiles.measures import MEASURES
 from ..profiles.quality import QualityProfile, make_quality_profile
 from ..profiles.similarity import (
     FMRS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from ..fields import (
     BOOLEAN,
     CARD_ID,
     Kind,
-    Number,
     check,
     check_settings,
-    number,
     record,
     sequence,
     tuple_of,
@@ -29,10 +27,10 @@ from ..fields import (
 from ..metrics.pairs import PairSimilarities
 from ..metrics.verification import check_fmr, cosine_similarity, matches_allowed, threshold_at_fmr
 from .base import MODEL_SHA256, SHARE, check_model, document, read_document, write_document
+from .measures import MEASURES
 from .similarity import person_numbers
 
 __all__ = [
-    "MEASURES",
     "AppearanceLimits",
     "AppearanceProfile",
     "MeasuredLimit",
@@ -49,21 +47,6 @@ SCHEMA, FIRST_SCHEMA = "facezoo.appearance_profile/2", "facezoo.looks_profile/1"
 DEFAULT = Path(__file__).parents[1] / "models" / "magface" / "data" / "appearance.json"
 
 
-class Measure(NamedTuple):
-    """A measure of a face: its field of AppearanceLimits, its range, whether higher is better."""
-
-    limit: str
-    range: Number
-    more_is_better: bool
-
-
-MEASURES: Mapping[str, Measure] = {
-    "size": Measure("min_size", number(0, 65535), True),
-    # The Laplacian of 8-bit values is from -1020 to 1020.
-    "sharpness": Measure("min_sharpness", number(0, 1020**2), True),
-    "yaw": Measure("max_yaw", number(0, 10), False),
-    "truncation": Measure("max_truncation", number(0, 1), False),
-}
 # Names in the first schema.
 FIRST_NAMES = {"yaw": "turn", "truncation": "cut_off"}
 DIGITS = 4

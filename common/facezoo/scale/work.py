@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
 import time
 from collections import Counter, deque
@@ -42,9 +43,9 @@ from typing import (
 from .. import __version__
 from ..errors import UNREADABLE, InputError, RunFolderError
 from ..fields import OBJECT, STRING, check, matching, number, one_of, record, whole
-from ..files import LARGEST_DOCUMENT, read_text, sha256_of, write_json
+from ..files import LARGEST_DOCUMENT, read_file, read_text, sha256_of, write_json
 from ..system import lock, sync_path
-from ..written import is_temporary
+from ..written import is_regular, is_temporary
 from .addresses import Found
 from .manifest import Manifest, sha256_of_rows
 from .tables import DTYPES, STATUSES, Columns, TableWriter
@@ -232,7 +233,7 @@ class Scores:
         """Count how often a process was lost with each part, by the part's name."""
         found: Counter[str] = Counter()
         for path in (self.run / "deaths" / self.identity).glob("*.jsonl"):
-            for line in path.read_text("utf-8", "replace").splitlines():
+            for line in read_file(path, LARGEST_DOCUMENT).decode("utf-8", "replace").splitlines():
                 try:
                     found[json.loads(line)["part"]] += 1
                 except UNREADABLE:
@@ -363,7 +364,9 @@ def find_scores(run: Path, identity: str = "") -> List[Scores]:
     Manifest(run)
     names = sorted(path.stem for path in (Path(run) / "settings").glob(f"{identity}*.json"))
     if not names and identity:
-        raise InputError(f"{str(run)!r} has no settings {identity!r}; facezoo score status lists")
+        raise InputError(
+            f"{str(run)!r} has no settings {identity!r}; facezoo score status lists what it has"
+        )
     return [Scores(run, name) for name in names]
 
 
@@ -463,8 +466,11 @@ def holding(run: Path, share: Share = _EVERYTHING) -> Iterator[None]:
     files = []
     try:
         for name, shared in locks:
+            path = Path(run) / name
+            if os.path.lexists(path) and not is_regular(path):
+                raise RunFolderError(f"{str(path)!r} is not the lock of a run; move it away")
             try:
-                files.append((Path(run) / name).open("a"))
+                files.append(path.open("a"))
                 lock(files[-1], shared)
             except BlockingIOError as error:
                 raise RunFolderError(

@@ -88,5 +88,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the evaluation of the sub-command."""
+    if getattr(args, "record", None):
+        # Refused before the work, if it is a file of something else.
+        import_module("facezoo.reports.numerics").read_numerics(args.record)
     module, _, function = args.evaluate.partition(".")
     return int(getattr(import_module(f"{__name__}.{module}"), function)(args))

@@ -10,7 +10,17 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from ... import __version__
 from ...datasets.widerface import (
@@ -20,11 +30,8 @@ from ...datasets.widerface import (
     read_predictions,
 )
 from ...errors import DatasetError, GateError, InputError
-from ...evaluation.detection import detect_folder
-from ...evaluation.ledger import ledger_of
 from ...evaluation.measured import MeasuredList
 from ...files import csv_cell, write_bytes, write_json
-from ...image.files import find_images, relative_names
 from ...metrics.detection import (
     STEPS,
     DetectionReport,
@@ -32,15 +39,14 @@ from ...metrics.detection import (
     Predictions,
     evaluate_detections,
 )
-from ...models.scrfd.model import FaceDetector
-from ...pipeline.load import load
-from ...reports.numerics import Measurement, Metric, record_measurement
-from ...reports.readme import LEDGER_SCHEMA, render_ledger
 from ..flags import detector_options
 from ..options import progress, runtime_of
 from ..outputs import write_report
-from .html_reports import show_detections
-from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
+
+# Predictions are evaluated without what only inference needs, which takes longer to import.
+if TYPE_CHECKING:
+    from ...models.scrfd.model import FaceDetector
+    from ...reports.numerics import Measurement
 
 __all__ = [
     "evaluate_widerface",
@@ -68,6 +74,15 @@ def run_detection(args: argparse.Namespace) -> int:
         raise InputError("--images needs --detector and --output")
     if args.ledger:
         return _write_ledger(args)
+    return _run_model(args)
+
+
+def _run_model(args: argparse.Namespace) -> int:
+    from ...evaluation.detection import detect_folder
+    from ...models.scrfd.model import FaceDetector
+    from ...pipeline.load import load
+    from ...reports.numerics import record_measurement
+
     started = time.perf_counter()
     fresh = []
 
@@ -115,6 +130,9 @@ def _measurement(
     measured: MeasuredList,
     rate: Optional[float],
 ) -> Measurement:
+    from ...reports.numerics import Measurement, Metric
+    from .record import dtype_of, engine_text, machine_text, prefix_text, runtime_flags
+
     preprocess, profile = detector.backend.preprocess, detector.profile
     height, width = preprocess.input_hw
     return Measurement(
@@ -141,6 +159,13 @@ def _measurement(
 
 
 def _write_ledger(args: argparse.Namespace) -> int:
+    from ...evaluation.ledger import ledger_of
+    from ...image.files import find_images, relative_names
+    from ...models.scrfd.model import FaceDetector
+    from ...pipeline.load import load
+    from ...reports.readme import LEDGER_SCHEMA, render_ledger
+    from .record import machine_text, prefix_text, runtime_flags
+
     chosen = runtime_flags(args)
     if chosen or args.vdsp:
         raise InputError(
@@ -232,6 +257,8 @@ def evaluate_widerface(
 
         plot_precision_recall(report, args.plot)
     if args.html:
+        from .html_reports import show_detections
+
         show_detections(args, report, measured, predictions)
     if args.csv:
         write_bytes(args.csv, _csv(report).encode())

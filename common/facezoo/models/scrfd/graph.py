@@ -8,7 +8,7 @@ map, whose channels and size are read.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Set, Tuple
+from typing import Dict, Iterable, List, Optional, Set, Tuple, cast
 
 import numpy as np
 import onnx
@@ -311,15 +311,15 @@ def as_rows(head: str, maps: np.ndarray) -> np.ndarray:
 
 
 def _output_behind(model: onnx.ModelProto, tensor: str) -> str:
-    """Find the graph output of a raw map."""
+    """Find the graph output of a raw map, which was found from the outputs."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    for output in model.graph.output:
-        name = output.name
+
+    def leads_back(name: str) -> bool:
         while name != tensor and name in producers and producers[name].op_type in _LAYOUT_OPS:
             name = producers[name].input[0]
-        if name == tensor:
-            return str(output.name)
-    raise GraphError(f"no output leads back to {tensor!r}")
+        return name == tensor
+
+    return next(str(output.name) for output in model.graph.output if leads_back(output.name))
 
 
 def export_released(
@@ -354,9 +354,7 @@ def export_released(
     """
     model = load_graph(source, check=True)
     raw = to_raw_heads(model, batch=batch, size=size, source_sha256=sha256_of(source))
-    contract = Contract.from_metadata(metadata_of(raw))
-    if contract is None:
-        raise GraphError(f"{str(source)!r}: the contract was not written to the metadata")
+    contract = cast(Contract, Contract.from_metadata(metadata_of(raw)))  # written just before
     fixed = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     hw = (fixed[2], fixed[3]) if fixed[2] and fixed[3] else (size or _PROBE_HW)
     # The comparison needs a raw graph for the source's size and one image.

@@ -1,19 +1,4 @@
-r"""The whole chain on photos: detect, landmarks, align, quality, embed; and why a face is refused.
-
-A stage is given by a card's id, whose published weights are used, by an artifact prefix or by an
-.onnx file, followed by @ort, @openvino or @vsx to choose its engine. Only the detector is needed.
-
-  facezoo predict photo.jpg
-  facezoo predict photo.jpg --json -
-  facezoo predict photos --output out --draw
-  facezoo predict photos --output out --embedder w600k_mbf --html out.html --csv out.csv
-  facezoo predict photo.jpg --output out --landmarks onnx/pip_resnet18.onnx \
-      --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
-
-OUTPUT gets faces.jsonl (one line per photo, see facezoo/schemas/predict.schema.json), run.json,
-with --embedder embeddings.npz, with --draw pictures/, with --parquet faces.parquet and
-photos.parquet. Resumable: run the same command again.
-"""
+"""The work of ``facezoo predict``: open the stages, run them over the photos, write the results."""
 
 from __future__ import annotations
 
@@ -23,34 +8,33 @@ import csv
 import dataclasses
 import io
 import json
-import logging
 import os
 import tempfile
 from array import array
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from ..datasets.embeddings import EmbeddingFile
-from ..errors import UNREADABLE, InputError
-from ..files import counted, csv_cell, open_file, printable
-from ..image.draw import draw_predicted, write_drawing
-from ..image.files import names_with_suffix, read_image_rgb
-from ..models.base import FaceModel, LandmarkModel
-from ..models.magface.model import FaceEmbedder
-from ..models.scrfd.model import FaceDetector
-from ..models.sdd_fiqa.model import FaceQuality
-from ..pipeline.acceptance import REASONS, Acceptance, read_score_limit
-from ..pipeline.load import load
-from ..pipeline.people import number_people
-from ..pipeline.photo import PredictedPhoto, Predictor
-from ..profiles.appearance import MEASURES, AppearanceLimits, default_limits, read_appearance
-from ..profiles.similarity import read_similarity
-from ..reports.html import (
+from ...datasets.embeddings import EmbeddingFile
+from ...errors import UNREADABLE, InputError
+from ...files import counted, csv_cell, open_file, printable
+from ...image.draw import draw_predicted, write_drawing
+from ...image.files import names_with_suffix, read_image_rgb
+from ...models.base import FaceModel, LandmarkModel
+from ...models.magface.model import FaceEmbedder
+from ...models.scrfd.model import FaceDetector
+from ...models.sdd_fiqa.model import FaceQuality
+from ...pipeline.acceptance import REASONS, Acceptance, read_score_limit
+from ...pipeline.load import load
+from ...pipeline.people import number_people
+from ...pipeline.photo import PredictedPhoto, Predictor
+from ...profiles.appearance import AppearanceLimits, default_limits, read_appearance
+from ...profiles.measures import MEASURES
+from ...profiles.similarity import read_similarity
+from ...reports.html import (
     LONGEST_SIDE,
     Curves,
     Facts,
@@ -60,22 +44,20 @@ from ..reports.html import (
     versions,
     write_html_report,
 )
-from ..runs import Inputs, RunFolder
-from ..written import writing
-from . import flags
-from .inputs import add_inputs, find_inputs, named
-from .options import add_run_options, run_items, runtime_of
-from .outputs import result_stream
+from ...runs import Inputs, RunFolder
+from ...written import writing
+from .. import flags
+from ..inputs import find_inputs, named
+from ..options import run_items, runtime_of
+from ..outputs import result_stream
 
-__all__ = ["add_stage_options", "configure", "open_predictor", "read_photos", "run"]
+__all__ = ["open_predictor", "predict_photos", "read_photos"]
 
-DETECTOR = "scrfd_500m_bnkps"
 SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
 # Names of two measures in the first schema.
 FIRST_NAMES = {"turn": "yaw", "cut_off": "truncation"}
-FACES_FILE, CSV_FILE, ARRAYS_FILE = "faces.jsonl", "faces.csv", "embeddings.npz"
+FACES_FILE, ARRAYS_FILE = "faces.jsonl", "embeddings.npz"
 PARQUET_FILES = "faces.parquet", "photos.parquet"
-_log = logging.getLogger(__name__)
 
 PICTURES_SHOWN = 48
 SCORES = ("score", "quality", "magnitude")  # shown as curves
@@ -85,98 +67,8 @@ COLUMNS = (
 ).split()
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's flags."""
-    add_inputs(parser)
-    add_stage_options(parser)
-    people = parser.add_argument_group("people")
-    flags.add(
-        people,
-        "--similarity",
-        "profile of facezoo calibrate similarity: number the people among the embedded faces "
-        "(default: they are not numbered)",
-    )
-    flags.add(people, "--fmr", "false match rate, one of those in that profile", old=("--far",))
-    output = parser.add_argument_group("output")
-    flags.add(
-        output,
-        "--output",
-        "folder of results (default: none, the faces are printed)",
-        type=Path,
-        metavar="DIR",
-        old=("--save_dir",),
-    )
-    flags.add(output, "--draw")
-    flags.add(output, "--json", "write the faces as JSON; - is the standard output")
-    # Without a value it meant faces.csv in the folder.
-    flags.add(output, "--csv", "write one row per face", nargs="?", const=_IN_FOLDER)
-    flags.add(output, "--html")
-    output.add_argument(
-        "--parquet",
-        action="store_true",
-        help="write faces.parquet and photos.parquet to the folder of results",
-    )
-    add_run_options(parser)
-
-
-def add_stage_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the stages and of the limits; :func:`open_predictor` reads them."""
-    stages = parser.add_argument_group("stages")
-    flags.add_detector_options(stages, default=DETECTOR)
-    for name in ("landmarks", "quality", "embedder"):
-        flags.add(stages, f"--{name}", f"{flags.SHARED[f'--{name}'].meaning} (default: none)")
-    flags.add_runtime(stages)
-    limits = parser.add_argument_group("acceptance limits of a face")
-    flags.add(
-        limits,
-        "--profile",
-        "profile of facezoo calibrate quality, to refuse low_quality faces; repeatable",
-        action="append",
-        default=[],
-    )
-    flags.add(
-        limits,
-        "--min-quality",
-        "low_quality: name of a threshold in the profile",
-        default="drop 5 %",
-        metavar="NAME",
-        old=("--threshold",),
-    )
-    flags.add(
-        limits,
-        "--appearance",
-        "profile of facezoo calibrate appearance, for the other reasons (default: that of the "
-        "package); the next flags replace single limits of it",
-        type=Path,
-        metavar="FILE",
-        old=("--looks",),
-    )
-    for field, kind, _ in MEASURES.values():
-        name = f"--{field.replace('_', '-')}"
-        text = f"{flags.SHARED[name].meaning} (default: that of the profile)"
-        flags.add(limits, name, text, type=kind, old=_OLD_LIMITS.get(name, ()))
-    flags.add(limits, "--embed-refused")
-    flags.add(limits, "--try-rotations")
-
-
-_IN_FOLDER = Path("the result folder", CSV_FILE)
-_OLD_LIMITS = {"--max-yaw": ("--max_turn",), "--max-truncation": ("--max_cut_off",)}
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the chain over the photos."""
-    if args.csv is _IN_FOLDER:
-        if args.output is None:
-            raise InputError("--csv needs a file; name it: --csv faces.csv")
-        args.csv = args.output / CSV_FILE
-        _log.warning("--csv without a file goes with the next version; write --csv %s", args.csv)
-    if args.draw and args.output is None:
-        raise InputError("--draw writes images to the result folder; name it: --output DIR")
-    if args.parquet:
-        if args.output is None:
-            raise InputError("--parquet writes to the result folder; name it: --output DIR")
-        # Without pyarrow it says so here, not after hours of work.
-        import_module("facezoo.scale.tables")
+def predict_photos(args: argparse.Namespace) -> int:
+    """Run the chain over the photos, and print or write the results."""
     paths, names = find_inputs(args.inputs)
     with open_predictor(args) as model, _result_folder(args.output) as folder:
         return _run(args, model, paths, names, folder)
@@ -417,7 +309,7 @@ def _write_parquet(
     folder: Path, model: Predictor, run: RunFolder, path_of: Mapping[str, Path]
 ) -> None:
     # Imported here, since few runs need pyarrow.
-    from ..scale.tables import TableWriter, columns_of
+    from ...scale.tables import TableWriter, columns_of
 
     faces, photos = (folder / name for name in PARQUET_FILES)
     with TableWriter(faces, photos, columns_of(model), model.settings()) as tables:
