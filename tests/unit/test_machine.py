@@ -230,9 +230,11 @@ def test_progress_is_a_line_a_minute_where_there_is_no_terminal(caplog, monkeypa
         "2 done",
     ]
     assert all("minutes left" in line for line in lines[:2])
-    caplog.clear()
-    assert run_command(run, parser, ["--quiet"]) == 0
-    assert caplog.records == []
+    for earlier in ([], ["--verbose"]):
+        assert run_command(run, parser, earlier) == 0
+        caplog.clear()
+        assert run_command(run, parser, ["--quiet"]) == 0
+        assert caplog.records == []
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):

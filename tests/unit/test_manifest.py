@@ -1,6 +1,7 @@
 """Manifests: every photo once, sorted, cut, from every kind of source, in bounded memory."""
 
 import json
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -129,8 +130,8 @@ def test_a_folder_of_another_kind_or_with_a_manifest_is_refused(photos, tmp_path
     with pytest.raises(InputError, match="no photo was found"):
         write_manifest(tmp_path / "empty", "", iter(()), Cut())
     # What a killed start left is replaced.
-    (tmp_path / "killed" / ".facezoo.x").mkdir(parents=True)
-    (tmp_path / "killed" / "manifest").mkdir()
+    (tmp_path / "killed" / "manifest").mkdir(parents=True)
+    tempfile.mkdtemp(prefix=module.SCRATCH, dir=tmp_path / "killed")
     write_manifest(tmp_path / "killed", "", iter([Found("a")]), Cut())
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
         "manifest",

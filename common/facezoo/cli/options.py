@@ -38,7 +38,7 @@ from ..errors import BackendUnavailable, FaceZooError, InputError
 from ..fields import DEVICE_OR_PROVIDER, SIDE, Number, whole
 from ..files import DIGITS, check_room, counted, find_hashed, printable, sha256_of, write_hashed
 from ..image.reading import reading
-from ..machine import granted_cores, limited_cores, opencv_threads, usable_cores
+from ..machine import SharedSetting, granted_cores, limited_cores, opencv_threads, usable_cores
 from ..runs import Inputs, ItemCounts, Outcome, RunFolder
 from ..system import SIGPIPE
 from ..written import asked_for
@@ -112,6 +112,8 @@ _ADVICE = {
 }
 
 _log = logging.getLogger(__name__)
+_package = logging.getLogger("facezoo")
+_log_level: SharedSetting[int] = SharedSetting(lambda: _package.level, _package.setLevel)
 
 Item = TypeVar("Item")
 Settings = TypeVar("Settings")
@@ -852,7 +854,9 @@ def run_command(
     level = logging.ERROR if args.quiet else logging.INFO
     logging.basicConfig(format=f"{parser.prog}: %(message)s", level=level)
     if verbose or "asks_for_device" in args:
-        logging.getLogger("facezoo").setLevel(logging.DEBUG)
+        level = logging.DEBUG
+    # The handlers are set up once; a program may run several commands.
+    said_level = _log_level.changed(logging.NOTSET if level == logging.INFO else level)
     for said in () if args.quiet else args.old_spellings:
         print(f"{said}; the old spelling goes with the next version", file=sys.stderr)
     stop = _Stop(parser.prog)
@@ -868,7 +872,8 @@ def run_command(
         to_stdout = any(str(path) == "-" for _, path in output_files(parser, args))
         printed = printing(quiet=args.quiet, to_stdout=to_stdout)
         how = reading(getattr(args, "allow_damaged", False))
-        with named, printed, limited_cores(threads), opencv_threads(usable_cores()), how as found:
+        cores = limited_cores(threads)
+        with said_level, named, printed, cores, opencv_threads(usable_cores()), how as found:
             code = function(args)
             if getattr(args, "strict", False) and found.passed_over_count:
                 return code or EXIT_SOME_REFUSED
