@@ -10,10 +10,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Other readers of our tables, an object store, and a second type checker: only tests need them.
 READERS := basedpyright duckdb fsspec pandas polars "moto[server]"
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
+QUICK := not torch and not scale and not slow and not long
 # Where it is set, every process that a test starts compiles the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo train-demo test test-all test-long test-cpu test-oldest test-newest check bench docs site recipes clean
+.PHONY: help demo train-demo test coverage test-all test-long test-cpu test-oldest test-newest check bench docs site recipes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,10 +61,13 @@ train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of 
 		--att_dir $(ATT) --save_dir .train-demo
 
 test: $(VENV)/.dev  ## everything that needs no torch
-	$(TESTS) -m "not torch and not scale and not long" --cov --cov-report=term:skip-covered
+	$(TESTS) -m "$(QUICK)"
 
-test-all: test $(VENV)/.torch  ## make test, then what needs torch, Ray or hundreds of photos
-	$(TESTS) -m "torch and not long"
+coverage: $(VENV)/.dev  ## make test, and which lines of the package it reaches
+	$(TESTS) -m "$(QUICK)" --cov --cov-report=term:skip-covered
+
+test-all: test $(VENV)/.torch  ## make test, then what is slow or needs torch, Ray or many photos
+	$(TESTS) -m "(torch or slow) and not scale and not long"
 	$(TESTS) -n 1 -m "scale and not long"
 
 test-long: $(VENV)/.torch  ## the runs that take minutes each; recorded in tests/long

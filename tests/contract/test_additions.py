@@ -18,6 +18,8 @@ import pytest
 from facezoo.image.files import write_image_rgb
 from facezoo.testing import tiny_sdd_fiqa
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("model", "backend", "metric", "verb")
 SECTION = "\n## Adding a model, a backend, a metric or a verb\n"
 ROW = re.compile(r"^\| (\w+) \| (new|edit|recorded) \| `([^`]+)` \|", re.M)

@@ -303,6 +303,7 @@ def forget(words, folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_run(verb, place, tmp_path, monkeypatch, capfd):
     clone = shutil.copytree(place, tmp_path / "clone", symlinks=True)

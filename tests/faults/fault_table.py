@@ -687,7 +687,7 @@ def zoo_of_one() -> Iterator[None]:
 PHOTO = "photos/1--Event/photo_3.png"
 ARTIFACT = "deploy_weights/official_scrfd_fp16/mod"
 SHARDS = "run/manifest/00000.parquet"
-RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort", "--quiet")
+RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort")
 
 COMMANDS = {
     command.name: command
@@ -734,7 +734,7 @@ COMMANDS = {
         Command(
             "npz_decode.py",
             ("--txt", "decoded", "--vamp_datalist_path", "list.txt")
-            + ("--vamp_output_dir", "output", "--quiet"),
+            + ("--vamp_output_dir", "output"),
             script=f"{RECIPE}/build_in/decode/npz_decode.py",
             prepare=("image2npz.py", "vamp"),
             inputs=scrfd,
@@ -822,7 +822,7 @@ COMMANDS = {
         Command(
             "gen_feat.py",
             ("--inf_list", "img.list", "--root", "photos", "--feat_list", "feat/feat.list")
-            + ("--onnx", "net.onnx", "--engine", "ort", "--quiet"),
+            + ("--onnx", "net.onnx", "--engine", "ort"),
             script=f"{MAGFACE}/source_code/gen_feat.py",
             inputs=photos_and(tiny_magface),
             needs=("img.list", "net.onnx"),
@@ -880,7 +880,7 @@ COMMANDS = {
             "train.py, MagFace",
             ("--train_list", "img.list", "--image_root", "photos", "--pth-save-fold", "run")
             + ("--epochs", "2", "--batch-size", "2", "--save-every", "1", "--workers", "0")
-            + ("--device", "cpu", "--vis_mag", "0", "--quiet"),
+            + ("--device", "cpu", "--vis_mag", "0"),
             script=f"{MAGFACE}/source_code/train.py",
             inputs=photos_and(tiny_magface),
             around=small_recogniser,
@@ -903,7 +903,7 @@ COMMANDS = {
         Command(
             "make_pseudo_labels.py",
             ("--image_dir", "photos", "--references", "img.list", "--recognizer", "net.onnx")
-            + ("--save_dir", "labels", "--pairs", "0", "--quiet"),
+            + ("--save_dir", "labels", "--pairs", "0"),
             script=f"{SDD_FIQA}/source_code/make_pseudo_labels.py",
             inputs=photos_and(tiny_magface, 8),
             needs=("photos", "img.list", "net.onnx"),
@@ -915,7 +915,7 @@ COMMANDS = {
         Command(
             "train.py, SDD-FIQA",
             ("--image_dir", "photos", "--labels", "labels.txt", "--save_dir", "trained")
-            + ("--epochs", "2", "--batch_size", "2", "--precision", "fp32", "--quiet"),
+            + ("--epochs", "2", "--batch_size", "2", "--precision", "fp32"),
             script=f"{SDD_FIQA}/source_code/train.py",
             inputs=photos_and(tiny_sdd_fiqa),
             around=one_thread,
@@ -929,7 +929,7 @@ COMMANDS = {
             "fit.py",
             ("--data_dir", "data", "--save_dir", "fitted", "--backbone", "mobilenet_v3")
             + ("--num_neighbors", "3", "--input_size", "64", "--epochs", "2", "--batch_size", "2")
-            + ("--quiet", "--normalizer", "AFLW"),
+            + ("--normalizer", "AFLW"),
             script="face_alignment/pipnet/source_code/fit.py",
             inputs=landmark_crops,
             around=one_thread,
@@ -942,7 +942,7 @@ COMMANDS = {
         Command(
             "predict",
             ("predict", "photos", "--save_dir", "out", "--detector", "net.onnx", "--embedder")
-            + ("embedder.onnx", "--engine", "ort", "--draw", "--csv", "--quiet"),
+            + ("embedder.onnx", "--engine", "ort", "--draw", "--csv"),
             inputs=predict,
             needs=("photos", "net.onnx", "embedder.onnx"),
             skips=(PHOTO,),
@@ -1025,7 +1025,7 @@ COMMANDS = {
         Command(
             "decode",
             ("decode", "--vamp_datalist_path", "list.txt", "--vamp_output_dir", "output")
-            + ("--save_dir", "decoded", "--quiet"),
+            + ("--save_dir", "decoded"),
             prepare=("image2npz.py", "vamp"),
             inputs=scrfd,
             needs=("list.txt", "list.txt.manifest.json", "output/output_000003.npz"),
@@ -1259,7 +1259,7 @@ COMMANDS = {
         ),
         Command(
             "make_toy_set.py",
-            ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "toy", "--quiet"),
+            ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "toy"),
             script="face_alignment/pipnet/source_code/make_toy_set.py",
             inputs=people,
             needs=("photos", "net.onnx"),
@@ -1270,7 +1270,7 @@ COMMANDS = {
         ),
         Command(
             "preprocess_wflw.py",
-            ("--data_dir", "wflw", "--save_dir", "crops", "--quiet"),
+            ("--data_dir", "wflw", "--save_dir", "crops"),
             script="face_alignment/pipnet/source_code/preprocess_wflw.py",
             inputs=wflw,
             needs=("wflw/WFLW_annotations/list_98pt_rect_attr_test.txt",),
@@ -1282,8 +1282,7 @@ COMMANDS = {
         ),
         Command(
             "npz_decode.py, PIPNet",
-            ("--input_npz_path", "list.txt", "--out_npz_dir", "output")
-            + ("--save_dir", "decoded", "--quiet"),
+            ("--input_npz_path", "list.txt", "--out_npz_dir", "output") + ("--save_dir", "decoded"),
             script="face_alignment/pipnet/build_in/decode/npz_decode.py",
             prepare=("image2npz.py", "vamp"),
             inputs=pipnet,
@@ -1293,7 +1292,7 @@ COMMANDS = {
         ),
         Command(
             "decode_vamp.py, SDD-FIQA",
-            ("list.txt", "output", "--save_dir", "decoded", "--quiet"),
+            ("list.txt", "output", "--save_dir", "decoded"),
             script=f"{SDD_FIQA}/build_in/decode/decode_vamp.py",
             prepare=("image2npz.py", "vamp"),
             inputs=photos_and(tiny_sdd_fiqa),
@@ -1305,7 +1304,7 @@ COMMANDS = {
         Command(
             "decode_vamp.py, MagFace",
             ("--vamp_datalist_path", "list.txt", "--vamp_output_dir", "output")
-            + ("--save_dir", "decoded", "--quiet"),
+            + ("--save_dir", "decoded"),
             script=f"{MAGFACE}/build_in/decode/decode_vamp.py",
             prepare=("image2npz.py", "vamp"),
             inputs=photos_and(tiny_magface),
@@ -1315,7 +1314,7 @@ COMMANDS = {
         ),
         Command(
             "make_degraded_set.py",
-            ("--image_dir", "photos", "--save_dir", "worse", "--levels", "1", "--quiet"),
+            ("--image_dir", "photos", "--save_dir", "worse", "--levels", "1"),
             script=f"{SDD_FIQA}/source_code/make_degraded_set.py",
             inputs=photos_and(tiny_sdd_fiqa),
             needs=("photos",),
@@ -1326,7 +1325,7 @@ COMMANDS = {
         ),
         Command(
             "align_faces.py",
-            ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "cut", "--quiet"),
+            ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "cut"),
             script=f"{MAGFACE}/source_code/align_faces.py",
             inputs=people,
             needs=("photos", "net.onnx"),
@@ -1337,7 +1336,7 @@ COMMANDS = {
         ),
         Command(
             "rec2images.py",
-            ("--rec", "train.rec", "--save_dir", "unpacked", "--quiet"),
+            ("--rec", "train.rec", "--save_dir", "unpacked"),
             script=f"{MAGFACE}/source_code/rec2images.py",
             inputs=record_file,
             needs=("train.rec",),

@@ -38,6 +38,7 @@ VICTIMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_abandons_the_shards_at_work_and_leaves_nothing_half_written(slow, number):
     run, expected = slow
@@ -63,6 +64,7 @@ def counted(work):
     return {status: count for status, count in work.counts.items() if count}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", [b"ABORT", b"HANG"])
 def test_a_photo_that_ends_its_process_or_hangs_is_named_and_the_rest_is_done(tmp_path, mark):
     run = make_run(tmp_path, 10, 4, {5: mark})
@@ -292,6 +294,7 @@ def run_stubs(folder, rows, per_shard):
     assert sum(one["faces"] for one in receipts(folder)) == rows
 
 
+@pytest.mark.slow
 def test_the_driver_holds_no_rows(tmp_path):
     measured = list(run_stubs(tmp_path / "run", 20_000, 1000))
     assert len(measured) == 20

@@ -22,6 +22,8 @@ from fault_table import COMMANDS, HERE, KILLS, SIGNALS, photos, photos_and, writ
 
 RUNS = [name for name, command in COMMANDS.items() if command.resumes]
 OTHERS = [name for name, command in COMMANDS.items() if command.writes and not command.resumes]
+# Runs of each kind of loop: photos in threads, lists in processes, epochs.
+OFTEN = ("predict", "vamp", "train.py, SDD-FIQA")
 MANY, FEW = 60, 12
 TIMES = 20
 
@@ -163,7 +165,14 @@ def torch_marked(names, *marks):
     ]
 
 
-@pytest.mark.parametrize("name", [*torch_marked(RUNS), *torch_marked(OTHERS, pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *torch_marked(OFTEN),
+        *torch_marked([name for name in RUNS if name not in OFTEN], pytest.mark.slow),
+        *torch_marked(OTHERS, pytest.mark.long),
+    ],
+)
 def test_interrupted_three_times_it_ends_as_if_it_had_not_been(undisturbed, name):
     _, expected, seconds = undisturbed(name)
     numbers = [getattr(signal, number) for number in SIGNALS]

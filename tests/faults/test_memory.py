@@ -150,6 +150,7 @@ class SixteenFaces:
         return (self.photo for _ in paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--similarity", "any.json"]], ids=["faces", "people"])
 def test_predict_holds_the_faces_of_no_more_photos_for_more_photos(tmp_path, monkeypatch, more):
     monkeypatch.setattr(predict, "open_predictor", lambda args: SixteenFaces())

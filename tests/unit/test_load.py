@@ -468,6 +468,7 @@ PYRIGHT_REVEALED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_what_comes_back(tmp_path, repository):
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(PROGRAM)

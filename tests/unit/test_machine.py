@@ -230,11 +230,25 @@ def test_progress_is_a_line_a_minute_where_there_is_no_terminal(caplog, monkeypa
         "2 done",
     ]
     assert all("minutes left" in line for line in lines[:2])
-    for earlier in ([], ["--verbose"]):
-        assert run_command(run, parser, earlier) == 0
+    caplog.clear()
+    assert run_command(run, parser, ["--quiet"]) == 0
+    assert caplog.records == []
+
+
+def test_one_command_is_quiet_after_another_was_verbose(caplog):
+    log, parser = logging.getLogger("facezoo.test"), make_parser("A command.")
+
+    def run(args: Namespace) -> int:
+        log.warning("careful")
+        log.debug("a detail")
+        return 0
+
+    found = []
+    for words in (["--verbose"], ["--quiet"], []):
         caplog.clear()
-        assert run_command(run, parser, ["--quiet"]) == 0
-        assert caplog.records == []
+        assert run_command(run, parser, words) == 0
+        found.append([record.getMessage() for record in caplog.records])
+    assert found == [["careful", "a detail"], [], ["careful"]]
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):

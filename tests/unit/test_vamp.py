@@ -244,6 +244,7 @@ def test_the_same_command_again_keeps_what_is_there(tmp_path, model, capsys):
     assert (tmp_path / "out" / "vamp.json").read_bytes() == index
 
 
+@pytest.mark.slow
 def test_a_thousand_lines_interrupted_and_gone_on_with_equal_an_uninterrupted_run(tmp_path, model):
     datalist = make_inputs(tmp_path / "in", 1000)
     flags = ["-m", model, "--engine", "ort", "--datalist", datalist, "--path_output"]

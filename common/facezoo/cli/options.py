@@ -856,7 +856,7 @@ def run_command(
     if verbose or "asks_for_device" in args:
         level = logging.DEBUG
     # The handlers are set up once; a program may run several commands.
-    said_level = _log_level.changed(logging.NOTSET if level == logging.INFO else level)
+    said_level = _log_level.changed(level)
     for said in () if args.quiet else args.old_spellings:
         print(f"{said}; the old spelling goes with the next version", file=sys.stderr)
     stop = _Stop(parser.prog)
