@@ -7,7 +7,7 @@ import time
 import pytest
 from fuzz_targets import CORPUS, TARGETS, mutate, try_content
 
-MUTATIONS = 500
+MUTATIONS = 1000
 # In make test-long ten seconds for each of the parsers of files from elsewhere, the formats of
 # lists together.
 LISTS = ("datalist", "image list", "features", "pairs", "WFLW")

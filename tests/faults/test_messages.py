@@ -350,7 +350,7 @@ FILES = {
         written("a.ppm", b"P6 9 9 255\n123", read_image_rgb),
         r"a\.ppm' is truncated: .*; replace it by an intact copy, or read it nevertheless",
     ),
-    "a pipe for a photo": (special_file, "pipe' is no image or folder of images, but a special"),
+    "a pipe for a photo": (special_file, "pipe' is a special file, not an image or a folder of"),
     "an image that is too long": (
         lambda folder: write_image_rgb(folder / "a.jpg", np.zeros((1, 70_000, 3), np.uint8)),
         r"a\.jpg': the image of 70000x1 pixels cannot be encoded as \.jpg; ",

@@ -176,7 +176,7 @@ def test_a_backbone_of_arcface_torch_is_no_magface(tmp_path):
     [
         ("conv_sep.layers.0.weight", "is a MobileFaceNet of insightface's arcface_torch"),
         ("patch_embed.proj.weight", "is a vision transformer of insightface's arcface_torch"),
-        ("features.conv1.weight", "is no iresnet of insightface's arcface_torch"),
+        ("features.conv1.weight", "is not an iresnet of insightface's arcface_torch"),
     ],
 )
 def test_other_backbones_say_what_they_are(tmp_path, name, message):

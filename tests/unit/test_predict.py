@@ -919,5 +919,5 @@ def test_csv_takes_no_photo_as_its_file(name, tmp_path, run_here):
     before = (tmp_path / "photo.jpg").read_bytes()
     code, _, error = run_here("predict", tmp_path / "photos", "--csv", tmp_path / name)
     assert code == 2
-    assert f"{name}' is no table; name the file to write: --csv faces.csv" in error
+    assert f"{name}' is not a table; name the file to write: --csv faces.csv" in error
     assert (tmp_path / "photo.jpg").read_bytes() == before

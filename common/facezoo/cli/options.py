@@ -736,7 +736,7 @@ def run_items(
 
 
 def _size_of(path: Path) -> int:
-    """Return a file's size; 0 for what is no readable image, which the run refuses by name."""
+    """Return a file's size; 0 for what is not a readable image, which the run refuses by name."""
     # Imported here, since the help needs no numpy.
     from ..arrays import LARGEST_IMAGE
 

@@ -153,7 +153,7 @@ def find_images(folder: Path) -> List[Path]:
         reason = name_address(folder) or "it does not exist; expected an image or a folder of them"
         raise InputError(f"{str(folder)!r} cannot be read: {reason}")
     if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is no image or folder of images, but a special file")
+        raise InputError(f"{str(folder)!r} is a special file, not an image or a folder of images")
     try:
         files, left_out = walk(folder, runs=False)
     except OSError as error:

@@ -274,7 +274,7 @@ class Predictor(FaceModel[PredictedPhoto]):
     Raises
     ------
     InputError
-        If the detector has no landmarks, a stage is no model of its kind, or a limit belongs to
+        If the detector has no landmarks, a stage is not a model of its kind, or a limit belongs to
         another file than a stage's.
     """
 

@@ -324,7 +324,7 @@ _VALUES: Dict[str, Callable[[Mapping[str, Any]], Any]] = {
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file; OSError if it is no regular file, ArrowException if it is damaged."""
+    """Open a Parquet file; OSError if it is not a regular file, ArrowException if it is damaged."""
     # pyarrow would wait for a writer of a pipe.
     open_file(path).close()
     return pq.ParquetFile(path)

@@ -175,7 +175,7 @@ class Scores:
     @classmethod
     def create(cls, run: Path, settings: Mapping[str, Any], columns: Columns) -> Scores:
         """Write the settings into a run, if they are not there."""
-        Manifest(run)  # Refuses a folder that is no run.
+        Manifest(run)  # Refuses a folder that is not a run.
         document = _document(settings, columns)
         path = Path(run) / "settings" / f"{_identity(document)}.json"
         if path.exists():

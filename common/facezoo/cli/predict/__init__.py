@@ -130,7 +130,7 @@ class _CsvFile(OutputFile):
 
         if values.is_dir() or values.suffix.lower() in IMAGE_SUFFIXES:
             raise argparse.ArgumentError(
-                self, f"{str(values)!r} is no table; name the file to write: --csv faces.csv"
+                self, f"{str(values)!r} is not a table; name the file to write: --csv faces.csv"
             )
         super().__call__(parser, namespace, values, option_string)
 

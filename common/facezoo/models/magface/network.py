@@ -198,8 +198,8 @@ def load_arcface(path: Path) -> MagFace:
     blocks = _arcface_blocks(entries)
     if blocks is None:
         raise WeightsError(
-            f"{str(path)!r} is no iresnet of insightface's arcface_torch; expected a backbone with "
-            f"{', '.join(_ARCFACE_NAMES)}"
+            f"{str(path)!r} is not an iresnet of insightface's arcface_torch; expected a backbone "
+            f"with {', '.join(_ARCFACE_NAMES)}"
         )
     network = MagFace(blocks, len(entries["fc.weight"]))
     for layer in network.modules():
