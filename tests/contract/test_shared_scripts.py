@@ -164,7 +164,7 @@ def test_a_checkpoint_is_exported_under_its_card(run_here, tmp_path):
     shown = {one.key: one.value for one in onnx.load(tmp_path / "x.onnx").metadata_props}
     assert shown["licence of the weights"] == "its checkpoint's"
     wrong = ("export", "w600k_mbf", tmp_path / "mine.pth", "-o", tmp_path / "y.onnx")
-    assert "no iresnet of insightface's arcface_torch" in ran(run_here(*wrong), 2)[2]
+    assert "is not an iresnet of insightface's arcface_torch" in ran(run_here(*wrong), 2)[2]
     wrong = ("export", "sdd_fiqa_r50", tmp_path / "x.onnx", "-o", tmp_path / "y.onnx")
     assert "sdd_fiqa_r50 is made from a checkpoint" in ran(run_here(*wrong), 2)[2]
 
