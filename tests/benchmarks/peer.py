@@ -42,6 +42,7 @@ class Facezoo:
             ),
             profile=profile,
             fast_decode=args.fast_decode,
+            size="auto" if args.auto_size else None,
         )
 
     def folder(self, paths):
@@ -149,6 +150,7 @@ def main():
     parser.add_argument("--engine", default="ort")
     parser.add_argument("--precision", default="f32")
     parser.add_argument("--fast-decode", action="store_true")
+    parser.add_argument("--auto-size", action="store_true")
     args = parser.parse_args()
     # What packages print must not be taken for answers.
     answers, sys.stdout = sys.stdout, sys.stderr

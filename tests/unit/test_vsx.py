@@ -516,6 +516,12 @@ def test_a_machine_without_the_runtime_says_so(prefix):
         open_backend(prefix, RuntimeOptions(engine="vsx"))
 
 
+def test_the_input_of_a_device_does_not_follow_the_photo(runtime, prefix):
+    runtime()
+    with pytest.raises(InputError, match="for the device has one size and cannot follow the photo"):
+        open_backend(prefix, RuntimeOptions(engine="vsx"), input_hw="auto")
+
+
 def test_a_closed_backend_says_so(runtime, prefix):
     runtime()
     backend = open_backend(prefix, RuntimeOptions(engine="vsx"))
