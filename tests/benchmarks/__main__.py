@@ -54,6 +54,14 @@ def peers():
     return words
 
 
+def chain():
+    words = ["--photos", shared("assets", "photos"), "--weights", shared("assets", "scrfd")]
+    words += ["--embedder", str(weights.fetch("w600k_mbf"))]
+    if not os.environ.get("FACEZOO_PEERS"):
+        raise FileNotFoundError("FACEZOO_PEERS names no interpreter with the peers")
+    return [*words, "--peers", os.environ["FACEZOO_PEERS"]]
+
+
 def embedding():
     needs("openvino")
     return [str(weights.fetch("w600k_mbf"))]
@@ -124,6 +132,7 @@ def quota():
 # Name of the file after bench_ to what gives its arguments.
 BENCHMARKS = {
     "peers": peers,
+    "chain": chain,
     "embedding": embedding,
     "latency": latency,
     "scaling": scaling,

@@ -231,6 +231,7 @@ CHINESE = {
     "Same runtime, same precision:": "相同的运行时与精度：",
     "What choosing the backend buys:": "选择后端带来的提升：",
     "By amount of work:": "随工作量的变化：",
+    "JPEGs to embeddings": "JPEG 到特征",
     "JPEGs to faces": "JPEG 到人脸",
     "aligned faces": "对齐的人脸",
     "one decoded image": "一张已解码的图片",
