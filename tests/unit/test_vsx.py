@@ -445,6 +445,17 @@ def test_a_batch_with_a_result_too_few_is_no_batch(runtime, prefix, vdsp):
     stream.close()
 
 
+def test_a_result_too_many_ends_the_stream(runtime, prefix, vdsp):
+    stream = stream_with(runtime, prefix, vdsp, repeats_a_result=True)
+    stream.result(stream.submit(pictures(1)))
+    ends_by = time.monotonic() + 30
+    while not stream._broken and time.monotonic() < ends_by:
+        time.sleep(0.01)
+    with pytest.raises(BackendRunError, match="received a result without a call"):
+        stream.submit(pictures(1))
+    stream.close()
+
+
 def test_an_error_of_the_decoder_is_raised_at_its_place(runtime, prefix):
     runtime()
 
