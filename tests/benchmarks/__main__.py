@@ -102,6 +102,18 @@ def score():
     return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *text]
 
 
+def widerface_val():
+    folders = [Path(one) for one in os.environ.get("FACEZOO_PHOTOS", "").split(":") if one]
+    found = [str(one) for one in folders if (one / "0--Parade").is_dir()]
+    if not found or not os.environ.get("FACEZOO_PEERS"):
+        raise FileNotFoundError(
+            "FACEZOO_PHOTOS names no WIDER_val/images, or FACEZOO_PEERS nothing"
+        )
+    words = ["--photos", found[0], "--gt", shared("assets", "widerface", "ground_truth")]
+    words += ["--weights", shared("assets", "scrfd")]
+    return [*words, "--peers", os.environ["FACEZOO_PEERS"]]
+
+
 def training():
     needs("torch")
     return ["--text", str(folder_of_this_machine() / "training.txt")]
@@ -140,6 +152,7 @@ BENCHMARKS = {
     "int8": int8,
     "image2npz": list,
     "widerface_eval": widerface_eval,
+    "widerface_val": widerface_val,
     "start": start,
     "verification": list,
     "pseudo_labels": list,

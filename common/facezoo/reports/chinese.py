@@ -233,6 +233,7 @@ CHINESE = {
     "By amount of work:": "随工作量的变化：",
     "JPEGs to embeddings": "JPEG 到特征",
     "JPEGs to faces": "JPEG 到人脸",
+    "WIDER FACE val to three APs, as a process": "WIDER FACE val 到三个 AP，作为一个进程",
     "aligned faces": "对齐的人脸",
     "one decoded image": "一张已解码的图片",
     "photos": "照片数",

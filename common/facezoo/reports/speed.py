@@ -206,6 +206,7 @@ def _ratios(machine: Machine, table: str, say: Say) -> Column:
     rows = [
         *_peer_rows(machine.read("peers"), say),
         *_chain_rows(machine.read("chain"), say),
+        *_wider_rows(machine.read("widerface_val"), say),
         *_embedding_rows(machine.read("embedding"), say),
         *_latency_rows(machine.read("latency"), say),
     ]
@@ -237,6 +238,15 @@ def _chain_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:
                 kind = "backend" if how else "same"
                 row = (f"{theirs} fp32", ratio["times"], our_rate)
                 yield (kind, work, *row, f"{their_rate} {say('images/s')}")
+
+
+def _wider_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:
+    seconds = result.get("seconds", {})
+    for way, ratio in result.get("times the rate of insightface", {}).items():
+        kind = "same" if way == "ONNX Runtime fp32" else "backend"
+        work = f"{say('WIDER FACE val to three APs, as a process')}, {way}"
+        theirs = "insightface fp32"
+        yield kind, work, theirs, ratio, f"{seconds[way]:.0f}", f"{seconds[theirs]:.0f} s"
 
 
 def _embedding_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:
