@@ -94,6 +94,11 @@ def score():
     return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *text]
 
 
+def gallery():
+    needs("faiss")
+    return ["--text", str(folder_of_this_machine() / "gallery.txt")]
+
+
 def training():
     needs("torch")
     return ["--text", str(folder_of_this_machine() / "training.txt")]
@@ -137,6 +142,7 @@ BENCHMARKS = {
     "pipnet_decode": pipnet_decode,
     "predict": predict,
     "score": score,
+    "gallery": gallery,
     "training": training,
     "long_run": long_run,
     "quota": quota,

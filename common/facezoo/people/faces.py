@@ -35,6 +35,7 @@ __all__ = [
     "faces_of_photos",
     "find_tables",
     "read_faces",
+    "settings_of",
 ]
 
 # How faces are aligned before they are embedded; see facezoo.image.align.
@@ -277,12 +278,16 @@ class FacesBuilder:
         """Add the faces of a photo."""
         if not len(found):
             self.leave_out(name, None, NO_FACE)
-        height, width = found.image_hw
         for index, face in enumerate(found.faces):
             if face.vector is None:
                 self.leave_out(name, index, ", ".join(face.reasons) or NOT_EMBEDDED)
             else:
-                self.add([name], _row(index, face, width, height))
+                self.face(name, index, found)
+
+    def face(self, name: str, index: int, found: PredictedPhoto) -> None:
+        """Add one face of a photo, which has an embedding."""
+        height, width = found.image_hw
+        self.add([name], _row(index, found[index], width, height))
 
     def faces(self) -> EmbeddedFaces:
         """Return what was collected."""
@@ -449,6 +454,15 @@ def read_faces(path: Path, settings: str = "") -> EmbeddedFaces:
                 "the photos again"
             ) from error
     return builder.faces()
+
+
+def settings_of(path: Path, settings: str = "") -> Dict[str, Any]:
+    """Return the settings that the tables found by :func:`find_tables` were made with."""
+    first, *_ = find_tables(path, settings)
+    with open_table(first.faces, FACES) as file:
+        _space_of(first.faces, file)
+        found: Dict[str, Any] = json.loads(file.schema_arrow.metadata[SETTINGS_KEY])
+    return found
 
 
 def _space_of(path: Path, file: pq.ParquetFile) -> Space:
