@@ -54,6 +54,14 @@ def peers():
     return words
 
 
+def chain():
+    words = ["--photos", shared("assets", "photos"), "--weights", shared("assets", "scrfd")]
+    words += ["--embedder", str(weights.fetch("w600k_mbf"))]
+    if not os.environ.get("FACEZOO_PEERS"):
+        raise FileNotFoundError("FACEZOO_PEERS names no interpreter with the peers")
+    return [*words, "--peers", os.environ["FACEZOO_PEERS"]]
+
+
 def embedding():
     needs("openvino")
     return [str(weights.fetch("w600k_mbf"))]
@@ -99,6 +107,18 @@ def gallery():
     return ["--text", str(folder_of_this_machine() / "gallery.txt")]
 
 
+def widerface_val():
+    folders = [Path(one) for one in os.environ.get("FACEZOO_PHOTOS", "").split(":") if one]
+    found = [str(one) for one in folders if (one / "0--Parade").is_dir()]
+    if not found or not os.environ.get("FACEZOO_PEERS"):
+        raise FileNotFoundError(
+            "FACEZOO_PHOTOS names no WIDER_val/images, or FACEZOO_PEERS nothing"
+        )
+    words = ["--photos", found[0], "--gt", shared("assets", "widerface", "ground_truth")]
+    words += ["--weights", shared("assets", "scrfd")]
+    return [*words, "--peers", os.environ["FACEZOO_PEERS"]]
+
+
 def training():
     needs("torch")
     return ["--text", str(folder_of_this_machine() / "training.txt")]
@@ -129,6 +149,7 @@ def quota():
 # Name of the file after bench_ to what gives its arguments.
 BENCHMARKS = {
     "peers": peers,
+    "chain": chain,
     "embedding": embedding,
     "latency": latency,
     "scaling": scaling,
@@ -136,6 +157,7 @@ BENCHMARKS = {
     "int8": int8,
     "image2npz": list,
     "widerface_eval": widerface_eval,
+    "widerface_val": widerface_val,
     "start": start,
     "verification": list,
     "pseudo_labels": list,

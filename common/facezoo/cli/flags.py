@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
-from ..backends import ENGINES
+from ..backends import AUTO_SIZE, ENGINES
 from ..fields import COSINE, DEVICE_OR_PROVIDER, RATE, SEED, SIDE, number, whole
 from .outputs import OutputFile, PlotFile, name_of
 
@@ -33,10 +33,14 @@ LAST_VERSION = "0.2"
 
 
 class Size(argparse.Action):
-    """A side, or height x width: ``640``, ``480x640``; where allowed also ``dynamic``, as None."""
+    """A side, or height x width: ``640``, ``480x640``; where allowed ``dynamic``, or ``auto``.
+
+    ``dynamic`` is stored as None.
+    """
 
     def __init__(self, option_strings: List[str], dest: str, **options: Any) -> None:
         self.may_be_free = options.pop("dynamic", False)
+        self.may_follow = options.pop("auto", False)
         # Whether its old form, two words, is understood.
         self.pair = options.pop("pair", False)
         super().__init__(option_strings, dest, **options)
@@ -49,13 +53,16 @@ class Size(argparse.Action):
         option_string: Any = None,
     ) -> None:
         """Store (height, width)."""
-        size = None
-        if not (self.may_be_free and values == "dynamic"):
+        size: Any = None
+        if self.may_follow and values == AUTO_SIZE:
+            size = AUTO_SIZE
+        elif not (self.may_be_free and values == "dynamic"):
             sides = values.split("x")
             try:
                 height, width = map(SIDE, sides if len(sides) == 2 else (*sides, *sides))
             except (ValueError, argparse.ArgumentTypeError):
                 free = ", or dynamic" if self.may_be_free else ""
+                free += ", or auto" if self.may_follow else ""
                 parser.error(
                     f"{option_string} {values} must be a side such as 640, or a height and a width "
                     f"such as 480x640, each {SIDE.expected}{free}"
@@ -348,8 +355,9 @@ def add_detector_options(group: Any, **detector: Any) -> None:
     add(
         group,
         "--size",
-        "a side of the detector's input, or HEIGHTxWIDTH; larger finds smaller "
-        "faces (default: 640, or that of the file)",
+        "a side of the detector's input, or HEIGHTxWIDTH; larger finds smaller faces; auto is as "
+        "much of 640 as the photo fills, which is faster (default: 640, or that of the file)",
+        auto=True,
     )
 
 

@@ -297,11 +297,14 @@ class TableWriter:
         table.write(pa.Table.from_arrays(columns, schema=table.schema))
 
 
+# Older versions of pyarrow need pandas to say so.
+_DTYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
+
+
 def _column(field: pa.Field, rows: List[Dict[str, Any]]) -> pa.Array:
     if not pa.types.is_fixed_size_list(field.type):
         return pa.array([row.get(field.name) for row in rows], field.type)
-    kind, length = field.type.value_type.to_pandas_dtype(), field.type.list_size
-    values = np.zeros((len(rows), length), kind)
+    values = np.zeros((len(rows), field.type.list_size), _DTYPES[field.type.value_type])
     without = np.zeros(len(rows), bool)
     for index, row in enumerate(rows):
         found = _VALUES[field.name](row)

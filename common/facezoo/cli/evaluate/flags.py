@@ -100,7 +100,9 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     flags.add(
         group,
         "--size",
-        "a side of the detector's input, or HEIGHTxWIDTH (default: that of the file)",
+        "a side of the detector's input, or HEIGHTxWIDTH, or auto, as much of the file's as the "
+        "photo fills (default: that of the file)",
+        auto=True,
     )
     flags.add(group, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(group)
