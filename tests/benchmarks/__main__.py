@@ -102,6 +102,11 @@ def score():
     return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *text]
 
 
+def gallery():
+    needs("faiss")
+    return ["--text", str(folder_of_this_machine() / "gallery.txt")]
+
+
 def widerface_val():
     folders = [Path(one) for one in os.environ.get("FACEZOO_PHOTOS", "").split(":") if one]
     found = [str(one) for one in folders if (one / "0--Parade").is_dir()]
@@ -159,6 +164,7 @@ BENCHMARKS = {
     "pipnet_decode": pipnet_decode,
     "predict": predict,
     "score": score,
+    "gallery": gallery,
     "training": training,
     "long_run": long_run,
     "quota": quota,

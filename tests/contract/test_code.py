@@ -47,6 +47,7 @@ LAYERS = (
     ("compiler.*", "reports.*"),
     ("doctor.*",),
     ("scale.*",),
+    ("people.*",),
     ("cli.*", "__main__"),
 )
 TORCH_PARTS = (
@@ -65,7 +66,8 @@ HOMES = {
     "torch": TORCH_PARTS,
     "torchvision": TORCH_PARTS,
     "matplotlib": ("reports.plots",),
-    "pyarrow": ("scale.*",),
+    "pyarrow": ("scale.*", "people.*"),
+    "faiss": ("people.*",),
     "ray": ("scale.*",),
 }
 NEEDS_TORCH = HOMES["torch"]

@@ -184,6 +184,27 @@ SHARED: Dict[str, Flag] = {
     "--threshold": Flag(
         "smallest cosine of two faces of one person, -1 to 1", {"type": COSINE, "metavar": "X"}
     ),
+    "--min-similarity": Flag(
+        "smallest cosine of a face to a person of a gallery, -1 to 1",
+        {"type": COSINE, "metavar": "X"},
+    ),
+    "--strangers": Flag(
+        "people who are not enrolled, a folder each, or results of facezoo score",
+        {"type": Path, "metavar": "PEOPLE"},
+    ),
+    "--fpir": Flag(
+        "false positive identification rate: share of strangers' faces that may be given a name",
+        {"type": RATE, "default": 0.01, "metavar": "X"},
+    ),
+    "--tables": Flag(
+        "results of facezoo score or facezoo predict --parquet, with embeddings; the first folder "
+        "of a photo's name is its person",
+        {"type": Path, "metavar": "RUN"},
+    ),
+    "--settings": Flag(
+        "beginning of one of the names that facezoo score status lists", {"metavar": "ID"}
+    ),
+    "--face": Flag("face of a photo to use", {"choices": ("central", "largest")}),
     "--fmr": Flag("false match rate", {"type": RATE, "default": 1e-3, "metavar": "X"}),
     "--fnmr": Flag("false non-match rate", {"metavar": "X"}),
     "--seed": Flag("random seed", {"type": SEED, "default": 0, "metavar": "N"}),

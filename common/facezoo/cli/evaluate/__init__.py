@@ -11,6 +11,7 @@ r"""Evaluate result files, or a model on photos, against ground truth.
       --embedder w600k_mbf --json people.json
   facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --output lfw_run \
       --detector scrfd_500m_bnkps --embedder w600k_mbf
+  facezoo evaluate identification --tables run --fpir 0.1
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
@@ -25,6 +26,7 @@ from typing import Any, Callable
 
 from .flags import (
     add_detection_options,
+    add_identification_options,
     add_landmark_options,
     add_quality_options,
     add_response_options,
@@ -68,6 +70,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "recognition.run_recognition",
         description="Accuracy over the pairs of a protocol, in its folds; or over all genuine "
         "pairs of a folder of people and as many or all impostor pairs.",
+    )
+    kind(
+        "identification",
+        "rank-1, and misses where few strangers are given a name",
+        add_identification_options,
+        "identification.run_identification",
+        description="Identification of the photos of facezoo score: the first photo of each person "
+        "with several is enrolled, the others are to be found again, and people with one photo are "
+        "strangers. Needs the extra gallery.",
     )
     kind(
         "quality",

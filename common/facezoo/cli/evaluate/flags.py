@@ -261,6 +261,21 @@ def add_verification_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_identification_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of identification."""
+    flags.add(parser, "--tables", required=True)
+    flags.add(
+        parser,
+        "--settings",
+        f"{flags.SHARED['--settings'].meaning} (default: the only one)",
+    )
+    flags.add(parser, "--fpir")
+    flags.add(parser, "--seed", "random seed of the intervals")
+    flags.add(parser, "--json")
+    flags.add(parser, "--record", "write the numbers to this numerics.json")
+    flags.add(parser, "--dataset", "name of the data in the report (default: the folder's)")
+
+
 def add_quality_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the evaluation of quality scores."""
     flags.add(
