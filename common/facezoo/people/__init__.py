@@ -1,0 +1,5 @@
+"""Collections of faces, and groups of them."""
+
+from typing import List
+
+__all__: List[str] = []
