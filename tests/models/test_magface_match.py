@@ -140,11 +140,11 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
     assert end.value.code == 2
     with pytest.raises(SystemExit):
         run(capsys, photos[:2], models, *flags, "--threshold", "0", "--similarity", "p.json")
-    unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")
-    code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
-    assert code == 2
-    said = "no threshold was measured for magface_iresnet50; give a profile as --similarity"
-    assert said in error
+    for card_id in ("arcface_bgr", "magface_iresnet50"):
+        unknown = tiny_magface(tmp_path / "other.onnx", card_id=card_id)
+        code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
+        assert code == 2
+        assert f"no threshold was measured for {card_id}; give a profile as --similarity" in error
     assert run(capsys, photos[:2], (models[0], unknown), *flags, "--threshold", "0")[0] == 0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from facezoo.errors import InputError
 from facezoo.metrics.clusters import score_clusters
-from facezoo.people.clusters import find_people
+from facezoo.pipeline.clusters import face_weights, find_people
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -63,6 +63,10 @@ def test_what_was_joined_last_is_the_split_to_look_at():
     (split,) = found.splits
     assert split.faces == (3, 4)
     assert split.similarity == pytest.approx(cosine(40, 38, 36, 42, 40, 38), abs=1e-6)
+
+
+def test_a_single_face_cannot_be_split():
+    assert find_people(at(0, 90), np.arange(2), 0.95).splits == ()
 
 
 def test_as_scipy_joins_all_pairs():
@@ -137,3 +141,11 @@ def test_scores_of_single_faces():
     assert (alone.b_cubed.f, alone.pairwise.f) == (1.0, 1.0)
     with pytest.raises(InputError, match="no face has both a person and a group"):
         score_clusters([], [])
+
+
+def test_weights_are_of_one_scale():
+    lengths = np.array([20.0, 10.0])
+    assert face_weights(np.array([50.0, np.nan]), lengths).tolist() == [20.0, 10.0]
+    assert face_weights(np.array([50.0, 0.0]), lengths).tolist() == [50.0, 0.5]
+    assert face_weights(np.array([-1.0, 0.0]), lengths).tolist() == [1.0, 1.0]
+    assert face_weights(np.empty(0), np.empty(0)).tolist() == []

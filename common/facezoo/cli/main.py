@@ -35,6 +35,7 @@ CHAPTERS = {
         "predict": "photos to faces and embeddings; why a face is refused",
         "score": "more photos than one machine can: shards, Ray, Parquet",
         "match": "find the person of one photo in another",
+        "cluster": "group the faces of photos into people",
         "eject": "a stand-alone folder of one model, to copy into a product",
         "demo": "weights to annotated photos in one command",
     },

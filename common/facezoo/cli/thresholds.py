@@ -11,8 +11,9 @@ from . import flags
 # The rest is imported where it is used, since the help needs none of it.
 if TYPE_CHECKING:
     from ..contract import Contract
+    from ..models.magface.model import FaceEmbedder
 
-__all__ = ["add_threshold", "given_threshold", "threshold_of"]
+__all__ = ["add_threshold", "threshold_for", "threshold_of"]
 
 
 def add_threshold(parser: Any, *, built_in: str = "the built-in one") -> None:
@@ -47,11 +48,49 @@ def threshold_of(args: argparse.Namespace, contract: Contract, sha256: Any) -> T
     InputError
         If the profile is of another file, or no threshold is given and none is built in.
     """
-    return given_threshold(args, sha256) or _built_in(contract)
+    return _given(args, sha256) or _built_in(contract)
 
 
-def given_threshold(args: argparse.Namespace, sha256: Any) -> Optional[Tuple[float, str]]:
-    """Return the threshold that the user gave, as :func:`threshold_of`; None if there is none."""
+def threshold_for(
+    args: argparse.Namespace, card_id: str, sha256: Any, embedder: Optional[FaceEmbedder] = None
+) -> Tuple[float, str]:
+    """Return the threshold for embeddings, as :func:`threshold_of`.
+
+    Parameters
+    ----------
+    args
+        Parsed, with the flags of :func:`add_threshold`, ``--embedder`` and those of the runtime.
+    card_id, sha256
+        Card and hash of the file that made the embeddings.
+    embedder
+        The recogniser; None if it is not open, since tables hold the embeddings.
+
+    Raises
+    ------
+    InputError
+        As :func:`threshold_of`, or if ``--embedder`` is another file.
+    """
+    from ..models.magface.model import FaceEmbedder as Embedder
+    from ..pipeline.load import load
+    from .options import runtime_of
+
+    given = _given(args, sha256)
+    if given:
+        return given
+    if embedder is not None:
+        return _built_in(embedder.contract)
+    # Tables say which file made the embeddings, not where it is.
+    with load(args.embedder, kind=Embedder, runtime=runtime_of(args)) as found:
+        if found.settings().get("model_sha256") != sha256:
+            raise InputError(
+                f"no threshold is known for the file of {card_id} that made the embeddings: it is "
+                f"not --embedder {args.embedder}; name that file, or give a --threshold or a "
+                "profile as --similarity"
+            )
+        return _built_in(found.contract)
+
+
+def _given(args: argparse.Namespace, sha256: Any) -> Optional[Tuple[float, str]]:
     from ..metrics.verification import Threshold
     from ..profiles.similarity import read_similarity
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 
@@ -58,7 +58,7 @@ class ClusterScores:
     pairwise: Agreement
 
 
-def score_clusters(people: Sequence[object], groups: Sequence[object]) -> ClusterScores:
+def score_clusters(people: ArrayLike, groups: ArrayLike) -> ClusterScores:
     """Compare groups of faces with the people they show.
 
     Parameters
@@ -71,9 +71,9 @@ def score_clusters(people: Sequence[object], groups: Sequence[object]) -> Cluste
     InputError
         If there is no face.
     """
-    if not len(people):
-        raise InputError("no face has both a person and a group; expected at least one")
     truth, found = (np.unique(np.asarray(one), return_inverse=True)[1] for one in (people, groups))
+    if not len(truth):
+        raise InputError("no face has both a person and a group; expected at least one")
     counts = np.unique(np.stack([truth.ravel(), found.ravel()]), axis=1, return_counts=True)
     cells, sizes = counts[0], counts[1].astype(float)
     of_person, of_group = (np.bincount(one.ravel()).astype(float) for one in (truth, found))

@@ -72,6 +72,8 @@ EmbedderCard = Literal[
     "magface_iresnet50",
     "magface_iresnet100",
     "w600k_mbf",
+    "arcface_rgb",
+    "arcface_bgr",
 ]
 
 # A network's input of that size takes gigabytes.

@@ -26,7 +26,7 @@ import numpy as np
 from ..errors import InputError
 from ..runs import Progress
 
-__all__ = ["Join", "People", "Split", "find_people"]
+__all__ = ["Join", "People", "Split", "face_weights", "find_people"]
 
 # Neighbours of a group that are considered at a time.
 NEIGHBOURS = 64
@@ -101,6 +101,26 @@ class People:
         return int(self.numbers.max(initial=-1)) + 1
 
 
+def face_weights(quality: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+    """Return how much each face counts: its quality, or else the length of its embedding.
+
+    Parameters
+    ----------
+    quality, magnitude
+        Shape (N,): score of the quality network, NaN without it; length of the embedding.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), float64, above 0. Qualities are used only if every face has one, since the two
+        scales differ; none weighs less than a hundredth of the highest.
+    """
+    has_quality = len(quality) > 0 and bool(np.isfinite(quality).all())
+    found = np.asarray(quality if has_quality else magnitude, np.float64)
+    highest = float(found.max(initial=0.0))
+    return np.maximum(found, 0.01 * highest) if highest > 0 else np.ones(len(found))
+
+
 def find_people(
     embeddings: np.ndarray,
     photos: np.ndarray,
@@ -143,9 +163,12 @@ def find_people(
         raise InputError("a weight of a face is not a positive number; expected its quality")
     order = _canonical(units, weights)
     groups = _Groups(units[order], np.asarray(photos)[order], weights[order], threshold)
-    while groups.join(_near(groups.means[groups.roots], threshold, neighbours, progress)):
-        pass
-    return _described(groups, order, units, threshold)
+    groups.join(_near(groups.means, threshold, neighbours, progress))
+    while True:
+        # Those below the threshold are only shown.
+        near = _near(groups.means[groups.roots], threshold - MARGIN, neighbours, progress)
+        if not groups.join(near):
+            return _described(groups, order, units, threshold, near)
 
 
 def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
@@ -285,18 +308,22 @@ class _Groups:
         self._version[keep] += 1
 
 
-def _described(groups: _Groups, order: np.ndarray, units: np.ndarray, threshold: float) -> People:
+def _described(
+    groups: _Groups, order: np.ndarray, units: np.ndarray, threshold: float, near: Pairs
+) -> People:
     """Return the groups, numbered by their first face, and what to look at."""
-    roots = sorted(groups.members, key=lambda root: min(order[groups.members[root]]))
+    firsts = [min(order[faces]) for faces in groups.members.values()]
+    rank = np.argsort(firsts)
+    roots = groups.roots[rank].tolist()
     numbers, means = np.empty(len(units), int), groups.means[roots]
     splits = []
     for number, root in enumerate(roots):
         numbers[order[groups.members[root]]] = number
         similarity, part = groups.last.get(root, (1.0, []))
-        if similarity < threshold + MARGIN:
+        if part and similarity < threshold + MARGIN:
             splits.append(Split(number, tuple(sorted(order[part].tolist())), similarity))
-    first, second = _near(means, threshold - MARGIN, NEIGHBOURS)
-    both = np.unique(np.sort(np.stack([first, second], axis=1)), axis=0)
+    number_of = np.argsort(rank)
+    both = np.unique(np.sort(number_of[np.stack(near, axis=1)]), axis=0)
     cosines = np.einsum("nd,nd->n", means[both[:, 0]], means[both[:, 1]])
     joins = []
     for index in np.argsort(-cosines, kind="stable")[:MOST_SUGGESTED]:
