@@ -19,6 +19,7 @@ from ..errors import UNREADABLE, FaceZooError, ImageError, InputError
 from ..fields import CARD_ID, OBJECT, check, one_of, record
 from ..image.align import TEMPLATE_SIZE
 from ..models.magface.model import FLIPS
+from ..pipeline.clusters import face_weights
 from ..pipeline.photo import PredictedFace, PredictedPhoto, Predictor
 from ..profiles.base import MODEL_SHA256
 from ..runs import reason_of
@@ -207,15 +208,8 @@ class EmbeddedFaces:
 
     @property
     def weights(self) -> np.ndarray:
-        """Weight of each face, shape (N,), float64, above 0: its quality, or else its magnitude.
-
-        Qualities are used only if every face has one, since the two scales differ; none weighs less
-        than a hundredth of the highest.
-        """
-        has_quality = len(self) > 0 and bool(np.isfinite(self.quality).all())
-        found = (self.quality if has_quality else self.magnitude).astype(np.float64)
-        highest = float(found.max()) if len(found) else 1.0
-        return np.maximum(found, 0.01 * highest) if highest > 0 else np.ones(len(found))
+        """Weight of each face, shape (N,), float64, above 0; see :func:`face_weights`."""
+        return face_weights(self.quality, self.magnitude)
 
     def one_per_photo(self, choice: str) -> EmbeddedFaces:
         """Keep one face of each photo, in the order of the photos.
