@@ -42,12 +42,6 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def empty_home(tmp_path_factory):
-    """Keep what this user downloaded before from deciding what a test sees."""
-    os.environ["FACEZOO_HOME"] = str(tmp_path_factory.mktemp("home"))
-
-
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY

@@ -54,6 +54,14 @@ def peers():
     return words
 
 
+def chain():
+    words = ["--photos", shared("assets", "photos"), "--weights", shared("assets", "scrfd")]
+    words += ["--embedder", str(weights.fetch("w600k_mbf"))]
+    if not os.environ.get("FACEZOO_PEERS"):
+        raise FileNotFoundError("FACEZOO_PEERS names no interpreter with the peers")
+    return [*words, "--peers", os.environ["FACEZOO_PEERS"]]
+
+
 def embedding():
     needs("openvino")
     return [str(weights.fetch("w600k_mbf"))]
@@ -94,6 +102,23 @@ def score():
     return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *text]
 
 
+def gallery():
+    needs("faiss")
+    return ["--text", str(folder_of_this_machine() / "gallery.txt")]
+
+
+def widerface_val():
+    folders = [Path(one) for one in os.environ.get("FACEZOO_PHOTOS", "").split(":") if one]
+    found = [str(one) for one in folders if (one / "0--Parade").is_dir()]
+    if not found or not os.environ.get("FACEZOO_PEERS"):
+        raise FileNotFoundError(
+            "FACEZOO_PHOTOS names no WIDER_val/images, or FACEZOO_PEERS nothing"
+        )
+    words = ["--photos", found[0], "--gt", shared("assets", "widerface", "ground_truth")]
+    words += ["--weights", shared("assets", "scrfd")]
+    return [*words, "--peers", os.environ["FACEZOO_PEERS"]]
+
+
 def training():
     needs("torch")
     return ["--text", str(folder_of_this_machine() / "training.txt")]
@@ -124,6 +149,7 @@ def quota():
 # Name of the file after bench_ to what gives its arguments.
 BENCHMARKS = {
     "peers": peers,
+    "chain": chain,
     "embedding": embedding,
     "latency": latency,
     "scaling": scaling,
@@ -131,12 +157,14 @@ BENCHMARKS = {
     "int8": int8,
     "image2npz": list,
     "widerface_eval": widerface_eval,
+    "widerface_val": widerface_val,
     "start": start,
     "verification": list,
     "pseudo_labels": list,
     "pipnet_decode": pipnet_decode,
     "predict": predict,
     "score": score,
+    "gallery": gallery,
     "training": training,
     "long_run": long_run,
     "quota": quota,

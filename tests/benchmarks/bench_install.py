@@ -193,7 +193,8 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     wheel, rows = args.wheel.resolve(), []
     setups = [(python, "") for python in args.python]
-    setups += [(args.python[-1], args.uv)] * bool(args.uv)
+    # Commands run in another folder.
+    setups += [(args.python[-1], str(Path(args.uv).resolve()))] * bool(args.uv)
     for python, uv in setups:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(Path(folder), python, wheel, uv))

@@ -37,7 +37,9 @@ OURS = {
     "ort_500m": (SMALL, []),
     "bf16_500m": (SMALL, ["--engine", "openvino", "--precision", "bf16"]),
     "f32_500m": (SMALL, ["--engine", "openvino"]),
+    "auto_500m": (SMALL, ["--auto-size"]),
     "ort_2.5g": (LARGE, []),
+    "auto_2.5g": (LARGE, ["--auto-size"]),
     "bf16_2.5g": (LARGE, ["--engine", "openvino", "--precision", "bf16"]),
 }
 THEIRS = {
@@ -52,6 +54,9 @@ ROWS = (
     ("same", "ort_2.5g", "insightface_2.5g", None),
     ("backend", INT8, "insightface_2.5g", 2.2),
     ("backend", "f32_500m", "insightface_500m", None),
+    ("backend", "auto_500m", "insightface_500m", 1.8),
+    ("backend", "auto_500m", "uniface_500m", 1.8),
+    ("backend", "auto_2.5g", "insightface_2.5g", 1.45),
     ("backend", "bf16_500m", "insightface_500m", 2.5),
     ("backend", "bf16_2.5g", "insightface_2.5g", 4.2),
 )
@@ -59,7 +64,9 @@ NAMES = {
     "ort_500m": f"{SMALL}, ONNX Runtime fp32",
     "f32_500m": f"{SMALL}, OpenVINO fp32",
     "bf16_500m": f"{SMALL}, OpenVINO bf16",
+    "auto_500m": f"{SMALL}, ONNX Runtime fp32, size auto",
     "ort_2.5g": f"{LARGE}, ONNX Runtime fp32",
+    "auto_2.5g": f"{LARGE}, ONNX Runtime fp32, size auto",
     "bf16_2.5g": f"{LARGE}, OpenVINO bf16",
     INT8: f"{LARGE}, ONNX Runtime int8",
     "insightface_500m": "insightface fp32",

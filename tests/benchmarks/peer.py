@@ -1,4 +1,4 @@
-"""One side of bench_peers.py: a process that loads a detector once and then does what it is told.
+"""One side of bench_peers.py or bench_chain.py: loads its networks once, does what it is told.
 
 Reads one JSON command a line, answers with one. Runs in any environment that has the side's own
 packages; everything of the project is imported by the project's own side only.
@@ -42,10 +42,14 @@ class Facezoo:
             ),
             profile=profile,
             fast_decode=args.fast_decode,
+            size="auto" if args.auto_size else None,
         )
+        self.whole = self.model
+        if args.embedder:
+            self.whole = facezoo.Predictor(self.model, embedder=args.embedder)
 
     def folder(self, paths):
-        return sum(len(faces) for faces in self.model.stream(paths))
+        return sum(len(faces) for faces in self.whole.stream(paths))
 
     def stages(self, paths):
         """Do the folder's work on one core, without threads; the sum of its stages."""
@@ -83,11 +87,22 @@ class InsightFace:
         self.model = get_model(args.model, providers=["CPUExecutionProvider"])
         self.model.prepare(-1, input_size=(640, 640), det_thresh=args.score, nms_thresh=args.nms)
         self.model.nms_thresh = args.nms
+        self.embedder = None
+        if args.embedder:
+            self.embedder = get_model(args.embedder, providers=["CPUExecutionProvider"])
 
     def folder(self, paths):
         import cv2
+        from insightface.app.common import Face
 
-        return sum(len(self.model.detect(cv2.imread(path))[0]) for path in paths)
+        count = 0
+        for path in paths:
+            image = cv2.imread(path)
+            boxes, points = self.model.detect(image)
+            for five in points if self.embedder else ():
+                self.embedder.get(image, Face(kps=five))
+            count += len(boxes)
+        return count
 
 
 class UniFace:
@@ -109,11 +124,24 @@ class UniFace:
             nms_threshold=args.nms,
             providers=["CPUExecutionProvider"],
         )
+        self.embedder = None
+        if args.embedder:
+            from uniface.recognition import arcface
+
+            arcface.verify_model_weights = lambda name: args.embedder
+            self.embedder = arcface.ArcFace(providers=["CPUExecutionProvider"])
 
     def folder(self, paths):
         import cv2
 
-        return sum(len(self.model.detect(cv2.imread(path))) for path in paths)
+        count = 0
+        for path in paths:
+            image = cv2.imread(path)
+            faces = self.model.detect(image)
+            for face in faces if self.embedder else ():
+                self.embedder.get_normalized_embedding(image, face.landmarks)
+            count += len(faces)
+        return count
 
 
 SIDES = {"facezoo": Facezoo, "insightface": InsightFace, "uniface": UniFace}
@@ -149,6 +177,8 @@ def main():
     parser.add_argument("--engine", default="ort")
     parser.add_argument("--precision", default="f32")
     parser.add_argument("--fast-decode", action="store_true")
+    parser.add_argument("--auto-size", action="store_true")
+    parser.add_argument("--embedder", default="", help="also embed every face")
     args = parser.parse_args()
     # What packages print must not be taken for answers.
     answers, sys.stdout = sys.stdout, sys.stderr

@@ -14,6 +14,8 @@ NO_ROW = {
     "vamc build": "vamc compile",
     "image2npz": "image2npz.py",
     "evaluate pipnet": "evaluate landmarks",
+    "evaluate identification": "reads only: tests/unit/test_identify.py",
+    "calibrate identification": "writes the report of evaluate identification, by size",
     "calibrate looks": "calibrate appearance",
     "prepare lfw": "reads only: tests/unit/test_protocols.py",
     "prepare cfp": "reads only: tests/unit/test_protocols.py",

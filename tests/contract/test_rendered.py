@@ -429,6 +429,19 @@ EMBEDDING = {
         )
     },
 }
+TIMES = {"theirs": {"times": 2.0, "range": [1.9, 2.1]}}
+CHAIN = {
+    "crowds": {
+        "1 face": {
+            "photos/s": {"facezoo": 20.0, "facezoo, size auto": 40.0, "theirs": 10.0},
+            "times the rate of": {"facezoo": TIMES, "facezoo, size auto": TIMES},
+        }
+    }
+}
+WIDER = {
+    "seconds": {"ONNX Runtime fp32": 60.0, "insightface fp32": 90.0},
+    "times the rate of insightface": {"ONNX Runtime fp32": 1.5},
+}
 PICTURE = {"holds": "640x480, 1 face", "ms": 13.0, "ratio": 1.08}
 LATENCY = {"session_ms": 12.0, "pictures": [PICTURE]}
 RATE = {"images_per_second": 50.0, "mib": 200.0}
@@ -464,6 +477,7 @@ def test_the_two_kinds_of_speed_stand_apart(tmp_path):
     assert render_block(tmp_path, ["speed"]) == "not measured"
     assert speed(tmp_path) == "not measured"
     results = {"peers": PEERS, "embedding": EMBEDDING, "latency": LATENCY, "scaling": SCALING}
+    results.update(chain=CHAIN, widerface_val=WIDER)
     text = speed(tmp_path, **results, quota=QUOTA)
     same, rest = text.split("What choosing the backend buys:")
     backend, rest = rest.split("Share of the roofline:")
@@ -472,11 +486,13 @@ def test_the_two_kinds_of_speed_stand_apart(tmp_path):
     cells = [rows(part)[2:] for part in (same, backend)]
     assert [[row[0].split(", ", 1)[-1], *row[1:]] for row in cells[0]] == [
         ["fp32", "theirs", "1.50 (60.0 : 40.0 images/s)"],
+        ["1 face", "theirs fp32", "2.00 (20.0 : 10.0 images/s)"],
+        ["as a process, ONNX Runtime fp32", "insightface fp32", "1.50 (60 : 90 s)"],
         ["m.onnx, rewritten, ONNX Runtime fp32", "released, ONNX Runtime fp32"]
         + ["1.70 (170/s, 2 x 8 : 100/s, 2 x 8)"],
         ["640x480, 1 face", "session.run", "0.93 (13.0 : 12.0 ms)"],
     ]
-    assert [row[2][:4] for row in cells[1]] == ["1.50", "4.00"]
+    assert [row[2][:4] for row in cells[1]] == ["1.50", "2.00", "4.00"]
     assert rows(roofline)[2:] == [["fp32", "0.93"]]
     assert [row[2] for row in rows(amounts)[2:]] == [*["50.0 (200)"] * 3, "80.0 (200)"]
     assert [row[1:] for row in rows(rest)[2:]] == [

@@ -687,6 +687,9 @@ def zoo_of_one() -> Iterator[None]:
 PHOTO = "photos/1--Event/photo_3.png"
 ARTIFACT = "deploy_weights/official_scrfd_fp16/mod"
 SHARDS = "run/manifest/00000.parquet"
+# Of steps of a gallery.
+EMBEDDING = ("--detector", "net.onnx", "--embedder", "embedder.onnx", "--engine", "ort")
+EMBEDDING += ("--threads", "1", "--embed-refused")
 RUN = ("--model_prefix_path", "net.onnx", "--engine", "ort")
 
 COMMANDS = {
@@ -1092,6 +1095,46 @@ COMMANDS = {
             writes=(),
             resumes=False,
             rare=True,
+        ),
+        Command(
+            "gallery create",
+            ("gallery", "create", "g", *EMBEDDING),
+            inputs=predict,
+            needs=("net.onnx", "embedder.onnx"),
+            writes=(),
+            resumes=False,
+            rare=True,
+        ),
+        Command(
+            "gallery add",
+            ("gallery", "add", "g", "photos", *EMBEDDING),
+            inputs=predict,
+            prepare=("gallery create",),
+            needs=("net.onnx", "embedder.onnx", "photos", "g/gallery.json"),
+            skips=(PHOTO,),
+            writes=(),
+            resumes=False,
+        ),
+        *(
+            Command(
+                f"gallery {step}",
+                ("gallery", step, "g", *words),
+                inputs=predict,
+                prepare=("gallery create", "gallery add"),
+                needs=("g/gallery.json",),
+                writes=(),
+                resumes=False,
+                rare=step != "info",
+            )
+            for step, words in {
+                "search": (PHOTO, "--min-similarity", "0.5", *EMBEDDING),
+                "list": (),
+                "info": (),
+                "remove": ("0--Event",),
+                "merge": ("g",),
+                "index": ("--kind", "hnsw"),
+                "rebuild": EMBEDDING,
+            }.items()
         ),
         Command(
             "doctor",

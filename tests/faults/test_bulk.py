@@ -236,7 +236,6 @@ def test_killed_at_random_moments_it_is_finished_by_the_same_command(slow, kind)
     killed_and_finished(slow, "local", kind, 3)
 
 
-@pytest.mark.long
 @pytest.mark.scale
 @pytest.mark.parametrize("kind", VICTIMS["ray"])
 def test_killed_under_ray_it_is_finished_by_the_same_command(slow, kind):
@@ -244,7 +243,6 @@ def test_killed_under_ray_it_is_finished_by_the_same_command(slow, kind):
     killed_and_finished(slow, "ray", kind, 3)
 
 
-@pytest.mark.long
 @pytest.mark.scale
 def test_a_photo_that_ends_its_process_is_named_under_ray(tmp_path):
     pytest.importorskip("ray", reason="needs Ray (make test-all)")

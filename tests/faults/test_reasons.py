@@ -196,5 +196,7 @@ def test_the_message_names_the_situation(tmp_path, situation):
 )
 def test_a_command_says_what_it_needs(tmp_path, monkeypatch, run_here, words, message):
     monkeypatch.chdir(tmp_path)
+    # What this user has fetched before must not matter.
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "home"))
     code, _, error = run_here(*words)
     assert (code, message in error) == (2, True), error

@@ -193,5 +193,5 @@ def test_without_the_packages_one_sentence_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("facezoo.people")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(BackendUnavailable, match="galleries and clusters need pyarrow and faiss"):
+    with pytest.raises(BackendUnavailable, match="galleries and clusters need pyarrow, faiss"):
         import_module("facezoo.people")

@@ -251,6 +251,23 @@ def test_one_command_is_quiet_after_another_was_verbose(caplog):
     assert found == [["careful", "a detail"], [], ["careful"]]
 
 
+def test_what_other_packages_do_in_detail_is_not_said():
+    code = """
+import logging
+from facezoo.cli.options import make_parser, run_command
+def run(args):
+    logging.info("a copy was made")
+    logging.warning("something is wrong")
+    logging.getLogger("facezoo.test").info("half is done")
+    return 0
+parser = make_parser("A command.")
+parser.prog = "command"
+raise SystemExit(run_command(run, parser, []))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "command: something is wrong\ncommand: half is done\n"
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

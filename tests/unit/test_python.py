@@ -1,5 +1,6 @@
 """What a Python program of a user meets: images in any form, results, and what is refused."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import cv2
 import facezoo
 import numpy as np
+import onnx
 import pytest
-from facezoo.errors import InputError
+from facezoo.errors import GraphError, InputError
 from facezoo.testing import tiny_magface, tiny_pipnet, tiny_scrfd, tiny_sdd_fiqa
 from PIL import Image
 
@@ -188,6 +190,7 @@ def test_the_keywords_of_load(models, photo):
         ({"nms": "x"}, "nms_iou is 'x'"),
         ({"size": 33}, "cannot be 33x33; expected a height and a width that are multiples of 32"),
         ({"size": 0}, "size must be a side"),
+        ({"size": "best"}, "or 'auto', got 'best'"),
         ({"size": "64"}, "size must be a side"),
         ({"threads": 0}, "threads must be a whole number from 1"),
         ({"engine": "tpu"}, "engine 'tpu' is not known"),
@@ -196,6 +199,38 @@ def test_the_keywords_of_load(models, photo):
 def test_keywords_that_cannot_be(models, keywords, says):
     with pytest.raises(InputError, match=says):
         facezoo.load(models["detector"], **keywords)
+
+
+def test_an_input_that_follows_the_photo(tmp_path, rng):
+    graph = onnx.load(tiny_scrfd(tmp_path / "fixed.onnx", input_hw=(128, 128)))
+    sides = graph.graph.input[0].type.tensor_type.shape.dim[2:]
+    for side, name in zip(sides, ("height", "width")):
+        side.dim_param = name
+    onnx.save(graph, tmp_path / "free.onnx")
+    photo = rng.integers(0, 256, (90, 60, 3), dtype=np.uint8)
+    with facezoo.load(tmp_path / "free.onnx", size="auto") as model:
+        found = model([photo, photo[:60], photo])
+        assert not model.backend.takes_batches
+        assert model.settings()["size"] == "auto"
+        assert model.backend.infer(photo).placements[0].input_hw == (96, 64)
+        assert model.backend.infer(photo[:60]).placements[0].input_hw == (64, 64)
+        with pytest.raises(InputError, match="so a run takes one image, not 2"):
+            model.backend.infer_batch([photo, photo])
+    assert found[0] == found[2]
+    with facezoo.load(tmp_path / "free.onnx", size=(96, 64)) as model:
+        assert model(photo) == found[0]
+        assert "size" not in model.settings()
+
+
+def test_an_input_that_cannot_follow_the_photo(models):
+    with pytest.raises(InputError, match="w600k_mbf takes images of one size"):
+        facezoo.load(models["embedder"], size="auto")
+    with facezoo.load(models["detector"]) as model:
+        preprocess = dataclasses.replace(model.backend.preprocess, fit="stretch")
+    with pytest.raises(InputError, match="cannot follow the photo with the fit stretch"):
+        facezoo.load(models["detector"], size="auto", preprocess=preprocess)
+    with pytest.raises(GraphError, match="has a fixed height of 64, so its input cannot follow"):
+        facezoo.load(models["detector"], size="auto")
 
 
 def test_keywords_of_other_models(models):

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from facezoo.card import RESIZES, Preprocess
 from facezoo.errors import ConfigError
-from facezoo.image.resize import fit_image, letterbox_size, placement_of, resize_image
+from facezoo.image.resize import (
+    auto_hw,
+    fit_image,
+    letterbox_size,
+    placement_of,
+    resize_image,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +37,38 @@ def test_letterbox_size_by_hand(image_hw, expected):
 
 def test_letterbox_size_rounds_when_told():
     assert letterbox_size((683, 1024), (640, 640), "round") == (427, 640)
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "expected"),
+    [
+        ((480, 640), (480, 640)),
+        ((683, 1024), (448, 640)),  # 426 rows in 14 x 32
+        ((1024, 683), (640, 448)),
+        ((1024, 1024), (640, 640)),
+        ((250, 250), (256, 256)),
+        ((250, 90), (256, 96)),
+        ((1, 5000), (32, 640)),
+    ],
+)
+def test_an_input_is_as_much_as_the_picture_fills(image_hw, expected):
+    preprocess = Preprocess((640, 640), fit="letterbox")
+    assert auto_hw(image_hw, preprocess, 32) == expected
+
+
+@given(sides, sides)
+def test_an_input_that_follows_the_picture_holds_all_of_it(height, width):
+    preprocess = Preprocess((96, 128), fit="letterbox")
+    hw = auto_hw((height, width), preprocess, 32)
+    placement = fit_image(
+        np.zeros((height, width, 3), np.uint8), dataclasses.replace(preprocess, input_hw=hw)
+    )[1]
+    assert hw[0] % 32 == hw[1] % 32 == 0
+    assert hw[0] <= 96 and hw[1] <= 128
+    # Not smaller than in the usual input, unless that would enlarge it.
+    rows = letterbox_size((height, width), (96, 128), "floor")[0]
+    assert letterbox_size((height, width), hw, "floor")[0] >= min(rows, height)
+    assert placement.input_hw == hw
 
 
 def test_the_picture_lies_in_the_middle_on_the_pad_colour():

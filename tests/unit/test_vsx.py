@@ -445,6 +445,17 @@ def test_a_batch_with_a_result_too_few_is_no_batch(runtime, prefix, vdsp):
     stream.close()
 
 
+def test_a_result_too_many_ends_the_stream(runtime, prefix, vdsp):
+    stream = stream_with(runtime, prefix, vdsp, repeats_a_result=True)
+    stream.result(stream.submit(pictures(1)))
+    ends_by = time.monotonic() + 30
+    while not stream._broken and time.monotonic() < ends_by:
+        time.sleep(0.01)
+    with pytest.raises(BackendRunError, match="received a result without a call"):
+        stream.submit(pictures(1))
+    stream.close()
+
+
 def test_an_error_of_the_decoder_is_raised_at_its_place(runtime, prefix):
     runtime()
 
@@ -514,6 +525,12 @@ def test_a_die_that_does_not_answer_is_said(runtime, prefix, vdsp):
 def test_a_machine_without_the_runtime_says_so(prefix):
     with pytest.raises(BackendUnavailable, match="vaststreamx cannot be imported"):
         open_backend(prefix, RuntimeOptions(engine="vsx"))
+
+
+def test_the_input_of_a_device_does_not_follow_the_photo(runtime, prefix):
+    runtime()
+    with pytest.raises(InputError, match="for the device has one size and cannot follow the photo"):
+        open_backend(prefix, RuntimeOptions(engine="vsx"), input_hw="auto")
 
 
 def test_a_closed_backend_says_so(runtime, prefix):

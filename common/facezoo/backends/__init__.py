@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from ..artifact import PORTABLE, Artifact, build_of, read_artifact
 from ..card import ModelCard, Preprocess
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..contract import Contract
     from .base import Backend, HostBackend
 
-__all__ = ["ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
+__all__ = ["AUTO_SIZE", "ENGINES", "HOSTS", "Host", "RuntimeOptions", "open_backend"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ HOSTS = {
     "openvino": Host("OpenVinoBackend", "openvino", "precision"),
 }
 ENGINES = ("auto", *HOSTS, "vsx")
+# Instead of the size of an input: as much of the usual one as the photo fills.
+AUTO_SIZE = "auto"
 _USUAL = RuntimeOptions()
 
 _log = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def open_backend(
     preprocess: Optional[Preprocess] = None,
     batch: int = 1,
     cards: Sequence[ModelCard] = (),
-    input_hw: Optional[Tuple[int, int]] = None,
+    input_hw: Union[Tuple[int, int], str, None] = None,
 ) -> Backend:
     """Open a model on a runtime.
 
@@ -107,7 +109,7 @@ def open_backend(
         Candidates for a prefix with only the vendor's files; the shapes of the network decide.
     input_hw
         Height and width of the network's input, where it accepts several; replaces that of the
-        pre-processing.
+        pre-processing. ``auto`` lets it follow the photo, up to that of the pre-processing.
 
     Returns
     -------
@@ -149,6 +151,11 @@ def open_backend(
             )
         contract = _contract_on_device(artifact, cards, runtime.device_id)
         wanted = _wanted(contract, preprocess, vdsp, input_hw)
+        if input_hw == AUTO_SIZE:
+            raise InputError(
+                "the input of a build for the device has one size and cannot follow the photo; "
+                "leave the size auto out, or use --engine ort"
+            )
         return VsxBackend(
             artifact.prefix,
             contract,
@@ -167,11 +174,12 @@ def open_backend(
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp, input_hw)
+    multiple = max(contract.decode["strides"]) if input_hw == AUTO_SIZE else 0
     host = HOSTS[engine]
     kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
     own = {host.option: getattr(runtime, host.option)} if host.option else {}
     saturates = runtime.provider == "cpu" and _saturates(model, artifact, kind, runtime)
-    backend = kind(model, contract, wanted, half, threads, **own)
+    backend = kind(model, contract, wanted, half, threads, multiple=multiple, **own)
     if saturates:
         backend.device += ", int8 saturates"
     if engine == "ort" and runtime.provider != _USUAL.provider:
@@ -256,7 +264,7 @@ def _wanted(
     contract: Contract,
     preprocess: Optional[Preprocess],
     vdsp: Optional[Path],
-    input_hw: Optional[Tuple[int, int]],
+    input_hw: Union[Tuple[int, int], str, None],
 ) -> Preprocess:
     """Return the pre-processing; log where a vdsp JSON differs from the contract."""
     from ..image.preprocess import describe_differences
@@ -274,6 +282,13 @@ def _wanted(
         raise InputError(
             f"{contract.card_id} takes images of one size, {height}x{width}; leave size out"
         )
+    if isinstance(input_hw, str):
+        if wanted.fit != "letterbox":
+            raise InputError(
+                f"the input of {contract.card_id} cannot follow the photo with the fit "
+                f"{wanted.fit}; expected a vdsp JSON of a letterbox, or another size than auto"
+            )
+        return wanted
     multiple = max(contract.decode["strides"])
     if any(side % multiple for side in input_hw):
         raise InputError(

@@ -7,6 +7,7 @@ folder does not depend on which backend runs.
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ import numpy as np
 
 from ..card import Preprocess
 from ..contract import Contract
-from ..errors import BackendRunError, DecodeError, GraphError
+from ..errors import BackendRunError, DecodeError, GraphError, InputError
 from ..files import sha256_of
 from ..image.preprocess import VdspOperation, affine_normalisation
 from ..machine import opencv_threads, usable_cores
@@ -245,6 +246,9 @@ class HostBackend(Backend):
     threads
         Cores to use; all usable ones if None. One image is run on all of them; many images
         are run one per core.
+    multiple
+        Let the size of the input follow the image; see
+        :class:`~facezoo.image.preprocess.VdspOperation`. A run then takes one image.
     """
 
     def __init__(
@@ -254,11 +258,12 @@ class HostBackend(Backend):
         preprocess: Optional[Preprocess] = None,
         half_input: bool = False,
         threads: Optional[int] = None,
+        multiple: int = 0,
     ) -> None:
         self.model = Path(model)
         self.contract = contract
         self.threads = threads or usable_cores()
-        self.operation = VdspOperation(preprocess or contract.preprocess, half_input)
+        self.operation = VdspOperation(preprocess or contract.preprocess, half_input, multiple)
         # If the graph can normalise bit-identically it takes pixels, a quarter of the memory.
         self.normalisation = affine_normalisation(self.operation.table)
         self._graphs: Dict[Tuple[bool, bool], Graph] = {}
@@ -267,7 +272,7 @@ class HostBackend(Backend):
         graph = self._graph(False, self.normalisation is not None)
         self.device = graph.device
         size = next(iter(next(iter(graph.inputs.values()), ())), None)
-        self._batch_is_free = not isinstance(size, int)
+        self._batch_is_free = not isinstance(size, int) and not multiple
         self._order = self._check_interface(graph)
 
     @abstractmethod
@@ -299,6 +304,11 @@ class HostBackend(Backend):
             )
         shape = graph.inputs[self.contract.input_name]
         for axis, size, want in zip(("height", "width"), shape[2:], self.preprocess.input_hw):
+            if isinstance(size, int) and self.operation.multiple:
+                raise GraphError(
+                    f"{str(self.model)!r} has a fixed {axis} of {size}, so its input cannot follow "
+                    "the photo; leave the size auto out, or export the model again without a size"
+                )
             if isinstance(size, int) and size != want:
                 raise GraphError(
                     f"{str(self.model)!r} expects a {axis} of {size}, the pre-processing gives "
@@ -318,7 +328,7 @@ class HostBackend(Backend):
 
     @property
     def takes_batches(self) -> bool:
-        """Whether the first axis of the graph's input is free."""
+        """Whether a run takes any number of images: if all have one size, which is free."""
         return self._batch_is_free
 
     def infer_batch(self, images_rgb: Sequence[np.ndarray]) -> RawOutputs:
@@ -345,13 +355,22 @@ class HostBackend(Backend):
         placements : tuple of Placement
             One per image.
         """
-        shape = (len(images_rgb), 3, *self.preprocess.input_hw)
+        hw = self.preprocess.input_hw
+        if self.operation.multiple:
+            if len(images_rgb) != 1:
+                raise InputError(
+                    f"the input follows the photo, so a run takes one image, not {len(images_rgb)}"
+                )
+            hw = self.operation.of_image((images_rgb[0].shape[0], images_rgb[0].shape[1])).input_hw
+        shape = (len(images_rgb), 3, *hw)
         inside = self.normalisation is not None
         prepare = self.operation.planes if inside else self.operation
         # One buffer per thread, since new memory costs page faults.
-        buffer = getattr(self._local, "buffer", None)
-        if buffer is None or buffer.shape != shape:
-            buffer = self._local.buffer = np.empty(shape, np.uint8 if inside else np.float32)
+        memory = getattr(self._local, "memory", None)
+        if memory is None or memory.size < math.prod(shape):
+            values = math.prod(shape)
+            memory = self._local.memory = np.empty(values, np.uint8 if inside else np.float32)
+        buffer = memory[: math.prod(shape)].reshape(shape)
         placements = tuple(
             prepare(image, out=buffer[index])[1] for index, image in enumerate(images_rgb)
         )
@@ -415,6 +434,7 @@ class HostBackend(Backend):
             **super().settings(),
             "model_sha256": sha256_of(self.model),
             "preprocess": dataclasses.asdict(self.preprocess),
+            **({"size": "auto"} if self.operation.multiple else {}),
         }
 
     def close(self) -> None:

@@ -90,6 +90,8 @@ class OpenVinoBackend(HostBackend):
         As for that class.
     precision
         One of ``PRECISIONS``.
+    multiple
+        As for that class.
 
     Attributes
     ----------
@@ -107,6 +109,7 @@ class OpenVinoBackend(HostBackend):
         half_input: bool = False,
         threads: Optional[int] = None,
         precision: str = "f32",
+        multiple: int = 0,
     ) -> None:
         if openvino is None:
             raise BackendUnavailable(
@@ -114,7 +117,7 @@ class OpenVinoBackend(HostBackend):
                 "install it with: pip install openvino"
             )
         self.precision = precision
-        super().__init__(model, contract, preprocess, half_input, threads)
+        super().__init__(model, contract, preprocess, half_input, threads, multiple)
         self.version = str(openvino.__version__).split("-")[0]
 
     @property

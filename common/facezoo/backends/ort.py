@@ -204,6 +204,8 @@ class OrtBackend(HostBackend):
         One of ``PROVIDERS``; an error if ONNX Runtime uses another one.
     exact
         See :func:`open_session`.
+    multiple
+        As for that class.
     """
 
     name = "ort"
@@ -217,10 +219,11 @@ class OrtBackend(HostBackend):
         threads: Optional[int] = None,
         provider: str = "cpu",
         exact: bool = False,
+        multiple: int = 0,
     ) -> None:
         self.provider = provider
         self.exact = exact
-        super().__init__(model, contract, preprocess, half_input, threads)
+        super().__init__(model, contract, preprocess, half_input, threads, multiple)
         self.version = str(onnxruntime.__version__)
 
     def _load(self, many: bool, pixels: bool) -> _OrtGraph:

@@ -7,6 +7,7 @@ r"""Measure thresholds and limits on your own images, and save them as a profile
   facezoo calibrate similarity --pairs pairs.txt --embedder onnx/magface_iresnet50.onnx \
       --detector scrfd_500m_bnkps --output similarity.json
   facezoo calibrate appearance --images people --embedder w600k_mbf --output appearance.json
+  facezoo calibrate identification --images people --embedder w600k_mbf --output who.json
 
 A profile belongs to one model file and is refused for another.
 """
@@ -16,9 +17,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, cast
 
+from .. import __version__
 from ..errors import InputError
 from ..fields import number
-from ..files import counted
+from ..files import counted, write_json
 from . import flags
 from .evaluate.flags import add_people_options, add_recipe_option
 from .options import EXIT_SOME_REFUSED, progress, runtime_of
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ..datasets.embeddings import Embeddings
     from ..datasets.scores import QualityScores
     from ..evaluation.quality import FacePairs
+    from ..people.faces import EmbeddedFaces
     from ..profiles.quality import QualityProfile
     from ..profiles.similarity import SimilarityProfile
 
@@ -68,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
+    _add_identification(kinds, parser)
     # The old name works for one more version and is not shown in the help.
     _add_appearance(kinds, parser, "looks")
 
@@ -306,3 +310,74 @@ def _calibrate_appearance(args: argparse.Namespace) -> int:
     settings = profile.settings
     print(f"{settings['people']} people")
     return _finish(args, settings["pictures"], settings["refused"], profile.card)
+
+
+# Identification -----------------------------------------------------------------------------------
+
+
+def _add_identification(kinds: Any, parser: argparse.ArgumentParser) -> None:
+    identification = kinds.add_parser(
+        "identification",
+        help="rates of strangers named and people missed, by the size of a gallery",
+        description="For galleries of 10, 30, 100, ... of your people, with one photo each: the "
+        "cosine at\nwhich a share of strangers' photos is given a name (FPIR 0.1, 0.01, 0.001), "
+        "and the share\nof photos of enrolled people that is missed there (FNIR). Others are "
+        "strangers, half of\nall people at least. Needs the extra gallery.",
+        formatter_class=parser.formatter_class,
+        allow_abbrev=False,
+    )
+    source = identification.add_mutually_exclusive_group(required=True)
+    _add_people(source, default=" (default: those of --tables)")
+    flags.add(
+        source,
+        "--tables",
+        f"{flags.SHARED['--tables'].meaning} (default: the images are embedded)",
+    )
+    flags.add(identification, "--embedder", "recogniser to calibrate (default: that of --tables)")
+    flags.add_detector_options(identification, default="scrfd_500m_bnkps")
+    _add_output(identification)
+    flags.add(identification, "--seed", "random seed of the draws and the intervals")
+    flags.add_runtime(identification.add_argument_group("runtime"))
+    flags.add_reading(identification)
+    identification.set_defaults(calibrate=_calibrate_identification)
+
+
+def _calibrate_identification(args: argparse.Namespace) -> int:
+    from ..datasets.image_list import people_of
+    from ..people.faces import read_faces
+    from ..people.identify import calibrate_identification, curve_lines
+
+    every = read_faces(args.tables) if args.tables else _embedded(args)
+    source = str(args.tables or args.images)
+    faces = every.one_per_photo("central")
+    curve = calibrate_identification(faces, people_of(faces.photos, source), seed=args.seed)
+    print("\n".join(curve_lines(curve)))
+    refused = len({one.photo for one in every.left_out} - set(faces.photos))
+    entry = {
+        "schema": "facezoo.identification_profile/1",
+        "facezoo": __version__,
+        "card": every.space.model,
+        "model_sha256": every.space.model_sha256,
+        "sizes": [one.to_dict() for one in curve],
+        "settings": {"pictures": len(faces) + refused, "refused": refused, "seed": args.seed},
+    }
+    write_json(args.output, entry)
+    return _finish(args, len(faces), refused, every.space.model)
+
+
+def _embedded(args: argparse.Namespace) -> EmbeddedFaces:
+    from ..image.files import find_images, relative_names
+    from ..models.magface.model import FaceEmbedder
+    from ..models.scrfd.model import FaceDetector
+    from ..people.faces import faces_of_photos
+    from ..pipeline.load import load
+    from ..pipeline.photo import Predictor
+
+    if not args.embedder:
+        raise InputError("--images need a recogniser: give --embedder MODEL")
+    runtime, given = runtime_of(args), flags.detector_options(args)
+    paths = find_images(args.images)
+    detector = load(args.detector, kind=FaceDetector, runtime=runtime, **given)
+    embedder = load(args.embedder, kind=FaceEmbedder, runtime=runtime)
+    with Predictor(detector, embedder=embedder) as model:
+        return faces_of_photos(model, paths, relative_names(paths, args.images))

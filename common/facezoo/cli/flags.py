@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
-from ..backends import ENGINES
+from ..backends import AUTO_SIZE, ENGINES
 from ..fields import COSINE, DEVICE_OR_PROVIDER, RATE, SEED, SIDE, number, whole
 from .outputs import OutputFile, PlotFile, name_of
 
@@ -34,10 +34,14 @@ LAST_VERSION = "0.2"
 
 
 class Size(argparse.Action):
-    """A side, or height x width: ``640``, ``480x640``; where allowed also ``dynamic``, as None."""
+    """A side, or height x width: ``640``, ``480x640``; where allowed ``dynamic``, or ``auto``.
+
+    ``dynamic`` is stored as None.
+    """
 
     def __init__(self, option_strings: List[str], dest: str, **options: Any) -> None:
         self.may_be_free = options.pop("dynamic", False)
+        self.may_follow = options.pop("auto", False)
         # Whether its old form, two words, is understood.
         self.pair = options.pop("pair", False)
         super().__init__(option_strings, dest, **options)
@@ -50,13 +54,16 @@ class Size(argparse.Action):
         option_string: Any = None,
     ) -> None:
         """Store (height, width)."""
-        size = None
-        if not (self.may_be_free and values == "dynamic"):
+        size: Any = None
+        if self.may_follow and values == AUTO_SIZE:
+            size = AUTO_SIZE
+        elif not (self.may_be_free and values == "dynamic"):
             sides = values.split("x")
             try:
                 height, width = map(SIDE, sides if len(sides) == 2 else (*sides, *sides))
             except (ValueError, argparse.ArgumentTypeError):
                 free = ", or dynamic" if self.may_be_free else ""
+                free += ", or auto" if self.may_follow else ""
                 parser.error(
                     f"{option_string} {values} must be a side such as 640, or a height and a width "
                     f"such as 480x640, each {SIDE.expected}{free}"
@@ -178,10 +185,30 @@ SHARED: Dict[str, Flag] = {
     "--threshold": Flag(
         "smallest cosine of two faces of one person, -1 to 1", {"type": COSINE, "metavar": "X"}
     ),
+    "--min-similarity": Flag(
+        "smallest cosine of a face to a person of a gallery, -1 to 1",
+        {"type": COSINE, "metavar": "X"},
+    ),
+    "--strangers": Flag(
+        "people who are not enrolled, a folder each, or results of facezoo score",
+        {"type": Path, "metavar": "PEOPLE"},
+    ),
+    "--fpir": Flag(
+        "false positive identification rate: share of strangers' faces that may be given a name",
+        {"type": RATE, "default": 0.01, "metavar": "X"},
+    ),
+    "--tables": Flag(
+        "results of facezoo score or facezoo predict --parquet, with embeddings; the first folder "
+        "of a photo's name is its person",
+        {"type": Path, "metavar": "RUN"},
+    ),
+    "--settings": Flag(
+        "beginning of one of the names that facezoo score status lists", {"metavar": "ID"}
+    ),
+    "--face": Flag("face of a photo to use", {"choices": ("central", "largest")}),
     "--fmr": Flag("false match rate", {"type": RATE, "default": 1e-3, "metavar": "X"}),
     "--fnmr": Flag("false non-match rate", {"metavar": "X"}),
     "--folds": Flag("folds of the accuracy", {"type": whole(2, 1000), "metavar": "N"}),
-    "--settings": Flag("beginning of the name of a run's settings", {"metavar": "ID"}),
     "--seed": Flag("random seed", {"type": SEED, "default": 0, "metavar": "N"}),
     "--dtype": Flag("number format of the build", {}),
     "--allow-custom-code": Flag(
@@ -336,8 +363,9 @@ def add_detector_options(group: Any, **detector: Any) -> None:
     add(
         group,
         "--size",
-        "a side of the detector's input, or HEIGHTxWIDTH; larger finds smaller "
-        "faces (default: 640, or that of the file)",
+        "a side of the detector's input, or HEIGHTxWIDTH; larger finds smaller faces; auto is as "
+        "much of 640 as the photo fills, which is faster (default: 640, or that of the file)",
+        auto=True,
     )
 
 

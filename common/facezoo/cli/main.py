@@ -34,6 +34,7 @@ CHAPTERS = {
     "use": {
         "predict": "photos to faces and embeddings; why a face is refused",
         "score": "more photos than one machine can: shards, Ray, Parquet",
+        "gallery": "known people: enrol, search, name or call unknown",
         "match": "find the person of one photo in another",
         "cluster": "group the faces of photos into people",
         "eject": "a stand-alone folder of one model, to copy into a product",

@@ -852,7 +852,8 @@ def run_command(
     args = parser.parse_args(argv)
     args.quiet, verbose = "quiet" in args, "verbose" in args
     level = logging.ERROR if args.quiet else logging.INFO
-    logging.basicConfig(format=f"{parser.prog}: %(message)s", level=level)
+    # Other packages warn; what they do in detail is nobody's concern.
+    logging.basicConfig(format=f"{parser.prog}: %(message)s", level=max(level, logging.WARNING))
     if verbose or "asks_for_device" in args:
         level = logging.DEBUG
     # The handlers are set up once; a program may run several commands.

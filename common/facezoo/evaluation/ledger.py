@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Literal, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Deviation:
         Round scores to this number of decimals.
     build
         Another artifact prefix or .onnx.
+    auto_size
+        Let the input follow the photo, as ``--size auto`` does.
     """
 
     label: str
@@ -55,6 +57,7 @@ class Deviation:
     lowest_score: float = 0.0
     score_decimals: Optional[int] = None
     build: Optional[Path] = None
+    auto_size: bool = False
 
     def joined(self, other: Deviation) -> Deviation:
         """Return the combination of both deviations."""
@@ -66,13 +69,14 @@ class Deviation:
             lowest_score=max(self.lowest_score, other.lowest_score),
             score_decimals=self.score_decimals or other.score_decimals,
             build=other.build or self.build,
+            auto_size=self.auto_size or other.auto_size,
         )
 
     @property
     def slug(self) -> str:
         """Folder name of the detections; equal for deviations that do not change them."""
         parts = [f"{name}-{value}" for name, value in {**self.preprocess, **self.profile}.items()]
-        parts += ["even"] * self.even_sizes
+        parts += ["even"] * self.even_sizes + ["auto"] * self.auto_size
         parts += [self.build.parent.name or self.build.stem] if self.build else []
         return re.sub(r"[^A-Za-z0-9_]+", "-", " ".join(parts)).strip("-") or "protocol"
 
@@ -99,6 +103,7 @@ ALONE = (
     Deviation("padded with 127", preprocess={"pad_value": (127, 127, 127)}),
     Deviation("input 480x480", preprocess={"input_hw": (480, 480)}),
     Deviation("input 320x320", preprocess={"input_hw": (320, 320)}),
+    Deviation("input that follows the photo (auto)", auto_size=True),
 )
 
 
@@ -231,7 +236,8 @@ def _detect(
         preprocess = dataclasses.replace(plain.backend.preprocess, **deviation.preprocess)
     profile = dataclasses.replace(PROFILES["eval"], **deviation.profile)
     kind = _EvenSizes if deviation.even_sizes else FaceDetector
-    with load(source, kind=kind, preprocess=preprocess, profile=profile) as detector:
+    size: Optional[Literal["auto"]] = "auto" if deviation.auto_size else None
+    with load(source, kind=kind, size=size, preprocess=preprocess, profile=profile) as detector:
         return detect_folder(
             detector, images, folder / deviation.slug, sources=[source], progress=progress
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from typing import List, Optional, Sequence, Tuple
@@ -11,7 +12,7 @@ import numpy as np
 from ..card import NORMS, Preprocess
 from ..errors import ConfigError
 from ..results import Placement
-from .resize import fit_image
+from .resize import auto_hw, fit_image
 
 __all__ = [
     "VdspOperation",
@@ -99,12 +100,25 @@ class VdspOperation:
         The steps to apply.
     half_output
         Round the tensor to float16, as the device does for fp16 and int8 networks.
+    multiple
+        Let the input follow the image: as much of ``preprocess.input_hw`` as it fills, in multiples
+        of this; 0 for one size. See :func:`~facezoo.image.resize.auto_hw`.
     """
 
-    def __init__(self, preprocess: Preprocess, half_output: bool = False) -> None:
+    def __init__(
+        self, preprocess: Preprocess, half_output: bool = False, multiple: int = 0
+    ) -> None:
         self.preprocess = preprocess
+        self.multiple = multiple
         self.table = normalisation_table(preprocess, half_output)
         self._local = threading.local()
+
+    def of_image(self, image_hw: Tuple[int, int]) -> Preprocess:
+        """Return the pre-processing of an image of a size, with the size of its input."""
+        if not self.multiple:
+            return self.preprocess
+        hw = auto_hw(image_hw, self.preprocess, self.multiple)
+        return dataclasses.replace(self.preprocess, input_hw=hw)
 
     def __call__(
         self, image_rgb: np.ndarray, out: Optional[np.ndarray] = None
@@ -157,15 +171,17 @@ class VdspOperation:
         import cv2
 
         check_picture(image_rgb)
-        # Each thread reuses its own canvas, since new memory costs page faults.
-        canvas = getattr(self._local, "canvas", None)
-        if canvas is None:
-            hw = self.preprocess.input_hw
-            canvas = self._local.canvas = np.empty((*hw, 3), np.uint8)
-            self._local.planes = np.empty((3, *hw), np.uint8)
-        fitted, placement = fit_image(image_rgb, self.preprocess, canvas)
+        preprocess = self.of_image((image_rgb.shape[0], image_rgb.shape[1]))
+        # Each thread reuses its own memory, since new memory costs page faults.
+        memory = getattr(self._local, "memory", None)
+        if memory is None:
+            values = 3 * math.prod(self.preprocess.input_hw)
+            memory = self._local.memory = np.empty((2, values), np.uint8)
+        height, width = preprocess.input_hw
+        canvas, planes = memory[:, : 3 * height * width]
+        fitted, placement = fit_image(image_rgb, preprocess, canvas.reshape(height, width, 3))
         if out is None:
-            out = self._local.planes
+            out = planes.reshape(3, height, width)
         cv2.split(fitted, list(out[::-1] if self.preprocess.swaps_channels else out))
         return out, placement
 

@@ -5,6 +5,7 @@ As in the vendor's vdsp, 8-bit pixels are resized, padded and cropped before the
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Optional, Tuple
 
@@ -14,7 +15,7 @@ from ..card import FITS, Preprocess
 from ..errors import ConfigError
 from ..results import Placement
 
-__all__ = ["fit_image", "letterbox_size", "placement_of", "resize_image"]
+__all__ = ["auto_hw", "fit_image", "letterbox_size", "placement_of", "resize_image"]
 
 # Names in OpenCV and Pillow, which are imported where they are used.
 _CV_INTERPOLATION = {
@@ -93,6 +94,32 @@ def letterbox_size(
         return input_height, _whole(exact, rounding)
     exact = input_width * (height / width)
     return _whole(exact, rounding), input_width
+
+
+def auto_hw(image_hw: Tuple[int, int], preprocess: Preprocess, multiple: int) -> Tuple[int, int]:
+    """Return as much of a letterbox's input as an image fills, and hardly enlarge the image.
+
+    Parameters
+    ----------
+    image_hw
+        Height and width in pixels.
+    preprocess
+        With the fit ``letterbox``; its ``input_hw`` is the largest input.
+    multiple
+        Of which both sides are.
+
+    Returns
+    -------
+    tuple of int
+        Height and width of the input.
+    """
+    # A photo that is smaller than the input is enlarged to the next multiple, no more.
+    most = -(-max(image_hw) // multiple) * multiple
+    height, width = (min(side, most) for side in preprocess.input_hw)
+    scale = min(height / image_hw[0], width / image_hw[1])
+    # Less than a thousandth of a pixel is the rounding of the scale.
+    rows, columns = (math.ceil((side * scale - 1e-3) / multiple) for side in image_hw)
+    return rows * multiple, columns * multiple
 
 
 def _whole(exact: float, rounding: str) -> int:

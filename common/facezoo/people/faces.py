@@ -272,12 +272,16 @@ class FacesBuilder:
         """Add the faces of a photo."""
         if not len(found):
             self.leave_out(name, None, NO_FACE)
-        height, width = found.image_hw
         for index, face in enumerate(found.faces):
             if face.vector is None:
                 self.leave_out(name, index, ", ".join(face.reasons) or NOT_EMBEDDED)
             else:
-                self.add([name], _row(index, face, width, height))
+                self.face(name, index, found)
+
+    def face(self, name: str, index: int, found: PredictedPhoto) -> None:
+        """Add one face of a photo, which has an embedding."""
+        height, width = found.image_hw
+        self.add([name], _row(index, found[index], width, height))
 
     def faces(self) -> EmbeddedFaces:
         """Return what was collected."""

@@ -29,7 +29,7 @@ from typing import (
 )
 
 from .. import __version__, weights
-from ..backends import ENGINES, RuntimeOptions, open_backend
+from ..backends import AUTO_SIZE, ENGINES, RuntimeOptions, open_backend
 from ..card import ModelCard, Preprocess, WeightFile
 from ..contract import Contract, find_contract, read_contract
 from ..errors import GraphError, InputError, WeightsMissing
@@ -76,6 +76,8 @@ EmbedderCard = Literal[
     "arcface_bgr",
 ]
 
+InputSize = Union[int, Tuple[int, int], Literal["auto"], None]
+
 # A network's input of that size takes gigabytes.
 LARGEST_SIDE = 8192
 
@@ -95,7 +97,7 @@ def load(
     kind: Type[Model],
     engine: str = ...,
     threads: Optional[int] = ...,
-    size: Union[int, Tuple[int, int], None] = ...,
+    size: InputSize = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -110,7 +112,7 @@ def load(
     *,
     engine: str = ...,
     threads: Optional[int] = ...,
-    size: Union[int, Tuple[int, int], None] = ...,
+    size: InputSize = ...,
     score: float = ...,
     nms: float = ...,
     runtime: RuntimeOptions = ...,
@@ -165,7 +167,7 @@ def load(
     *,
     engine: str = ...,
     threads: Optional[int] = ...,
-    size: Union[int, Tuple[int, int], None] = ...,
+    size: InputSize = ...,
     runtime: RuntimeOptions = ...,
     vdsp: Optional[Path] = ...,
     preprocess: Optional[Preprocess] = ...,
@@ -185,7 +187,7 @@ def load(
     kind: Type[FaceModel[Any]] = FaceModel,
     engine: str = "",
     threads: Optional[int] = None,
-    size: Union[int, Tuple[int, int], None] = None,
+    size: InputSize = None,
     runtime: RuntimeOptions = _USUAL,
     vdsp: Optional[Path] = None,
     preprocess: Optional[Preprocess] = None,
@@ -215,7 +217,8 @@ def load(
         CPU cores to use; all usable ones if not given.
     size
         Side, or height and width, of a detector's input in pixels; larger finds smaller faces and
-        takes longer.
+        takes longer. ``auto`` lets the input follow the photo: as much of the usual one as it
+        fills, without enlarging it, which is faster and loses little.
     runtime
         Engine, device, threads and arithmetic; ``engine`` and ``threads`` come before it.
     vdsp
@@ -301,15 +304,15 @@ def _with_keywords(runtime: RuntimeOptions, engine: str, threads: Any) -> Runtim
     return dataclasses.replace(runtime, engine=engine) if engine else runtime
 
 
-def _as_input_hw(size: Any) -> Optional[Tuple[int, int]]:
-    if size is None:
-        return None
+def _as_input_hw(size: Any) -> Union[Tuple[int, int], str, None]:
+    if size is None or size == AUTO_SIZE:
+        return size  # type: ignore[no-any-return]
     sides = (size, size) if isinstance(size, int) else size
     fits = isinstance(sides, (tuple, list)) and len(sides) == 2
     if not fits or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
         raise InputError(
-            f"size must be a side or (height, width), whole numbers from 1 to {LARGEST_SIDE}, "
-            f"got {size!r}"
+            f"size must be a side or (height, width), whole numbers from 1 to {LARGEST_SIDE}, or "
+            f"{AUTO_SIZE!r}, got {size!r}"
         )
     return sides[0], sides[1]
 

@@ -65,6 +65,23 @@ CHINESE = {
         "给出质量的模型：sdd_fiqa（分数）或 magface（特征的模长）"
     ),
     "profile of facezoo calibrate quality": "facezoo calibrate quality 的 profile",
+    "smallest cosine of a face to a person of a gallery, -1 to 1": (
+        "人脸与人员库中某人的最小余弦，-1 到 1"
+    ),
+    "people who are not enrolled, a folder each, or results of facezoo score": (
+        "未登记的人，每人一个目录，或 facezoo score 的结果"
+    ),
+    "false positive identification rate: share of strangers' faces that may be given a name": (
+        "错误识别率（FPIR）：陌生人脸中允许被认成某人的比例"
+    ),
+    "results of facezoo score or facezoo predict --parquet, with embeddings; the first folder of a "
+    "photo's name is its person": (
+        "facezoo score 或 facezoo predict --parquet 的结果，含特征；照片名的第一级目录是人"
+    ),
+    "beginning of one of the names that facezoo score status lists": (
+        "facezoo score status 所列名称之一的开头"
+    ),
+    "face of a photo to use": "使用照片中的哪张人脸",
     "profile of facezoo calibrate similarity": "facezoo calibrate similarity 的 profile",
     "smallest cosine of two faces of one person, -1 to 1": "判为同一人的最小余弦，-1 到 1",
     "profile of facezoo calibrate appearance": "facezoo calibrate appearance 的 profile",
@@ -232,7 +249,9 @@ CHINESE = {
     "Same runtime, same precision:": "相同的运行时与精度：",
     "What choosing the backend buys:": "选择后端带来的提升：",
     "By amount of work:": "随工作量的变化：",
+    "JPEGs to embeddings": "JPEG 到特征",
     "JPEGs to faces": "JPEG 到人脸",
+    "WIDER FACE val to three APs, as a process": "WIDER FACE val 到三个 AP，作为一个进程",
     "aligned faces": "对齐的人脸",
     "one decoded image": "一张已解码的图片",
     "photos": "照片数",

@@ -205,6 +205,8 @@ def _side_by_side(
 def _ratios(machine: Machine, table: str, say: Say) -> Column:
     rows = [
         *_peer_rows(machine.read("peers"), say),
+        *_chain_rows(machine.read("chain"), say),
+        *_wider_rows(machine.read("widerface_val"), say),
         *_embedding_rows(machine.read("embedding"), say),
         *_latency_rows(machine.read("latency"), say),
     ]
@@ -223,6 +225,28 @@ def _peer_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:
         ours, theirs = (f"{rate:.1f}" for rate in row["rates"])
         work = f"{say('JPEGs to faces')}, {row['ours']}"
         yield row["table"], work, row["theirs"], row["ratio"], ours, f"{theirs} {say('images/s')}"
+
+
+def _chain_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:
+    for crowd, measured in result.get("crowds", {}).items():
+        for ours, ratios in measured["times the rate of"].items():
+            for theirs, ratio in ratios.items():
+                rates = (f"{measured['photos/s'][name]:.1f}" for name in (ours, theirs))
+                _, _, how = ours.partition(", ")
+                work = f"{say('JPEGs to embeddings')}, {crowd}{', ' * bool(how)}{how}"
+                our_rate, their_rate = rates
+                kind = "backend" if how else "same"
+                row = (f"{theirs} fp32", ratio["times"], our_rate)
+                yield (kind, work, *row, f"{their_rate} {say('images/s')}")
+
+
+def _wider_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:
+    seconds = result.get("seconds", {})
+    for way, ratio in result.get("times the rate of insightface", {}).items():
+        kind = "same" if way == "ONNX Runtime fp32" else "backend"
+        work = f"{say('WIDER FACE val to three APs, as a process')}, {way}"
+        theirs = "insightface fp32"
+        yield kind, work, theirs, ratio, f"{seconds[way]:.0f}", f"{seconds[theirs]:.0f} s"
 
 
 def _embedding_rows(result: Mapping[str, Any], say: Say) -> Iterator[_Row]:

@@ -66,6 +66,7 @@ __all__ = [
     "STATUSES",
     "Columns",
     "ParquetFile",
+    "Sink",
     "TableWriter",
     "columns_of",
     "open_parquet",
@@ -172,7 +173,7 @@ class ParquetFile:
 
     def __enter__(self) -> ParquetFile:
         with ExitStack() as stack:
-            sink = _Sink(stack.enter_context(writing(self._path)))
+            sink = Sink(stack.enter_context(writing(self._path)))
             repeating = [name for name in REPEATING if name.split(".")[0] in self.schema.names]
             writer = pq.ParquetWriter(
                 sink, self.schema, compression="zstd", use_dictionary=repeating
@@ -189,7 +190,7 @@ class ParquetFile:
         self._writer.write_table(table, row_group_size=max(1, len(table)))
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """What pyarrow asks of a file, for one that can only be written to."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -197,13 +198,16 @@ class _Sink(io.RawIOBase):
         self._size = 0
 
     def writable(self) -> bool:
+        """Return that it can be written to."""
         return True
 
     def write(self, data: Any) -> int:
+        """Write bytes."""
         self._size += self._file.write(data)
         return len(data)
 
     def tell(self) -> int:
+        """Return the number of bytes written."""
         return self._size
 
 
@@ -293,11 +297,14 @@ class TableWriter:
         table.write(pa.Table.from_arrays(columns, schema=table.schema))
 
 
+# Older versions of pyarrow need pandas to say so.
+_DTYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
+
+
 def _column(field: pa.Field, rows: List[Dict[str, Any]]) -> pa.Array:
     if not pa.types.is_fixed_size_list(field.type):
         return pa.array([row.get(field.name) for row in rows], field.type)
-    kind, length = field.type.value_type.to_pandas_dtype(), field.type.list_size
-    values = np.zeros((len(rows), length), kind)
+    values = np.zeros((len(rows), field.type.list_size), _DTYPES[field.type.value_type])
     without = np.zeros(len(rows), bool)
     for index, row in enumerate(rows):
         found = _VALUES[field.name](row)

@@ -11,7 +11,8 @@ r"""Evaluate result files, or a model on photos, against ground truth.
       --embedder w600k_mbf --json people.json
   facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --output lfw_run \
       --detector scrfd_500m_bnkps --embedder w600k_mbf
-  facezoo evaluate clusters --scores run --threshold 0.4
+  facezoo evaluate clusters --tables run --threshold 0.4
+  facezoo evaluate identification --tables run --fpir 0.1
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
@@ -27,6 +28,7 @@ from typing import Any, Callable
 from .flags import (
     add_cluster_options,
     add_detection_options,
+    add_identification_options,
     add_landmark_options,
     add_quality_options,
     add_response_options,
@@ -79,6 +81,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="B-cubed and pairwise precision and recall of the groups that facezoo cluster "
         "makes of the photos of facezoo score, one face of each, the central one. Needs the extra "
         "gallery.",
+    )
+    kind(
+        "identification",
+        "rank-1, and misses where few strangers are given a name",
+        add_identification_options,
+        "identification.run_identification",
+        description="Identification of the photos of facezoo score: the first photo of each person "
+        "with several is enrolled, the others are to be found again, and people with one photo are "
+        "strangers. Needs the extra gallery.",
     )
     kind(
         "quality",

@@ -26,9 +26,9 @@ SCHEMA = "facezoo.clusters/1"
 
 def run_clusters(args: argparse.Namespace) -> int:
     """Group one face of each photo, and compare the groups with the folders."""
-    every = read_faces(args.scores, args.settings or "")
+    every = read_faces(args.tables, args.settings or "")
     faces = every.one_per_photo("central")
-    people = people_of(faces.photos, str(args.scores))
+    people = people_of(faces.photos, str(args.tables))
     cosine, origin = threshold_for(args, faces.space.model, faces.space.model_sha256)
     without = {one.photo for one in every.left_out} - set(faces.photos)
     started = time.perf_counter()
@@ -43,7 +43,7 @@ def run_clusters(args: argparse.Namespace) -> int:
     for name, one in (("B-cubed", scores.b_cubed), ("pairwise", scores.pairwise)):
         print(f"{name}: precision {one.precision:.4f}, recall {one.recall:.4f}, F {one.f:.4f}")
     print(f"the threshold {cosine:.4f} is {origin}")
-    measured = MeasuredList.of(args.dataset or args.scores.name, "photos", faces.photos)
+    measured = MeasuredList.of(args.dataset or args.tables.name, "photos", faces.photos)
     print(measured.line())
     if args.json:
         numbers = {"threshold": cosine, **_shares(scores)}
@@ -75,9 +75,9 @@ def _measurement(
     seconds: float,
     measured: Dict[str, Any],
 ) -> Measurement:
-    settings = settings_of(args.scores, args.settings or "")
+    settings = settings_of(args.tables, args.settings or "")
     embedder, detector = settings["embedder"], settings["detector"]
-    name = args.dataset or args.scores.name
+    name = args.dataset or args.tables.name
     given = f" --threshold {args.threshold:g}" if args.threshold is not None else ""
     return Measurement(
         card=embedder["model"],
@@ -102,5 +102,5 @@ def _measurement(
         images_per_second=None,
         machine=machine_text(),
         measured=measured,
-        command=f"facezoo evaluate clusters --scores RUN{given} --dataset {name}",
+        command=f"facezoo evaluate clusters --tables RUN{given} --dataset {name}",
     )

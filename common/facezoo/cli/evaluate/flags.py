@@ -101,7 +101,9 @@ def _add_inference_options(parser: argparse.ArgumentParser, source: Any) -> None
     flags.add(
         group,
         "--size",
-        "a side of the detector's input, or HEIGHTxWIDTH (default: that of the file)",
+        "a side of the detector's input, or HEIGHTxWIDTH, or auto, as much of the file's as the "
+        "photo fills (default: that of the file)",
+        auto=True,
     )
     flags.add(group, "--vdsp", old=("--vdsp_params_info",))
     flags.add_runtime(group)
@@ -265,23 +267,31 @@ def add_verification_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the evaluation of clusters."""
+def _add_tables(parser: argparse.ArgumentParser) -> None:
+    flags.add(parser, "--tables", required=True)
     flags.add(
         parser,
-        "--scores",
-        "results of facezoo score or facezoo predict --parquet, with embeddings; the first folder "
-        "of a photo's name is its person",
-        type=Path,
-        required=True,
-        metavar="RUN",
+        "--settings",
+        f"{flags.SHARED['--settings'].meaning} (default: the only one)",
     )
-    flags.add(
-        parser, "--settings", "of a run of facezoo score with several (default: the only one)"
-    )
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of clusters."""
+    _add_tables(parser)
     add_threshold(parser)
-    flags.add(parser, "--embedder", "recogniser of the scores", default="w600k_mbf")
+    flags.add(parser, "--embedder", "recogniser of the tables", default="w600k_mbf")
     flags.add_runtime(parser.add_argument_group("runtime"))
+    flags.add(parser, "--json")
+    flags.add(parser, "--record", "write the numbers to this numerics.json")
+    flags.add(parser, "--dataset", "name of the data in the report (default: the folder's)")
+
+
+def add_identification_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of identification."""
+    _add_tables(parser)
+    flags.add(parser, "--fpir")
+    flags.add(parser, "--seed", "random seed of the intervals")
     flags.add(parser, "--json")
     flags.add(parser, "--record", "write the numbers to this numerics.json")
     flags.add(parser, "--dataset", "name of the data in the report (default: the folder's)")

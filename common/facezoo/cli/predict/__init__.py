@@ -7,6 +7,7 @@ A stage is given by a card's id, whose published weights are used, by an artifac
   facezoo predict photo.jpg --json -
   facezoo predict photos --output out --draw
   facezoo predict photos --output out --embedder w600k_mbf --html out.html --csv out.csv
+  facezoo predict photos --output who --embedder w600k_mbf --gallery known --draw
   facezoo predict photo.jpg --output out --landmarks onnx/pip_resnet18.onnx \
       --quality deploy_weights/sdd_fiqa/mod@openvino --profile quality.json
 
@@ -30,7 +31,7 @@ from ..inputs import add_inputs
 from ..options import add_run_options
 from ..outputs import OutputFile
 
-__all__ = ["add_stage_options", "configure", "run"]
+__all__ = ["add_decision", "add_stage_options", "configure", "run"]
 
 DETECTOR = "scrfd_500m_bnkps"
 CSV_FILE = "faces.csv"
@@ -50,6 +51,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: they are not numbered)",
     )
     flags.add(people, "--fmr", "false match rate, one of those in that profile", old=("--far",))
+    people.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="GALLERY",
+        help="folder of facezoo gallery: name the faces, each person once per photo (default: they "
+        "are not named)",
+    )
+    add_decision(people)
     output = parser.add_argument_group("output")
     flags.add(
         output,
@@ -72,6 +81,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write faces.parquet and photos.parquet to the folder of results",
     )
     add_run_options(parser)
+
+
+def add_decision(parser: Any) -> None:
+    """Add the flags that decide who of a gallery is known."""
+    flags.add(parser, "--fpir")
+    flags.add(
+        parser,
+        "--strangers",
+        "people who are not enrolled, a folder each, or results of facezoo score, whose faces set "
+        "the threshold (default: the enrolled among each other)",
+    )
+    flags.add(
+        parser,
+        "--min-similarity",
+        f"{flags.SHARED['--min-similarity'].meaning} (default: that of --fpir)",
+    )
 
 
 def add_stage_options(parser: argparse.ArgumentParser, **defaults: str) -> None:

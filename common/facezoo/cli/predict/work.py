@@ -14,13 +14,25 @@ from array import array
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 
 from ...datasets.embeddings import EmbeddingFile
 from ...errors import UNREADABLE, InputError
-from ...files import counted, csv_cell, open_file, printable
+from ...files import counted, csv_cell, open_file, printable, sha256_of
 from ...image.draw import draw_predicted, write_drawing
 from ...image.files import names_with_suffix, read_image_rgb
 from ...models.base import FaceModel, LandmarkModel
@@ -51,6 +63,9 @@ from ..inputs import find_inputs, named
 from ..options import run_items, runtime_of
 from ..outputs import result_stream
 
+if TYPE_CHECKING:
+    from ...people.search import Namer
+
 __all__ = ["open_predictor", "predict_photos", "read_photos"]
 
 SCHEMA, FIRST_SCHEMA = "facezoo.predict/2", "facezoo.predict/1"
@@ -63,7 +78,7 @@ PICTURES_SHOWN = 48
 SCORES = ("score", "quality", "magnitude")  # shown as curves
 COLUMNS = (
     "photo face reasons score left top right bottom size sharpness yaw truncation quality "
-    "magnitude embedding person"
+    "magnitude embedding person name similarity"
 ).split()
 
 
@@ -92,7 +107,7 @@ def _run(
     folder: Path,
 ) -> int:
     name_of, picture_of = dict(zip(paths, names)), names_with_suffix(names, ".jpg")
-    alike = _similarity(args, model)
+    alike, namer = _similarity(args, model), _namer(args, model)
 
     def files_of(name: str) -> Iterator[Path]:
         if args.draw:
@@ -100,10 +115,12 @@ def _run(
 
     def draw(path: Path, image: np.ndarray, photo: PredictedPhoto) -> None:
         for picture in files_of(name_of[path]):
-            write_drawing(picture, _drawn_entry(image, photo.to_dict()))
+            entry = photo.to_dict()
+            _name(entry, namer)
+            write_drawing(picture, _drawn_entry(image, entry))
 
     def finish(run: RunFolder) -> None:
-        write_results(folder, run, alike, with_embeddings=args.embedder is not None)
+        write_results(folder, run, alike, with_embeddings=args.embedder is not None, namer=namer)
         if args.parquet:
             _write_parquet(folder, model, run, dict(zip(names, paths)))
 
@@ -133,6 +150,7 @@ def _run(
             **{"draw": args.draw, "similarity": alike},
             # Only with it, so that folders of earlier versions go on.
             **({"parquet": True} if args.parquet else {}),
+            **({} if namer is None else {"gallery": _gallery_settings(args, namer)}),
         },
         folder=folder,
         where="" if args.output is None else f"results in {folder}",
@@ -149,6 +167,46 @@ def _similarity(args: argparse.Namespace, model: Predictor) -> Optional[float]:
         raise InputError("--similarity compares embeddings; name an --embedder")
     sha256 = model.embedder.settings().get("model_sha256")
     return read_similarity(args.similarity, sha256).cosine_at(args.fmr)
+
+
+def _namer(args: argparse.Namespace, model: Predictor) -> Optional[Namer]:
+    if args.gallery is None:
+        for name in ("min_similarity", "strangers"):
+            if getattr(args, name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is about a gallery; name it: --gallery GALLERY"
+                )
+        return None
+    # Imported here, since few runs need the extra gallery.
+    from ...people.faces import Space
+    from ...people.gallery import Gallery
+    from ...people.search import Namer, read_strangers, threshold_for
+
+    gallery = Gallery(args.gallery)
+    if model.embedder is None:
+        raise InputError(
+            f"a gallery needs embeddings; name the one that it was made with: --embedder "
+            f"{gallery.embedder}"
+        )
+    strangers = args.strangers and read_strangers(gallery, args.strangers, model)
+    threshold, _ = threshold_for(gallery, args.fpir, args.min_similarity, strangers)
+    return Namer(gallery, Space.of(model.settings()), threshold)
+
+
+def _gallery_settings(args: argparse.Namespace, namer: Namer) -> Dict[str, Any]:
+    """Return what the names depend on, besides the faces."""
+    sha256 = sha256_of(args.gallery / "gallery.json")
+    return {"sha256": sha256, "threshold": namer.threshold}
+
+
+def _name(entry: Dict[str, Any], namer: Optional[Namer]) -> None:
+    """Name the embedded faces of a photo's entry, in place."""
+    faces = [face for face in entry.get("faces", ()) if "vector" in face]
+    if namer is None or not faces:
+        return
+    vectors = np.stack([np.frombuffer(base64.b64decode(face["vector"]), "<f4") for face in faces])
+    for face, (name, cosine) in zip(faces, namer.names(vectors)):
+        face["name"], face["similarity"] = name, cosine
 
 
 def open_predictor(args: argparse.Namespace, threads: Optional[int] = None) -> Predictor:
@@ -244,17 +302,27 @@ def _drawn_entry(image: np.ndarray, entry: Dict[str, Any], scale: float = 1.0) -
     return draw_predicted(
         image,
         scale * np.array([face["box_xyxy"] for face in faces], np.float32).reshape(-1, 4),
-        [", ".join(face["reasons"]) or f"{face['score']:.2f}" for face in faces],
+        [_label(face) for face in faces],
         [bool(face["reasons"]) for face in faces],
         [scale * np.array(face.get("points_xy", face["landmarks_xy"])) for face in faces],
     )
+
+
+def _label(face: Mapping[str, Any]) -> str:
+    """Return what is written beside a face: its name, why it is refused, or its score."""
+    known = printable(face["name"] or "unknown") if "name" in face else f"{face['score']:.2f}"
+    return ", ".join(face["reasons"]) or known
 
 
 # Files --------------------------------------------------------------------------------------------
 
 
 def write_results(
-    folder: Path, run: RunFolder, alike: Optional[float], with_embeddings: bool
+    folder: Path,
+    run: RunFolder,
+    alike: Optional[float],
+    with_embeddings: bool,
+    namer: Optional[Namer] = None,
 ) -> None:
     """Write the lines and the embeddings of a run, none of which is held in memory."""
     with ExitStack() as stack:
@@ -276,6 +344,7 @@ def write_results(
         lines = stack.enter_context(writing(folder / FACES_FILE))
         row = 0
         for photo in run.entries():
+            _name(photo, namer)
             for _, _, face in _faces_of([photo]):
                 has_vector = face.pop("vector", None) is not None
                 face["embedding"] = row if has_vector else None
@@ -311,7 +380,8 @@ def _face_lines(path: Path) -> Iterator[str]:
         yield f"{printable(entry['path'])}: {what}"
         for face in found or ():
             box = " ".join(f"{value:.1f}" for value in face["box_xyxy"])
-            yield "  ".join([f"  {face['score']:.3f}", box, *face["reasons"]])
+            name = [printable(face["name"] or "unknown")] if "name" in face else []
+            yield "  ".join([f"  {face['score']:.3f}", box, *face["reasons"], *name])
 
 
 def _write_parquet(
@@ -344,6 +414,8 @@ def _csv_line(cells: Sequence[Any]) -> bytes:
 
 def _row(photo: str, index: int, face: Dict[str, Any]) -> List[Any]:
     known = {**face, "photo": photo, "face": index, "reasons": " ".join(face["reasons"])}
+    if known.get("name"):
+        known["name"] = csv_cell(known["name"])
     known.update(zip(("left", "top", "right", "bottom"), face["box_xyxy"]))
     return ["" if known.get(column) is None else known[column] for column in COLUMNS]
 
