@@ -72,7 +72,7 @@ class _Contents(CommandParser):
     def format_help(self) -> str:
         if self.prog != "facezoo":
             return super().format_help()
-        lines = ["usage: facezoo VERB ...", "", f"{self.description}"]
+        lines = ["usage: facezoo VERB ...", f"{self.description}"]
         lines += ["facezoo VERB --help explains one verb, with examples; facezoo --version", ""]
         for chapter, verbs in CHAPTERS.items():
             for index, (verb, text) in enumerate(verbs.items()):
