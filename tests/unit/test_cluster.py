@@ -13,7 +13,9 @@ from facezoo.testing import tiny_magface, tiny_scrfd
 
 pytest.importorskip("pyarrow", reason="needs the extra gallery")
 pytest.importorskip("faiss", reason="needs the extra gallery")
+import pyarrow.parquet as pq
 from facezoo.people.clustered import read_people
+from facezoo.scale.tables import SCHEMA_KEY, SETTINGS_KEY
 
 PEOPLE, PHOTOS = 4, 3
 # The tiny network gives all bright squares nearly the same embedding.
@@ -190,6 +192,20 @@ def test_tables_give_the_same_people(folder, cluster, tmp_path, caplog):
     assert len(list((cluster(tmp_path / "predicted", to="drawn", more=more) / "people").iterdir()))
 
 
+def test_a_gallery_gives_the_same_people(folder, cluster, tmp_path):
+    people = tmp_path / "people"
+    for name in ("s0", "s1"):
+        shutil.copytree(folder / "photos" / name, people / name)
+    models = ("--detector", folder / "detector.onnx", "--embedder", folder / "embedder.onnx")
+    words = (tmp_path / "gallery", people, "--engine", "ort", *models)
+    assert main(["gallery", "create", *map(str, (*words, *LIMITS))]) == 0
+    out = cluster(tmp_path / "gallery")
+    found = {row["photo"]: row["person"] for row in kept(out)}
+    # A gallery holds one face of each photo, and knows where the photo is.
+    assert sorted(found) == sorted(str(path) for path in people.rglob("*.png"))
+    assert len(list((out / "people").iterdir())) == len(set(found.values()))
+
+
 def test_low_quality_stays_out_and_is_listed(folder, cluster):
     out = cluster(folder / "photos", more=(*STRICT, "--min-size", "60"))
     assert {row["person"] for row in rows(out)} == {""}
@@ -241,6 +257,41 @@ def test_a_damaged_result_is_refused(folder, cluster, tmp_path, capsys):
     (tmp_path / "people.parquet").write_bytes(whole[:-20])
     cluster(tmp_path / "people.parquet", to="second", code=2)
     assert "people.parquet' cannot be read as Parquet" in capsys.readouterr().err
+
+
+def test_a_table_that_is_no_result_is_refused(folder, cluster, tmp_path, capsys):
+    first = cluster(folder / "photos" / "s0", to="first")
+    table = pq.read_table(first / "people.parquet")
+    for change, said in (
+        (lambda t: t.drop_columns(["box"]), "cannot be read as people of facezoo cluster"),
+        (lambda t: t.replace_schema_metadata({**t.schema.metadata, SETTINGS_KEY: b"[]"}), "people"),
+        (lambda t: t.replace_schema_metadata({SCHEMA_KEY: b"facezoo.faces/1"}), "has schema"),
+    ):
+        pq.write_table(change(table), tmp_path / "people.parquet")
+        cluster(tmp_path / "people.parquet", to="second", code=2)
+        assert said in capsys.readouterr().err
+
+
+def test_groups_are_compared_with_the_folders(folder, tmp_path, capsys):
+    for person in range(3):
+        shutil.copytree(folder / "photos" / f"s{person}", tmp_path / "photos" / f"s{person}")
+    models = ("--detector", folder / "detector.onnx", "--embedder", folder / "embedder.onnx")
+    words = (tmp_path / "photos", "--output", tmp_path / "tables", "--parquet", "--engine", "ort")
+    assert main(["predict", *map(str, (*words, *models, *LIMITS)), "--quiet"]) == 0
+    report, record = tmp_path / "report.json", tmp_path / "numerics.json"
+    words = ("--tables", tmp_path / "tables", "--json", report, "--record", record)
+    # Nobody is joined at a cosine of 1, and all are at -1.
+    for threshold, groups, precision, recall in (("1", 9, 1.0, 1 / 3), ("-1", 1, 1 / 3, 1.0)):
+        assert main(["evaluate", "clusters", *map(str, words), "--threshold", threshold]) == 0
+        entry = json.loads(report.read_text())
+        assert (entry["people"], entry["groups"]) == (3, groups)
+        assert entry["B-cubed precision"] == pytest.approx(precision)
+        assert entry["B-cubed recall"] == pytest.approx(recall)
+    said = capsys.readouterr().out
+    assert "a face in 9 of 9 photos; the central one is used" in said
+    assert "3 people in 1 groups, 1 of them mixed" in said
+    (measured,) = json.loads(record.read_text())["results"][-1:]
+    assert measured["metrics"]["B-cubed recall"]["value"] == 100.0
 
 
 def test_nobody_is_no_error(cluster, tmp_path):

@@ -57,7 +57,16 @@ from .index import (
     read_index,
 )
 
-__all__ = ["Added", "Change", "Enrolled", "Gallery", "Outlier", "change_gallery", "create_gallery"]
+__all__ = [
+    "GALLERY_FILE",
+    "Added",
+    "Change",
+    "Enrolled",
+    "Gallery",
+    "Outlier",
+    "change_gallery",
+    "create_gallery",
+]
 
 SCHEMA = "facezoo.gallery/1"
 GALLERY_FILE = "gallery.json"

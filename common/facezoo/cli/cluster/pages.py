@@ -35,6 +35,8 @@ SHEETS, PAGE = "people", "people.html"
 # Faces of a sheet; of a person with more, some from the most to the least similar to the others.
 FACES_PER_SHEET = 48
 COLUMNS, CELL = 8, (112, 112)
+# Letters that fit below a cell.
+LETTERS = 13
 # Wider than the box, so that a person can be recognised; in sides of the box.
 MARGIN = 0.25
 # People whose sheets the page shows; the sheets of the others are in the folder.
@@ -149,8 +151,8 @@ def _sheet(shown: ShownPeople, rows: np.ndarray) -> Optional[np.ndarray]:
     cells = [(image, name) for image, name in found if image is not None]
     if not cells:
         return None
-    images, captions = zip(*cells)
-    return contact_sheet(images, captions, COLUMNS, CELL)
+    captions = [name if len(name) <= LETTERS else f"..{name[2 - LETTERS :]}" for _, name in cells]
+    return contact_sheet([image for image, _ in cells], captions, COLUMNS, CELL)
 
 
 def _joins(shown: ShownPeople, rows_of: List[np.ndarray]) -> Iterator[Part]:

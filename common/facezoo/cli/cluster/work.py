@@ -27,6 +27,7 @@ from ...people.clustered import (
     write_people,
 )
 from ...people.faces import ARRAYS, EmbeddedFaces, FacesBuilder, Space, find_tables, read_faces
+from ...people.gallery import GALLERY_FILE, Gallery
 from ...pipeline.clusters import People, find_people
 from ...pipeline.photo import PredictedPhoto, Predictor
 from ...runs import Inputs, Outcome, RunFolder
@@ -63,6 +64,8 @@ class _Inputs:
             people = path / PEOPLE_FILE if path.is_dir() else path
             if people.name == PEOPLE_FILE and people.is_file():
                 found.clustered[word] = read_people(people)
+            elif (path / GALLERY_FILE).is_file():
+                found.tables[word] = _enrolled(path)
             elif path.exists() and find_tables(path):
                 found.tables[word] = read_faces(path)
             else:
@@ -83,6 +86,28 @@ class _Inputs:
                 entries = entries_of(one.faces)
                 found.update((name, (of, entries[name])) for name, of in one.contents.items())
         return found
+
+
+def _enrolled(folder: Path) -> EmbeddedFaces:
+    """Return the faces of a gallery, whoever they are enrolled as."""
+    gallery = Gallery(folder)
+    builder = FacesBuilder(gallery.space)
+    if gallery.faces:
+        rows = gallery.enrolled()
+        lengths = np.linalg.norm(rows.vectors, axis=1)
+        # A gallery keeps the weights: lengths, unless there was a quality network.
+        is_quality = not np.allclose(rows.weights, lengths, rtol=1e-3)
+        arrays = {
+            "index": rows.face,
+            "vectors": rows.vectors,
+            "boxes": rows.boxes,
+            "scores": np.full(len(lengths), np.nan),
+            "magnitude": lengths,
+            "quality": rows.weights if is_quality else np.full(len(lengths), np.nan),
+            "sides": np.zeros((len(lengths), 2)),
+        }
+        builder.add(rows.photos, arrays)
+    return builder.faces()
 
 
 class _Journalled:
@@ -192,8 +217,11 @@ def _fingerprint(parts: Mapping[str, EmbeddedFaces]) -> str:
 def _paths_of(
     faces: EmbeddedFaces, here: Mapping[str, Path], photos: Optional[Path]
 ) -> Dict[str, Path]:
-    """Return where the photos are, as far as it is known."""
-    found = {name: photos / name for name in set(faces.photos)} if photos else {}
+    """Return where the photos are, as far as it is known; a gallery names their paths."""
+    names = set(faces.photos)
+    found = {name: Path(name) for name in names if Path(name).is_absolute()}
+    if photos:
+        found.update((name, photos / name) for name in names - set(found))
     return {**found, **here}
 
 
@@ -229,8 +257,11 @@ def _rows(faces: EmbeddedFaces, people: People) -> Iterator[List[Any]]:
     weights = faces.weights
     for row, photo in enumerate(faces.photos):
         box = [round(float(value), 2) for value in faces.boxes[row]]
-        numbers = (people.similarity[row], weights[row], faces.scores[row])
-        cells = [int(people.numbers[row]), *(round(float(value), 4) for value in numbers), *box, ""]
+        # A gallery does not keep the detector's score.
+        score = "" if np.isnan(faces.scores[row]) else round(float(faces.scores[row]), 4)
+        numbers = (people.similarity[row], weights[row])
+        rounded = [round(float(value), 4) for value in numbers]
+        cells = [int(people.numbers[row]), *rounded, score, *box, ""]
         rows.append((photo, int(faces.index[row]), cells))
     for photo, face, cells in sorted(rows, key=lambda row: row[:2]):
         yield [csv_cell(photo), face, *cells]

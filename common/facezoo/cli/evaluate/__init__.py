@@ -11,8 +11,8 @@ r"""Evaluate result files, or a model on photos, against ground truth.
       --embedder w600k_mbf --json people.json
   facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --output lfw_run \
       --detector scrfd_500m_bnkps --embedder w600k_mbf
-  facezoo evaluate identification --tables run --fpir 0.1
   facezoo evaluate clusters --tables run --threshold 0.4
+  facezoo evaluate identification --tables run --fpir 0.1
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
 
@@ -74,15 +74,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "pairs of a folder of people and as many or all impostor pairs.",
     )
     kind(
-        "identification",
-        "rank-1, and misses where few strangers are given a name",
-        add_identification_options,
-        "identification.run_identification",
-        description="Identification of the photos of facezoo score: the first photo of each person "
-        "with several is enrolled, the others are to be found again, and people with one photo are "
-        "strangers. Needs the extra gallery.",
-    )
-    kind(
         "clusters",
         "people that facezoo cluster finds, against the folders of people",
         add_cluster_options,
@@ -90,6 +81,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="B-cubed and pairwise precision and recall of the groups that facezoo cluster "
         "makes of the photos of facezoo score, one face of each, the central one. Needs the extra "
         "gallery.",
+    )
+    kind(
+        "identification",
+        "rank-1, and misses where few strangers are given a name",
+        add_identification_options,
+        "identification.run_identification",
+        description="Identification of the photos of facezoo score: the first photo of each person "
+        "with several is enrolled, the others are to be found again, and people with one photo are "
+        "strangers. Needs the extra gallery.",
     )
     kind(
         "quality",

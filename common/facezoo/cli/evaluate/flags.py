@@ -267,32 +267,31 @@ def add_verification_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_identification_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the evaluation of identification."""
+def _add_tables(parser: argparse.ArgumentParser) -> None:
     flags.add(parser, "--tables", required=True)
     flags.add(
         parser,
         "--settings",
         f"{flags.SHARED['--settings'].meaning} (default: the only one)",
     )
-    flags.add(parser, "--fpir")
-    flags.add(parser, "--seed", "random seed of the intervals")
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of clusters."""
+    _add_tables(parser)
+    add_threshold(parser)
+    flags.add(parser, "--embedder", "recogniser of the tables", default="w600k_mbf")
+    flags.add_runtime(parser.add_argument_group("runtime"))
     flags.add(parser, "--json")
     flags.add(parser, "--record", "write the numbers to this numerics.json")
     flags.add(parser, "--dataset", "name of the data in the report (default: the folder's)")
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the evaluation of clusters."""
-    flags.add(parser, "--tables", required=True)
-    flags.add(
-        parser,
-        "--settings",
-        f"{flags.SHARED['--settings'].meaning} (default: the only one)",
-    )
-    add_threshold(parser)
-    flags.add(parser, "--embedder", "recogniser of the scores", default="w600k_mbf")
-    flags.add_runtime(parser.add_argument_group("runtime"))
+def add_identification_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of identification."""
+    _add_tables(parser)
+    flags.add(parser, "--fpir")
+    flags.add(parser, "--seed", "random seed of the intervals")
     flags.add(parser, "--json")
     flags.add(parser, "--record", "write the numbers to this numerics.json")
     flags.add(parser, "--dataset", "name of the data in the report (default: the folder's)")
