@@ -212,10 +212,15 @@ class EmbeddedFaces:
         Qualities are used only if every face has one, since the two scales differ; none weighs less
         than a hundredth of the highest.
         """
-        has_quality = len(self) > 0 and bool(np.isfinite(self.quality).all())
-        found = (self.quality if has_quality else self.magnitude).astype(np.float64)
+        found = getattr(self, self.weighted_by).astype(np.float64)
         highest = float(found.max()) if len(found) else 1.0
         return np.maximum(found, 0.01 * highest) if highest > 0 else np.ones(len(found))
+
+    @property
+    def weighted_by(self) -> str:
+        """What :attr:`weights` are: ``quality`` or ``magnitude``."""
+        has_quality = len(self) > 0 and bool(np.isfinite(self.quality).all())
+        return "quality" if has_quality else "magnitude"
 
     def one_per_photo(self, choice: str) -> EmbeddedFaces:
         """Keep one face of each photo, in the order of the photos.
