@@ -123,13 +123,14 @@ def test_one_person_alone_has_outliers_too(tmp_path):
 def test_adding_twice_changes_nothing_and_a_face_has_one_owner(gallery):
     before = files(gallery)
     with change_gallery(gallery) as change:
-        assert change.add(drawn(40, 3, noise=0.1), SPACE, "again") == (0, 120, 0)
+        assert change.add(drawn(40, 3, noise=0.1), SPACE, "again") == (0, 120, 0, ())
         # The same embeddings under other names of photos are the same faces.
         faces = drawn(40, 3, noise=0.1)._replace(photos=tuple(f"/new/{n}" for n in range(120)))
-        assert change.add(faces, SPACE, "copies") == (0, 120, 0)
+        assert change.add(faces, SPACE, "copies") == (0, 120, 0, ())
         stolen = faces.rows([0])._replace(people=("thief",))
-        with pytest.raises(InputError, match=r"is to be thief, but it is p0000 already; remove"):
-            change.add(stolen, SPACE, "stolen")
+        added = change.add(stolen, SPACE, "stolen")
+        assert added[:3] == (0, 0, 0)
+        assert added.taken[0].why == "it is to be thief, but is p0000 already"
     assert files(gallery) == before
 
 
@@ -139,6 +140,8 @@ def test_another_model_is_refused_by_name(gallery):
             change.add(drawn(1, seed=9), OTHER, "new")
         with pytest.raises(InputError, match=r"has embeddings of 8 numbers, .* of 16; embed both"):
             change.add(drawn(1, dimensions=8), SPACE, "short")
+        with pytest.raises(InputError, match=r"are weighted by their magnitude, those of it by th"):
+            change.add(drawn(1, seed=9)._replace(weighted_by="quality"), SPACE, "it")
 
 
 def test_who_is_removed_is_in_no_file(gallery):
@@ -427,7 +430,8 @@ def test_one_name_for_photos_and_tables_and_merging(run, photos, tmp_path):
     code, out = run("create", "b", "out", "--embed-refused")
     assert code == 0 and "9 faces added, new people: 3" in out
     code, out = run("merge", "b", "a", chain=False)
-    assert code == 2 and "is to be Ada, but it is p0 already; remove the one or the other" in out
+    assert code == 1 and "0 faces added, new people: 0" in out
+    assert "it is to be Ada, but is p0 already" in out
     run("remove", "b", "p0", chain=False)
     code, out = run("merge", "b", "a", chain=False)
     assert code == 0 and "3 faces added, new people: 1" in out

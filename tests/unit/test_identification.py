@@ -55,6 +55,16 @@ def test_beyond_the_scores_a_gumbel_is_fitted_by_hand():
     assert "beyond the scores seen: the upper end is used" in point.line()
 
 
+def test_a_rarer_rate_never_has_a_lower_threshold():
+    # One in a hundred scores like one person under two names, which no Gumbel distribution fits.
+    scores = np.where(np.arange(2000) % 100, 0.1, 0.9)
+    found = StrangerScores(scores, np.arange(2000), 50)
+    points = [threshold_at_fpir(found, fpir) for fpir in (0.1, 0.008, 0.004, 0.001)]
+    assert [point.how for point in points] == ["direct", "direct", *2 * ["extreme values"]]
+    used = [point.used for point in points]
+    assert used == sorted(used) and used[1] == 0.9
+
+
 def test_too_few_strangers_are_refused_with_how_many_are_needed():
     few = StrangerScores(np.arange(19) / 100, np.arange(19), 10)
     assert "only 19 strangers were compared, at least 20" in threshold_at_fpir(few, 0.1).line()

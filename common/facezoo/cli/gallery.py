@@ -1,14 +1,14 @@
 r"""Known people: enrol them, and find out who is in a photo, or that it is a stranger.
 
   facezoo gallery create staff people --embed-refused
-  facezoo gallery add staff photo.jpg --person "Ada Lovelace"
+  facezoo gallery add staff photo.jpg --person "Ada Lovelace" --embed-refused
   facezoo gallery search staff photo.jpg
   facezoo gallery search staff photos --fpir 0.05 --csv who.csv
   facezoo gallery list staff
   facezoo gallery info staff
   facezoo gallery remove staff "Ada Lovelace"
   facezoo gallery index staff --kind exact
-  facezoo gallery rebuild staff --embedder onnx/magface_iresnet50.onnx
+  facezoo gallery rebuild staff --embedder onnx/magface_iresnet50.onnx --embed-refused
 
 PEOPLE are folders with one folder per person, whatever lies below; photos of one --person; or
 results of facezoo score or of predict --parquet. A face is given a name if its similarity is above
@@ -26,7 +26,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import InputError
+from ..errors import FaceZooError, InputError
 from ..fields import whole
 from ..files import counted, csv_cell, printable, write_bytes
 from . import flags
@@ -36,7 +36,7 @@ from .outputs import write_report
 from .predict import add_decision, add_stage_options
 
 if TYPE_CHECKING:
-    from ..people.faces import EmbeddedFaces, Space
+    from ..people.faces import EmbeddedFaces, LeftOut, Space
     from ..people.gallery import Change, Enrolled, Gallery
     from ..pipeline.photo import Predictor
 
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from ..people.gallery import change_gallery, create_gallery
+    from ..people.gallery import change_gallery, create_gallery, discard_gallery
 
     args.embedder = args.embedder or EMBEDDER
     found = list(_collected(args, None))
@@ -140,8 +140,13 @@ def _create(args: argparse.Namespace) -> int:
         with _open_chain(args) as model:
             space = _space_of(model)
     create_gallery(args.gallery, space, _spec(args.embedder))
-    with change_gallery(args.gallery) as change:
-        return _enrol(args, change, found)
+    try:
+        with change_gallery(args.gallery) as change:
+            return _enrol(args, change, found)
+    except FaceZooError:
+        if not _opened(args).faces:
+            discard_gallery(args.gallery)
+        raise
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -245,20 +250,24 @@ def _root_of(path: Path) -> str:
 
 def _name_left_out(faces: EmbeddedFaces) -> int:
     """Name the photos and faces without an embedding; return their number."""
-    for one in faces.left_out[:PROBLEMS_SHOWN]:
+    _name_each(faces.left_out)
+    return len(faces.left_out)
+
+
+def _name_each(left_out: Sequence[LeftOut]) -> None:
+    for one in left_out[:PROBLEMS_SHOWN]:
         where = "" if one.face is None else f", face {one.face}"
         _log.warning("left out: %r%s: %s", one.photo, where, one.why)
-    more = len(faces.left_out) - PROBLEMS_SHOWN
-    if more > 0:
-        _log.warning("left out: %d more", more)
-    return len(faces.left_out)
+    if len(left_out) > PROBLEMS_SHOWN:
+        _log.warning("left out: %d more", len(left_out) - PROBLEMS_SHOWN)
 
 
 def _enrol(args: argparse.Namespace, change: Change, found: Sequence[Found]) -> int:
     left = 0
     for enrolled, space, name, left_out in found:
-        left += left_out
         added = change.add(enrolled, space, name)
+        left += left_out + len(added.taken)
+        _name_each(added.taken)
         already = f", {added.already} were there already" if added.already else ""
         print(
             f"{printable(name)}: {counted(added.faces, 'face')} added{already}, "

@@ -131,7 +131,8 @@ def threshold_at_fpir(
 
     Where at least ten strangers are expected above it, it is read off their scores. Otherwise a
     Gumbel distribution, which is that of the highest of many similarities, is fitted to them by
-    L-moments [1]_; cosines end at 1, so their tail is lighter, and the fit is on the safe side. A
+    L-moments [1]_; cosines end at 1, so their tail is lighter, and the fit is on the safe side.
+    Where the scores themselves reach higher, such as of one person under two names, they count. A
     gallery of another size has another threshold: the highest of N similarities is below it in
     the N / M-th power of the cases of that of M.
 
@@ -168,7 +169,7 @@ def threshold_at_fpir(
             size,
             refusal=f"only {strangers} strangers were compared, at least {needed} are needed",
         )
-    rule = _quantile if is_direct else _gumbel_level
+    rule = _quantile if is_direct else _fitted
     cosine = min(1.0, rule(np.sort(found.scores), share))
     drawn = np.minimum(1.0, [rule(scores, share) for scores in _resampled(found, seed)])
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
@@ -180,6 +181,10 @@ def _quantile(ascending: np.ndarray, share: float) -> float:
     """Return the lowest score that at most a share of all is above."""
     allowed = math.floor(share * len(ascending) + 1e-9)
     return float(ascending[len(ascending) - 1 - allowed])
+
+
+def _fitted(ascending: np.ndarray, share: float) -> float:
+    return max(_gumbel_level(ascending, share), _quantile(ascending, share))
 
 
 def _gumbel_level(ascending: np.ndarray, share: float) -> float:
@@ -268,7 +273,7 @@ def fnir_at_fpir(
     totals = np.bincount(numbers, minlength=count)
     rng = np.random.default_rng(seed + 1)
     drawn = []
-    rule = _quantile if point.how == "direct" else _gumbel_level
+    rule = _quantile if point.how == "direct" else _fitted
     for scores in _resampled(found, seed):
         sums = np.bincount(numbers, mated.is_missed(min(1.0, rule(scores, fpir))), count)
         some = rng.integers(count, size=count)

@@ -211,6 +211,12 @@ class EmbeddedFaces:
         """Weight of each face, shape (N,), float64, above 0; see :func:`face_weights`."""
         return face_weights(self.quality, self.magnitude)
 
+    @property
+    def weighted_by(self) -> str:
+        """What :attr:`weights` are: ``quality`` or ``magnitude``."""
+        has_quality = len(self) > 0 and bool(np.isfinite(self.quality).all())
+        return "quality" if has_quality else "magnitude"
+
     def one_per_photo(self, choice: str) -> EmbeddedFaces:
         """Keep one face of each photo, in the order of the photos.
 

@@ -46,7 +46,7 @@ from ..scale.tables import Sink
 from ..scale.work import LOCK_FILE, holding
 from ..system import sync_path
 from ..written import is_temporary, writing
-from .faces import SPACE, EmbeddedFaces, Space
+from .faces import SPACE, EmbeddedFaces, LeftOut, Space
 from .index import (
     KINDS,
     ExactIndex,
@@ -66,6 +66,7 @@ __all__ = [
     "Outlier",
     "change_gallery",
     "create_gallery",
+    "discard_gallery",
 ]
 
 SCHEMA = "facezoo.gallery/1"
@@ -114,6 +115,7 @@ _DOCUMENT = record(
         "facezoo": text(40),
         "space": SPACE,
         "embedder": text(4096),
+        "weights": one_of("", "quality", "magnitude"),
         "parts": sequence(_PART, 0, MOST_PARTS),
         "outliers": sequence(_COUNT, 0, 1 << 24),
         "strangers": _STRANGERS,
@@ -137,6 +139,8 @@ class Enrolled(NamedTuple):
         Shape (N,), float64: see :attr:`EmbeddedFaces.weights`.
     vectors
         Shape (N, D), float32: embeddings as the network gave them.
+    weighted_by
+        What the weights are: ``quality`` or ``magnitude``.
     """
 
     people: Tuple[str, ...]
@@ -145,6 +149,7 @@ class Enrolled(NamedTuple):
     boxes: np.ndarray
     weights: np.ndarray
     vectors: np.ndarray
+    weighted_by: str = "magnitude"
 
     @classmethod
     def of(cls, faces: EmbeddedFaces, people: Sequence[str], root: str = "") -> Enrolled:
@@ -157,7 +162,7 @@ class Enrolled(NamedTuple):
                 )
         photos = tuple(os.path.join(root, photo) for photo in faces.photos)  # noqa: PTH118
         arrays = (faces.index, faces.boxes, faces.weights, faces.vectors)
-        return cls(tuple(people), photos, *arrays)
+        return cls(tuple(people), photos, *arrays, weighted_by=faces.weighted_by)
 
     def rows(self, chosen: Sequence[int]) -> Enrolled:
         """Return some of the faces."""
@@ -169,6 +174,7 @@ class Enrolled(NamedTuple):
             self.boxes[numbers],
             self.weights[numbers],
             np.ascontiguousarray(self.vectors[numbers]),
+            self.weighted_by,
         )
 
     @classmethod
@@ -178,6 +184,7 @@ class Enrolled(NamedTuple):
             tuple(name for one in several for name in one.people),
             tuple(name for one in several for name in one.photos),
             *(np.concatenate([one[field] for one in several]) for field in range(2, 6)),
+            weighted_by=several[0].weighted_by,
         )
 
 
@@ -211,11 +218,15 @@ class Outlier(NamedTuple):
 
 
 class Added(NamedTuple):
-    """What was added: numbers of new faces, of faces that were there, and of new people."""
+    """What was added: numbers of new faces, of faces that were there, and of new people.
+
+    ``taken`` lists the faces that are somebody else's, which are left out.
+    """
 
     faces: int
     already: int
     people: int
+    taken: Tuple[LeftOut, ...] = ()
 
 
 class Gallery:
@@ -250,7 +261,10 @@ class Gallery:
         for left in reversed(range(READS)):
             self._document = _read_document(self.folder)
             try:
-                self._parts = [_read_part(self.folder, one) for one in self._document["parts"]]
+                self._parts = [
+                    _read_part(self.folder, one)._replace(weighted_by=self._document["weights"])
+                    for one in self._document["parts"]
+                ]
                 break
             except InputError:
                 # Another process may have replaced the parts in between.
@@ -622,12 +636,22 @@ def create_gallery(folder: Path, space: Space, embedder: str) -> None:
                 "facezoo": __version__,
                 "space": space.to_dict(),
                 "embedder": embedder,
+                "weights": "",
                 "parts": [],
                 "outliers": [],
                 "strangers": {"size": 0, "scores": [], "people": []},
                 "index": None,
             }
             write_json(folder / GALLERY_FILE, document)
+
+
+def discard_gallery(folder: Path) -> None:
+    """Remove a gallery that :func:`create_gallery` made, and that nothing was added to."""
+    folder = Path(folder)
+    for name in (GALLERY_FILE, LOCK_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 class Change:
@@ -644,7 +668,7 @@ class Change:
         self.gallery = Gallery(folder)
 
     def add(self, faces: Enrolled, space: Space, name: str) -> Added:
-        """Add faces; those that are there already stay as they are.
+        """Add faces; those that are there already stay as they are, also as somebody else's.
 
         Parameters
         ----------
@@ -658,7 +682,7 @@ class Change:
         Raises
         ------
         InputError
-            If they were made differently, or one of them is somebody else's in the gallery.
+            If they were made differently, or are weighted differently.
         """
         gallery = self.gallery
         gallery.space.refuse_other(space, repr(str(self._folder)), name)
@@ -669,22 +693,28 @@ class Change:
                     f"{name} has embeddings of {length} numbers, {str(self._folder)!r} of "
                     f"{gallery.dimensions}; embed both with one model"
                 )
+        if gallery.faces and faces.weighted_by != gallery._document["weights"]:
+            raise InputError(
+                f"the faces in {str(self._folder)!r} are weighted by their "
+                f"{gallery._document['weights']}, those of {name} by their {faces.weighted_by}; "
+                "give the same --quality as before, or none as before"
+            )
         known = {key: who for part in gallery._parts for key, who in _keys(part)}
         people, new = set(gallery.names), []
+        taken: List[LeftOut] = []
         for row, (keys, who) in enumerate(zip(_pairs_of_keys(faces), faces.people)):
             owner = next((known[key] for key in keys if key in known), None)
             if owner is None:
                 new.append(row)
                 known.update(dict.fromkeys(keys, who))
             elif owner != who:
-                raise InputError(
-                    f"face {faces.face[row]} of {faces.photos[row]!r} is to be {who}, but it is "
-                    f"{owner} already; remove the one or the other"
-                )
+                why = f"it is to be {who}, but is {owner} already"
+                taken.append(LeftOut(faces.photos[row], int(faces.face[row]), why))
         if new:
             self._commit([*gallery._parts, faces.rows(new)], kept=len(gallery._parts))
         added = len({faces.people[row] for row in new} - people)
-        return Added(len(new), len(faces.people) - len(new), added)
+        already = len(faces.people) - len(new) - len(taken)
+        return Added(len(new), already, added, tuple(taken))
 
     def remove(self, names: Sequence[str]) -> int:
         """Erase people; return their number of faces. InputError names one who is not there."""
@@ -750,6 +780,7 @@ class Change:
             parts, known = [Enrolled.joined(parts)], [None]
         # Templates, and what stands for strangers, are others now; so is the index.
         document.update(outliers=[], index=None)
+        document["weights"] = parts[0].weighted_by if parts else ""
         after = Gallery._of_parts(self._folder, document, parts)
         document["outliers"] = after._find_outliers()
         after = Gallery._of_parts(self._folder, document, parts)
