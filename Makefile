@@ -14,7 +14,7 @@ QUICK := not torch and not scale and not slow and not long
 # Where it is set, every process that a test starts compiles the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo train-demo test coverage test-all test-long test-cpu test-oldest test-newest check bench docs site recipes clean
+.PHONY: help demo train-demo pipnet-demo test coverage test-all test-long test-cpu test-oldest test-newest check bench docs site recipes clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,15 @@ train-demo: $(VENV)/.train  ## MagFace on 25 people, three seeds; ATT=folder of 
 	$(BIN)/python face_recognition/magface/source_code/train_demo.py \
 		--att_dir $(ATT) --save_dir .train-demo
 
+PIPNET := face_alignment/pipnet/source_code
+pipnet-demo: $(VENV)/.train  ## a small PIPNet taught by PFLD in minutes; ATT=folder of photos
+	$(BIN)/facezoo download scrfd_500m_bnkps pfld_ghostone
+	$(BIN)/python $(PIPNET)/pseudo_labels.py --photos $(ATT) --detector scrfd_500m_bnkps \
+		--teacher pfld_ghostone --save_dir .pipnet-demo/taught --crops 4
+	$(BIN)/python $(PIPNET)/fit.py --data_dir .pipnet-demo/taught --save_dir .pipnet-demo/trained \
+		--backbone mobilenet_v2 --input_size 128 --epoch_crops 1024 --epochs 6 --batch_size 32 \
+		--learning_rate 1e-3 --patience 6
+
 test: $(VENV)/.dev  ## everything that needs no torch
 	$(TESTS) -m "$(QUICK)"
 
@@ -102,4 +111,4 @@ recipes: $(VENV)/.demo  ## render vdsp JSONs and build YAMLs from the cards
 	$(BIN)/facezoo render
 
 clean:  ## remove the environment and the demo's output
-	rm -rf $(VENV) .venv-* .demo .train-demo build
+	rm -rf $(VENV) .venv-* .demo .train-demo .pipnet-demo build

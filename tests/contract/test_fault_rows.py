@@ -24,6 +24,7 @@ NO_ROW = {
     "common/eval/evaluation.py": "evaluate --pred",
     "common/utils/export_onnx.py": "export",
     "common/utils/npz_decode.py": "decode",
+    "face_alignment/pipnet/source_code/pseudo_labels.py": "make_toy_set.py",
     "face_recognition/magface/source_code/train_demo.py": "train.py, MagFace",
 }
 SCRIPTS = ("common/utils/*.py", "common/eval/*.py", "face_*/*/source_code/*.py")

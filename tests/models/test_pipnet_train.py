@@ -14,7 +14,9 @@ from facezoo.models.pipnet.settings import FitSettings
 
 torch = pytest.importorskip("torch")
 from facezoo.models import resumable  # noqa: E402
-from facezoo.models.pipnet.train import Fit, pip_losses  # noqa: E402
+from facezoo.models.pipnet import train  # noqa: E402
+from facezoo.models.pipnet.network import build  # noqa: E402
+from facezoo.models.pipnet.train import Fit, HeldOut, _Targets, pip_losses  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 
@@ -235,7 +237,7 @@ def test_a_state_of_a_diverged_training_is_not_gone_on_with(tmp_path, what):
     saved = torch.load(state, weights_only=True)
     values = saved[what]["state"][0]["exp_avg"] if what == "optimizer" else saved[what]
     values = values if what == "optimizer" else next(iter(values.values()))
-    values.view(-1)[0] = float("nan")
+    values[(0,) * values.dim()] = float("nan")
     torch.save(saved, state)
     with pytest.raises(WeightsError, match=f"{what}.* is not finite; delete it to start again"):
         make_fit().resume(state)
@@ -293,3 +295,153 @@ def test_another_trainings_state_is_refused(tmp_path):
     (tmp_path / "torn.pth").write_bytes((tmp_path / "state.pth").read_bytes()[:2000])
     with pytest.raises(WeightsError, match="not a saved training"):
         make_fit().resume(tmp_path / "torn.pth")
+
+
+def fit_on_noise(**changed):
+    """As of make_fit, with a start, other settings and six held-out crops."""
+    rng = np.random.default_rng(4)
+    images = rng.normal(size=(16, 3, 32, 32)).astype(np.float32)
+    points = rng.uniform(0.1, 0.9, (16, 4, 2))
+    meanface = MeanFace.from_points(points[:10].mean(axis=0), 3)
+    start = changed.pop("start", None)
+    settings = FitSettings(
+        **{
+            **{"backbone": "mobilenet_v2", "num_neighbors": 3, "input_size": 32, "batch_size": 4},
+            **{"epochs": 3, "learning_rate": 1e-3, "precision": "fp32", **changed},
+        }
+    )
+    seen = []
+
+    def read(indices):
+        seen.extend(indices)
+        return images[indices]
+
+    held_out = HeldOut(lambda indices: images[10 + indices], points[10:], meanface, (0, 1))
+    measured = {"held_out": held_out} if settings.patience else {}
+    fit = Fit(settings, read, points[:10], meanface.neighbors, start=start, **measured)
+    return fit, seen
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """A file of torchvision's names, with the classifier that it has there."""
+    torch.manual_seed(5)
+    weights = build("mobilenet_v2", 4, 3, 32).features.state_dict()
+    weights = {f"features.{name}": value for name, value in weights.items()}
+    torch.save({**weights, "classifier.1.weight": torch.zeros(10, 1280)}, tmp_path / "start.pth")
+    return tmp_path / "start.pth"
+
+
+def test_offsets_in_one_cell_give_the_losses_and_gradients_of_whole_maps(faces):
+    torch.manual_seed(0)
+    points, meanface = faces
+    points, neighbors = torch.from_numpy(points).float(), torch.from_numpy(meanface.neighbors)
+    network = build("mobilenet_v2", 7, 5, 64).eval()
+    for name, weights in network.named_parameters():
+        if name.endswith("layer.weight"):
+            torch.nn.init.normal_(weights)
+    images = torch.randn(3, 3, 64, 64)
+    both = []
+    for whole in (True, False):
+        network.zero_grad()
+        if whole:
+            parts = pip_losses(network(images), points, neighbors)
+        else:
+            features = torch.nn.Sequential(*network.blocks())(images)
+            targets = _Targets.of(points, neighbors, *features.shape[2:])
+            parts = targets.losses(*network.heads_at(features, targets.at))
+        sum(parts.values()).backward()
+        gradients = [weights.grad.numpy().copy() for weights in network.parameters()]
+        both.append(([part.item() for part in parts.values()], gradients))
+    assert both[0][0] == pytest.approx(both[1][0], rel=1e-5)
+    for ours, theirs in zip(both[0][1], both[1][1]):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4 * max(1.0, np.abs(theirs).max()))
+
+
+def test_frozen_blocks_keep_what_they_start_with_and_see_each_crop_once(backbone):
+    fit, seen = fit_on_noise(start=backbone, frozen=7)
+    before = {name: values.copy() for name, values in weights_of(fit).items()}
+    start = torch.load(backbone, weights_only=True)
+    np.testing.assert_array_equal(before["features.0.0.weight"], start["features.0.0.weight"])
+    for _ in range(fit.batches):
+        fit.step()
+    assert len(seen) == len(set(seen)) > 4
+    for name, values in weights_of(fit).items():
+        frozen = name.startswith("features.") and int(name.split(".")[1]) < 7
+        if not name.endswith("num_batches_tracked"):
+            assert np.array_equal(values, before[name]) == frozen, name
+
+
+def test_the_frozen_blocks_compute_the_same_kept_or_not(backbone):
+    """Float16 keeps three digits."""
+    fit, _ = fit_on_noise(start=backbone, frozen=7)
+    chosen = np.arange(4)
+    fit._frozen.eval()
+    kept = fit._inputs(chosen)
+    with torch.no_grad():
+        computed = fit._frozen(torch.from_numpy(fit._read(chosen)))
+    np.testing.assert_allclose(kept.numpy(), computed.numpy(), rtol=2e-3, atol=1e-4)
+
+
+def test_frozen_random_blocks_are_refused(backbone):
+    with pytest.raises(InputError, match="frozen: 2 of 19 blocks; expected fewer, and weights to"):
+        fit_on_noise(frozen=2)
+    with pytest.raises(InputError, match="frozen: 19 of 19 blocks"):
+        fit_on_noise(start=backbone, frozen=19)
+
+
+def test_a_training_starts_from_a_whole_network_too(backbone, tmp_path):
+    first, _ = fit_on_noise(start=backbone)
+    first.step()
+    torch.save(first.network.state_dict(), tmp_path / "whole.pth")
+    again, _ = fit_on_noise(start=tmp_path / "whole.pth")
+    for name, values in weights_of(again).items():
+        np.testing.assert_array_equal(values, weights_of(first)[name], err_msg=name)
+    with pytest.raises(WeightsError, match="start"):
+        fit_on_noise(start=backbone, backbone="resnet18")
+
+
+def test_an_epoch_of_some_crops_draws_others_each_time():
+    fit, seen = fit_on_noise(epoch_crops=4)
+    assert (fit.batches_per_epoch, fit.batches) == (1, 3)
+    for _ in range(3):
+        fit.step()
+    epochs = [set(seen[first : first + 4]) for first in (0, 4, 8)]
+    assert all(len(epoch) == 4 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_training_without_progress_ends_with_its_best_network(backbone, tmp_path, monkeypatch):
+    """Stopped between two epochs too; the held-out errors are given."""
+    errors = {1: 0.5, 2: 0.3, 3: 0.4, 4: 0.35, 5: 0.2}
+    monkeypatch.setattr(Fit, "landmarks", lambda self, crops: len(self.epochs))
+    monkeypatch.setattr(train, "normalized_mean_error", lambda epoch, *_: np.array([errors[epoch]]))
+    changed = {"start": backbone, "frozen": 7, "patience": 2, "epochs": 9}
+    state, kept = tmp_path / "state.pth", {}
+    fit, _ = fit_on_noise(**changed)
+    while fit.batch < 7:
+        fit.step()
+        if fit.batch == 4:
+            kept = {name: values.copy() for name, values in weights_of(fit).items()}
+    fit.save(state)
+    again, _ = fit_on_noise(**changed)
+    again.run(state, lambda batches, count: batches)
+    assert [epoch.nme for epoch in again.epochs] == [0.5, 0.3, 0.4, 0.35]
+    assert (again.batch, again.batches, len(again.minutes)) == (8, 8, 4)
+    again.take_best()
+    for name, values in weights_of(again).items():
+        np.testing.assert_array_equal(values, kept[name], err_msg=name)
+    over, _ = fit_on_noise(**changed)
+    over.run(state, lambda batches, count: pytest.fail("it goes on") if count else batches)
+
+
+def test_a_frozen_training_resumes_with_the_same_result(backbone, tmp_path):
+    changed = {"start": backbone, "frozen": 7, "patience": 5}
+    (whole, _), (first, _), (second, _) = (fit_on_noise(**changed) for _ in range(3))
+    losses = [whole.step() for _ in range(6)]
+    stopped = [first.step() for _ in range(3)]
+    first.save(tmp_path / "state.pth")
+    second.resume(tmp_path / "state.pth")
+    assert stopped + [second.step() for _ in range(3)] == losses
+    assert [epoch.to_dict() for epoch in second.epochs] == [e.to_dict() for e in whole.epochs]
+    assert whole.epochs[0].nme > 0

@@ -11,8 +11,9 @@ from facezoo.models.sdd_fiqa.settings import TrainSettings
 
 torch = pytest.importorskip("torch")
 from facezoo.models import resumable  # noqa: E402
+from facezoo.models.resumable import has_bf16  # noqa: E402
 from facezoo.models.sdd_fiqa.network import build, load_trunk  # noqa: E402
-from facezoo.models.sdd_fiqa.train import LabelledFaces, Training, has_bf16  # noqa: E402
+from facezoo.models.sdd_fiqa.train import LabelledFaces, Training  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 

@@ -28,9 +28,11 @@ __all__ = [
     "continued",
     "describe_divergence",
     "describe_other",
+    "has_bf16",
     "held_signals",
     "keep_freed_memory",
     "refuse_diverged",
+    "resolve_precision",
     "tensors_in",
 ]
 
@@ -147,6 +149,8 @@ class ResumableTraining(ABC):
                 if held:
                     _log.warning("saved after batch %d of %d: %s", self.batch, self.batches, state)
                     break
+                if self.batch >= self.batches:  # a step may end the training before its time
+                    break
 
     def finish(self, run: RunFolder, state: Path, head: dict[str, Any] | None = None) -> None:
         """Write ``training.json``, an entry per epoch, and finish the run.
@@ -170,6 +174,10 @@ class ResumableTraining(ABC):
         """Return the values that a saved training must match to be resumed."""
         return {"settings": dataclasses.asdict(self.settings)}
 
+    def _more(self) -> dict[str, Any]:
+        """Return what else is saved, for ``_restore``."""
+        return {}
+
     def _on_cuda(self) -> bool:
         return bool(next(self.network.parameters()).is_cuda)
 
@@ -187,6 +195,7 @@ class ResumableTraining(ABC):
                 "random_cuda": torch.cuda.get_rng_state() if self._on_cuda() else None,
                 "batch": self.batch,
                 "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
+                **self._more(),
             },
             buffer,
         )
@@ -236,6 +245,20 @@ class ResumableTraining(ABC):
             torch.cuda.set_rng_state(state["random_cuda"])
         self.batch = state["batch"]
         self.epochs = [self._epoch_type(**epoch) for epoch in state["epochs"]]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device has native bfloat16 arithmetic; without it bf16 is only slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Releases of torch without this query use float32.
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and asked is not None and bool(asked())
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """Return ``bf16`` or ``fp32``; ``auto`` is bf16 where the device has it."""
+    return ("fp32", "bf16")[has_bf16(device)] if wanted == "auto" else wanted
 
 
 def describe_divergence(what: str, done: int, per_epoch: int, rate: str) -> str:

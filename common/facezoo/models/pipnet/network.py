@@ -7,15 +7,17 @@ layers (a change of stride, five 1x1 heads) are the same for all.
 from __future__ import annotations
 
 from functools import partial
-from typing import Callable, Dict, Tuple
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
 
 import torch
 from torch import nn
 from torchvision import models
 
 from ...errors import InputError
+from ...graphs.export import load_checkpoint, read_checkpoint
 
-__all__ = ["BACKBONES", "PipNet", "build"]
+__all__ = ["BACKBONES", "PipNet", "build", "load_start"]
 
 Stages = Dict[str, nn.Module]
 
@@ -137,6 +139,42 @@ class PipNet(nn.Module):  # type: ignore[misc]
         self.nb_x_layer = _head(channels, neighbors)
         self.nb_y_layer = _head(channels, neighbors)
 
+    def blocks(self) -> List[nn.Module]:
+        """Return the layers below the heads in their order; a MobileNet's blocks one by one."""
+        stages = [(name, getattr(self, name)) for name in self._stages]
+        return [block for name, stage in stages for block in _blocks_of(name, stage)]
+
+    def heads_at(
+        self, features: torch.Tensor, at: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the outputs, offsets only in one cell per landmark.
+
+        The losses need no more, and the offsets of all cells are most of what the heads compute.
+
+        Parameters
+        ----------
+        features
+            Output of the last block, (B, C, h, w).
+        at
+            Shape (B, N), int64: index of the cell of each landmark, row by row.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            ``cls`` (B, N, h, w); ``x``, ``y`` (B, N); ``nb_x``, ``nb_y`` (B, N, K).
+        """
+        cells = features.flatten(2).transpose(1, 2)
+        here = cells.gather(1, at[..., None].expand(-1, -1, cells.shape[2]))
+        offsets = (
+            torch.einsum(
+                "bnc,nkc->bnk", here, layer.weight.view(self.num_landmarks, -1, here.shape[2])
+            )
+            + layer.bias.view(self.num_landmarks, -1)
+            for layer in (self.x_layer, self.y_layer, self.nb_x_layer, self.nb_y_layer)
+        )
+        x, y, nb_x, nb_y = offsets
+        return self.cls_layer(features), x[..., 0], y[..., 0], nb_x, nb_y
+
     def forward(self, faces: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Return cls, x, y, nb_x and nb_y as described above."""
         features = faces
@@ -149,6 +187,40 @@ class PipNet(nn.Module):  # type: ignore[misc]
             self.nb_x_layer(features),
             self.nb_y_layer(features),
         )
+
+
+def _blocks_of(name: str, stage: nn.Module) -> List[nn.Module]:
+    return list(stage) if name == "features" else [stage]
+
+
+def load_start(network: PipNet, path: Path) -> None:
+    """Load weights to start a training from, strictly.
+
+    Parameters
+    ----------
+    network
+        Result of :func:`build`.
+    path
+        A whole network of the same shape, or a backbone under its names, such as torchvision's
+        file of weights; the heads and the neck then keep theirs, and the file's classifier is
+        skipped.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read, or a tensor is missing or has another shape; names it.
+    """
+    weights = read_checkpoint(path)
+    heads = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
+    if any(name.rpartition("module.")[2].startswith(heads) for name in weights):
+        load_checkpoint(network, path)
+        return
+    backbone = nn.Module()
+    for name, stage in network.named_children():
+        if name not in heads and name not in NECK_NAMES:
+            backbone.add_module(name, stage)
+    skipped = {prefix: None for prefix in ("classifier.", "fc.")}
+    load_checkpoint(backbone, path, prefixes={"module.": "", **skipped})
 
 
 def build(
@@ -278,6 +350,7 @@ NECKS: Dict[int, Tuple[Tuple[str, str, Callable[[int], nn.Module]], ...]] = {
     64: (("layer5", "bn5", _halve),),
     128: (("layer5", "bn5", _halve), ("layer6", "bn6", _halve)),
 }
+NECK_NAMES = {name for neck in NECKS.values() for layer in neck for name in layer[:2]}
 
 BACKBONES: Dict[str, Callable[[], Tuple[Stages, int]]] = {
     "resnet18": partial(_resnet, models.resnet18, 512),

@@ -14,6 +14,7 @@ __all__ = ["INPUT_SIZE", "NET_STRIDE", "NUM_NEIGHBORS", "FitSettings"]
 NUM_NEIGHBORS = whole(1, 100)
 INPUT_SIZE = whole(16, 4096)
 NET_STRIDE = whole(16, 128)
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def _setting(default: Any, text: str, choices: Sequence[str]) -> Any:
@@ -51,6 +52,21 @@ class FitSettings:
         "initial rate; divided by 10 after 1/2 and 5/6 of the epochs",
     )
     seed: int = _number(0, SEED, "random seed of initial weights and order")
+    frozen: int = _number(
+        0, whole(0, 100), "first blocks of the backbone that keep the weights they start with"
+    )
+    epoch_crops: int = _number(
+        0, whole(0, 100_000_000), "crops per epoch, drawn anew for each; 0 takes all"
+    )
+    patience: int = _number(
+        0,
+        whole(0, 100_000),
+        "epochs without a lower error on the test crops until the training stops, which then keeps "
+        "its best network; 0 trains all epochs and keeps the last",
+    )
+    precision: str = _setting(
+        "auto", "arithmetic; auto uses bf16 if the processor supports it", PRECISIONS
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

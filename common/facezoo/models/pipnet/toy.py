@@ -14,7 +14,14 @@ import numpy as np
 from ...datasets.wflw import NormalisedList
 from ...errors import InputError
 
-__all__ = ["ToyCrops", "fit_meanface", "normalised_list", "random_crop"]
+__all__ = [
+    "ToyCrops",
+    "cut_turned",
+    "fit_meanface",
+    "normalised_list",
+    "random_crop",
+    "random_turn",
+]
 
 # WFLW's landmarks that match a detector's five: pupils, tip of the nose, corners of the mouth; the
 # left one in the image comes first.
@@ -82,17 +89,68 @@ def random_crop(
     points_xy : numpy.ndarray
         Shape (98, 2), float64, in [0, 1] of the crop.
     """
-    turn = np.deg2rad(rng.uniform(-LARGEST_TURN, LARGEST_TURN))
-    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    matrix, mirrored = random_turn(LARGEST_TURN, rng)
     five = np.asarray(five_xy, np.float64)
-    if rng.random() < 0.5:
+    if mirrored:
         five = five[list(MIRRORED_FIVE)]
-        matrix = matrix @ np.diag([-1.0, 1.0])
     # The mean face is fitted to the mirrored points, so that no landmark changes its index.
     points = fit_meanface(five @ matrix.T, meanface_xy)
-    low, high = points.min(axis=0), points.max(axis=0)
-    sides = (high - low) * rng.uniform(*MARGINS)
-    centre = (low + high) / 2 + sides * rng.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2)
+    extent = points.max(axis=0) - points.min(axis=0)
+    sides = extent * rng.uniform(*MARGINS)
+    return cut_turned(image_rgb, points, matrix, sides, LARGEST_SHIFT, size, rng)
+
+
+def random_turn(largest: float, rng: np.random.Generator) -> Tuple[np.ndarray, bool]:
+    """Draw a rotation of up to ``largest`` degrees, mirrored or not.
+
+    Returns
+    -------
+    matrix : numpy.ndarray
+        Shape (2, 2), of points as columns about the origin.
+    mirrored : bool
+        Whether it mirrors, so that left and right landmarks change places.
+    """
+    turn = np.deg2rad(rng.uniform(-largest, largest))
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    mirrored = bool(rng.random() < 0.5)
+    return matrix @ np.diag([-1.0, 1.0]) if mirrored else matrix, mirrored
+
+
+def cut_turned(
+    image_rgb: np.ndarray,
+    turned_xy: np.ndarray,
+    matrix: np.ndarray,
+    sides: np.ndarray,
+    largest_shift: float,
+    size: int,
+    rng: np.random.Generator,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Cut a shifted rectangle about landmarks out of a turned photo, stretched to a square.
+
+    Parameters
+    ----------
+    image_rgb
+        Shape (H, W, 3), uint8, RGB.
+    turned_xy
+        Shape (N, 2): landmarks after the turn by ``matrix``.
+    matrix
+        From :func:`random_turn`.
+    sides
+        Width and height of the rectangle in pixels of the photo.
+    largest_shift
+        Share of the sides by which its centre is moved at most.
+    size
+        Side of the crop in pixels.
+    rng
+        Random generator.
+
+    Returns
+    -------
+    crop_rgb, points_xy
+        As of :func:`random_crop`.
+    """
+    low, high = turned_xy.min(axis=0), turned_xy.max(axis=0)
+    centre = (low + high) / 2 + sides * rng.uniform(-largest_shift, largest_shift, 2)
     corner = centre - sides / 2
     scale = np.diag(size / sides)
     placement = np.concatenate([scale @ matrix, -(scale @ corner)[:, None]], axis=1)
@@ -104,7 +162,7 @@ def random_crop(
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    return crop, (points - corner) / sides
+    return crop, (turned_xy - corner) / sides
 
 
 @dataclass(frozen=True)

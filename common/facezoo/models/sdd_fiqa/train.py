@@ -14,11 +14,11 @@ from torch import nn
 
 from ...errors import InputError
 from ...metrics.quality import spearman
-from ..resumable import ResumableTraining
+from ..resumable import ResumableTraining, resolve_precision
 from .network import build, load_trunk
 from .settings import TrainSettings
 
-__all__ = ["Epoch", "LabelledFaces", "Training", "has_bf16"]
+__all__ = ["Epoch", "LabelledFaces", "Training"]
 
 # source: TFace@171ec14 quality/train_config.py, epochs 5 and 10 of 20
 DECAY_AT = (1 / 4, 1 / 2)
@@ -73,15 +73,6 @@ class Epoch:
         return dataclasses.asdict(self)
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Return whether a device has native bfloat16 arithmetic; without it bf16 is only slower."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Releases of torch without this query use float32.
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and asked is not None and bool(asked())
-
-
 def _start_near(network: nn.Module, score: float) -> None:
     """Initialise the head to the mean of the labels, which small steps would reach slowly."""
     last = network.quality[-1]
@@ -126,8 +117,7 @@ class Training(ResumableTraining):
         self.faces = faces
         self.validation = validation
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        wanted = settings.precision
-        self.precision = ("fp32", "bf16")[has_bf16(self.device)] if wanted == "auto" else wanted
+        self.precision = resolve_precision(settings.precision, self.device)
         torch.manual_seed(settings.seed)
         network = build(settings.variant)
         if trunk is not None:
