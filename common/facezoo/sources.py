@@ -209,8 +209,12 @@ def _pip_settings() -> Dict[str, str]:
     named = os.environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return {}
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    files = [Path("/etc/pip.conf"), Path("~/.pip/pip.conf").expanduser()]
+    try:
+        user = Path.home()
+    except (RuntimeError, KeyError):  # a user without one; KeyError: Python 3.8
+        user = Path(os.devnull)
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or user / ".config")
+    files = [Path("/etc/pip.conf"), user / ".pip" / "pip.conf"]
     files += [config_home / "pip" / "pip.conf", Path(sys.prefix) / "pip.conf"]
     parser = configparser.RawConfigParser(strict=False)
     for path in [*files, *([Path(named)] if named else [])]:

@@ -59,7 +59,7 @@ def test_the_tables_hold_what_the_lines_hold(predicted):
             assert row[name] == (name in face and np.float32(face[name])) or row[name] is None
             assert (row[name] is None) == (name not in face)
         if face["embedding"] is None:
-            assert row["embedding"] is None
+            assert len(row["embedding"]) == 512 and np.isnan(row["embedding"]).all()
         else:
             assert row["embedding"] == vectors[face["embedding"]].tolist()
     assert [row["photo"] for row in photos] == [entry["path"] for entry in expected]
@@ -122,7 +122,7 @@ def test_other_packages_read_the_same(predicted, tmp_path, read, dtype):
                 if other is None:
                     assert one is None or one != one
                 elif isinstance(other, list):
-                    assert list(one) == other
+                    np.testing.assert_array_equal(one, other)
                 else:
                     assert one == other, name
 
@@ -138,7 +138,9 @@ def test_groups_of_rows_do_not_depend_on_how_they_come(tmp_path, monkeypatch):
     groups = [pq.ParquetFile(tmp_path / name).metadata for name in ("f", "p")]
     sizes = [[one.row_group(i).num_rows for i in range(one.num_row_groups)] for one in groups]
     assert sizes == [[3, 3, 3, 1], [2, 2, 1]]
-    assert pq.read_table(tmp_path / "f")["points"].null_count == 10
+    # pyarrow before 26 reads no list of fixed size that is null.
+    points = pq.read_table(tmp_path / "f")["points"]
+    assert points.null_count == 0 and np.isnan(points.to_pylist()).all()
 
 
 def test_nothing_is_left_of_tables_that_fail(tmp_path):

@@ -12,12 +12,12 @@ person      int32            number of the person, from 0; null if the face was 
 similarity  float32          cosine to the weighted mean of the person
 weight      float64          how much the face counts: quality, or else length of the embedding
 left_out    string           why it was left out; null otherwise
-box         float32[4]       left, top, right, bottom in pixels of the photo
+box         float32[4]       left, top, right, bottom in pixels of the photo; NaN if left out
 score       float32          of the detector, 0 to 1
 magnitude   float32          length of the embedding
 quality     float32          of the quality network; NaN without it
-sides       int32[2]         width and height of the photo in pixels
-embedding   float32[D]       as the network gave it; null if left out
+sides       int32[2]         width and height of the photo in pixels; 0 if the face was left out
+embedding   float32[D]       as the network gave it; NaN if the face was left out
 content     string           hash of the photo's file; null for faces that were read from a table
 ==========  ===============  =====================================================================
 
@@ -192,9 +192,18 @@ def write_people(path: Path, clustered: Clustered, people: People) -> None:
                 found = entry.get("row")
                 entry["embedding"] = None if found is None else faces.vectors[found]
             columns = [
-                pa.array([entry.get(one.name) for entry in block], one.type) for one in schema
+                pa.array([_value(entry, one) for entry in block], one.type) for one in schema
             ]
             file.write(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _value(entry: Mapping[str, Any], field: pa.Field) -> Any:
+    found = entry.get(field.name)
+    if found is None and pa.types.is_fixed_size_list(field.type):
+        # pyarrow before 26 cannot read such a list that is null.
+        kind = field.type.value_type
+        return [float("nan") if pa.types.is_floating(kind) else 0] * field.type.list_size
+    return found
 
 
 def _schema(size: int, settings: Mapping[str, Any]) -> pa.Schema:

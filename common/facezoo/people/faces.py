@@ -497,7 +497,10 @@ def _read_table(
     for batch in _batches(file):
         columns = {name: batch.column(name) for name in COLUMNS}
         photos = columns["photo"].to_pylist()
+        # Without an embedding all its values are NaN; null in tables that others have made.
         has = np.asarray(columns["embedding"].is_valid())
+        first = _matrix(columns["embedding"].take(pa.array(np.flatnonzero(has))))[:, :1]
+        has[has] = ~np.isnan(first.astype(np.float32)).any(axis=1)
         for row in np.flatnonzero(~has):
             reasons = columns["reasons"][row].as_py()
             why = ", ".join(reasons or ()) or NOT_EMBEDDED

@@ -183,8 +183,11 @@ class Enrolled(NamedTuple):
         return cls(
             tuple(name for one in several for name in one.people),
             tuple(name for one in several for name in one.photos),
-            *(np.concatenate([one[field] for one in several]) for field in range(2, 6)),
-            weighted_by=several[0].weighted_by,
+            np.concatenate([one.face for one in several]),
+            np.concatenate([one.boxes for one in several]),
+            np.concatenate([one.weights for one in several]),
+            np.concatenate([one.vectors for one in several]),
+            several[0].weighted_by,
         )
 
 

@@ -12,7 +12,7 @@ photo          string                  name of the photo, as in the other table
 face           int32                   index of the face in its photo, from 0
 box            float32[4]              left, top, right, bottom in pixels of the photo
 score          float32                 of the detector, 0 to 1
-points         float32[10]             x, y of eyes, nose, mouth corners; null if not detected
+points         float32[10]             x, y of eyes, nose, mouth corners; NaN if not detected
 size           float32                 shorter side of the box in pixels
 sharpness      float32                 variance of the Laplacian of the aligned face
 yaw            float32                 offset of the nose, in distances of the eyes
@@ -21,7 +21,7 @@ quality        float32                 of the quality network; null without that
 magnitude      float32                 length of the embedding; null without that stage
 reasons        list of string          why the face is refused; empty if it is accepted
 landmarks      float32[2 N]            x, y of N landmarks (98); only with that stage
-embedding      float32[D], float16[D]  of the network; only with that stage, null if refused
+embedding      float32[D], float16[D]  of the network; only with that stage, NaN if refused
 =============  ======================  ==========================================================
 
 Photos, ``facezoo.photos/1``, one row per photo:
@@ -304,16 +304,13 @@ _DTYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
 def _column(field: pa.Field, rows: List[Dict[str, Any]]) -> pa.Array:
     if not pa.types.is_fixed_size_list(field.type):
         return pa.array([row.get(field.name) for row in rows], field.type)
-    values = np.zeros((len(rows), field.type.list_size), _DTYPES[field.type.value_type])
-    without = np.zeros(len(rows), bool)
+    # NaN and not null: pyarrow before 26 cannot read a list of fixed size that is null.
+    values = np.full((len(rows), field.type.list_size), np.nan, _DTYPES[field.type.value_type])
     for index, row in enumerate(rows):
         found = _VALUES[field.name](row)
-        if found is None or not len(found):
-            without[index] = True
-        else:
+        if found is not None and len(found):
             values[index] = np.reshape(found, -1)
-    mask = pa.array(without)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=field.type, mask=mask)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=field.type)
 
 
 def _embedding(row: Mapping[str, Any]) -> Optional[np.ndarray]:
