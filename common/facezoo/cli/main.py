@@ -72,8 +72,8 @@ class _Contents(CommandParser):
     def format_help(self) -> str:
         if self.prog != "facezoo":
             return super().format_help()
-        lines = ["usage: facezoo VERB ...", f"{self.description}"]
-        lines += ["facezoo VERB --help explains one verb, with examples; facezoo --version", ""]
+        lines = ["usage: facezoo VERB ...; facezoo VERB --help has examples; facezoo --version"]
+        lines += [f"{self.description}", ""]
         for chapter, verbs in CHAPTERS.items():
             for index, (verb, text) in enumerate(verbs.items()):
                 lines.append(f"  {'' if index else chapter:8} {verb:12}{text}")
