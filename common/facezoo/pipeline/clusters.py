@@ -192,22 +192,22 @@ Pairs = Tuple[np.ndarray, np.ndarray]
 def _near(
     means: np.ndarray, floor: float, most: int, progress: Progress = lambda items, total: items
 ) -> Pairs:
-    """Return pairs of rows (i, j) whose product is at least a floor, at most so many per row i."""
+    """Return pairs of rows i < j whose product is at least a floor, at most so many per row i."""
     firsts, seconds = [], []
     step = max(1, BLOCK // max(1, len(means)))
     starts = range(0, len(means), step)
     for start in progress(starts, len(starts)) if len(starts) > 1 else starts:
-        found = means[start : start + step] @ means.T
-        rows = np.arange(len(found))
-        found[rows, start + rows] = -np.inf
-        if len(means) > most + 1:
+        found = means[start : start + step] @ means[start:].T
+        square = found[:, : len(found)]
+        square[np.tri(len(square), dtype=bool)] = -np.inf
+        if found.shape[1] > most:
             # Of the rows with more, the nearest are kept.
             crowded = np.flatnonzero(np.count_nonzero(found >= floor, axis=1) > most)
             least = -np.partition(-found[crowded], most - 1, axis=1)[:, most - 1]
             found[crowded] = np.where(found[crowded] >= least[:, None], found[crowded], -np.inf)
         first, second = np.nonzero(found >= floor)
         firsts.append(first + start)
-        seconds.append(second)
+        seconds.append(second + start)
     return np.concatenate([*firsts, []]).astype(int), np.concatenate([*seconds, []]).astype(int)
 
 
