@@ -43,7 +43,8 @@ def run_clusters(args: argparse.Namespace) -> int:
     for name, one in (("B-cubed", scores.b_cubed), ("pairwise", scores.pairwise)):
         print(f"{name}: precision {one.precision:.4f}, recall {one.recall:.4f}, F {one.f:.4f}")
     print(f"the threshold {cosine:.4f} is {origin}")
-    measured = MeasuredList.of(args.dataset or args.tables.name, "photos", faces.photos)
+    name = f"Clusters of {args.dataset or args.tables.name}"
+    measured = MeasuredList.of(name, "photos", faces.photos)
     print(measured.line())
     if args.json:
         numbers = {"threshold": cosine, **_shares(scores)}
@@ -77,13 +78,15 @@ def _measurement(
 ) -> Measurement:
     settings = settings_of(args.tables, args.settings or "")
     embedder, detector = settings["embedder"], settings["detector"]
-    name = args.dataset or args.tables.name
+    shares = {name: round(100 * share, 3) for name, share in _shares(scores).items()}
+    # The tables of a page have the same number of columns.
+    shown = ("B-cubed precision", "B-cubed recall", "B-cubed F", "pairwise F")
     given = f" --threshold {args.threshold:g}" if args.threshold is not None else ""
     return Measurement(
         card=embedder["model"],
         build="fp32",
         engine=f"{embedder['engine']} {embedder['engine_version']}",
-        dataset=f"Clusters of {name}: {scores.faces:,} photos of {scores.people:,} people",
+        dataset=f"{measured['dataset']}, {scores.faces:,} photos of {scores.people:,} people",
         settings={
             "detector": detector["model"],
             "face": "central",
@@ -91,16 +94,13 @@ def _measurement(
             "threshold: cosine": round(cosine, 4),
             "groups": scores.groups,
             "mixed groups": scores.mixed,
+            **{f"{name}, %": value for name, value in shares.items() if name not in shown},
+            "seconds for neighbours and groups": round(seconds, 1),
         },
-        metrics={
-            **{
-                one: Metric(round(100 * share, 3), "%", True)
-                for one, share in _shares(scores).items()
-            },
-            "seconds for neighbours and groups": Metric(round(seconds, 1), "s", False),
-        },
+        metrics={name: Metric(shares[name], "%", True) for name in shown},
         images_per_second=None,
         machine=machine_text(),
         measured=measured,
-        command=f"facezoo evaluate clusters --tables RUN{given} --dataset {name}",
+        command=f"facezoo evaluate clusters --tables RUN{given} "
+        f"--dataset {args.dataset or args.tables.name}",
     )
