@@ -17,7 +17,7 @@ from facezoo.machine import describe_machine
 from facezoo.people.index import ExactIndex, build_approximate, check_recall
 from facezoo.system import peak_memory
 
-DIMENSIONS, BLOCK = 512, 50_000
+DIMENSIONS, BLOCK = 512, 8_000
 
 
 def drawn(count, seed):

@@ -1118,6 +1118,7 @@ COMMANDS = {
             prepare=("gallery create",),
             needs=("net.onnx", "embedder.onnx", "photos", "g/gallery.json"),
             skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
             writes=(),
             resumes=False,
         ),

@@ -44,6 +44,11 @@ def test_a_larger_gallery_has_the_threshold_of_a_smaller_share():
     assert point.cosine == 0.989 and point.size == 100
 
 
+def test_a_tiny_gallery_may_name_almost_every_stranger():
+    found = StrangerScores(np.arange(1000) / 1000, np.arange(1000), 50)
+    assert threshold_at_fpir(found, 0.5, 1).cosine == 0.0
+
+
 def test_beyond_the_scores_a_gumbel_is_fitted_by_hand():
     # L-moments by hand: of 0, 1, ..., 29 the mean is 14.5 and the second half of 31 / 3.
     found = StrangerScores(np.arange(30) / 100, np.arange(30), 10)

@@ -295,7 +295,7 @@ def _print_outliers(gallery: Gallery) -> None:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from ..people.faces import faces_of_photos
+    from ..people.faces import NO_FACE, faces_of_photos
     from ..people.search import name_faces, read_strangers, threshold_for
 
     gallery = _opened(args)
@@ -309,7 +309,7 @@ def _search(args: argparse.Namespace) -> int:
             strangers = read_strangers(gallery, args.strangers, model)
             threshold, origin = threshold_for(gallery, args.fpir, args.min_similarity, strangers)
         faces = faces_of_photos(model, paths, names)
-    left = _name_left_out(faces)
+    _name_left_out(faces)
     named = name_faces(gallery, faces, threshold, args.top)
     for one in named:
         shown = ", ".join(f"{name} {cosine:.3f}" for name, cosine in one.candidates)
@@ -329,7 +329,8 @@ def _search(args: argparse.Namespace) -> int:
             "left_out": [one._asdict() for one in faces.left_out],
         }
         write_report(args.json, entry)
-    return EXIT_SOME_REFUSED if any(one.face is None for one in faces.left_out) and left else 0
+    is_refused = any(one.face is None and one.why != NO_FACE for one in faces.left_out)
+    return EXIT_SOME_REFUSED if is_refused else 0
 
 
 def _csv_of(named: Sequence[Any]) -> bytes:

@@ -179,7 +179,7 @@ def threshold_at_fpir(
 
 def _quantile(ascending: np.ndarray, share: float) -> float:
     """Return the lowest score that at most a share of all is above."""
-    allowed = math.floor(share * len(ascending) + 1e-9)
+    allowed = min(math.floor(share * len(ascending) + 1e-9), len(ascending) - 1)
     return float(ascending[len(ascending) - 1 - allowed])
 
 

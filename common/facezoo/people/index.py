@@ -57,18 +57,16 @@ class ExactIndex:
         exactly: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self._exactly = exactly
-        self._shards: List[Any] = [_scanner(dimensions) for _ in range(max(1, usable_cores()))]
-        self._rows: List[List[np.ndarray]] = [[] for _ in self._shards]
-        start = 0
+        # An index each: one that grows would hold twice as much for a moment.
+        self._blocks: List[Tuple[int, Any]] = []
+        self.count = 0
         for block in blocks:
-            # Blocks take turns, so that the shards are alike whatever the number of blocks.
-            for shard, part in enumerate(np.array_split(np.arange(len(block)), len(self._shards))):
-                if len(part):
-                    self._shards[shard].add(np.ascontiguousarray(block[part]))
-                    self._rows[shard].append(part + start)
-            start += len(block)
-        self._numbers = [np.concatenate(rows) if rows else np.zeros(0, int) for rows in self._rows]
-        self.count = start
+            scanner = faiss.IndexScalarQuantizer(
+                dimensions, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+            )
+            scanner.add(np.ascontiguousarray(block))
+            self._blocks.append((self.count, scanner))
+            self.count += len(block)
 
     def __len__(self) -> int:
         return self.count
@@ -96,15 +94,14 @@ class ExactIndex:
             return np.zeros((len(units), top), np.float32), np.zeros((len(units), top), int)
         wanted = min(self.count, top + MORE)
 
-        def scan(shard: int) -> Tuple[np.ndarray, np.ndarray]:
+        def scan(block: Tuple[int, Any]) -> Tuple[np.ndarray, np.ndarray]:
             faiss.omp_set_num_threads(1)
-            numbers = self._numbers[shard]
-            cosines, found = self._shards[shard].search(units, min(wanted, len(numbers)))
-            return cosines, numbers[found]
+            start, scanner = block
+            cosines, found = scanner.search(units, min(wanted, scanner.ntotal))
+            return cosines, found + start
 
-        used = [shard for shard, numbers in enumerate(self._numbers) if len(numbers)]
-        with ThreadPoolExecutor(len(used)) as pool:
-            scanned = list(pool.map(scan, used))
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            scanned = list(pool.map(scan, self._blocks))
         cosines = np.concatenate([one for one, _ in scanned], axis=1)
         rows = np.concatenate([one for _, one in scanned], axis=1)
         kept = np.argsort(-cosines, axis=1, kind="stable")[:, :wanted]
@@ -127,12 +124,6 @@ def rank_again(
         best_cosines[query, : len(order)] = cosines[order]
         best_rows[query, : len(order)] = candidates[order]
     return best_cosines, best_rows
-
-
-def _scanner(dimensions: int) -> Any:
-    return faiss.IndexScalarQuantizer(
-        dimensions, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-    )
 
 
 class Recall(NamedTuple):
