@@ -114,6 +114,8 @@ def test_a_folder_that_is_not_entered_is_named_and_counted(
     command = COMMANDS[name]
     monkeypatch.chdir(tmp_path)
     command.inputs(tmp_path)
+    for step in command.prepare:
+        assert COMMANDS[step].run() == 0
     left_out = make(Path("photos", "1--Event"))
     with without_roots_powers():
         assert command.run() == 1

@@ -651,11 +651,11 @@ def test_the_vendors_files_alone_are_refused_where_nothing_fits(runtime, vendor_
 def test_cards_that_are_fed_otherwise_are_not_guessed_among(tmp_path):
     shapes = ModelShapes((112, 112), ((512,),))
     magface = [card for card in CARDS.values() if card.model == "magface"]
-    with pytest.raises(GraphError, match=r"fits magface_iresnet18, .*w600k_mbf; keep"):
+    with pytest.raises(GraphError, match=r"fits magface_iresnet18, .*w600k_mbf, .*; keep"):
         contract_from_cards(magface, shapes, tmp_path)
     with pytest.raises(GraphError, match="fits no card"):
         contract_from_cards(magface, ModelShapes((112, 112), ((256,),)), tmp_path)
-    backbones = [card for card in magface if card.id != "w600k_mbf"]
+    backbones = [card for card in magface if card.id.startswith("magface")]
     assert contract_from_cards(backbones, shapes, tmp_path).card_id == "magface"
 
 
