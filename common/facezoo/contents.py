@@ -126,6 +126,13 @@ class Contents:
         self._identities[index] = file.identity
         return False
 
+    def digest(self, index: int) -> str:
+        """Return the hash of the content of one file, lower-case hex."""
+        if not self._digests:  # A known hash of all was used.
+            return _read(self._paths[index]).digest.hex()
+        start = index * DIGEST_BYTES
+        return bytes(self._digests[start : start + DIGEST_BYTES]).hex()
+
     def changed(self) -> List[int]:
         """Return the indices of the files that have another content now."""
         return [index for index in range(len(self._paths)) if self.has_changed(index)]

@@ -708,14 +708,19 @@ class RunFolder:
         started = time.perf_counter()
         if kept < len(names):
             self._index_of = {name: index for index, name in enumerate(self._inputs.names)}
-            stream = progress(results(items[kept:]), len(names) - kept)
-            # In this order, so that the stream is read to its end.
-            for result, name in zip(stream, names[kept:]):
-                result = self._unless_changed(name, result)
-                if isinstance(result, ImageError):
-                    for made in files_of(name):
-                        remove_own(made)
-                self.record(name, result)
+            source = results(items[kept:])
+            try:
+                stream = progress(source, len(names) - kept)
+                # In this order, so that the stream is read to its end.
+                for result, name in zip(stream, names[kept:]):
+                    result = self._unless_changed(name, result)
+                    if isinstance(result, ImageError):
+                        for made in files_of(name):
+                            remove_own(made)
+                    self.record(name, result)
+            finally:
+                # Interrupted, it ends its processes here and not while Python itself ends.
+                getattr(source, "close", lambda: None)()
         seconds = time.perf_counter() - started
         if not self.finished:
             self._before_results = list_in(self._real).mine()

@@ -45,7 +45,7 @@ def home() -> Path:
     folder = os.environ.get("FACEZOO_HOME") or f"{above}/facezoo"
     try:
         return Path(folder).expanduser()
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:  # KeyError: Python 3.8
         raise WeightsError(
             f"{folder!r} cannot be found, since this user has no home folder; set FACEZOO_HOME to "
             "a folder for weights"

@@ -50,6 +50,8 @@ NOT_RUN = {
     "facezoo evaluate scrfd --images WIDER_val/images --gt ground_truth "
     "--detector onnx/scrfd_500m_bnkps.onnx --output ledger --ledger ledger.json": "runs a network "
     "of free size a dozen times; test_evaluate.py runs a part of it",
+    "facezoo evaluate clusters --tables run --threshold 0.4": "needs photos that were scored; "
+    "test_cluster.py runs it",
     "facezoo evaluate identification --tables run --fpir 0.1": "needs photos that were scored; "
     "test_identify.py runs it",
     "facezoo prepare lfw --photos lfw --pairs lfw/pairs.txt": "needs the data set as published; "
@@ -295,7 +297,9 @@ def place(around, tmp_path_factory):
 
 
 def missing(words):
-    needs_gallery = words[1] == "gallery" or "--gallery" in words or "identification" in words
+    needs_gallery = (
+        words[1] in ("cluster", "gallery") or "--gallery" in words or "identification" in words
+    )
     package = "faiss" if needs_gallery else NEEDS.get(shlex.join(words))
     return package if package and importlib.util.find_spec(package) is None else None
 

@@ -14,6 +14,7 @@ NO_ROW = {
     "vamc build": "vamc compile",
     "image2npz": "image2npz.py",
     "evaluate pipnet": "evaluate landmarks",
+    "evaluate clusters": "reads only: tests/unit/test_cluster.py",
     "evaluate identification": "reads only: tests/unit/test_identify.py",
     "calibrate identification": "writes the report of evaluate identification, by size",
     "calibrate looks": "calibrate appearance",

@@ -960,6 +960,16 @@ COMMANDS = {
             small=True,
         ),
         Command(
+            "cluster",
+            ("cluster", "photos", "--output", "out", "--detector", "net.onnx", "--embedder")
+            + ("embedder.onnx", "--engine", "ort", "--threshold", "0.5"),
+            inputs=predict,
+            needs=("photos", "net.onnx", "embedder.onnx"),
+            skips=(PHOTO,),
+            of_a_folder=(PHOTO,),
+            writes=("out",),
+        ),
+        Command(
             "prepare widerface",
             ("prepare", "widerface", "--to", "unpacked", "--images-zip", "photos.zip")
             + ("--ground-truth-zip", "truth.zip"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from facezoo.image.preprocess import normalisation_table
 from facezoo.models import CARDS, WEIGHTS
+from facezoo.models.magface.card import MATCH_THRESHOLDS
 
 RECOGNITION = ("magface_iresnet18", "magface_iresnet34", "magface_iresnet50", "magface_iresnet100")
 QUALITY = ("sdd_fiqa_r50", "sdd_fiqa_mobilefacenet")
@@ -15,6 +16,16 @@ def test_magface_eats_bgr_from_zero_to_one(card_id):
     assert preprocess.swaps_channels
     expected = np.arange(256) / 255.0
     np.testing.assert_allclose(normalisation_table(preprocess), [expected] * 3, atol=1e-6)
+
+
+def test_the_neutral_cards_state_the_input_alone():
+    expected = (np.arange(256) - 127.5) / 127.5
+    for card_id, swaps in (("arcface_rgb", False), ("arcface_bgr", True)):
+        card = CARDS[card_id]
+        assert card.preprocess.swaps_channels == swaps
+        np.testing.assert_allclose(normalisation_table(card.preprocess), [expected] * 3, atol=1e-6)
+        assert (card.weights, card.references) == ("", ())
+        assert card_id not in MATCH_THRESHOLDS
 
 
 @pytest.mark.parametrize("card_id", [*QUALITY, "w600k_mbf"])

@@ -1,6 +1,7 @@
 """``facezoo match``: one person of a photo in another."""
 
 import json
+from dataclasses import replace
 
 import facezoo
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.files import read_image_rgb, write_image_rgb
+from facezoo.models import WEIGHTS
 from facezoo.models.magface.card import MATCH_THRESHOLDS
 from facezoo.pipeline.people import match_photos
 from facezoo.pipeline.photo import PredictedFace, PredictedPhoto, Predictor
@@ -16,7 +18,10 @@ from facezoo.testing import tiny_magface, tiny_scrfd
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path, monkeypatch):
+    """A detector, and a recogniser that says, like the published file, what it was made from."""
+    published = replace(WEIGHTS["w600k_mbf"], sha256="")
+    monkeypatch.setitem(WEIGHTS, "w600k_mbf", published)
     card = {"card_id": "w600k_mbf"}
     return tiny_scrfd(tmp_path / "scrfd.onnx"), tiny_magface(tmp_path / "tiny.onnx", **card)
 
@@ -135,12 +140,21 @@ def test_thresholds_and_what_is_missing(tmp_path, capsys, models, photos):
     assert end.value.code == 2
     with pytest.raises(SystemExit):
         run(capsys, photos[:2], models, *flags, "--threshold", "0", "--similarity", "p.json")
-    unknown = tiny_magface(tmp_path / "other.onnx", card_id="magface_iresnet50")
-    code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
-    assert code == 2
-    said = "no threshold was measured for magface_iresnet50; give a profile as --similarity"
-    assert said in error
+    for card_id in ("arcface_bgr", "magface_iresnet50"):
+        unknown = tiny_magface(tmp_path / "other.onnx", card_id=card_id)
+        code, _, error = run(capsys, photos[:2], (models[0], unknown), *flags)
+        assert code == 2
+        assert f"no threshold was measured for {card_id}; give a profile as --similarity" in error
     assert run(capsys, photos[:2], (models[0], unknown), *flags, "--threshold", "0")[0] == 0
+
+
+def test_a_file_that_does_not_say_what_it_is_has_no_threshold(
+    tmp_path, capsys, models, photos, monkeypatch
+):
+    monkeypatch.setitem(WEIGHTS, "w600k_mbf", replace(WEIGHTS["w600k_mbf"], sha256="1" * 64))
+    code, _, error = run(capsys, photos[:2], models)
+    assert code == 2
+    assert "no threshold was measured for this network under the name of w600k_mbf" in error
 
 
 def test_without_the_weights_it_says_how_to_get_them(tmp_path, capsys, photos, monkeypatch):

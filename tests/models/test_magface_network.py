@@ -151,10 +151,10 @@ def test_a_backbone_of_arcface_torch_becomes_a_network_of_rgb(tmp_path, key):
     network = arcface()
     state = network.features.state_dict()
     torch.save({key: state, "epoch": 1} if key else state, tmp_path / "backbone.pth")
-    words = ["w600k_mbf", tmp_path / "backbone.pth", "--output", tmp_path / "arcface.onnx"]
+    words = ["arcface_rgb", tmp_path / "backbone.pth", "--output", tmp_path / "arcface.onnx"]
     assert main(["export", *map(str, words)]) == 0
     contract = read_contract(tmp_path / "arcface.onnx")
-    assert not contract.preprocess.swaps_channels
+    assert contract.card_id == "arcface_rgb" and not contract.preprocess.swaps_channels
     image = np.random.default_rng(1).integers(0, 256, (112, 112, 3)).astype(np.uint8)
     with facezoo.load(tmp_path / "arcface.onnx", kind=facezoo.FaceEmbedder) as model:
         found = model(image).vector
@@ -167,7 +167,9 @@ def test_a_backbone_of_arcface_torch_becomes_a_network_of_rgb(tmp_path, key):
 
 def test_a_backbone_of_arcface_torch_is_no_magface(tmp_path):
     torch.save(arcface().features.state_dict(), tmp_path / "backbone.pth")
-    with pytest.raises(WeightsError, match=r"arcface_torch with \(1, 2, 1, 1\) blocks.*--card w6"):
+    with pytest.raises(
+        WeightsError, match=r"arcface_torch with \(1, 2, 1, 1\) blocks.*--card arcf"
+    ):
         load_official(build("iresnet18"), tmp_path / "backbone.pth")
 
 

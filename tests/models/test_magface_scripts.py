@@ -239,6 +239,20 @@ def write_features(folder, pairs, seed=1, mistakes=0):
     return folder / "feat.list", folder / "pair.list"
 
 
+def test_few_pairs_take_fewer_folds(tmp_path, script):
+    features, pairs = write_features(tmp_path / "six", 6, mistakes=1)
+    flags = ("--feat-list", features, "--pair-list", pairs)
+    code, _, error = script("eval_recognition", *flags)
+    assert code == 2
+    assert "6 pairs cannot be split into 10 folds" in error and "--folds takes another" in error
+    for protocol in ("authors", "facenet"):
+        code, said, error = script("eval_recognition", *flags, "--protocol", protocol, "--folds", 3)
+        assert code == 0, error
+    # Two pairs a fold, of which one is wrong in each of two folds.
+    code, said, _ = script("eval_recognition", *flags, "--folds", 3)
+    assert said.splitlines()[:2] == ["evaluate feat", "    Accuracy: 0.66667+-0.23570"]
+
+
 def test_one_set_prints_the_authors_line_and_more(tmp_path, script):
     pytest.importorskip("matplotlib")
     features, pairs = write_features(tmp_path / "lfw", 60, mistakes=3)

@@ -76,6 +76,8 @@ def test_too_few_pairs_for_the_folds(verification, no_work, people, capsys):
         path.unlink()
     assert verification() == 2
     assert "4 pairs cannot be split into 10 folds; expected at least 10" in capsys.readouterr().err
+    assert verification("--folds", "2") == 70
+    assert "the work was begun" in capsys.readouterr().err
 
 
 def test_too_few_pairs_of_a_packed_set(tmp_path, no_work, run_here):

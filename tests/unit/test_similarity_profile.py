@@ -3,16 +3,18 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from facezoo import testing
 from facezoo.cli.main import main
 from facezoo.errors import InputError
 from facezoo.image.files import write_image_rgb
 from facezoo.metrics.pairs import PairSimilarities
 from facezoo.metrics.verification import cosine_similarity
-from facezoo.pipeline.people import number_people
+from facezoo.models import find_card
 from facezoo.profiles.similarity import (
     SimilarityPoint,
     SimilarityProfile,
@@ -198,21 +200,6 @@ def test_the_first_schema_is_read(tmp_path):
             read_similarity(path, "a" * 64)
 
 
-def test_people_are_numbered_as_they_are_seen():
-    def at(angle):
-        return np.array([math.cos(angle), math.sin(angle)], np.float32) * 7
-
-    vectors = np.stack([at(0.0), at(2.0), at(0.1), at(2.1), at(4.0), at(0.2)])
-    for size in (1, 2, 4, 6):
-
-        def blocks():
-            return (vectors[start : start + size] for start in range(0, 6, size))  # noqa: B023
-
-        assert number_people(blocks, 0.9) == [0, 1, 0, 1, 2, 0]
-        assert number_people(blocks, 1.0) == [0, 1, 2, 3, 4, 5]
-    assert number_people(lambda: [], 0.9) == []
-
-
 @pytest.fixture
 def people(tmp_path):
     """Eight people of six pictures: noise of their own, and a little of each picture."""
@@ -257,7 +244,60 @@ def test_listed_pairs_to_a_profile(people, capsys):
     assert "40 pairs of one person, 1008 of two" in capsys.readouterr().out
     (folder / "pairs.txt").write_text("a.png b.png 2\n")
     assert main([*words, "--pairs", str(folder / "pairs.txt")]) == 2
-    assert "line 1 must be two images" in capsys.readouterr().err
+    assert "line 1 is 'a.png b.png 2'; expected two photos and 1 or 0" in capsys.readouterr().err
+
+
+def test_lists_of_every_layout_give_one_profile(people, capsys):
+    """LFW's pairs.txt, a table, and names with spaces are the same pairs of the same images."""
+    folder, model = people
+    for person in range(8):
+        for index in range(6):
+            target = folder / "lfw" / f"A B {person}" / f"A B {person}_{index + 1:04}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / "people" / f"p{person}" / f"{index}.png", target)
+    genuine = [(p, 1, p, i) for i in range(2, 6) for p in range(8)]
+    impostor = [(p, 1 + i, (p + 1) % 8, 2 + i) for i in range(4) for p in range(8)]
+
+    def name(person, index):
+        return f"A B {person}/A B {person}_{index:04}.png"
+
+    lfw = ["1\t32"]
+    lfw += [f"A B {p}\t{i}\t{j}" for p, i, _, j in genuine]
+    lfw += [f"A B {p}\t{i}\tA B {q}\t{j}" for p, i, q, j in impostor]
+    rows = [(name(p, i), name(q, j), 1) for p, i, q, j in genuine]
+    rows += [(name(p, i), name(q, j), 0) for p, i, q, j in impostor]
+    lists = {
+        "pairs.txt": "\n".join(lfw),
+        "pairs.csv": "\n".join(["first,second,same", *(f"{a},{b},{c}" for a, b, c in rows)]),
+        "spaces.list": "\n".join(f"{a} {b} {c}" for a, b, c in rows),
+    }
+    words = ["calibrate", "similarity", "--model", str(model)]
+    profiles = []
+    for file, text in lists.items():
+        (folder / file).write_text(text + "\n")
+        output = folder / f"{file}.json"
+        photos = ["--photos", str(folder / "lfw")]
+        code = main([*words, "--output", str(output), "--pairs", str(folder / file), *photos])
+        assert code == 0, capsys.readouterr().err
+        assert "32 pairs of one person, 32 of two" in capsys.readouterr().out
+        entry = json.loads(output.read_text())
+        profiles.append((entry["genuine"], entry["impostors"], entry["settings"]["pictures"]))
+    assert len(set(profiles)) == 1
+    output = ["--output", str(folder / "o.json")]
+    both = ["--images", str(folder / "people"), "--photos", str(folder / "lfw")]
+    assert main([*words, *output, *both]) == 2
+    assert "--photos is the folder of --pairs" in capsys.readouterr().err
+
+
+def test_a_network_that_tells_nobody_apart_is_named(people, capsys):
+    folder, _ = people
+    card = find_card("w600k_mbf")
+    model = testing._write_of_cells(folder / "collapsed.onnx", card, scale=1e-4, offset=1.0)
+    words = ["calibrate", "similarity", "--model", str(model), "--output", str(folder / "o.json")]
+    assert main([*words, "--images", str(folder / "people")]) == 2
+    said = capsys.readouterr().err
+    assert "all 48 embeddings are nearly the same" in said and "tells nobody apart" in said
+    assert not (folder / "o.json").exists()
 
 
 def test_similarity_without_an_embedder_is_refused(people, capsys):

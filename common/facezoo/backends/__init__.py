@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from ..artifact import PORTABLE, Artifact, build_of, read_artifact
 from ..card import ModelCard, Preprocess
@@ -174,12 +174,13 @@ def open_backend(
     contract = read_contract(model)
     half = artifact is not None and artifact.dtype != "fp32"
     wanted = _wanted(contract, preprocess, vdsp, input_hw)
-    multiple = max(contract.decode["strides"]) if input_hw == AUTO_SIZE else 0
     host = HOSTS[engine]
     kind: Type[HostBackend] = getattr(import_module(f"{__name__}.{engine}"), host.backend)
-    own = {host.option: getattr(runtime, host.option)} if host.option else {}
+    own: Dict[str, Any] = {host.option: getattr(runtime, host.option)} if host.option else {}
+    if input_hw == AUTO_SIZE:
+        own["multiple"] = max(contract.decode["strides"])
     saturates = runtime.provider == "cpu" and _saturates(model, artifact, kind, runtime)
-    backend = kind(model, contract, wanted, half, threads, multiple=multiple, **own)
+    backend = kind(model, contract, wanted, half, threads, **own)
     if saturates:
         backend.device += ", int8 saturates"
     if engine == "ort" and runtime.provider != _USUAL.provider:

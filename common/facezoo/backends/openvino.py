@@ -6,7 +6,7 @@ import logging
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 class _OpenVinoGraph:
-    """A model behind the common graph interface; every thread has its own requests."""
+    """A model behind the common graph interface; each run borrows a request that no other has."""
 
     def __init__(self, model: Any, compile_model: Callable[[Any], Any]) -> None:
         self._model = model
         self._compile = compile_model
         self._compiled: Dict[bool, Any] = {}
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._free: Dict[bool, List[Any]] = {True: [], False: []}
         # On its first array OpenVINO imports NumPy, and two threads that do so at once deadlock.
         openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True)
         self.precision = str(self.property("INFERENCE_PRECISION_HINT").to_string())
@@ -72,13 +72,16 @@ class _OpenVinoGraph:
     def run(self, tensor: np.ndarray) -> Sequence[np.ndarray]:
         """Run the network on (B, 3, H, W)."""
         single = len(tensor) == 1
-        requests = self._local.__dict__.setdefault("requests", {})
-        if single not in requests:
-            requests[single] = self._compiled_for(single).create_infer_request()
-        request = requests[single]
+        free = self._free[single]
+        try:
+            request = free.pop()
+        except IndexError:
+            request = self._compiled_for(single).create_infer_request()
         request.infer({0: tensor}, share_inputs=True)
-        # The next call overwrites the memory of the request.
-        return [np.array(output.data) for output in request.output_tensors]
+        # The next run overwrites the memory of the request.
+        found = [np.array(output.data) for output in request.output_tensors]
+        free.append(request)
+        return found
 
 
 class OpenVinoBackend(HostBackend):

@@ -177,8 +177,13 @@ def _add_similarity(kinds: Any, parser: argparse.ArgumentParser) -> None:
     flags.add(
         source,
         "--pairs",
-        "list: two images per line, then 1 for one person, 0 for two (default: those of the "
-        "folders)",
+        "LFW's pairs.txt, a table (.csv) with the columns first, second and same, or a list: two "
+        "images per line, then 1 for one person, 0 for two (default: those of the folders)",
+    )
+    flags.add(
+        similarity,
+        "--photos",
+        "folder of the images that pairs name (default: found from the place of the list)",
     )
     _add_embedder(similarity)
     flags.add_detector_options(
@@ -210,7 +215,9 @@ def _calibrate_similarity(args: argparse.Namespace) -> int:
     from ..runs import Inputs
 
     runtime = runtime_of(args)
-    pairs = pairs_of_folders(args.images) if args.images else read_pairs(args.pairs)
+    if args.images and args.photos:
+        raise InputError("--photos is the folder of --pairs; --images names its own")
+    pairs = pairs_of_folders(args.images) if args.images else read_pairs(args.pairs, args.photos)
     Inputs(pairs.paths, pairs.names).refuse_file(args.output)
     with load(args.embedder, kind=FaceEmbedder, runtime=runtime) as embedder:
         detector: Optional[FaceDetector] = None

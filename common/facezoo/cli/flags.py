@@ -23,6 +23,7 @@ __all__ = [
     "add_reading",
     "add_runtime",
     "detector_options",
+    "drop_old_spellings",
     "old_spellings",
     "renamed",
     "spellings_table",
@@ -145,7 +146,7 @@ SHARED: Dict[str, Flag] = {
     "--images": Flag("folder of images to measure on", _DIR),
     "--image": Flag("a single image", _FILE),
     "--pairs": Flag("list of pairs of images", {"type": Path, "metavar": "LIST"}),
-    "--photos": Flag("folder of the photos that pairs name", _DIR),
+    "--photos": Flag("folder of the photos that pairs or tables name", _DIR),
     "--pred": Flag("predictions to evaluate", _FILE),
     "--gt": Flag("folder of the ground truth", _DIR),
     "--embeddings": Flag(
@@ -207,6 +208,7 @@ SHARED: Dict[str, Flag] = {
     "--face": Flag("face of a photo to use", {"choices": ("central", "largest")}),
     "--fmr": Flag("false match rate", {"type": RATE, "default": 1e-3, "metavar": "X"}),
     "--fnmr": Flag("false non-match rate", {"metavar": "X"}),
+    "--folds": Flag("folds of the accuracy", {"type": whole(2, 1000), "metavar": "N"}),
     "--seed": Flag("random seed", {"type": SEED, "default": 0, "metavar": "N"}),
     "--dtype": Flag("number format of the build", {}),
     "--allow-custom-code": Flag(
@@ -283,6 +285,12 @@ def old_spellings(parser: argparse.ArgumentParser) -> Dict[str, str]:
     return {
         old: name_of(action) for action in parser._actions for old in getattr(action, "old", ())
     }
+
+
+def drop_old_spellings(parser: argparse.ArgumentParser) -> None:
+    """Let a parser take the present spellings only: those of a verb that never had others."""
+    for action in parser._actions:
+        action.old = ()  # type: ignore[attr-defined]
 
 
 def renamed(

@@ -36,6 +36,7 @@ CHAPTERS = {
         "score": "more photos than one machine can: shards, Ray, Parquet",
         "gallery": "known people: enrol, search, name or call unknown",
         "match": "find the person of one photo in another",
+        "cluster": "group the faces of photos into people",
         "eject": "a stand-alone folder of one model, to copy into a product",
         "demo": "weights to annotated photos in one command",
     },
@@ -71,8 +72,8 @@ class _Contents(CommandParser):
     def format_help(self) -> str:
         if self.prog != "facezoo":
             return super().format_help()
-        lines = ["usage: facezoo VERB ...", "", f"{self.description}"]
-        lines += ["facezoo VERB --help explains one verb, with examples; facezoo --version", ""]
+        lines = ["usage: facezoo VERB ...; facezoo VERB --help has examples; facezoo --version"]
+        lines += [f"{self.description}", ""]
         for chapter, verbs in CHAPTERS.items():
             for index, (verb, text) in enumerate(verbs.items()):
                 lines.append(f"  {'' if index else chapter:8} {verb:12}{text}")

@@ -11,21 +11,20 @@ With --exit-code it ends with 1 if they are two people.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, List, Tuple
+from typing import TYPE_CHECKING, List
 
-from ..errors import InputError
 from ..files import counted, printable
 from ..image.reading import current_reading
 from . import flags
 from .inputs import local_path
 from .options import runtime_of
 from .outputs import OutputFile, write_report
+from .thresholds import add_threshold, threshold_of
 
 # The rest is imported where it is used, since the help needs none of it.
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..contract import Contract
     from ..pipeline.people import Match
     from ..pipeline.photo import PredictedPhoto
     from ..results import FaceDetections
@@ -40,20 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("first", metavar="A", help="a photo; its largest face is used")
     parser.add_argument("second", metavar="B", help="a photo with any number of faces")
-    threshold = parser.add_mutually_exclusive_group()
-    flags.add(
-        threshold,
-        "--threshold",
-        f"{flags.SHARED['--threshold'].meaning} (default: the built-in one)",
-    )
-    flags.add(
-        threshold,
-        "--similarity",
-        "profile of facezoo calibrate similarity, whose threshold to use (default: the built-in "
-        "one)",
-        old=("--profile",),
-    )
-    flags.add(parser, "--fmr", "false match rate, one of those in the profile", old=("--far",))
+    add_threshold(parser)
     flags.add(parser, "--exit-code", "end with 1 if they are two people", action="store_true")
     flags.add(
         parser,
@@ -94,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with Predictor(detector, embedder=embedder) as model:
         card_id = embedder.contract.card_id
         sha256 = embedder.settings().get("model_sha256")
-        threshold, origin = _threshold(args, embedder.contract, sha256)
+        threshold, origin = threshold_of(args, embedder.contract, sha256)
         match = match_photos(model, *photos)
     cosine = float(match.cosines[match.best])
     angle = Threshold.from_cosine(float(np.clip(cosine, -1.0, 1.0))).degrees
@@ -127,31 +113,6 @@ def run(args: argparse.Namespace) -> int:
             entry["damaged"] = current_reading().damaged
         write_report(args.json, entry)
     return EXIT_DIFFERENT if args.exit_code and not one_person else 0
-
-
-def _threshold(args: argparse.Namespace, contract: Contract, sha256: Any) -> Tuple[float, str]:
-    from ..metrics.verification import Threshold
-    from ..models import WEIGHTS
-    from ..models.magface.card import MATCH_THRESHOLDS
-    from ..profiles.similarity import read_similarity
-
-    if args.threshold is not None:
-        return Threshold.from_cosine(args.threshold).cosine, "yours"
-    if args.similarity is not None:
-        cosine = read_similarity(args.similarity, sha256).cosine_at(args.fmr)
-        return cosine, f"that of {args.similarity} at FMR {args.fmr:g}"
-    card_id = contract.card_id
-    # A network of others can be exported under a card; its embeddings have another scale.
-    published = WEIGHTS[card_id].sha256 if card_id in WEIGHTS else ""
-    is_other = contract.source_sha256 not in ("", published)
-    if card_id not in MATCH_THRESHOLDS or is_other:
-        network = f"this network under the name of {card_id}" if is_other else card_id
-        raise InputError(
-            f"no threshold was measured for {network}; give a profile as --similarity, which "
-            "facezoo calibrate similarity measures on your images, or a --threshold"
-        )
-    found = MATCH_THRESHOLDS[card_id]
-    return found.cosine, found.origin
 
 
 def _count(found: PredictedPhoto) -> str:

@@ -9,7 +9,8 @@ layout         content
                ``Protocol/Split/FP/01/same.txt``, ``diff.txt``: two numbers of the lists a line
 ``agedb``      lines ``photo photo label``, photos named ``number_person_age_gender``
 ``calfw``      lines ``photo token``, two lines a pair; the token is the fold, 0 for two people
-``pair.list``  lines ``photo photo label``, or labels and photos in ``img.list`` beside it
+``pair.list``  lines ``photo photo label``, or labels and photos in ``img.list`` beside it; names
+               may hold spaces if they end like images, or if tabs are between them
 ``csv``        a table with the columns first, second, same and, optionally, fold
 =============  =====================================================================================
 
@@ -162,8 +163,18 @@ def _read(path: Path) -> PairProtocol:
 
 
 def _words(line: str) -> List[str]:
-    """Split a line at its tabs, or at white space if it has none."""
-    return [word.strip() for word in line.split("\t")] if "\t" in line else line.split()
+    """Split a line at its tabs, or at white space if it has none.
+
+    Of two photos and a label, the names of the photos may hold spaces.
+    """
+    if "\t" in line:
+        return [word.strip() for word in line.split("\t")]
+    words = line.split()
+    ends = [index for index, word in enumerate(words) if _is_photo(word)]
+    if len(words) > 3 and len(ends) == 2 and ends[1] == len(words) - 2:
+        first = ends[0] + 1
+        return [" ".join(words[:first]), " ".join(words[first:-1]), words[-1]]
+    return words
 
 
 def _is_count(word: str) -> bool:

@@ -23,7 +23,7 @@ from ..files import csv_cell
 from ..image.decode import decode_image_rgb
 from ..image.files import find_images, relative_names
 from ..metrics.pairs import pair_cosines
-from ..metrics.verification import best_threshold, check_folds
+from ..metrics.verification import FOLDS, best_threshold, check_folds
 from ..models.magface.model import FaceEmbedder
 from ..pipeline.photo import PredictedPhoto, Predictor
 from ..results import Embedding
@@ -151,6 +151,7 @@ def evaluate_people(
     *,
     seed: int = 0,
     everything: bool = False,
+    folds: int = FOLDS,
     progress: Progress = lambda items, total: items,
 ) -> PeopleReport:
     """Measure the verification accuracy over a folder with one folder per person.
@@ -166,6 +167,8 @@ def evaluate_people(
     seed, everything
         Seed of the impostor pairs, and whether to use all of them instead of as many as genuine
         pairs.
+    folds
+        Number of folds of the accuracy.
     progress
         Wraps the loop.
 
@@ -185,7 +188,7 @@ def evaluate_people(
     listed = relative_names(paths, images)
     people_of_all = people_of(listed, str(images))
     # What the pairs cannot give is said before the images are embedded.
-    check_folds(len(people_pairs(people_of_all, seed, everything=everything)[1]))
+    check_folds(len(people_pairs(people_of_all, seed, everything=everything)[1]), folds)
     people, vectors = [], []
     names: List[str] = []
     started = time.perf_counter()
@@ -205,7 +208,7 @@ def evaluate_people(
         raise DatasetError(f"no face was found in any of {len(paths)} images of {str(images)!r}")
     pairs, is_same = people_pairs(people, seed, everything=everything)
     measured = MeasuredList.of(name, "images", names, len(paths))
-    report = verify_images(measured, np.stack(vectors), pairs, is_same)
+    report = verify_images(measured, np.stack(vectors), pairs, is_same, folds)
     return PeopleReport(len(paths), len(vectors), len(set(people)), report, len(paths) / seconds)
 
 
@@ -221,6 +224,7 @@ def evaluate_set(
     feature_list: Path,
     *,
     protocol: str = "authors",
+    folds: int = FOLDS,
     batch: int = 1,
     overwrite: bool = False,
     progress: Progress = lambda items, total: items,
@@ -235,8 +239,8 @@ def evaluate_set(
         The set: ``img.list``, ``pair.list`` and the images.
     feature_list
         Target file of the features; those of an earlier run are kept.
-    protocol
-        Protocol of the accuracy.
+    protocol, folds
+        Protocol of the accuracy, and number of its folds.
     batch, overwrite, progress
         As for :func:`extract_features`.
 
@@ -248,7 +252,7 @@ def evaluate_set(
         If an image cannot be read, since a pair needs both images.
     """
     faces = read_set(folder)
-    check_folds(len(faces.is_same))
+    check_folds(len(faces.is_same), folds)
     extract_features(
         model,
         faces.paths,
@@ -261,8 +265,15 @@ def evaluate_set(
         progress=progress,
     )
     pairs = read_feature_pairs(feature_list, Path(folder) / "pair.list")
-    vectors = pairs.first, pairs.second
-    return verify_pairs(Path(folder).name, *vectors, pairs.is_same, pairs.names, protocol=protocol)
+    return verify_pairs(
+        Path(folder).name,
+        pairs.first,
+        pairs.second,
+        pairs.is_same,
+        pairs.names,
+        protocol=protocol,
+        folds=folds,
+    )
 
 
 def evaluate_encoded(
@@ -270,6 +281,7 @@ def evaluate_encoded(
     path: Path,
     *,
     protocol: str = "authors",
+    folds: int = FOLDS,
     progress: Progress = lambda items, total: items,
 ) -> VerificationReport:
     """Evaluate one of insightface's ``.bin`` sets, read without executing its pickle.
@@ -280,8 +292,8 @@ def evaluate_encoded(
         The network.
     path
         File such as ``lfw.bin``.
-    protocol
-        Protocol of the accuracy.
+    protocol, folds
+        Protocol of the accuracy, and number of its folds.
     progress
         Wraps the loop.
 
@@ -293,7 +305,7 @@ def evaluate_encoded(
         If an image in it cannot be decoded.
     """
     encoded = read_bin(path)
-    check_folds(len(encoded.is_same))
+    check_folds(len(encoded.is_same), folds)
 
     def one(_: Infer, index: int) -> np.ndarray:
         name = f"{Path(path).name}: image {index}"
@@ -306,5 +318,11 @@ def evaluate_encoded(
     # The images have no names; their content says which ones they are.
     names = [hashlib.sha256(image).hexdigest() for image in encoded.images]
     return verify_pairs(
-        Path(path).stem, vectors[0::2], vectors[1::2], encoded.is_same, names, protocol=protocol
+        Path(path).stem,
+        vectors[0::2],
+        vectors[1::2],
+        encoded.is_same,
+        names,
+        protocol=protocol,
+        folds=folds,
     )

@@ -206,7 +206,11 @@ def verify_pairs(
 
 
 def verify_images(
-    measured: MeasuredList, vectors: np.ndarray, pairs: np.ndarray, is_same: np.ndarray
+    measured: MeasuredList,
+    vectors: np.ndarray,
+    pairs: np.ndarray,
+    is_same: np.ndarray,
+    folds: int = FOLDS,
 ) -> VerificationReport:
     """Evaluate pairs of images, of which there may be many more than images.
 
@@ -220,6 +224,8 @@ def verify_images(
         Shape (P, 2), int: the two images of each pair.
     is_same
         Shape (P,), bool.
+    folds
+        Number of folds of the accuracy.
 
     Returns
     -------
@@ -231,7 +237,7 @@ def verify_images(
     InputError
         If the pairs cannot be evaluated; see :func:`~facezoo.metrics.pairs.k_fold_accuracy_of`.
     """
-    authors = k_fold_accuracy_of(vectors, pairs, is_same)
+    authors = k_fold_accuracy_of(vectors, pairs, is_same, folds=folds)
     by_fold = _ByFold(authors.accuracies, authors.thresholds, authors.wrong)
     return _report(measured, PROTOCOLS[0], by_fold, pair_cosines(vectors, pairs), is_same)
 

@@ -209,7 +209,10 @@ def write_image_rgb(path: Path, image_rgb: np.ndarray) -> None:
     import cv2
 
     suffix = path.suffix.lower() if path.suffix.lower() in _WRITTEN else ".jpg"
-    done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    try:
+        done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error:  # OpenCV 4.9 raises, later ones return false
+        done = False
     if not done:
         height, width = image_rgb.shape[:2]
         raise InputError(

@@ -10,6 +10,7 @@ from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
+from ..errors import InputError
 from .verification import (
     FOLDS,
     THRESHOLDS,
@@ -28,7 +29,12 @@ __all__ = [
     "k_fold_accuracy_of",
     "pair_blocks",
     "pair_cosines",
+    "refuse_alike",
 ]
+
+# Cosine to their mean direction that all embeddings exceed only if the network tells nobody apart:
+# with a working one it is about 0.3 for images of many people.
+ALIKE = 0.999
 
 BLOCK = 2048  # pairs; their float64 vectors of 512 values take 16 MiB
 
@@ -67,6 +73,27 @@ def pair_cosines(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         first, second = pairs[block].T
         cosines[block] /= norms[first] * norms[second]
     return np.clip(cosines, -1.0, 1.0, out=cosines)
+
+
+def refuse_alike(vectors: np.ndarray) -> None:
+    """Raise InputError if images of several people all have nearly the same embedding.
+
+    Parameters
+    ----------
+    vectors
+        Shape (N, D), at least two; not zero.
+    """
+    checked = _checked(vectors)
+    units = checked / np.linalg.norm(checked, axis=1, keepdims=True)
+    mean = units.mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    least = float((units @ mean).min()) / length if length else -1.0
+    if len(units) > 1 and least > ALIKE:
+        raise InputError(
+            f"all {len(units)} embeddings are nearly the same (cosine to their mean at least "
+            f"{least:.4f}), so the network tells nobody apart: its training collapsed, or its "
+            "weights or its input are not those it was made for; facezoo doctor compares the file"
+        )
 
 
 def _checked(vectors: np.ndarray) -> np.ndarray:

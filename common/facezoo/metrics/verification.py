@@ -306,7 +306,7 @@ def check_folds(pairs: int, folds: int = FOLDS) -> None:
     if not 2 <= folds <= pairs:
         raise InputError(
             f"{pairs} pairs cannot be split into {folds} folds; expected at least {max(2, folds)} "
-            "pairs and 2 folds"
+            "pairs and 2 folds; --folds takes another number of them"
         )
 
 

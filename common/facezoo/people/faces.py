@@ -19,6 +19,7 @@ from ..errors import UNREADABLE, FaceZooError, ImageError, InputError
 from ..fields import CARD_ID, OBJECT, check, one_of, record
 from ..image.align import TEMPLATE_SIZE
 from ..models.magface.model import FLIPS
+from ..pipeline.clusters import face_weights
 from ..pipeline.photo import PredictedFace, PredictedPhoto, Predictor
 from ..profiles.base import MODEL_SHA256
 from ..runs import reason_of
@@ -207,14 +208,8 @@ class EmbeddedFaces:
 
     @property
     def weights(self) -> np.ndarray:
-        """Weight of each face, shape (N,), float64, above 0: its quality, or else its magnitude.
-
-        Qualities are used only if every face has one, since the two scales differ; none weighs less
-        than a hundredth of the highest.
-        """
-        found = getattr(self, self.weighted_by).astype(np.float64)
-        highest = float(found.max()) if len(found) else 1.0
-        return np.maximum(found, 0.01 * highest) if highest > 0 else np.ones(len(found))
+        """Weight of each face, shape (N,), float64, above 0; see :func:`face_weights`."""
+        return face_weights(self.quality, self.magnitude)
 
     @property
     def weighted_by(self) -> str:

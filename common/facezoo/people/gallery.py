@@ -58,6 +58,7 @@ from .index import (
 )
 
 __all__ = [
+    "GALLERY_FILE",
     "Added",
     "Change",
     "Enrolled",

@@ -12,13 +12,14 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from ..datasets.image_list import one_name_each, people_of, read_lines, resolve_names
+from ..datasets.image_list import one_name_each, people_of, resolve_names
+from ..datasets.protocols import locate_photos, read_protocol
 from ..datasets.scores import QualityScores
 from ..errors import ImageError, InputError
 from ..image.align import align_face
 from ..image.appearance import degraded_versions
 from ..image.files import find_images, read_image_rgb, relative_names
-from ..metrics.pairs import PairSimilarities, pair_cosines
+from ..metrics.pairs import PairSimilarities, pair_cosines, refuse_alike
 from ..metrics.verification import check_impostors
 from ..models.magface.model import FaceEmbedder
 from ..models.scrfd.model import FaceDetector
@@ -169,30 +170,32 @@ def pairs_of_folders(folder: Path) -> ImagePairs:
     return ImagePairs(paths, names, people=people)
 
 
-def read_pairs(path: Path) -> ImagePairs:
-    """Read a list of pairs: two images per line, then 1 for one person or 0 for two.
+def read_pairs(path: Path, photos: Optional[Path] = None) -> ImagePairs:
+    """Read a list of pairs: LFW's pairs.txt, a table, or two images and a label per line.
+
+    Parameters
+    ----------
+    path
+        In any layout of :mod:`facezoo.datasets.protocols`.
+    photos
+        Folder of the images. By default it is found from the place of the list.
 
     Raises
     ------
-    InputError
-        If a line is not such a pair; names the line.
+    DatasetError
+        If a line is not such a pair, which is named, or no image is found.
     """
-    rows: List[List[str]] = []
-    for number, line in read_lines(path):
-        words = line.split()
-        if len(words) != 3 or words[2] not in ("0", "1"):
-            raise InputError(
-                f"{str(path)!r}: line {number} must be two images and 1 for one person or 0 for "
-                f"two, got {line[:80]!r}"
-            )
-        rows.append(words)
-    listed = tuple(dict.fromkeys(name for row in rows for name in row[:2]))
-    name_of = dict(zip(listed, one_name_each(listed, resolve_names(listed, path), path)))
-    names = tuple(dict.fromkeys(name_of.values()))
+    protocol = read_protocol(path)
+    listed, indices = protocol.photos, protocol.rows()
+    if photos is not None:
+        paths: Sequence[Path] = locate_photos(protocol, photos)
+        return ImagePairs(paths, listed, (indices, protocol.is_same))
+    # A list may name an image in several ways.
+    name_of = one_name_each(listed, resolve_names(listed, path), path)
+    names = tuple(dict.fromkeys(name_of))
     index = {name: number for number, name in enumerate(names)}
-    indices = np.array([[index[name_of[name]] for name in row[:2]] for row in rows]).reshape(-1, 2)
-    is_same = np.array([row[2] == "1" for row in rows])
-    return ImagePairs(resolve_names(names, path), names, (indices, is_same))
+    indices = np.array([index[name] for name in name_of])[indices]
+    return ImagePairs(resolve_names(names, path), names, (indices, protocol.is_same))
 
 
 def calibrate_similarity(
@@ -224,7 +227,7 @@ def calibrate_similarity(
     Raises
     ------
     InputError
-        If no pair is left whose two images have a face.
+        If no pair is left whose two images have a face, or all embeddings are alike.
     """
     _warn_of_few(pairs)
     paths = pairs.paths
@@ -283,6 +286,7 @@ def _similarities(
     if not (len(used) > 1 if pairs.listed is None else usable.any()):
         raise InputError("no pair is left whose two images have a face; see the lines above")
     stacked = np.stack([vectors[index] for index in used])
+    refuse_alike(stacked)
     if pairs.listed is None:
         people = person_numbers([pairs.people[index] for index in used])
         return people_points(stacked, people, seed=seed)

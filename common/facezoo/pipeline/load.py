@@ -72,6 +72,8 @@ EmbedderCard = Literal[
     "magface_iresnet50",
     "magface_iresnet100",
     "w600k_mbf",
+    "arcface_rgb",
+    "arcface_bgr",
 ]
 
 InputSize = Union[int, Tuple[int, int], Literal["auto"], None]

@@ -1,10 +1,9 @@
-"""Which faces show the same person."""
+"""Find the person of one photo in another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
-from typing import Callable, Iterable, List, Optional
+from typing import Optional
 
 import numpy as np
 
@@ -15,56 +14,7 @@ from .photo import PredictedPhoto, Predictor
 __all__ = [
     "Match",
     "match_photos",
-    "number_people",
 ]
-
-
-def number_people(blocks: Callable[[], Iterable[np.ndarray]], alike: float) -> List[int]:
-    """Give a number to each person among faces, in the order they are first seen.
-
-    Parameters
-    ----------
-    blocks
-        Gives the embeddings in their order, as arrays (B, D); called again for each of these.
-    alike
-        Two faces are of one person if their cosine is above this. A face is assigned to the person
-        of the most similar face before it.
-
-    Returns
-    -------
-    list of int
-        One per face, from 0.
-    """
-    people: List[int] = []
-    count = 0
-    for number, block in enumerate(blocks()):
-        units = _units(block)
-        cosines, nearest = np.full(len(units), -np.inf), np.zeros(len(units), int)
-        start = 0
-        for before in islice(blocks(), number):
-            _take_nearer(cosines, nearest, units @ _units(before).T, start)
-            start += len(before)
-        among = units @ units.T
-        for row, found in enumerate(among):
-            if row:
-                _take_nearer(cosines[row:][:1], nearest[row:][:1], found[None, :row], start)
-            known = cosines[row] > alike
-            people.append(people[nearest[row]] if known else count)
-            count += not known
-    return people
-
-
-def _units(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _take_nearer(cosines: np.ndarray, nearest: np.ndarray, found: np.ndarray, start: int) -> None:
-    """Note, in place, where one of the faces from ``start`` on is nearer than those before."""
-    best = found.argmax(axis=1)
-    values = found[np.arange(len(found)), best]
-    nearer = values > cosines
-    cosines[nearer], nearest[nearer] = values[nearer], start + best[nearer]
 
 
 @dataclass(frozen=True)

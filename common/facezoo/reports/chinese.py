@@ -47,7 +47,8 @@ CHINESE = {
     "folder of images to measure on": "用来测量的图片目录",
     "a single image": "单张图片",
     "list of pairs of images": "图片对列表",
-    "folder of the photos that pairs name": "图片对所指照片的目录",
+    "folder of the photos that pairs or tables name": "图片对或表格所指照片的目录",
+    "folds of the accuracy": "计算准确率的折数",
     "predictions to evaluate": "要评测的预测结果",
     "folder of the ground truth": "标注目录",
     "embeddings.npz with names and vectors of the faces (default: computed from --images)": (

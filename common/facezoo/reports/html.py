@@ -1,4 +1,4 @@
-"""Self-contained HTML reports: images, sortable tables, curves, settings."""
+"""HTML reports in one file: images, sortable tables, curves, settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from urllib.parse import quote
 
 import numpy as np
 
@@ -25,6 +26,7 @@ __all__ = [
     "LONGEST_SIDE",
     "Curves",
     "Facts",
+    "Linked",
     "Pictures",
     "Section",
     "Table",
@@ -92,6 +94,26 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Linked:
+    """Images in files beside the report, with captions; they are loaded when they are looked at.
+
+    Attributes
+    ----------
+    title, note
+        Texts above the images.
+    files
+        Paths relative to the report, with forward slashes.
+    captions
+        One per image.
+    """
+
+    title: str
+    files: Sequence[str]
+    captions: Sequence[str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A paragraph."""
 
@@ -99,7 +121,7 @@ class Section:
     text: str
 
 
-Part = Union[Table, Facts, Curves, Pictures, Section]
+Part = Union[Table, Facts, Curves, Pictures, Linked, Section]
 
 
 def versions() -> Dict[str, Any]:
@@ -147,7 +169,9 @@ def _show(part: Part) -> Iterator[str]:
     elif isinstance(part, Curves):
         yield _plot(part)
     elif isinstance(part, Pictures):
-        yield from _pictures(part)
+        yield from _figures(part, map(_embedded, part.images_rgb))
+    elif isinstance(part, Linked):
+        yield from _figures(part, map(quote, part.files))
     else:
         yield f"<p>{html.escape(part.text)}</p>"
     yield "\n"
@@ -182,16 +206,19 @@ def _number_class(value: Any) -> str:
     return ' class="n"' if isinstance(value, (int, float)) else ""
 
 
-def _pictures(pictures: Pictures) -> Iterator[str]:
-    if pictures.note:
-        yield f"<p>{html.escape(pictures.note)}</p>"
+def _figures(part: Union[Pictures, Linked], sources: Iterable[str]) -> Iterator[str]:
+    if part.note:
+        yield f"<p>{html.escape(part.note)}</p>"
     yield '<div class="pictures">'
-    for image, caption in zip(pictures.images_rgb, pictures.captions):
+    for source, caption in zip(sources, part.captions):
         text = html.escape(caption)
-        data = base64.b64encode(_jpeg(image)).decode("ascii")
-        yield f'<figure><img alt="{text}" src="data:image/jpeg;base64,{data}">'
+        yield f'<figure><img alt="{text}" loading="lazy" src="{source}">'
         yield f"<figcaption>{text}</figcaption></figure>"
     yield "</div>"
+
+
+def _embedded(image_rgb: np.ndarray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(_jpeg(image_rgb)).decode("ascii")
 
 
 def _jpeg(image_rgb: np.ndarray) -> bytes:

@@ -17,6 +17,7 @@ from facezoo.datasets.pairs import read_feature_pairs
 from facezoo.errors import InputError
 from facezoo.evaluation import recognition
 from facezoo.evaluation.verification_report import PROTOCOLS, SCHEMA, reports_csv, verify_pairs
+from facezoo.fields import whole
 from facezoo.files import write_bytes, write_json
 
 
@@ -31,8 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_flag(parser, "--pair_list", type=Path, help="pairs; last column: 1 same, 0 not")
     parser.add_argument("--sets", nargs="+", default=list(SETS), help="sets in --data")
     options.add_flag(parser, "--save_dir", type=Path, default=Path("features"), help="for features")
-    help_protocol = "how the accuracy is measured"
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="authors", help=help_protocol)
+    how = parser.add_argument_group("how the accuracy is measured")
+    how.add_argument("--protocol", choices=PROTOCOLS, default="authors", help="whose")
+    how.add_argument("--folds", type=whole(2, 1000), default=10, help="fewer for few pairs")
     options.add_output(parser, "--json", metavar="FILE", help="write everything but curves")
     options.add_output(parser, "--csv", metavar="FILE", help="write a table, one row per set")
     options.add_plot(parser, "draw the ROC")
@@ -45,16 +47,15 @@ def of_features(args: argparse.Namespace):
     if args.pair_list is None:
         raise InputError("--feat-list needs --pair-list: which pairs show one person")
     pairs = read_feature_pairs(args.feat_list, args.pair_list)
-    name, protocol = args.feat_list.stem, args.protocol
-    vectors = pairs.first, pairs.second
-    yield verify_pairs(name, *vectors, pairs.is_same, pairs.names, protocol=protocol)
+    vectors, how = (pairs.first, pairs.second), {"protocol": args.protocol, "folds": args.folds}
+    yield verify_pairs(args.feat_list.stem, *vectors, pairs.is_same, pairs.names, **how)
 
 
 def of_sets(args: argparse.Namespace):
     source = options.embedder_source(args, args.save_dir / "onnx")
     runtime, vdsp = options.runtime_of(args), args.vdsp_params_info
     with load(source, kind=FaceEmbedder, runtime=runtime, vdsp=vdsp, flip=args.flip) as model:
-        shown = {"protocol": args.protocol, "progress": options.progress}
+        shown = {"protocol": args.protocol, "folds": args.folds, "progress": options.progress}
         for path in args.bin or ():
             yield recognition.evaluate_encoded(model, path, **shown)
         shown.update(batch=args.batch_size, overwrite=args.overwrite)

@@ -11,6 +11,7 @@ r"""Evaluate result files, or a model on photos, against ground truth.
       --embedder w600k_mbf --json people.json
   facezoo evaluate verification --pairs lfw/pairs.txt --photos lfw --output lfw_run \
       --detector scrfd_500m_bnkps --embedder w600k_mbf
+  facezoo evaluate clusters --tables run --threshold 0.4
   facezoo evaluate identification --tables run --fpir 0.1
   facezoo evaluate quality --scores sdd_fiqa=infer_output/results.json \
       --embeddings labels/test/embeddings.npz --plot discard.png
@@ -25,6 +26,7 @@ from importlib import import_module
 from typing import Any, Callable
 
 from .flags import (
+    add_cluster_options,
     add_detection_options,
     add_identification_options,
     add_landmark_options,
@@ -70,6 +72,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "recognition.run_recognition",
         description="Accuracy over the pairs of a protocol, in its folds; or over all genuine "
         "pairs of a folder of people and as many or all impostor pairs.",
+    )
+    kind(
+        "clusters",
+        "people that facezoo cluster finds, against the folders of people",
+        add_cluster_options,
+        "clusters.run_clusters",
+        description="B-cubed and pairwise precision and recall of the groups that facezoo cluster "
+        "makes of the photos of facezoo score, one face of each, the central one. Needs the extra "
+        "gallery.",
     )
     kind(
         "identification",

@@ -9,6 +9,7 @@ from typing import Any
 from ...fields import RATE, number, whole
 from .. import flags
 from ..options import add_normalizer_option
+from ..thresholds import add_threshold
 
 __all__ = [
     "add_detection_options",
@@ -213,6 +214,11 @@ def add_verification_options(parser: argparse.ArgumentParser) -> None:
     flags.add(parser, "--seed", "random seed of the impostor pairs")
     flags.add(
         parser,
+        "--folds",
+        "folds of the accuracy, fewer where there are few pairs (default: 10, or the protocol's)",
+    )
+    flags.add(
+        parser,
         "--all-pairs",
         "use all impostor pairs, not as many as genuine pairs; with --output: any number of "
         "images, with intervals by people and the errors of each person",
@@ -261,14 +267,29 @@ def add_verification_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_identification_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the evaluation of identification."""
+def _add_tables(parser: argparse.ArgumentParser) -> None:
     flags.add(parser, "--tables", required=True)
     flags.add(
         parser,
         "--settings",
         f"{flags.SHARED['--settings'].meaning} (default: the only one)",
     )
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of clusters."""
+    _add_tables(parser)
+    add_threshold(parser)
+    flags.add(parser, "--embedder", "recogniser of the tables", default="w600k_mbf")
+    flags.add_runtime(parser.add_argument_group("runtime"))
+    flags.add(parser, "--json")
+    flags.add(parser, "--record", "write the numbers to this numerics.json")
+    flags.add(parser, "--dataset", "name of the data in the report (default: the folder's)")
+
+
+def add_identification_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation of identification."""
+    _add_tables(parser)
     flags.add(parser, "--fpir")
     flags.add(parser, "--seed", "random seed of the intervals")
     flags.add(parser, "--json")

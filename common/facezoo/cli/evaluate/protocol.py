@@ -48,8 +48,8 @@ _log = logging.getLogger(__name__)
 
 # Flags without a meaning for a folder of people, and for a protocol.
 NEED_PAIRS = "photos output overwrite face protocol ledger build other_detector".split()
-ALL_PAIRS_IGNORE = "photos protocol ledger build other_detector record plot html seed".split()
-NEED_IMAGES = "all_pairs seed".split()
+ALL_PAIRS_IGNORE = "photos protocol ledger build other_detector record plot html seed folds".split()
+NEED_IMAGES = "all_pairs seed folds".split()
 LEDGER_IGNORES = "overwrite face vdsp record json plot html".split()
 
 

@@ -11,7 +11,7 @@ from typing import Union
 
 from ...evaluation.recognition import PeopleReport, evaluate_people
 from ...evaluation.verification_report import SCHEMA as VERIFICATION_SCHEMA
-from ...metrics.verification import share_interval
+from ...metrics.verification import FOLDS, share_interval
 from ...models.magface.model import FaceEmbedder
 from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
@@ -61,6 +61,7 @@ def run_people(args: argparse.Namespace) -> int:
             name,
             seed=args.seed,
             everything=args.all_pairs,
+            folds=args.folds or FOLDS,
             progress=progress,
         )
         print(f"a face in {report.with_face} of {report.pictures} images of {report.people} people")
@@ -116,5 +117,6 @@ def _people_measurement(
         measured=found.measured.to_dict(),
         command=f"facezoo evaluate verification --images DIR {detector}--embedder "
         f"{prefix_text(args.embedder)}{' --all-pairs' * args.all_pairs}"
+        f"{f' --folds {args.folds}' if args.folds else ''}"
         f"{runtime_flags(args)}",
     )

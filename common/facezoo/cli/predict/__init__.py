@@ -99,12 +99,24 @@ def add_decision(parser: Any) -> None:
     )
 
 
-def add_stage_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the stages and of the limits; :func:`open_predictor` reads them."""
+def add_stage_options(parser: argparse.ArgumentParser, **defaults: str) -> None:
+    """Add the flags of the stages and of the limits; :func:`open_predictor` reads them.
+
+    Parameters
+    ----------
+    parser
+        The verb's.
+    defaults
+        Models of the later stages, by name; the others have none.
+    """
     stages = parser.add_argument_group("stages")
     flags.add_detector_options(stages, default=DETECTOR)
     for name in ("landmarks", "quality", "embedder"):
-        flags.add(stages, f"--{name}", f"{flags.SHARED[f'--{name}'].meaning} (default: none)")
+        meaning = flags.SHARED[f"--{name}"].meaning
+        if name in defaults:
+            flags.add(stages, f"--{name}", meaning, default=defaults[name])
+        else:
+            flags.add(stages, f"--{name}", f"{meaning} (default: none)")
     flags.add_runtime(stages)
     limits = parser.add_argument_group("acceptance limits of a face")
     flags.add(

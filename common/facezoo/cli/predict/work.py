@@ -40,8 +40,8 @@ from ...models.magface.model import FaceEmbedder
 from ...models.scrfd.model import FaceDetector
 from ...models.sdd_fiqa.model import FaceQuality
 from ...pipeline.acceptance import REASONS, Acceptance, read_score_limit
+from ...pipeline.clusters import face_weights, find_people
 from ...pipeline.load import load
-from ...pipeline.people import number_people
 from ...pipeline.photo import PredictedPhoto, Predictor
 from ...profiles.appearance import AppearanceLimits, default_limits, read_appearance
 from ...profiles.measures import MEASURES
@@ -327,11 +327,20 @@ def write_results(
     """Write the lines and the embeddings of a run, none of which is held in memory."""
     with ExitStack() as stack:
         embedded = stack.enter_context(EmbeddingFile(folder))
+        photos: Dict[str, int] = {}
+        found: List[Tuple[int, float, float]] = []
         for photo, index, face in _faces_of(run.entries()) if with_embeddings else ():
             if "vector" in face:
                 vector = np.frombuffer(base64.b64decode(face["vector"]), "<f4")
                 embedded.add(photo["path"], vector, index)
-        people = None if alike is None else number_people(embedded.vectors.blocks, alike)
+                number = photos.setdefault(photo["path"], len(photos))
+                found.append((number, face.get("quality", np.nan), face["magnitude"]))
+        people = None
+        if alike is not None and found:
+            vectors = np.concatenate(list(embedded.vectors.blocks()))
+            of_photo, quality, magnitude = np.array(found).T
+            weights = face_weights(quality, magnitude)
+            people = find_people(vectors, of_photo.astype(int), alike, weights).numbers.tolist()
         lines = stack.enter_context(writing(folder / FACES_FILE))
         row = 0
         for photo in run.entries():

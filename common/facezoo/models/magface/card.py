@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Mapping, Tuple
 
 from ...card import (
@@ -228,11 +228,29 @@ W600K_MBF = ModelCard(
     ),
 )
 
+# The form of input that most published ArcFace-style networks expect, in either colour order, for
+# graphs of others: nothing about their threshold, accuracy or weights is known.
+# source: insightface@7fadd42 python-package/insightface/model_zoo/arcface_onnx.py
+ARCFACE = tuple(
+    replace(
+        W600K_MBF,
+        id=f"arcface_{order}",
+        summary=f"Any ArcFace-style network: embeds an aligned face, {order.upper()} in [-1, 1].",
+        input_name="input",
+        preprocess=replace(W600K_MBF.preprocess, color_conversion=conversion),
+        outputs=(OutputSpec("embedding", 512, 0, "not normalised; its norm is not a quality"),),
+        weights="",
+        references=(),
+    )
+    for order, conversion in (("rgb", "NO_CHANGE"), ("bgr", "RGB2BGR"))
+)
+
 CARDS: Dict[str, ModelCard] = {
     card.id: card
     for card in (
         *map(_card, ("iresnet18", "iresnet34", "iresnet50", "iresnet100")),
         W600K_MBF,
+        *ARCFACE,
     )
 }
 

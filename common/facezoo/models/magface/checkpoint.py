@@ -14,13 +14,11 @@ from .network import build, load_arcface, load_official
 
 __all__ = ["NETWORKS", "card_id_of", "export_checkpoint"]
 
-# The network of any iresnet of insightface's arcface_torch, which goes by the card of its input.
-ARCFACE, ARCFACE_CARD = "arcface_torch", "w600k_mbf"
-
-# Card id to the name of its network in :func:`export_checkpoint`.
+# Card id to the name of its network in :func:`export_checkpoint`. An iresnet of insightface's
+# arcface_torch goes by the card of its input.
 NETWORKS = {
-    **{card_id: card_id[len("magface_") :] for card_id in CARDS if card_id.startswith("magface_")},
-    ARCFACE_CARD: ARCFACE,
+    card_id: card_id[len("magface_") :] if card_id.startswith("magface_") else card_id
+    for card_id in CARDS
 }
 
 
@@ -39,8 +37,8 @@ def export_checkpoint(
     checkpoint
         A ``.pth`` with any name prefix of the authors' files, or of insightface's arcface_torch.
     variant
-        As for :func:`~facezoo.models.magface.network.build`; ``arcface_torch`` for any of its
-        iresnets.
+        As for :func:`~facezoo.models.magface.network.build`; for an iresnet of arcface_torch the
+        card of its input, such as ``arcface_rgb``.
     target
         Target ``.onnx``.
     batch
@@ -61,7 +59,7 @@ def export_checkpoint(
     GraphError
         If the graph differs from PyTorch; nothing is written then.
     """
-    if variant == ARCFACE:
+    if variant in CARDS:
         network = load_arcface(checkpoint)
     else:
         network = build(variant)

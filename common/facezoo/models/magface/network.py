@@ -169,7 +169,7 @@ def load_official(network: MagFace, path: Path) -> None:
         raise WeightsError(
             f"{str(path)!r} is an iresnet of insightface's arcface_torch with {blocks} blocks, and "
             "expects RGB in [-1, 1]; MagFace expects BGR in [0, 1] (missing: names with "
-            "'features.' in front); export it with --card w600k_mbf"
+            "'features.' in front); export it with --card arcface_rgb"
         )
     load_checkpoint(network, path, prefixes=CHECKPOINT_PREFIXES)
 
@@ -214,7 +214,7 @@ def _refuse_other_backbones(names: Collection[str], path: Path) -> None:
         if name in names or f"module.{name}" in names:
             raise WeightsError(
                 f"{str(path)!r} is a {kind} of insightface's arcface_torch, which this zoo has no "
-                "network for; export it to .onnx there, and that file here with --card w600k_mbf"
+                "network for; export it to .onnx there, and that file here with --card arcface_rgb"
             )
 
 
