@@ -161,8 +161,15 @@ class Enrolled(NamedTuple):
                     "characters"
                 )
         photos = tuple(os.path.join(root, photo) for photo in faces.photos)  # noqa: PTH118
-        arrays = (faces.index, faces.boxes, faces.weights, faces.vectors)
-        return cls(tuple(people), photos, *arrays, weighted_by=faces.weighted_by)
+        return cls(
+            tuple(people),
+            photos,
+            faces.index,
+            faces.boxes,
+            faces.weights,
+            faces.vectors,
+            faces.weighted_by,
+        )
 
     def rows(self, chosen: Sequence[int]) -> Enrolled:
         """Return some of the faces."""
@@ -183,8 +190,11 @@ class Enrolled(NamedTuple):
         return cls(
             tuple(name for one in several for name in one.people),
             tuple(name for one in several for name in one.photos),
-            *(np.concatenate([one[field] for one in several]) for field in range(2, 6)),
-            weighted_by=several[0].weighted_by,
+            np.concatenate([one.face for one in several]),
+            np.concatenate([one.boxes for one in several]),
+            np.concatenate([one.weights for one in several]),
+            np.concatenate([one.vectors for one in several]),
+            several[0].weighted_by,
         )
 
 
