@@ -161,8 +161,15 @@ class Enrolled(NamedTuple):
                     "characters"
                 )
         photos = tuple(os.path.join(root, photo) for photo in faces.photos)  # noqa: PTH118
-        arrays = (faces.index, faces.boxes, faces.weights, faces.vectors)
-        return cls(tuple(people), photos, *arrays, weighted_by=faces.weighted_by)
+        return cls(
+            tuple(people),
+            photos,
+            faces.index,
+            faces.boxes,
+            faces.weights,
+            faces.vectors,
+            faces.weighted_by,
+        )
 
     def rows(self, chosen: Sequence[int]) -> Enrolled:
         """Return some of the faces."""
