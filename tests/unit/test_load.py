@@ -500,3 +500,12 @@ def test_pyright_accepts_the_program(tmp_path, repository):
     assert [one["message"] for one in said if one["severity"] != "information"] == []
     types = [re.findall(r'"(.+?)"', one["message"])[-1] for one in said]
     assert types == PYRIGHT_REVEALED
+
+
+def test_a_mean_face_of_ones_own_is_named_in_short(tmp_path, caplog):
+    path = tiny_pipnet(tmp_path / "own.onnx")
+    face = [[0.25 + index / 250, 0.25 + index % 7 / 100] for index in range(98)]
+    changed(path, lambda contract: contract["decode"].update(meanface=face))
+    facezoo.load(path).close()
+    assert "meanface [[0.25, 0.25], … 98 in all], the model expects 'WFLW'" in caplog.text
+    assert max(map(len, caplog.text.splitlines())) < 500

@@ -89,6 +89,8 @@ _USUAL = RuntimeOptions()
 _preparing = threading.Lock()
 _log = logging.getLogger(__name__)
 
+LONGEST_VALUE = 80  # characters, in a warning
+
 
 @overload
 def load(
@@ -396,10 +398,18 @@ def differences_in_decoding(contract: Contract) -> List[str]:
     card = CARDS.get(contract.card_id)
     # In a contract, which is JSON, there are no tuples.
     return [
-        f"{name} {contract.decode.get(name)!r}, the model expects {value!r}"
+        f"{name} {_in_short(contract.decode.get(name))}, the model expects {_in_short(value)}"
         for name, value in (card.decode.items() if card else ())
         if json.dumps(contract.decode.get(name)) != json.dumps(value)
     ]
+
+
+def _in_short(value: Any) -> str:
+    """Return a value's text, of a long list such as a mean face its length and its first item."""
+    text = repr(value)
+    if len(text) <= LONGEST_VALUE or not isinstance(value, (list, tuple)):
+        return text
+    return f"[{value[0]!r}, … {len(value)} in all]"
 
 
 # What a spec names --------------------------------------------------------------------------------
