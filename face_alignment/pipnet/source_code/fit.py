@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             write_bytes(args.save_dir / "meanface.txt", format_meanface(points).encode())
             export.export_network(fit.network.cpu(), model, contract)
             write_trained_recipe(args.save_dir, contract)
-            fit.finish(folder, state, {"precision": fit.precision, "minutes": fit.minutes})
+            fit.finish(folder, state, {"precision": fit.precision})
         with facezoo.load(model, kind=facezoo.LandmarkDetector) as network:
             found = stack_units(network.stream(held_out))
     for name, guess in (("mean face", np.broadcast_to(points, found.shape)), ("network", found)):

@@ -194,8 +194,6 @@ class Fit(ResumableTraining):
     ----------
     precision
         ``bf16`` or ``fp32``: the resolved precision.
-    minutes
-        From the start of the training to the end of each epoch, without interruptions.
 
     Raises
     ------
@@ -254,7 +252,6 @@ class Fit(ResumableTraining):
         super().__init__(settings, network, optimizer, batches_per_epoch, EpochLosses)
         self._kept = _Kept(len(self._points), folder)
         self._best: dict[str, Tensor] | None = None
-        self.minutes: list[float] = []
         self._begun = time.monotonic()
 
     def _identity(self) -> dict[str, Any]:
@@ -291,11 +288,12 @@ class Fit(ResumableTraining):
         if self.batch % self.batches_per_epoch == 0:
             if self._held_out is not None:
                 self._measure(self._held_out)
-            self.minutes.append((time.monotonic() - self._begun) / 60)
+            minutes = (time.monotonic() - self._begun) / 60
             said = ", ".join(
                 f"{name} {value:.4g}" for name, value in self.epochs[-1].to_dict().items()
             )
-            _log.info("epoch %d after %.1f minutes: %s", len(self.epochs), self.minutes[-1], said)
+            # Of this start. Nothing that is kept depends on how fast it was.
+            _log.info("epoch %d after %.1f minutes: %s", len(self.epochs), minutes, said)
         return float(loss.item())
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -339,13 +337,11 @@ class Fit(ResumableTraining):
             self.batches = self.batch
 
     def _more(self) -> dict[str, Any]:
-        return {"best": self._best, "minutes": self.minutes}
+        return {"best": self._best}
 
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
         self._best = state.get("best")
-        self.minutes = list(state.get("minutes", ()))
-        self._begun = time.monotonic() - 60 * (self.minutes or [0.0])[-1]
         if self.batch % self.batches_per_epoch == 0 and self.epochs:
             self._end_without_progress()
 
