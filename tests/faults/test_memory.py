@@ -157,6 +157,7 @@ def test_predict_holds_the_faces_of_no_more_photos_for_more_photos(tmp_path, mon
     monkeypatch.setattr(predict, "_similarity", lambda args, model: 0.5 if more else None)
     # Faces are compared in blocks of so many, which must be fewer than either run has.
     monkeypatch.setattr("facezoo.arrays.STORED_ROWS", 64)
+    monkeypatch.setattr("facezoo.pipeline.clusters.BLOCK", 1 << 18)
     write_image_rgb(tmp_path / "photo.png", np.zeros((9, 9, 3), np.uint8))
     peaks = {}
     for count in (20, 170):
@@ -171,8 +172,8 @@ def test_predict_holds_the_faces_of_no_more_photos_for_more_photos(tmp_path, mon
         peaks[count] = (memory("VmHWM") - before) / 1024
         with np.load(out / "embeddings.npz") as arrays:
             assert arrays["vectors"].shape == (16 * count, 512)
-    # As JSON the faces of 150 photos take 100 MiB, their embeddings alone 5. To be grouped these are
-    # held, with what is computed of them.
+    # As JSON the faces of 150 photos take 100 MiB, their embeddings alone 5. To be grouped, these
+    # are held, with what is computed of them.
     held = 6 * 16 * 150 * 512 * 4 / 2**20 if more else 0
     assert peaks[170] < peaks[20] + 20 + held, peaks
 
