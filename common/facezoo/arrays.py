@@ -78,6 +78,13 @@ class StoredRows:
             rows = np.frombuffer(self._file.read(STORED_ROWS * size), self.dtype)
             yield rows.reshape(-1, *self.shape[1:])
 
+    def whole(self) -> np.ndarray:
+        """Return all rows in memory, (N, ...)."""
+        rows: np.ndarray = np.empty(self.shape, self.dtype)
+        for index, block in enumerate(self.blocks()):
+            rows[index * STORED_ROWS :][: len(block)] = block
+        return rows
+
     def close(self) -> None:
         """Remove the file."""
         self._file.close()

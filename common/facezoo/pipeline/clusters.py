@@ -32,6 +32,8 @@ __all__ = ["Join", "People", "Split", "face_weights", "find_people"]
 NEIGHBOURS = 64
 # Values of a block of similarities, 64 MiB of float32.
 BLOCK = 1 << 24
+# Pairs of groups that are compared at a time.
+PAIRS = 4096
 # Pairs of people this far below the threshold may still be one, and those this far above it two.
 MARGIN = 0.1
 MOST_SUGGESTED = 50
@@ -157,36 +159,40 @@ def find_people(
     InputError
         If an embedding is zero or not finite, or a weight is not positive.
     """
-    units = _unit_rows(embeddings)
-    weights = np.ones(len(units)) if weights is None else np.asarray(weights, np.float64)
+    embeddings = np.ascontiguousarray(embeddings, np.float32)
+    lengths = _lengths(embeddings)
+    weights = np.ones(len(lengths)) if weights is None else np.asarray(weights, np.float64)
     if not (np.isfinite(weights).all() and (weights > 0).all()):
         raise InputError("a weight of a face is not a positive number; expected its quality")
-    order = _canonical(units, weights)
-    groups = _Groups(units[order], np.asarray(photos)[order], weights[order], threshold)
+    order = _canonical(embeddings, weights)
+    units = embeddings[order]
+    units /= lengths[order, None]
+    groups = _Groups(units, np.asarray(photos)[order], weights[order], threshold)
     groups.join(_near(groups.means, threshold, neighbours, progress))
     while True:
         # Those below the threshold are only shown.
         near = _near(groups.means[groups.roots], threshold - MARGIN, neighbours, progress)
         if not groups.join(near):
-            return _described(groups, order, units, threshold, near)
+            return _described(groups, order, embeddings, lengths, near)
 
 
-def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(embeddings, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+def _lengths(embeddings: np.ndarray) -> np.ndarray:
+    lengths = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise InputError("an embedding is zero or not finite; expected the output of a recogniser")
-    return np.asarray(vectors / lengths)
+    return np.asarray(lengths)
 
 
-def _canonical(units: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _canonical(embeddings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the order of the faces by their values, which no order of the input changes."""
-    # Few values tell the faces of different photos apart; the others break ties.
-    rows = np.ascontiguousarray(np.column_stack([units, weights.astype(np.float32)]))
-    return np.argsort(rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel(), kind="stable")
+    by_weight = np.argsort(weights, kind="stable")
+    rows = embeddings.view(f"V{embeddings.shape[1] * embeddings.itemsize}").ravel()
+    # Few values tell the faces of different photos apart; the others and the weight break ties.
+    return np.asarray(by_weight[np.argsort(rows[by_weight], kind="stable")])
 
 
 Pairs = Tuple[np.ndarray, np.ndarray]
+_NOBODY = np.zeros(0, np.int32)
 
 
 def _near(
@@ -206,9 +212,9 @@ def _near(
             least = -np.partition(-found[crowded], most - 1, axis=1)[:, most - 1]
             found[crowded] = np.where(found[crowded] >= least[:, None], found[crowded], -np.inf)
         first, second = np.nonzero(found >= floor)
-        firsts.append(first + start)
-        seconds.append(second + start)
-    return np.concatenate([*firsts, []]).astype(int), np.concatenate([*seconds, []]).astype(int)
+        firsts.append((first + start).astype(np.int32))
+        seconds.append((second + start).astype(np.int32))
+    return np.concatenate([_NOBODY, *firsts]), np.concatenate([_NOBODY, *seconds])
 
 
 class _Groups:
@@ -217,7 +223,7 @@ class _Groups:
     def __init__(
         self, units: np.ndarray, photos: np.ndarray, weights: np.ndarray, threshold: float
     ) -> None:
-        self.means = units.copy()
+        self.means = units  # They become the means of the groups, in place.
         self.masses = weights.copy()
         self.members: Dict[int, List[int]] = {face: [face] for face in range(len(units))}
         self.photos: Dict[int, Set[int]] = {
@@ -225,15 +231,15 @@ class _Groups:
         }
         # The last join of each group: similarity, and the faces of the smaller part.
         self.last: Dict[int, Tuple[float, List[int]]] = {}
-        self._threshold = threshold
-        self._root = np.arange(len(units))
+        self.threshold = threshold
+        self._root = np.arange(len(units), dtype=np.int32)
         self._version = np.zeros(len(units), int)
         self._near: Dict[int, np.ndarray] = {}
 
     @property
     def roots(self) -> np.ndarray:
         """First face of each group."""
-        return np.fromiter(self.members, int, len(self.members))
+        return np.fromiter(self.members, np.int32, len(self.members))
 
     def join(self, pairs: Pairs) -> int:
         """Join groups, most similar first; return how often.
@@ -242,11 +248,11 @@ class _Groups:
         were joined have the neighbours of both.
         """
         roots = self.roots
-        first, second = (roots[np.concatenate(side)] for side in (pairs, pairs[::-1]))
-        by_first = np.argsort(first, kind="stable")
-        owners, starts = np.unique(first[by_first], return_index=True)
-        lists = np.split(second[by_first], starts[1:]) if len(owners) else []
-        self._near = dict(zip(owners.tolist(), lists))
+        # Pairs come in the order of their first group, which alone knows of them.
+        first, second = (roots[side] for side in pairs)
+        starts = np.flatnonzero(np.diff(first, prepend=-1))
+        lists = np.split(second, starts[1:]) if len(starts) else []
+        self._near = dict(zip(first[starts].tolist(), lists))
         heap = [entry for owner in self._near for entry in self._best(owner)]
         heapq.heapify(heap)
         joined = 0
@@ -267,12 +273,12 @@ class _Groups:
 
     def _best(self, group: int) -> Iterator[Tuple[float, int, int, int, int]]:
         """Yield the heap's entry of the most similar group that may be joined to a group."""
-        near = np.unique(self._find(self._near[group]))
+        near = np.unique(self._find(self._near.get(group, _NOBODY)))
         near = near[near != group]
         self._near[group] = near
         similarities = self.means[near] @ self.means[group]
         for index in np.argsort(-similarities, kind="stable"):
-            if similarities[index] < self._threshold:
+            if similarities[index] < self.threshold:
                 return
             other = int(near[index])
             if self.photos[group].isdisjoint(self.photos[other]):
@@ -303,34 +309,39 @@ class _Groups:
         share = self.masses[gone] / (self.masses[keep] + self.masses[gone])
         self.means[keep] += np.float32(share) * (self.means[gone] - self.means[keep])
         self.masses[keep] += self.masses[gone]
-        self._near[keep] = np.concatenate([self._near[keep], self._near.pop(gone)])
+        both = (self._near.get(keep, _NOBODY), self._near.pop(gone, _NOBODY))
+        self._near[keep] = np.concatenate(both)
         self._root[gone] = keep
         self._version[keep] += 1
 
 
 def _described(
-    groups: _Groups, order: np.ndarray, units: np.ndarray, threshold: float, near: Pairs
+    groups: _Groups, order: np.ndarray, embeddings: np.ndarray, lengths: np.ndarray, near: Pairs
 ) -> People:
     """Return the groups, numbered by their first face, and what to look at."""
     firsts = [min(order[faces]) for faces in groups.members.values()]
     rank = np.argsort(firsts)
     roots = groups.roots[rank].tolist()
-    numbers, means = np.empty(len(units), int), groups.means[roots]
+    numbers, similarities = np.empty(len(order), int), np.empty(len(order))
     splits = []
     for number, root in enumerate(roots):
-        numbers[order[groups.members[root]]] = number
+        rows, mean = order[groups.members[root]], groups.means[root].astype(np.float64)
+        numbers[rows] = number
+        similarities[rows] = embeddings[rows] @ mean / (lengths[rows] * np.linalg.norm(mean))
         similarity, part = groups.last.get(root, (1.0, []))
-        if part and similarity < threshold + MARGIN:
+        if part and similarity < groups.threshold + MARGIN:
             splits.append(Split(number, tuple(sorted(order[part].tolist())), similarity))
     number_of = np.argsort(rank)
     both = np.unique(np.sort(number_of[np.stack(near, axis=1)]), axis=0)
-    cosines = np.einsum("nd,nd->n", means[both[:, 0]], means[both[:, 1]])
+    means = groups.means[roots]
+    cosines = np.empty(len(both))
+    for start in range(0, len(both), PAIRS):
+        one, other = both[start : start + PAIRS].T
+        cosines[start : start + PAIRS] = np.einsum("nd,nd->n", means[one], means[other])
     joins = []
     for index in np.argsort(-cosines, kind="stable")[:MOST_SUGGESTED]:
         one, other = both[index].tolist()
         shared = groups.photos[roots[one]] & groups.photos[roots[other]]
         joins.append(Join(one, other, float(cosines[index]), bool(shared)))
-    lengths = np.linalg.norm(means, axis=1)
-    similarities = np.einsum("nd,nd->n", units, means[numbers]) / lengths[numbers]
     splits.sort(key=lambda split: split.similarity)
     return People(numbers, similarities, tuple(joins), tuple(splits[:MOST_SUGGESTED]))

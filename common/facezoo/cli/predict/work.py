@@ -324,7 +324,7 @@ def write_results(
     with_embeddings: bool,
     namer: Optional[Namer] = None,
 ) -> None:
-    """Write the lines and the embeddings of a run, none of which is held in memory."""
+    """Write the lines and the embeddings of a run, which are held in memory only to be grouped."""
     with ExitStack() as stack:
         embedded = stack.enter_context(EmbeddingFile(folder))
         photos: Dict[str, int] = {}
@@ -333,11 +333,12 @@ def write_results(
             if "vector" in face:
                 vector = np.frombuffer(base64.b64decode(face["vector"]), "<f4")
                 embedded.add(photo["path"], vector, index)
-                number = photos.setdefault(photo["path"], len(photos))
-                found.append((number, face.get("quality", np.nan), face["magnitude"]))
+                if alike is not None:
+                    number = photos.setdefault(photo["path"], len(photos))
+                    found.append((number, face.get("quality", np.nan), face["magnitude"]))
         people = None
         if alike is not None and found:
-            vectors = np.concatenate(list(embedded.vectors.blocks()))
+            vectors = embedded.vectors.whole()
             of_photo, quality, magnitude = np.array(found).T
             weights = face_weights(quality, magnitude)
             people = find_people(vectors, of_photo.astype(int), alike, weights).numbers.tolist()
