@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -239,13 +240,13 @@ def test_killed_at_random_moments_it_is_finished_by_the_same_command(slow, kind)
 @pytest.mark.scale
 @pytest.mark.parametrize("kind", VICTIMS["ray"])
 def test_killed_under_ray_it_is_finished_by_the_same_command(slow, kind):
-    pytest.importorskip("ray", reason="needs Ray (make test-all)")
+    need_ray()
     killed_and_finished(slow, "ray", kind, 3)
 
 
 @pytest.mark.scale
 def test_a_photo_that_ends_its_process_is_named_under_ray(tmp_path):
-    pytest.importorskip("ray", reason="needs Ray (make test-all)")
+    need_ray()
     run = make_run(tmp_path, 10, 4, {5: b"ABORT"})
     started = Started(run, "ray")
     started.begin()
@@ -266,13 +267,19 @@ def test_a_photo_that_ends_its_process_is_named_under_ray(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(("engine", "kind"), [(e, kind) for e in VICTIMS for kind in VICTIMS[e]])
 def test_killed_twenty_times_it_is_finished(slow, engine, kind):
-    pytest.importorskip("ray", reason="needs Ray (make test-all)")
+    need_ray()
     again = killed_and_finished(slow, engine, kind, TIMES)
     row = f"{engine:6}  {kind:6}  {TIMES:8}  {'yes':>15}  {again:19}"
     known = RECORD.read_text().splitlines()[1:] if RECORD.exists() else []
     rows = {line[:14]: line for line in known}
     rows[row[:14]] = row
     RECORD.write_text("\n".join([HEAD, *sorted(rows.values())]) + "\n")
+
+
+def need_ray():
+    """Skip a test without Ray; imported here, it would not stay local in the tests that follow."""
+    if find_spec("ray") is None:
+        pytest.skip("needs Ray (make test-all)")
 
 
 def resident():

@@ -136,7 +136,7 @@ def _check_address(ray: Any, address: str) -> None:
         if places != {LOOPBACK}:
             raise BackendUnavailable(
                 f"Ray listens on {', '.join(sorted(places))}, although it was told {LOOPBACK}; "
-                "use --on local"
+                "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before ray is imported, or use --on local"
             )
 
 
