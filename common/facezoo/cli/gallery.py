@@ -31,7 +31,7 @@ from ..fields import whole
 from ..files import counted, csv_cell, printable, write_bytes
 from . import flags
 from .inputs import add_inputs, find_inputs, local_path
-from .options import EXIT_SOME_REFUSED
+from .options import EXIT_SOME_REFUSED, steps_of
 from .outputs import write_report
 from .predict import add_decision, add_stage_options
 
@@ -51,17 +51,10 @@ _log = logging.getLogger(__name__)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the steps."""
-    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    step_of = steps_of(parser, _STEPS)
 
     def add(name: str, help: str) -> argparse.ArgumentParser:
-        step: argparse.ArgumentParser = steps.add_parser(
-            name,
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.",
-            formatter_class=parser.formatter_class,
-            allow_abbrev=False,
-        )
-        step.set_defaults(step_of_gallery=_STEPS[name])
+        step = step_of(name, help)
         step.add_argument("gallery", type=Path, metavar="GALLERY", help="folder of the gallery")
         return step
 
@@ -123,7 +116,7 @@ def _add_enrolment(step: argparse.ArgumentParser, nargs: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do one step."""
-    return int(args.step_of_gallery(args))
+    return int(args.run_step(args))
 
 
 # Enrolment ----------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ __all__ = [
     "runtime_of",
     "settings_from",
     "showing",
+    "steps_of",
     "torch_advice",
 ]
 
@@ -229,6 +230,39 @@ def make_parser(doc: Optional[str]) -> CommandParser:
     return CommandParser(
         description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
+
+
+def steps_of(
+    parser: argparse.ArgumentParser, steps: Mapping[str, Callable[[argparse.Namespace], int]]
+) -> Callable[[str, str], argparse.ArgumentParser]:
+    """Give a verb steps, of which a command line names one.
+
+    Parameters
+    ----------
+    parser
+        The verb's.
+    steps
+        Name to what the step does; it is in ``args.run_step``.
+
+    Returns
+    -------
+    callable
+        ``add(name, help)``: declare a step, return its parser.
+    """
+    kinds = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:
+        step: argparse.ArgumentParser = kinds.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
+        )
+        step.set_defaults(run_step=steps[name])
+        return step
+
+    return add
 
 
 def add_flag(parser: Any, *names: str, **options: Any) -> None:

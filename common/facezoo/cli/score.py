@@ -30,7 +30,7 @@ from ..fields import number, whole
 from ..runs import Inputs
 from . import flags
 from .inputs import stdin_lines
-from .options import EXIT_SOME_REFUSED, showing
+from .options import EXIT_SOME_REFUSED, showing, steps_of
 from .predict import add_stage_options
 
 if TYPE_CHECKING:
@@ -47,17 +47,10 @@ _log = logging.getLogger(__name__)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the steps."""
-    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    step_of = steps_of(parser, _STEPS)
 
     def add(name: str, help: str) -> argparse.ArgumentParser:
-        step: argparse.ArgumentParser = steps.add_parser(
-            name,
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.",
-            formatter_class=parser.formatter_class,
-            allow_abbrev=False,
-        )
-        step.set_defaults(step_of_score=_STEPS[name])
+        step = step_of(name, help)
         if name != "manifest":
             step.add_argument("folder", type=Path, metavar="RUN", help="folder of the manifest")
         return step
@@ -162,7 +155,7 @@ def _engine(text: str) -> _Engine:
 
 def run(args: argparse.Namespace) -> int:
     """Do one step."""
-    return int(args.step_of_score(args))
+    return int(args.run_step(args))
 
 
 def _manifest(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ import pyarrow as pa
 from ..errors import UNREADABLE, InputError
 from ..fields import NULL, OBJECT, check, either
 from ..pipeline.clusters import People
-from ..scale.tables import SCHEMA_KEY, SETTINGS_KEY, ParquetFile, open_table
+from ..scale.tables import SCHEMA_KEY, SETTINGS_KEY, ParquetFile, matrix_of, open_table
 from .faces import ARRAYS, NO_FACE, EmbeddedFaces, FacesBuilder, LeftOut, Space
 
 __all__ = [
@@ -273,10 +273,5 @@ def _read_rows(builder: FacesBuilder, batch: pa.RecordBatch, contents: Dict[str,
     arrays = {name: np.asarray(taken[name]) for name in ("magnitude", "quality")}
     arrays.update(index=np.asarray(taken["face"]), scores=np.asarray(taken["score"]))
     for name, column in (("boxes", "box"), ("sides", "sides"), ("vectors", "embedding")):
-        arrays[name] = _matrix(taken[column])
+        arrays[name] = matrix_of(taken[column])
     builder.add([photos[row] for row in kept], arrays)
-
-
-def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values).reshape(len(column), column.type.list_size)

@@ -19,12 +19,12 @@ from ..errors import UNREADABLE, FaceZooError, ImageError, InputError
 from ..fields import CARD_ID, OBJECT, check, one_of, record
 from ..image.align import TEMPLATE_SIZE
 from ..models.magface.model import FLIPS
-from ..pipeline.clusters import face_weights
+from ..pipeline.clusters import face_weights, weighted_by
 from ..pipeline.photo import PredictedFace, PredictedPhoto, Predictor
 from ..profiles.base import MODEL_SHA256
 from ..runs import reason_of
 from ..scale.manifest import MANIFEST_FILE
-from ..scale.tables import FACES, PHOTOS, SETTINGS_KEY, open_table
+from ..scale.tables import FACES, PHOTOS, SETTINGS_KEY, matrix_of, open_table
 from ..scale.work import find_scores
 
 __all__ = [
@@ -214,8 +214,7 @@ class EmbeddedFaces:
     @property
     def weighted_by(self) -> str:
         """What :attr:`weights` are: ``quality`` or ``magnitude``."""
-        has_quality = len(self) > 0 and bool(np.isfinite(self.quality).all())
-        return "quality" if has_quality else "magnitude"
+        return weighted_by(self.quality)
 
     def one_per_photo(self, choice: str) -> EmbeddedFaces:
         """Keep one face of each photo, in the order of the photos.
@@ -499,7 +498,7 @@ def _read_table(
         photos = columns["photo"].to_pylist()
         # Without an embedding all its values are NaN; null in tables that others have made.
         has = np.asarray(columns["embedding"].is_valid())
-        first = _matrix(columns["embedding"].take(pa.array(np.flatnonzero(has))))[:, :1]
+        first = matrix_of(columns["embedding"].take(pa.array(np.flatnonzero(has))))[:, :1]
         has[has] = ~np.isnan(first.astype(np.float32)).any(axis=1)
         for row in np.flatnonzero(~has):
             reasons = columns["reasons"][row].as_py()
@@ -513,8 +512,8 @@ def _read_table(
         names = [photos[row] for row in kept]
         arrays = {
             "index": np.asarray(taken["face"]),
-            "vectors": _matrix(taken["embedding"]).astype(np.float32, copy=False),
-            "boxes": _matrix(taken["box"]),
+            "vectors": matrix_of(taken["embedding"]).astype(np.float32, copy=False),
+            "boxes": matrix_of(taken["box"]),
             "scores": np.asarray(taken["score"]),
             "magnitude": _numbers(taken["magnitude"]),
             "quality": _numbers(taken["quality"]),
@@ -525,11 +524,6 @@ def _read_table(
 
 def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     return iter(file.iter_batches(ROWS, columns=COLUMNS))
-
-
-def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values).reshape(len(column), column.type.list_size)
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

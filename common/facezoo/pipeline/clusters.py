@@ -26,7 +26,7 @@ import numpy as np
 from ..errors import InputError
 from ..runs import Progress
 
-__all__ = ["Join", "People", "Split", "face_weights", "find_people"]
+__all__ = ["Join", "People", "Split", "face_weights", "find_people", "weighted_by"]
 
 # Neighbours of a group that are considered at a time.
 NEIGHBOURS = 64
@@ -114,13 +114,20 @@ def face_weights(quality: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        Shape (N,), float64, above 0. Qualities are used only if every face has one, since the two
-        scales differ; none weighs less than a hundredth of the highest.
+        Shape (N,), float64, above 0; none weighs less than a hundredth of the highest.
     """
-    has_quality = len(quality) > 0 and bool(np.isfinite(quality).all())
-    found = np.asarray(quality if has_quality else magnitude, np.float64)
+    found = np.asarray({"quality": quality, "magnitude": magnitude}[weighted_by(quality)], float)
     highest = float(found.max(initial=0.0))
     return np.maximum(found, 0.01 * highest) if highest > 0 else np.ones(len(found))
+
+
+def weighted_by(quality: np.ndarray) -> str:
+    """Return what :func:`face_weights` takes: ``quality`` if all have one, or ``magnitude``.
+
+    The two scales differ, so faces are not weighted by both.
+    """
+    all_have = len(quality) > 0 and bool(np.isfinite(quality).all())
+    return "quality" if all_have else "magnitude"
 
 
 def find_people(

@@ -69,6 +69,7 @@ __all__ = [
     "Sink",
     "TableWriter",
     "columns_of",
+    "matrix_of",
     "open_parquet",
     "open_table",
 ]
@@ -332,6 +333,12 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     # pyarrow would wait for a writer of a pipe.
     open_file(path).close()
     return pq.ParquetFile(path)
+
+
+def matrix_of(column: pa.FixedSizeListArray) -> np.ndarray:
+    """Return a column of lists of one size, none of which is null, as an array (N, size)."""
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values).reshape(len(column), column.type.list_size)
 
 
 def open_table(path: Path, schema: str) -> pq.ParquetFile:
