@@ -31,7 +31,7 @@ from facezoo.compiler.quantize import _prepare
 from facezoo.contract import Contract, read_contract
 from facezoo.datasets.face_sets import check_sets, read_set, unpack_sets
 from facezoo.datasets.image_list import read_lines
-from facezoo.datasets.protocols import locate_photos, read_protocol
+from facezoo.datasets.protocols import locate_photos, people_in_folds, read_protocol
 from facezoo.datasets.recordio import RecordFile
 from facezoo.datasets.wflw import read_rectangles
 from facezoo.datasets.widerface import read_ground_truth, read_predictions, unpack_photos
@@ -62,6 +62,7 @@ from facezoo.image.resize import _crop
 from facezoo.metrics.detection import GroundTruth, Predictions, evaluate_detections
 from facezoo.metrics.drift import DriftSum
 from facezoo.metrics.landmarks import check_normalizer, normalized_mean_error
+from facezoo.metrics.quality import area_ratio, error_versus_discard
 from facezoo.metrics.verification import k_fold_accuracy, roc_curve
 from facezoo.models.magface import graph as magface
 from facezoo.models.magface.faces import read_face_pairs
@@ -165,8 +166,31 @@ def tar_of(folder, names):
 
 
 def protocol(folder, photos=True):
+    return locate_photos(read_protocol(two_folds(folder)), folder / ("none" if photos else "."))
+
+
+def few_errors(missed, genuine):
+    """Return distances, people and quality of pairs, of which so many genuine ones are far."""
+    rng = np.random.default_rng(0)
+    far = np.concatenate([np.ones(missed), np.zeros(genuine - missed), np.ones(1000)])
+    firsts = np.arange(genuine)
+    strangers = rng.permutation(np.arange(1000) % genuine)
+    people = np.concatenate(
+        [np.stack([firsts, firsts], 1), np.stack([strangers, (strangers + 1) % genuine], 1)]
+    )
+    return far, people, np.arange(len(far), dtype=float)[::-1]
+
+
+def discard_curve(resamples):
+    distances, people, _ = few_errors(12, 30)
+    is_same = people[:, 0] == people[:, 1]
+    quality = np.arange(len(distances), dtype=float)
+    return error_versus_discard(distances, is_same, quality, 0.05, resamples=resamples)
+
+
+def two_folds(folder):
     (folder / "pairs.txt").write_text("2\t1\n" + "anna\t1\t2\nanna\t1\tbert\t1\n" * 2)
-    return locate_photos(read_protocol(folder / "pairs.txt"), folder / ("none" if photos else "."))
+    return folder / "pairs.txt"
 
 
 def outputs(*arrays):
@@ -545,8 +569,24 @@ VALUES = {
         r"the embedding of photo 0 is all zero or not finite \(2 such\); extract them again",
     ),
     "a rate of all": (
-        lambda _: quality_at_fnmr(np.ones(2), np.ones(2, bool), np.ones(2), 0.1, 1.0),
+        lambda _: quality_at_fnmr(np.ones(2), np.ones((2, 2), int), np.ones(2), 0.1, 1.0),
         r"a false non-match rate must be from 0 to below 1, got 1",
+    ),
+    "errors too few to place a threshold": (
+        lambda _: quality_at_fnmr(*few_errors(3, 30), 0.05, 0.01),
+        r"3 of 30 genuine pairs are rejected at FMR 0\.05, too few to place a threshold; expected",
+    ),
+    "a fifth of the people who are all errors": (
+        lambda _: quality_at_fnmr(*few_errors(12, 40)[:2], np.arange(1040.0), 0.05, 0.1),
+        r"without a fifth of the people, to check on them: ",
+    ),
+    "areas of different resamples": (
+        lambda _: area_ratio(*map(discard_curve, (5, 6))),
+        "5 and 6 resamples cannot be compared; expected curves of the same pairs",
+    ),
+    "folds that are not there": (
+        lambda folder: people_in_folds(two_folds(folder), 1, 3),
+        r"folds 1 to 3 were requested, '.*pairs.txt' has 1 to 2",
     ),
     "no such threshold": (profile_without, "the profile has no such threshold: too few pairs"),
     "a recipe that is not there": (
@@ -635,6 +675,11 @@ RUNS = {
     "scores of nothing": (
         ("evaluate", "quality", "--scores", "a=x.txt"),
         "give --embeddings or --images for errors, or --copies for the ranking",
+    ),
+    "faces that a detector is to find": (
+        ("evaluate", "quality", "--scores", "a=x.txt", "--copies", "x.txt")
+        + ("--detector", "detector.onnx"),
+        "--detector needs --images, the faces that it is to find",
     ),
     "scores without a name": (
         ("evaluate", "quality", "--scores", "x.txt"),

@@ -6,16 +6,18 @@ import re
 
 import numpy as np
 import pytest
+from facezoo import FaceDetector, load
 from facezoo.cli.evaluate import quality as cli
 from facezoo.cli.main import main
-from facezoo.datasets.degraded import choose_people
+from facezoo.datasets.degraded import choose_people, drawn_copies
 from facezoo.datasets.embeddings import Embeddings, read_embeddings, write_embeddings
 from facezoo.datasets.scores import QualityScores, read_scores
 from facezoo.errors import DatasetError, FaceZooError, InputError
 from facezoo.evaluation.measured import MeasuredList
-from facezoo.evaluation.quality import compare_scores, face_pairs, rank_copies
+from facezoo.evaluation.quality import baseline_scores, compare_scores, face_pairs, rank_copies
 from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
 from facezoo.image.files import write_image_rgb
+from facezoo.metrics.quality import area_ratio
 from facezoo.metrics.verification import threshold_at_fmr
 from facezoo.profiles.quality import (
     DROPS,
@@ -25,7 +27,7 @@ from facezoo.profiles.quality import (
     write_quality,
 )
 from facezoo.reports.numerics import read_numerics
-from facezoo.testing import tiny_magface, tiny_sdd_fiqa
+from facezoo.testing import tiny_magface, tiny_scrfd, tiny_sdd_fiqa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +72,11 @@ def test_degradations_do_what_they_say():
     covered = degrade(image, "occlusion", 0.3)
     assert (covered[70:] == 0).all()
     assert (covered[:70] == 60).all()
+    flat = degrade(np.array([[[0, 0, 0], [200, 200, 200]]], np.uint8), "contrast", 0.5)
+    assert flat[0, :, 0].tolist() == [50, 150]
+    noisy = degrade(image, "noise", 10.0)
+    assert np.array_equal(noisy, degrade(image, "noise", 10.0))
+    assert noisy.std() == pytest.approx(10.0, rel=0.03)
     stripes = np.zeros((100, 80, 3), np.uint8)
     stripes[:, ::2] = 200
     assert np.ptp(degrade(stripes, "shrink", 2.0)) <= 2
@@ -205,6 +212,31 @@ def test_the_right_score_is_below_random_and_noise_is_not(faces, rng):
     good, bad = curves["true"][0.05].relative_auc, curves["noise"][0.05].relative_auc
     assert good.high < 1.0
     assert bad.low < 1.0 < bad.high
+    ratio = area_ratio(curves["true"][0.05], curves["noise"][0.05])
+    assert ratio.value == pytest.approx(good.value / bad.value)
+    assert ratio.high < 1.0
+    same = area_ratio(curves["noise"][0.05], curves["noise"][0.05])
+    assert (same.low, same.value, same.high) == (1.0, 1.0, 1.0)
+
+
+def test_faces_are_scored_without_a_quality_network_too(pictures, tmp_path, capsys):
+    paths = sorted(pictures.rglob("*.png"))
+    names = [path.relative_to(pictures).as_posix() for path in paths]
+    with load(tiny_scrfd(tmp_path / "net.onnx"), kind=FaceDetector) as detector:
+        found = baseline_scores(paths, names, detector)
+    assert list(found) == ["sharpness", "detector"]
+    # The later a picture was made, the more it was blurred.
+    by_blur = sorted(names, key=lambda name: int(name.split("/")[1][:-4]))
+    assert (np.diff(found["sharpness"].of(by_blur)) < 0).all()
+    assert list(baseline_scores(paths[:1], names[:1])) == ["sharpness"]
+    (tmp_path / "a.txt").write_text("".join(f"{name} 1\n" for name in names))
+    recogniser = tiny_magface(tmp_path / "embedder.onnx")
+    words = ["evaluate", "quality", "--scores", f"a={tmp_path / 'a.txt'}", "--images", pictures]
+    words += ["--embedder", recogniser, "--fmr", "0.3", "--detector", tmp_path / "net.onnx"]
+    assert main([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    assert "area over that of sharpness at FMR 0.3: " in said
+    assert "area over that of detector at FMR 0.3: " in said
 
 
 def test_copies_are_ranked_picture_by_picture():
@@ -221,8 +253,19 @@ def test_copies_are_ranked_picture_by_picture():
 def test_people_are_chosen_in_the_order_of_their_numbers():
     people = [f"s{number}" for number in (10, 2, 1, 2, 30)] + ["other"]
     assert choose_people(people, 2, 4) == ["s1", "s2", "s10"]
+    assert choose_people(people, least=2) == ["s2"]
     with pytest.raises(InputError, match="1 to 5"):
         choose_people(people, 3, 6)
+
+
+def test_degradations_are_drawn_the_same_each_time():
+    kinds = list(DEGRADATIONS)
+    drawn = drawn_copies("anna/1.png", kinds, len(kinds) + 1)
+    assert sorted(kind for kind, _ in drawn[:-1]) == sorted(kinds)
+    assert all(min(LEVELS[kind]) <= level <= max(LEVELS[kind]) for kind, level in drawn)
+    assert drawn_copies("anna/1.png", kinds, 3) == drawn[:3]
+    assert drawn_copies("anna/2.png", kinds, 3) != drawn[:3]
+    assert drawn_copies("anna/1.png", kinds, 3, seed=1) != drawn[:3]
 
 
 # Profiles -----------------------------------------------------------------------------------------
@@ -268,14 +311,31 @@ def test_the_threshold_for_a_wanted_error_reaches_it(faces):
         kept = same & (quality >= threshold)
         return (pairs.distances[kept] >= limit).mean()
 
-    threshold = quality_at_fnmr(pairs.distances, same, quality, fmr=0.05, fnmr=0.1)
+    found = quality_at_fnmr(pairs.distances, pairs.people, quality, fmr=0.05, fnmr=0.1)
+    threshold = found.quality
+    assert found.low <= threshold <= found.high
+    assert 0.0 < found.held_out < rate(-np.inf)
     assert rate(threshold) <= 0.1 < rate(-np.inf)
     lower = np.unique(quality[same & (quality < threshold)])
     assert all(rate(value) > 0.1 for value in lower)
     with pytest.raises(InputError, match="the least is"):
-        quality_at_fnmr(pairs.distances, same, quality, fmr=0.005, fnmr=0.0)
+        quality_at_fnmr(pairs.distances, pairs.people, quality, fmr=0.005, fnmr=0.0)
     with pytest.raises(InputError, match="needs at least 2500 impostor pairs, there are 2376"):
-        quality_at_fnmr(pairs.distances, same, quality, fmr=0.004, fnmr=0.1)
+        quality_at_fnmr(pairs.distances, pairs.people, quality, fmr=0.004, fnmr=0.1)
+
+
+def test_the_error_of_people_held_out_is_near_the_wanted_one(rng):
+    """Many people, all alike: what holds for four parts of them holds for the fifth."""
+    people = np.repeat(np.arange(400), 20)
+    strangers = np.stack([people, (people + 1) % 400], 1)
+    quality = rng.random(2 * len(people))
+    missed = rng.random(len(people)) < 0.4 * (1 - quality[: len(people)])
+    distances = np.concatenate([np.where(missed, 2.0, 0.0), np.ones(len(people))])
+    both = np.concatenate([np.stack([people, people], 1), strangers])
+    found = quality_at_fnmr(distances, both, quality, fmr=0.01, fnmr=0.1)
+    assert found.quality == pytest.approx(0.5, abs=0.05)
+    assert found.held_out == pytest.approx(0.1, abs=0.02)
+    assert found.high - found.low < 0.15
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -389,6 +449,12 @@ def test_responses_fall_with_blur(pictures, tmp_path, capsys):
     assert (np.diff(scores, axis=1) < 0).all()
     assert said.count("mean over faces: -1.0000") == 2
     assert "brightness" in (tmp_path / "r.svg").read_text()
+    moved, spread = re.search(r"changes a score by (\S+) .* above, (\S+) from", said).groups()
+    darker, plain, brighter = np.array(entry["responses"]["brightness"]["scores"])[:, 2:5].T
+    assert float(moved) == pytest.approx(
+        np.median(np.maximum(abs(darker - plain), abs(brighter - plain))), abs=0.01
+    )
+    assert float(spread) > float(moved)
 
 
 def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
@@ -403,6 +469,7 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     assert main([str(word) for word in (*words, *more)]) == 0
     said = capsys.readouterr().out
     assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.03" in said
+    assert "FNMR of people held out: 0.0000" in said
     assert "30 images, 0 refused" in said
     entry = json.loads((tmp_path / "quality.json").read_text())
     profile = read_quality(tmp_path / "quality.json", entry["model_sha256"])

@@ -15,7 +15,7 @@ A profile belongs to one model file and is refused for another.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, cast
+from typing import TYPE_CHECKING, Any, List, Optional, cast
 
 from .. import __version__
 from ..errors import InputError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..datasets.scores import QualityScores
     from ..evaluation.quality import FacePairs
     from ..people.faces import EmbeddedFaces
-    from ..profiles.quality import QualityProfile
+    from ..profiles.quality import QualityProfile, RateThreshold
     from ..profiles.similarity import SimilarityProfile
 
 __all__ = ["configure", "run"]
@@ -106,8 +106,8 @@ def _calibrate_quality(args: argparse.Namespace) -> int:
         profile, scores = calibrate_quality(
             model,
             args.images,
-            thresholds=(lambda found: _at_fnmr(args, pairs, found)) if pairs else None,
-            settings={"fnmr": args.fnmr, "fmr": args.fmr if wants_rate else None},
+            rates=(args.fmr, args.fnmr),
+            place=(lambda found: _at_fnmr(args, pairs, found)) if pairs else None,
             progress=progress,
         )
     write_quality(args.output, profile)
@@ -134,14 +134,14 @@ def _pairs_for(args: argparse.Namespace) -> FacePairs:
     return pairs
 
 
-def _at_fnmr(args: argparse.Namespace, pairs: FacePairs, scores: QualityScores) -> Dict[str, float]:
+def _at_fnmr(args: argparse.Namespace, pairs: FacePairs, scores: QualityScores) -> RateThreshold:
     """Return the threshold at the requested false non-match rate."""
     from ..profiles.quality import quality_at_fnmr
 
-    threshold = quality_at_fnmr(
-        pairs.distances, pairs.is_same, pairs.quality(scores), args.fmr, args.fnmr
+    quality = pairs.quality(scores)
+    return quality_at_fnmr(
+        pairs.distances, pairs.people, quality, args.fmr, args.fnmr, seed=args.seed
     )
-    return {f"FNMR {args.fnmr:g} at FMR {args.fmr:g}": threshold}
 
 
 def _quality_lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
@@ -150,6 +150,12 @@ def _quality_lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
     for name, threshold in profile.thresholds.items():
         dropped = int((values < threshold).sum())
         lines.append(f"{name}: below {threshold:.4f}, {dropped} of {len(values)} images")
+    if profile.settings.get("held_out_fnmr") is not None:
+        low, high = profile.settings["interval"]
+        lines.append(
+            f"95 % interval of the last, people resampled: {low:.4f} to {high:.4f}; "
+            f"FNMR of people held out: {profile.settings['held_out_fnmr']:.4f}"
+        )
     return lines
 
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ..errors import DatasetError, InputError
+from ..errors import DatasetError, ImageError, InputError
 from ..files import fitting_name, write_bytes
 from ..image.align import TEMPLATE_SIZE
-from ..image.degrade import degrade
-from ..image.files import read_image_rgb
+from ..image.degrade import LEVELS, check_level, degrade
+from ..image.files import read_image_rgb, write_image_rgb
 from .image_list import read_lines, read_paths, write_image_list
 
 __all__ = [
     "LISTS",
     "DegradedFaces",
+    "checked_copies",
     "choose_people",
-    "degraded_faces",
+    "drawn_copies",
     "read_copies",
     "read_labels",
     "read_references",
+    "write_degraded",
     "write_labels",
     "write_lists",
 ]
@@ -35,15 +39,26 @@ _log = logging.getLogger(__name__)
 LISTS = ("faces.txt", "references.txt", "copies.txt")
 
 
-def choose_people(people: Iterable[str], first: int = 1, last: Optional[int] = None) -> List[str]:
+def choose_people(
+    people: Iterable[str],
+    first: int = 1,
+    last: Optional[int] = None,
+    *,
+    least: int = 1,
+    among: Optional[Iterable[str]] = None,
+) -> List[str]:
     """List people in natural order (s2 before s10) and select a range.
 
     Parameters
     ----------
     people
-        Names of people; each may occur several times.
+        Name of the person of each image.
     first, last
         Range of people, counted from 1; up to the end if None.
+    least
+        Number of images of a person; people with fewer do not count.
+    among
+        People who count; all if None.
 
     Raises
     ------
@@ -55,7 +70,9 @@ def choose_people(people: Iterable[str], first: int = 1, last: Optional[int] = N
         parts = re.split(r"(\d+)", person)
         return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
-    ordered = sorted(set(people), key=in_order)
+    images = Counter(people)
+    known = set(images if among is None else among).intersection(images)
+    ordered = sorted((name for name in known if images[name] >= least), key=in_order)
     last = len(ordered) if last is None else last
     if not 1 <= first <= last <= len(ordered):
         raise InputError(f"people {first} to {last} were requested, there are 1 to {len(ordered)}")
@@ -70,50 +87,94 @@ class DegradedFaces:
     ----------
     person
         Number of the person.
-    images
-        File name to image, (112, 112, 3), uint8, RGB; the original first.
+    files
+        Names of the images, 112x112; the original first.
     """
 
     person: int
-    images: Mapping[str, np.ndarray]
+    files: Tuple[str, ...]
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the entry that a run records."""
-        return {"person": self.person, "files": list(self.images)}
+        return {"person": self.person, "files": list(self.files)}
 
 
-def degraded_faces(
-    path: Path, stem: str, person: int, kind: str, levels: Sequence[float]
-) -> DegradedFaces:
-    """Read a roughly centred face and make degraded copies of it.
+def checked_copies(kind: str, levels: Iterable[float]) -> List[Tuple[str, float]]:
+    """Return kind and level of each copy; InputError if :func:`degrade` cannot make one."""
+    copies = [(kind, level) for level in levels]
+    for copy in copies:
+        check_level(*copy)
+    return copies
+
+
+def drawn_copies(
+    name: str, kinds: Sequence[str], count: int, seed: int = 0
+) -> List[Tuple[str, float]]:
+    """Draw degradations of an image, the same each time.
+
+    Parameters
+    ----------
+    name
+        Name of the image.
+    kinds
+        Keys of :data:`~facezoo.image.degrade.DEGRADATIONS`, of which each is drawn once before one
+        is drawn again.
+    count, seed
+        Number of copies, and the seed.
+
+    Returns
+    -------
+    list of (str, float)
+        Kind and level, uniform between the ends of :data:`~facezoo.image.degrade.LEVELS`, with
+        three digits.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
+    drawn: List[Tuple[str, float]] = []
+    while len(drawn) < count:
+        for kind in rng.permutation(np.array(kinds)).tolist():
+            level = rng.uniform(min(LEVELS[kind]), max(LEVELS[kind]))
+            drawn.append((kind, float(f"{level:.3g}")))
+    return drawn[:count]
+
+
+def write_degraded(
+    path: Path, folder: Path, stem: str, person: int, copies: Iterable[Tuple[str, float]]
+) -> Union[DegradedFaces, ImageError]:
+    """Read a roughly centred face, and write it and degraded copies of it.
 
     Parameters
     ----------
     path
         The image; its central square is resized to 112x112.
-    stem
-        Stem of the copies' names, with the folder.
+    folder, stem
+        Folder of the set, whose ``images`` gets them, and the stem of their names, with the
+        person's folder.
     person
         Number of the person.
-    kind, levels
-        As for :func:`~facezoo.image.degrade.degrade`.
+    copies
+        Kind and level of each, as for :func:`~facezoo.image.degrade.degrade`.
 
-    Raises
-    ------
-    ImageError
-        If the image cannot be read.
+    Returns
+    -------
+    DegradedFaces or ImageError
+        What was written; the error if the image cannot be read.
     """
     import cv2
 
-    image = read_image_rgb(path)
+    try:
+        image = read_image_rgb(path)
+    except ImageError as error:
+        return error
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     middle = image[top : top + side, left : left + side]
     face = np.asarray(cv2.resize(middle, (TEMPLATE_SIZE, TEMPLATE_SIZE)))
-    images = {fitting_name(f"{stem}.png"): face}
-    for level in levels:
-        images[fitting_name(f"{stem}_{kind}{level:g}.png")] = degrade(face, kind, level)
-    return DegradedFaces(person, images)
+    files = {fitting_name(f"{stem}.png"): face}
+    for kind, level in copies:
+        files[fitting_name(f"{stem}_{kind}{level:g}.png")] = degrade(face, kind, level)
+    for name, made in files.items():
+        write_image_rgb(folder / "images" / name, made)
+    return DegradedFaces(person, tuple(files))
 
 
 def write_lists(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -28,11 +28,11 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
-from ..errors import UNREADABLE, DatasetError
+from ..errors import UNREADABLE, DatasetError, InputError
 from ..files import LARGEST_READ, open_file
 from ..image.decode import IMAGE_SUFFIXES
 from ..image.files import find_images
-from .image_list import inside, read_lines, without_suffix
+from .image_list import inside, people_of, read_lines, without_suffix
 from .pairs import names_of_pairs
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "PairProtocol",
     "check_official",
     "locate_photos",
+    "people_in_folds",
     "read_protocol",
 ]
 
@@ -146,6 +147,33 @@ def read_protocol(path: Path) -> PairProtocol:
     except DatasetError as error:
         text = str(error)
         raise DatasetError(text if str(path) in text else f"{str(path)!r}: {text}") from error
+
+
+def people_in_folds(path: Path, first: int = 1, last: Optional[int] = None) -> Tuple[str, ...]:
+    """List the people whom some folds of a protocol show, each once.
+
+    Parameters
+    ----------
+    path
+        The protocol; the first folder of each photo is its person.
+    first, last
+        Range of folds, counted from 1; up to the end if None.
+
+    Raises
+    ------
+    DatasetError
+        As :func:`read_protocol`, or if a photo is in no person's folder.
+    InputError
+        If there are fewer folds.
+    """
+    protocol = read_protocol(path)
+    folds = len(protocol.edges) - 1
+    last = folds if last is None else last
+    if not 1 <= first <= last <= folds:
+        raise InputError(f"folds {first} to {last} were requested, {str(path)!r} has 1 to {folds}")
+    start, end = protocol.edges[[first - 1, last]]
+    names = protocol.sides[2 * start : 2 * end]
+    return tuple(dict.fromkeys(people_of(names, str(path))))
 
 
 def _read(path: Path) -> PairProtocol:

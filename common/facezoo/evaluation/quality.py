@@ -17,24 +17,30 @@ from ..datasets.scores import RESULTS_SCHEMA, QualityScores
 from ..errors import UNREADABLE, DatasetError, InputError
 from ..files import read_file
 from ..image.align import TEMPLATE_SIZE, align_face
+from ..image.appearance import face_sharpness
 from ..image.degrade import degrade
 from ..image.draw import contact_sheet
 from ..image.files import read_image_rgb
+from ..machine import usable_cores
 from ..metrics.pairs import pair_blocks
 from ..metrics.quality import DiscardCurve, error_versus_discard, spearman
 from ..models.base import FaceModel
 from ..models.magface.model import FaceEmbedder
+from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..pipeline.load import resolve
 from ..results import Embedding
+from ..workers import map_in_order
 
 __all__ = [
     "CopyRanking",
     "FacePairs",
     "Response",
+    "baseline_scores",
     "compare_scores",
     "describe_model",
     "face_pairs",
+    "one_stop",
     "quality_sheet",
     "rank_copies",
     "response_curves",
@@ -217,6 +223,42 @@ def face_pairs(
     return FacePairs(embeddings.face_names, indices, people[indices], distances)
 
 
+def baseline_scores(
+    paths: Sequence[Path], names: Sequence[str], detector: Optional[FaceDetector] = None
+) -> Dict[str, QualityScores]:
+    """Score aligned faces by what needs no quality network.
+
+    Parameters
+    ----------
+    paths, names
+        Image files of the faces, and their names in a comparison.
+    detector
+        SCRFD.
+
+    Returns
+    -------
+    dict of str to QualityScores
+        ``sharpness``, the variance of the Laplacian; with a detector, ``detector``: the score of
+        the likeliest face that it finds in the aligned face, 0 without one.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read.
+    """
+
+    def measure(path: Path) -> Tuple[float, float]:
+        image = read_image_rgb(path)
+        found = detector(image).scores.max(initial=0.0) if detector is not None else 0.0
+        return face_sharpness(image), float(found)
+
+    measured = np.array(list(map_in_order(measure, paths, usable_cores())))
+    columns = ("sharpness", "detector")[: 1 if detector is None else 2]
+    return {
+        name: QualityScores(tuple(names), measured[:, index]) for index, name in enumerate(columns)
+    }
+
+
 def compare_scores(
     pairs: FacePairs,
     scores: Mapping[str, QualityScores],
@@ -380,3 +422,28 @@ def response_curves(
         kind: Response(np.array(steps, np.float64), np.array([row[kind] for row in rows]))
         for kind, steps in levels.items()
     }
+
+
+def one_stop(responses: Mapping[str, Response]) -> Tuple[float, float]:
+    """Measure what one stop of brightness does to a score.
+
+    Parameters
+    ----------
+    responses
+        Result of :func:`response_curves` with ``brightness``, whose levels hold -1, 0 and 1.
+
+    Returns
+    -------
+    moved : float
+        Median over the faces of the larger change, darker or brighter.
+    spread : float
+        From 5 to 95 % of all scores of all kinds.
+    """
+    found = responses["brightness"]
+    darker, plain, brighter = (
+        found.scores[:, found.levels.tolist().index(level)] for level in (-1.0, 0.0, 1.0)
+    )
+    moved = np.median(np.maximum(np.abs(darker - plain), np.abs(brighter - plain)))
+    everything = np.concatenate([one.scores.ravel() for one in responses.values()])
+    low, high = np.quantile(everything, (0.05, 0.95))
+    return float(moved), float(high - low)

@@ -11,6 +11,7 @@ from .degrade import degrade
 
 __all__ = [
     "degraded_versions",
+    "face_sharpness",
     "measure_face",
 ]
 
@@ -48,13 +49,20 @@ def measure_face(
     yaw = abs(float(nose @ eyes)) / apart**2 if apart else float("inf")
     return {
         "size": float(min(right - left, bottom - top)),
-        "sharpness": _sharpness(crop),
+        "sharpness": face_sharpness(crop),
         "yaw": min(yaw, 10.0),
         "truncation": 1.0 - float(_inside(image_rgb, landmarks_xy).mean()) / 255.0,
     }
 
 
-def _sharpness(crop: np.ndarray) -> float:
+def face_sharpness(crop: np.ndarray) -> float:
+    """Return the variance of the Laplacian of a face.
+
+    Parameters
+    ----------
+    crop
+        The aligned face, (112, 112, 3), uint8, RGB.
+    """
     import cv2
 
     return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
@@ -92,7 +100,7 @@ def degraded_versions(
         yield "size", measured["size"] / times, align_face(small, landmarks_xy / times)
     for sigma in BLURS:
         soft = degrade(crop, "blur", sigma)
-        yield "sharpness", _sharpness(soft), soft
+        yield "sharpness", face_sharpness(soft), soft
     inside = _inside(image_rgb, landmarks_xy)[:, :, None]
     for share in CUTS:
         for side in range(4 if share else 1):

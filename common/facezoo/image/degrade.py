@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Callable, Mapping, Tuple
 
 import numpy as np
@@ -10,6 +11,9 @@ from ..errors import InputError
 from ..fields import Number, check, number
 
 __all__ = ["DEGRADATIONS", "LEVEL", "LEVELS", "check_level", "degrade"]
+
+# Of red, green and blue in brightness. source: ITU-R BT.601
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -37,7 +41,22 @@ def _compress(image: np.ndarray, loss: float) -> np.ndarray:
 
 
 def _lighten(image: np.ndarray, stops: float) -> np.ndarray:
-    return np.asarray(np.clip(np.rint(image * 2.0**stops), 0, 255), dtype=np.uint8)
+    return _pixels(image * 2.0**stops)
+
+
+def _flatten(image: np.ndarray, share: float) -> np.ndarray:
+    mean = float((image @ LUMA).mean())
+    return _pixels(mean + (1.0 - share) * (image - mean))
+
+
+def _roughen(image: np.ndarray, sigma: float) -> np.ndarray:
+    # An image always has the same noise.
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    return _pixels(image + sigma * rng.standard_normal(image.shape))
+
+
+def _pixels(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
 
 
 def _cover(image: np.ndarray, share: float) -> np.ndarray:
@@ -52,6 +71,8 @@ _FUNCTIONS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "shrink": _shrink,
     "jpeg": _compress,
     "brightness": _lighten,
+    "contrast": _flatten,
+    "noise": _roughen,
     "occlusion": _cover,
 }
 
@@ -61,6 +82,8 @@ DEGRADATIONS: Mapping[str, str] = {
     "shrink": "times smaller, then enlarged again",
     "jpeg": "100 minus the JPEG quality",
     "brightness": "stops: twice as bright each",
+    "contrast": "share of the contrast taken away",
+    "noise": "sigma of Gaussian noise in grey levels, 0 to 255",
     "occlusion": "share of the height covered from below",
 }
 
@@ -69,6 +92,8 @@ _RANGES: Mapping[str, Number] = {
     "shrink": number(1, 1000),
     "jpeg": number(0, 100),
     "brightness": number(-16, 16),
+    "contrast": number(0, 1),
+    "noise": number(0, 255),
     "occlusion": number(0, 1),
 }
 # Level of any degradation.
@@ -79,6 +104,8 @@ LEVELS: Mapping[str, Tuple[float, ...]] = {
     "shrink": (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
     "jpeg": (0.0, 20.0, 50.0, 70.0, 80.0, 90.0, 95.0),
     "brightness": (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0),
+    "contrast": (0.0, 0.2, 0.4, 0.6, 0.8, 0.9),
+    "noise": (0.0, 5.0, 10.0, 20.0, 40.0, 60.0),
     "occlusion": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
 }
 

@@ -19,10 +19,12 @@ __all__ = [
     "DiscardCurve",
     "Interval",
     "RejectCurve",
+    "area_ratio",
     "error_versus_discard",
     "error_versus_reject",
     "ofiq_score",
     "pair_quality",
+    "resample_people",
     "spearman",
 ]
 
@@ -121,6 +123,9 @@ class DiscardCurve:
     aoc
         The area over the curve of the SDD-FIQA paper, with errors relative to the first:
         ``1 - 0.95 * relative_auc``; 0.05 for random discard, higher is better.
+    drawn_auc
+        Shape (resamples,): ``auc`` of each resample; equal draws of other scores of the same pairs
+        have the same places.
     """
 
     fmr: float
@@ -133,6 +138,7 @@ class DiscardCurve:
     partial_auc: Interval
     relative_auc: Interval
     aoc: Interval
+    drawn_auc: np.ndarray
 
     @property
     def points(self) -> Tuple[np.ndarray, np.ndarray]:
@@ -365,12 +371,11 @@ def error_versus_discard(
     if people is None:
         draws = _drawn_pairs(impostors, len(genuine), fmr, resamples, seed)
     else:
-        ranked = np.argsort(distances[~is_same], kind="stable")
-        pairs_of = _check_people(people, is_same)
-        drawn_people = (pairs_of[is_same][order], pairs_of[~is_same][ranked])
-        draws = _drawn_people(impostors, *drawn_people, fmr, resamples, seed)
+        resampled = resample_people(distances, is_same, people, fmr, resamples, seed)
+        draws = ((limit, weights[order]) for limit, weights in resampled)
     curves = np.array([_curve(weights, genuine >= limit, edges) for limit, weights in draws])
     low, high = np.quantile(curves, CONFIDENCE, axis=0)
+    areas = _area(curves, DISCARD_LIMIT)
     relative = _interval(_relative_area(curve[None]), _relative_area(curves))
     return DiscardCurve(
         fmr=fmr,
@@ -379,7 +384,7 @@ def error_versus_discard(
         fnmr=curve,
         low=low,
         high=high,
-        auc=_interval(_area(curve[None], DISCARD_LIMIT), _area(curves, DISCARD_LIMIT)),
+        auc=_interval(_area(curve[None], DISCARD_LIMIT), areas),
         partial_auc=_interval(_area(curve[None], PARTIAL_LIMIT), _area(curves, PARTIAL_LIMIT)),
         relative_auc=relative,
         aoc=Interval(
@@ -387,7 +392,33 @@ def error_versus_discard(
             low=1.0 - DISCARD_LIMIT * relative.high,
             high=1.0 - DISCARD_LIMIT * relative.low,
         ),
+        drawn_auc=areas,
     )
+
+
+def area_ratio(one: DiscardCurve, other: DiscardCurve) -> Interval:
+    """Divide the areas of two scores of the same pairs; below 1 if the first is better.
+
+    Parameters
+    ----------
+    one, other
+        Results of :func:`error_versus_discard` for the same pairs, rate, resamples and seed, so
+        that each resample has both.
+
+    Raises
+    ------
+    InputError
+        If the resamples differ in number.
+    """
+    if one.drawn_auc.shape != other.drawn_auc.shape:
+        raise InputError(
+            f"{len(one.drawn_auc)} and {len(other.drawn_auc)} resamples cannot be compared; "
+            "expected curves of the same pairs"
+        )
+    # Without any error there is nothing to compare.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = np.where(other.drawn_auc > 0, one.drawn_auc / other.drawn_auc, np.nan)
+    return _interval(np.array([one.auc.value / other.auc.value]), drawn)
 
 
 def _curve(weights: np.ndarray, missed: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -422,15 +453,32 @@ def _drawn_pairs(
         yield threshold, np.bincount(drawn, minlength=genuine).astype(np.float64)
 
 
-def _drawn_people(
-    impostors: np.ndarray,
-    genuine_people: np.ndarray,
-    impostor_people: np.ndarray,
+def resample_people(
+    distances: np.ndarray,
+    is_same: np.ndarray,
+    people: np.ndarray,
     fmr: float,
-    resamples: int,
-    seed: int,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Iterator[Tuple[float, np.ndarray]]:
-    """Yield the same for each resample of people; a pair counts as often as both are drawn."""
+    """Draw people with all their pairs; a pair counts as often as both are drawn.
+
+    Parameters
+    ----------
+    distances, is_same, people, fmr, resamples, seed
+        As for :func:`error_versus_discard`.
+
+    Yields
+    ------
+    threshold : float
+        Distances below it are matches at this false match rate, among the impostors drawn.
+    weights : numpy.ndarray
+        Shape (genuine pairs,), float64: how often each counts, in the order of the pairs.
+    """
+    ranked = np.argsort(distances[~is_same], kind="stable")
+    impostors = distances[~is_same][ranked]
+    pairs_of = _check_people(people, is_same)
+    genuine_people, impostor_people = pairs_of[is_same], pairs_of[~is_same][ranked]
     rng = np.random.default_rng(seed)
     count = 1 + int(max(genuine_people.max(), impostor_people.max()))
     for _ in range(resamples):

@@ -31,7 +31,7 @@ from ..profiles.appearance import (
     shares_missed,
 )
 from ..profiles.measures import MEASURES
-from ..profiles.quality import QualityProfile, make_quality_profile
+from ..profiles.quality import QualityProfile, RateThreshold, make_quality_profile
 from ..profiles.similarity import (
     FMRS,
     SimilarityPoint,
@@ -64,8 +64,8 @@ def calibrate_quality(
     model: Union[FaceQuality, FaceEmbedder],
     images: Path,
     *,
-    thresholds: Optional[Callable[[QualityScores], Mapping[str, float]]] = None,
-    settings: Optional[Mapping[str, Any]] = None,
+    rates: Optional[Tuple[float, float]] = None,
+    place: Optional[Callable[[QualityScores], RateThreshold]] = None,
     progress: Progress = lambda items, total: items,
 ) -> Tuple[QualityProfile, QualityScores]:
     """Score aligned faces and summarise the scores.
@@ -76,11 +76,10 @@ def calibrate_quality(
         A quality model, or a recogniser: the norm of its embeddings is the quality.
     images
         A folder of aligned faces.
-    thresholds
-        Computes additional thresholds from the scores; it needs every image, so an unreadable one
-        is an error.
-    settings
-        Settings of those thresholds, for the profile.
+    rates, place
+        False match and false non-match rate that a further threshold is to reach, and what finds
+        it, such as :func:`~facezoo.profiles.quality.quality_at_fnmr`; this needs every image, so an
+        unreadable one is an error.
     progress
         Wraps the loop.
 
@@ -94,7 +93,7 @@ def calibrate_quality(
     Raises
     ------
     InputError
-        If no image can be read, or one cannot and ``thresholds`` is given.
+        If no image can be read, or one cannot and ``place`` is given.
     """
     paths = find_images(images)
     names = relative_names(paths, images)
@@ -109,22 +108,26 @@ def calibrate_quality(
     refused = len(paths) - len(scored)
     if not scored:
         raise InputError(f"no image in {str(images)!r} can be read; see the lines above")
-    if refused and thresholds is not None:
+    if refused and place is not None:
         raise InputError(
             f"{refused} images in {str(images)!r} cannot be read, and a threshold at a false "
             "non-match rate needs every one; fix or remove those named above"
         )
     scores = QualityScores(tuple(scored), np.array(values))
+    thresholds: Dict[str, float] = {}
+    settings: Dict[str, Any] = {"fmr": None, "fnmr": None}
+    if rates is not None and place is not None:
+        fmr, fnmr = rates
+        found = place(scores)
+        thresholds[f"FNMR {fnmr:g} at FMR {fmr:g}"] = found.quality
+        settings.update(fmr=fmr, fnmr=fnmr, interval=[found.low, found.high])
+        settings["held_out_fnmr"] = found.held_out
     profile = make_quality_profile(
         scores.values,
         model.contract.card_id,
         model.settings().get("model_sha256"),
-        thresholds(scores) if thresholds is not None else {},
-        {
-            "images_sha256": fingerprint_files(paths, names),
-            "refused": refused,
-            **(settings or {}),
-        },
+        thresholds,
+        {"images_sha256": fingerprint_files(paths, names), "refused": refused, **settings},
     )
     return profile, scores
 

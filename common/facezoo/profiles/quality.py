@@ -10,12 +10,14 @@ import numpy as np
 
 from ..errors import InputError
 from ..fields import mapping, number, sequence
+from ..metrics.quality import CONFIDENCE, resample_people
 from ..metrics.verification import threshold_at_fmr
 from .base import COUNT, check_model, document, read_document, write_document
 
 __all__ = [
     "DROPS",
     "QualityProfile",
+    "RateThreshold",
     "make_quality_profile",
     "quality_at_fnmr",
     "read_quality",
@@ -36,6 +38,10 @@ _DOCUMENT = document(
 DROPS = (0.01, 0.05, 0.10)
 # With fewer genuine pairs a false non-match rate is meaningless.
 FEWEST_PAIRS = 20
+# Rejected genuine pairs, without which a threshold depends on a few images.
+FEWEST_ERRORS = 10
+# Of the people, each held out once.
+PARTS = 5
 
 
 @dataclass(frozen=True)
@@ -122,53 +128,129 @@ def make_quality_profile(
     )
 
 
+@dataclass(frozen=True)
+class RateThreshold:
+    """The lowest quality that leaves a wanted false non-match rate.
+
+    Attributes
+    ----------
+    quality
+        Images with a lower score are to be discarded.
+    low, high
+        95 % interval, from resampling people.
+    held_out
+        False non-match rate of people on whom the threshold was not set, from five parts of the
+        people, each with the lowest quality of the other four; 0 if it leaves none of their pairs.
+    """
+
+    quality: float
+    low: float
+    high: float
+    held_out: float
+
+
 def quality_at_fnmr(
-    distances: np.ndarray, is_same: np.ndarray, quality: np.ndarray, fmr: float, fnmr: float
-) -> float:
+    distances: np.ndarray,
+    people: np.ndarray,
+    quality: np.ndarray,
+    fmr: float,
+    fnmr: float,
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+) -> RateThreshold:
     """Find the lowest quality at which the pairs that remain have a wanted false non-match rate.
 
     Parameters
     ----------
     distances
         Shape (P,), of pairs of your own data.
-    is_same
-        Shape (P,), bool: whether both show one person.
+    people
+        Shape (P, 2), int: the person of each face of each pair.
     quality
         Shape (P,), quality of each pair.
     fmr
         False match rate over all impostor pairs, which fixes the threshold of similarity.
     fnmr
         Largest share of the remaining genuine pairs that may be rejected.
-
-    Returns
-    -------
-    float
-        Images with a lower score are to be discarded.
+    resamples, seed
+        Of people, for the interval and the five parts.
 
     Raises
     ------
     InputError
-        If a rate is out of its range, there are too few impostor pairs for it, or no threshold that
-        leaves 20 genuine pairs reaches it.
+        If a rate is out of its range, there are too few impostor pairs for it, too few genuine
+        pairs are rejected to place a threshold, or none that leaves 20 genuine pairs reaches it,
+        on all people or on four fifths of them.
     """
     if not 0.0 <= fnmr < 1.0:
         raise InputError(f"a false non-match rate must be from 0 to below 1, got {fnmr}")
-    # A smaller distance means more similar.
-    missed = -distances[is_same] <= threshold_at_fmr(-distances[~is_same], fmr).similarity
+    is_same = people[:, 0] == people[:, 1]
+    limit = -threshold_at_fmr(-distances[~is_same], fmr).similarity
     order = np.argsort(quality[is_same], kind="stable")
-    ascending, missed = quality[is_same][order], missed[order]
-    left = np.arange(len(missed), 0, -1)
-    rates = np.cumsum(missed[::-1])[::-1] / left
-    # Pairs of equal quality stay or go together.
-    first_of_its_score = np.diff(ascending, prepend=-np.inf) > 0
-    fits = first_of_its_score & (rates <= fnmr) & (left >= FEWEST_PAIRS)
+    ascending, genuine = quality[is_same][order], distances[is_same][order]
+    found = _lowest_quality(ascending, genuine >= limit, fmr, fnmr)
+    drawn = []
+    for drawn_limit, weights in resample_people(distances, is_same, people, fmr, resamples, seed):
+        fits, _ = _fitting(ascending, genuine >= drawn_limit, weights[order], fnmr)
+        # Where no quality reaches the rate, all is discarded.
+        drawn.append(ascending[int(np.argmax(fits))] if fits.any() else ascending[-1])
+    low, high = np.quantile(drawn, CONFIDENCE)
+    persons = people[is_same, 0][order]
+    held_out = _held_out(ascending, genuine >= limit, persons, fmr, fnmr, seed)
+    return RateThreshold(found, float(low), float(high), held_out)
+
+
+def _lowest_quality(ascending: np.ndarray, missed: np.ndarray, fmr: float, fnmr: float) -> float:
+    fits, rates = _fitting(ascending, missed, np.ones(len(missed)), fnmr)
+    errors = np.count_nonzero(missed)
+    if errors < FEWEST_ERRORS and errors > fnmr * len(missed):
+        raise InputError(
+            f"{errors} of {len(missed)} genuine pairs are rejected at FMR {fmr:g}, too few to "
+            f"place a threshold; expected {FEWEST_ERRORS}: give more images"
+        )
     if not fits.any():
         raise InputError(
             f"no threshold that leaves {FEWEST_PAIRS} genuine pairs reaches FNMR {fnmr:g} at FMR "
-            f"{fmr:g}: the least is {rates[left >= FEWEST_PAIRS].min(initial=1.0):.4f}; "
-            "ask for a higher one"
+            f"{fmr:g}: the least is {rates.min(initial=1.0):.4f}; ask for a higher one"
         )
     return float(ascending[int(np.argmax(fits))])
+
+
+def _fitting(
+    ascending: np.ndarray, missed: np.ndarray, weights: np.ndarray, fnmr: float
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return which qualities fit as a threshold, and the rates, 1 where too few pairs are left."""
+    left = np.cumsum(weights[::-1])[::-1]
+    rates = np.ones(len(left))
+    enough = left >= FEWEST_PAIRS
+    rates[enough] = np.cumsum((weights * missed)[::-1])[::-1][enough] / left[enough]
+    # Pairs of equal quality stay or go together.
+    first_of_its_score = np.diff(ascending, prepend=-np.inf) > 0
+    return first_of_its_score & (rates <= fnmr), rates
+
+
+def _held_out(
+    ascending: np.ndarray,
+    missed: np.ndarray,
+    persons: np.ndarray,
+    fmr: float,
+    fnmr: float,
+    seed: int,
+) -> float:
+    known, numbers = np.unique(persons, return_inverse=True)
+    part_of = np.random.default_rng(seed).permutation(np.arange(len(known)) % PARTS)[numbers]
+    kept = errors = 0
+    for part in range(PARTS):
+        others = part_of != part
+        try:
+            least = _lowest_quality(ascending[others], missed[others], fmr, fnmr)
+        except InputError as error:
+            raise InputError(f"without a fifth of the people, to check on them: {error}") from error
+        held = ~others & (ascending >= least)
+        kept += int(np.count_nonzero(held))
+        errors += int(np.count_nonzero(missed & held))
+    return errors / kept if kept else 0.0
 
 
 def write_quality(path: Path, profile: QualityProfile) -> None:

@@ -4,78 +4,80 @@ Writes SAVE_DIR/images, faces.txt (path and number of the person), references.tx
 that are not copies) and copies.txt (a copy and what it was made from). Resumable: run the same
 command again.
 
-    python ../source_code/make_degraded_set.py --image_dir att_faces --save_dir faces/test \
-        --people 21 30
+    python ../source_code/make_degraded_set.py --image_dir att_faces --save_dir faces/test
 """
 
 import argparse
 from pathlib import Path
 
 from facezoo.cli import options
-from facezoo.datasets.degraded import choose_people, degraded_faces, write_lists
+from facezoo.datasets import degraded
 from facezoo.datasets.image_list import people_of
-from facezoo.errors import ImageError
-from facezoo.fields import whole
+from facezoo.datasets.protocols import people_in_folds
+from facezoo.errors import InputError
+from facezoo.fields import SEED, whole
 from facezoo.image.align import TEMPLATE_SIZE
-from facezoo.image.degrade import DEGRADATIONS, LEVEL, check_level
-from facezoo.image.files import find_images, names_with_suffix, relative_names, write_image_rgb
+from facezoo.image.degrade import DEGRADATIONS, LEVEL
+from facezoo.image.files import find_images, names_with_suffix, relative_names
 from facezoo.machine import usable_cores
 from facezoo.runs import Inputs
 from facezoo.workers import map_in_order
 
+NUMBER, RANGE = whole(1, 10**6), {"type": whole(1, 10**6), "nargs": 2, "metavar": ("FIRST", "LAST")}
+HELP_LEVELS = "how much; blur: sigma in pixels of the 112x112 face"
+
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = options.make_parser(__doc__)
-    options.add_flag(
-        parser, "--image_dir", type=Path, required=True, help="images, one folder per person"
-    )
-    options.add_flag(parser, "--save_dir", type=Path, required=True, help="folder for the set")
-    help_people = "which people to take, from 1, in the order of their names; all by default"
-    parser.add_argument(
-        "--people", type=whole(1, 10**6), nargs=2, metavar=("FIRST", "LAST"), help=help_people
-    )
-    parser.add_argument("--kind", choices=DEGRADATIONS, default="blur", help="kind of degradation")
-    help_levels = "how much; blur: sigma in pixels of the 112x112 face"
-    parser.add_argument("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=help_levels)
+    parser, where = options.make_parser(__doc__), {"type": Path, "required": True}
+    options.add_flag(parser, "--image_dir", help="images, one folder per person", **where)
+    options.add_flag(parser, "--save_dir", help="folder for the set", **where)
+    flag, kinds = parser.add_argument, {"nargs": "+", "choices": DEGRADATIONS, "default": ["blur"]}
+    flag("--people", help="numbers of people in the order of their names, from 1", **RANGE)
+    flag("--pairs", type=Path, metavar="LIST", help="take people of a protocol such as pairs.txt")
+    flag("--folds", help="folds of --pairs, from 1; all by default", **RANGE)
+    flag("--least", type=NUMBER, default=1, help="leave out people with fewer images")
+    flag("--kind", help="kind of degradation; several need --draws", **kinds)
+    flag("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=HELP_LEVELS)
+    flag("--draws", type=whole(1, 100), help="instead, so many copies at levels drawn at random")
+    flag("--seed", type=SEED, default=0, help="random seed of --draws")
     options.add_run_options(parser, threads=True)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    for level in args.levels:
-        check_level(args.kind, level)
+    if not args.draws and len(args.kind) > 1:
+        raise InputError("several --kind need --draws, the number of copies of each image")
+    drawn = args.draws and [args.kind, args.draws, args.seed]
+    fixed = [] if drawn else degraded.checked_copies(args.kind[0], args.levels)
     paths = find_images(args.image_dir)
     names = relative_names(paths, args.image_dir)
     person_of = dict(zip(names, people_of(names, str(args.image_dir))))
-    people = choose_people(person_of.values(), *(args.people or ()))
-    paths = [path for path, name in zip(paths, names) if person_of[name] in people]
-    names = relative_names(paths, args.image_dir)
-    stem_of = names_with_suffix(names, "")
+    among = people_in_folds(args.pairs, *(args.folds or ())) if args.pairs else None
+    span = args.people or ()
+    people = degraded.choose_people(person_of.values(), *span, least=args.least, among=among)
+    number_of = {person: number for number, person in enumerate(people)}
+    kept = {name: path for name, path in zip(names, paths) if person_of[name] in number_of}
+    stem_of = names_with_suffix(list(kept), "")
 
     def make(pair):
         name, path = pair
-        person = people.index(person_of[name])
-        try:
-            made = degraded_faces(path, stem_of[name], person, args.kind, args.levels)
-            for file, image in made.images.items():
-                write_image_rgb(args.save_dir / "images" / file, image)
-        except ImageError as error:
-            return error
-        return made
+        copies = degraded.drawn_copies(name, *drawn) if drawn else fixed
+        number = number_of[person_of[name]]
+        return degraded.write_degraded(path, args.save_dir, stem_of[name], number, copies)
 
     def finish(run):
-        write_lists(args.save_dir, run.entries())
+        degraded.write_lists(args.save_dir, run.entries())
         run.write_items("faces.json", schema="facezoo.degraded/1", key="images")
 
     return options.run_items(
         args,
-        Inputs(paths, names, args.image_dir),
+        Inputs(list(kept.values()), list(kept), args.image_dir, args.pairs),
         lambda left: map_in_order(make, left, usable_cores()),
-        names=names,
-        items=list(zip(names, paths)),
+        names=list(kept),
+        items=list(kept.items()),
         command="make_degraded_set",
-        room=len(paths) * (1 + len(args.levels)) * 3 * TEMPLATE_SIZE**2,
-        settings={"people": people, "kind": args.kind, "levels": args.levels},
+        room=len(kept) * (1 + (args.draws or len(fixed))) * 3 * TEMPLATE_SIZE**2,
+        settings={"people": people, "copies": drawn or fixed},
         finish=finish,
     )
 

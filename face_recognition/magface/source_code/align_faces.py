@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keep",
-        choices=("largest", "all"),
+        choices=("largest", "central", "all"),
         default="largest",
         help="which faces of a photo; all are numbered: photo_0.png, photo_1.png",
     )
@@ -38,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def chosen(faces, keep):
-    return range(len(faces)) if keep == "all" or not len(faces) else [faces.largest()]
+    if keep == "all" or not len(faces):
+        return range(len(faces))
+    return [faces.central() if keep == "central" else faces.largest()]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ FLIPS = ("none", "sum")
 PRESETS = ("eval", "demo", "vendor")
 FACES = ("central", "largest")
 PROTOCOLS = ("authors", "facenet")
-DEGRADATIONS = ("blur", "shrink", "jpeg", "brightness", "occlusion")
+DEGRADATIONS = ("blur", "shrink", "jpeg", "brightness", "contrast", "noise", "occlusion")
 RATES = (1e-2, 1e-3, 1e-4)
 
 _IOU = number(0, 1, without_low=True)
@@ -310,6 +310,17 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
     add_people_options(parser, required=False)
     flags.add(
         parser,
+        "--no-ranking",
+        "do not rank --copies, which are not listed from best to worst of each image",
+        action="store_true",
+    )
+    flags.add(
+        parser,
+        "--detector",
+        "detector whose score of each face of --images is compared too (default: not compared)",
+    )
+    flags.add(
+        parser,
         "--fmr",
         "false match rates that fix the thresholds",
         type=RATE,
@@ -372,7 +383,9 @@ def add_people_options(parser: argparse.ArgumentParser, required: bool) -> None:
     flags.add(group, "--embeddings")
     if not required:
         flags.add(
-            group, "--images", "folder of the faces (default: --embeddings has their similarities)"
+            group,
+            "--images",
+            "folder of the faces, whose sharpness is compared too (default: --embeddings alone)",
         )
     flags.add(
         group,

@@ -16,25 +16,28 @@ from ...datasets.degraded import read_copies, read_references
 from ...datasets.embeddings import Embeddings, read_embeddings
 from ...datasets.image_list import inside, people_of, read_lines, read_paths
 from ...datasets.scores import QualityScores, read_scores
-from ...errors import DatasetError, ImageError, InputError
+from ...errors import DatasetError, GraphError, ImageError, InputError
 from ...evaluation.embeddings import embed_pictures
 from ...evaluation.measured import MeasuredList
 from ...evaluation.quality import (
     CopyRanking,
     FacePairs,
     Response,
+    baseline_scores,
     compare_scores,
     face_pairs,
+    one_stop,
     rank_copies,
     response_curves,
 )
 from ...image.degrade import DEGRADATIONS, LEVELS
 from ...image.files import find_images, relative_names
 from ...machine import describe_machine
-from ...metrics.quality import DiscardCurve, Interval, spearman
+from ...metrics.quality import DiscardCurve, Interval, area_ratio, spearman
 from ...metrics.verification import check_impostors
 from ...models import find_class
 from ...models.magface.model import FaceEmbedder
+from ...models.scrfd.model import FaceDetector
 from ...pipeline.load import load
 from ...profiles.similarity import impostor_count, person_numbers
 from ...reports.numerics import Measurement, Metric, record_measurement
@@ -108,11 +111,15 @@ def run_quality(args: argparse.Namespace) -> int:
     scores = _named_scores(args.scores)
     if args.record and not args.dataset:
         raise InputError("--record needs --dataset, the description of the data")
+    if args.detector is not None and args.images is None:
+        raise InputError("--detector needs --images, the faces that it is to find")
     embeddings = embeddings_of(args, scores.values())
     if embeddings is None and args.copies is None:
         raise InputError("give --embeddings or --images for errors, or --copies for the ranking")
+    for name, baseline in _baselines(args).items():
+        scores.setdefault(name, baseline)
     entry: Dict[str, Any] = {"schema": SCHEMA, "facezoo": __version__}
-    if args.copies is not None:
+    if args.copies is not None and not args.no_ranking:
         rankings = {name: rank_copies(one, _copies(args.copies)) for name, one in scores.items()}
         print("\n".join(_ranking_lines(rankings)))
         entry["ranking"] = {name: vars(ranking) for name, ranking in rankings.items()}
@@ -139,6 +146,23 @@ def run_quality(args: argparse.Namespace) -> int:
     return 0
 
 
+def _baselines(args: argparse.Namespace) -> Dict[str, QualityScores]:
+    """Score the images, if there are any, without a quality network."""
+    if args.images is None:
+        return {}
+    paths = find_images(args.images)
+    names = relative_names(paths, args.images)
+    if args.detector is None:
+        return baseline_scores(paths, names)
+    try:
+        # Enlarged to the usual input, such a face is larger than those that it was trained on.
+        detector = load(args.detector, kind=FaceDetector, size="auto")
+    except GraphError:  # The size of its input is fixed.
+        detector = load(args.detector, kind=FaceDetector)
+    with detector:
+        return baseline_scores(paths, names, detector)
+
+
 def _record(
     args: argparse.Namespace,
     scores: Mapping[str, QualityScores],
@@ -154,7 +178,7 @@ def _record(
         for rate, curve in curves[name].items():
             area = round(100 * curve.relative_auc.value, 4)
             metrics[f"AUC at FMR {rate:g}"] = Metric(area, "% of random discard's", False)
-        if args.copies is not None:
+        if args.copies is not None and not args.no_ranking:
             ranking = rank_copies(one, _copies(args.copies))
             rank = round(ranking.spearman, 4)
             metrics["Spearman within a picture"] = Metric(rank, "from -1 to 1", False)
@@ -212,8 +236,20 @@ def _curve_lines(
                 f"{one.partial_auc.value:11.4f}  {_shown(one.relative_auc):23}  "
                 f"{_shown(one.aoc):23}  {below}"
             )
+    for name, rate, ratio in _ratios(curves):
+        yield f"area over that of {name} at FMR {rate:g}: {_shown(ratio)}"
     for rate, reason in left_out.items():
         yield f"FMR {rate:g} skipped: {reason}"
+
+
+def _ratios(
+    curves: Mapping[str, Mapping[float, DiscardCurve]],
+) -> Iterator[Tuple[str, float, Interval]]:
+    """Yield what the first score is compared with: the other score, rate, ratio of the areas."""
+    first, *others = curves
+    for name in others:
+        for rate, curve in curves[name].items():
+            yield name, rate, area_ratio(curves[first][rate], curve)
 
 
 def _shown(one: Interval) -> str:
@@ -247,6 +283,10 @@ def _curves_entry(
             }
             for name, by_rate in curves.items()
             for rate, one in by_rate.items()
+        ],
+        "ratios": [
+            {"scores": name, "fmr": rate, "ratio": vars(ratio)}
+            for name, rate, ratio in _ratios(curves)
         ],
         "left_out": {f"{rate:g}": reason for rate, reason in left_out.items()},
     }
@@ -295,3 +335,10 @@ def _response_lines(responses: Mapping[str, Response]) -> Iterator[str]:
             # Too dark and too bright are both bad, so brightness has no order.
             ranks = [spearman(one.levels, row) for row in one.scores]
             yield f"  Spearman of level and score, mean over faces: {np.nanmean(ranks):.4f}"
+    if "brightness" in responses:
+        moved, spread = one_stop(responses)
+        yield (
+            f"a stop darker or brighter changes a score by {moved:.2f} (median of the larger), "
+            f"{100 * moved / spread:.1f} % of the spread of all scores above, {spread:.2f} from "
+            "5 to 95 %"
+        )
