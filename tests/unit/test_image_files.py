@@ -356,6 +356,32 @@ def test_a_tiff_that_cannot_be_opened_is_named(tmp_path, order):
         read_image_rgb(path)
 
 
+@pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "tiff_deflate", "jpeg"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_damaged_part_of_a_tiff_is_refused(tmp_path, rng, compression, mode, capfd):
+    """Its decoder drops wrong check sums and what a JPEG decoder says."""
+    if compression == "jpeg":
+        pytest.importorskip("simplejpeg", reason="no wheel of simplejpeg")
+    image = Image.fromarray(rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "a.tif", compression=compression)
+    read_image_rgb(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as opened:
+        tags = opened.tag_v2
+        places, sizes = tags[273], tags[279]
+        assert len(places) > 1
+    intact = (tmp_path / "a.tif").read_bytes()
+    for place, size in zip(places, sizes):
+        damaged = bytearray(intact)
+        middle = place + size // 2
+        damaged[middle : middle + 40] = rng.integers(0, 256, 40, dtype=np.uint8).tobytes()
+        (tmp_path / "a.tif").write_bytes(damaged)
+        with pytest.raises(
+            ImageError, match=r"a\.tif' is damaged: .*; replace it by an intact copy"
+        ):
+            read_image_rgb(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+
+
 def test_photos_that_need_a_plug_in_are_named_and_counted(tmp_path, picture, monkeypatch):
     monkeypatch.setattr("facezoo.image.decode._plug_in", lambda kind: False)
     saved(tmp_path, picture, "a.png")

@@ -3,8 +3,8 @@
 Decoders fill what they cannot decode with grey, or go on with wrong pixels, and most say nothing.
 So each format has the decoder that recognises most damage, and the checks of :func:`_problem_of`.
 What no decoder can see is a change within data that has no checksum and stays decodable: in the
-pixels of BMP, PPM and uncompressed TIFF, in some bytes of JPEG 2000 and compressed TIFF, and in
-WebP, AVIF and HEIC if other bytes than zeros were written over theirs.
+pixels of BMP, PPM and uncompressed TIFF, in some bytes of JPEG 2000 and of TIFF with LZW or runs,
+and in WebP, AVIF and HEIC if other bytes than zeros were written over theirs.
 """
 
 from __future__ import annotations
@@ -119,10 +119,15 @@ _SCAN = 0xDA
 MOST_SCANS = 100
 
 _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
+# Of TIFF, in strips and in tiles. source: TIFF 6.0, sections 3, 15 and 22, and Technical Note 2
+_COMPRESSION, _TABLES, _PLACES, _SIZES = 259, 347, (273, 324), (279, 325)
+_DEFLATE, _JPEG_IN_TIFF = (8, 32946), 7
 _SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduced version
 
 # What the pixels of a PNG are computed from. source: PNG, third edition, 11.2 and 11.3.1
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+_CHECKED = 1 << 20  # bytes decompressed at a time
 
 # Zero bytes in a row that make a WebP suspicious. Photos have up to 50 in a row, a plain area up
 # to 300; so this only decides which files are tried without their end.
@@ -238,6 +243,8 @@ def _decode_strictly(data: bytes, header: _Header, reduction: int) -> np.ndarray
     """Decode an image as upright RGB; _Damaged if a part is missing or wrong."""
     if header.kind in ("JPEG", "MPO"):
         return _decode_jpeg(data, header, reduction)
+    if header.kind == "TIFF":
+        _check_tiff(data)
     by_pillow = header.kind in ("DIB", "GIF", "HEIF") or (header.animated and header.kind != "AVIF")
     # OpenCV reads damaged ones in part.
     by_pillow |= header.kind in ("TIFF", "JPEG2000") and header.mode in _EIGHT_BITS
@@ -315,6 +322,38 @@ def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.nd
         raise _Damaged("damaged: it cannot be decoded")
     # Its decoder turns a TIFF by itself.
     return image if header.kind == "TIFF" else _upright(image, header.orientation)
+
+
+def _check_tiff(data: bytes) -> None:
+    """Raise _Damaged if a strip or tile of a TIFF is damaged; libtiff drops what is found then."""
+    from PIL import Image
+
+    try:
+        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
+            tags: Any = image.getexif()
+            compression, tables = tags.get(_COMPRESSION), tags.get(_TABLES, b"")
+            places, sizes = (_numbers(tags, names) for names in (_PLACES, _SIZES))
+        for place, size in zip(places, sizes):
+            part = data[place : place + size]
+            if compression in _DEFLATE:
+                _check_deflated(part)
+            elif compression == _JPEG_IN_TIFF and _simplejpeg() is not None:
+                # The tables end with an end of image, the part begins with a start of image.
+                _simplejpeg().decode_jpeg(tables[:-2] + part[2:] if tables else part, "GRAY")
+    except Exception as error:  # Pillow raises anything on malformed bytes.
+        raise _Damaged(f"damaged: {error}") from error
+
+
+def _numbers(tags: Any, names: Tuple[int, int]) -> Tuple[int, ...]:
+    found = next((tags[name] for name in names if name in tags), ())
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _check_deflated(part: bytes) -> None:
+    checker = zlib.decompressobj()
+    done = len(checker.decompress(part, _CHECKED))
+    while checker.unconsumed_tail and done < MAX_PIXELS:
+        done += len(checker.decompress(checker.unconsumed_tail, _CHECKED))
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:
