@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from facezoo.cli.options import make_parser, run_command
-from facezoo.datasets.degraded import degraded_faces
+from facezoo.datasets.degraded import write_degraded
 from facezoo.datasets.scores import read_scores
 from facezoo.evaluation.features import ranking_csv
 from facezoo.evaluation.recognition import Similarities
@@ -216,6 +216,8 @@ def test_long_names_that_differ_in_their_suffix_have_results(tmp_path, monkeypat
 
 def test_long_names_have_room_for_what_is_appended(tmp_path):
     write_image_rgb(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
-    made = degraded_faces(tmp_path / "a.png", "s1/" + "名" * 83, 0, "blur", [1, 2.5])
-    assert len(made.images) == 3
-    assert all(len(file.encode()) <= len("s1/") + 255 for file in made.images)
+    copies = [("blur", 1), ("blur", 2.5)]
+    made = write_degraded(tmp_path / "a.png", tmp_path, "s1/" + "名" * 83, 0, copies)
+    assert len(made.files) == 3
+    assert all(len(file.encode()) <= len("s1/") + 255 for file in made.files)
+    assert all((tmp_path / "images" / file).is_file() for file in made.files)
