@@ -1386,7 +1386,7 @@ COMMANDS = {
         Command(
             "align_faces.py",
             ("--photos", "photos", "--detector", "net.onnx", "--save_dir", "cut"),
-            script=f"{MAGFACE}/source_code/align_faces.py",
+            script="common/utils/align_faces.py",
             inputs=people,
             needs=("photos", "net.onnx"),
             skips=("photos/p3/1.png",),

@@ -602,20 +602,31 @@ def test_records_become_pictures_and_a_list(tmp_path, script):
 def test_photos_become_aligned_faces(tmp_path, script):
     detector = tiny_scrfd(tmp_path / "scrfd.onnx")
     photo = np.full((64, 64, 3), 12, np.uint8)
-    photo[8:24, 8:24] = photo[40:48, 40:48] = 250
+    # The larger face is in a corner, a smaller one near the middle.
+    photo[:16, :16] = photo[24:40, 24:40] = 250
     write_image_rgb(tmp_path / "photos" / "a" / "two.jpg", photo)
     write_image_rgb(tmp_path / "photos" / "none.png", np.zeros((64, 64, 3), np.uint8))
     out = tmp_path / "out"
     flags = ("--photos", tmp_path / "photos", "--detector", detector, "--save_dir")
-    code, said, error = script("align_faces", *flags, out)
+    code, said, error = script("common/utils/align_faces.py", *flags, out)
     assert code == 1
     assert "'none.png' shows no face" in error
     assert "1 refused" in said
     assert read_image_rgb(out / "aligned" / "a" / "two.png").shape == (112, 112, 3)
     entries = json.loads((out / "faces.json").read_text())["images"]
     found = next(len(e["faces"]) for e in entries if e["path"] == "a/two.jpg")
-    script("align_faces", *flags, tmp_path / "all", "--keep", "all")
+    script("common/utils/align_faces.py", *flags, tmp_path / "all", "--keep", "all")
     assert len(list((tmp_path / "all" / "aligned" / "a").iterdir())) == found > 1
+    script("common/utils/align_faces.py", *flags, tmp_path / "mid", "--keep", "central")
+    boxes = np.array([face["box_xyxy"] for face in entries[0]["faces"]])
+    sides, middles = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+    largest = int(sides.prod(axis=1).argmax())
+    central = int(np.square(middles - 32).sum(axis=1).argmin())
+    assert largest != central
+    for folder, index in ((out, largest), (tmp_path / "mid", central)):
+        face = read_image_rgb(folder / "aligned" / "a" / "two.png")
+        numbered = tmp_path / "all" / "aligned" / "a" / f"two_{index}.png"
+        assert np.array_equal(face, read_image_rgb(numbered))
 
 
 def test_the_archive_is_unpacked_checked_and_may_not_escape(tmp_path, script, monkeypatch):

@@ -3,7 +3,8 @@
 Writes SAVE_DIR/aligned/<photo>.png and SAVE_DIR/faces.json. Photos in which no face is found are
 named and left out. Resumable: run the same command again.
 
-    python align_faces.py --photos photos --detector onnx/scrfd_500m_bnkps.onnx --save_dir aligned
+    python ../../../common/utils/align_faces.py --photos photos --detector scrfd_500m_bnkps \
+        --save_dir aligned
 """
 
 import argparse
