@@ -30,6 +30,7 @@ from ..models.scrfd.model import FaceDetector
 from ..models.sdd_fiqa.model import FaceQuality
 from ..pipeline.load import resolve
 from ..results import Embedding
+from ..runs import Progress
 from ..workers import map_in_order
 
 __all__ = [
@@ -266,6 +267,7 @@ def compare_scores(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    progress: Progress = lambda items, total: items,
 ) -> Tuple[Dict[str, Dict[float, DiscardCurve]], Dict[float, str]]:
     """Compute the error-versus-discard curves of several scores over the same pairs.
 
@@ -279,6 +281,8 @@ def compare_scores(
         False match rates that fix thresholds.
     resamples, seed
         Settings of the bootstrap over people.
+    progress
+        Wraps the loop.
 
     Returns
     -------
@@ -295,20 +299,20 @@ def compare_scores(
     qualities = {name: pairs.quality(one) for name, one in scores.items()}
     curves: Dict[str, Dict[float, DiscardCurve]] = {name: {} for name in scores}
     left_out: Dict[float, str] = {}
-    for rate in rates:
-        for name, quality in qualities.items():
-            try:
-                curves[name][rate] = error_versus_discard(
-                    pairs.distances,
-                    pairs.is_same,
-                    quality,
-                    rate,
-                    people=pairs.people,
-                    resamples=resamples,
-                    seed=seed,
-                )
-            except InputError as error:
-                left_out[rate] = str(error)
+    wanted = [(rate, name) for rate in rates for name in scores]
+    for rate, name in progress(wanted, len(wanted)):
+        try:
+            curves[name][rate] = error_versus_discard(
+                pairs.distances,
+                pairs.is_same,
+                qualities[name],
+                rate,
+                people=pairs.people,
+                resamples=resamples,
+                seed=seed,
+            )
+        except InputError as error:
+            left_out[rate] = str(error)
     return curves, left_out
 
 

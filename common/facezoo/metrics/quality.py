@@ -479,12 +479,13 @@ def resample_people(
     impostors = distances[~is_same][ranked]
     pairs_of = _check_people(people, is_same)
     genuine_people, impostor_people = pairs_of[is_same], pairs_of[~is_same][ranked]
+    first_people, second_people = np.ascontiguousarray(impostor_people.T)
     rng = np.random.default_rng(seed)
     count = 1 + int(max(genuine_people.max(), impostor_people.max()))
     for _ in range(resamples):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
         weights = times[genuine_people[:, 0]]
-        reached = np.cumsum(np.prod(times[impostor_people], axis=1))
+        reached = np.cumsum(times[first_people] * times[second_people])
         # A single person, or people without genuine pairs, give no curve.
         if not reached[-1] or not weights.any():
             continue

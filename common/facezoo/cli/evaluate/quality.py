@@ -126,7 +126,7 @@ def run_quality(args: argparse.Namespace) -> int:
     if embeddings is not None:
         pairs = pairs_of(args, embeddings)
         curves, left_out = compare_scores(
-            pairs, scores, args.fmr, resamples=args.resamples, seed=args.seed
+            pairs, scores, args.fmr, resamples=args.resamples, seed=args.seed, progress=progress
         )
         source = args.embeddings or args.images
         measured = MeasuredList.of(args.dataset or source.name, "faces", pairs.names)
