@@ -9,6 +9,7 @@ import math
 import os
 import struct
 import tempfile
+import threading
 import zipfile
 import zlib
 from itertools import chain
@@ -33,6 +34,10 @@ __all__ = [
 # An image of more pixels than this is a decompression bomb rather than a photo (16,000 x 11,125);
 # Pillow opens none of 178,956,971 or more.
 MAX_PIXELS = 178_000_000
+
+# NumPy parses headers with ast, which fails now and then if two threads do so at once.
+# source: cpython issue 106905, "AST constructor recursion depth mismatch"
+_PARSING = threading.Lock()
 
 # Three bytes per pixel of the largest image that is read; an array that claims more is damaged.
 LARGEST_ARRAY = 3 * MAX_PIXELS
@@ -247,7 +252,8 @@ def _read_array(file: IO[bytes], name: str, file_size: int, largest: int) -> np.
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
-    shape, fortran_order, dtype = read_header(file)
+    with _PARSING:
+        shape, fortran_order, dtype = read_header(file)
     size = math.prod(shape) * dtype.itemsize
     # Before anything of that size is allocated.
     if dtype.hasobject or size != file_size - file.tell() or size > largest:

@@ -6,8 +6,10 @@ import io
 import json
 import shutil
 import struct
+import time
 import zipfile
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -145,6 +147,25 @@ def test_headers_that_make_no_sense_are_refused(tmp_path, header):
     path = forged(tmp_path / "x.npz", header)
     with pytest.raises(InputError, match=r"x\.npz' is not an intact npz file"):
         read_npz(path)
+
+
+def test_threads_parse_one_header_at_a_time(tmp_path, monkeypatch):
+    """Python's parser fails now and then if two threads use it at once."""
+    write_npz(tmp_path / "a.npz", {"a": np.arange(3)})
+    parse, now, most = np.lib.format.read_array_header_1_0, [], []
+
+    def counted(file):
+        now.append(file)
+        most.append(len(now))
+        time.sleep(0.01)
+        now.pop()
+        return parse(file)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", counted)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(read_npz, [tmp_path / "a.npz"] * 8):
+            assert found["a"].tolist() == [0, 1, 2]
+    assert most == [1] * 8
 
 
 def test_nothing_is_unpickled(tmp_path):

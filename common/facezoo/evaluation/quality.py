@@ -382,8 +382,9 @@ class Response:
 
 def response_curves(
     model: Union[FaceQuality, FaceEmbedder],
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     levels: Mapping[str, Sequence[float]],
+    progress: Progress = lambda items, total: items,
 ) -> Dict[str, Response]:
     """Score aligned faces at increasing degradation.
 
@@ -395,6 +396,8 @@ def response_curves(
         Image files of the faces.
     levels
         Kind of degradation to its levels.
+    progress
+        Wraps the loop.
 
     Returns
     -------
@@ -421,7 +424,7 @@ def response_curves(
                 for kind, steps in levels.items()
             }
 
-    rows = list(model.backend.map(one, paths))
+    rows = list(progress(model.backend.map(one, paths), len(paths)))
     return {
         kind: Response(np.array(steps, np.float64), np.array([row[kind] for row in rows]))
         for kind, steps in levels.items()

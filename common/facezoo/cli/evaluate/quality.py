@@ -300,7 +300,7 @@ def run_response(args: argparse.Namespace) -> int:
     kind, vdsp = find_class(args.recipe), args.vdsp
     with load(args.quality, kind=kind, runtime=runtime_of(args), vdsp=vdsp) as model:
         levels = {kind: LEVELS[kind] for kind in args.kinds}
-        responses = response_curves(model, paths, levels)
+        responses = response_curves(model, paths, levels, progress)
         card = model.contract.card_id
     measured = MeasuredList.of(args.images.name, "faces", relative_names(paths, args.images))
     print("\n".join([*_response_lines(responses), measured.line()]))
