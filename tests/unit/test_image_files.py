@@ -1,5 +1,6 @@
 """Reading pictures: what is refused by name, and what comes back upright and in RGB."""
 
+import contextlib
 import errno
 import io
 import struct
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from facezoo.errors import ImageError, InputError
 from facezoo.files import write_bytes
+from facezoo.image import decode
 from facezoo.image.decode import decode_image_rgb
 from facezoo.image.files import (
     find_images,
@@ -380,6 +382,74 @@ def test_a_damaged_part_of_a_tiff_is_refused(tmp_path, rng, compression, mode, c
         ):
             read_image_rgb(tmp_path / "a.tif")
     assert capfd.readouterr().err == ""
+
+
+def tagged(number, kind, *values):
+    """An entry of a TIFF's directory: SHORT is 3, LONG 4; values that fit into it, or one place."""
+    return struct.pack("<HHI", number, kind, len(values)) + struct.pack(
+        "<HH" if kind == 3 else "<I", *(values + (0,) if kind == 3 else values)
+    )
+
+
+def test_tiffs_that_only_libtiff_understands_are_read(tmp_path, rng):
+    """Reversed bits, JPEG parts or tables without an end, JPEG of two channels."""
+    pixels = np.kron(rng.integers(0, 256, (20, 20, 3)), np.ones((20, 20, 1))).astype(np.uint8)
+    path = saved(tmp_path, pixels, "a.tif", compression="tiff_deflate", tiffinfo={266: 1})
+    content = bytearray(path.read_bytes())
+    with Image.open(path) as opened:
+        parts = list(zip(opened.tag_v2[273], opened.tag_v2[279]))
+    place = content.index(tagged(266, 3, 1))
+    content[place : place + 12] = tagged(266, 3, 2)
+    for start, size in parts:
+        bits = np.unpackbits(np.frombuffer(content[start : start + size], np.uint8))
+        content[start : start + size] = np.packbits(bits.reshape(-1, 8)[:, ::-1]).tobytes()
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image_rgb(path), pixels)
+
+    path = saved(tmp_path, pixels, "b.tif", compression="jpeg")
+    expected, content = read_image_rgb(path), bytearray(path.read_bytes())
+    with Image.open(path) as opened:
+        sizes, tables = opened.tag_v2[279], opened.tag_v2[347]
+    assert tables.endswith(b"\xff\xd9")
+    every = struct.pack(f"<{len(sizes)}I", *sizes)
+    shorter = struct.pack(f"<{len(sizes)}I", *(size - 2 for size in sizes))
+    path.write_bytes(content.replace(every, shorter))
+    np.testing.assert_array_equal(read_image_rgb(path), expected)
+    length = struct.pack("<HHI", 347, 7, len(tables))
+    assert content.count(length) == 1
+    path.write_bytes(content.replace(length, struct.pack("<HHI", 347, 7, len(tables) - 2)))
+    np.testing.assert_array_equal(read_image_rgb(path), expected)
+
+    Image.fromarray(pixels).convert("LA").save(path, compression="jpeg")
+    assert read_image_rgb(path).shape == pixels.shape
+
+
+def test_the_check_of_a_tiff_ends_whatever_its_tags_say(tmp_path, monkeypatch):
+    """One part of zeros is named many times; it would be unpacked that often."""
+    path = saved(tmp_path, np.zeros((160, 200, 3), np.uint8), "a.tif", compression="tiff_deflate")
+    with Image.open(path) as opened:
+        count = len(opened.tag_v2[273])
+    bomb = zlib.compress(bytes(8 << 20))
+    content = bytearray(path.read_bytes())
+    places, sizes = (bytes(content).index(struct.pack("<HHI", tag, 4, count)) for tag in (273, 279))
+    many = 400
+    for place, value in ((places, len(content)), (sizes, len(bomb))):
+        table = len(content) + len(bomb) + (0 if place == places else 4 * many)
+        content[place + 4 : place + 12] = struct.pack("<II", many, table)
+        assert value
+    numbers = [len(content)] * many + [len(bomb)] * many
+    path.write_bytes(bytes(content) + bomb + struct.pack(f"<{2 * many}I", *numbers))
+    unpacked = []
+    check = decode._check_deflated
+    monkeypatch.setattr(
+        decode,
+        "_check_deflated",
+        lambda part, most: unpacked.append(check(part, most)) or unpacked[-1],
+    )
+    with contextlib.suppress(ImageError):
+        read_image_rgb(path)
+    assert unpacked
+    assert sum(unpacked) < 40 << 20
 
 
 def test_photos_that_need_a_plug_in_are_named_and_counted(tmp_path, picture, monkeypatch):

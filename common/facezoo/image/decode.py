@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
+    Callable,
     ContextManager,
     Dict,
     Iterator,
@@ -122,6 +123,9 @@ _ORIENTATION = 0x0112  # source: Exif 2.32, tag Orientation; 1 is upright
 # Of TIFF, in strips and in tiles. source: TIFF 6.0, sections 3, 15 and 22, and Technical Note 2
 _COMPRESSION, _TABLES, _PLACES, _SIZES = 259, 347, (273, 324), (279, 325)
 _DEFLATE, _JPEG_IN_TIFF = (8, 32946), 7
+_FILL_ORDER, _CHANNELS, _PLANES, _SEPARATE = 266, 277, 284, 2
+# Of four channels of 32 bits; an image smaller than its tiles has more bytes.
+_BYTES_PER_PIXEL, _SMALL = 16, 1 << 20
 _SUBFILE_TYPE = 0x00FE  # source: TIFF 6.0, tag NewSubfileType; bit 0 is a reduced version
 
 # What the pixels of a PNG are computed from. source: PNG, third edition, 11.2 and 11.3.1
@@ -244,7 +248,7 @@ def _decode_strictly(data: bytes, header: _Header, reduction: int) -> np.ndarray
     if header.kind in ("JPEG", "MPO"):
         return _decode_jpeg(data, header, reduction)
     if header.kind == "TIFF":
-        _check_tiff(data)
+        _check_tiff(data, header.width * header.height)
     by_pillow = header.kind in ("DIB", "GIF", "HEIF") or (header.animated and header.kind != "AVIF")
     # OpenCV reads damaged ones in part.
     by_pillow |= header.kind in ("TIFF", "JPEG2000") and header.mode in _EIGHT_BITS
@@ -324,36 +328,64 @@ def _decode_by_opencv(data: bytes, header: _Header, reduction: int = 1) -> np.nd
     return image if header.kind == "TIFF" else _upright(image, header.orientation)
 
 
-def _check_tiff(data: bytes) -> None:
+def _check_tiff(data: bytes, pixels: int) -> None:
     """Raise _Damaged if a strip or tile of a TIFF is damaged; libtiff drops what is found then."""
     from PIL import Image
 
+    # Tags may name a part many times, or parts far larger than the image: the rest goes unchecked.
+    left = _BYTES_PER_PIXEL * max(pixels, _SMALL)
     try:
         with _without_warnings(), Image.open(io.BytesIO(data)) as image:
-            tags: Any = image.getexif()
-            compression, tables = tags.get(_COMPRESSION), tags.get(_TABLES, b"")
-            places, sizes = (_numbers(tags, names) for names in (_PLACES, _SIZES))
+            tags = dict(image.getexif())
+        check = _part_checker(tags, pixels)
+        places, sizes = (_numbers(tags, names) for names in (_PLACES, _SIZES))
         for place, size in zip(places, sizes):
-            part = data[place : place + size]
-            if compression in _DEFLATE:
-                _check_deflated(part)
-            elif compression == _JPEG_IN_TIFF and _simplejpeg() is not None:
-                # The tables end with an end of image, the part begins with a start of image.
-                _simplejpeg().decode_jpeg(tables[:-2] + part[2:] if tables else part, "GRAY")
+            if check is None:
+                break
+            left -= check(data[place : place + size], left)
+            if left <= 0:
+                break
     except Exception as error:  # Pillow raises anything on malformed bytes.
         raise _Damaged(f"damaged: {error}") from error
 
 
-def _numbers(tags: Any, names: Tuple[int, int]) -> Tuple[int, ...]:
+def _part_checker(tags: Dict[int, Any], pixels: int) -> Optional[Callable[[bytes, int], int]]:
+    """Return what checks a part and says how many bytes that took; None if nothing can."""
+    if tags.get(_COMPRESSION) in _DEFLATE:
+        # Of reversed bits, only libtiff makes sense.
+        return _check_deflated if tags.get(_FILL_ORDER, 1) == 1 else None
+    planes = tags.get(_PLANES, 1) == _SEPARATE
+    channels = 1 if planes else tags.get(_CHANNELS, 1)
+    # The decoder knows no JPEG of two channels.
+    if tags.get(_COMPRESSION) != _JPEG_IN_TIFF or channels == 2 or _simplejpeg() is None:
+        return None
+    tables = tags.get(_TABLES, b"")
+    if tables.endswith(_END_OF_IMAGE):
+        tables = tables[:-2]
+
+    def check(part: bytes, most: int) -> int:
+        # The tables and each part begin with a start of image; a part may lack its end.
+        stream = (tables + part[2:] if tables else part) + _END_OF_IMAGE
+        height, width, *_ = _simplejpeg().decode_jpeg_header(stream)
+        if height * width > max(pixels, _SMALL) or _has_many_scans(stream):
+            raise ValueError(f"a part of {width}x{height} pixels, or of over {MOST_SCANS} scans")
+        _simplejpeg().decode_jpeg(stream, "GRAY")
+        return len(stream) + int(height * width)
+
+    return check
+
+
+def _numbers(tags: Dict[int, Any], names: Tuple[int, int]) -> Tuple[int, ...]:
     found = next((tags[name] for name in names if name in tags), ())
     return found if isinstance(found, tuple) else (found,)
 
 
-def _check_deflated(part: bytes) -> None:
+def _check_deflated(part: bytes, most: int) -> int:
     checker = zlib.decompressobj()
-    done = len(checker.decompress(part, _CHECKED))
-    while checker.unconsumed_tail and done < MAX_PIXELS:
+    done = len(part) + len(checker.decompress(part, _CHECKED))
+    while checker.unconsumed_tail and done < most:
         done += len(checker.decompress(checker.unconsumed_tail, _CHECKED))
+    return done
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:
