@@ -188,6 +188,20 @@ def discard_curve(resamples):
     return error_versus_discard(distances, is_same, quality, 0.05, resamples=resamples)
 
 
+def two_people(resamples):
+    people = np.array([[0, 0]] * 9 + [[1, 1]] * 9 + [[0, 1]] * 500)
+    distances = np.where(people[:, 0] == people[:, 1], np.arange(518) % 2.0, 1.0)
+    # The first draw has one of them twice.
+    return error_versus_discard(
+        distances,
+        people[:, 0] == people[:, 1],
+        np.arange(518.0),
+        0.1,
+        people=people,
+        resamples=resamples,
+    )
+
+
 def two_folds(folder):
     (folder / "pairs.txt").write_text("2\t1\n" + "anna\t1\t2\nanna\t1\tbert\t1\n" * 2)
     return folder / "pairs.txt"
@@ -579,6 +593,14 @@ VALUES = {
     "a fifth of the people who are all errors": (
         lambda _: quality_at_fnmr(*few_errors(12, 40)[:2], np.arange(1040.0), 0.05, 0.1),
         r"without a fifth of the people, to check on them: ",
+    ),
+    "genuine pairs of too few people": (
+        lambda _: quality_at_fnmr(np.ones(9), np.ones((9, 2), int), np.ones(9), 0.1, 0.1),
+        r"1 people have genuine pairs; expected at least 5, so that the threshold can be checked",
+    ),
+    "resamples of people without pairs": (
+        lambda _: two_people(1),
+        "no resample of people has pairs of both kinds; expected more people, or more --resamples",
     ),
     "areas of different resamples": (
         lambda _: area_ratio(*map(discard_curve, (5, 6))),

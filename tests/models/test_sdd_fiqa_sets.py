@@ -11,7 +11,7 @@ from facezoo.contract import Contract
 from facezoo.datasets.degraded import drawn_copies, read_copies, read_labels
 from facezoo.datasets.embeddings import Embeddings, read_embeddings
 from facezoo.errors import DatasetError, GraphError, InputError
-from facezoo.image.degrade import degrade
+from facezoo.image.degrade import LEVELS, degrade
 from facezoo.image.files import read_image_rgb, write_image_rgb
 from facezoo.models import CARDS
 from facezoo.models.sdd_fiqa.pseudo_labels import label_pictures, pseudo_labels
@@ -105,9 +105,27 @@ def test_people_of_a_protocol_get_copies_of_many_kinds(script, people, tmp_path)
     words += (tmp_path / "pairs.txt", "--folds", "2", "3", "--least", "4")
     kinds = ("blur", "noise", "contrast")
     assert script("make_degraded_set", *words, "--kind", *kinds)[0] == 2
+    for wrong, said in (
+        (("--levels", "1", "--draws", "3"), "--levels and --draws contradict each other"),
+        (("--kind", "shrink", "--levels", "0.5"), "level of shrink"),
+        (("--least", "9"), "4 of them are in the list, none of these has 9 images"),
+    ):
+        code, _, error = script("make_degraded_set", *words, *wrong)
+        assert (code, said in error) == (2, True), error
+    code, _, error = script("make_degraded_set", *words[:4], "--folds", "1", "1")
+    assert (code, "--folds needs --pairs" in error) == (2, True)
     assert script("make_degraded_set", *words, "--kind", *kinds, "--draws", "3")[0] == 0
     copies = [line.split() for line in (tmp_path / "set" / "copies.txt").read_text().splitlines()]
     assert {copy.split("/")[0] for copy, _ in copies} == {"s3", "s11", "s12"}
+    more = ("--most", "2", "--kind", "jpeg", "--overwrite")
+    assert script("make_degraded_set", *words[:3], tmp_path / "few", *words[4:], *more)[0] == 0
+    faces = [line.split()[0] for line in (tmp_path / "few" / "faces.txt").read_text().splitlines()]
+    assert faces[:8] == [
+        "s11/1.png",
+        *(f"s11/1_jpeg{level:g}.png" for level in LEVELS["jpeg"][1:]),
+        "s11/2.png",
+    ]
+    assert len(faces) == 3 * 2 * len(LEVELS["jpeg"])
     for kind, level in drawn_copies("s3/1.png", kinds, 3):
         original, copy = (
             read_image_rgb(tmp_path / "set" / "images" / "s3" / name)

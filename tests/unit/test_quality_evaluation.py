@@ -14,7 +14,13 @@ from facezoo.datasets.embeddings import Embeddings, read_embeddings, write_embed
 from facezoo.datasets.scores import QualityScores, read_scores
 from facezoo.errors import DatasetError, FaceZooError, InputError
 from facezoo.evaluation.measured import MeasuredList
-from facezoo.evaluation.quality import baseline_scores, compare_scores, face_pairs, rank_copies
+from facezoo.evaluation.quality import (
+    Response,
+    baseline_scores,
+    compare_scores,
+    face_pairs,
+    rank_copies,
+)
 from facezoo.image.degrade import DEGRADATIONS, LEVELS, degrade
 from facezoo.image.files import write_image_rgb
 from facezoo.metrics.quality import area_ratio
@@ -185,12 +191,33 @@ def test_pairs_are_all_there_once(faces, rng):
     assert np.array_equal(found.quality(scores), found.indices.min(axis=1))
 
 
+def test_impostor_pairs_are_all_taken_up_to_the_maximum(faces, rng):
+    embeddings, _ = faces
+    people = embeddings.people
+    for references in (None, rng.random(len(people)) < 0.3):
+        among = np.ones(len(people), bool) if references is None else references
+        count = sum(
+            people[a] != people[b] and bool(among[a] or among[b])
+            for a in range(len(people))
+            for b in range(a)
+        )
+        found = face_pairs(embeddings, references=references, most=count)
+        assert int((~found.is_same).sum()) == count
+        fewer = face_pairs(embeddings, references=references, most=count // 2)
+        assert int((~fewer.is_same).sum()) == count // 2
+
+
 def test_many_impostor_pairs_are_drawn(faces):
     embeddings, _ = faces
     everything = face_pairs(embeddings)
     some = face_pairs(embeddings, most=1000, seed=1)
     assert some.is_same.sum() == everything.is_same.sum() == PEOPLE * 15
-    assert 200 < (~some.is_same).sum() < 1000
+    assert (~some.is_same).sum() == 1000
+    # Each once, and of all.
+    pairs = {tuple(pair) for pair in everything.indices[~everything.is_same].tolist()}
+    chosen = [tuple(pair) for pair in some.indices[~some.is_same].tolist()]
+    assert len(set(chosen)) == 1000 and set(chosen) <= pairs
+    assert 20 < sum(0 in pair for pair in chosen) < 40
     again = face_pairs(embeddings, most=1000, seed=1)
     assert np.array_equal(some.indices, again.indices)
 
@@ -357,7 +384,8 @@ def test_evaluate_quality_prints_writes_and_draws(faces, tmp_path, capsys, rng):
     ]  # fmt: skip
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "180 genuine and 2376 impostor pairs of 12 people" in said
+    # Each has 15 pairs.
+    assert "180 genuine and 2376 impostor pairs of 12 people, 8.3 % of the genuine ones" in said
     lines = {line.split()[0]: line.split()[-1] for line in said.splitlines()[2:4]}
     assert lines == {"sdd": "yes", "noise": "no"}
     assert "FMR 1e-07 skipped" in said
@@ -417,7 +445,12 @@ def test_numbers_are_recorded_for_our_own_scores(faces, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [["--scores", "a"], ["--scores", "a=missing.csv"], ["--scores", "a=a.txt"]],
+    [
+        ["--scores", "a"],
+        ["--scores", "a=missing.csv"],
+        ["--scores", "a=a.txt"],
+        ["--scores", "a=a.txt", "--copies", "a.txt", "--no-ranking"],
+    ],
 )
 def test_evaluate_quality_refuses_what_it_cannot_use(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -449,12 +482,35 @@ def test_responses_fall_with_blur(pictures, tmp_path, capsys):
     assert (np.diff(scores, axis=1) < 0).all()
     assert said.count("mean over faces: -1.0000") == 2
     assert "brightness" in (tmp_path / "r.svg").read_text()
-    moved, spread = re.search(r"changes a score by (\S+) .* above, (\S+) from", said).groups()
+    moved, spread = re.search(r"change a score by (\S+) .* above, (\S+) from", said).groups()
     darker, plain, brighter = np.array(entry["responses"]["brightness"]["scores"])[:, 2:5].T
     assert float(moved) == pytest.approx(
         np.median(np.maximum(abs(darker - plain), abs(brighter - plain))), abs=0.01
     )
     assert float(spread) > float(moved)
+
+
+def test_a_score_that_never_changes_has_no_spread(capsys):
+    one = Response(np.array([-1.0, 0.0, 1.0]), np.ones((2, 3)))
+    assert list(cli._response_lines({"brightness": one}))[-1].endswith(
+        "change a score by 0.00 (median of the larger), none of the spread of all scores above, "
+        "0.00 from 5 to 95 %"
+    )
+
+
+def test_images_of_other_embeddings_are_refused_before_they_are_measured(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(cli, "baseline_scores", None)
+    names = tuple(f"q{index}/1.png" for index in range(4))
+    write_embeddings(tmp_path / "e.npz", Embeddings(names, np.eye(4, 8, dtype=np.float32)))
+    (tmp_path / "a.txt").write_text("".join(f"{name} 1\n" for name in names))
+    words = ["evaluate", "quality", "--scores", f"a={tmp_path / 'a.txt'}"]
+    words += ["--images", str(pictures), "--embeddings", str(tmp_path / "e.npz")]
+    assert main(words) == 2
+    assert (
+        "lacks 4 of the 4 images of the embeddings, such as 'q0/1.png'" in capsys.readouterr().err
+    )
 
 
 def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
@@ -470,6 +526,7 @@ def test_calibrate_writes_a_profile_of_the_model(pictures, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "drop 10 %" in said and "FNMR 0.5 at FMR 0.03" in said
     assert "FNMR of people held out: 0.0000" in said
+    assert "this rate is reached without discarding" in said
     assert "30 images, 0 refused" in said
     entry = json.loads((tmp_path / "quality.json").read_text())
     profile = read_quality(tmp_path / "quality.json", entry["model_sha256"])

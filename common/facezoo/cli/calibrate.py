@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_FNMR,
     )
     flags.add(quality, "--fmr", "false match rate for --fnmr")
-    flags.add(quality, "--seed", "random seed of impostor pairs")
+    flags.add(quality, "--seed", "random seed of impostor pairs, interval and parts")
     quality.set_defaults(calibrate=_calibrate_quality)
     _add_similarity(kinds, parser)
     _add_appearance(kinds, parser, "appearance", help="limits of size, sharpness, yaw, truncation")
@@ -152,6 +152,8 @@ def _quality_lines(profile: QualityProfile, values: np.ndarray) -> List[str]:
         lines.append(f"{name}: below {threshold:.4f}, {dropped} of {len(values)} images")
     if profile.settings.get("held_out_fnmr") is not None:
         low, high = profile.settings["interval"]
+        if threshold <= values.min():
+            lines.append("this rate is reached without discarding")
         lines.append(
             f"95 % interval of the last, people resampled: {low:.4f} to {high:.4f}; "
             f"FNMR of people held out: {profile.settings['held_out_fnmr']:.4f}"

@@ -8,23 +8,24 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..errors import DatasetError, ImageError, InputError
 from ..files import fitting_name, write_bytes
 from ..image.align import TEMPLATE_SIZE
-from ..image.degrade import LEVELS, check_level, degrade
+from ..image.degrade import LEVELS, check_level, degrade, is_neutral
 from ..image.files import read_image_rgb, write_image_rgb
 from .image_list import read_lines, read_paths, write_image_list
 
 __all__ = [
     "LISTS",
     "DegradedFaces",
-    "checked_copies",
     "choose_people",
+    "copier",
     "drawn_copies",
+    "first_images",
     "read_copies",
     "read_labels",
     "read_references",
@@ -73,6 +74,11 @@ def choose_people(
     images = Counter(people)
     known = set(images if among is None else among).intersection(images)
     ordered = sorted((name for name in known if images[name] >= least), key=in_order)
+    if not ordered:
+        raise InputError(
+            f"none of the {len(images)} people is wanted: {len(known)} of them are in the list, "
+            f"none of these has {least} images; name another list, or fewer images"
+        )
     last = len(ordered) if last is None else last
     if not 1 <= first <= last <= len(ordered):
         raise InputError(f"people {first} to {last} were requested, there are 1 to {len(ordered)}")
@@ -99,12 +105,47 @@ class DegradedFaces:
         return {"person": self.person, "files": list(self.files)}
 
 
-def checked_copies(kind: str, levels: Iterable[float]) -> List[Tuple[str, float]]:
-    """Return kind and level of each copy; InputError if :func:`degrade` cannot make one."""
+def copier(
+    kinds: Sequence[str],
+    levels: Optional[Sequence[float]] = None,
+    draws: int = 0,
+    seed: int = 0,
+) -> Callable[[str], List[Tuple[str, float]]]:
+    """Return what says how an image is degraded.
+
+    Parameters
+    ----------
+    kinds
+        Keys of :data:`~facezoo.image.degrade.DEGRADATIONS`; several need ``draws``.
+    levels
+        Those of the one kind; all of :data:`~facezoo.image.degrade.LEVELS` but the neutral one if
+        None.
+    draws, seed
+        Instead, so many copies as in :func:`drawn_copies`.
+
+    Returns
+    -------
+    callable
+        Maps the name of an image to kind and level of each copy.
+
+    Raises
+    ------
+    InputError
+        If these contradict each other, or there is no such level.
+    """
+    if draws:
+        if levels is not None:
+            raise InputError("--levels and --draws contradict each other; give one of them")
+        return lambda name: drawn_copies(name, kinds, draws, seed)
+    if len(kinds) > 1:
+        raise InputError("several --kind need --draws, the number of copies of each image")
+    (kind,) = kinds
+    if levels is None:
+        levels = [level for level in LEVELS[kind] if not is_neutral(kind, level)]
     copies = [(kind, level) for level in levels]
     for copy in copies:
         check_level(*copy)
-    return copies
+    return lambda name: copies
 
 
 def drawn_copies(
@@ -135,6 +176,32 @@ def drawn_copies(
             level = rng.uniform(min(LEVELS[kind]), max(LEVELS[kind]))
             drawn.append((kind, float(f"{level:.3g}")))
     return drawn[:count]
+
+
+def first_images(person_of: Mapping[str, str], people: Iterable[str], most: int) -> List[str]:
+    """List the images of some people, of each no more than the first ones.
+
+    Parameters
+    ----------
+    person_of
+        Name of each image to its person.
+    people
+        The people.
+    most
+        Number of images of a person.
+
+    Returns
+    -------
+    list of str
+        Names of images, in the order given.
+    """
+    left = dict.fromkeys(people, most)
+    kept = []
+    for name, person in person_of.items():
+        if left.get(person, 0) > 0:
+            left[person] -= 1
+            kept.append(name)
+    return kept
 
 
 def write_degraded(

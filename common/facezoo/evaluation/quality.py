@@ -38,10 +38,10 @@ __all__ = [
     "FacePairs",
     "Response",
     "baseline_scores",
+    "brightness_change",
     "compare_scores",
     "describe_model",
     "face_pairs",
-    "one_stop",
     "quality_sheet",
     "rank_copies",
     "response_curves",
@@ -182,7 +182,7 @@ def face_pairs(
         Shape (N,), int: index of the original of each image. Two copies of one image, or a copy
         and its original, are not paired.
     seed, most
-        Seed and maximum of the impostor pairs; with more pairs, this number is drawn.
+        Seed and maximum of the impostor pairs; of more, this number is drawn.
 
     Raises
     ------
@@ -198,23 +198,26 @@ def face_pairs(
     column[gallery] = np.arange(len(gallery))
     genuine: List[np.ndarray] = []
     impostors: List[np.ndarray] = []
+    total = _impostors(people, gallery)
     rng = np.random.default_rng(seed)
-    share = min(1.0, most / max(1, len(vectors) * len(gallery)))
+    drawn = np.sort(rng.choice(total, most, replace=False)) if total > most else None
+    passed = 0
     for face in everything:
         others = gallery[
             (origin[gallery] != origin[face]) & ((column[face] < 0) | (gallery > face))
         ]
         same = people[others] == people[face]
         strangers = others[~same]
-        if share < 1.0:
-            strangers = strangers[rng.random(len(strangers)) < share]
+        if drawn is not None:
+            first, last = np.searchsorted(drawn, (passed, passed + len(strangers)))
+            strangers, passed = strangers[drawn[first:last] - passed], passed + len(strangers)
         for found, kind in ((others[same], genuine), (strangers, impostors)):
             kind.append(np.stack([np.full(len(found), face), found], axis=1))
     indices = np.concatenate([*genuine, *impostors])
-    if not sum(map(len, genuine)) or not sum(map(len, impostors)):
+    if not sum(map(len, genuine)) or not total:
         raise InputError(
             f"{len(vectors)} faces of {len(set(people.tolist()))} people make "
-            f"{sum(map(len, genuine))} genuine and {sum(map(len, impostors))} impostor pairs; "
+            f"{sum(map(len, genuine))} genuine and {total} impostor pairs; "
             "expected one folder per person with several images each"
         )
     distances = np.empty(len(indices))
@@ -222,6 +225,14 @@ def face_pairs(
         first, second = indices[block].T
         distances[block] = 1.0 - np.einsum("ij,ij->i", vectors[first], vectors[second])
     return FacePairs(embeddings.face_names, indices, people[indices], distances)
+
+
+def _impostors(people: np.ndarray, gallery: np.ndarray) -> int:
+    """Count the pairs of different people of which one face, or both, is in the gallery."""
+    of_person = np.bincount(people[gallery], minlength=int(people.max()) + 1)
+    probes = np.delete(people, gallery)
+    twice = len(gallery) ** 2 - int((of_person**2).sum())
+    return int((len(gallery) - of_person[probes]).sum()) + twice // 2
 
 
 def baseline_scores(
@@ -431,8 +442,8 @@ def response_curves(
     }
 
 
-def one_stop(responses: Mapping[str, Response]) -> Tuple[float, float]:
-    """Measure what one stop of brightness does to a score.
+def brightness_change(responses: Mapping[str, Response]) -> Tuple[float, float]:
+    """Measure what half or twice the pixel values do to a score.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..fields import Number, check, number
 
-__all__ = ["DEGRADATIONS", "LEVEL", "LEVELS", "check_level", "degrade"]
+__all__ = ["DEGRADATIONS", "LEVEL", "LEVELS", "check_level", "degrade", "is_neutral"]
 
 # Of red, green and blue in brightness. source: ITU-R BT.601
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -81,7 +81,7 @@ DEGRADATIONS: Mapping[str, str] = {
     "blur": "sigma of a Gaussian in pixels",
     "shrink": "times smaller, then enlarged again",
     "jpeg": "100 minus the JPEG quality",
-    "brightness": "stops: twice as bright each",
+    "brightness": "doublings of the pixel values",
     "contrast": "share of the contrast taken away",
     "noise": "sigma of Gaussian noise in grey levels, 0 to 255",
     "occlusion": "share of the height covered from below",
@@ -134,9 +134,14 @@ def degrade(image_rgb: np.ndarray, kind: str, level: float) -> np.ndarray:
         If the kind is unknown, or the level is out of range.
     """
     check_level(kind, level)
-    if level == (1.0 if kind == "shrink" else 0.0):
+    if is_neutral(kind, level):
         return image_rgb.copy()
     return _FUNCTIONS[kind](image_rgb, level)
+
+
+def is_neutral(kind: str, level: float) -> bool:
+    """Return whether a degradation of this level changes nothing."""
+    return level == (1.0 if kind == "shrink" else 0.0)
 
 
 def check_level(kind: str, level: float) -> None:

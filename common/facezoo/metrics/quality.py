@@ -42,6 +42,9 @@ RESAMPLES = 1000
 # formula and rounding in OFIQlib/modules/measures/Measure.h, ScalarConversion
 OFIQ_HEIGHT, OFIQ_CENTRE, OFIQ_WIDTH = 100.0, 23.0, 2.6
 CONFIDENCE = (0.025, 0.975)
+NO_RESAMPLE = (
+    "no resample of people has pairs of both kinds; expected more people, or more --resamples"
+)
 
 
 @dataclass(frozen=True)
@@ -374,6 +377,8 @@ def error_versus_discard(
         resampled = resample_people(distances, is_same, people, fmr, resamples, seed)
         draws = ((limit, weights[order]) for limit, weights in resampled)
     curves = np.array([_curve(weights, genuine >= limit, edges) for limit, weights in draws])
+    if not len(curves):
+        raise InputError(NO_RESAMPLE)
     low, high = np.quantile(curves, CONFIDENCE, axis=0)
     areas = _area(curves, DISCARD_LIMIT)
     relative = _interval(_relative_area(curve[None]), _relative_area(curves))

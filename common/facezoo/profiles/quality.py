@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..fields import mapping, number, sequence
-from ..metrics.quality import CONFIDENCE, resample_people
+from ..metrics.quality import CONFIDENCE, NO_RESAMPLE, resample_people
 from ..metrics.verification import threshold_at_fmr
 from .base import COUNT, check_model, document, read_document, write_document
 
@@ -135,12 +135,13 @@ class RateThreshold:
     Attributes
     ----------
     quality
-        Images with a lower score are to be discarded.
+        Images with a lower score are to be discarded; the lowest of all pairs if the rate is
+        reached without discarding.
     low, high
         95 % interval, from resampling people.
     held_out
-        False non-match rate of people on whom the threshold was not set, from five parts of the
-        people, each with the lowest quality of the other four; 0 if it leaves none of their pairs.
+        False non-match rate of people on whom the quality was not set, from five parts of the
+        people, each with the quality of the other four; the limit of similarity is that of all.
     """
 
     quality: float
@@ -179,13 +180,20 @@ def quality_at_fnmr(
     Raises
     ------
     InputError
-        If a rate is out of its range, there are too few impostor pairs for it, too few genuine
-        pairs are rejected to place a threshold, or none that leaves 20 genuine pairs reaches it,
-        on all people or on four fifths of them.
+        If a rate is out of its range, there are too few impostor pairs for it, fewer than five
+        people have genuine pairs, the rate is not reached already but too few of them are rejected
+        to place a threshold, or none that leaves 20 of them reaches it, on all people or on four
+        fifths of them.
     """
     if not 0.0 <= fnmr < 1.0:
         raise InputError(f"a false non-match rate must be from 0 to below 1, got {fnmr}")
     is_same = people[:, 0] == people[:, 1]
+    alike = len(np.unique(people[is_same]))
+    if alike < PARTS:
+        raise InputError(
+            f"{alike} people have genuine pairs; expected at least {PARTS}, so that the threshold "
+            "can be checked on others: give more people with several images each"
+        )
     limit = -threshold_at_fmr(-distances[~is_same], fmr).similarity
     order = np.argsort(quality[is_same], kind="stable")
     ascending, genuine = quality[is_same][order], distances[is_same][order]
@@ -195,6 +203,8 @@ def quality_at_fnmr(
         fits, _ = _fitting(ascending, genuine >= drawn_limit, weights[order], fnmr)
         # Where no quality reaches the rate, all is discarded.
         drawn.append(ascending[int(np.argmax(fits))] if fits.any() else ascending[-1])
+    if not drawn:
+        raise InputError(NO_RESAMPLE)
     low, high = np.quantile(drawn, CONFIDENCE)
     persons = people[is_same, 0][order]
     held_out = _held_out(ascending, genuine >= limit, persons, fmr, fnmr, seed)
@@ -250,7 +260,8 @@ def _held_out(
         held = ~others & (ascending >= least)
         kept += int(np.count_nonzero(held))
         errors += int(np.count_nonzero(missed & held))
-    return errors / kept if kept else 0.0
+    # Of the part that has the best pair, this one is always kept.
+    return errors / kept
 
 
 def write_quality(path: Path, profile: QualityProfile) -> None:

@@ -24,7 +24,7 @@ from facezoo.runs import Inputs
 from facezoo.workers import map_in_order
 
 NUMBER, RANGE = whole(1, 10**6), {"type": whole(1, 10**6), "nargs": 2, "metavar": ("FIRST", "LAST")}
-HELP_LEVELS = "how much; blur: sigma in pixels of the 112x112 face"
+HELP_LEVELS = "how much of one kind; by default those of facezoo evaluate quality-response"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,19 +36,20 @@ def build_parser() -> argparse.ArgumentParser:
     flag("--pairs", type=Path, metavar="LIST", help="take people of a protocol such as pairs.txt")
     flag("--folds", help="folds of --pairs, from 1; all by default", **RANGE)
     flag("--least", type=NUMBER, default=1, help="leave out people with fewer images")
+    flag("--most", type=NUMBER, default=10**6, help="images of a person, the first ones")
     flag("--kind", help="kind of degradation; several need --draws", **kinds)
-    flag("--levels", type=LEVEL, nargs="*", default=[1, 2, 3.5, 5], help=HELP_LEVELS)
-    flag("--draws", type=whole(1, 100), help="instead, so many copies at levels drawn at random")
+    flag("--levels", type=LEVEL, nargs="*", help=HELP_LEVELS)
+    flag("--draws", type=whole(0, 100), default=0, help="instead, copies at levels drawn at random")
     flag("--seed", type=SEED, default=0, help="random seed of --draws")
     options.add_run_options(parser, threads=True)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    if not args.draws and len(args.kind) > 1:
-        raise InputError("several --kind need --draws, the number of copies of each image")
-    drawn = args.draws and [args.kind, args.draws, args.seed]
-    fixed = [] if drawn else degraded.checked_copies(args.kind[0], args.levels)
+    if args.folds and not args.pairs:
+        raise InputError("--folds needs --pairs, the list that has folds")
+    wanted = (args.kind, args.levels, args.draws, args.seed)
+    copies = degraded.copier(*wanted)
     paths = find_images(args.image_dir)
     names = relative_names(paths, args.image_dir)
     person_of = dict(zip(names, people_of(names, str(args.image_dir))))
@@ -56,14 +57,12 @@ def run(args: argparse.Namespace) -> int:
     span = args.people or ()
     people = degraded.choose_people(person_of.values(), *span, least=args.least, among=among)
     number_of = {person: number for number, person in enumerate(people)}
-    kept = {name: path for name, path in zip(names, paths) if person_of[name] in number_of}
-    stem_of = names_with_suffix(list(kept), "")
+    kept = degraded.first_images(person_of, people, args.most)
+    path_of, stem_of = dict(zip(names, paths)), names_with_suffix(kept, "")
 
-    def make(pair):
-        name, path = pair
-        copies = degraded.drawn_copies(name, *drawn) if drawn else fixed
-        number = number_of[person_of[name]]
-        return degraded.write_degraded(path, args.save_dir, stem_of[name], number, copies)
+    def make(name):
+        path, stem, number = path_of[name], stem_of[name], number_of[person_of[name]]
+        return degraded.write_degraded(path, args.save_dir, stem, number, copies(name))
 
     def finish(run):
         degraded.write_lists(args.save_dir, run.entries())
@@ -71,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
     return options.run_items(
         args,
-        Inputs(list(kept.values()), list(kept), args.image_dir, args.pairs),
+        Inputs([path_of[name] for name in kept], kept, args.image_dir, args.pairs),
         lambda left: map_in_order(make, left, usable_cores()),
-        names=list(kept),
-        items=list(kept.items()),
+        names=kept,
+        items=kept,
         command="make_degraded_set",
-        room=len(kept) * (1 + (args.draws or len(fixed))) * 3 * TEMPLATE_SIZE**2,
-        settings={"people": people, "copies": drawn or fixed},
+        room=len(kept) * (1 + len(copies(""))) * 3 * TEMPLATE_SIZE**2,
+        settings={"people": people, "most": args.most, "copies": wanted},
         finish=finish,
     )
 

@@ -24,9 +24,9 @@ from ...evaluation.quality import (
     FacePairs,
     Response,
     baseline_scores,
+    brightness_change,
     compare_scores,
     face_pairs,
-    one_stop,
     rank_copies,
     response_curves,
 )
@@ -114,8 +114,10 @@ def run_quality(args: argparse.Namespace) -> int:
     if args.detector is not None and args.images is None:
         raise InputError("--detector needs --images, the faces that it is to find")
     embeddings = embeddings_of(args, scores.values())
-    if embeddings is None and args.copies is None:
+    if embeddings is None and (args.copies is None or args.no_ranking):
         raise InputError("give --embeddings or --images for errors, or --copies for the ranking")
+    if embeddings is not None and args.images is not None:
+        _check_images(args, embeddings)
     for name, baseline in _baselines(args).items():
         scores.setdefault(name, baseline)
     entry: Dict[str, Any] = {"schema": SCHEMA, "facezoo": __version__}
@@ -144,6 +146,17 @@ def run_quality(args: argparse.Namespace) -> int:
     if args.json:
         write_report(args.json, entry)
     return 0
+
+
+def _check_images(args: argparse.Namespace, embeddings: Embeddings) -> None:
+    """Refuse images that are not those of the embeddings, before they are measured."""
+    known = set(relative_names(find_images(args.images), args.images))
+    missing = [name for name in embeddings.face_names if name not in known]
+    if missing:
+        raise InputError(
+            f"{str(args.images)!r} lacks {len(missing)} of the {len(embeddings.face_names)} images "
+            f"of the embeddings, such as {missing[0]!r}; name the folder that was embedded"
+        )
 
 
 def _baselines(args: argparse.Namespace) -> Dict[str, QualityScores]:
@@ -219,9 +232,11 @@ def _curve_lines(
     left_out: Mapping[float, str],
 ) -> Iterator[str]:
     genuine = int(pairs.is_same.sum())
+    most = np.bincount(pairs.people[pairs.is_same, 0]).max()
     yield (
         f"{genuine} genuine and {len(pairs.distances) - genuine} impostor pairs of "
-        f"{len(np.unique(pairs.people))} people; in brackets: 95 % intervals, people resampled"
+        f"{len(np.unique(pairs.people))} people, {100 * most / genuine:.1f} % of the genuine ones "
+        "of a single person; in brackets: 95 % intervals, people resampled"
     )
     width = max(len("scores"), *map(len, curves))
     yield (
@@ -336,9 +351,9 @@ def _response_lines(responses: Mapping[str, Response]) -> Iterator[str]:
             ranks = [spearman(one.levels, row) for row in one.scores]
             yield f"  Spearman of level and score, mean over faces: {np.nanmean(ranks):.4f}"
     if "brightness" in responses:
-        moved, spread = one_stop(responses)
+        moved, spread = brightness_change(responses)
+        share = f"{100 * moved / spread:.1f} %" if spread else "none"
         yield (
-            f"a stop darker or brighter changes a score by {moved:.2f} (median of the larger), "
-            f"{100 * moved / spread:.1f} % of the spread of all scores above, {spread:.2f} from "
-            "5 to 95 %"
+            f"half or twice the pixel values change a score by {moved:.2f} (median of the larger), "
+            f"{share} of the spread of all scores above, {spread:.2f} from 5 to 95 %"
         )
