@@ -98,8 +98,8 @@ def score():
     weights.fetch("scrfd_500m_bnkps"), weights.fetch("w600k_mbf")
     if not os.environ.get("FACEZOO_PHOTOS"):
         raise FileNotFoundError("FACEZOO_PHOTOS names no folders, with : between them")
-    text = ["--text", str(folder_of_this_machine() / "score.txt")]
-    return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *text]
+    words = ["--count", "350", "--whole", "--text", str(folder_of_this_machine() / "score.txt")]
+    return ["--photos", *os.environ["FACEZOO_PHOTOS"].split(":"), *words]
 
 
 def gallery():

@@ -2,7 +2,8 @@
 
 The three take turns. The rate of predict is the one that it prints, without the time to open the
 models; that of a bulk run is from the start of its first part to the end of its last, without the
-start of Ray. Merged, the tables of all must be the same bytes.
+start of Ray. Merged, the tables of all must be the same bytes. Rounds are on some photos of each
+folder; ``--whole`` adds one of predict and Ray on all.
 
   python tests/benchmarks/bench_score.py --photos lfw widerface --json score.json --text score.txt
 """
@@ -51,6 +52,21 @@ def score(photos, folder, stages, on, shard):
     return sum(one["stop"] - one["start"] for one in receipts) / seconds, folder / "merged"
 
 
+def one_round(photos, folder, stages, rates, shard):
+    """Let each way have its turn; append its rate, and return the tables, the same of all."""
+    made = {}
+    for way, found in rates.items():
+        if way == "predict":
+            rate, out = predict(photos, folder / way, stages)
+        else:
+            rate, out = score(photos, folder / way, stages, way, shard)
+        found.append(rate)
+        made[way] = [(out / f"{name}.parquet").read_bytes() for name in TABLES]
+        print(f"{way}: {rate:.2f} photos/s", flush=True)
+    assert all(one == made["predict"] for one in made.values()), "the tables differ"
+    return made
+
+
 def collect(photos, folder, count):
     """Copy some photos of each data set into one folder."""
     for number, place in enumerate(photos):
@@ -86,6 +102,9 @@ def text_of(result):
         ratio = found.get("over predict")
         times = f", {ratio['median']} of predict's ({ratio['range']})" if ratio else ""
         lines.append(f"{way:8} {found['photos/s per core']:6.2f} photos/s per core{times}")
+    if "whole" in result:
+        whole = result["whole"]
+        lines.append(f"once on all {whole['photos']:,} photos, ray: {whole['ray over predict']}")
     lines.append("")
     rows = on_paper(result["ways"]["ray"]["photos/s per core"], result["bytes per photo"])
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -102,34 +121,29 @@ def main() -> int:
     )
     parser.add_argument("--photos", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=0, help="photos of each folder; 0: all")
-    parser.add_argument("--shard", type=int, default=100, help="photos per shard")
+    parser.add_argument("--whole", action="store_true", help="once more on all photos")
+    parser.add_argument("--shard", type=int, default=25, help="photos per shard")
     parser.add_argument("--embedder", default="w600k_mbf")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--text", type=Path, metavar="FILE", help="as a page shows it")
     args = parser.parse_args()
     stages = ("--embedder", args.embedder)
-    rates, same = {"predict": [], "local": [], "ray": []}, []
+    rates = {"predict": [], "local": [], "ray": []}
     with tempfile.TemporaryDirectory() as temporary:
         photos = Path(temporary) / "photos"
         collect(args.photos, photos, args.count)
         for number in range(args.rounds):
-            made = {}
-            for way in rates:
-                folder = Path(temporary) / f"{way}{number}"
-                if way == "predict":
-                    rate, out = predict(photos, folder, stages)
-                else:
-                    rate, out = score(photos, folder, stages, way, args.shard)
-                rates[way].append(rate)
-                made[way] = [(out / f"{name}.parquet").read_bytes() for name in TABLES]
-                print(f"{way}: {rate:.2f} photos/s", flush=True)
-            same.append(made["predict"] == made["local"] == made["ray"])
-        assert all(same), "the tables differ"
+            made = one_round(photos, Path(temporary) / f"{number}", stages, rates, args.shard)
         size = sum(map(len, made["ray"]))
         count = len(find_images(photos))
-        lines = (Path(temporary) / "predict0" / "faces.jsonl").read_text().splitlines()
+        lines = (Path(temporary) / "0" / "predict" / "faces.jsonl").read_text().splitlines()
         faces = sum(len(json.loads(line).get("faces", ())) for line in lines)
+        whole = {"predict": [], "ray": []} if args.whole else {}
+        if args.whole:
+            collect(args.photos, Path(temporary) / "all", 0)
+            one_round(Path(temporary) / "all", Path(temporary) / "w", stages, whole, args.shard)
+            whole["photos"] = len(find_images(Path(temporary) / "all"))
     result = {
         "machine": describe_machine(),
         "cores": usable_cores(),
@@ -148,6 +162,9 @@ def main() -> int:
             spread = [round(min(ratios), 3), round(max(ratios), 3)]
             row["over predict"] = {"median": round(statistics.median(ratios), 3), "range": spread}
         result["ways"][way] = row
+    if whole:
+        times = whole["ray"][0] / whole["predict"][0]
+        result["whole"] = {"photos": whole["photos"], "ray over predict": round(times, 3)}
     print(text_of(result), end="")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -183,11 +183,13 @@ def _side_by_side(
     columns: Iterable[Column],
     say: Say,
 ) -> List[str]:
-    """Return a title and a table with one column per machine; nothing if none has a row."""
+    """Return a title and a table, a column for each machine that has a row; nothing if none has."""
     columns = list(columns)
     keys = merged(columns)
     if not keys:
         return []
+    machines = [machine for machine, one in zip(machines, columns) if one]
+    columns = [one for one in columns if one]
     # Rows with the same first cell stay together if another machine has more of them.
     firsts = merged([[key[0] for key in keys]])
     keys.sort(key=lambda key: firsts.index(key[0]))
