@@ -2,8 +2,9 @@
 
 The plain loop is what one writes first: float32, contiguous tensors, the same network, loss and
 optimiser. Against it stand the trainer in fp32, in bf16 with channels last, and that with
-torch.compile; each is a process of its own, and they take turns step by step. The curves are the
-trainer's in fp32 and in bf16, over the same batches with the same dropout.
+torch.compile, and the roofline, a step's convolutions alone; each is a process of its own, and
+they take turns step by step. The curves are the trainer's in fp32 and in bf16, over the same
+batches with the same dropout.
 
   OMP_NUM_THREADS=2 python tests/benchmarks/bench_training.py --json training.json
 
@@ -76,6 +77,36 @@ def plain_loop(settings):
     return learn
 
 
+def roofline():
+    """Return a function that runs the convolutions of a step in bf16, forward and backward."""
+    network = build("iresnet18").to(memory_format=torch.channels_last)
+    inputs = {}
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda module, given: inputs.update({module: given[0]})
+            )
+    with torch.no_grad():
+        network(torch.rand(BATCH, 3, 112, 112).contiguous(memory_format=torch.channels_last))
+    jobs = []
+    for number, (module, given) in enumerate(inputs.items()):
+        pair = [given, module.weight.detach()]
+        pair = [one.bfloat16().contiguous(memory_format=torch.channels_last) for one in pair]
+        # The photos need no gradient.
+        wanted = pair[number == 0 :]
+        for one in wanted:
+            one.requires_grad_()
+        how = {"stride": module.stride, "padding": module.padding}
+        gradient = torch.randn_like(torch.nn.functional.conv2d(*pair, **how))
+        jobs.append((pair, how, wanted, gradient))
+
+    def learn(*_):
+        for pair, how, wanted, gradient in jobs:
+            torch.autograd.grad(torch.nn.functional.conv2d(*pair, **how), wanted, gradient)
+
+    return learn
+
+
 def trainer(precision, faces, compiled=False):
     keep_freed_memory()
     settings = settings_of(precision)
@@ -92,6 +123,7 @@ SIDES = {
     "fp32": lambda faces: trainer("fp32", faces).learn,
     "bf16": lambda faces: trainer("bf16", faces).learn,
     "bf16_compiled": lambda faces: trainer("bf16", faces, compiled=True).learn,
+    "bf16_convs": lambda faces: roofline(),
 }
 
 
@@ -156,6 +188,8 @@ def text_of(result):
         ]
         for name, rate in speed["images_per_s"].items():
             lines.append(f"{name:14}  {rate:8.1f}   {speed['times_plain'][name]:6.2f}")
+        if "bf16_convs" in speed["images_per_s"]:
+            lines.append("bf16_convs: the convolutions of a step alone, forward and backward")
     if "curves" in result:
         lines += ["", f"batch {CURVE_BATCH}     loss fp32  loss bf16   (means over the steps)"]
         curves = [np.array(values) for values in result["curves"].values()]

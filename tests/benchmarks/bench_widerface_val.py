@@ -29,6 +29,7 @@ WAYS = {
     "ONNX Runtime fp32": [],
     "ONNX Runtime fp32, size auto": ["--size", "auto"],
     "OpenVINO bf16": ["--engine", "openvino", "--precision", "bf16"],
+    "OpenVINO bf16, size auto": "--engine openvino --precision bf16 --size auto".split(),
 }
 THEIRS = "insightface fp32"
 LEVELS = ("Easy", "Medium", "Hard")
